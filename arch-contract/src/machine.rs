@@ -1,0 +1,307 @@
+//! The contract: [`Architecture`] downwards, [`Callbacks`] upwards.
+
+use core::fmt;
+use core::ops::Range;
+
+use crate::fault::{Fault, Registers};
+
+/// What the arch crate calls in the kernel. Installed once by [`Architecture::install`] before interrupts are enabled.
+///
+/// Every function runs with interrupts disabled on the CPU it concerns.
+#[derive(Clone, Copy)]
+pub struct Callbacks {
+    /// An interrupt with this vector arrived and was not spurious. The arch crate acknowledges it to the interrupt
+    /// controller after the call. Returns true if the interrupted thread should give way: the arch crate then
+    /// calls `preempt` on the interrupted thread's own stack.
+    pub interrupt: fn(vector: u8) -> bool,
+    /// The interrupted thread's turn is over; returns when it is its turn again.
+    pub preempt: fn(),
+    /// A trap that was not a probe's. Never returns.
+    pub fault: fn(&Fault) -> !,
+    /// Another CPU asked this one to stop for good ([`Architecture::stop_other_cpus`]). Never returns.
+    pub stopped: fn(&Registers) -> !,
+    /// A further CPU is up, on a stack of its own, with its local pointer set. Never returns.
+    pub cpu_main: fn(cpu: usize) -> !,
+}
+
+/// The mechanisms of one machine. Policy (who runs, when, on what memory) is the kernel's.
+///
+/// CPUs are named by index into [`crate::boot::BootInformation::cpus`]. Functions are called by the kernel from any
+/// context unless they say otherwise, and never allocate.
+pub trait Architecture: Sized + 'static {
+    /// Its name, for people.
+    const NAME: &'static str;
+
+    /// A suspended flow of control: what [`Architecture::switch`] saves and resumes.
+    type Context: Default + Send;
+
+    // ---- start ----------------------------------------------------------------------------------------------
+
+    /// Installs the kernel's callbacks. Called once by the boot CPU, before anything that could use them.
+    fn install(callbacks: &'static Callbacks);
+
+    /// Starts another CPU. `hardware_id` is its description's. It enters [`Callbacks::cpu_main`] on
+    /// `stack_top` with `local` as its local pointer.
+    /// Called by the boot CPU, one CPU at a time, from a thread; waits at most `deadline_cycles` (absolute).
+    ///
+    /// # Errors
+    /// See [`StartCpuError`]. A CPU that did not answer is left alone for good.
+    fn start_cpu(
+        cpu: usize,
+        hardware_id: u32,
+        stack_top: usize,
+        local: usize,
+        deadline_cycles: u64,
+    ) -> Result<(), StartCpuError>;
+
+    /// Number of trap stacks each CPU needs.
+    const INTERRUPT_STACKS: usize;
+    /// Gives this CPU its trap stacks, by their tops. Called once per CPU, early; before, traps share a start-up
+    /// stack and interrupts stay disabled.
+    fn set_interrupt_stacks(tops: &[usize]);
+
+    // ---- this CPU -------------------------------------------------------------------------------------------
+
+    /// The word set by [`Architecture::set_local`] on this CPU. One load. Only stable with interrupts disabled.
+    fn local() -> usize;
+    /// Sets this CPU's local pointer. Called once per CPU, first thing.
+    fn set_local(local: usize);
+    /// The word set by [`Architecture::set_current`]: the running thread. One load, so it is right in any context.
+    fn current() -> usize;
+    /// Notes the running thread. Called by the scheduler, interrupts disabled, next to every switch.
+    fn set_current(thread: usize);
+
+    /// True if this CPU takes interrupts.
+    fn interrupts_enabled() -> bool;
+    /// Stops taking interrupts. Cheap, a compiler barrier.
+    fn disable_interrupts();
+    /// Takes interrupts again.
+    fn enable_interrupts();
+    /// Enables interrupts and sleeps until one was handled, without a gap in which one could be missed.
+    /// Returns with interrupts disabled. Called with interrupts disabled by the idle loop.
+    fn wait_for_interrupt();
+    /// Tells the CPU it is in a spin loop. Every spin loop calls it (an emulator runs the other CPUs there).
+    fn spin_hint();
+    /// Stops this CPU for good, deaf to interrupts.
+    fn halt_forever() -> !;
+
+    // ---- time -----------------------------------------------------------------------------------------------
+
+    /// The CPU's time counter: constant rate, the same on all CPUs.
+    fn cycles() -> u64;
+    /// Rate of [`Architecture::cycles`] in Hz. Known before the kernel starts.
+    fn cycle_frequency_hz() -> u64;
+    /// Asks for an interrupt with vector [`Architecture::TIMER_VECTOR`] on this CPU when the counter reaches
+    /// `deadline_cycles`, at once if it has; replaces the earlier request. Interrupts disabled. Never early
+    /// by more than the clock's resolution: the kernel asks again if it was.
+    fn arm_timer(deadline_cycles: u64);
+    /// Withdraws the request. Interrupts disabled. A late interrupt may still come.
+    fn disarm_timer();
+    /// Vector of the timer interrupt.
+    const TIMER_VECTOR: u8;
+    /// What the timer is made of, for people ("APIC one-shot", "TSC deadline", ...).
+    fn timer_name() -> &'static str;
+
+    // ---- interrupts -----------------------------------------------------------------------------------------
+
+    /// Interrupts another CPU (or this one) with `vector`.
+    ///
+    /// # Errors
+    /// If the interrupt controller does not accept the command in time, or there is no such CPU.
+    fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError>;
+    /// Interrupts all other CPUs that were started.
+    ///
+    /// # Errors
+    /// As for [`Architecture::send_ipi`].
+    fn broadcast_ipi(vector: u8) -> Result<(), IpiError>;
+    /// Stops all other CPUs, whatever they do, also with interrupts disabled; each enters [`Callbacks::stopped`].
+    fn stop_other_cpus();
+
+    /// Number of device interrupt lines ("GSI" on x86).
+    fn line_count() -> u32;
+    /// Routes a device's line to a vector on a CPU and unmasks it.
+    ///
+    /// # Errors
+    /// See [`LineError`].
+    fn route_line(line: u32, vector: u8, cpu: usize, trigger: LineTrigger) -> Result<(), LineError>;
+    /// Masks a device's line.
+    ///
+    /// # Errors
+    /// See [`LineError`].
+    fn mask_line(line: u32) -> Result<(), LineError>;
+    /// What the interrupt controller is, for people.
+    fn interrupt_controller_name() -> &'static str;
+
+    // ---- memory ---------------------------------------------------------------------------------------------
+
+    /// Where a physical address is in the direct map. Valid for all memory of the boot information.
+    fn physical_to_virtual(physical: u64) -> *mut u8;
+    /// The reverse of [`Architecture::physical_to_virtual`].
+    fn virtual_to_physical(address: *const u8) -> u64;
+    /// Virtual addresses set aside for thread stacks: nothing is mapped there until [`Architecture::map_page`].
+    fn stack_window() -> Range<usize>;
+    /// Maps one page, readable and writable, not executable. `table` supplies zeroed frames for page tables
+    /// (physical addresses), or `None`. Called for the stack window only, under the kernel's lock.
+    ///
+    /// # Errors
+    /// See [`MapError`]; nothing is mapped then.
+    fn map_page(address: usize, physical: u64, table: &mut dyn FnMut() -> Option<u64>) -> Result<(), MapError>;
+    /// Removes a mapping and says where it led. The caller flushes TLBs before the frame is used again.
+    fn unmap_page(address: usize) -> Option<u64>;
+    /// Forgets cached translations on this CPU.
+    fn flush_tlb();
+
+    /// Reads `buffer.len()` bytes at any address.
+    ///
+    /// # Errors
+    /// If an address cannot be read; nothing else happens.
+    fn probe_read(address: usize, buffer: &mut [u8]) -> Result<(), ProbeError>;
+    /// Writes bytes at any address.
+    ///
+    /// # Errors
+    /// If an address cannot be written; bytes before it have been.
+    fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ProbeError>;
+
+    // ---- contexts -------------------------------------------------------------------------------------------
+
+    /// Prepares `context` so that the first switch to it calls `entry(argument)` on `stack_top` with interrupts
+    /// disabled. `entry` never returns.
+    fn prepare(context: &mut Self::Context, stack_top: usize, entry: extern "C" fn(usize) -> !, argument: usize);
+    /// Suspends the running flow into `from` and resumes `to`. Interrupts disabled. Called only by the scheduler.
+    ///
+    /// # Safety
+    /// `from` is the running thread's own context; `to` is suspended or prepared, nobody else resumes it, and its
+    /// stack stays mapped.
+    unsafe fn switch(from: *mut Self::Context, to: *const Self::Context);
+    /// Suspends the running flow into `from`, then calls `next(argument)` on the stack `stack_top`.
+    ///
+    /// # Safety
+    /// As for [`Architecture::switch`]; `stack_top` is a stack of this CPU that nothing uses, `next` never returns.
+    unsafe fn switch_through(
+        from: *mut Self::Context,
+        stack_top: usize,
+        next: extern "C" fn(usize) -> !,
+        argument: usize,
+    );
+    /// Resumes `to`, giving up the running flow for good.
+    ///
+    /// # Safety
+    /// As for [`Architecture::switch`].
+    unsafe fn resume(to: *const Self::Context) -> !;
+    /// Instruction and frame pointer where a suspended context goes on, for backtraces.
+    fn suspended_at(context: &Self::Context) -> Registers;
+    /// Registers of the caller, for backtraces.
+    fn registers_here() -> Registers;
+
+    // ---- console and power ----------------------------------------------------------------------------------
+
+    /// Writes bytes to the machine's first console, polling, from any context, dropping what a dead device refuses.
+    fn console_write(bytes: &[u8]);
+    /// Takes a byte typed at the console, if there is one. Called by the console's interrupt handler.
+    fn console_read() -> Option<u8>;
+    /// The device line the console interrupts on, if it can.
+    fn console_line() -> Option<u32>;
+    /// Lets the console raise its line when input is there.
+    fn console_enable_interrupt();
+    /// Ends it all. `status` reaches whoever started an emulated machine where there is a way.
+    fn power(action: PowerAction, status: u8) -> !;
+}
+
+/// How a machine ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowerAction {
+    /// Switches it off.
+    PowerOff,
+    /// Starts it over.
+    Reboot,
+}
+
+/// How a device signals on its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineTrigger {
+    /// As the firmware says for this line, or the bus's default.
+    Default,
+    /// On a rising edge.
+    Edge,
+    /// While the line is active.
+    Level,
+}
+
+/// Why a CPU did not start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartCpuError {
+    /// It was sent its start-up signal and never ran.
+    NoAnswer,
+    /// There is no memory below 1 MiB (or what else the architecture needs) to start it from.
+    NoTrampoline,
+    /// It is not in the boot information.
+    NoSuchCpu,
+}
+
+impl fmt::Display for StartCpuError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoAnswer => "it did not answer its start-up signal in time",
+            Self::NoTrampoline => "there is no free page below 1 MiB to start it from",
+            Self::NoSuchCpu => "the firmware does not list it",
+        })
+    }
+}
+
+/// Why an inter-processor interrupt was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpiError {
+    /// There is no such CPU, or it was not started.
+    NoSuchCpu,
+    /// The interrupt controller stayed busy.
+    Busy,
+}
+
+impl fmt::Display for IpiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSuchCpu => "there is no such CPU, or it did not start",
+            Self::Busy => "the interrupt controller stayed busy",
+        })
+    }
+}
+
+/// Why a device line was not routed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineError {
+    /// No interrupt controller has that line.
+    NoSuchLine,
+    /// The target CPU cannot be named by the interrupt controller, or was not started.
+    NoSuchCpu,
+}
+
+impl fmt::Display for LineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSuchLine => "no interrupt controller has that line",
+            Self::NoSuchCpu => "the interrupt controller cannot reach that CPU",
+        })
+    }
+}
+
+/// Why a page was not mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapError {
+    /// No frame for a page table.
+    OutOfMemory,
+    /// Something is mapped there already.
+    AlreadyMapped,
+}
+
+/// An address could not be accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeError {
+    /// The first address that failed.
+    pub address: usize,
+}
+
+impl fmt::Display for ProbeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "nothing accessible is mapped at {:#x}", self.address)
+    }
+}

@@ -1,0 +1,159 @@
+//! This CPU: its block behind GS, its interrupt flag, its time counter.
+
+use core::arch::asm;
+use core::cell::UnsafeCell;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+
+use arch_contract::MAX_CPUS;
+use x86_64::VirtAddr;
+use x86_64::registers::model_specific::GsBase;
+
+use crate::descriptors::Descriptors;
+
+/// What the architecture keeps per CPU. GS base points at it for good: there is no user mode, so never a SWAPGS.
+#[repr(C, align(64))]
+pub struct CpuBlock {
+    /// The kernel's local pointer, at `gs:[LOCAL]`.
+    local: AtomicUsize,
+    /// The running thread, at `gs:[CURRENT]`.
+    current: AtomicUsize,
+    /// This CPU's index.
+    index: AtomicU32,
+    /// Its APIC id, valid once `started`.
+    apic_id: AtomicU32,
+    /// True once the CPU runs kernel code.
+    started: AtomicBool,
+    /// Its GDT and TSS. Touched by its own CPU only.
+    pub(crate) descriptors: UnsafeCell<Descriptors>,
+}
+
+// SAFETY: the cell is only accessed by the block's own CPU (see `descriptors`).
+unsafe impl Sync for CpuBlock {}
+
+const LOCAL: usize = offset_of!(CpuBlock, local);
+const CURRENT: usize = offset_of!(CpuBlock, current);
+const INDEX: usize = offset_of!(CpuBlock, index);
+
+static BLOCKS: [CpuBlock; MAX_CPUS] = [const {
+    CpuBlock {
+        local: AtomicUsize::new(0),
+        current: AtomicUsize::new(0),
+        index: AtomicU32::new(0),
+        apic_id: AtomicU32::new(0),
+        started: AtomicBool::new(false),
+        descriptors: UnsafeCell::new(Descriptors::new()),
+    }
+}; MAX_CPUS];
+
+/// Points GS at the block of CPU `index`. First thing a CPU does in Rust.
+pub fn claim_block(index: usize, apic_id: u32) {
+    let block = &BLOCKS[index];
+    block.index.store(index as u32, Ordering::Relaxed);
+    block.apic_id.store(apic_id, Ordering::Relaxed);
+    GsBase::write(VirtAddr::from_ptr(block));
+}
+
+/// Notes that this CPU runs and can be sent interrupts.
+pub fn mark_started() {
+    BLOCKS[index()].started.store(true, Ordering::Release);
+}
+
+/// The APIC id of a CPU that was started.
+pub fn apic_id_of(index: usize) -> Option<u32> {
+    let block = BLOCKS.get(index)?;
+    block.started.load(Ordering::Acquire).then(|| block.apic_id.load(Ordering::Relaxed))
+}
+
+/// This CPU's own block.
+pub(crate) fn block() -> &'static CpuBlock {
+    &BLOCKS[index()]
+}
+
+/// Index of this CPU.
+pub fn index() -> usize {
+    let index: u32;
+    // SAFETY: GS points at this CPU's block since `claim_block`.
+    unsafe { asm!("mov {:e}, gs:[{}]", out(reg) index, const INDEX, options(nostack, preserves_flags, readonly)) };
+    index as usize
+}
+
+/// The kernel's local pointer.
+#[inline(always)]
+pub fn local() -> usize {
+    let local;
+    // SAFETY: GS points at this CPU's block since `claim_block`.
+    unsafe { asm!("mov {}, gs:[{}]", out(reg) local, const LOCAL, options(nostack, preserves_flags, readonly)) };
+    local
+}
+
+/// Sets the kernel's local pointer.
+pub fn set_local(local: usize) {
+    block().local.store(local, Ordering::Relaxed);
+}
+
+/// The running thread.
+#[inline(always)]
+pub fn current() -> usize {
+    let current;
+    // SAFETY: GS points at this CPU's block since `claim_block`.
+    unsafe { asm!("mov {}, gs:[{}]", out(reg) current, const CURRENT, options(nostack, preserves_flags, readonly)) };
+    current
+}
+
+/// Notes the running thread.
+#[inline(always)]
+pub fn set_current(thread: usize) {
+    // SAFETY: GS points at this CPU's block since `claim_block`.
+    unsafe { asm!("mov gs:[{}], {}", const CURRENT, in(reg) thread, options(nostack, preserves_flags)) };
+}
+
+/// Interrupt flag in RFLAGS (SDM Vol. 1, 3.4.3).
+const INTERRUPT_FLAG: usize = 1 << 9;
+
+/// True if this CPU takes interrupts.
+#[inline(always)]
+pub fn interrupts_enabled() -> bool {
+    let flags: usize;
+    // SAFETY: reads the flags register by way of the stack; the kernel is built without a red zone.
+    unsafe { asm!("pushfq", "pop {}", out(reg) flags, options(preserves_flags)) };
+    flags & INTERRUPT_FLAG != 0
+}
+
+/// Stops taking interrupts.
+#[inline(always)]
+pub fn disable_interrupts() {
+    // SAFETY: CLI has no effect on memory; without `nomem` it is also a compiler barrier.
+    unsafe { asm!("cli", options(nostack)) };
+}
+
+/// Takes interrupts again.
+#[inline(always)]
+pub fn enable_interrupts() {
+    // SAFETY: handlers are installed before the kernel first calls this; a compiler barrier as above.
+    unsafe { asm!("sti", options(nostack)) };
+}
+
+/// Enables interrupts and halts: STI holds interrupts off until after the next instruction (SDM Vol. 2, STI).
+#[inline(always)]
+pub fn wait_for_interrupt() {
+    // SAFETY: as for `enable_interrupts`.
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+}
+
+/// Stops this CPU for good.
+pub fn halt_forever() -> ! {
+    loop {
+        // SAFETY: nothing runs on this CPU afterwards but NMI handlers, which return here.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}
+
+/// The time counter.
+#[inline(always)]
+pub fn cycles() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: RDTSC only writes the two registers.
+    unsafe { asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}

@@ -1,0 +1,28 @@
+//! The Aerokernel's mechanisms on x86-64.
+//!
+//! The CPU's part, shared with Knights Corner:
+//! - [`cpu`]: per-CPU block behind GS, interrupt flag, halting.
+//! - [`descriptors`]: GDT, TSS with interrupt stacks, IDT.
+//! - [`trap`]: entry and exit of interrupts and exceptions.
+//! - [`context`]: the context switch.
+//! - [`paging`]: page tables, the direct map, write-xor-execute for the image.
+//! - [`probe`]: memory accesses that may fail.
+//! - [`apic`]: the local APIC.
+//! - [`trampoline`]: how a further CPU gets from real mode to the kernel.
+//!
+//! With feature `pc`, [`pc`]: the PC platform and [`pc::Machine`], the contract's implementer.
+#![no_std]
+
+pub mod apic;
+pub mod context;
+pub mod cpu;
+pub mod descriptors;
+pub mod paging;
+#[cfg(feature = "pc")]
+pub mod pc;
+pub mod probe;
+pub mod trampoline;
+pub mod trap;
+
+#[cfg(feature = "pc")]
+pub use pc::Machine;

@@ -1,0 +1,234 @@
+//! Page tables: the direct map at [`PHYSICAL_OFFSET`], device registers, thread stacks, and the image's own sections.
+
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use arch_contract::boot::PhysicalRange;
+use arch_contract::{MapError, PAGE_SIZE};
+use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
+use x86_64::structures::paging::{PageTable, PageTableFlags, PageTableIndex, PhysFrame};
+use x86_64::{PhysAddr, VirtAddr};
+
+/// Where physical address 0 is in the direct map (DESIGN.md, decision 1).
+pub const PHYSICAL_OFFSET: usize = 0xffff_8000_0000_0000;
+/// Where device registers are mapped.
+const DEVICE_WINDOW: Range<usize> = 0xffff_a000_0000_0000..0xffff_a080_0000_0000;
+/// Where thread stacks are mapped: 64 TiB.
+pub const STACK_WINDOW: Range<usize> = 0xffff_c000_0000_0000..0xffff_e000_0000_0000;
+
+const SIZE_2M: u64 = 1 << 21;
+const SIZE_1G: u64 = 1 << 30;
+
+/// Flags of an entry that leads to another table.
+const TABLE_FLAGS: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE);
+
+/// What may be done with mapped memory. There is no writable and executable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// Execute and read.
+    Code,
+    /// Read.
+    Constants,
+    /// Read and write.
+    Data,
+    /// Read and write, not cached.
+    Device,
+}
+
+impl Use {
+    fn flags(self) -> PageTableFlags {
+        let specific = match self {
+            Self::Code => PageTableFlags::empty(),
+            Self::Constants => PageTableFlags::NO_EXECUTE,
+            Self::Data => PageTableFlags::NO_EXECUTE | PageTableFlags::WRITABLE,
+            Self::Device => {
+                PageTableFlags::NO_EXECUTE
+                    | PageTableFlags::WRITABLE
+                    | PageTableFlags::NO_CACHE
+                    | PageTableFlags::WRITE_THROUGH
+            }
+        };
+        PageTableFlags::PRESENT | specific
+    }
+}
+
+/// Supplies zeroed frames for page tables, by physical address.
+pub type TableSource<'a> = &'a mut dyn FnMut() -> Option<u64>;
+
+/// Where a physical address is in the direct map.
+#[inline(always)]
+pub fn physical_to_virtual(physical: u64) -> *mut u8 {
+    (PHYSICAL_OFFSET + physical as usize) as *mut u8
+}
+
+/// The physical address of something in the direct map.
+#[inline(always)]
+pub fn virtual_to_physical(address: *const u8) -> u64 {
+    (address as usize).wrapping_sub(PHYSICAL_OFFSET) as u64
+}
+
+fn table_at(physical: u64) -> *mut PageTable {
+    physical_to_virtual(physical).cast()
+}
+
+/// The largest page the CPU supports, in bytes.
+fn largest_page() -> u64 {
+    let has_1g = raw_cpuid::CpuId::new().get_extended_processor_and_feature_identifiers();
+    if has_1g.is_some_and(|features| features.has_1gib_pages()) { SIZE_1G } else { SIZE_2M }
+}
+
+/// A page table hierarchy under construction.
+pub struct AddressSpace {
+    root: u64,
+    largest_page: u64,
+}
+
+impl AddressSpace {
+    /// An empty one.
+    pub fn new(source: TableSource) -> Option<Self> {
+        Some(Self { root: source()?, largest_page: largest_page() })
+    }
+
+    /// Maps memory into the direct map with the largest pages that fit.
+    pub fn map_direct(&mut self, range: PhysicalRange, usage: Use, source: TableSource) -> Result<(), MapError> {
+        self.map(PHYSICAL_OFFSET + range.start as usize, range, usage, source)
+    }
+
+    fn map(&mut self, mut at: usize, range: PhysicalRange, usage: Use, source: TableSource) -> Result<(), MapError> {
+        let mut physical = range.start;
+        while physical < range.end {
+            let fits = |size: u64| {
+                size <= self.largest_page && (physical | at as u64).is_multiple_of(size) && range.end - physical >= size
+            };
+            let size = if fits(SIZE_1G) {
+                SIZE_1G
+            } else if fits(SIZE_2M) {
+                SIZE_2M
+            } else {
+                PAGE_SIZE as u64
+            };
+            map_one(self.root, at, physical, size, usage, source)?;
+            physical += size;
+            at += size as usize;
+        }
+        Ok(())
+    }
+
+    /// Makes this the address space of the boot CPU, and of all that start later.
+    pub fn install(self) {
+        ROOT.store(self.root, Ordering::Release);
+        activate();
+    }
+}
+
+static ROOT: AtomicU64 = AtomicU64::new(0);
+static NEXT_DEVICE: AtomicUsize = AtomicUsize::new(DEVICE_WINDOW.start);
+
+/// Physical address of the kernel's page tables.
+pub fn root() -> u64 {
+    ROOT.load(Ordering::Acquire)
+}
+
+/// Loads the kernel's page tables on this CPU.
+fn activate() {
+    let frame = PhysFrame::containing_address(PhysAddr::new(root()));
+    // SAFETY: the tables map the image, the stacks in it and all memory, as the ones before did.
+    unsafe { Cr3::write(frame, Cr3Flags::empty()) };
+}
+
+fn map_one(
+    root: u64,
+    at: usize,
+    physical: u64,
+    size: u64,
+    usage: Use,
+    source: TableSource,
+) -> Result<(), MapError> {
+    let address = VirtAddr::new(at as u64);
+    let mut table = table_at(root);
+    let levels: [(PageTableIndex, u64); 3] =
+        [(address.p4_index(), 0), (address.p3_index(), SIZE_1G), (address.p2_index(), SIZE_2M)];
+    for (index, leaf_size) in levels {
+        // SAFETY: `table` is a page table of this hierarchy, in the direct map; callers serialise changes.
+        let entry = unsafe { &mut (&mut *table)[index] };
+        if leaf_size == size {
+            if !entry.is_unused() {
+                return Err(MapError::AlreadyMapped);
+            }
+            entry.set_addr(PhysAddr::new(physical), usage.flags() | PageTableFlags::HUGE_PAGE);
+            return Ok(());
+        }
+        if entry.is_unused() {
+            let frame = source().ok_or(MapError::OutOfMemory)?;
+            entry.set_addr(PhysAddr::new(frame), TABLE_FLAGS);
+        } else if entry.flags().contains(PageTableFlags::HUGE_PAGE) {
+            return Err(MapError::AlreadyMapped);
+        }
+        table = table_at(entry.addr().as_u64());
+    }
+    // SAFETY: as above.
+    let entry = unsafe { &mut (&mut *table)[address.p1_index()] };
+    if !entry.is_unused() {
+        return Err(MapError::AlreadyMapped);
+    }
+    entry.set_addr(PhysAddr::new(physical), usage.flags());
+    Ok(())
+}
+
+/// Maps one page of data at `at` in the active tables.
+///
+/// # Errors
+/// See [`MapError`].
+pub fn map_page(at: usize, physical: u64, source: TableSource) -> Result<(), MapError> {
+    map_one(ROOT.load(Ordering::Relaxed), at, physical, PAGE_SIZE as u64, Use::Data, source)
+}
+
+/// Removes the mapping of one page made by [`map_page`] and says where it led.
+pub fn unmap_page(at: usize) -> Option<u64> {
+    let address = VirtAddr::new(at as u64);
+    let mut table = table_at(ROOT.load(Ordering::Relaxed));
+    for index in [address.p4_index(), address.p3_index(), address.p2_index()] {
+        // SAFETY: as in `map_one`.
+        let entry = unsafe { &(&*table)[index] };
+        if !entry.flags().contains(PageTableFlags::PRESENT) || entry.flags().contains(PageTableFlags::HUGE_PAGE) {
+            return None;
+        }
+        table = table_at(entry.addr().as_u64());
+    }
+    // SAFETY: as in `map_one`.
+    let entry = unsafe { &mut (&mut *table)[address.p1_index()] };
+    let mapped = entry.flags().contains(PageTableFlags::PRESENT).then(|| entry.addr().as_u64());
+    entry.set_unused();
+    mapped
+}
+
+/// Maps device registers, uncached, and says where. Only during start-up, by the boot CPU.
+///
+/// # Errors
+/// See [`MapError`].
+pub fn map_device(physical: u64, length: usize, source: TableSource) -> Result<*mut u8, MapError> {
+    let first = physical & !(PAGE_SIZE as u64 - 1);
+    let pages = ((physical - first) as usize + length).div_ceil(PAGE_SIZE);
+    let at = NEXT_DEVICE.fetch_add(pages * PAGE_SIZE, Ordering::Relaxed);
+    if at + pages * PAGE_SIZE > DEVICE_WINDOW.end {
+        return Err(MapError::OutOfMemory);
+    }
+    for page in 0..pages {
+        let offset = page * PAGE_SIZE;
+        let root = ROOT.load(Ordering::Relaxed);
+        map_one(root, at + offset, first + offset as u64, PAGE_SIZE as u64, Use::Device, source)?;
+    }
+    Ok((at + (physical - first) as usize) as *mut u8)
+}
+
+/// Forgets all cached translations on this CPU, also global ones.
+pub fn flush_tlb() {
+    x86_64::instructions::tlb::flush_all();
+}
+
+/// Sets the control register bits the kernel relies on: write protection holds in ring 0 (boot code set CR0.WP),
+/// and none of CR4 that a CPU may lack.
+pub fn control_registers() {
+    // SAFETY: debugging extensions only make reserved debug registers trap.
+    unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::DEBUGGING_EXTENSIONS)) };
+}

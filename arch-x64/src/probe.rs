@@ -1,0 +1,76 @@
+//! Memory accesses that may fail: the trap handler moves a faulting probe on to its end instead of reporting a fault.
+
+use core::arch::naked_asm;
+
+use arch_contract::ProbeError;
+
+/// Copies `units` units of 1, 2, 4 or 8 bytes; returns the units that were not copied. Each access has the unit's width.
+type Copier = unsafe extern "C" fn(to: usize, from: usize, units: usize) -> usize;
+
+macro_rules! copier {
+    ($name:ident, $start:ident, $end:ident, $instruction:literal) => {
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name(to: usize, from: usize, units: usize) -> usize {
+            naked_asm!(
+                "mov rcx, rdx",
+                concat!(".globl ", stringify!($start)),
+                concat!(stringify!($start), ":"),
+                $instruction,
+                concat!(".globl ", stringify!($end)),
+                concat!(stringify!($end), ":"),
+                "mov rax, rcx",
+                "ret",
+            )
+        }
+        unsafe extern "C" {
+            static $start: u8;
+            static $end: u8;
+        }
+    };
+}
+
+copier!(copy_bytes, probe_byte_start, probe_byte_end, "rep movsb");
+copier!(copy_words, probe_word_start, probe_word_end, "rep movsw");
+copier!(copy_doublewords, probe_doubleword_start, probe_doubleword_end, "rep movsd");
+copier!(copy_quadwords, probe_quadword_start, probe_quadword_end, "rep movsq");
+
+/// Where a probe that trapped at `instruction_pointer` goes on, if it was one.
+pub(crate) fn continuation(instruction_pointer: u64) -> Option<u64> {
+    let pairs = [
+        (&raw const probe_byte_start, &raw const probe_byte_end),
+        (&raw const probe_word_start, &raw const probe_word_end),
+        (&raw const probe_doubleword_start, &raw const probe_doubleword_end),
+        (&raw const probe_quadword_start, &raw const probe_quadword_end),
+    ];
+    pairs.into_iter().find(|pair| pair.0 as u64 == instruction_pointer).map(|pair| pair.1 as u64)
+}
+
+/// Reads `buffer.len()` bytes at `address`, in one access if that is 1, 2, 4 or 8 aligned bytes.
+///
+/// # Errors
+/// If an address cannot be read.
+pub fn read(address: usize, buffer: &mut [u8]) -> Result<(), ProbeError> {
+    copy(buffer.as_mut_ptr() as usize, address, buffer.len(), address)
+}
+
+/// Writes `bytes` at `address`, in one access if that is 1, 2, 4 or 8 aligned bytes.
+///
+/// # Errors
+/// If an address cannot be written.
+pub fn write(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
+    copy(address, bytes.as_ptr() as usize, bytes.len(), address)
+}
+
+fn copy(to: usize, from: usize, length: usize, probed: usize) -> Result<(), ProbeError> {
+    let (copier, unit): (Copier, usize) = match length {
+        8 if probed.is_multiple_of(8) => (copy_quadwords, 8),
+        4 if probed.is_multiple_of(4) => (copy_doublewords, 4),
+        2 if probed.is_multiple_of(2) => (copy_words, 2),
+        _ => (copy_bytes, 1),
+    };
+    // SAFETY: one side is a Rust slice of `length` bytes; a trap on the other side ends the copy. Writing to arbitrary
+    // memory is what the caller asks for: the kernel's console guards it.
+    let missing = unsafe { copier(to, from, length / unit) } * unit;
+    if missing == 0 { Ok(()) } else { Err(ProbeError { address: probed + length - missing }) }
+}
+

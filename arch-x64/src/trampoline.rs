@@ -1,0 +1,156 @@
+//! How a further CPU gets from real mode to the kernel: a page of code below 1 MiB and what it is told.
+
+use core::arch::{global_asm, naked_asm};
+use core::ptr::copy_nonoverlapping;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::paging::{self, physical_to_virtual};
+
+// Real mode to 64-bit mode in one step (SDM Vol. 3A, 10.8.5): the page tables map the page at its physical address.
+global_asm!(
+    ".pushsection .rodata.trampoline, \"a\"",
+    ".balign 16",
+    ".code16",
+    "trampoline_start:",
+    "cli",
+    "cld",
+    "movw %cs, %ax",
+    "movw %ax, %ds",
+    "lgdtl trampoline_gdt_pointer - trampoline_start",
+    "movl trampoline_cr4 - trampoline_start, %eax",
+    "movl %eax, %cr4",
+    "movl trampoline_cr3 - trampoline_start, %eax",
+    "movl %eax, %cr3",
+    "movl $0xc0000080, %ecx",
+    "xorl %edx, %edx",
+    "movl trampoline_efer - trampoline_start, %eax",
+    "wrmsr",
+    "movl trampoline_cr0 - trampoline_start, %eax",
+    "movl %eax, %cr0",
+    "ljmpl *(trampoline_far - trampoline_start)",
+    ".code64",
+    "trampoline_long:",
+    "movl $16, %eax",
+    "movl %eax, %ds",
+    "movl %eax, %es",
+    "movl %eax, %ss",
+    "movq trampoline_stack(%rip), %rdx",
+    "movq trampoline_cpu(%rip), %rdi",
+    "movq trampoline_local(%rip), %rsi",
+    "movq trampoline_tables(%rip), %rcx",
+    "movq trampoline_entry(%rip), %r8",
+    "movq trampoline_landing(%rip), %rax",
+    "jmpq *%rax",
+    ".balign 8",
+    "trampoline_gdt:",
+    ".quad 0",
+    ".quad 0x00af9b000000ffff",
+    ".quad 0x00cf93000000ffff",
+    "trampoline_gdt_pointer:",
+    ".word 23",
+    "trampoline_gdt_base: .long 0",
+    "trampoline_far: .long 0",
+    ".word 8",
+    ".balign 8",
+    "trampoline_data:",
+    "trampoline_cr0: .long 0",
+    "trampoline_cr3: .long 0",
+    "trampoline_cr4: .long 0",
+    "trampoline_efer: .long 0",
+    "trampoline_stack: .quad 0",
+    "trampoline_cpu: .quad 0",
+    "trampoline_local: .quad 0",
+    "trampoline_entry: .quad 0",
+    "trampoline_tables: .quad 0",
+    "trampoline_landing: .quad 0",
+    "trampoline_end:",
+    ".popsection",
+    options(att_syntax)
+);
+
+unsafe extern "C" {
+    static trampoline_start: u8;
+    static trampoline_long: u8;
+    static trampoline_gdt: u8;
+    static trampoline_gdt_base: u8;
+    static trampoline_far: u8;
+    static trampoline_data: u8;
+    static trampoline_end: u8;
+}
+
+/// What the code loads, in the order of its labels.
+#[repr(C)]
+struct Data {
+    cr0: u32,
+    cr3: u32,
+    cr4: u32,
+    efer: u32,
+    stack: u64,
+    cpu: u64,
+    local: u64,
+    entry: u64,
+    tables: u64,
+    landing: u64,
+}
+
+/// First code in the image: its stack is only mapped in the kernel's own page tables, which do not map the page the CPU
+/// comes from. rdi, rsi: arguments of the entry in r8; rdx: stack; rcx: page tables.
+#[unsafe(naked)]
+extern "C" fn landing() -> ! {
+    naked_asm!("mov cr3, rcx", "mov rsp, rdx", "xor ebp, ebp", "push 0", "jmp r8")
+}
+
+/// Protected mode, extension type, numeric error, write protect, paging (SDM Vol. 3A, 2.5).
+const CR0: u32 = 1 << 0 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
+/// Physical address extension.
+const CR4: u32 = 1 << 5;
+/// Long mode enable, no-execute enable (2.2.1).
+const EFER: u32 = 1 << 8 | 1 << 11;
+
+/// Physical address of the page, 0 if there is none.
+static PAGE: AtomicUsize = AtomicUsize::new(0);
+
+/// Sets the page aside. It must stay unused from now on.
+pub fn set_page(physical: u64) {
+    PAGE.store(physical as usize, Ordering::Relaxed);
+}
+
+/// Writes code and parameters into the page; returns its number for the start-up message.
+/// `tables` are page tables below 4 GiB that map the page at its own address and the kernel where it is.
+pub fn prepare(
+    tables: u64,
+    stack_top: usize,
+    cpu: usize,
+    local: usize,
+    entry: extern "C" fn(usize, usize) -> !,
+) -> Option<u8> {
+    let page = PAGE.load(Ordering::Relaxed);
+    if page == 0 {
+        return None;
+    }
+    let start = &raw const trampoline_start;
+    let offset = |label: *const u8| label as usize - start as usize;
+    let to = physical_to_virtual(page as u64);
+    let data = Data {
+        cr0: CR0,
+        cr3: u32::try_from(tables).ok()?,
+        cr4: CR4,
+        efer: EFER,
+        stack: stack_top as u64,
+        cpu: cpu as u64,
+        local: local as u64,
+        entry: entry as usize as u64,
+        tables: paging::root(),
+        landing: landing as *const () as u64,
+    };
+    // SAFETY: the page is the trampoline's alone (`set_page`), larger than the code, and no CPU runs in it now: the
+    // boot CPU starts them one at a time.
+    unsafe {
+        copy_nonoverlapping(start, to, offset(&raw const trampoline_end));
+        let patch = |label: *const u8, value: usize| to.add(offset(label)).cast::<u32>().write_unaligned(value as u32);
+        patch(&raw const trampoline_gdt_base, page + offset(&raw const trampoline_gdt));
+        patch(&raw const trampoline_far, page + offset(&raw const trampoline_long));
+        to.add(offset(&raw const trampoline_data)).cast::<Data>().write_unaligned(data);
+    }
+    u8::try_from(page / arch_contract::PAGE_SIZE).ok()
+}

@@ -1,0 +1,297 @@
+//! Entry and exit of interrupts and exceptions.
+//!
+//! An interrupt saves what a function call may change and calls the kernel on the interrupt stack. If the kernel wants
+//! the interrupted thread to give way, the frame moves to that thread's own stack first, below its red zone, because
+//! the interrupt stack is needed for the next interrupt. Exceptions save everything.
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+use arch_contract::Callbacks;
+use arch_contract::fault::{Access, Fault, FaultKind, Registers};
+use x86_64::registers::control::Cr2;
+
+use crate::{apic, cpu, probe};
+
+/// Bytes below the stack pointer that compiled code may use (System V ABI AMD64, 3.2.2).
+const RED_ZONE: usize = 128;
+/// Words of an interrupt's frame: 9 registers, vector, and the CPU's 5.
+const INTERRUPT_WORDS: usize = 15;
+
+global_asm!(
+    // Interrupts: one 16-byte stub per vector from 32.
+    ".globl interrupt_stubs",
+    ".balign 16",
+    "interrupt_stubs:",
+    ".set vector, 32",
+    ".rept 224",
+    ".balign 16, 0xcc",
+    "push vector",
+    "jmp interrupt_common",
+    ".set vector, vector + 1",
+    ".endr",
+    "interrupt_common:",
+    "push rax",
+    "push rcx",
+    "push rdx",
+    "push rsi",
+    "push rdi",
+    "push r8",
+    "push r9",
+    "push r10",
+    "push r11",
+    "cld",
+    "mov edi, [rsp + 72]",
+    "sub rsp, 8",
+    "call {interrupt}",
+    "add rsp, 8",
+    "test al, al",
+    "jnz 3f",
+    "2:",
+    "pop r11",
+    "pop r10",
+    "pop r9",
+    "pop r8",
+    "pop rdi",
+    "pop rsi",
+    "pop rdx",
+    "pop rcx",
+    "pop rax",
+    "add rsp, 8",
+    "iretq",
+    // The interrupted thread gives way: its frame moves to its own stack.
+    "3:",
+    "mov rdi, [rsp + {words} * 8 - 16]",
+    "sub rdi, {red_zone} + {words} * 8 + 8",
+    "and rdi, -16",
+    "add rdi, 8",
+    "mov rdx, rdi",
+    "mov rsi, rsp",
+    "mov ecx, {words}",
+    "rep movsq",
+    "mov rsp, rdx",
+    "sub rsp, 8",
+    "call {preempt}",
+    "add rsp, 8",
+    "jmp 2b",
+    // Exceptions: one 16-byte stub per vector below 32; those without an error code push a zero.
+    ".globl exception_stubs",
+    ".balign 16",
+    "exception_stubs:",
+    ".set vector, 0",
+    ".rept 32",
+    ".balign 16, 0xcc",
+    ".if (vector < 8 || vector == 9 || vector == 15 || vector == 16 || vector == 18 || vector == 19 || vector == 20 || (vector > 21 && vector < 29) || vector == 31)",
+    "push 0",
+    ".endif",
+    "push vector",
+    "jmp exception_common",
+    ".set vector, vector + 1",
+    ".endr",
+    "exception_common:",
+    "push rax",
+    "push rbx",
+    "push rcx",
+    "push rdx",
+    "push rsi",
+    "push rdi",
+    "push rbp",
+    "push r8",
+    "push r9",
+    "push r10",
+    "push r11",
+    "push r12",
+    "push r13",
+    "push r14",
+    "push r15",
+    "cld",
+    "mov rdi, rsp",
+    "call {exception}",
+    "pop r15",
+    "pop r14",
+    "pop r13",
+    "pop r12",
+    "pop r11",
+    "pop r10",
+    "pop r9",
+    "pop r8",
+    "pop rbp",
+    "pop rdi",
+    "pop rsi",
+    "pop rdx",
+    "pop rcx",
+    "pop rbx",
+    "pop rax",
+    "add rsp, 16",
+    "iretq",
+    interrupt = sym interrupt_entry,
+    preempt = sym preempt_entry,
+    exception = sym exception_entry,
+    words = const INTERRUPT_WORDS,
+    red_zone = const RED_ZONE,
+);
+
+unsafe extern "C" {
+    static interrupt_stubs: u8;
+    static exception_stubs: u8;
+}
+
+/// Bytes between two stubs.
+const STUB_SIZE: usize = 16;
+/// First vector that is not an exception.
+const FIRST_INTERRUPT: usize = 32;
+
+/// Address of the stub of a vector.
+pub(crate) fn stub_address(vector: usize) -> u64 {
+    let address = match vector.checked_sub(FIRST_INTERRUPT) {
+        Some(index) => (&raw const interrupt_stubs).wrapping_add(index * STUB_SIZE),
+        None => (&raw const exception_stubs).wrapping_add(vector * STUB_SIZE),
+    };
+    address as u64
+}
+
+static CALLBACKS: AtomicPtr<Callbacks> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Notes the kernel's callbacks. Before interrupts are enabled.
+pub fn install(callbacks: &'static Callbacks) {
+    CALLBACKS.store(core::ptr::from_ref(callbacks).cast_mut(), Ordering::Release);
+}
+
+/// The kernel's callbacks, once installed.
+#[inline(always)]
+pub fn callbacks() -> Option<&'static Callbacks> {
+    // SAFETY: null or a pointer made from a `&'static Callbacks` in `install`.
+    unsafe { CALLBACKS.load(Ordering::Relaxed).as_ref() }
+}
+
+extern "C" fn interrupt_entry(vector: u32) -> bool {
+    if vector == u32::from(apic::SPURIOUS_VECTOR) {
+        return false;
+    }
+    let Some(callbacks) = callbacks() else { return false };
+    let give_way = (callbacks.interrupt)(vector as u8);
+    apic::end_of_interrupt();
+    give_way
+}
+
+extern "C" fn preempt_entry() {
+    if let Some(callbacks) = callbacks() {
+        (callbacks.preempt)();
+    }
+}
+
+/// What an exception leaves on its stack, lowest address first.
+#[repr(C)]
+struct ExceptionFrame {
+    r15: u64,
+    r14: u64,
+    r13: u64,
+    r12: u64,
+    r11: u64,
+    r10: u64,
+    r9: u64,
+    r8: u64,
+    rbp: u64,
+    rdi: u64,
+    rsi: u64,
+    rdx: u64,
+    rcx: u64,
+    rbx: u64,
+    rax: u64,
+    vector: u64,
+    code: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+impl ExceptionFrame {
+    fn registers(&self) -> Registers {
+        Registers {
+            instruction_pointer: self.rip as usize,
+            stack_pointer: self.rsp as usize,
+            frame_pointer: self.rbp as usize,
+            general: [
+                self.rax, self.rbx, self.rcx, self.rdx, self.rsi, self.rdi, self.rbp, self.rsp, self.r8, self.r9,
+                self.r10, self.r11, self.r12, self.r13, self.r14, self.r15,
+            ],
+            flags: self.rflags,
+        }
+    }
+}
+
+const NON_MASKABLE: u64 = 2;
+const BREAKPOINT: u64 = 3;
+const PAGE_FAULT: u64 = 14;
+/// Page fault error code bits (SDM Vol. 3A, 4.7).
+const PAGE_FAULT_WRITE: u64 = 1 << 1;
+const PAGE_FAULT_FETCH: u64 = 1 << 4;
+
+/// Set when all other CPUs shall stop at their next NMI.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// Makes NMIs stop the CPUs that take them.
+pub fn stop_at_next_nmi() {
+    STOPPING.store(true, Ordering::SeqCst);
+}
+
+extern "C" fn exception_entry(frame: &mut ExceptionFrame) {
+    if let Some(next) = probe::continuation(frame.rip) {
+        frame.rip = next;
+        return;
+    }
+    if frame.vector == NON_MASKABLE && STOPPING.load(Ordering::SeqCst) {
+        match callbacks() {
+            Some(callbacks) => (callbacks.stopped)(&frame.registers()),
+            None => cpu::halt_forever(),
+        }
+    }
+    let kind = match frame.vector {
+        PAGE_FAULT => FaultKind::Page {
+            address: Cr2::read_raw() as usize,
+            access: match frame.code {
+                code if code & PAGE_FAULT_FETCH != 0 => Access::Execute,
+                code if code & PAGE_FAULT_WRITE != 0 => Access::Write,
+                _ => Access::Read,
+            },
+        },
+        BREAKPOINT => FaultKind::Breakpoint,
+        vector => FaultKind::Other { vector: vector as u8, code: frame.code },
+    };
+    let fault = Fault { kind, name: exception_name(frame.vector), registers: frame.registers() };
+    match callbacks() {
+        Some(callbacks) => (callbacks.fault)(&fault),
+        None => cpu::halt_forever(),
+    }
+}
+
+/// Names of the exceptions (SDM Vol. 3A, table 6-1).
+fn exception_name(vector: u64) -> &'static str {
+    const NAMES: [&str; 22] = [
+        "divide error",
+        "debug exception",
+        "non-maskable interrupt",
+        "breakpoint",
+        "overflow",
+        "bound range exceeded",
+        "invalid opcode",
+        "device not available",
+        "double fault",
+        "coprocessor segment overrun",
+        "invalid TSS",
+        "segment not present",
+        "stack segment fault",
+        "general protection fault",
+        "page fault",
+        "reserved exception",
+        "x87 floating-point error",
+        "alignment check",
+        "machine check",
+        "SIMD floating-point exception",
+        "virtualization exception",
+        "control protection exception",
+    ];
+    NAMES.get(vector as usize).copied().unwrap_or("reserved exception")
+}

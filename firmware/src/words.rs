@@ -1,0 +1,76 @@
+//! The kernel command line: words separated by spaces, `key` or `key=value`, a value in double quotes may hold spaces.
+
+/// One word of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word<'a> {
+    /// Before the first `=`, or all of it.
+    pub key: &'a str,
+    /// After the first `=`, without quotes; empty if there is none.
+    pub value: &'a str,
+}
+
+/// The words of `line`, in order.
+pub fn words(line: &str) -> impl Iterator<Item = Word<'_>> {
+    let mut rest = line;
+    core::iter::from_fn(move || {
+        rest = rest.trim_start();
+        if rest.is_empty() {
+            return None;
+        }
+        let mut quoted = false;
+        let end = rest
+            .find(|character: char| {
+                quoted ^= character == '"';
+                character.is_whitespace() && !quoted
+            })
+            .unwrap_or(rest.len());
+        let (word, tail) = rest.split_at(end);
+        rest = tail;
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        Some(Word { key, value: value.strip_prefix('"').map_or(value, |inner| inner.strip_suffix('"').unwrap_or(inner)) })
+    })
+}
+
+/// The value of the last word with this key.
+pub fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    words(line).filter(|word| word.key == key).last().map(|word| word.value)
+}
+
+/// A number as people write it: decimal, or hexadecimal with `0x`; `_` between digits is ignored.
+pub fn number(text: &str) -> Option<u64> {
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => (digits, 16),
+        None => (text, 10),
+    };
+    if digits.is_empty() {
+        return None;
+    }
+    let mut result = 0u64;
+    for character in digits.chars().filter(|&character| character != '_') {
+        result = result.checked_mul(radix)?.checked_add(u64::from(character.to_digit(radix as u32)?))?;
+    }
+    Some(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_split_on_spaces_outside_quotes() {
+        let all: Vec<_> = words("  log=debug run=\"cpus; mem\"  solo ").map(|word| (word.key, word.value)).collect();
+        assert_eq!(all, [("log", "debug"), ("run", "cpus; mem"), ("solo", "")]);
+        assert_eq!(value("a=1 a=2", "a"), Some("2"));
+        assert_eq!(value("a=1", "b"), None);
+        assert_eq!(words("run=\"never closed").next().unwrap().value, "never closed");
+    }
+
+    #[test]
+    fn numbers_are_checked() {
+        assert_eq!(number("0x1F_00"), Some(0x1f00));
+        assert_eq!(number("12"), Some(12));
+        for wrong in ["", "0x", "12k", "-1", "99999999999999999999"] {
+            assert_eq!(number(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Hands the linker script to the linker.
+
+fn main() {
+    let directory = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    println!("cargo:rustc-link-arg=-T{directory}/link.ld");
+    println!("cargo:rustc-link-arg=-znorelro");
+    println!("cargo:rustc-link-arg=-zmax-page-size=4096");
+    println!("cargo:rustc-link-arg=--build-id=none");
+    println!("cargo:rerun-if-changed=link.ld");
+}

@@ -1,0 +1,20 @@
+//! The Aerokernel for PCs.
+#![no_std]
+#![no_main]
+
+use arch_contract::boot::BootInformation;
+use kernel::memory::KernelAllocator;
+
+#[global_allocator]
+static ALLOCATOR: KernelAllocator = KernelAllocator;
+
+/// The arch crate's way into the kernel.
+#[unsafe(no_mangle)]
+fn aerokernel_main(boot: &'static BootInformation) -> ! {
+    kernel::start::kernel_main(boot, |o| { let s = kernel::Snapshot::take(); kernel::println!("{s:?} {o:?}"); panic!("test"); })
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    kernel::panic::panicked(info)
+}

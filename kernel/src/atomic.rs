@@ -1,0 +1,18 @@
+//! Where the files that are model-checked get their atomics: the checker includes the same files with its own.
+
+pub use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
+
+/// Declares a `const fn`; the model checker's atomics have no `const` constructors, so its version drops the `const`.
+macro_rules! const_fn {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident() -> $result:ty $body:block) => {
+        $(#[$attribute])* $visibility const fn $name() -> $result $body
+    };
+}
+pub(crate) use const_fn;
+
+/// Tells the CPU it is in a spin loop.
+#[inline(always)]
+pub fn spin_hint() {
+    use crate::arch::Architecture;
+    crate::arch::Machine::spin_hint();
+}

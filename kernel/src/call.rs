@@ -1,0 +1,345 @@
+//! Functions on other CPUs, and inter-processor interrupts.
+
+use alloc::alloc::{alloc, dealloc};
+use core::alloc::Layout;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use core::time::Duration;
+
+use arch_contract::{IpiError, MAX_CPUS};
+
+use crate::arch::{Architecture, Machine};
+use crate::cpu::{self, Cpu};
+use crate::interrupts::CALL_VECTOR;
+use crate::lock::InterruptGuard;
+use crate::memory::OutOfMemory;
+use crate::scheduler::mailbox::Linked;
+use crate::thread::NoSuchCpu;
+use crate::time::Deadline;
+
+/// How long a waiting call waits unless told otherwise.
+pub const DEFAULT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why a function did not run, or not run everywhere in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallError {
+    /// No memory for the request.
+    OutOfMemory,
+    /// The CPU does not run.
+    NoSuchCpu(NoSuchCpu),
+    /// The CPU could not be interrupted.
+    NotSent(IpiError),
+    /// The CPU did not answer in time; the function may still run there later.
+    NoAnswer {
+        /// Which CPU, the first if there are several.
+        cpu: usize,
+    },
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfMemory => f.write_str("out of memory for the request"),
+            Self::NoSuchCpu(error) => error.fmt(f),
+            Self::NotSent(error) => error.fmt(f),
+            Self::NoAnswer { cpu } => write!(f, "CPU {cpu} did not answer in time; it may have interrupts off"),
+        }
+    }
+}
+
+impl From<OutOfMemory> for CallError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// A set of CPUs, by index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuSet {
+    words: [u64; MAX_CPUS / 64],
+}
+
+impl CpuSet {
+    /// No CPU.
+    pub const fn new() -> Self {
+        Self { words: [0; MAX_CPUS / 64] }
+    }
+
+    /// All running CPUs.
+    pub fn all() -> Self {
+        cpu::all().map(|cpu| cpu.index).collect()
+    }
+
+    /// Adds a CPU; indices no machine has are ignored.
+    pub fn insert(&mut self, cpu: usize) {
+        if let Some(word) = self.words.get_mut(cpu / 64) {
+            *word |= 1 << (cpu % 64);
+        }
+    }
+
+    /// Takes a CPU out.
+    pub fn remove(&mut self, cpu: usize) {
+        if let Some(word) = self.words.get_mut(cpu / 64) {
+            *word &= !(1 << (cpu % 64));
+        }
+    }
+
+    /// The CPUs in it, in order.
+    pub fn iter(&self) -> impl Iterator<Item = usize> + Clone {
+        let words = self.words;
+        (0..MAX_CPUS).filter(move |cpu| words[cpu / 64] >> (cpu % 64) & 1 != 0)
+    }
+}
+
+impl FromIterator<usize> for CpuSet {
+    fn from_iter<I: IntoIterator<Item = usize>>(cpus: I) -> Self {
+        let mut set = Self::new();
+        cpus.into_iter().for_each(|cpu| set.insert(cpu));
+        set
+    }
+}
+
+/// A request as one target sees it: in that CPU's call mailbox.
+pub(crate) struct CallNode {
+    next: AtomicPtr<CallNode>,
+    request: *const Request,
+    done: AtomicBool,
+}
+
+impl Linked for CallNode {
+    #[inline(always)]
+    fn next(&self) -> &AtomicPtr<Self> {
+        &self.next
+    }
+}
+
+/// What all targets share. One block of memory: this, the closure behind it, then a node for each target.
+#[repr(C)]
+struct Request {
+    run: unsafe fn(*const Request),
+    drop_closure: unsafe fn(*mut Request),
+    layout: Layout,
+    /// The caller and each target that has not run it.
+    references: AtomicUsize,
+}
+
+#[repr(C)]
+struct RequestWith<F> {
+    request: Request,
+    closure: F,
+}
+
+unsafe fn run_closure<F: Fn()>(request: *const Request) {
+    // SAFETY: made by `Call::new` for this type.
+    unsafe { ((*request.cast::<RequestWith<F>>()).closure)() };
+}
+
+unsafe fn drop_closure<F>(request: *mut Request) {
+    // SAFETY: made by `Call::new` for this type, dropped once by the last reference.
+    unsafe { core::ptr::drop_in_place(&raw mut (*request.cast::<RequestWith<F>>()).closure) };
+}
+
+/// The caller's end of a request.
+struct Call {
+    request: *mut Request,
+    nodes: *mut CallNode,
+    count: usize,
+}
+
+impl Call {
+    fn new<F: Fn() + Send + Sync + 'static>(closure: F, count: usize) -> Result<Self, CallError> {
+        let nodes = Layout::array::<CallNode>(count).map_err(|_| CallError::OutOfMemory)?;
+        let (layout, offset) =
+            Layout::new::<RequestWith<F>>().extend(nodes).map_err(|_| CallError::OutOfMemory)?;
+        // SAFETY: the layout is not empty.
+        let memory = unsafe { alloc(layout) };
+        if memory.is_null() {
+            return Err(CallError::OutOfMemory);
+        }
+        let request = memory.cast::<RequestWith<F>>();
+        // SAFETY: the block has room for the request, and for `count` nodes at `offset`.
+        unsafe {
+            request.write(RequestWith {
+                request: Request {
+                    run: run_closure::<F>,
+                    drop_closure: drop_closure::<F>,
+                    layout,
+                    references: AtomicUsize::new(count + 1),
+                },
+                closure,
+            });
+            let first = memory.add(offset).cast::<CallNode>();
+            for index in 0..count {
+                first.add(index).write(CallNode {
+                    next: AtomicPtr::new(core::ptr::null_mut()),
+                    request: request.cast(),
+                    done: AtomicBool::new(false),
+                });
+            }
+            Ok(Self { request: request.cast(), nodes: first, count })
+        }
+    }
+
+    fn node(&self, index: usize) -> &CallNode {
+        debug_assert!(index < self.count);
+        // SAFETY: there are `count` nodes, and the caller's reference keeps them.
+        unsafe { &*self.nodes.add(index) }
+    }
+
+    /// Leaves a node in a CPU's mailbox and interrupts it. The target's reference is given up if that fails.
+    #[inline(always)]
+    fn send(&self, index: usize, target: &Cpu) -> Result<(), CallError> {
+        // SAFETY: the node is in no mailbox and lives until the target gives its reference up.
+        if unsafe { target.calls.push(self.node(index)) } {
+            return Machine::send_ipi(target.index, CALL_VECTOR).map_err(CallError::NotSent);
+        }
+        Ok(())
+    }
+
+    /// Waits until a target has run it, serving calls to this CPU meanwhile.
+    #[inline(always)]
+    fn wait(&self, index: usize, cpu: usize, deadline: Deadline) -> Result<(), CallError> {
+        let serve = !Machine::interrupts_enabled();
+        while !self.node(index).done.load(Ordering::Acquire) {
+            if serve {
+                take_calls(cpu::this());
+            }
+            if deadline.has_passed() {
+                return Err(CallError::NoAnswer { cpu });
+            }
+            Machine::spin_hint();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Call {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: the caller's reference.
+        unsafe { release(self.request) };
+    }
+}
+
+/// Gives a reference up; the last one frees the request.
+///
+/// # Safety
+/// The caller has a reference.
+#[inline(always)]
+unsafe fn release(request: *mut Request) {
+    // SAFETY: as the caller has a reference, the request is there.
+    unsafe {
+        if (*request).references.fetch_sub(1, Ordering::AcqRel) == 1 {
+            ((*request).drop_closure)(request);
+            dealloc(request.cast(), (*request).layout);
+        }
+    }
+}
+
+/// Runs what other CPUs asked this one to run.
+#[inline(always)]
+fn take_calls(here: &Cpu) {
+    here.calls.drain(|node| {
+        here.counters.calls.add(1);
+        // SAFETY: the node is ours until its reference is given up; `done` is the last thing the caller may see of it.
+        unsafe {
+            let request = (*node).request;
+            ((*request).run)(request);
+            (*node).done.store(true, Ordering::Release);
+            release(request.cast_mut());
+        }
+    });
+}
+
+/// The interrupt that says there are calls.
+pub(crate) fn interrupt(_: usize) {
+    take_calls(cpu::this());
+}
+
+/// Runs `function` on a CPU, in its interrupt handler, and waits for it at most `limit`. Any context.
+///
+/// # Errors
+/// See [`CallError`].
+#[inline]
+pub fn on<F: Fn() + Send + Sync + 'static>(cpu: usize, function: F, limit: Duration) -> Result<(), CallError> {
+    let target = cpu::get(cpu).ok_or(CallError::NoSuchCpu(NoSuchCpu(cpu)))?;
+    let guard = InterruptGuard::new();
+    if target.is_this() {
+        function();
+        return Ok(());
+    }
+    let call = Call::new(function, 1)?;
+    call.send(0, target)?;
+    drop(guard);
+    call.wait(0, cpu, Deadline::after(limit))
+}
+
+/// Lets `function` run on a CPU without waiting for it. Any context.
+///
+/// # Errors
+/// See [`CallError`].
+pub fn start_on<F: Fn() + Send + Sync + 'static>(cpu: usize, function: F) -> Result<(), CallError> {
+    let target = cpu::get(cpu).ok_or(CallError::NoSuchCpu(NoSuchCpu(cpu)))?;
+    let _guard = InterruptGuard::new();
+    if target.is_this() {
+        function();
+        return Ok(());
+    }
+    Call::new(function, 1)?.send(0, target)
+}
+
+/// Runs `function` on each CPU of a set, all at once, and waits at most `limit` until all have. Any context.
+///
+/// # Errors
+/// See [`CallError`]. Where one CPU fails, the function still runs on the others.
+pub fn on_set<F: Fn() + Send + Sync + 'static>(cpus: CpuSet, function: F, limit: Duration) -> Result<(), CallError> {
+    if let Some(absent) = cpus.iter().find(|&cpu| cpu::get(cpu).is_none()) {
+        return Err(CallError::NoSuchCpu(NoSuchCpu(absent)));
+    }
+    let guard = InterruptGuard::new();
+    let here = cpu::this();
+    let others = || cpus.iter().filter(|&index| index != here.index).filter_map(cpu::get);
+    let call = Call::new(function, others().count())?;
+    let mut result = Ok(());
+    for (index, target) in others().enumerate() {
+        result = result.and(call.send(index, target));
+    }
+    if cpus.iter().any(|index| index == here.index) {
+        // SAFETY: the request is alive.
+        unsafe { ((*call.request).run)(call.request) };
+    }
+    let targets: CpuSet = others().map(|cpu| cpu.index).collect();
+    drop(guard);
+    let deadline = Deadline::after(limit);
+    for (index, cpu) in targets.iter().enumerate() {
+        result = result.and(call.wait(index, cpu, deadline));
+    }
+    result
+}
+
+/// Runs `function` on all CPUs and waits at most `limit` until all have.
+///
+/// # Errors
+/// See [`CallError`].
+pub fn on_all<F: Fn() + Send + Sync + 'static>(function: F, limit: Duration) -> Result<(), CallError> {
+    on_set(CpuSet::all(), function, limit)
+}
+
+/// Sends an inter-processor interrupt; its handler is registered with [`crate::interrupts::register_vector`].
+///
+/// # Errors
+/// See [`IpiError`].
+#[inline]
+pub fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
+    let _guard = InterruptGuard::new();
+    Machine::send_ipi(cpu, vector)
+}
+
+/// Sends an inter-processor interrupt to all other CPUs.
+///
+/// # Errors
+/// See [`IpiError`].
+pub fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
+    let _guard = InterruptGuard::new();
+    Machine::broadcast_ipi(vector)
+}

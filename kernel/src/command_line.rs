@@ -1,0 +1,148 @@
+//! The kernel's command line. Documented in `help boot` at the prompt.
+
+use core::time::Duration;
+
+use firmware::words::{number, words};
+use log::LevelFilter;
+
+/// What the kernel does after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterCrash {
+    /// Stops, so that a debugger finds everything as it was.
+    Halt,
+    /// Ends the machine; QEMU's exit status says so.
+    Exit,
+    /// Starts over.
+    Reboot,
+}
+
+/// The options, with their defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options<'a> {
+    /// `log=`: most detailed level logged.
+    pub log: LevelFilter,
+    /// `cpus=`: most CPUs started.
+    pub cpus: usize,
+    /// `quantum_us=`: time slice.
+    pub quantum: Duration,
+    /// `panic=`: what to do after a crash.
+    pub after_crash: AfterCrash,
+    /// `run=`: commands to execute instead of an interactive session.
+    pub run: Option<&'a str>,
+}
+
+/// A word that was not understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// The value, if the key is known and the value is wrong.
+    pub value: &'a str,
+    /// What would be right.
+    pub expected: &'static str,
+}
+
+/// Words for the architecture's start-up code.
+const ARCHITECTURE_WORDS: [&str; 1] = ["debug-exit"];
+
+/// Reads the line; calls `unknown` for each word that is not understood and goes on with the defaults.
+pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options<'a> {
+    let mut options = Options {
+        log: LevelFilter::Info,
+        cpus: arch_contract::MAX_CPUS,
+        quantum: crate::scheduler::DEFAULT_QUANTUM,
+        after_crash: AfterCrash::Halt,
+        run: None,
+    };
+    for word in words(line) {
+        let expected = match word.key {
+            "log" => match level(word.value) {
+                Some(level) => {
+                    options.log = level;
+                    continue;
+                }
+                None => "log=off|error|warn|info|debug|trace",
+            },
+            "cpus" => match number(word.value) {
+                Some(count @ 1..) => {
+                    options.cpus = usize::try_from(count).unwrap_or(usize::MAX);
+                    continue;
+                }
+                _ => "cpus=NUMBER, at least 1",
+            },
+            "quantum_us" => match number(word.value) {
+                Some(microseconds @ 10..=1_000_000) => {
+                    options.quantum = Duration::from_micros(microseconds);
+                    continue;
+                }
+                _ => "quantum_us=NUMBER, from 10 to 1000000",
+            },
+            "panic" => match word.value {
+                "halt" => {
+                    options.after_crash = AfterCrash::Halt;
+                    continue;
+                }
+                "exit" => {
+                    options.after_crash = AfterCrash::Exit;
+                    continue;
+                }
+                "reboot" => {
+                    options.after_crash = AfterCrash::Reboot;
+                    continue;
+                }
+                _ => "panic=halt|exit|reboot",
+            },
+            "run" => {
+                options.run = Some(word.value);
+                continue;
+            }
+            key if ARCHITECTURE_WORDS.contains(&key) => continue,
+            _ => "log=, cpus=, quantum_us=, panic= or run=; `help boot` explains them",
+        };
+        unknown(Unknown { key: word.key, value: word.value, expected });
+    }
+    options
+}
+
+/// A log level by name.
+pub fn level(name: &str) -> Option<LevelFilter> {
+    match name {
+        "off" => Some(LevelFilter::Off),
+        "error" => Some(LevelFilter::Error),
+        "warn" => Some(LevelFilter::Warn),
+        "info" => Some(LevelFilter::Info),
+        "debug" => Some(LevelFilter::Debug),
+        "trace" => Some(LevelFilter::Trace),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn known_words_are_taken_and_others_reported() {
+        let mut unknown = Vec::new();
+        let line = "log=debug cpus=2 quantum_us=100 panic=exit run=\"mem; cpus\" colour=red cpus=none";
+        let options = parse(line, |word| unknown.push((word.key, word.value)));
+        assert_eq!(options.log, LevelFilter::Debug);
+        assert_eq!(options.cpus, 2);
+        assert_eq!(options.quantum, Duration::from_micros(100));
+        assert_eq!(options.after_crash, AfterCrash::Exit);
+        assert_eq!(options.run, Some("mem; cpus"));
+        assert_eq!(unknown, [("colour", "red"), ("cpus", "none")]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_without_panic(line in "\\PC{0,200}") {
+            parse(&line, |_| ());
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Interrupt handlers: by vector, by device line, steered to a CPU, counted by vector and CPU.
+
+use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use arch_contract::{FIRST_VECTOR, LineError, LineTrigger};
+use arrayvec::ArrayVec;
+
+use crate::arch::{Architecture, Machine};
+use crate::call;
+use crate::cpu;
+use crate::lock::SpinLock;
+use crate::scheduler;
+use crate::time::timer;
+use crate::wait::InterruptSafe;
+
+/// Vector of "look into your mailbox".
+pub const RESCHEDULE_VECTOR: u8 = 0xf1;
+/// Vector of "run a function".
+pub const CALL_VECTOR: u8 = 0xf2;
+/// Vectors handed out to those who register.
+const FREE_VECTORS: core::ops::Range<u8> = FIRST_VECTOR..0xe0;
+/// Most device lines with handlers.
+const LINE_LIMIT: usize = 64;
+
+/// A handler: a function and its argument, 0 if there is none.
+struct Handler {
+    function: AtomicUsize,
+    argument: AtomicUsize,
+}
+
+static HANDLERS: [Handler; 256] =
+    [const { Handler { function: AtomicUsize::new(0), argument: AtomicUsize::new(0) } }; 256];
+
+/// Lines in use.
+static LINES: SpinLock<ArrayVec<Line, LINE_LIMIT>> = SpinLock::new(ArrayVec::new_const());
+
+/// A device line with a handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Its number.
+    pub number: u32,
+    /// Vector its handler is registered at.
+    pub vector: u8,
+    /// CPU it interrupts.
+    pub cpu: usize,
+    trigger: LineTrigger,
+}
+
+/// Why a handler was not registered or a line not steered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegisterError {
+    /// All vectors are taken.
+    NoFreeVector,
+    /// The line has a handler already.
+    LineInUse(u32),
+    /// The line has no handler.
+    NotRegistered(u32),
+    /// The interrupt controller refused.
+    Line(LineError),
+}
+
+impl fmt::Display for RegisterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFreeVector => f.write_str("all interrupt vectors are taken"),
+            Self::LineInUse(line) => write!(f, "line {line} has a handler already"),
+            Self::NotRegistered(line) => write!(f, "line {line} has no handler"),
+            Self::Line(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Registers the kernel's own handlers. Once, by the boot CPU.
+pub(crate) fn init() {
+    let own: [(u8, fn(usize)); 3] = [
+        (Machine::TIMER_VECTOR, timer::interrupt),
+        (RESCHEDULE_VECTOR, scheduler::reschedule_interrupt),
+        (CALL_VECTOR, call::interrupt),
+    ];
+    for (vector, function) in own {
+        HANDLERS[usize::from(vector)].function.store(function as usize, Ordering::Release);
+    }
+}
+
+/// An interrupt arrived: the arch crate's callback, interrupts off. True if the interrupted thread should give way.
+#[inline(always)]
+pub(crate) fn dispatch(vector: u8) -> bool {
+    let here = cpu::this();
+    here.interrupt_counts[usize::from(vector)].add(1);
+    let handler = &HANDLERS[usize::from(vector)];
+    let function = handler.function.load(Ordering::Acquire);
+    if function != 0 {
+        here.in_interrupt.store(true, Ordering::Relaxed);
+        // SAFETY: only `fn(usize)` and functions called alike are stored.
+        let function = unsafe { core::mem::transmute::<usize, fn(usize)>(function) };
+        function(handler.argument.load(Ordering::Relaxed));
+        here.in_interrupt.store(false, Ordering::Relaxed);
+    }
+    if here.give_way.load(Ordering::Relaxed) {
+        here.give_way.store(false, Ordering::Relaxed);
+        return true;
+    }
+    false
+}
+
+/// Registers `handler(context)` for a vector of its own on all CPUs and returns the vector. It runs in interrupt
+/// context, interrupts off: see [`InterruptSafe`].
+///
+/// # Errors
+/// [`RegisterError::NoFreeVector`].
+pub fn register_vector<C: InterruptSafe + 'static>(
+    context: &'static C,
+    handler: fn(&C),
+) -> Result<u8, RegisterError> {
+    let _lines = LINES.lock();
+    let vector = FREE_VECTORS
+        .clone()
+        .find(|&vector| HANDLERS[usize::from(vector)].function.load(Ordering::Relaxed) == 0)
+        .ok_or(RegisterError::NoFreeVector)?;
+    let slot = &HANDLERS[usize::from(vector)];
+    slot.argument.store(core::ptr::from_ref(context) as usize, Ordering::Relaxed);
+    slot.function.store(handler as *const () as usize, Ordering::Release);
+    Ok(vector)
+}
+
+/// Removes a vector's handler. It may be running on another CPU when this returns.
+pub fn unregister_vector(vector: u8) {
+    if FREE_VECTORS.contains(&vector) {
+        HANDLERS[usize::from(vector)].function.store(0, Ordering::Release);
+    }
+}
+
+/// Registers `handler(context)` for a device line, delivered to `cpu`.
+///
+/// # Errors
+/// See [`RegisterError`]; nothing is registered then.
+pub fn register_line<C: InterruptSafe + 'static>(
+    line: u32,
+    trigger: LineTrigger,
+    cpu: usize,
+    context: &'static C,
+    handler: fn(&C),
+) -> Result<(), RegisterError> {
+    if lines().iter().any(|known| known.number == line) {
+        return Err(RegisterError::LineInUse(line));
+    }
+    let vector = register_vector(context, handler)?;
+    let mut known = LINES.lock();
+    let routed = match known.is_full() {
+        true => Err(RegisterError::NoFreeVector),
+        false => Machine::route_line(line, vector, cpu, trigger).map_err(RegisterError::Line),
+    };
+    match routed {
+        Ok(()) => known.push(Line { number: line, vector, cpu, trigger }),
+        Err(_) => unregister_vector(vector),
+    }
+    routed
+}
+
+/// Masks a device line and removes its handler.
+///
+/// # Errors
+/// See [`RegisterError`].
+pub fn unregister_line(line: u32) -> Result<(), RegisterError> {
+    let mut known = LINES.lock();
+    let position = known.iter().position(|entry| entry.number == line).ok_or(RegisterError::NotRegistered(line))?;
+    Machine::mask_line(line).map_err(RegisterError::Line)?;
+    unregister_vector(known[position].vector);
+    known.remove(position);
+    Ok(())
+}
+
+/// Delivers a device line to another CPU from now on.
+///
+/// # Errors
+/// See [`RegisterError`].
+pub fn steer(line: u32, cpu: usize) -> Result<(), RegisterError> {
+    let mut known = LINES.lock();
+    let entry = known.iter_mut().find(|entry| entry.number == line).ok_or(RegisterError::NotRegistered(line))?;
+    Machine::route_line(line, entry.vector, cpu, entry.trigger).map_err(RegisterError::Line)?;
+    entry.cpu = cpu;
+    Ok(())
+}
+
+/// The device lines with handlers.
+pub fn lines() -> ArrayVec<Line, LINE_LIMIT> {
+    LINES.lock().clone()
+}
+
+/// What a vector is for, where the kernel or a line uses it.
+pub fn purpose(vector: u8) -> Purpose {
+    match vector {
+        vector if vector == Machine::TIMER_VECTOR => Purpose::Timer,
+        RESCHEDULE_VECTOR => Purpose::Reschedule,
+        CALL_VECTOR => Purpose::Call,
+        vector => match LINES.lock().iter().find(|line| line.vector == vector) {
+            Some(line) => Purpose::Line(line.number),
+            None => Purpose::Other,
+        },
+    }
+}
+
+/// What a vector is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The one-shot timer.
+    Timer,
+    /// Mail from another CPU.
+    Reschedule,
+    /// A function for another CPU.
+    Call,
+    /// A device line.
+    Line(u32),
+    /// Registered for a vector of its own, or not at all.
+    Other,
+}

@@ -1,0 +1,127 @@
+//! The spin lock and the interrupt guard: the only exclusion that works everywhere, also in interrupt handlers.
+
+use core::cell::UnsafeCell;
+use core::mem::ManuallyDrop;
+use core::ops::{Deref, DerefMut};
+
+use crate::arch::{Architecture, Machine};
+pub use raw::RawSpinLock;
+
+mod raw;
+
+/// Interrupts are off on this CPU while it exists, and as they were before afterwards. Guards nest.
+pub struct InterruptGuard {
+    were_enabled: bool,
+    /// Belongs to this CPU's flow of control.
+    _not_send: core::marker::PhantomData<*const ()>,
+}
+
+impl InterruptGuard {
+    /// Turns interrupts off.
+    #[inline(always)]
+    pub fn new() -> Self {
+        let were_enabled = Machine::interrupts_enabled();
+        Machine::disable_interrupts();
+        Self { were_enabled, _not_send: core::marker::PhantomData }
+    }
+
+    /// True if interrupts will be on again once this guard goes.
+    pub fn were_enabled(&self) -> bool {
+        self.were_enabled
+    }
+}
+
+impl Default for InterruptGuard {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for InterruptGuard {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.were_enabled {
+            Machine::enable_interrupts();
+        }
+    }
+}
+
+/// Data that any CPU may touch in any context, one at a time, with interrupts off. Hold it briefly; never block.
+pub struct SpinLock<T> {
+    raw: RawSpinLock,
+    data: UnsafeCell<T>,
+}
+
+// SAFETY: the raw lock admits one holder at a time, which may be on any CPU.
+unsafe impl<T: Send> Sync for SpinLock<T> {}
+// SAFETY: owning the lock is owning the data.
+unsafe impl<T: Send> Send for SpinLock<T> {}
+
+impl<T> SpinLock<T> {
+    /// A free lock around `data`.
+    pub const fn new(data: T) -> Self {
+        Self { raw: RawSpinLock::new(), data: UnsafeCell::new(data) }
+    }
+
+    /// Turns interrupts off and takes the lock.
+    #[inline(always)]
+    pub fn lock(&self) -> SpinGuard<'_, T> {
+        let interrupts = InterruptGuard::new();
+        self.raw.lock();
+        SpinGuard { lock: self, interrupts: ManuallyDrop::new(interrupts) }
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
+        let interrupts = InterruptGuard::new();
+        self.raw.try_lock().then(|| SpinGuard { lock: self, interrupts: ManuallyDrop::new(interrupts) })
+    }
+
+    /// The data, by a borrow that proves nobody else has it.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.data.get_mut()
+    }
+}
+
+/// A held [`SpinLock`].
+pub struct SpinGuard<'a, T> {
+    lock: &'a SpinLock<T>,
+    interrupts: ManuallyDrop<InterruptGuard>,
+}
+
+impl<T> SpinGuard<'_, T> {
+    /// Releases the lock but leaves interrupts off.
+    #[inline(always)]
+    pub fn release(guard: Self) -> InterruptGuard {
+        let mut guard = ManuallyDrop::new(guard);
+        guard.lock.raw.unlock();
+        // SAFETY: the guard is not dropped, so its interrupt guard moves out exactly once.
+        unsafe { ManuallyDrop::take(&mut guard.interrupts) }
+    }
+}
+
+impl<T> Deref for SpinGuard<'_, T> {
+    type Target = T;
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: the lock is held.
+        unsafe { &*self.lock.data.get() }
+    }
+}
+
+impl<T> DerefMut for SpinGuard<'_, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the lock is held, by this guard alone.
+        unsafe { &mut *self.lock.data.get() }
+    }
+}
+
+impl<T> Drop for SpinGuard<'_, T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.lock.raw.unlock();
+        // SAFETY: dropped once, here, after the lock.
+        unsafe { ManuallyDrop::drop(&mut self.interrupts) };
+    }
+}

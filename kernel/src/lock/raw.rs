@@ -1,0 +1,36 @@
+//! Test-and-set with a read-only wait, in a file of its own because the model checker includes it.
+
+use crate::atomic::{AtomicBool, Ordering, const_fn, spin_hint};
+
+/// One bit of exclusion. Does not touch interrupts.
+pub struct RawSpinLock(AtomicBool);
+
+impl RawSpinLock {
+    const_fn! {
+        /// A free lock.
+        pub fn new() -> Self {
+            Self(AtomicBool::new(false))
+        }
+    }
+
+    /// Takes the lock, spinning while another CPU has it.
+    #[inline(always)]
+    pub fn lock(&self) {
+        while self.0.swap(true, Ordering::Acquire) {
+            while self.0.load(Ordering::Relaxed) {
+                spin_hint();
+            }
+        }
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_lock(&self) -> bool {
+        !self.0.swap(true, Ordering::Acquire)
+    }
+
+    /// Frees the lock. Only its holder may.
+    #[inline(always)]
+    pub fn unlock(&self) {
+        self.0.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,304 @@
+//! Thread stacks: mapped in a window of their own, with an unmapped guard below each.
+//!
+//! A slot is a power of two of address space: the guard at its bottom, the stack above. Freed stacks stay mapped for
+//! reuse; [`reclaim`] takes their memory back, with one TLB flush on all CPUs for many stacks.
+
+use core::ops::Range;
+use core::ptr::NonNull;
+use core::time::Duration;
+
+use arch_contract::PAGE_SIZE;
+
+use super::zone::{self, ZONES};
+use super::{OutOfMemory, free};
+use crate::arch::{Architecture, Machine};
+use crate::call;
+use crate::cpu;
+use crate::lock::SpinLock;
+
+/// Stack size of a thread that does not ask for another, in bytes.
+pub const DEFAULT_SIZE: usize = 16 * 1024;
+/// Largest stack, in bytes.
+pub const LARGEST_SIZE: usize = 64 << 20;
+/// Classes of slots: from 8 KiB (4 KiB of stack).
+const SMALLEST_SLOT_SHIFT: u32 = 13;
+const CLASSES: usize = 15;
+/// Freed stacks of a class kept mapped; more are given back when somebody comes by who may wait.
+const KEPT: usize = 64;
+/// How long all CPUs may take to flush their TLBs.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+
+/// A mapped stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stack {
+    bottom: usize,
+    top: usize,
+}
+
+/// First word of a freed stack's top: the link to the next free one.
+struct FreeStack {
+    next: usize,
+}
+
+struct Class {
+    /// Tops of freed, mapped stacks.
+    mapped: usize,
+    mapped_count: usize,
+    /// Slots whose memory was reclaimed: nodes in the heap.
+    empty: Option<NonNull<EmptySlot>>,
+}
+
+struct EmptySlot {
+    slot: usize,
+    next: Option<NonNull<EmptySlot>>,
+}
+
+struct Stacks {
+    /// First address of the window that no slot has used.
+    fresh: usize,
+    classes: [Class; CLASSES],
+    live: usize,
+}
+
+// SAFETY: the nodes belong to the structure.
+unsafe impl Send for Stacks {}
+
+static STACKS: SpinLock<Stacks> = SpinLock::new(Stacks {
+    fresh: 0,
+    classes: [const { Class { mapped: 0, mapped_count: 0, empty: None } }; CLASSES],
+    live: 0,
+});
+
+impl Stack {
+    /// A stack of at least `size` bytes, rounded up to a power of two, and at least one page.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], also for sizes above [`LARGEST_SIZE`].
+    pub fn new(size: usize) -> Result<Self, OutOfMemory> {
+        if size > LARGEST_SIZE {
+            return Err(OutOfMemory);
+        }
+        let size = size.max(PAGE_SIZE).next_power_of_two();
+        let class = class_of(size);
+        let mut stacks = STACKS.lock();
+        let slot = match stacks.take_mapped(class) {
+            Some(stack) => {
+                stacks.live += 1;
+                return Ok(stack);
+            }
+            None => stacks.take_empty(class).or_else(|| stacks.take_fresh(class)).ok_or(OutOfMemory)?,
+        };
+        let stack = Self { bottom: slot + size, top: slot + 2 * size };
+        match stack.map() {
+            Ok(()) => {
+                stacks.live += 1;
+                Ok(stack)
+            }
+            Err(error) => {
+                stacks.put_empty(class, slot);
+                Err(error)
+            }
+        }
+    }
+
+    /// One past its highest byte.
+    pub fn top(&self) -> usize {
+        self.top
+    }
+
+    /// Its lowest byte.
+    pub fn bottom(&self) -> usize {
+        self.bottom
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> usize {
+        self.top - self.bottom
+    }
+
+    /// The unmapped addresses below it.
+    pub fn guard(&self) -> Range<usize> {
+        self.bottom - self.size()..self.bottom
+    }
+
+    /// Gives it back. Nothing uses it any more.
+    pub fn release(self) {
+        let mut stacks = STACKS.lock();
+        stacks.live -= 1;
+        stacks.put_mapped(self);
+    }
+
+    fn map(&self) -> Result<(), OutOfMemory> {
+        let node = cpu::this().node;
+        let memory = zone::by_distance(node)
+            .find_map(|node| ZONES.get(node)?.lock().allocate_bytes(self.size()))
+            .ok_or(OutOfMemory)?;
+        let physical = Machine::virtual_to_physical(memory.as_ptr());
+        let mut table = || {
+            let frame = zone::by_distance(node).find_map(|node| ZONES.get(node)?.lock().allocate_bytes(PAGE_SIZE))?;
+            // SAFETY: a frame of ours.
+            unsafe { frame.as_ptr().write_bytes(0, PAGE_SIZE) };
+            Some(Machine::virtual_to_physical(frame.as_ptr()))
+        };
+        for offset in (0..self.size()).step_by(PAGE_SIZE) {
+            if Machine::map_page(self.bottom + offset, physical + offset as u64, &mut table).is_err() {
+                // Never accessed through the mapping, so no TLB holds it.
+                for mapped in (0..offset).step_by(PAGE_SIZE) {
+                    Machine::unmap_page(self.bottom + mapped);
+                }
+                zone::of(memory).lock().free_block(memory);
+                return Err(OutOfMemory);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the mapping away and returns the memory it led to, to be freed after a TLB flush.
+    fn unmap(&self) -> Option<NonNull<u8>> {
+        let mut memory = None;
+        for offset in (0..self.size()).step_by(PAGE_SIZE) {
+            let physical = Machine::unmap_page(self.bottom + offset);
+            if offset == 0 {
+                memory = physical.and_then(|physical| NonNull::new(Machine::physical_to_virtual(physical)));
+            }
+        }
+        memory
+    }
+}
+
+/// Class of a stack size that is a power of two.
+fn class_of(size: usize) -> usize {
+    ((2 * size).trailing_zeros() - SMALLEST_SLOT_SHIFT) as usize
+}
+
+impl Stacks {
+    fn take_mapped(&mut self, class: usize) -> Option<Stack> {
+        let list = &mut self.classes[class];
+        let top = list.mapped;
+        if top == 0 {
+            return None;
+        }
+        // SAFETY: a freed stack's top word is its link.
+        list.mapped = unsafe { (*((top - size_of::<FreeStack>()) as *const FreeStack)).next };
+        list.mapped_count -= 1;
+        let size = 1 << (class as u32 + SMALLEST_SLOT_SHIFT - 1);
+        Some(Stack { bottom: top - size, top })
+    }
+
+    fn put_mapped(&mut self, stack: Stack) {
+        let list = &mut self.classes[class_of(stack.size())];
+        // SAFETY: nothing uses the stack any more.
+        unsafe {
+            ((stack.top - size_of::<FreeStack>()) as *mut FreeStack).write(FreeStack { next: list.mapped });
+        }
+        list.mapped = stack.top;
+        list.mapped_count += 1;
+    }
+
+    fn take_empty(&mut self, class: usize) -> Option<usize> {
+        let node = self.classes[class].empty?;
+        // SAFETY: made by `put_empty`, freed here once.
+        let EmptySlot { slot, next } = unsafe { node.read() };
+        self.classes[class].empty = next;
+        // SAFETY: as above.
+        unsafe { free(node.cast(), core::alloc::Layout::new::<EmptySlot>()) };
+        Some(slot)
+    }
+
+    /// Remembers an unmapped slot; without memory for the note, its addresses are lost, of which there are plenty.
+    fn put_empty(&mut self, class: usize, slot: usize) {
+        let layout = core::alloc::Layout::new::<EmptySlot>();
+        if let Ok(node) = super::allocate(layout, super::Placement::Near) {
+            let node = node.cast::<EmptySlot>();
+            // SAFETY: just allocated for it.
+            unsafe { node.write(EmptySlot { slot, next: self.classes[class].empty }) };
+            self.classes[class].empty = Some(node);
+        }
+    }
+
+    fn take_fresh(&mut self, class: usize) -> Option<usize> {
+        let window = Machine::stack_window();
+        let slot_size = 1usize << (class as u32 + SMALLEST_SLOT_SHIFT);
+        let slot = self.fresh.max(window.start).next_multiple_of(slot_size);
+        let end = slot.checked_add(slot_size).filter(|&end| end <= window.end)?;
+        self.fresh = end;
+        Some(slot)
+    }
+}
+
+/// True if so many freed stacks are kept that [`reclaim`] is due.
+pub fn reclaim_is_due() -> bool {
+    STACKS.lock().classes.iter().any(|class| class.mapped_count > 4 * KEPT)
+}
+
+/// Gives the memory of freed stacks back, all but a few, or all if `KEEP` is 0; how many bytes. Blocks until all CPUs
+/// have flushed their TLBs: for threads only.
+pub fn reclaim(keep: Keep) -> u64 {
+    let keep = match keep {
+        Keep::Some => KEPT,
+        Keep::None => 0,
+    };
+    let mut bytes = 0;
+    loop {
+        // A batch without allocation: the unmapped stacks' memory is listed in that memory itself.
+        let mut unmapped: Option<NonNull<Unmapped>> = None;
+        let mut stacks = STACKS.lock();
+        let mut batch = 0;
+        for class in 0..CLASSES {
+            while stacks.classes[class].mapped_count > keep && batch < KEPT {
+                let Some(stack) = stacks.take_mapped(class) else { break };
+                let slot = stack.guard().start;
+                if let Some(memory) = stack.unmap() {
+                    let note = memory.cast::<Unmapped>();
+                    // SAFETY: the memory of a freed stack, through the direct map.
+                    unsafe { note.write(Unmapped { next: unmapped, class, slot }) };
+                    unmapped = Some(note);
+                    bytes += stack.size() as u64;
+                    batch += 1;
+                }
+            }
+        }
+        drop(stacks);
+        if batch == 0 {
+            return bytes;
+        }
+        let flushed = call::on_all(Machine::flush_tlb, FLUSH_LIMIT);
+        while let Some(note) = unmapped {
+            // SAFETY: written above, read once.
+            let Unmapped { next, class, slot } = unsafe { note.read() };
+            unmapped = next;
+            if flushed.is_ok() {
+                zone::of(note.cast()).lock().free_block(note.cast());
+                STACKS.lock().put_empty(class, slot);
+            }
+            // A CPU that does not answer may still use the old translation: then the memory is never used again.
+        }
+        if let Err(error) = flushed {
+            log::error!("stacks: {error}; lost {bytes} bytes of memory for safety");
+            return 0;
+        }
+    }
+}
+
+/// How many freed stacks [`reclaim`] leaves mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// A few of each size.
+    Some,
+    /// None.
+    None,
+}
+
+struct Unmapped {
+    next: Option<NonNull<Unmapped>>,
+    class: usize,
+    slot: usize,
+}
+
+/// Stacks in use, and bytes of freed ones still mapped.
+pub fn usage() -> (usize, u64) {
+    let stacks = STACKS.lock();
+    let sizes = stacks.classes.iter().enumerate();
+    let cached = sizes.map(|(class, list)| (list.mapped_count as u64) << (class as u32 + SMALLEST_SLOT_SHIFT - 1)).sum();
+    (stacks.live, cached)
+}

@@ -1,0 +1,49 @@
+//! When a CPU must be told that something is in its mailbox.
+
+use crate::atomic::{AtomicU8, Ordering, const_fn};
+
+/// What a CPU is doing, as far as somebody who leaves it a note must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Attention {
+    /// Runs one thread without a tick: it would not look until that thread blocks.
+    Solo = 0,
+    /// Runs several threads by the tick: it looks at the latest then.
+    Ticking = 1,
+    /// Halted, or about to.
+    Asleep = 2,
+}
+
+/// The word a CPU publishes its [`Attention`] in. Its owner writes, then looks into its mailbox; others push into the
+/// mailbox, then read. All of it sequentially consistent, so one of the two always notices.
+pub struct AttentionWord(AtomicU8);
+
+impl AttentionWord {
+    const_fn! {
+        /// Starts as [`Attention::Solo`].
+        pub fn new() -> Self {
+            Self(AtomicU8::new(Attention::Solo as u8))
+        }
+    }
+
+    /// Publishes. The owner looks into its mailbox afterwards.
+    #[inline(always)]
+    pub fn publish(&self, attention: Attention) {
+        self.0.swap(attention as u8, Ordering::SeqCst);
+    }
+
+    /// True if the owner of a mailbox that was just pushed to must be interrupted to see it.
+    #[inline(always)]
+    pub fn wants_interrupt(&self) -> bool {
+        self.0.load(Ordering::SeqCst) != Attention::Ticking as u8
+    }
+
+    /// The last word, for display.
+    pub fn read(&self) -> Attention {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Attention::Solo,
+            1 => Attention::Ticking,
+            _ => Attention::Asleep,
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Who runs: per-CPU first-in-first-out queues, a mailbox for what other CPUs make ready, an idle thread, and a tick
+//! only while more than one thread wants to run.
+
+pub(crate) mod attention;
+pub(crate) mod mailbox;
+pub(crate) mod run_queue;
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+
+use crate::arch::{Architecture, Machine};
+use crate::cpu::{self, Cpu};
+use crate::interrupts::RESCHEDULE_VECTOR;
+use crate::lock::InterruptGuard;
+use crate::thread::{self, State, Thread};
+use crate::time::timer::TimerNode;
+use crate::time::{self, Deadline};
+use attention::Attention;
+
+/// How long a thread may run while others of its CPU are ready, unless the command line says otherwise. It gives way
+/// after one to two quanta.
+pub const DEFAULT_QUANTUM: Duration = Duration::from_millis(5);
+
+static QUANTUM_CYCLES: AtomicU64 = AtomicU64::new(u64::MAX >> 1);
+
+/// Sets the quantum.
+pub fn set_quantum(quantum: Duration) {
+    let nanoseconds = u64::try_from(quantum.as_nanos()).unwrap_or(u64::MAX);
+    QUANTUM_CYCLES.store(time::ns_to_cycles(nanoseconds.max(10_000)), Ordering::Relaxed);
+}
+
+/// The tick's timers. In static memory, because their CPU's data moves while it is built.
+static TICKS: [TimerNode; arch_contract::MAX_CPUS] = [const { TimerNode::new(tick, 0) }; arch_contract::MAX_CPUS];
+
+/// Makes a blocked or new thread ready on its CPU. Interrupts off; who calls has the sole claim on the thread.
+#[inline(always)]
+pub(crate) fn make_runnable(thread: &Thread) {
+    let home = thread.cpu.load(Ordering::Relaxed) as usize;
+    let here = cpu::this();
+    if home == here.index {
+        enqueue(here, thread);
+    } else {
+        send(home, thread);
+    }
+}
+
+/// Puts a thread into this CPU's run queue.
+#[inline(always)]
+fn enqueue(here: &Cpu, thread: &Thread) {
+    thread.set_state(State::Ready);
+    // SAFETY: this CPU's queue, interrupts off.
+    unsafe { here.run_queue.get() }.push(thread);
+    if !here.tick_armed.load(Ordering::Relaxed) && !is_idle(here, Machine::current()) {
+        arm_tick(here);
+    }
+}
+
+#[inline(always)]
+fn is_idle(here: &Cpu, thread: usize) -> bool {
+    here.idle.load(Ordering::Relaxed) as usize == thread
+}
+
+/// Puts a thread into another CPU's mailbox, and interrupts that CPU if it would not look by itself.
+fn send(to: usize, thread: &Thread) {
+    // Threads are only ever bound to CPUs that run.
+    let Some(cpu) = cpu::get(to) else { return };
+    // SAFETY: the thread is ours (see `make_runnable`) and in no queue.
+    let first = unsafe { cpu.mailbox.push(thread) };
+    if first && cpu.attention.wants_interrupt() {
+        interrupt(cpu);
+    }
+}
+
+fn interrupt(cpu: &Cpu) {
+    if let Err(error) = Machine::send_ipi(cpu.index, RESCHEDULE_VECTOR) {
+        panic!("CPU {} cannot be told about a ready thread: {error}", cpu.index);
+    }
+}
+
+/// Makes a CPU look whether its running thread shall move.
+pub(crate) fn nudge(cpu: usize) {
+    let _guard = InterruptGuard::new();
+    if let Some(cpu) = cpu::get(cpu)
+        && !cpu.is_this()
+    {
+        interrupt(cpu);
+    }
+}
+
+/// Takes what other CPUs made ready.
+#[inline(always)]
+fn take_mail(here: &Cpu) {
+    if !here.mailbox.is_empty() {
+        here.mailbox.drain(|thread| {
+            here.counters.remote_wakeups.add(1);
+            // SAFETY: pushed by `send`, and ours now.
+            enqueue(here, unsafe { &*thread });
+        });
+    }
+}
+
+/// Gives the CPU to the next ready thread, or to the idle thread. The caller has put the running thread wherever it
+/// waits; if that was the run queue and nobody else is ready, it goes on at once. Interrupts off.
+#[inline(always)]
+fn switch(here: &'static Cpu) {
+    let current = thread::current();
+    let next = next_thread(here);
+    next.set_state(State::Running);
+    if core::ptr::eq(next, current) {
+        return;
+    }
+    account(here, current);
+    Machine::set_current(core::ptr::from_ref(next) as usize);
+    // SAFETY: `current` runs on this CPU; `next` came from this CPU's queue, so it is suspended or prepared, and
+    // nobody else has it.
+    unsafe { Machine::switch(current.context.get(), next.context.get()) };
+}
+
+/// Takes the next thread to run, sending those away that shall move.
+#[inline(always)]
+fn next_thread(here: &Cpu) -> &'static Thread {
+    take_mail(here);
+    loop {
+        // SAFETY: this CPU's queue, interrupts off.
+        let Some(thread) = unsafe { here.run_queue.get() }.pop() else {
+            // SAFETY: set before the CPU takes part in scheduling.
+            return unsafe { &*here.idle.load(Ordering::Relaxed) };
+        };
+        if !thread.shall_move() {
+            return thread;
+        }
+        hand_over(here, thread);
+    }
+}
+
+/// Sends a suspended thread of this CPU to the CPU it shall move to.
+fn hand_over(here: &Cpu, thread: &'static Thread) {
+    here.registry.lock().remove(thread);
+    let to = thread.target_cpu.load(Ordering::Relaxed);
+    thread.cpu.store(to, Ordering::SeqCst);
+    if let Some(target) = cpu::get(to as usize) {
+        target.registry.lock().add(thread);
+    }
+    make_runnable(thread);
+}
+
+#[inline(always)]
+fn account(here: &Cpu, leaving: &Thread) {
+    let now = Machine::cycles();
+    let ran = now.wrapping_sub(here.switched_at.load(Ordering::Relaxed));
+    here.switched_at.store(now, Ordering::Relaxed);
+    leaving.run_cycles.store(leaving.run_cycles.load(Ordering::Relaxed).wrapping_add(ran), Ordering::Relaxed);
+    here.counters.switches.add(1);
+}
+
+/// Sleeps until somebody makes the calling thread runnable, which may have happened already. Interrupts off.
+#[inline(always)]
+pub(crate) fn block() {
+    thread::current().set_state(State::Blocked);
+    switch(cpu::this());
+}
+
+/// Panics where there is no thread that could block.
+#[inline(always)]
+pub(crate) fn assert_may_block() {
+    let here = cpu::this();
+    assert!(
+        !here.in_interrupt.load(Ordering::Relaxed) && !is_idle(here, Machine::current()),
+        "a blocking operation in an interrupt handler, where no thread can wait; use the `try_` form"
+    );
+}
+
+/// Lets others run first.
+#[inline]
+pub(crate) fn yield_now() {
+    let _guard = InterruptGuard::new();
+    let here = cpu::this();
+    take_mail(here);
+    // SAFETY: this CPU's queue, interrupts off.
+    let queue = unsafe { here.run_queue.get() };
+    if queue.is_empty() {
+        return;
+    }
+    let current = thread::current();
+    current.set_state(State::Ready);
+    queue.push(current);
+    switch(here);
+}
+
+/// The interrupted thread gives way: on its own stack, interrupts off.
+pub(crate) fn preempt() {
+    let here = cpu::this();
+    if is_idle(here, Machine::current()) {
+        return;
+    }
+    if thread::current().shall_move() {
+        return move_away(here);
+    }
+    here.counters.preemptions.add(1);
+    take_mail(here);
+    let current = thread::current();
+    current.set_state(State::Ready);
+    // SAFETY: this CPU's queue, interrupts off.
+    unsafe { here.run_queue.get() }.push(current);
+    switch(here);
+}
+
+/// Moves the calling thread if it was told to.
+pub(crate) fn move_if_told() {
+    let _guard = InterruptGuard::new();
+    assert_may_block();
+    if thread::current().shall_move() {
+        move_away(cpu::this());
+    }
+}
+
+/// Suspends the running thread; the rest happens on the scheduler's stack, because once the thread is in the other
+/// CPU's mailbox, its stack is in use there.
+fn move_away(here: &'static Cpu) {
+    let current = thread::current();
+    let stack_top = here.scheduler_stack_top.load(Ordering::Relaxed);
+    // SAFETY: `current` runs here; the scheduler's stack is only used with interrupts off, up to the next resume.
+    unsafe {
+        Machine::switch_through(current.context.get(), stack_top, move_suspended, core::ptr::from_ref(current) as usize);
+    }
+}
+
+extern "C" fn move_suspended(thread: usize) -> ! {
+    let here = cpu::this();
+    // SAFETY: the thread `move_away` suspended.
+    let thread = unsafe { &*(thread as *const Thread) };
+    account(here, thread);
+    hand_over(here, thread);
+    resume_next(here)
+}
+
+/// Ends the calling thread.
+pub(crate) fn exit() -> ! {
+    Machine::disable_interrupts();
+    let here = cpu::this();
+    let current = thread::current();
+    let stack_top = here.scheduler_stack_top.load(Ordering::Relaxed);
+    // SAFETY: as in `move_away`; the context saved is never resumed.
+    unsafe {
+        Machine::switch_through(current.context.get(), stack_top, exit_suspended, core::ptr::from_ref(current) as usize);
+    }
+    unreachable!("a thread went on after its exit")
+}
+
+extern "C" fn exit_suspended(thread: usize) -> ! {
+    let here = cpu::this();
+    // SAFETY: the thread `exit` suspended; nobody frees it before `finish` gives its reference up.
+    let thread = unsafe { &*(thread as *const Thread) };
+    account(here, thread);
+    thread.finish();
+    resume_next(here)
+}
+
+fn resume_next(here: &'static Cpu) -> ! {
+    let next = next_thread(here);
+    next.set_state(State::Running);
+    Machine::set_current(core::ptr::from_ref(next) as usize);
+    // SAFETY: as in `switch`.
+    unsafe { Machine::resume(next.context.get()) }
+}
+
+/// The idle thread: sleeps until there is something to run. Interrupts off at the start.
+pub(crate) fn idle() -> ! {
+    loop {
+        let here = cpu::this();
+        take_mail(here);
+        // SAFETY: this CPU's queue, interrupts off.
+        if unsafe { here.run_queue.get() }.is_empty() {
+            here.attention.publish(Attention::Asleep);
+            if here.mailbox.is_empty() {
+                Machine::wait_for_interrupt();
+            }
+            let ticking = here.tick_armed.load(Ordering::Relaxed);
+            here.attention.publish(if ticking { Attention::Ticking } else { Attention::Solo });
+            continue;
+        }
+        let before = here.switched_at.load(Ordering::Relaxed);
+        here.counters.idle_cycles.add(Machine::cycles().wrapping_sub(before));
+        thread::current().set_state(State::Ready);
+        switch(here);
+    }
+}
+
+/// The interrupt other CPUs send when they left mail, or want the running thread to move.
+pub(crate) fn reschedule_interrupt(_: usize) {
+    let here = cpu::this();
+    take_mail(here);
+    if thread::current().shall_move() {
+        here.give_way.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cold]
+fn arm_tick(here: &Cpu) {
+    here.tick_armed.store(true, Ordering::Relaxed);
+    here.switches_at_tick.store(here.counters.switches.read(), Ordering::Relaxed);
+    here.attention.publish(Attention::Ticking);
+    let deadline = Machine::cycles().saturating_add(QUANTUM_CYCLES.load(Ordering::Relaxed));
+    TICKS[here.index].set(here, Deadline::at_cycles(deadline));
+}
+
+/// A quantum is over: timer interrupt.
+fn tick(_: usize) {
+    let here = cpu::this();
+    here.tick_armed.store(false, Ordering::Relaxed);
+    take_mail(here);
+    // SAFETY: this CPU's queue, interrupts off.
+    let mut others_ready = !unsafe { here.run_queue.get() }.is_empty();
+    if !others_ready {
+        here.attention.publish(Attention::Solo);
+        // Mail that came before the word was changed has sent no interrupt.
+        take_mail(here);
+        // SAFETY: as above.
+        others_ready = !unsafe { here.run_queue.get() }.is_empty();
+    }
+    if others_ready && !is_idle(here, Machine::current()) {
+        let same_thread = here.switches_at_tick.load(Ordering::Relaxed) == here.counters.switches.read();
+        if !here.tick_armed.load(Ordering::Relaxed) {
+            arm_tick(here);
+        }
+        if same_thread {
+            here.give_way.store(true, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! From the arch crate's entry to the first thread: the boot, as a story.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::time::Duration;
+
+use arch_contract::Callbacks;
+use arch_contract::boot::BootInformation;
+
+use crate::arch::{Architecture, Machine};
+use crate::command_line::{self, Options};
+use crate::cpu::{self, Cpu};
+use crate::memory::stack::{DEFAULT_SIZE, Stack};
+use crate::memory::{self, OutOfMemory};
+use crate::thread;
+use crate::time::{self, Deadline};
+use crate::{interrupts, output, panic, scheduler, symbols};
+
+/// How long a CPU may take to answer its start-up signal. Real ones take below a millisecond; an emulator on a busy
+/// host can take long.
+const START_CPU_LIMIT: Duration = Duration::from_millis(500);
+
+static CALLBACKS: Callbacks = Callbacks {
+    interrupt: interrupts::dispatch,
+    preempt: scheduler::preempt,
+    fault: panic::fault,
+    stopped: panic::stopped,
+    cpu_main: other_cpu_main,
+};
+
+static BOOT: AtomicPtr<BootInformation> = AtomicPtr::new(core::ptr::null_mut());
+/// Time at which the first thread could run, in ns since the image was entered.
+static READY_AT: AtomicU64 = AtomicU64::new(0);
+
+/// What the kernel was told about the machine.
+pub fn boot_information() -> &'static BootInformation {
+    // SAFETY: set from a `&'static` first thing.
+    unsafe { &*BOOT.load(Ordering::Acquire) }
+}
+
+/// Time at which the first thread could run, in ns since the image was entered.
+pub fn ready_at_ns() -> u64 {
+    READY_AT.load(Ordering::Relaxed)
+}
+
+/// Starts the kernel on the boot CPU and runs `first` in the first thread. Interrupts are off; the arch crate has
+/// readied this CPU and the clock.
+pub fn kernel_main(boot: &'static BootInformation, first: fn(&Options<'static>)) -> ! {
+    BOOT.store(core::ptr::from_ref(boot).cast_mut(), Ordering::Release);
+    Machine::install(&CALLBACKS);
+    symbols::init(boot.symbols, Machine::physical_to_virtual(boot.image.start) as usize);
+    memory::init(boot);
+    time::init(boot.entry_cycles);
+    interrupts::init();
+
+    let boot_cpu = match create_cpu(0) {
+        Ok(cpu) => cpu,
+        Err(OutOfMemory) => panic!("out of memory for the boot CPU's data: give the machine more"),
+    };
+    join(boot_cpu);
+    let options = command_line::parse(boot.command_line, |_| ());
+    output::init(options.log);
+    panic::set_after_crash(options.after_crash);
+    scheduler::set_quantum(options.quantum);
+    greet(boot);
+
+    let start = move || {
+        start_other_cpus(boot, options.cpus);
+        READY_AT.store(time::now_ns(), Ordering::Relaxed);
+        first(&options);
+    };
+    match thread::Builder::new("main").stack_size(MAIN_STACK_SIZE).spawn(start) {
+        Ok(main) => main.detach(),
+        Err(error) => panic!("the first thread cannot be made: {error}"),
+    }
+    idle_on_own_stack(boot_cpu)
+}
+
+/// The first thread runs the console, whose commands format much text.
+const MAIN_STACK_SIZE: usize = 64 * 1024;
+
+/// Everything a CPU needs to take part: its data, its idle thread, its stacks.
+fn create_cpu(index: usize) -> Result<&'static Cpu, OutOfMemory> {
+    let description = boot_information().cpus[index];
+    let data = Cpu::new(index, usize::from(description.node), description.hardware_id);
+    let cpu: &'static Cpu = if index == 0 {
+        let cpu = place_first(data)?;
+        Machine::set_local(core::ptr::from_ref(cpu) as usize);
+        cpu
+    } else {
+        Box::leak(memory::try_box(data)?)
+    };
+    let idle = thread::create_idle(cpu)?;
+    cpu.idle.store(core::ptr::from_ref(idle).cast_mut(), Ordering::Release);
+    cpu.scheduler_stack_top.store(Stack::new(DEFAULT_SIZE)?.top(), Ordering::Relaxed);
+    // SAFETY: the CPU does not run yet, or is this one; nobody else refers to its data.
+    let tops = unsafe { cpu.trap_stack_tops.get() };
+    for _ in 0..Machine::INTERRUPT_STACKS {
+        tops.push(Stack::new(DEFAULT_SIZE)?.top());
+    }
+    Ok(cpu)
+}
+
+/// The boot CPU's data comes straight from a zone: there are no object caches yet.
+fn place_first(cpu: Cpu) -> Result<&'static Cpu, OutOfMemory> {
+    let at = memory::allocate_first(core::alloc::Layout::new::<Cpu>())?.cast::<Cpu>();
+    // SAFETY: allocated for it, never freed.
+    unsafe {
+        at.write(cpu);
+        Ok(at.as_ref())
+    }
+}
+
+/// Makes the running flow this CPU's idle thread, and the CPU known to the others. Interrupts off.
+fn join(cpu: &'static Cpu) {
+    // SAFETY: this CPU's data.
+    Machine::set_interrupt_stacks(unsafe { cpu.trap_stack_tops.get() });
+    // SAFETY: set by `create_cpu`.
+    let idle: &'static thread::Thread = unsafe { &*cpu.idle.load(Ordering::Acquire) };
+    cpu.switched_at.store(Machine::cycles(), Ordering::Relaxed);
+    Machine::set_current(core::ptr::from_ref(idle) as usize);
+    cpu.registry.lock().add(idle);
+    cpu::publish(cpu);
+}
+
+/// A further CPU's first code here, on its idle thread's stack: the arch crate's callback.
+fn other_cpu_main(_: usize) -> ! {
+    join(cpu::this());
+    scheduler::idle()
+}
+
+/// Leaves the boot stack, which has no guard, for the idle thread's.
+fn idle_on_own_stack(cpu: &'static Cpu) -> ! {
+    extern "C" fn run_idle(_: usize) -> ! {
+        scheduler::idle()
+    }
+    // SAFETY: set by `create_cpu`.
+    let idle = unsafe { &*cpu.idle.load(Ordering::Relaxed) };
+    // SAFETY: interrupts are off, nothing else uses the idle thread's context or stack, and the boot stack is given up.
+    unsafe {
+        Machine::prepare(&mut *idle.context.get(), idle.stack().top(), run_idle, 0);
+        Machine::resume(idle.context.get())
+    }
+}
+
+fn greet(boot: &'static BootInformation) {
+    let cycle_mhz = Machine::cycle_frequency_hz() / 1_000_000;
+    log::info!(
+        "Aerokernel {} on {}, by {}, {} MiB, {cycle_mhz} MHz, {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        Machine::NAME,
+        boot.loader,
+        memory::total_bytes() >> 20,
+        Machine::interrupt_controller_name(),
+        Machine::timer_name(),
+    );
+    for notice in boot.notices {
+        log::warn!("{} {:#x}", notice.text, notice.value);
+    }
+    command_line::parse(boot.command_line, |word| {
+        log::warn!("command line: \"{}\" with value \"{}\" is ignored; expected {}", word.key, word.value, word.expected);
+    });
+}
+
+/// Starts all CPUs the firmware lists, one after the other; one that does not answer is left out.
+fn start_other_cpus(boot: &BootInformation, most: usize) {
+    let wanted = boot.cpus.len().min(most);
+    for index in 1..wanted {
+        let Ok(cpu) = create_cpu(index) else {
+            log::warn!("CPUs from {index} on stay off: out of memory for their stacks; give the machine more");
+            break;
+        };
+        // SAFETY: set by `create_cpu`.
+        let stack_top = unsafe { &*cpu.idle.load(Ordering::Acquire) }.stack().top();
+        let local = core::ptr::from_ref(cpu) as usize;
+        let deadline = Deadline::after(START_CPU_LIMIT);
+        match Machine::start_cpu(index, cpu.hardware_id, stack_top, local, deadline.cycles()) {
+            Ok(()) if time::spin_until(START_CPU_LIMIT, || cpu::get(index).is_some()) => {}
+            Ok(()) => log::warn!("CPU {index} (id {}) started and then stopped answering", cpu.hardware_id),
+            Err(error) => log::warn!("CPU {index} (id {}) stays off: {error}", cpu.hardware_id),
+        }
+    }
+    if wanted > 1 {
+        log::info!("{} of {wanted} CPUs run", cpu::count());
+    }
+}

@@ -1,0 +1,110 @@
+//! Thread-local values: a static key, a value for each thread that asks for it, dropped at the thread's end.
+
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+use alloc::boxed::Box;
+
+use crate::memory::{self, OutOfMemory};
+
+/// Most keys in a program.
+pub const KEY_LIMIT: usize = 16;
+const NO_KEY: u32 = u32::MAX;
+
+static NEXT_KEY: AtomicU32 = AtomicU32::new(0);
+/// How to drop each key's values.
+static DROPPERS: [AtomicUsize; KEY_LIMIT] = [const { AtomicUsize::new(0) }; KEY_LIMIT];
+
+/// A thread's values, by key.
+pub(crate) struct Slots {
+    values: [AtomicPtr<()>; KEY_LIMIT],
+    /// Bit n set: there is a value for key n.
+    used: AtomicU32,
+}
+
+impl Slots {
+    pub(crate) const fn new() -> Self {
+        Self { values: [const { AtomicPtr::new(core::ptr::null_mut()) }; KEY_LIMIT], used: AtomicU32::new(0) }
+    }
+}
+
+/// Drops all values of the calling thread.
+#[inline(always)]
+pub(crate) fn drop_all(slots: &Slots) {
+    while slots.used.load(Ordering::Relaxed) != 0 {
+        let key = slots.used.load(Ordering::Relaxed).trailing_zeros() as usize;
+        slots.used.fetch_and(!(1 << key), Ordering::Relaxed);
+        let value = slots.values[key].swap(core::ptr::null_mut(), Ordering::Relaxed);
+        let dropper = DROPPERS[key].load(Ordering::Acquire);
+        // SAFETY: a key in use has the dropper of its type, and the value came from `Box::into_raw` of that type.
+        unsafe { core::mem::transmute::<usize, unsafe fn(*mut ())>(dropper)(value) };
+    }
+}
+
+/// A value of each thread's own. Declare it as a `static`.
+pub struct ThreadLocal<T: 'static> {
+    key: AtomicU32,
+    initial: fn() -> T,
+    _value: PhantomData<fn() -> T>,
+}
+
+/// Why there is no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThreadLocalError {
+    /// No memory for the value.
+    OutOfMemory,
+    /// More than [`KEY_LIMIT`] keys are in use.
+    TooManyKeys,
+}
+
+impl From<OutOfMemory> for ThreadLocalError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+impl<T: 'static> ThreadLocal<T> {
+    /// A value that begins as `initial()` in each thread.
+    pub const fn new(initial: fn() -> T) -> Self {
+        Self { key: AtomicU32::new(NO_KEY), initial, _value: PhantomData }
+    }
+
+    /// Calls `with` on the calling thread's value, which is made now if this is the first time. For threads only.
+    ///
+    /// # Errors
+    /// See [`ThreadLocalError`].
+    pub fn with<R>(&self, with: impl FnOnce(&T) -> R) -> Result<R, ThreadLocalError> {
+        let key = self.key()?;
+        let slots = &super::current().locals;
+        let mut value = slots.values[key].load(Ordering::Relaxed);
+        if value.is_null() {
+            value = Box::into_raw(memory::try_box((self.initial)())?).cast();
+            slots.values[key].store(value, Ordering::Relaxed);
+            slots.used.fetch_or(1 << key, Ordering::Relaxed);
+        }
+        // SAFETY: made above for this key and type; only this thread uses it, and it stays until the thread's end.
+        Ok(with(unsafe { &*value.cast::<T>() }))
+    }
+
+    fn key(&self) -> Result<usize, ThreadLocalError> {
+        let known = self.key.load(Ordering::Acquire);
+        if known != NO_KEY {
+            return Ok(known as usize);
+        }
+        let take = |next: u32| ((next as usize) < KEY_LIMIT).then_some(next + 1);
+        let fresh = NEXT_KEY
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+            .map_err(|_| ThreadLocalError::TooManyKeys)?;
+        DROPPERS[fresh as usize].store(drop_value::<T> as *const () as usize, Ordering::Release);
+        // Another thread may have been faster: then its key counts, and ours stays unused.
+        match self.key.compare_exchange(NO_KEY, fresh, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Ok(fresh as usize),
+            Err(faster) => Ok(faster as usize),
+        }
+    }
+}
+
+unsafe fn drop_value<T>(value: *mut ()) {
+    // SAFETY: the caller passes what `Box::into_raw` gave for this type.
+    drop(unsafe { Box::from_raw(value.cast::<T>()) });
+}

@@ -1,0 +1,52 @@
+//! Dead threads kept for the next spawn, with their stacks, per CPU: a warm spawn allocates nothing.
+
+use core::ptr;
+
+use crate::atomic::Ordering;
+use crate::scheduler::mailbox::Linked;
+use crate::thread::Thread;
+
+/// Most dead threads a CPU keeps.
+pub const STOCK_LIMIT: usize = 64;
+
+/// Threads with a stack of the default size that nobody refers to.
+pub struct Stock {
+    first: *const Thread,
+    count: usize,
+}
+
+// SAFETY: the threads in it are referred to by nobody else.
+unsafe impl Send for Stock {}
+
+impl Stock {
+    pub(crate) const fn new() -> Self {
+        Self { first: ptr::null(), count: 0 }
+    }
+
+    /// Takes a thread out.
+    #[inline(always)]
+    pub(crate) fn take(&mut self) -> Option<&'static Thread> {
+        // SAFETY: null or a thread put in by `put`.
+        let thread = unsafe { self.first.as_ref() }?;
+        self.first = thread.next().load(Ordering::Relaxed);
+        self.count -= 1;
+        Some(thread)
+    }
+
+    /// Puts a thread in; false if there is no room.
+    #[inline(always)]
+    pub(crate) fn put(&mut self, thread: &'static Thread) -> bool {
+        if self.count == STOCK_LIMIT {
+            return false;
+        }
+        thread.next().store(self.first.cast_mut(), Ordering::Relaxed);
+        self.first = thread;
+        self.count += 1;
+        true
+    }
+
+    /// Number of threads in it.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+}

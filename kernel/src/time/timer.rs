@@ -1,0 +1,212 @@
+//! One-shot timers: a tree of deadlines per CPU, and the hardware armed for the earliest.
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use intrusive_collections::{KeyAdapter, RBTree, RBTreeLink, UnsafeRef, intrusive_adapter};
+
+use super::Deadline;
+use crate::arch::{Architecture, Machine};
+use crate::cpu::{self, Cpu};
+use crate::lock::InterruptGuard;
+use crate::memory::OutOfMemory;
+use crate::wait::InterruptSafe;
+
+/// Not queued anywhere.
+const NO_CPU: u32 = u32::MAX;
+
+/// A timer as it sits in a queue: never moves while it does.
+pub(crate) struct TimerNode {
+    link: RBTreeLink,
+    deadline: AtomicU64,
+    /// Index of the CPU it is queued on.
+    queued_on: AtomicU32,
+    /// Index of the CPU it was last queued on: where its function may still be running.
+    last_on: AtomicU32,
+    function: fn(usize),
+    argument: usize,
+}
+
+// SAFETY: link and deadline are only touched under the queue's lock.
+unsafe impl Sync for TimerNode {}
+// SAFETY: nothing in it belongs to a CPU.
+unsafe impl Send for TimerNode {}
+
+intrusive_adapter!(TimerAdapter = UnsafeRef<TimerNode>: TimerNode { link => RBTreeLink });
+
+impl KeyAdapter<'_> for TimerAdapter {
+    type Key = u64;
+    fn get_key(&self, node: &TimerNode) -> u64 {
+        node.deadline.load(Ordering::Relaxed)
+    }
+}
+
+/// The timers of one CPU.
+pub struct TimerQueue {
+    tree: RBTree<TimerAdapter>,
+    count: usize,
+    /// What the hardware is armed for.
+    armed_for: u64,
+    fired: u64,
+}
+
+// SAFETY: the tree's nodes are only touched under the queue's lock.
+unsafe impl Send for TimerQueue {}
+
+impl TimerQueue {
+    pub(crate) const fn new() -> Self {
+        Self { tree: RBTree::new(TimerAdapter::NEW), count: 0, armed_for: u64::MAX, fired: 0 }
+    }
+
+    /// Number of timers set, cycles of the earliest deadline, number of timers that fired.
+    pub(crate) fn summary(&self) -> (usize, Option<u64>, u64) {
+        let first = self.tree.front().get().map(|node| node.deadline.load(Ordering::Relaxed));
+        (self.count, first, self.fired)
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, node: &TimerNode) {
+        // SAFETY: the node's owner cancels it before it goes.
+        let node = unsafe { UnsafeRef::from_raw(node) };
+        self.tree.insert(node);
+        self.count += 1;
+    }
+
+    #[inline(always)]
+    fn arm_for_first(&mut self) {
+        let first = self.tree.front().get().map_or(u64::MAX, |node| node.deadline.load(Ordering::Relaxed));
+        self.armed_for = first;
+        if first != u64::MAX {
+            Machine::arm_timer(first);
+        }
+    }
+}
+
+impl TimerNode {
+    /// A timer that will call `function(argument)` in the timer interrupt.
+    pub(crate) const fn new(function: fn(usize), argument: usize) -> Self {
+        Self {
+            link: RBTreeLink::new(),
+            deadline: AtomicU64::new(0),
+            queued_on: AtomicU32::new(NO_CPU),
+            last_on: AtomicU32::new(NO_CPU),
+            function,
+            argument,
+        }
+    }
+
+    /// Queues it on this CPU. Interrupts off; it is not queued.
+    #[inline(always)]
+    pub(crate) fn set(&self, here: &Cpu, deadline: Deadline) {
+        let cycles = deadline.cycles();
+        let mut queue = here.timers.lock();
+        self.deadline.store(cycles, Ordering::Relaxed);
+        self.queued_on.store(here.index as u32, Ordering::Relaxed);
+        self.last_on.store(here.index as u32, Ordering::Relaxed);
+        queue.insert(self);
+        if cycles < queue.armed_for {
+            queue.armed_for = cycles;
+            Machine::arm_timer(cycles);
+        }
+    }
+
+    /// Takes it out; true if its function was not and will not be called for the last [`TimerNode::set`].
+    /// On another CPU than the timer's, waits until a running function has returned.
+    #[inline(always)]
+    pub(crate) fn cancel(&self) -> bool {
+        let mut cancelled = false;
+        loop {
+            let index = self.queued_on.load(Ordering::Relaxed);
+            let Some(cpu) = cpu::get(index as usize) else { break };
+            let mut queue = cpu.timers.lock();
+            // It may have fired, or even been set again elsewhere, before we had the lock.
+            if self.queued_on.load(Ordering::Relaxed) == index {
+                // SAFETY: it is in this queue's tree.
+                unsafe { queue.tree.cursor_mut_from_ptr(self) }.remove();
+                queue.count -= 1;
+                self.queued_on.store(NO_CPU, Ordering::Relaxed);
+                cancelled = true;
+                break;
+            }
+        }
+        if !cancelled {
+            self.wait_until_not_running();
+        }
+        cancelled
+    }
+
+    fn wait_until_not_running(&self) {
+        let Some(cpu) = cpu::get(self.last_on.load(Ordering::Relaxed) as usize) else { return };
+        let _guard = InterruptGuard::new();
+        while !cpu.is_this() && core::ptr::eq(RUNNING[cpu.index].load(Ordering::Acquire), self) {
+            Machine::spin_hint();
+        }
+    }
+}
+
+/// The timer whose function each CPU is calling.
+static RUNNING: [AtomicPtr<TimerNode>; arch_contract::MAX_CPUS] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; arch_contract::MAX_CPUS];
+
+/// The timer interrupt: calls what is due, arms for what is next.
+pub(crate) fn interrupt(_: usize) {
+    let here = cpu::this();
+    loop {
+        let mut queue = here.timers.lock();
+        let mut front = queue.tree.front_mut();
+        let due = match front.get() {
+            Some(node) if node.deadline.load(Ordering::Relaxed) <= Machine::cycles() => front.remove(),
+            _ => None,
+        };
+        let Some(node) = due else {
+            queue.arm_for_first();
+            break;
+        };
+        queue.count -= 1;
+        queue.fired += 1;
+        node.queued_on.store(NO_CPU, Ordering::Relaxed);
+        RUNNING[here.index].store(UnsafeRef::into_raw(node.clone()), Ordering::Release);
+        let (function, argument) = (node.function, node.argument);
+        drop(queue);
+        function(argument);
+        RUNNING[here.index].store(core::ptr::null_mut(), Ordering::Release);
+    }
+}
+
+/// A one-shot timer that calls a function in the timer interrupt of the CPU it was set on.
+pub struct Timer {
+    node: Box<TimerNode>,
+}
+
+impl Timer {
+    /// A timer that will call `function(context)`. The function runs in an interrupt handler: see [`InterruptSafe`].
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn new<C: InterruptSafe + 'static>(context: &'static C, function: fn(&C)) -> Result<Self, OutOfMemory> {
+        // SAFETY: a `fn(&C)` called with the address of a `&'static C`: a reference and its address are passed alike.
+        let function = unsafe { core::mem::transmute::<fn(&C), fn(usize)>(function) };
+        let node = TimerNode::new(function, core::ptr::from_ref(context) as usize);
+        crate::memory::try_box(node).map(|node| Self { node })
+    }
+
+    /// Calls the function once at `deadline`, on this CPU. Replaces an earlier deadline that has not come.
+    #[inline]
+    pub fn set(&mut self, deadline: Deadline) {
+        let _guard = InterruptGuard::new();
+        self.node.cancel();
+        self.node.set(cpu::this(), deadline);
+    }
+
+    /// Withdraws; true if the function was not and will not be called. It is not running when this returns.
+    #[inline]
+    pub fn cancel(&mut self) -> bool {
+        self.node.cancel()
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.node.cancel();
+    }
+}

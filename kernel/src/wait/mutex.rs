@@ -1,0 +1,133 @@
+//! The mutex: one thread at a time, others sleep.
+
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::{Outcome, TimedOut, WaitList, list};
+use crate::lock::SpinLock;
+use crate::time::Deadline;
+
+const FREE: u32 = 0;
+const LOCKED: u32 = 1;
+/// Locked, and perhaps somebody waits.
+const CONTENDED: u32 = 2;
+
+/// Data for one thread at a time. For threads only: locking may block, so it is not interrupt-safe.
+pub struct Mutex<T> {
+    state: AtomicU32,
+    waiters: SpinLock<WaitList>,
+    data: UnsafeCell<T>,
+}
+
+// SAFETY: the state admits one holder at a time, on whatever CPU.
+unsafe impl<T: Send> Sync for Mutex<T> {}
+// SAFETY: owning the mutex is owning the data.
+unsafe impl<T: Send> Send for Mutex<T> {}
+
+impl<T> Mutex<T> {
+    /// A free mutex around `data`.
+    pub const fn new(data: T) -> Self {
+        Self { state: AtomicU32::new(FREE), waiters: SpinLock::new(WaitList::new()), data: UnsafeCell::new(data) }
+    }
+
+    /// Locks. Blocks.
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        if self.try_acquire().is_err() {
+            let _ = self.acquire_slowly(Deadline::NEVER);
+        }
+        MutexGuard { mutex: self }
+    }
+
+    /// Locks if that succeeds until `deadline`. Blocks.
+    ///
+    /// # Errors
+    /// [`TimedOut`] if it does not.
+    pub fn lock_until(&self, deadline: Deadline) -> Result<MutexGuard<'_, T>, TimedOut> {
+        if self.try_acquire().is_err() {
+            self.acquire_slowly(deadline)?;
+        }
+        Ok(MutexGuard { mutex: self })
+    }
+
+    /// Locks if it is free.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.try_acquire().ok().map(|_| MutexGuard { mutex: self })
+    }
+
+    /// The data, by a borrow that proves nobody else has it.
+    pub fn get_mut(&mut self) -> &mut T {
+        self.data.get_mut()
+    }
+
+    #[inline(always)]
+    fn try_acquire(&self) -> Result<u32, u32> {
+        self.state.compare_exchange(FREE, LOCKED, Ordering::Acquire, Ordering::Relaxed)
+    }
+
+    #[cold]
+    fn acquire_slowly(&self, deadline: Deadline) -> Result<(), TimedOut> {
+        loop {
+            let guard = self.waiters.lock();
+            // Once marked, whoever unlocks looks for us under the lock we hold.
+            if self.state.swap(CONTENDED, Ordering::Acquire) == FREE {
+                return Ok(());
+            }
+            if list::wait_in(&self.waiters, guard, |waiters| waiters, deadline, || ()) == Outcome::TimedOut {
+                return self.try_acquire().map(|_| ()).map_err(|_| TimedOut);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn release(&self) {
+        if self.state.swap(FREE, Ordering::Release) == CONTENDED {
+            self.wake_next();
+        }
+    }
+
+    #[cold]
+    fn wake_next(&self) {
+        self.waiters.lock().wake_one();
+    }
+}
+
+/// A locked [`Mutex`].
+pub struct MutexGuard<'a, T> {
+    mutex: &'a Mutex<T>,
+}
+
+impl<'a, T> MutexGuard<'a, T> {
+    /// The mutex this is the lock of.
+    pub(super) fn mutex(&self) -> &'a Mutex<T> {
+        self.mutex
+    }
+
+    /// Unlocks a mutex whose guard was forgotten.
+    pub(super) fn release_forgotten(mutex: &Mutex<T>) {
+        mutex.release();
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: the mutex is held.
+        unsafe { &*self.mutex.data.get() }
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the mutex is held, by this guard alone.
+        unsafe { &mut *self.mutex.data.get() }
+    }
+}
+
+impl<T> Drop for MutexGuard<'_, T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.mutex.release();
+    }
+}

@@ -1,0 +1,169 @@
+//! The reader-writer lock: many readers or one writer.
+
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+
+use super::{Outcome, TimedOut, WaitList, list};
+use crate::lock::SpinLock;
+use crate::time::Deadline;
+
+/// Data that many may read at once and one may write. Writers go first, so that readers cannot keep them out.
+/// For threads only.
+pub struct ReaderWriterLock<T> {
+    state: SpinLock<State>,
+    data: UnsafeCell<T>,
+}
+
+struct State {
+    readers: usize,
+    writing: bool,
+    writers_waiting: usize,
+    reader_list: WaitList,
+    writer_list: WaitList,
+}
+
+// SAFETY: the state admits readers or one writer.
+unsafe impl<T: Send + Sync> Sync for ReaderWriterLock<T> {}
+// SAFETY: owning the lock is owning the data.
+unsafe impl<T: Send> Send for ReaderWriterLock<T> {}
+
+impl<T> ReaderWriterLock<T> {
+    /// A free lock around `data`.
+    pub const fn new(data: T) -> Self {
+        let state = State {
+            readers: 0,
+            writing: false,
+            writers_waiting: 0,
+            reader_list: WaitList::new(),
+            writer_list: WaitList::new(),
+        };
+        Self { state: SpinLock::new(state), data: UnsafeCell::new(data) }
+    }
+
+    /// Locks for reading. Blocks.
+    pub fn read(&self) -> ReadGuard<'_, T> {
+        loop {
+            if let Ok(guard) = self.read_until(Deadline::NEVER) {
+                return guard;
+            }
+        }
+    }
+
+    /// Locks for writing. Blocks.
+    pub fn write(&self) -> WriteGuard<'_, T> {
+        loop {
+            if let Ok(guard) = self.write_until(Deadline::NEVER) {
+                return guard;
+            }
+        }
+    }
+
+    /// Locks for reading if that succeeds until `deadline`. Blocks.
+    ///
+    /// # Errors
+    /// [`TimedOut`] if it does not.
+    pub fn read_until(&self, deadline: Deadline) -> Result<ReadGuard<'_, T>, TimedOut> {
+        loop {
+            let mut guard = self.state.lock();
+            if !guard.writing && guard.writers_waiting == 0 {
+                guard.readers += 1;
+                return Ok(ReadGuard { lock: self });
+            }
+            let outcome = list::wait_in(&self.state, guard, |state| &mut state.reader_list, deadline, || ());
+            if outcome == Outcome::TimedOut {
+                return Err(TimedOut);
+            }
+        }
+    }
+
+    /// Locks for writing if that succeeds until `deadline`. Blocks.
+    ///
+    /// # Errors
+    /// [`TimedOut`] if it does not.
+    pub fn write_until(&self, deadline: Deadline) -> Result<WriteGuard<'_, T>, TimedOut> {
+        let mut counted = false;
+        loop {
+            let mut guard = self.state.lock();
+            if !guard.writing && guard.readers == 0 {
+                guard.writing = true;
+                guard.writers_waiting -= usize::from(counted);
+                return Ok(WriteGuard { lock: self });
+            }
+            guard.writers_waiting += usize::from(!counted);
+            counted = true;
+            let outcome = list::wait_in(&self.state, guard, |state| &mut state.writer_list, deadline, || ());
+            if outcome == Outcome::TimedOut {
+                let mut guard = self.state.lock();
+                guard.writers_waiting -= 1;
+                // The wake-up meant for us, if there was one, is passed on.
+                guard.let_next_in();
+                return Err(TimedOut);
+            }
+        }
+    }
+}
+
+impl State {
+    /// Wakes who may try now.
+    fn let_next_in(&mut self) {
+        if self.writing {
+            return;
+        }
+        if self.writers_waiting > 0 {
+            if self.readers == 0 {
+                self.writer_list.wake_one();
+            }
+        } else {
+            self.reader_list.wake_all();
+        }
+    }
+}
+
+/// A lock held for reading.
+pub struct ReadGuard<'a, T> {
+    lock: &'a ReaderWriterLock<T>,
+}
+
+impl<T> Deref for ReadGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: held for reading, so nobody writes.
+        unsafe { &*self.lock.data.get() }
+    }
+}
+
+impl<T> Drop for ReadGuard<'_, T> {
+    fn drop(&mut self) {
+        let mut state = self.lock.state.lock();
+        state.readers -= 1;
+        state.let_next_in();
+    }
+}
+
+/// A lock held for writing.
+pub struct WriteGuard<'a, T> {
+    lock: &'a ReaderWriterLock<T>,
+}
+
+impl<T> Deref for WriteGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: held for writing, so nobody else has it.
+        unsafe { &*self.lock.data.get() }
+    }
+}
+
+impl<T> DerefMut for WriteGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: held for writing, so nobody else has it.
+        unsafe { &mut *self.lock.data.get() }
+    }
+}
+
+impl<T> Drop for WriteGuard<'_, T> {
+    fn drop(&mut self) {
+        let mut state = self.lock.state.lock();
+        state.writing = false;
+        state.let_next_in();
+    }
+}
