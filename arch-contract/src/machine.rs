@@ -193,6 +193,9 @@ pub trait Architecture: Sized + 'static {
     /// Registers of the caller, for backtraces.
     fn registers_here() -> Registers;
 
+    /// Executes an instruction no CPU has, for testing the crash report. Never returns.
+    fn execute_invalid_instruction() -> !;
+
     // ---- console and power ----------------------------------------------------------------------------------
 
     /// Writes bytes to the machine's first console, polling, from any context, dropping what a dead device refuses.

@@ -274,6 +274,11 @@ impl Architecture for Machine {
         context::registers_here()
     }
 
+    fn execute_invalid_instruction() -> ! {
+        // SAFETY: UD2 traps; the trap handler does not return.
+        unsafe { core::arch::asm!("ud2", options(noreturn)) }
+    }
+
     fn console_write(bytes: &[u8]) {
         serial::send(bytes);
     }

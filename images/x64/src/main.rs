@@ -11,7 +11,7 @@ static ALLOCATOR: KernelAllocator = KernelAllocator;
 /// The arch crate's way into the kernel.
 #[unsafe(no_mangle)]
 fn aerokernel_main(boot: &'static BootInformation) -> ! {
-    kernel::start::kernel_main(boot, |o| { let s = kernel::Snapshot::take(); kernel::println!("{s:?} {o:?}"); panic!("test"); })
+    kernel::start::kernel_main(boot, |options| console::run(options, &[]))
 }
 
 #[panic_handler]

@@ -37,13 +37,4 @@ impl AttentionWord {
     pub fn wants_interrupt(&self) -> bool {
         self.0.load(Ordering::SeqCst) != Attention::Ticking as u8
     }
-
-    /// The last word, for display.
-    pub fn read(&self) -> Attention {
-        match self.0.load(Ordering::Relaxed) {
-            0 => Attention::Solo,
-            1 => Attention::Ticking,
-            _ => Attention::Asleep,
-        }
-    }
 }

@@ -44,9 +44,4 @@ impl Stock {
         self.count += 1;
         true
     }
-
-    /// Number of threads in it.
-    pub fn len(&self) -> usize {
-        self.count
-    }
 }

@@ -1,0 +1,144 @@
+//! Commands that do something to the machine.
+
+use alloc::format;
+use core::hint::black_box;
+
+use arch_contract::PowerAction;
+use kernel::arch::{Architecture, Machine};
+use kernel::{cpu, thread};
+
+use super::{Command, CommandError, CommandResult, Context, parse_number};
+use crate::load::{self, KillError, Kind};
+
+/// Most load threads spawned at once.
+const SPAWN_LIMIT: u64 = 100_000;
+
+/// The commands.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "spawn",
+        arguments: "spin|yield|sleep|allocate [COUNT [CPU]]",
+        about: "starts test load: threads that are busy until killed",
+        details: "spin computes without giving way, yield gives way all the time, sleep sleeps a millisecond at a time,\n\
+                  allocate allocates and frees. Without a CPU they are spread over all.",
+        words: &["spin", "yield", "sleep", "allocate"],
+        run: spawn,
+    },
+    Command {
+        name: "kill",
+        arguments: "N | all",
+        about: "ends test load started by `spawn`",
+        details: "Other threads cannot be killed: nobody could say what they leave behind.",
+        words: &["all"],
+        run: kill,
+    },
+    Command {
+        name: "panic",
+        arguments: "[null | overflow | opcode | MESSAGE]",
+        about: "crashes the kernel, to see the report",
+        details: "null reads address 0, overflow uses up a thread's stack, opcode executes an invalid instruction;\n\
+                  anything else is the message of a panic.",
+        words: &["null", "overflow", "opcode"],
+        run: panic,
+    },
+    Command {
+        name: "reboot",
+        arguments: "",
+        about: "starts the machine over",
+        details: "",
+        words: &[],
+        run: |context| {
+            context.no_arguments()?;
+            Machine::power(PowerAction::Reboot, 0)
+        },
+    },
+    Command {
+        name: "poweroff",
+        arguments: "",
+        about: "switches the machine off",
+        details: "",
+        words: &[],
+        run: |context| {
+            context.no_arguments()?;
+            Machine::power(PowerAction::PowerOff, 0)
+        },
+    },
+];
+
+fn spawn(context: &mut Context<'_>) -> CommandResult {
+    let (kind, count, on) = match context.arguments {
+        [kind] => (kind, 1, None),
+        [kind, count] => (kind, parse_number(count, "how many")?, None),
+        [kind, count, on] => (kind, parse_number(count, "how many")?, Some(parse_number(on, "the CPU")? as usize)),
+        _ => return Err(CommandError::usage("needs a kind of load")),
+    };
+    let kind = Kind::ALL
+        .iter()
+        .find(|entry| entry.0 == *kind)
+        .ok_or_else(|| CommandError::usage(format!("there is no load `{kind}`")))?
+        .1;
+    if !(1..=SPAWN_LIMIT).contains(&count) {
+        return Err(CommandError::usage(format!("starts 1 to {SPAWN_LIMIT} threads, not {count}")));
+    }
+    let cpus: alloc::vec::Vec<usize> = cpu::all().map(|cpu| cpu.index).collect();
+    for number in 0..count as usize {
+        let cpu = on.unwrap_or(cpus[number % cpus.len()]);
+        let id = load::spawn(kind, cpu).map_err(|error| CommandError::failed(format!("{error}, after {number} threads")))?;
+        if count <= 16 {
+            writeln!(context.out, "thread {id} on CPU {cpu}")?;
+        }
+    }
+    if count > 16 {
+        writeln!(context.out, "{count} threads")?;
+    }
+    Ok(())
+}
+
+fn kill(context: &mut Context<'_>) -> CommandResult {
+    let ids = match context.arguments {
+        ["all"] => load::list(),
+        _ => alloc::vec![context.one_number("the thread's number, or `all`")?],
+    };
+    let count = ids.len();
+    for id in ids {
+        match load::kill(id) {
+            Ok(rounds) if count <= 16 => writeln!(context.out, "thread {id} ended after {rounds} rounds")?,
+            Ok(_) => {}
+            Err(KillError::NotLoad) => {
+                return Err(CommandError::failed(format!("thread {id} is not load started by `spawn`")));
+            }
+            Err(KillError::NotStopping) => {
+                return Err(CommandError::failed(format!("thread {id} did not notice within 5 s; it goes on")));
+            }
+        }
+    }
+    if count > 16 {
+        writeln!(context.out, "{count} threads ended")?;
+    }
+    Ok(())
+}
+
+fn panic(context: &mut Context<'_>) -> CommandResult {
+    match context.arguments {
+        ["null"] => {
+            // SAFETY: not safe at all; reading address 0 is the trap this is for.
+            let value = unsafe { core::ptr::with_exposed_provenance::<u8>(black_box(0)).read_volatile() };
+            Err(CommandError::failed(format!("address 0 could be read: {value}")))
+        }
+        ["overflow"] => {
+            let handle = thread::spawn("overflower", || use_stack(0)).map_err(CommandError::failed)?;
+            let depth = handle.join().map_err(CommandError::failed)?;
+            Err(CommandError::failed(format!("the stack did not overflow after {depth} calls")))
+        }
+        ["opcode"] => Machine::execute_invalid_instruction(),
+        [] => panic!("asked for at the prompt"),
+        words => panic!("{}", words.join(" ")),
+    }
+}
+
+/// Recurses until the stack's guard ends it.
+#[expect(unconditional_recursion, reason = "using up the stack is what it is for")]
+fn use_stack(depth: u64) -> u64 {
+    let filler = black_box([depth; 32]);
+    use_stack(depth + 1) + filler[0]
+}

@@ -1,0 +1,92 @@
+//! Bytes typed at the console, from the serial interrupt to the shell.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use arch_contract::LineTrigger;
+use kernel::arch::{Architecture, Machine};
+use kernel::interrupts;
+use kernel::lock::InterruptGuard;
+use kernel::memory::{OutOfMemory, try_box};
+use kernel::time::Deadline;
+use kernel::wait::Channel;
+
+/// Bytes kept before the device has to hold them back.
+const CAPACITY: usize = 4096;
+const CONTROL_C: u8 = 0x03;
+/// How often a console without an interrupt is looked at.
+const POLL: core::time::Duration = core::time::Duration::from_millis(10);
+
+/// Set by Ctrl-C; long commands look at it.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// The console's input.
+pub struct Input {
+    bytes: &'static Channel<u8>,
+    has_interrupt: bool,
+}
+
+/// Moves bytes from the device to the channel while there is room. What stays in the device is fetched when the
+/// channel is empty: the device holds back further input meanwhile.
+fn pump(bytes: &Channel<u8>) {
+    let _guard = InterruptGuard::new();
+    while bytes.len() < CAPACITY {
+        let Some(byte) = Machine::console_read() else { return };
+        if byte == CONTROL_C {
+            INTERRUPTED.store(true, Ordering::Relaxed);
+        }
+        // There is room: only this function adds, with interrupts off on the CPU the line is steered to.
+        let _ = bytes.try_send(byte);
+    }
+}
+
+impl Input {
+    /// Opens the console's input.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn open() -> Result<Self, OutOfMemory> {
+        let bytes: &'static Channel<u8> = alloc::boxed::Box::leak(try_box(Channel::new(CAPACITY)?)?);
+        let registered = Machine::console_line().map(|line| {
+            interrupts::register_line(line, LineTrigger::Default, 0, bytes, pump)
+        });
+        let has_interrupt = match registered {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                log::warn!("console: its interrupt line cannot be used: {error}; polling instead");
+                false
+            }
+            None => {
+                log::warn!("console: it has no interrupt line; polling instead");
+                false
+            }
+        };
+        if has_interrupt {
+            Machine::console_enable_interrupt();
+        }
+        Ok(Self { bytes, has_interrupt })
+    }
+
+    /// The next byte. Blocks.
+    pub fn next(&self) -> u8 {
+        loop {
+            if let Some(byte) = self.bytes.try_receive() {
+                return byte;
+            }
+            pump(self.bytes);
+            let deadline = if self.has_interrupt { Deadline::NEVER } else { Deadline::after(POLL) };
+            if let Ok(byte) = self.bytes.receive_until(deadline) {
+                return byte;
+            }
+        }
+    }
+}
+
+/// True if Ctrl-C was typed since [`clear_interrupted`].
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Forgets an earlier Ctrl-C.
+pub fn clear_interrupted() {
+    INTERRUPTED.store(false, Ordering::Relaxed);
+}
