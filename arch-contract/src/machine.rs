@@ -109,6 +109,10 @@ pub trait Architecture: Sized + 'static {
     /// # Errors
     /// If the interrupt controller does not accept the command in time, or there is no such CPU.
     fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError>;
+    /// Vector of [`Architecture::interrupt_self`].
+    const SELF_VECTOR: u8;
+    /// Takes an interrupt with [`Architecture::SELF_VECTOR`] here and now, to measure or test its path.
+    fn interrupt_self();
     /// Interrupts all other CPUs that were started.
     ///
     /// # Errors

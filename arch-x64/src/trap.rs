@@ -174,6 +174,17 @@ extern "C" fn interrupt_entry(vector: u32) -> bool {
     give_way
 }
 
+/// Vector of [`interrupt_self`].
+pub const SELF_VECTOR: u8 = 0xe0;
+
+/// Takes an interrupt by INT n. The acknowledgement that follows finds nothing in service and does nothing
+/// (SDM Vol. 3A, 11.8.5).
+#[inline(always)]
+pub fn interrupt_self() {
+    // SAFETY: the handler preserves all registers.
+    unsafe { core::arch::asm!("int {}", const SELF_VECTOR, options(nostack)) };
+}
+
 extern "C" fn preempt_entry() {
     if let Some(callbacks) = callbacks() {
         (callbacks.preempt)();

@@ -183,6 +183,12 @@ pub fn steer(line: u32, cpu: usize) -> Result<(), RegisterError> {
     Ok(())
 }
 
+/// Interrupts with a vector that this CPU took.
+pub fn count_here(vector: u8) -> u64 {
+    let _guard = crate::lock::InterruptGuard::new();
+    cpu::this().interrupt_counts[usize::from(vector)].read()
+}
+
 /// The device lines with handlers.
 pub fn lines() -> ArrayVec<Line, LINE_LIMIT> {
     LINES.lock().clone()

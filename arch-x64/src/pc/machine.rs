@@ -50,6 +50,7 @@ extern "C" fn cpu_start(cpu: usize, local: usize) -> ! {
 impl Architecture for Machine {
     const NAME: &'static str = "x86-64";
     const TIMER_VECTOR: u8 = apic::TIMER_VECTOR;
+    const SELF_VECTOR: u8 = trap::SELF_VECTOR;
     const INTERRUPT_STACKS: usize = descriptors::INTERRUPT_STACKS;
     type Context = Context;
 
@@ -174,6 +175,10 @@ impl Architecture for Machine {
     #[inline(always)]
     fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
         apic::send_ipi(cpu, vector)
+    }
+
+    fn interrupt_self() {
+        trap::interrupt_self();
     }
 
     fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {

@@ -2,6 +2,8 @@
 #![no_std]
 #![no_main]
 
+mod commands;
+
 use arch_contract::boot::BootInformation;
 use kernel::memory::KernelAllocator;
 
@@ -11,7 +13,7 @@ static ALLOCATOR: KernelAllocator = KernelAllocator;
 /// The arch crate's way into the kernel.
 #[unsafe(no_mangle)]
 fn aerokernel_main(boot: &'static BootInformation) -> ! {
-    kernel::start::kernel_main(boot, |options| console::run(options, &[]))
+    kernel::start::kernel_main(boot, |options| console::run(options, commands::COMMANDS))
 }
 
 #[panic_handler]

@@ -27,7 +27,7 @@ use crate::time::timer::TimerNode;
 use crate::wait::WaitList;
 use crate::wait::claim::Claim;
 use crate::wait::list;
-pub use spawn::{Builder, JoinError, JoinHandle, SpawnError, spawn};
+pub use spawn::{Builder, JoinError, JoinHandle, SpawnError, empty_stock, spawn};
 pub(crate) use spawn::create_idle;
 
 /// Longest thread name, in bytes; longer ones are cut.

@@ -1,0 +1,26 @@
+//! What this image adds to the console's commands.
+
+use console::{Command, CommandError, CommandResult, Context};
+
+/// The commands.
+pub static COMMANDS: &[Command] = &[
+    Command {
+        name: "bench",
+        arguments: "[list | NAME...]",
+        about: "measures the primitives, in cycles",
+        details: "A name stands for all benchmarks that begin with it. Figures mean something on real hardware, or in\n\
+                  QEMU with `-icount shift=0,sleep=off`, where a cycle is a guest instruction: `aero bench`.",
+        words: &["list"],
+        run: bench,
+    },
+];
+
+fn bench(context: &mut Context<'_>) -> CommandResult {
+    match context.arguments {
+        ["list"] => Ok(bench::list(context.out)?),
+        names => bench::run(names, console::input::interrupted, context.out).map_err(|error| match error {
+            bench::BenchError::Unknown(_) => CommandError::usage(error),
+            _ => CommandError::failed(error),
+        }),
+    }
+}
