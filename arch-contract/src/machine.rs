@@ -42,7 +42,8 @@ pub trait Architecture: Sized + 'static {
 
     /// Starts another CPU. `hardware_id` is its description's. It enters [`Callbacks::cpu_main`] on
     /// `stack_top` with `local` as its local pointer.
-    /// Called by the boot CPU, one CPU at a time, from a thread; waits at most `deadline_cycles` (absolute).
+    /// Called by the boot CPU, one CPU at a time, from a thread. `wait` lets about 50 microseconds pass, and returns
+    /// false when there is no more time.
     ///
     /// # Errors
     /// See [`StartCpuError`]. A CPU that did not answer is left alone for good.
@@ -51,7 +52,7 @@ pub trait Architecture: Sized + 'static {
         hardware_id: u32,
         stack_top: usize,
         local: usize,
-        deadline_cycles: u64,
+        wait: &mut dyn FnMut() -> bool,
     ) -> Result<(), StartCpuError>;
 
     /// Number of trap stacks each CPU needs.

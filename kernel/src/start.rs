@@ -20,6 +20,9 @@ use crate::{interrupts, output, panic, scheduler, symbols};
 /// host can take long.
 const START_CPU_LIMIT: Duration = Duration::from_millis(500);
 
+/// Time between two looks whether it has.
+const START_CPU_POLL: Duration = Duration::from_micros(50);
+
 static CALLBACKS: Callbacks = Callbacks {
     interrupt: interrupts::dispatch,
     preempt: scheduler::preempt,
@@ -90,6 +93,8 @@ fn create_cpu(index: usize) -> Result<&'static Cpu, OutOfMemory> {
     } else {
         Box::leak(memory::try_box(data)?)
     };
+    // SAFETY: the CPU does not run yet, or is this one; nobody else refers to its data.
+    unsafe { cpu.caches.get() }.set_home(cpu.node);
     let idle = thread::create_idle(cpu)?;
     cpu.idle.store(core::ptr::from_ref(idle).cast_mut(), Ordering::Release);
     cpu.scheduler_stack_top.store(Stack::new(DEFAULT_SIZE)?.top(), Ordering::Relaxed);
@@ -173,9 +178,16 @@ fn start_other_cpus(boot: &BootInformation, most: usize) {
         // SAFETY: set by `create_cpu`.
         let stack_top = unsafe { &*cpu.idle.load(Ordering::Acquire) }.stack().top();
         let local = core::ptr::from_ref(cpu) as usize;
+        log::debug!("CPU {index}: starting");
         let deadline = Deadline::after(START_CPU_LIMIT);
-        match Machine::start_cpu(index, cpu.hardware_id, stack_top, local, deadline.cycles()) {
-            Ok(()) if time::spin_until(START_CPU_LIMIT, || cpu::get(index).is_some()) => {}
+        let mut wait = || {
+            thread::sleep(START_CPU_POLL);
+            !deadline.has_passed()
+        };
+        let started = Machine::start_cpu(index, cpu.hardware_id, stack_top, local, &mut wait);
+        while started.is_ok() && cpu::get(index).is_none() && wait() {}
+        match started {
+            Ok(()) if cpu::get(index).is_some() => log::debug!("CPU {index}: runs"),
             Ok(()) => log::warn!("CPU {index} (id {}) started and then stopped answering", cpu.hardware_id),
             Err(error) => log::warn!("CPU {index} (id {}) stays off: {error}", cpu.hardware_id),
         }

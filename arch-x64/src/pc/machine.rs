@@ -18,17 +18,9 @@ pub struct Machine;
 /// Set by a CPU on its way up, cleared by the one that starts it.
 static ANSWERED: AtomicBool = AtomicBool::new(false);
 
-/// Time between the INIT and the start-up message, and until the message is repeated (SDM Vol. 3A, 9.4.4), in
-/// microseconds. The 10 ms after INIT are for CPUs before 1995.
-const INIT_TO_STARTUP_US: u64 = 10;
-const STARTUP_REPEAT_US: u64 = 300;
-
-fn spin_us(microseconds: u64) {
-    let end = cpu::cycles() + timer::cycle_frequency_hz() * microseconds / 1_000_000;
-    while cpu::cycles() < end {
-        core::hint::spin_loop();
-    }
-}
+/// Waits until the start-up message is repeated (SDM Vol. 3A, 9.4.4: after 200 us, of which a wait is a quarter). The
+/// 10 ms after INIT are for CPUs before 1995.
+const WAITS_BEFORE_REPEAT: u32 = 6;
 
 /// First Rust of a further CPU, on its own stack.
 extern "C" fn cpu_start(cpu: usize, local: usize) -> ! {
@@ -63,7 +55,7 @@ impl Architecture for Machine {
         hardware_id: u32,
         stack_top: usize,
         local: usize,
-        deadline_cycles: u64,
+        wait: &mut dyn FnMut() -> bool,
     ) -> Result<(), StartCpuError> {
         let page = trampoline::prepare(entry::start_up_tables(), stack_top, cpu, local, cpu_start)
             .ok_or(StartCpuError::NoTrampoline)?;
@@ -78,22 +70,19 @@ impl Architecture for Machine {
             result
         };
         send(|id, _| apic::send_init(id))?;
-        spin_us(INIT_TO_STARTUP_US);
+        wait();
         send(apic::send_startup)?;
-        let repeat_at = cpu::cycles() + timer::cycle_frequency_hz() * STARTUP_REPEAT_US / 1_000_000;
-        let mut repeated = false;
+        let mut waits = 0;
         while !ANSWERED.load(Ordering::Acquire) {
-            let now = cpu::cycles();
-            if !repeated && now > repeat_at {
+            if waits == WAITS_BEFORE_REPEAT {
                 send(apic::send_startup)?;
-                repeated = true;
             }
-            if now > deadline_cycles {
+            waits += 1;
+            if !wait() {
                 // Back into reset, so that it cannot wake up later on a page and a stack that are others' by then.
                 let _ = send(|id, _| apic::send_init(id));
                 return Err(StartCpuError::NoAnswer);
             }
-            core::hint::spin_loop();
         }
         Ok(())
     }

@@ -13,10 +13,11 @@ const SMALLEST_SHIFT: u32 = 4;
 const CLASS_BYTES: usize = 32 * 1024;
 const CLASS_OBJECTS: usize = 128;
 
-/// Class of a size of at most [`CACHED_LIMIT`].
+/// Class of a size from 1 to [`CACHED_LIMIT`].
 #[inline(always)]
 pub fn class_of(size: usize) -> usize {
-    (usize::BITS - (size.max(1 << SMALLEST_SHIFT) - 1).leading_zeros() - SMALLEST_SHIFT) as usize
+    let largest_in_smallest = (1 << SMALLEST_SHIFT) - 1;
+    ((size.wrapping_sub(1) | largest_in_smallest).ilog2() + 1 - SMALLEST_SHIFT) as usize
 }
 
 /// Object size of a class, in bytes.
@@ -39,10 +40,14 @@ struct FreeObject {
 struct ClassCache {
     first: *mut FreeObject,
     count: usize,
+    /// Most objects it keeps.
+    limit: usize,
 }
 
 /// All classes of one CPU. Touched by that CPU only, interrupts off.
 pub struct ObjectCaches {
+    /// Where the memory of the CPU's own node begins, and its span in bytes.
+    home: (usize, usize),
     classes: [ClassCache; CLASSES],
 }
 
@@ -52,7 +57,15 @@ unsafe impl Send for ObjectCaches {}
 impl ObjectCaches {
     /// Empty caches.
     pub const fn new() -> Self {
-        Self { classes: [const { ClassCache { first: ptr::null_mut(), count: 0 } }; CLASSES] }
+        Self { home: (0, 0), classes: [const { ClassCache { first: ptr::null_mut(), count: 0, limit: 0 } }; CLASSES] }
+    }
+
+    /// Tells the cache which node is its CPU's.
+    pub fn set_home(&mut self, node: usize) {
+        self.home = zone::span(node);
+        for (class, cache) in self.classes.iter_mut().enumerate() {
+            cache.limit = limit(class);
+        }
     }
 
     /// Takes an object, from the node's zone or the nearest with memory if the cache is empty.
@@ -72,14 +85,14 @@ impl ObjectCaches {
 
     /// Takes an object back. One of another node goes straight home, so that this cache stays local.
     #[inline(always)]
-    pub fn free(&mut self, at: NonNull<u8>, class: usize, node: usize) {
+    pub fn free(&mut self, at: NonNull<u8>, class: usize) {
         let cache = &mut self.classes[class];
-        if !zone::may_contain(node, at) {
+        if (at.as_ptr() as usize).wrapping_sub(self.home.0) >= self.home.1 {
             return zone::of(at).lock().free_object(at, class);
         }
         cache.put(at);
-        if cache.count > limit(class) {
-            cache.drain(class, limit(class) / 2);
+        if cache.count > cache.limit {
+            cache.drain(class, cache.limit / 2);
         }
     }
 
@@ -119,7 +132,7 @@ impl ClassCache {
         for node in zone::by_distance(node) {
             let Some(zone) = ZONES.get(node) else { continue };
             let mut zone = zone.lock();
-            for _ in 0..limit(class).div_ceil(2) {
+            for _ in 0..self.limit.div_ceil(2).max(1) {
                 match zone.allocate_object(class) {
                     Some(object) => self.put(object),
                     None => break,

@@ -94,7 +94,7 @@ pub unsafe fn free(at: NonNull<u8>, layout: Layout) {
     if size <= CACHED_LIMIT {
         let here = cpu::this();
         // SAFETY: this CPU's caches, interrupts off, not re-entered below.
-        unsafe { here.caches.get() }.free(at, class_of(size), here.node);
+        unsafe { here.caches.get() }.free(at, class_of(size));
     } else {
         zone::of(at).lock().free_block(at);
     }

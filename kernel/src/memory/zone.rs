@@ -125,6 +125,11 @@ pub fn by_distance(from: usize) -> impl Iterator<Item = usize> {
     .filter(|&node| ZONES.get(node).is_some())
 }
 
+/// Where a node's memory begins in the direct map, and its span in bytes.
+pub fn span(node: usize) -> (usize, usize) {
+    (SPANS[node].0.load(Ordering::Relaxed), SPANS[node].1.load(Ordering::Relaxed))
+}
+
 /// True if the address may be of this node's memory; false if it certainly is not.
 #[inline(always)]
 pub fn may_contain(node: usize, at: NonNull<u8>) -> bool {
