@@ -134,7 +134,7 @@ fn crash(what: fmt::Arguments<'_>, registers: &Registers, fault: Option<&Fault>)
     if fault.is_some() {
         print_registers(registers);
     }
-    crate::println!("backtrace:");
+    crate::println!("backtrace, image at {:#x}:", crate::start::boot_information().image.start);
     print_backtrace(registers.instruction_pointer, registers.frame_pointer);
     for cpu in others() {
         let place = &STOPPED[cpu.index];

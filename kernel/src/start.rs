@@ -151,10 +151,11 @@ fn idle_on_own_stack(cpu: &'static Cpu) -> ! {
 fn greet(boot: &'static BootInformation) {
     let cycle_mhz = Machine::cycle_frequency_hz() / 1_000_000;
     log::info!(
-        "Aerokernel {} on {}, by {}, {} MiB, {cycle_mhz} MHz, {}, {}",
+        "Aerokernel {} on {}, by {}, image at {:#x}, {} MiB, {cycle_mhz} MHz, {}, {}",
         env!("CARGO_PKG_VERSION"),
         Machine::NAME,
         boot.loader,
+        boot.image.start,
         memory::total_bytes() >> 20,
         Machine::interrupt_controller_name(),
         Machine::timer_name(),

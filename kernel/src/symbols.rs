@@ -87,7 +87,7 @@ mod tests {
 
     fn packed(functions: &[(u32, u32, &str)]) -> Vec<u8> {
         let mut table = (functions.len() as u32).to_le_bytes().to_vec();
-        let mut names = Vec::new();
+        let mut names: Vec<u8> = Vec::new();
         for (start, size, name) in functions {
             for word in [*start, *size, names.len() as u32, name.len() as u32] {
                 table.extend(word.to_le_bytes());

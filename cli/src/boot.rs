@@ -1,0 +1,362 @@
+//! `aero boot`: the kernel in QEMU, with a person at its prompt or with commands to run.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::image::{self, Image, Which};
+use crate::qemu::{self, Accelerator, Clock, Machine, Medium};
+use crate::source_lines::SourceLines;
+use crate::terminal::RawTerminal;
+use crate::{MissingTool, status};
+
+/// The kernel puts these around the output of `run=` commands; the exit status follows the second in decimal.
+const START_OF_TEXT: u8 = 0x02;
+const END_OF_TEXT: u8 = 0x03;
+/// Begins a command to `aero` itself at the terminal.
+const ESCAPE_KEY: u8 = 0x01;
+const CONTROL_C: u8 = 0x03;
+/// Deadline of `--run` unless told otherwise.
+const DEFAULT_RUN_LIMIT: Duration = Duration::from_secs(60);
+/// How long a machine may take to end after input ended.
+const END_LIMIT: Duration = Duration::from_secs(30);
+
+/// Options of `aero boot`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Number of CPUs
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub cpus: u32,
+    /// Memory, as QEMU takes it
+    #[arg(long, default_value = "256M", value_name = "SIZE")]
+    pub mem: String,
+    /// What executes guest instructions
+    #[arg(long, value_enum, default_value = "auto")]
+    pub accel: Accelerator,
+    /// Boot from a CD with GRUB (BIOS, Multiboot2) instead of QEMU's own loader (PVH)
+    #[arg(long)]
+    pub iso: bool,
+    /// Run commands at the kernel's prompt, print only their output, and end
+    #[arg(long, value_name = "CMD; CMD")]
+    pub run: Option<String>,
+    /// Seconds after which the machine is ended; for --run 60 unless given
+    #[arg(long, value_name = "S")]
+    pub timeout: Option<u64>,
+    /// Words for the kernel's command line (`help boot` at the prompt explains them)
+    #[arg(long, value_name = "ARGS", default_value = "")]
+    pub append: String,
+    /// Count instructions instead of time: a nanosecond each, the same in every run
+    #[arg(long)]
+    pub icount: bool,
+    /// Further arguments for QEMU
+    #[arg(last = true, value_name = "QEMU ARGUMENTS")]
+    pub qemu: Vec<String>,
+}
+
+/// Runs `aero boot`.
+pub fn run(options: &Options) -> Result<u8> {
+    let image = image::build(Which::X64)?;
+    match &options.run {
+        Some(script) => {
+            let outcome = run_script(&image, options, script, &mut std::io::stdout())?;
+            if !outcome.report.is_empty() {
+                eprint!("{}", outcome.report);
+            }
+            Ok(outcome.status)
+        }
+        None => interact(&image, options),
+    }
+}
+
+/// How a machine with commands to run ended.
+pub struct Outcome {
+    /// For `aero` to exit with.
+    pub status: u8,
+    /// What to tell the person, if it did not end well.
+    pub report: String,
+}
+
+/// Boots, runs the commands, and writes their output as it comes.
+pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn Write) -> Result<Outcome> {
+    ensure!(!script.contains('"'), "commands for --run cannot contain double quotes");
+    let line = format!("panic=exit {} run=\"{script}\"", options.append);
+    let mut machine = Running::start(image, options, &line)?;
+    let limit = options.timeout.map_or(DEFAULT_RUN_LIMIT, Duration::from_secs);
+    let deadline = Instant::now() + limit;
+    let mut lines = SourceLines::new(&image.debug);
+    let mut filter = Filter::default();
+    let timed_out = loop {
+        match machine.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(bytes) => {
+                out.write_all(&filter.take(&lines.add(&bytes)))?;
+                out.flush()?;
+            }
+            Err(RecvTimeoutError::Timeout) => break true,
+            Err(RecvTimeoutError::Disconnected) => break false,
+        }
+    };
+    let code = machine.end()?;
+    let reported = filter.status();
+    if let (Some(status), false) = (reported, timed_out) {
+        return Ok(Outcome { status, report: String::new() });
+    }
+    let reason = match timed_out {
+        true => format!("the kernel did not finish `{script}` within {} s", limit.as_secs()),
+        false => match code.and_then(qemu::kernel_status) {
+            Some(_) => "the kernel crashed".into(),
+            None => format!("QEMU ended with {code:?} before the kernel finished"),
+        },
+    };
+    let console = String::from_utf8_lossy(&filter.other).replace('\r', "");
+    Ok(Outcome { status: status::CRASHED, report: format!("{console}\naero: {reason}; its console is above\n") })
+}
+
+/// Tells the output of commands from the rest.
+#[derive(Default)]
+struct Filter {
+    state: State,
+    other: Vec<u8>,
+    digits: String,
+}
+
+#[derive(Default, PartialEq)]
+enum State {
+    #[default]
+    Before,
+    Inside,
+    Status,
+    After,
+}
+
+impl Filter {
+    fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut inside = Vec::new();
+        for &byte in bytes {
+            match (&self.state, byte) {
+                (State::Before, START_OF_TEXT) => self.state = State::Inside,
+                (State::Inside, END_OF_TEXT) => self.state = State::Status,
+                (State::Inside, b'\r') => {}
+                (State::Inside, _) => inside.push(byte),
+                (State::Status, b'0'..=b'9') => self.digits.push(char::from(byte)),
+                (State::Status, _) => self.state = State::After,
+                _ => {}
+            }
+            self.other.push(byte);
+        }
+        inside
+    }
+
+    fn status(&self) -> Option<u8> {
+        (self.state == State::After || self.state == State::Status).then(|| self.digits.parse().ok()).flatten()
+    }
+}
+
+/// A person, or a pipe, at the prompt.
+fn interact(image: &Image, options: &Options) -> Result<u8> {
+    let mut machine = Running::start(image, options, &options.append)?;
+    let terminal = RawTerminal::enter();
+    if terminal.is_interactive() {
+        eprint!("aero: booting; Ctrl-A x ends the machine, Ctrl-A Ctrl-A sends Ctrl-A\r\n");
+    }
+    let (ended_by_person, ended_input) = mpsc::channel();
+    forward_input(machine.input.take().context("QEMU has no input")?, terminal.is_interactive(), ended_by_person);
+    let mut deadline = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let mut lines = SourceLines::new(&image.debug);
+    let mut out = std::io::stdout();
+    let mut quit = false;
+    loop {
+        match machine.output.recv_timeout(Duration::from_millis(20)) {
+            Ok(bytes) => {
+                out.write_all(&lines.add(&bytes))?;
+                out.flush()?;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        match ended_input.try_recv() {
+            Ok(InputEnd::Quit) => quit = true,
+            // The commands typed before are being executed; `poweroff` was added.
+            Ok(InputEnd::EndOfFile) => deadline = deadline.or(Some(Instant::now() + END_LIMIT)),
+            Err(_) => {}
+        }
+        if quit || deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            break;
+        }
+    }
+    let code = machine.end()?;
+    drop(terminal);
+    match code.and_then(qemu::kernel_status) {
+        _ if quit => Ok(status::DONE),
+        Some(kernel_status) => Ok(kernel_status),
+        None if code == Some(0) => Ok(status::DONE),
+        None => bail!("QEMU ended with {code:?}"),
+    }
+}
+
+enum InputEnd {
+    /// Ctrl-A x.
+    Quit,
+    /// The input is not a terminal and is over.
+    EndOfFile,
+}
+
+/// Sends what is typed to the machine until its end.
+fn forward_input(mut to: ChildStdin, interactive: bool, ended: mpsc::Sender<InputEnd>) {
+    thread::spawn(move || {
+        let mut escaped = false;
+        let mut buffer = [0; 1024];
+        loop {
+            let length = match std::io::stdin().read(&mut buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(_) => 0,
+            };
+            if length == 0 {
+                // Ctrl-C gives up what stands on the line; with the pipe closed, nobody else could end the machine.
+                let _ = to.write_all(&[CONTROL_C]).and_then(|()| to.write_all(b"poweroff\r"));
+                let _ = ended.send(InputEnd::EndOfFile);
+                return;
+            }
+            let mut bytes = Vec::with_capacity(length);
+            for &byte in &buffer[..length] {
+                match (escaped, byte) {
+                    (true, b'x' | b'X') => {
+                        let _ = ended.send(InputEnd::Quit);
+                        return;
+                    }
+                    (false, ESCAPE_KEY) if interactive => escaped = true,
+                    _ => {
+                        bytes.push(byte);
+                        escaped = false;
+                    }
+                }
+            }
+            if to.write_all(&bytes).and_then(|()| to.flush()).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// A running QEMU.
+struct Running {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Receiver<Vec<u8>>,
+}
+
+impl Running {
+    fn start(image: &Image, options: &Options, words: &str) -> Result<Self> {
+        let line = format!("{} {words}", qemu::kernel_words());
+        let iso = if options.iso { Some(make_iso(&image.boot, &line)?) } else { None };
+        let mut extra = options.qemu.clone();
+        if options.run.is_some() {
+            extra.push("-no-reboot".into());
+        }
+        let machine = Machine {
+            cpus: options.cpus,
+            memory: &options.mem,
+            accelerator: options.accel,
+            clock: if options.icount { Clock::Instructions } else { Clock::Real },
+            medium: iso.as_deref().map_or(Medium::Kernel(&image.boot), Medium::Iso),
+            command_line: &line,
+            extra: &extra,
+        };
+        let mut child = machine
+            .command()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| match error.kind() {
+                ErrorKind::NotFound => anyhow::Error::new(MissingTool("qemu-system-x86_64")),
+                _ => anyhow::Error::new(error).context("QEMU cannot be started"),
+            })?;
+        let input = child.stdin.take();
+        let mut from = child.stdout.take().context("QEMU has no output")?;
+        let (send, output) = mpsc::channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 16 * 1024];
+            while let Ok(length @ 1..) = from.read(&mut buffer) {
+                if send.send(buffer[..length].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, input, output })
+    }
+
+    /// Ends QEMU if it has not ended; its exit code.
+    fn end(&mut self) -> Result<Option<i32>> {
+        // QEMU closes its output right before it ends by itself.
+        let deadline = Instant::now() + Duration::from_millis(500);
+        while self.output.try_recv() == Err(mpsc::TryRecvError::Disconnected) && Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _ = self.child.kill();
+        Ok(self.child.wait()?.code())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A CD with GRUB, the image and its command line.
+fn make_iso(image: &Path, command_line: &str) -> Result<PathBuf> {
+    let directory = image.with_extension(format!("iso-{}", std::process::id()));
+    let grub = directory.join("boot/grub");
+    fs::create_dir_all(&grub)?;
+    fs::copy(image, directory.join("boot/aerokernel"))?;
+    let quoted = command_line.replace('\\', "\\\\").replace('\'', "'\\''");
+    fs::write(
+        grub.join("grub.cfg"),
+        format!("set timeout=0\nmenuentry Aerokernel {{\n  multiboot2 /boot/aerokernel '{quoted}'\n  boot\n}}\n"),
+    )?;
+    let iso = image.with_extension("iso");
+    let result = Command::new("grub-mkrescue")
+        .args(["-d", "/usr/lib/grub/i386-pc", "-o"])
+        .arg(&iso)
+        .arg(&directory)
+        .output();
+    fs::remove_dir_all(&directory)?;
+    match result {
+        Ok(output) if output.status.success() => Ok(iso),
+        Ok(output) => bail!("grub-mkrescue failed: {}", String::from_utf8_lossy(&output.stderr).trim()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(MissingTool("grub-mkrescue").into()),
+        Err(error) => Err(error).context("grub-mkrescue cannot be run"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_commands_output_passes() {
+        let mut filter = Filter::default();
+        let mut out = filter.take(b"boot log\r\n\x02first\r");
+        out.extend(filter.take(b"\nsecond\r\n\x03"));
+        out.extend(filter.take(b"1\r\nafterwards"));
+        assert_eq!(out, b"first\nsecond\n");
+        assert_eq!(filter.status(), Some(1));
+    }
+
+    #[test]
+    fn without_the_end_there_is_no_status() {
+        let mut filter = Filter::default();
+        filter.take(b"boot log\r\n\x02first");
+        assert_eq!(filter.status(), None);
+    }
+}

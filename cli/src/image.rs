@@ -1,0 +1,100 @@
+//! Building the kernel: cargo with a rebuilt `core` for the bare target, then packing.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use crate::pack;
+
+/// Which image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    /// PCs
+    X64,
+    /// PCs, with the kernel's test suite
+    Suite,
+    /// Knights Corner, as far as linking the kernel
+    Knc,
+    /// All of them
+    All,
+}
+
+/// A built image.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// What a loader gets: stripped, with the symbol table packed behind. The Knights Corner image is not packed.
+    pub boot: PathBuf,
+    /// What debuggers get.
+    pub debug: PathBuf,
+}
+
+/// The project's directory.
+pub fn root() -> PathBuf {
+    let compiled_in = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    std::env::var_os("AERO_ROOT").map_or_else(|| PathBuf::from(compiled_in), PathBuf::from)
+}
+
+/// Cargo, as the `aero` script found it.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("AERO_CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Builds one image or all, with cargo's progress on stderr.
+pub fn build(which: Which) -> Result<Image> {
+    match which {
+        Which::X64 => build_x64("x64", &[]),
+        Which::Suite => build_x64("suite", &["--features", "image-x64/suite"]),
+        Which::Knc => build_knc(),
+        Which::All => {
+            build_knc()?;
+            build_x64("suite", &["--features", "image-x64/suite"])?;
+            build_x64("x64", &[])
+        }
+    }
+}
+
+fn build_x64(name: &str, features: &[&str]) -> Result<Image> {
+    // Both variants have the same file name, so each has its own directory.
+    let directory = root().join("target/kernel").join(name);
+    let mut command = kernel_cargo(&directory, "-C force-frame-pointers=yes");
+    command.args(["-p", "image-x64", "--target", "x86_64-unknown-none"]).args(features);
+    run(command)?;
+    let debug = directory.join("x86_64-unknown-none/kernel/aerokernel-x64");
+    let boot = directory.join("aerokernel-x64.boot");
+    pack::pack(&debug, &boot)?;
+    Ok(Image { boot, debug })
+}
+
+fn build_knc() -> Result<Image> {
+    let directory = root().join("target/kernel/knc");
+    // LLVM selects CMOV in 64-bit mode whatever the features say, and aligns loops with multi-byte NOPs.
+    let flags = "-C force-frame-pointers=yes -C llvm-args=-x86-cmov-converter-force-all -C llvm-args=-align-loops=1";
+    let mut command = kernel_cargo(&directory, flags);
+    command.args(["-p", "image-knc", "-Zjson-target-spec", "--target", "images/knc/x86_64-knc-none.json"]);
+    run(command)?;
+    let debug = directory.join("x86_64-knc-none/kernel/aerokernel-knc");
+    Ok(Image { boot: debug.clone(), debug })
+}
+
+fn kernel_cargo(directory: &Path, flags: &str) -> Command {
+    let linker = std::env::var("AERO_LINKER").unwrap_or_else(|_| "ld.lld".into());
+    let mut command = cargo();
+    command
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("RUSTFLAGS", format!("-C linker={linker} -C linker-flavor=ld.lld {flags}"))
+        .args(["build", "--profile", "kernel", "-Zbuild-std=core,alloc"])
+        .arg("-Zbuild-std-features=compiler-builtins-mem")
+        .arg("--target-dir")
+        .arg(directory);
+    command
+}
+
+fn run(mut command: Command) -> Result<()> {
+    let status = command.status().context("cargo cannot be run")?;
+    ensure!(status.success(), "the kernel does not build");
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! The `aero` command.
+//!
+//! - [`image`]: builds the kernel; [`pack`]: makes a boot image of it.
+//! - [`boot`]: runs it in QEMU; [`qemu`]: QEMU's arguments; [`terminal`]: between QEMU and the person;
+//!   [`source_lines`]: adds file:line to backtraces.
+//! - [`bench`]: measures; [`test`]: tests.
+
+mod bench;
+mod boot;
+mod image;
+mod pack;
+mod qemu;
+mod source_lines;
+mod terminal;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit statuses, the same for every subcommand.
+mod status {
+    /// Everything succeeded.
+    pub const DONE: u8 = 0;
+    /// A command or test failed.
+    pub const FAILED: u8 = 1;
+    /// The kernel crashed or hung.
+    pub const CRASHED: u8 = 3;
+    /// A tool is missing.
+    pub const MISSING_TOOL: u8 = 4;
+}
+
+/// The Aerokernel: a thin kernel layer for hybrid runtimes.
+#[derive(Parser)]
+#[command(name = "aero", version, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+aero doctor        what is here, what is missing, and the exact command that installs it
+
+Exit status: 0 done, 1 a command or test failed, 2 wrong usage, 3 the kernel crashed or hung, 4 a tool is missing.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the kernel images
+    Build {
+        /// Which
+        #[arg(value_enum, default_value = "x64")]
+        image: image::Which,
+    },
+    /// Boot the kernel in QEMU and attach this terminal to its serial line (Ctrl-A x ends it)
+    Boot(boot::Options),
+    /// Measure the kernel's primitives in guest instructions
+    Bench(bench::Options),
+    /// Run the tests: all, or the named parts
+    Test {
+        /// unit: on the host. model: races, explored. kernel: in QEMU. e2e: the shell, by a pseudo-terminal.
+        /// knc: instructions of the Knights Corner image. soak: two minutes of everything
+        #[arg(value_enum)]
+        parts: Vec<test::Part>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Build { image } => image::build(image).map(|_| status::DONE),
+        Command::Boot(options) => boot::run(&options),
+        Command::Bench(options) => bench::run(&options),
+        Command::Test { parts } => test::run(&parts),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("aero: {error:#}");
+            let missing = error.downcast_ref::<MissingTool>().is_some();
+            ExitCode::from(if missing { status::MISSING_TOOL } else { status::FAILED })
+        }
+    }
+}
+
+/// A program that is not installed.
+#[derive(Debug)]
+struct MissingTool(&'static str);
+
+impl std::fmt::Display for MissingTool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is missing; `./aero doctor` says how to install it", self.0)
+    }
+}
+
+impl std::error::Error for MissingTool {}

@@ -1,0 +1,130 @@
+//! From the linked ELF to the boot image: segments only, and function names behind them for the kernel's backtraces.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use object::elf::{self, FileHeader64, ProgramHeader64};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{Endianness, Object, ObjectSection, ObjectSymbol, SymbolKind};
+
+/// First word of the packed symbols; the kernel's `arch-x64/src/pc/start.rs` looks for it.
+const SYMBOLS_MAGIC: u32 = 0x4d59_5341;
+/// Alignment of segments in the file.
+const PAGE: usize = 4096;
+/// Longest function name kept, in bytes.
+const NAME_LIMIT: usize = 120;
+const RELOCATION_SIZE: usize = 24;
+
+type Segment = ProgramHeader64<Endianness>;
+
+/// Packs the ELF at `from` into `to`.
+pub fn pack(from: &Path, to: &Path) -> Result<()> {
+    let bytes = fs::read(from).with_context(|| format!("{} cannot be read", from.display()))?;
+    let packed = pack_bytes(&bytes).with_context(|| format!("{} cannot be packed", from.display()))?;
+    fs::write(to, packed).with_context(|| format!("{} cannot be written", to.display()))
+}
+
+fn pack_bytes(bytes: &[u8]) -> Result<Vec<u8>> {
+    let file = object::File::parse(bytes)?;
+    check_relocations(&file)?;
+    let header = FileHeader64::<Endianness>::parse(bytes)?;
+    let endian = header.endian()?;
+    let image_start = file
+        .symbol_by_name("__image_start")
+        .context("it has no symbol __image_start")?
+        .address();
+    let symbols = symbol_table(&file, image_start)?;
+
+    let segments: Vec<&Segment> = header
+        .program_headers(endian, bytes)?
+        .iter()
+        .filter(|segment| [elf::PT_LOAD, elf::PT_NOTE].contains(&segment.p_type(endian)))
+        .collect();
+    let last_load = segments
+        .iter()
+        .rposition(|segment| segment.p_type(endian) == elf::PT_LOAD)
+        .context("it has no segments")?;
+
+    let table_end = size_of::<FileHeader64<Endianness>>() + segments.len() * size_of::<Segment>();
+    let mut out = vec![0; table_end];
+    let mut headers = Vec::new();
+    // Where each copied segment begins in the old and the new file, to find notes inside them again.
+    let mut moved: Vec<(u64, u64, u64)> = Vec::new();
+    for (index, segment) in segments.iter().enumerate() {
+        let mut new = **segment;
+        let (offset, mut data) = (segment.p_offset(endian), segment.data(endian, bytes).unwrap_or(&[]).to_vec());
+        if segment.p_type(endian) == elf::PT_LOAD {
+            if index == last_load {
+                ensure!(data.len() == 8, "its last segment is not the one for symbols");
+                data = symbols.clone();
+                new.p_memsz.set(endian, data.len() as u64);
+            }
+            out.resize(out.len().next_multiple_of(PAGE), 0);
+            moved.push((offset, segment.p_filesz(endian), out.len() as u64));
+            new.p_offset.set(endian, out.len() as u64);
+            new.p_filesz.set(endian, data.len() as u64);
+            out.extend(data);
+        } else {
+            let home = moved.iter().find(|(old, size, _)| (*old..old + size).contains(&offset));
+            let (old, _, new_offset) = home.context("a note is in no segment")?;
+            new.p_offset.set(endian, offset - old + new_offset);
+        }
+        headers.push(new);
+    }
+    let mut new_header = *header;
+    new_header.e_shoff.set(endian, 0);
+    new_header.e_shnum.set(endian, 0);
+    new_header.e_shstrndx.set(endian, 0);
+    new_header.e_phoff.set(endian, size_of::<FileHeader64<Endianness>>() as u64);
+    new_header.e_phnum.set(endian, headers.len() as u16);
+    let header_bytes = object::pod::bytes_of(&new_header);
+    out[..header_bytes.len()].copy_from_slice(header_bytes);
+    out[header_bytes.len()..table_end].copy_from_slice(object::pod::bytes_of_slice(&headers));
+    Ok(out)
+}
+
+/// The boot code applies relocations without looking at their kind: all must be relative.
+fn check_relocations(file: &object::File) -> Result<()> {
+    let Some(section) = file.section_by_name(".rela.dyn") else { return Ok(()) };
+    for entry in section.data()?.chunks_exact(RELOCATION_SIZE) {
+        let kind = u32::from_le_bytes(entry[8..12].try_into()?);
+        if kind != elf::R_X86_64_RELATIVE {
+            bail!("it has a relocation of kind {kind}, which the boot code does not know");
+        }
+    }
+    Ok(())
+}
+
+/// The table described in `kernel/src/symbols.rs`, with magic and length before it.
+fn symbol_table(file: &object::File, image_start: u64) -> Result<Vec<u8>> {
+    let mut functions = BTreeMap::new();
+    for symbol in file.symbols().filter(|symbol| symbol.address() >= image_start) {
+        let is_function = symbol.kind() == SymbolKind::Text;
+        let Ok(name) = symbol.name() else { continue };
+        if !is_function || symbol.size() == 0 || name.is_empty() {
+            continue;
+        }
+        let mut name = format!("{:#}", rustc_demangle::demangle(name));
+        if name.len() > NAME_LIMIT {
+            let cut = (0..=NAME_LIMIT - 3).rev().find(|&at| name.is_char_boundary(at)).unwrap_or(0);
+            name.truncate(cut);
+            name.push_str("...");
+        }
+        functions.entry(u32::try_from(symbol.address() - image_start)?).or_insert((symbol.size() as u32, name));
+    }
+    let mut table = (functions.len() as u32).to_le_bytes().to_vec();
+    let mut names: Vec<u8> = Vec::new();
+    for (start, (size, name)) in &functions {
+        for word in [*start, *size, names.len() as u32, name.len() as u32] {
+            table.extend(word.to_le_bytes());
+        }
+        names.extend(name.as_bytes());
+    }
+    table.extend(names);
+    let mut out = SYMBOLS_MAGIC.to_le_bytes().to_vec();
+    out.extend((table.len() as u32).to_le_bytes());
+    out.extend(table);
+    Ok(out)
+}
