@@ -19,6 +19,8 @@ use crate::{MissingTool, status};
 /// The kernel puts these around the output of `run=` commands; the exit status follows the second in decimal.
 const START_OF_TEXT: u8 = 0x02;
 const END_OF_TEXT: u8 = 0x03;
+/// The kernel sends this before a crash report.
+const CANCEL: u8 = 0x18;
 /// Begins a command to `aero` itself at the terminal.
 const ESCAPE_KEY: u8 = 0x01;
 const CONTROL_C: u8 = 0x03;
@@ -113,7 +115,7 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
             None => format!("QEMU ended with {code:?} before the kernel finished"),
         },
     };
-    let console = String::from_utf8_lossy(&filter.other).replace('\r', "");
+    let console = String::from_utf8_lossy(&filter.other).replace(['\r', '\u{2}', '\u{3}', '\u{18}'], "");
     Ok(Outcome { status: status::CRASHED, report: format!("{console}\naero: {reason}; its console is above\n") })
 }
 
@@ -132,6 +134,8 @@ enum State {
     Inside,
     Status,
     After,
+    /// A crash report follows.
+    Crashed,
 }
 
 impl Filter {
@@ -141,6 +145,7 @@ impl Filter {
             match (&self.state, byte) {
                 (State::Before, START_OF_TEXT) => self.state = State::Inside,
                 (State::Inside, END_OF_TEXT) => self.state = State::Status,
+                (State::Inside, CANCEL) => self.state = State::Crashed,
                 (State::Inside, b'\r') => {}
                 (State::Inside, _) => inside.push(byte),
                 (State::Status, b'0'..=b'9') => self.digits.push(char::from(byte)),
@@ -313,16 +318,27 @@ impl Drop for Running {
     }
 }
 
+/// The command line as words of GRUB's language: each in single quotes, without the double quotes inside.
+fn grub_words(command_line: &str) -> String {
+    let mut quoted = false;
+    let words = command_line.split(|character: char| {
+        quoted ^= character == '"';
+        character == ' ' && !quoted
+    });
+    let words = words.filter(|word| !word.is_empty());
+    words.map(|word| format!("'{}'", word.replace('"', "").replace('\'', "'\\''"))).collect::<Vec<_>>().join(" ")
+}
+
 /// A CD with GRUB, the image and its command line.
 fn make_iso(image: &Path, command_line: &str) -> Result<PathBuf> {
     let directory = image.with_extension(format!("iso-{}", std::process::id()));
     let grub = directory.join("boot/grub");
     fs::create_dir_all(&grub)?;
     fs::copy(image, directory.join("boot/aerokernel"))?;
-    let quoted = command_line.replace('\\', "\\\\").replace('\'', "'\\''");
+    let words = grub_words(command_line);
     fs::write(
         grub.join("grub.cfg"),
-        format!("set timeout=0\nmenuentry Aerokernel {{\n  multiboot2 /boot/aerokernel '{quoted}'\n  boot\n}}\n"),
+        format!("set timeout=0\nmenuentry Aerokernel {{\n  multiboot2 /boot/aerokernel {words}\n  boot\n}}\n"),
     )?;
     let iso = image.with_extension("iso");
     let result = Command::new("grub-mkrescue")
@@ -351,6 +367,18 @@ mod tests {
         out.extend(filter.take(b"1\r\nafterwards"));
         assert_eq!(out, b"first\nsecond\n");
         assert_eq!(filter.status(), Some(1));
+    }
+
+    #[test]
+    fn a_crash_report_is_not_output() {
+        let mut filter = Filter::default();
+        assert_eq!(filter.take(b"\x02out\r\n\x18\r\n*** report"), b"out\n");
+        assert_eq!(filter.status(), None);
+    }
+
+    #[test]
+    fn grub_gets_one_word_for_each() {
+        assert_eq!(grub_words("a=1  run=\"cpus; mem\" it's"), "'a=1' 'run=cpus; mem' 'it'\\''s'");
     }
 
     #[test]

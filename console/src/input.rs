@@ -62,6 +62,8 @@ impl Input {
         };
         if has_interrupt {
             Machine::console_enable_interrupt();
+            // What came before the interrupt was enabled.
+            pump(bytes);
         }
         Ok(Self { bytes, has_interrupt })
     }

@@ -26,9 +26,14 @@ pub fn words(line: &str) -> impl Iterator<Item = Word<'_>> {
             .unwrap_or(rest.len());
         let (word, tail) = rest.split_at(end);
         rest = tail;
-        let (key, value) = word.split_once('=').unwrap_or((word, ""));
-        Some(Word { key, value: value.strip_prefix('"').map_or(value, |inner| inner.strip_suffix('"').unwrap_or(inner)) })
+        // GRUB puts the quotes around the whole word.
+        let (key, value) = unquoted(word).split_once('=').unwrap_or((unquoted(word), ""));
+        Some(Word { key, value: unquoted(value) })
     })
+}
+
+fn unquoted(text: &str) -> &str {
+    text.strip_prefix('"').map_or(text, |inner| inner.strip_suffix('"').unwrap_or(inner))
 }
 
 /// The value of the last word with this key.
@@ -63,6 +68,8 @@ mod tests {
         assert_eq!(value("a=1 a=2", "a"), Some("2"));
         assert_eq!(value("a=1", "b"), None);
         assert_eq!(words("run=\"never closed").next().unwrap().value, "never closed");
+        let whole = words("\"run=cpus; mem\"").next().unwrap();
+        assert_eq!((whole.key, whole.value), ("run", "cpus; mem"));
     }
 
     #[test]

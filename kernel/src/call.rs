@@ -20,6 +20,9 @@ use crate::time::Deadline;
 /// How long a waiting call waits unless told otherwise.
 pub const DEFAULT_LIMIT: Duration = Duration::from_secs(1);
 
+/// Looks at an answer before the deadline is computed.
+const POLLS_WITHOUT_CLOCK: u32 = 100;
+
 /// Why a function did not run, or not run everywhere in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallError {
@@ -198,7 +201,20 @@ impl Call {
 
     /// Waits until a target has run it, serving calls to this CPU meanwhile.
     #[inline(always)]
-    fn wait(&self, index: usize, cpu: usize, deadline: Deadline) -> Result<(), CallError> {
+    fn wait(&self, index: usize, cpu: usize, limit: Duration) -> Result<(), CallError> {
+        // Most answers come before it is worth looking at the clock.
+        for _ in 0..POLLS_WITHOUT_CLOCK {
+            if self.node(index).done.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            Machine::spin_hint();
+        }
+        self.wait_long(index, cpu, limit)
+    }
+
+    #[cold]
+    fn wait_long(&self, index: usize, cpu: usize, limit: Duration) -> Result<(), CallError> {
+        let deadline = Deadline::after(limit);
         let serve = !Machine::interrupts_enabled();
         while !self.node(index).done.load(Ordering::Acquire) {
             if serve {
@@ -271,7 +287,7 @@ pub fn on<F: Fn() + Send + Sync + 'static>(cpu: usize, function: F, limit: Durat
     let call = Call::new(function, 1)?;
     call.send(0, target)?;
     drop(guard);
-    call.wait(0, cpu, Deadline::after(limit))
+    call.wait(0, cpu, limit)
 }
 
 /// Lets `function` run on a CPU without waiting for it. Any context.
@@ -288,7 +304,7 @@ pub fn start_on<F: Fn() + Send + Sync + 'static>(cpu: usize, function: F) -> Res
     Call::new(function, 1)?.send(0, target)
 }
 
-/// Runs `function` on each CPU of a set, all at once, and waits at most `limit` until all have. Any context.
+/// Runs `function` on each CPU of a set, all at once, and waits at most `limit` for each. Any context.
 ///
 /// # Errors
 /// See [`CallError`]. Where one CPU fails, the function still runs on the others.
@@ -310,14 +326,13 @@ pub fn on_set<F: Fn() + Send + Sync + 'static>(cpus: CpuSet, function: F, limit:
     }
     let targets: CpuSet = others().map(|cpu| cpu.index).collect();
     drop(guard);
-    let deadline = Deadline::after(limit);
     for (index, cpu) in targets.iter().enumerate() {
-        result = result.and(call.wait(index, cpu, deadline));
+        result = result.and(call.wait(index, cpu, limit));
     }
     result
 }
 
-/// Runs `function` on all CPUs and waits at most `limit` until all have.
+/// Runs `function` on all CPUs and waits at most `limit` for each.
 ///
 /// # Errors
 /// See [`CallError`].

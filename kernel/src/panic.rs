@@ -18,6 +18,8 @@ use crate::time::spin_until;
 
 /// First line of a report; `aero` looks for it.
 pub const REPORT_START: &str = "*** Aerokernel crash report ***";
+/// Sent before the report, so that `aero` can tell it from a command's output: ASCII cancel.
+const CANCEL: u8 = 0x18;
 /// Last line of a report.
 pub const REPORT_END: &str = "*** end of report ***";
 /// Exit status of an emulated machine after a crash.
@@ -126,6 +128,7 @@ fn crash(what: fmt::Arguments<'_>, registers: &Registers, fault: Option<&Fault>)
     let others = || cpu::all().filter(|cpu| cpu.index != here);
     let all_stopped =
         spin_until(STOP_LIMIT, || others().all(|cpu| STOPPED[cpu.index].0.load(Ordering::Acquire) != 0));
+    output::write_bytes(&[CANCEL]);
     crate::println!("\n{REPORT_START}\n{what}");
     match thread::try_current() {
         Some(thread) => crate::println!("on CPU {here}, thread {} \"{}\"", thread.id(), thread.name()),
@@ -173,7 +176,16 @@ fn print_registers(registers: &Registers) {
 
 fn print_backtrace(instruction_pointer: usize, frame_pointer: usize) {
     let mut number = 0;
+    let mut previous = 0;
+    let mut repeated = 0;
     walk_stack(instruction_pointer, frame_pointer, |address| {
+        number += 1;
+        if address == previous {
+            repeated += 1;
+            return;
+        }
+        previous = address;
+        let number = number - 1;
         // A return address can be past the end of the function that called.
         let inside = if number == 0 { address } else { address.wrapping_sub(1) };
         match symbols::resolve(inside).function {
@@ -183,8 +195,10 @@ fn print_backtrace(instruction_pointer: usize, frame_pointer: usize) {
             }
             None => crate::println!("  #{number} {address:#018x} ?"),
         }
-        number += 1;
     });
+    if repeated > 0 {
+        crate::println!("  ({repeated} frames that repeat the one before are left out)");
+    }
 }
 
 /// Calls `each` with the instruction pointer and then the return addresses of a stack, innermost first, by its chain of

@@ -1,6 +1,6 @@
 //! COM1, a 16550 UART (National Semiconductor PC16550D data sheet, table II).
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use x86_64::instructions::port::Port;
 
@@ -31,6 +31,10 @@ const TRANSMIT_POLLS: u32 = 200_000;
 /// Set once the UART was found absent or stuck: output is dropped then rather than waited for.
 static DEAD: AtomicBool = AtomicBool::new(false);
 
+/// A byte received before the kernel started, with [`EARLY_VALID`].
+static EARLY: AtomicU32 = AtomicU32::new(0);
+const EARLY_VALID: u32 = 1 << 8;
+
 fn read(port: u16) -> u8 {
     // SAFETY: reading the UART's registers at most takes a received byte, which only the console does.
     unsafe { Port::new(port).read() }
@@ -46,6 +50,10 @@ pub fn init() {
     if read(LINE_STATUS) == ABSENT {
         DEAD.store(true, Ordering::Relaxed);
         return;
+    }
+    // A byte that is there already would be lost with the FIFOs' reset.
+    if read(LINE_STATUS) & STATUS_DATA_READY != 0 {
+        EARLY.store(u32::from(read(BASE)) | EARLY_VALID, Ordering::Relaxed);
     }
     write(INTERRUPT_ENABLE, 0);
     write(LINE_CONTROL, LINE_DIVISOR_ACCESS);
@@ -77,6 +85,9 @@ pub fn send(bytes: &[u8]) {
 
 /// Takes a received byte.
 pub fn receive() -> Option<u8> {
+    if EARLY.load(Ordering::Relaxed) != 0 {
+        return Some(EARLY.swap(0, Ordering::Relaxed) as u8);
+    }
     let status = read(LINE_STATUS);
     (status != ABSENT && status & STATUS_DATA_READY != 0).then(|| read(BASE))
 }

@@ -13,6 +13,9 @@ const SMALLEST_SHIFT: u32 = 4;
 const CLASS_BYTES: usize = 32 * 1024;
 const CLASS_OBJECTS: usize = 128;
 
+/// Objects taken from a zone at once.
+const REFILL: usize = 8;
+
 /// Class of a size from 1 to [`CACHED_LIMIT`].
 #[inline(always)]
 pub fn class_of(size: usize) -> usize {
@@ -132,7 +135,7 @@ impl ClassCache {
         for node in zone::by_distance(node) {
             let Some(zone) = ZONES.get(node) else { continue };
             let mut zone = zone.lock();
-            for _ in 0..self.limit.div_ceil(2).max(1) {
+            for _ in 0..REFILL {
                 match zone.allocate_object(class) {
                     Some(object) => self.put(object),
                     None => break,

@@ -1,6 +1,7 @@
 //! One-shot timers: a tree of deadlines per CPU, and the hardware armed for the earliest.
 
 use alloc::boxed::Box;
+use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use intrusive_collections::{KeyAdapter, RBTree, RBTreeLink, UnsafeRef, intrusive_adapter};
@@ -41,8 +42,10 @@ impl KeyAdapter<'_> for TimerAdapter {
     }
 }
 
-/// The timers of one CPU.
+/// The timers of one CPU. The earliest is kept outside the tree, so that a single timer never touches it.
 pub struct TimerQueue {
+    first: *const TimerNode,
+    /// All others.
     tree: RBTree<TimerAdapter>,
     count: usize,
     /// What the hardware is armed for.
@@ -55,26 +58,64 @@ unsafe impl Send for TimerQueue {}
 
 impl TimerQueue {
     pub(crate) const fn new() -> Self {
-        Self { tree: RBTree::new(TimerAdapter::NEW), count: 0, armed_for: u64::MAX, fired: 0 }
+        Self { first: ptr::null(), tree: RBTree::new(TimerAdapter::NEW), count: 0, armed_for: u64::MAX, fired: 0 }
     }
 
     /// Number of timers set, cycles of the earliest deadline, number of timers that fired.
     pub(crate) fn summary(&self) -> (usize, Option<u64>, u64) {
-        let first = self.tree.front().get().map(|node| node.deadline.load(Ordering::Relaxed));
-        (self.count, first, self.fired)
+        (self.count, self.first().map(|node| node.deadline.load(Ordering::Relaxed)), self.fired)
     }
 
     #[inline(always)]
-    fn insert(&mut self, node: &TimerNode) {
-        // SAFETY: the node's owner cancels it before it goes.
-        let node = unsafe { UnsafeRef::from_raw(node) };
-        self.tree.insert(node);
+    fn first(&self) -> Option<&TimerNode> {
+        // SAFETY: null or a queued node, whose owner cancels it before it goes.
+        unsafe { self.first.as_ref() }
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, node: &TimerNode, deadline: u64) {
         self.count += 1;
+        let displaced = match self.first() {
+            None => {
+                self.first = node;
+                return;
+            }
+            Some(first) if deadline < first.deadline.load(Ordering::Relaxed) => {
+                let displaced = self.first;
+                self.first = node;
+                displaced
+            }
+            Some(_) => ptr::from_ref(node),
+        };
+        // SAFETY: as in `first`.
+        self.tree.insert(unsafe { UnsafeRef::from_raw(displaced) });
+    }
+
+    /// Takes a queued node out.
+    #[inline(always)]
+    fn remove(&mut self, node: &TimerNode) {
+        self.count -= 1;
+        if ptr::eq(self.first, node) {
+            self.first = ptr::null();
+            if !self.tree.is_empty() {
+                self.promote();
+            }
+        } else {
+            // SAFETY: it is queued and not the first, so it is in the tree.
+            unsafe { self.tree.cursor_mut_from_ptr(node) }.remove();
+        }
+    }
+
+    /// Makes the earliest of the tree the first.
+    fn promote(&mut self) {
+        if let Some(node) = self.tree.front_mut().remove() {
+            self.first = UnsafeRef::into_raw(node);
+        }
     }
 
     #[inline(always)]
     fn arm_for_first(&mut self) {
-        let first = self.tree.front().get().map_or(u64::MAX, |node| node.deadline.load(Ordering::Relaxed));
+        let first = self.first().map_or(u64::MAX, |node| node.deadline.load(Ordering::Relaxed));
         self.armed_for = first;
         if first != u64::MAX {
             Machine::arm_timer(first);
@@ -103,7 +144,7 @@ impl TimerNode {
         self.deadline.store(cycles, Ordering::Relaxed);
         self.queued_on.store(here.index as u32, Ordering::Relaxed);
         self.last_on.store(here.index as u32, Ordering::Relaxed);
-        queue.insert(self);
+        queue.insert(self, cycles);
         if cycles < queue.armed_for {
             queue.armed_for = cycles;
             Machine::arm_timer(cycles);
@@ -121,9 +162,7 @@ impl TimerNode {
             let mut queue = cpu.timers.lock();
             // It may have fired, or even been set again elsewhere, before we had the lock.
             if self.queued_on.load(Ordering::Relaxed) == index {
-                // SAFETY: it is in this queue's tree.
-                unsafe { queue.tree.cursor_mut_from_ptr(self) }.remove();
-                queue.count -= 1;
+                queue.remove(self);
                 self.queued_on.store(NO_CPU, Ordering::Relaxed);
                 cancelled = true;
                 break;
@@ -138,7 +177,7 @@ impl TimerNode {
     fn wait_until_not_running(&self) {
         let Some(cpu) = cpu::get(self.last_on.load(Ordering::Relaxed) as usize) else { return };
         let _guard = InterruptGuard::new();
-        while !cpu.is_this() && core::ptr::eq(RUNNING[cpu.index].load(Ordering::Acquire), self) {
+        while !cpu.is_this() && ptr::eq(RUNNING[cpu.index].load(Ordering::Acquire), self) {
             Machine::spin_hint();
         }
     }
@@ -146,30 +185,28 @@ impl TimerNode {
 
 /// The timer whose function each CPU is calling.
 static RUNNING: [AtomicPtr<TimerNode>; arch_contract::MAX_CPUS] =
-    [const { AtomicPtr::new(core::ptr::null_mut()) }; arch_contract::MAX_CPUS];
+    [const { AtomicPtr::new(ptr::null_mut()) }; arch_contract::MAX_CPUS];
 
 /// The timer interrupt: calls what is due, arms for what is next.
 pub(crate) fn interrupt(_: usize) {
     let here = cpu::this();
     loop {
         let mut queue = here.timers.lock();
-        let mut front = queue.tree.front_mut();
-        let due = match front.get() {
-            Some(node) if node.deadline.load(Ordering::Relaxed) <= Machine::cycles() => front.remove(),
-            _ => None,
-        };
+        let first = queue.first;
+        // SAFETY: as in `TimerQueue::first`.
+        let due = unsafe { first.as_ref() }.filter(|node| node.deadline.load(Ordering::Relaxed) <= Machine::cycles());
         let Some(node) = due else {
             queue.arm_for_first();
             break;
         };
-        queue.count -= 1;
+        queue.remove(node);
         queue.fired += 1;
         node.queued_on.store(NO_CPU, Ordering::Relaxed);
-        RUNNING[here.index].store(UnsafeRef::into_raw(node.clone()), Ordering::Release);
+        RUNNING[here.index].store(first.cast_mut(), Ordering::Release);
         let (function, argument) = (node.function, node.argument);
         drop(queue);
         function(argument);
-        RUNNING[here.index].store(core::ptr::null_mut(), Ordering::Release);
+        RUNNING[here.index].store(ptr::null_mut(), Ordering::Release);
     }
 }
 
@@ -186,7 +223,7 @@ impl Timer {
     pub fn new<C: InterruptSafe + 'static>(context: &'static C, function: fn(&C)) -> Result<Self, OutOfMemory> {
         // SAFETY: a `fn(&C)` called with the address of a `&'static C`: a reference and its address are passed alike.
         let function = unsafe { core::mem::transmute::<fn(&C), fn(usize)>(function) };
-        let node = TimerNode::new(function, core::ptr::from_ref(context) as usize);
+        let node = TimerNode::new(function, ptr::from_ref(context) as usize);
         crate::memory::try_box(node).map(|node| Self { node })
     }
 
