@@ -106,23 +106,34 @@ const fn x2apic_msr(register: Register) -> u32 {
 }
 
 #[inline(always)]
+fn uses_msrs() -> bool {
+    MODE.load(Ordering::Relaxed) == Mode::X2Apic as u8
+}
+
+#[inline(always)]
 fn read(register: Register) -> u32 {
-    match mode() {
+    if uses_msrs() {
         // SAFETY: the register exists in x2APIC mode.
-        Mode::X2Apic => unsafe { Msr::new(x2apic_msr(register)).read() as u32 },
-        // SAFETY: `set_mode` was given a mapping of the registers.
-        _ => unsafe { ((REGISTERS.load(Ordering::Relaxed) + register as usize) as *const u32).read_volatile() },
+        return unsafe { Msr::new(x2apic_msr(register)).read() as u32 };
     }
+    // SAFETY: `set_mode` was given a mapping of the registers.
+    unsafe { mapped(register).read_volatile() }
 }
 
 #[inline(always)]
 fn write(register: Register, value: u32) {
-    match mode() {
+    if uses_msrs() {
         // SAFETY: the register exists in x2APIC mode and takes these values.
-        Mode::X2Apic => unsafe { Msr::new(x2apic_msr(register)).write(u64::from(value)) },
-        // SAFETY: `set_mode` was given a mapping of the registers.
-        _ => unsafe { ((REGISTERS.load(Ordering::Relaxed) + register as usize) as *mut u32).write_volatile(value) },
+        return unsafe { Msr::new(x2apic_msr(register)).write(u64::from(value)) };
     }
+    // SAFETY: `set_mode` was given a mapping of the registers.
+    unsafe { mapped(register).write_volatile(value) };
+}
+
+/// Where a register is mapped, outside x2APIC mode.
+#[inline(always)]
+fn mapped(register: Register) -> *mut u32 {
+    (REGISTERS.load(Ordering::Relaxed) + register as usize) as *mut u32
 }
 
 /// Enables this CPU's APIC in the machine's mode, its timer masked, external NMI open.
@@ -170,15 +181,18 @@ fn command(apic_id: u32, low: u32) -> Result<(), IpiError> {
         unsafe { Msr::new(x2apic_msr(Register::CommandLow)).write(value) };
         return Ok(());
     }
-    let mut polls = 0;
-    while read(Register::CommandLow) & COMMAND_PENDING != 0 {
-        polls += 1;
-        if polls > COMMAND_POLLS {
-            return Err(IpiError::Busy);
+    // SAFETY: `set_mode` was given a mapping of the registers; interrupts are off, so the halves stay together.
+    unsafe {
+        let mut polls = 0;
+        while mapped(Register::CommandLow).read_volatile() & COMMAND_PENDING != 0 {
+            polls += 1;
+            if polls > COMMAND_POLLS {
+                return Err(IpiError::Busy);
+            }
         }
+        mapped(Register::CommandHigh).write_volatile(destination(mode, apic_id));
+        mapped(Register::CommandLow).write_volatile(low);
     }
-    write(Register::CommandHigh, destination(mode, apic_id));
-    write(Register::CommandLow, low);
     Ok(())
 }
 

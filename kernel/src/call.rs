@@ -1,8 +1,8 @@
 //! Functions on other CPUs, and inter-processor interrupts.
 
-use alloc::alloc::{alloc, dealloc};
 use core::alloc::Layout;
 use core::fmt;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use core::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, Cpu};
 use crate::interrupts::CALL_VECTOR;
 use crate::lock::InterruptGuard;
-use crate::memory::OutOfMemory;
+use crate::memory::{self, OutOfMemory, Placement};
 use crate::scheduler::mailbox::Linked;
 use crate::thread::NoSuchCpu;
 use crate::time::Deadline;
@@ -139,7 +139,43 @@ unsafe fn run_closure<F: Fn()>(request: *const Request) {
 
 unsafe fn drop_closure<F>(request: *mut Request) {
     // SAFETY: made by `Call::new` for this type, dropped once by the last reference.
-    unsafe { core::ptr::drop_in_place(&raw mut (*request.cast::<RequestWith<F>>()).closure) };
+    unsafe { ptr::drop_in_place(&raw mut (*request.cast::<RequestWith<F>>()).closure) };
+}
+
+/// Layout of the blocks kept for the next request: most requests fit.
+const KEPT_BLOCK: Layout = match Layout::from_size_align(128, 16) {
+    Ok(layout) => layout,
+    Err(_) => panic!("16 is a power of two"),
+};
+
+fn is_kept(layout: Layout) -> bool {
+    layout.size() <= KEPT_BLOCK.size() && layout.align() <= KEPT_BLOCK.align()
+}
+
+/// Memory for a request: the block this CPU kept, or a new one. Interrupts off.
+#[inline(always)]
+fn take_block(layout: Layout) -> Option<NonNull<u8>> {
+    if !is_kept(layout) {
+        return memory::allocate(layout, Placement::Near).ok();
+    }
+    let kept = cpu::this().kept_call_block.swap(ptr::null_mut(), Ordering::Acquire);
+    NonNull::new(kept).or_else(|| memory::allocate(KEPT_BLOCK, Placement::Near).ok())
+}
+
+/// Keeps the block for the next request, or frees it. Any context: which CPU keeps it does not matter.
+///
+/// # Safety
+/// The block came from [`take_block`] with this layout and is not used any more.
+#[inline(always)]
+unsafe fn return_block(block: NonNull<u8>, layout: Layout) {
+    if !is_kept(layout) {
+        // SAFETY: the caller's obligation.
+        return unsafe { memory::free(block, layout) };
+    }
+    if let Some(other) = NonNull::new(cpu::this().kept_call_block.swap(block.as_ptr(), Ordering::AcqRel)) {
+        // SAFETY: kept by an earlier call of this function, so of this layout.
+        unsafe { memory::free(other, KEPT_BLOCK) };
+    }
 }
 
 /// The caller's end of a request.
@@ -154,11 +190,7 @@ impl Call {
         let nodes = Layout::array::<CallNode>(count).map_err(|_| CallError::OutOfMemory)?;
         let (layout, offset) =
             Layout::new::<RequestWith<F>>().extend(nodes).map_err(|_| CallError::OutOfMemory)?;
-        // SAFETY: the layout is not empty.
-        let memory = unsafe { alloc(layout) };
-        if memory.is_null() {
-            return Err(CallError::OutOfMemory);
-        }
+        let memory = take_block(layout).ok_or(CallError::OutOfMemory)?.as_ptr();
         let request = memory.cast::<RequestWith<F>>();
         // SAFETY: the block has room for the request, and for `count` nodes at `offset`.
         unsafe {
@@ -174,7 +206,7 @@ impl Call {
             let first = memory.add(offset).cast::<CallNode>();
             for index in 0..count {
                 first.add(index).write(CallNode {
-                    next: AtomicPtr::new(core::ptr::null_mut()),
+                    next: AtomicPtr::new(ptr::null_mut()),
                     request: request.cast(),
                     done: AtomicBool::new(false),
                 });
@@ -247,7 +279,8 @@ unsafe fn release(request: *mut Request) {
     unsafe {
         if (*request).references.fetch_sub(1, Ordering::AcqRel) == 1 {
             ((*request).drop_closure)(request);
-            dealloc(request.cast(), (*request).layout);
+            let layout = (*request).layout;
+            return_block(NonNull::new_unchecked(request.cast()), layout);
         }
     }
 }

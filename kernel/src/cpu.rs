@@ -121,6 +121,8 @@ pub struct Cpu {
     pub(crate) mailbox: CacheLine<Mailbox<Thread>>,
     pub(crate) attention: CacheLine<AttentionWord>,
     pub(crate) calls: CacheLine<Mailbox<CallNode>>,
+    /// Memory of the last finished call, for the next one.
+    pub(crate) kept_call_block: AtomicPtr<u8>,
     pub(crate) timers: CacheLine<SpinLock<TimerQueue>>,
     pub(crate) registry: CacheLine<SpinLock<Registry>>,
     /// Interrupts taken, by vector.
@@ -152,6 +154,7 @@ impl Cpu {
             mailbox: CacheLine(Mailbox::new()),
             attention: CacheLine(AttentionWord::new()),
             calls: CacheLine(Mailbox::new()),
+            kept_call_block: AtomicPtr::new(core::ptr::null_mut()),
             timers: CacheLine(SpinLock::new(TimerQueue::new())),
             registry: CacheLine(SpinLock::new(Registry::new())),
             interrupt_counts: [const { Counter(AtomicU64::new(0)) }; 256],
