@@ -50,7 +50,7 @@ pub(crate) fn init(boot: &BootInformation) {
 ///
 /// # Errors
 /// [`OutOfMemory`].
-#[inline]
+#[inline(always)]
 pub fn allocate(layout: Layout, placement: Placement) -> Result<NonNull<u8>, OutOfMemory> {
     let size = layout.size().max(layout.align());
     if size <= CACHED_LIMIT && placement == Placement::Near {
@@ -87,7 +87,7 @@ pub(crate) fn allocate_first(layout: Layout) -> Result<NonNull<u8>, OutOfMemory>
 ///
 /// # Safety
 /// `at` came from [`allocate`] with this layout and is not used any more.
-#[inline]
+#[inline(always)]
 pub unsafe fn free(at: NonNull<u8>, layout: Layout) {
     let size = layout.size().max(layout.align());
     let _guard = InterruptGuard::new();
