@@ -55,6 +55,8 @@ pub trait Architecture: Sized + 'static {
         wait: &mut dyn FnMut() -> bool,
     ) -> Result<(), StartCpuError>;
 
+    /// Stack size of a thread that does not ask for another, in bytes: a power of two.
+    const DEFAULT_STACK_SIZE: usize;
     /// Number of trap stacks each CPU needs.
     const INTERRUPT_STACKS: usize;
     /// Gives this CPU its trap stacks, by their tops. Called once per CPU, early; before, traps share a start-up

@@ -19,14 +19,15 @@ const SAVED_RETURN: usize = 6;
 /// Prepares `context` so that the first switch to it calls `entry(argument)` on `stack_top`.
 pub fn prepare(context: &mut Context, stack_top: usize, entry: extern "C" fn(usize) -> !, argument: usize) {
     let top = stack_top & !15;
-    let frame = (top - (SAVED_WORDS + 1) * size_of::<usize>()) as *mut usize;
-    let words = [0, 0, 0, argument, entry as usize, 0, start as *const () as usize, 0];
+    // Two more words than are popped: `start` begins 16-byte aligned, and the frame chain ends in zeros.
+    let words = [0, 0, 0, argument, entry as usize, 0, start as *const () as usize, 0, 0];
+    let frame = (top - size_of_val(&words)) as *mut usize;
     // SAFETY: the caller gives a stack that nothing uses, with at least a page.
-    unsafe { frame.cast::<[usize; 8]>().write(words) };
+    unsafe { frame.cast::<[usize; SAVED_WORDS + 2]>().write(words) };
     context.stack_pointer = frame as usize;
 }
 
-/// First code of a new context: r12 = argument, rbx = entry. The zero above is the end of the frame chain.
+/// First code of a new context: r12 = argument, rbx = entry.
 #[unsafe(naked)]
 extern "C" fn start() -> ! {
     naked_asm!("mov rdi, r12", "call rbx", "ud2")

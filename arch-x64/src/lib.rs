@@ -11,7 +11,7 @@
 //! - [`trampoline`]: how a further CPU gets from real mode to the kernel.
 //!
 //! With feature `pc`, [`pc`]: the PC platform and [`pc::Machine`], the contract's implementer.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 
 pub mod apic;
 pub mod context;

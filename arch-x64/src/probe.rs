@@ -35,7 +35,7 @@ copier!(copy_doublewords, probe_doubleword_start, probe_doubleword_end, "rep mov
 copier!(copy_quadwords, probe_quadword_start, probe_quadword_end, "rep movsq");
 
 /// Where a probe that trapped at `instruction_pointer` goes on, if it was one.
-pub(crate) fn continuation(instruction_pointer: u64) -> Option<u64> {
+pub fn continuation(instruction_pointer: u64) -> Option<u64> {
     let pairs = [
         (&raw const probe_byte_start, &raw const probe_byte_end),
         (&raw const probe_word_start, &raw const probe_word_end),
@@ -71,6 +71,6 @@ fn copy(to: usize, from: usize, length: usize, probed: usize) -> Result<(), Prob
     // SAFETY: one side is a Rust slice of `length` bytes; a trap on the other side ends the copy. Writing to arbitrary
     // memory is what the caller asks for: the kernel's console guards it.
     let missing = unsafe { copier(to, from, length / unit) } * unit;
-    if missing == 0 { Ok(()) } else { Err(ProbeError { address: probed + length - missing }) }
+    if missing == 0 { Ok(()) } else { Err(ProbeError { address: probed.wrapping_add(length - missing) }) }
 }
 

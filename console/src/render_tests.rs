@@ -61,7 +61,7 @@ fn text(render: fn(&Snapshot, &mut dyn Write) -> fmt::Result) -> String {
 #[test]
 fn threads_marks_what_no_cpu_confirmed() {
     let text = text(threads);
-    assert!(text.contains("       3  worker                            0  ready          1500.0 us   16.0 KiB      512 B"), "{text}");
+    assert!(text.contains("       3  worker                            0  ready       1500.0 us   16.0 KiB      512 B"), "{text}");
     assert!(text.contains("blocked?"), "{text}");
     assert!(text.contains("and 7 more"), "{text}");
     assert!(text.contains("?: its CPU does not answer"), "{text}");

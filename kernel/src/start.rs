@@ -80,7 +80,7 @@ pub fn kernel_main(boot: &'static BootInformation, first: fn(&Options<'static>))
 }
 
 /// The first thread runs the console, whose commands format much text.
-const MAIN_STACK_SIZE: usize = 64 * 1024;
+const MAIN_STACK_SIZE: usize = 4 * DEFAULT_SIZE;
 
 /// Everything a CPU needs to take part: its data, its idle thread, its stacks.
 fn create_cpu(index: usize) -> Result<&'static Cpu, OutOfMemory> {

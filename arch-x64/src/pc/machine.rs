@@ -42,6 +42,7 @@ extern "C" fn cpu_start(cpu: usize, local: usize) -> ! {
 impl Architecture for Machine {
     const NAME: &'static str = "x86-64";
     const TIMER_VECTOR: u8 = apic::TIMER_VECTOR;
+    const DEFAULT_STACK_SIZE: usize = 16 * 1024;
     const SELF_VECTOR: u8 = trap::SELF_VECTOR;
     const INTERRUPT_STACKS: usize = descriptors::INTERRUPT_STACKS;
     type Context = Context;

@@ -13,7 +13,34 @@ pub static COMMANDS: &[Command] = &[
         words: &["list"],
         run: bench,
     },
+    #[cfg(feature = "suite")]
+    Command {
+        name: "test",
+        arguments: "[NAME]",
+        about: "runs the kernel's tests whose names contain NAME, or all",
+        details: "",
+        words: &[],
+        run: |context| test(suite::all(), context),
+    },
+    #[cfg(feature = "suite")]
+    Command {
+        name: "soak",
+        arguments: "[NAME]",
+        about: "runs the long tests",
+        details: "",
+        words: &[],
+        run: |context| test(suite::soak(), context),
+    },
 ];
+
+#[cfg(feature = "suite")]
+fn test(tests: impl Iterator<Item = &'static suite::Test>, context: &mut Context<'_>) -> CommandResult {
+    let filter = context.arguments.first().copied().unwrap_or("");
+    match suite::run(tests, filter, context.out) {
+        0 => Ok(()),
+        failed => Err(CommandError::failed(alloc::format!("{failed} tests failed"))),
+    }
+}
 
 fn bench(context: &mut Context<'_>) -> CommandResult {
     match context.arguments {

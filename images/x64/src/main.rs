@@ -2,6 +2,8 @@
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
 mod commands;
 
 use arch_contract::boot::BootInformation;

@@ -17,7 +17,7 @@ use crate::cpu;
 use crate::lock::SpinLock;
 
 /// Stack size of a thread that does not ask for another, in bytes.
-pub const DEFAULT_SIZE: usize = 16 * 1024;
+pub const DEFAULT_SIZE: usize = Machine::DEFAULT_STACK_SIZE;
 /// Largest stack, in bytes.
 pub const LARGEST_SIZE: usize = 64 << 20;
 /// Classes of slots: from 8 KiB (4 KiB of stack).

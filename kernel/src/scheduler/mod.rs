@@ -279,6 +279,11 @@ pub(crate) fn idle() -> ! {
             here.attention.publish(if ticking { Attention::Ticking } else { Attention::Solo });
             continue;
         }
+        // Threads that became ready while this one was running armed no tick.
+        // SAFETY: as above.
+        if unsafe { here.run_queue.get() }.len() > 1 && !here.tick_armed.load(Ordering::Relaxed) {
+            arm_tick(here);
+        }
         let before = here.switched_at.load(Ordering::Relaxed);
         here.counters.idle_cycles.add(Machine::cycles().wrapping_sub(before));
         thread::current().set_state(State::Ready);

@@ -1,0 +1,278 @@
+//! [`Machine`]: the contract, fulfilled by a Linux process.
+
+use std::ops::Range;
+use std::ptr;
+
+use arch_contract::fault::Registers;
+use arch_contract::{
+    Architecture, Callbacks, IpiError, LineError, LineTrigger, MapError, PowerAction, ProbeError, StartCpuError,
+};
+use arch_x64::context::{self, Context};
+use arch_x64::probe;
+
+use crate::{cpu, memory};
+
+/// Vector of the timer.
+pub const TIMER_VECTOR: u8 = 0xf0;
+/// Vector of `interrupt_self`.
+const SELF_VECTOR: u8 = 0xe0;
+
+/// A Linux process.
+pub struct Machine;
+
+/// The monotonic clock in ns, which counts as cycles.
+pub fn cycles() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// What a new CPU's pthread is told.
+struct Start {
+    cpu: usize,
+    stack_top: usize,
+    local: usize,
+}
+
+extern "C" fn cpu_thread(start: *mut libc::c_void) -> *mut libc::c_void {
+    // SAFETY: made by `start_cpu` for this thread alone.
+    let Start { cpu, stack_top, local } = unsafe { start.cast::<Start>().read() };
+    cpu::set_local_of(cpu, local);
+    cpu::become_cpu(cpu);
+    let mut context = Context::default();
+    context::prepare(&mut context, stack_top, cpu_start, cpu);
+    // SAFETY: the kernel gave the stack for this; the pthread's own is given up.
+    unsafe { context::resume(&raw const context) }
+}
+
+extern "C" fn cpu_start(cpu: usize) -> ! {
+    match cpu::callbacks() {
+        Some(callbacks) => (callbacks.cpu_main)(cpu),
+        None => Machine::halt_forever(),
+    }
+}
+
+impl Architecture for Machine {
+    const NAME: &'static str = "host";
+    const INTERRUPT_STACKS: usize = 0;
+    const DEFAULT_STACK_SIZE: usize = 256 * 1024;
+    const SELF_VECTOR: u8 = SELF_VECTOR;
+    const TIMER_VECTOR: u8 = TIMER_VECTOR;
+    type Context = Context;
+
+    fn install(callbacks: &'static Callbacks) {
+        cpu::install(callbacks);
+    }
+
+    fn start_cpu(
+        cpu: usize,
+        _: u32,
+        stack_top: usize,
+        local: usize,
+        _: &mut dyn FnMut() -> bool,
+    ) -> Result<(), StartCpuError> {
+        let start = Box::into_raw(Box::new(Start { cpu, stack_top, local }));
+        let mut thread = 0;
+        // Interrupts off: pthread_create allocates.
+        let were_enabled = cpu::interrupts_enabled();
+        cpu::disable_interrupts();
+        // SAFETY: `cpu_thread` takes what `start` is.
+        let result = unsafe { libc::pthread_create(&raw mut thread, ptr::null(), cpu_thread, start.cast()) };
+        if were_enabled {
+            cpu::enable_interrupts();
+        }
+        if result == 0 { Ok(()) } else { Err(StartCpuError::NoAnswer) }
+    }
+
+    fn set_interrupt_stacks(_: &[usize]) {}
+
+    fn local() -> usize {
+        cpu::local()
+    }
+
+    fn set_local(local: usize) {
+        cpu::set_local(local);
+    }
+
+    fn current() -> usize {
+        cpu::current()
+    }
+
+    fn set_current(thread: usize) {
+        cpu::set_current(thread);
+    }
+
+    fn interrupts_enabled() -> bool {
+        cpu::interrupts_enabled()
+    }
+
+    fn disable_interrupts() {
+        cpu::disable_interrupts();
+    }
+
+    fn enable_interrupts() {
+        cpu::enable_interrupts();
+    }
+
+    fn wait_for_interrupt() {
+        cpu::wait_for_interrupt();
+    }
+
+    fn spin_hint() {
+        // There can be more CPUs than the host has.
+        // SAFETY: always safe.
+        unsafe { libc::sched_yield() };
+    }
+
+    fn halt_forever() -> ! {
+        loop {
+            // SAFETY: sleeps; signals find interrupts disabled.
+            unsafe { libc::pause() };
+        }
+    }
+
+    fn cycles() -> u64 {
+        cycles()
+    }
+
+    fn cycle_frequency_hz() -> u64 {
+        1_000_000_000
+    }
+
+    fn arm_timer(deadline_cycles: u64) {
+        cpu::set_timer(deadline_cycles.max(1));
+    }
+
+    fn disarm_timer() {
+        cpu::set_timer(0);
+    }
+
+    fn timer_name() -> &'static str {
+        "POSIX timer"
+    }
+
+    fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
+        if cpu::send(cpu, vector) { Ok(()) } else { Err(IpiError::NoSuchCpu) }
+    }
+
+    fn interrupt_self() {
+        cpu::interrupt_self(SELF_VECTOR);
+    }
+
+    fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
+        let here = cpu::this_index();
+        cpu::running().filter(|&cpu| cpu != here).for_each(|cpu| {
+            cpu::send(cpu, vector);
+        });
+        Ok(())
+    }
+
+    fn stop_other_cpus() {
+        cpu::stop_others();
+    }
+
+    fn line_count() -> u32 {
+        0
+    }
+
+    fn route_line(_: u32, _: u8, _: usize, _: LineTrigger) -> Result<(), LineError> {
+        Err(LineError::NoSuchLine)
+    }
+
+    fn mask_line(_: u32) -> Result<(), LineError> {
+        Err(LineError::NoSuchLine)
+    }
+
+    fn interrupt_controller_name() -> &'static str {
+        "signals"
+    }
+
+    fn physical_to_virtual(physical: u64) -> *mut u8 {
+        memory::physical_to_virtual(physical)
+    }
+
+    fn virtual_to_physical(address: *const u8) -> u64 {
+        memory::virtual_to_physical(address)
+    }
+
+    fn stack_window() -> Range<usize> {
+        memory::stack_window()
+    }
+
+    fn map_page(address: usize, physical: u64, _: &mut dyn FnMut() -> Option<u64>) -> Result<(), MapError> {
+        memory::map_page(address, physical)
+    }
+
+    fn unmap_page(address: usize) -> Option<u64> {
+        memory::unmap_page(address)
+    }
+
+    fn flush_tlb() {}
+
+    fn probe_read(address: usize, buffer: &mut [u8]) -> Result<(), ProbeError> {
+        probe::read(address, buffer)
+    }
+
+    fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
+        probe::write(address, bytes)
+    }
+
+    fn prepare(context: &mut Context, stack_top: usize, entry: extern "C" fn(usize) -> !, argument: usize) {
+        context::prepare(context, stack_top, entry, argument);
+    }
+
+    unsafe fn switch(from: *mut Context, to: *const Context) {
+        // SAFETY: the caller's obligations are the same.
+        unsafe { context::switch(from, to) }
+    }
+
+    unsafe fn switch_through(
+        from: *mut Context,
+        stack_top: usize,
+        next: extern "C" fn(usize) -> !,
+        argument: usize,
+    ) {
+        // SAFETY: the caller's obligations are the same.
+        unsafe { context::switch_through(from, stack_top, next, argument) }
+    }
+
+    unsafe fn resume(to: *const Context) -> ! {
+        // SAFETY: the caller's obligations are the same.
+        unsafe { context::resume(to) }
+    }
+
+    fn suspended_at(context: &Context) -> Registers {
+        context::suspended_at(context)
+    }
+
+    #[inline(always)]
+    fn registers_here() -> Registers {
+        context::registers_here()
+    }
+
+    fn execute_invalid_instruction() -> ! {
+        // SAFETY: UD2 raises SIGILL, whose handler does not return.
+        unsafe { std::arch::asm!("ud2", options(noreturn)) }
+    }
+
+    fn console_write(bytes: &[u8]) {
+        // SAFETY: the slice is valid; what a closed output refuses is dropped.
+        unsafe { libc::write(libc::STDOUT_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+    }
+
+    fn console_read() -> Option<u8> {
+        None
+    }
+
+    fn console_line() -> Option<u32> {
+        None
+    }
+
+    fn console_enable_interrupt() {}
+
+    fn power(_: PowerAction, status: u8) -> ! {
+        // SAFETY: ends the process without running destructors on a stack that is not the main thread's.
+        unsafe { libc::_exit(i32::from(status)) }
+    }
+}

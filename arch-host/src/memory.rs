@@ -1,0 +1,118 @@
+//! Physical memory: a memory file, mapped whole at a fixed place, and page by page into the stack window.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
+
+use arch_contract::boot::PhysicalRange;
+use arch_contract::{MapError, PAGE_SIZE};
+
+/// Where physical address 0 would be.
+const DIRECT_MAP: usize = 0x1000_0000_0000;
+/// Nothing lives below; address 0 shall be no memory.
+const FIRST_PHYSICAL: u64 = 0x10_0000;
+/// Thread stacks: 64 GiB.
+const STACK_WINDOW: Range<usize> = 0x2000_0000_0000..0x2010_0000_0000;
+
+static FILE: AtomicI32 = AtomicI32::new(-1);
+
+/// Makes `length` bytes of memory; returns where they are.
+pub fn create(length: u64) -> PhysicalRange {
+    // SAFETY: the name is NUL-terminated.
+    let file = unsafe { libc::memfd_create(c"aerokernel-memory".as_ptr(), libc::MFD_CLOEXEC) };
+    assert!(file >= 0, "no memory file: {}", std::io::Error::last_os_error());
+    let end = FIRST_PHYSICAL + length;
+    // SAFETY: the file is ours.
+    let sized = unsafe { libc::ftruncate(file, end as libc::off_t) };
+    assert_eq!(sized, 0, "no {length} bytes of memory: {}", std::io::Error::last_os_error());
+    map_file(DIRECT_MAP, 0, end as usize, file);
+    let reserve = |at: usize, length: usize, protection: libc::c_int, fixed: libc::c_int| {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
+        // SAFETY: addresses nothing else in the process uses.
+        unsafe { libc::mmap(at as *mut _, length, protection, flags, -1, 0) }
+    };
+    let window = reserve(STACK_WINDOW.start, STACK_WINDOW.len(), libc::PROT_NONE, libc::MAP_FIXED_NOREPLACE);
+    assert_eq!(window as usize, STACK_WINDOW.start, "the addresses for stacks are taken");
+    let ledger = reserve(0, LEDGER_ENTRIES * size_of::<AtomicU64>(), libc::PROT_READ | libc::PROT_WRITE, 0);
+    assert_ne!(ledger, libc::MAP_FAILED, "no memory for the ledger of the stack window");
+    LEDGER.store(ledger.cast(), Ordering::Release);
+    FILE.store(file, Ordering::Relaxed);
+    PhysicalRange { start: FIRST_PHYSICAL, end }
+}
+
+fn map_file(at: usize, offset: u64, length: usize, file: i32) {
+    // SAFETY: addresses set aside for this.
+    let mapped = unsafe {
+        libc::mmap(
+            at as *mut _,
+            length,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_FIXED,
+            file,
+            offset as libc::off_t,
+        )
+    };
+    assert_eq!(mapped as usize, at, "memory cannot be mapped: {}", std::io::Error::last_os_error());
+}
+
+pub fn physical_to_virtual(physical: u64) -> *mut u8 {
+    (DIRECT_MAP + physical as usize) as *mut u8
+}
+
+pub fn virtual_to_physical(address: *const u8) -> u64 {
+    (address as usize).wrapping_sub(DIRECT_MAP) as u64
+}
+
+pub fn stack_window() -> Range<usize> {
+    STACK_WINDOW
+}
+
+pub fn map_page(address: usize, physical: u64) -> Result<(), MapError> {
+    // SAFETY: a page of the stack window, which the kernel gives out.
+    let mapped = unsafe {
+        libc::mmap(
+            address as *mut _,
+            PAGE_SIZE,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_FIXED,
+            FILE.load(Ordering::Relaxed),
+            physical as libc::off_t,
+        )
+    };
+    // Linux limits the number of mappings.
+    if mapped == libc::MAP_FAILED {
+        return Err(MapError::OutOfMemory);
+    }
+    ledger_entry(address).store(physical, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Takes a page's mapping away and says where it led.
+pub fn unmap_page(address: usize) -> Option<u64> {
+    let physical = ledger_entry(address).swap(0, Ordering::Relaxed);
+    if physical == 0 {
+        return None;
+    }
+    // SAFETY: a page of the stack window that nothing uses any more.
+    unsafe {
+        libc::mmap(
+            address as *mut _,
+            PAGE_SIZE,
+            libc::PROT_NONE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
+            -1,
+            0,
+        )
+    };
+    Some(physical)
+}
+
+/// Where each page of the stack window leads, 0 for nowhere: what page tables are on bare metal.
+fn ledger_entry(address: usize) -> &'static AtomicU64 {
+    let index = (address - STACK_WINDOW.start) / PAGE_SIZE;
+    assert!(index < LEDGER_ENTRIES, "{address:#x} is not in the stack window");
+    // SAFETY: made by `create` with so many entries, never unmapped, zero at first.
+    unsafe { &*LEDGER.load(Ordering::Acquire).add(index) }
+}
+
+const LEDGER_ENTRIES: usize = (STACK_WINDOW.end - STACK_WINDOW.start) / PAGE_SIZE;
+static LEDGER: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());

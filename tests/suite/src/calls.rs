@@ -1,0 +1,149 @@
+//! Functions on other CPUs.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+
+use kernel::call::{self, CallError, CpuSet};
+use kernel::lock::InterruptGuard;
+use kernel::time::{Deadline, spin_until};
+use kernel::{cpu, interrupts};
+
+use crate::support::{LIMIT, eventually, text};
+use crate::{TestResult, ensure, tests};
+
+tests![
+    a_call_runs_where_it_should,
+    a_call_to_all_runs_on_all,
+    a_set_excludes_the_others,
+    a_call_without_waiting_arrives,
+    a_cpu_that_does_not_answer_is_an_error,
+    calls_cross_without_deadlock,
+    a_broadcast_interrupt_reaches_all_others,
+];
+
+fn a_call_runs_where_it_should() -> TestResult {
+    for target in cpu::all() {
+        let ran_on = Arc::new(AtomicU64::new(u64::MAX));
+        let theirs = ran_on.clone();
+        let run = move || theirs.store(cpu::this_index() as u64, Ordering::SeqCst);
+        call::on(target.index, run, LIMIT).map_err(text)?;
+        let ran_on = ran_on.load(Ordering::SeqCst);
+        ensure!(ran_on == target.index as u64, "asked CPU {}, ran on {ran_on}", target.index);
+    }
+    let absent = call::on(cpu::limit(), || (), LIMIT);
+    ensure!(matches!(absent, Err(CallError::NoSuchCpu(_))), "a CPU that is not there answered");
+    Ok(())
+}
+
+fn a_call_to_all_runs_on_all() -> TestResult {
+    let ran = Arc::new(AtomicU64::new(0));
+    for _ in 0..200 {
+        ran.store(0, Ordering::SeqCst);
+        let theirs = ran.clone();
+        let run = move || {
+            theirs.fetch_or(1 << cpu::this_index(), Ordering::SeqCst);
+        };
+        call::on_all(run, LIMIT).map_err(text)?;
+        let wanted = cpu::all().fold(0, |set, cpu| set | 1 << cpu.index);
+        ensure!(ran.load(Ordering::SeqCst) == wanted, "ran on {:#b}", ran.load(Ordering::SeqCst));
+    }
+    Ok(())
+}
+
+fn a_set_excludes_the_others() -> TestResult {
+    let ran = Arc::new(AtomicU64::new(0));
+    let theirs = ran.clone();
+    let mut set = CpuSet::all();
+    set.remove(cpu::this_index());
+    let run = move || {
+        theirs.fetch_or(1 << cpu::this_index(), Ordering::SeqCst);
+    };
+    call::on_set(set, run, LIMIT).map_err(text)?;
+    let wanted = set.iter().fold(0, |all, cpu| all | 1u64 << cpu);
+    ensure!(ran.load(Ordering::SeqCst) == wanted, "ran on {:#b}", ran.load(Ordering::SeqCst));
+    Ok(())
+}
+
+fn a_call_without_waiting_arrives() -> TestResult {
+    let ran = Arc::new(AtomicU64::new(0));
+    for target in cpu::all() {
+        for _ in 0..50 {
+            let theirs = ran.clone();
+            let run = move || {
+                theirs.fetch_add(1, Ordering::SeqCst);
+            };
+            call::start_on(target.index, run).map_err(text)?;
+        }
+    }
+    let wanted = 50 * cpu::count() as u64;
+    eventually("all calls ran", || ran.load(Ordering::SeqCst) == wanted)
+}
+
+fn a_cpu_that_does_not_answer_is_an_error() -> TestResult {
+    let target = cpu::limit() - 1;
+    if target == cpu::this_index() {
+        return Ok(()); // A CPU always answers itself.
+    }
+    // A handler that keeps the CPU busy, interrupts off, until it is released.
+    static RELEASED: AtomicU64 = AtomicU64::new(0);
+    RELEASED.store(0, Ordering::SeqCst);
+    call::start_on(target, || {
+        spin_until(LIMIT, || RELEASED.load(Ordering::SeqCst) != 0);
+    })
+    .map_err(text)?;
+    let ran = Arc::new(AtomicU64::new(0));
+    let theirs = ran.clone();
+    let run = move || {
+        theirs.store(1, Ordering::SeqCst);
+    };
+    let result = call::on(target, run, Duration::from_millis(20));
+    let snapshot = kernel::Snapshot::take();
+    RELEASED.store(1, Ordering::SeqCst);
+    ensure!(result == Err(CallError::NoAnswer { cpu: target }), "the result was {result:?}");
+    let described = snapshot.cpus.iter().find(|cpu| cpu.index as usize == target);
+    ensure!(described.is_some_and(|cpu| !cpu.answered), "a snapshot presents a silent CPU as certain");
+    let certain = snapshot.threads.iter().any(|thread| thread.cpu as usize == target && thread.certain);
+    ensure!(!certain, "a snapshot presents a silent CPU's threads as certain");
+    eventually("the call runs once the CPU answers again", || ran.load(Ordering::SeqCst) == 1)
+}
+
+fn calls_cross_without_deadlock() -> TestResult {
+    // All CPUs call all at once, half of them with interrupts off.
+    let handles: Result<alloc::vec::Vec<_>, _> = cpu::all()
+        .map(|cpu| {
+            kernel::thread::Builder::new("caller").cpu(cpu.index).spawn(|| {
+                for round in 0..100 {
+                    let guard = (round % 2 == 0).then(InterruptGuard::new);
+                    let result = call::on_all(|| (), LIMIT);
+                    drop(guard);
+                    result?;
+                }
+                Ok::<(), CallError>(())
+            })
+        })
+        .collect();
+    for handle in handles.map_err(text)? {
+        crate::support::join(handle)?.map_err(text)?;
+    }
+    Ok(())
+}
+
+fn a_broadcast_interrupt_reaches_all_others() -> TestResult {
+    static ARRIVED: AtomicU64 = AtomicU64::new(0);
+    ARRIVED.store(0, Ordering::SeqCst);
+    let vector = interrupts::register_vector(&ARRIVED, |arrived: &AtomicU64| {
+        arrived.fetch_add(1, Ordering::SeqCst);
+    })
+    .map_err(text)?;
+    let sent = call::broadcast_ipi(vector).map_err(text);
+    let others = cpu::count() as u64 - 1;
+    let deadline = Deadline::after(LIMIT);
+    while ARRIVED.load(Ordering::SeqCst) < others && !deadline.has_passed() {
+        kernel::thread::yield_now();
+    }
+    interrupts::unregister_vector(vector);
+    sent?;
+    ensure!(ARRIVED.load(Ordering::SeqCst) == others, "{} of {others} CPUs took it", ARRIVED.load(Ordering::SeqCst));
+    Ok(())
+}

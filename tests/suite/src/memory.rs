@@ -1,0 +1,223 @@
+//! Memory.
+
+use alloc::vec::Vec;
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use kernel::arch::{Architecture, Machine};
+use kernel::cpu;
+use kernel::memory::stack::{self, Keep};
+use kernel::memory::{self, DmaBuffer, OutOfMemory, Placement};
+use kernel::thread::{self, Builder};
+
+use crate::support::{Random, join, text};
+use crate::{TestResult, ensure, tests};
+
+tests![
+    blocks_do_not_overlap,
+    alignment_is_kept,
+    out_of_memory_is_an_error_and_passes,
+    every_node_gives_its_own,
+    dma_memory_is_where_a_device_reaches_it,
+    memory_freed_elsewhere_comes_home,
+    spawning_without_memory_is_an_error,
+    probes_survive_bad_addresses,
+];
+
+/// An allocation filled with a pattern of its own.
+struct Block {
+    at: NonNull<u8>,
+    layout: Layout,
+    pattern: u8,
+}
+
+// SAFETY: the block owns its memory.
+unsafe impl Send for Block {}
+
+impl Block {
+    fn new(size: usize, align: usize, pattern: u8) -> Result<Self, OutOfMemory> {
+        let layout = Layout::from_size_align(size.max(1), align).map_err(|_| OutOfMemory)?;
+        let at = memory::allocate(layout, Placement::Near)?;
+        // SAFETY: just allocated.
+        unsafe { at.as_ptr().write_bytes(pattern, layout.size()) };
+        Ok(Self { at, layout, pattern })
+    }
+
+    fn is_intact(&self) -> bool {
+        // SAFETY: written in `new`.
+        let bytes = unsafe { core::slice::from_raw_parts(self.at.as_ptr(), self.layout.size()) };
+        bytes.iter().all(|&byte| byte == self.pattern)
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout, not used any more.
+        unsafe { memory::free(self.at, self.layout) };
+    }
+}
+
+fn storm(seed: u64, rounds: usize) -> TestResult {
+    let mut random = Random(seed);
+    let mut blocks: Vec<Block> = Vec::new();
+    for round in 0..rounds {
+        if blocks.len() > 60 || (random.next().is_multiple_of(3) && !blocks.is_empty()) {
+            let block = blocks.swap_remove(random.next() as usize % blocks.len());
+            ensure!(block.is_intact(), "a block of {} bytes was overwritten", block.layout.size());
+        } else {
+            let size = 1 << (random.next() % 15);
+            let size = size + random.next() as usize % size;
+            blocks.push(Block::new(size, 8, round as u8).map_err(text)?);
+        }
+    }
+    let broken = blocks.iter().find(|block| !block.is_intact());
+    ensure!(broken.is_none(), "a block was overwritten");
+    Ok(())
+}
+
+fn blocks_do_not_overlap() -> TestResult {
+    let handles: Result<Vec<_>, _> = cpu::all()
+        .map(|cpu| Builder::new("storm").cpu(cpu.index).spawn(move || storm(cpu.index as u64 + 1, 3000)))
+        .collect();
+    handles.map_err(text)?.into_iter().try_for_each(|handle| join(handle)?)
+}
+
+fn alignment_is_kept() -> TestResult {
+    for shift in 0..16 {
+        for size in [1, 24, 100, 5000] {
+            let block = Block::new(size, 1 << shift, 1).map_err(text)?;
+            let address = block.at.as_ptr() as usize;
+            ensure!(address.is_multiple_of(1 << shift), "{address:#x} is not aligned to {}", 1 << shift);
+        }
+    }
+    Ok(())
+}
+
+/// Frees everything that caches and dead threads hold, so that free memory can be compared.
+pub(crate) fn settle() -> u64 {
+    let empty = || {
+        thread::empty_stock();
+        memory::flush_this_cpus_caches();
+    };
+    for cpu in cpu::all() {
+        if let Ok(handle) = Builder::new("settle").cpu(cpu.index).spawn(empty) {
+            let _ = join(handle);
+        }
+    }
+    empty();
+    stack::reclaim(Keep::None);
+    memory::flush_this_cpus_caches();
+    memory::free_bytes()
+}
+
+/// Checks after [`settle`] that as much is free as before, but for page tables, which stay, and a stack in the stock.
+pub(crate) fn nothing_was_lost(before: u64) -> TestResult {
+    let tolerance = 64 * 1024 + Machine::DEFAULT_STACK_SIZE as u64;
+    let after = memory::free_bytes();
+    ensure!(after + tolerance >= before, "{before} bytes were free before, {after} after");
+    Ok(())
+}
+
+fn out_of_memory_is_an_error_and_passes() -> TestResult {
+    ensure!(Block::new(1 << 40, 8, 0).is_err(), "a terabyte was given");
+    settle();
+    let before = memory::free_bytes();
+    let mut blocks: Vec<Block> = Vec::with_capacity(4096);
+    // Large blocks first, without touching them all; then smaller ones until nothing is left.
+    for size in [1 << 26, 1 << 20, 1 << 14, 1 << 12] {
+        while blocks.len() < blocks.capacity() {
+            let Ok(layout) = Layout::from_size_align(size, 8) else { return Err("layout".into()) };
+            let Ok(at) = memory::allocate(layout, Placement::Near) else { break };
+            blocks.push(Block { at, layout, pattern: 0 });
+        }
+    }
+    let at_worst = memory::free_bytes();
+    drop(blocks);
+    settle();
+    ensure!(at_worst < before / 4, "memory did not run short: {at_worst} of {before} bytes are free");
+    nothing_was_lost(before)
+}
+
+fn every_node_gives_its_own() -> TestResult {
+    for node in memory::nodes() {
+        let layout = Layout::from_size_align(8192, 8).map_err(text)?;
+        let before = memory::node_usage(node).map_or(0, |usage| usage.free);
+        let at = memory::allocate(layout, Placement::Node(node)).map_err(text)?;
+        let during = memory::node_usage(node).map_or(0, |usage| usage.free);
+        // SAFETY: just allocated with this layout.
+        unsafe { memory::free(at, layout) };
+        ensure!(before - during == 8192, "node {node} gave {} bytes", before - during);
+    }
+    let layout = Layout::new::<u64>();
+    ensure!(memory::allocate(layout, Placement::Node(63)).is_err(), "a node that is not there gave memory");
+    Ok(())
+}
+
+fn dma_memory_is_where_a_device_reaches_it() -> TestResult {
+    let limit = 16 << 20;
+    let mut buffer = DmaBuffer::new(10_000, limit).map_err(text)?;
+    let start = buffer.physical_address();
+    ensure!(start.is_multiple_of(4096), "{start:#x} is not page aligned");
+    ensure!(start + 10_000 <= limit, "{start:#x} is above {limit:#x}");
+    ensure!(buffer.as_mut_slice().iter().all(|&byte| byte == 0), "it is not zeroed");
+    ensure!(DmaBuffer::new(4096, 4096).is_err(), "memory below 4 KiB was given");
+    Ok(())
+}
+
+fn memory_freed_elsewhere_comes_home() -> TestResult {
+    settle();
+    let before = memory::free_bytes();
+    for round in 0..20u8 {
+        let blocks: Vec<Block> = (0..200).map(|_| Block::new(64, 8, round)).collect::<Result<_, _>>().map_err(text)?;
+        let last = cpu::limit() - 1;
+        let handle = Builder::new("freer").cpu(last).spawn(move || blocks.iter().all(Block::is_intact)).map_err(text)?;
+        ensure!(join(handle)?, "a block was overwritten on its way");
+    }
+    settle();
+    nothing_was_lost(before)
+}
+
+fn spawning_without_memory_is_an_error() -> TestResult {
+    let mut hoard: Vec<Block> = Vec::with_capacity(8192);
+    let mut fill = |smallest: usize| {
+        let mut size = 1 << 26;
+        while size >= smallest {
+            let layout = Layout::from_size_align(size, 8).expect("a power of two");
+            match memory::allocate(layout, Placement::Near) {
+                Ok(at) if hoard.len() < hoard.capacity() => hoard.push(Block { at, layout, pattern: 0 }),
+                Ok(at) => {
+                    // SAFETY: just allocated with this layout.
+                    unsafe { memory::free(at, layout) };
+                    break;
+                }
+                Err(OutOfMemory) => size /= 2,
+            }
+        }
+    };
+    fill(Machine::DEFAULT_STACK_SIZE);
+    let large = Builder::new("large").stack_size(32 << 20).spawn(|| ());
+    let refused = matches!(large, Err(thread::SpawnError::OutOfMemory));
+    drop(hoard);
+    ensure!(refused, "a thread with 32 MiB of stack was made of nothing");
+    let handle = Builder::new("later").stack_size(1 << 20).spawn(|| 5).map_err(text)?;
+    ensure!(join(handle)? == 5, "spawning does not work afterwards");
+    Ok(())
+}
+
+fn probes_survive_bad_addresses() -> TestResult {
+    let guard = thread::current().stack().guard();
+    for address in [0usize, 8, 0xdead_beef_0000, usize::MAX - 7, guard.start, guard.end - 8] {
+        for length in [1, 2, 4, 8, 16] {
+            let mut buffer = [0; 16];
+            let result = Machine::probe_read(address.wrapping_sub(length % 2), &mut buffer[..length]);
+            ensure!(result.is_err(), "{length} bytes at {address:#x} were read");
+        }
+    }
+    let mut value = 7u64;
+    let at = core::ptr::from_mut(&mut value) as usize;
+    Machine::probe_write(at, &9u64.to_le_bytes()).map_err(text)?;
+    let mut back = [0; 8];
+    Machine::probe_read(at, &mut back).map_err(text)?;
+    ensure!(u64::from_le_bytes(back) == 9, "a good address was not written");
+    Ok(())
+}

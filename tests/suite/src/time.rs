@@ -1,0 +1,86 @@
+//! Clock and timers.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
+
+use kernel::lock::SpinLock;
+use kernel::thread;
+use kernel::time::{Deadline, Timer, cycles, now_ns};
+
+use crate::support::{Random, eventually, text};
+use crate::{TestResult, ensure, tests};
+
+tests![the_clock_never_goes_back, timers_fire_in_order_and_not_early, a_cancelled_timer_never_fires, a_timer_can_be_set_again];
+
+fn the_clock_never_goes_back() -> TestResult {
+    let mut last = now_ns();
+    for _ in 0..20_000 {
+        let now = now_ns();
+        ensure!(now >= last, "{now} after {last}");
+        last = now;
+    }
+    Ok(())
+}
+
+/// Deadline and time of firing, in cycles.
+static FIRED: SpinLock<Vec<(u64, u64)>> = SpinLock::new(Vec::new());
+
+fn timers_fire_in_order_and_not_early() -> TestResult {
+    static DEADLINES: [AtomicU64; 200] = [const { AtomicU64::new(0) }; 200];
+    FIRED.lock().clear();
+    FIRED.lock().reserve(DEADLINES.len());
+    let note = |deadline: &AtomicU64| FIRED.lock().push((deadline.load(Ordering::Relaxed), cycles()));
+    let mut random = Random(7);
+    let mut timers = Vec::new();
+    for slot in &DEADLINES {
+        let deadline = Deadline::after(Duration::from_micros(2000 + random.next() % 20_000));
+        slot.store(deadline.cycles(), Ordering::Relaxed);
+        let mut timer = Timer::new(slot, note).map_err(text)?;
+        timer.set(deadline);
+        timers.push(timer);
+    }
+    eventually("all timers fire", || FIRED.lock().len() == DEADLINES.len())?;
+    let fired = FIRED.lock();
+    for pair in fired.windows(2) {
+        ensure!(pair[0].0 <= pair[1].0, "{} fired before {}", pair[0].0, pair[1].0);
+    }
+    let early = fired.iter().find(|(deadline, at)| at < deadline);
+    ensure!(early.is_none(), "fired early: {early:?}");
+    Ok(())
+}
+
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+fn count(count: &AtomicU64) {
+    count.fetch_add(1, Ordering::SeqCst);
+}
+
+fn a_cancelled_timer_never_fires() -> TestResult {
+    COUNT.store(0, Ordering::SeqCst);
+    let mut timer = Timer::new(&COUNT, count).map_err(text)?;
+    for _ in 0..100 {
+        timer.set(Deadline::after(Duration::from_millis(3)));
+        ensure!(timer.cancel(), "it was not set");
+    }
+    ensure!(!timer.cancel(), "it was set after being cancelled");
+    timer.set(Deadline::after(Duration::from_millis(3)));
+    drop(timer);
+    thread::sleep(Duration::from_millis(10));
+    ensure!(COUNT.load(Ordering::SeqCst) == 0, "it fired");
+    Ok(())
+}
+
+fn a_timer_can_be_set_again() -> TestResult {
+    COUNT.store(0, Ordering::SeqCst);
+    let mut timer = Timer::new(&COUNT, count).map_err(text)?;
+    // Replacing a deadline leaves one.
+    timer.set(Deadline::after(Duration::from_micros(500)));
+    timer.set(Deadline::after(Duration::from_micros(200)));
+    eventually("it fires", || COUNT.load(Ordering::SeqCst) == 1)?;
+    timer.set(Deadline::NOW);
+    eventually("it fires at once", || COUNT.load(Ordering::SeqCst) == 2)?;
+    thread::sleep(Duration::from_millis(2));
+    ensure!(COUNT.load(Ordering::SeqCst) == 2, "a replaced deadline fired too");
+    Ok(())
+}

@@ -1,0 +1,409 @@
+//! Everything a thread can wait on.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use kernel::lock::SpinLock;
+use kernel::thread::{self, Builder, JoinHandle};
+use kernel::time::Deadline;
+use kernel::wait::{
+    Arrival, Barrier, Channel, Condition, Event, Mutex, ReaderWriterLock, Semaphore, TimedOut, TrySendError, WaitQueue,
+};
+use kernel::{call, cpu, interrupts};
+
+use crate::support::{LIMIT, Random, SHORT, eventually, join, takes_at_least, text, until_blocked};
+use crate::{TestResult, ensure, tests};
+
+tests![
+    wait_queue_sees_every_change,
+    event_wakes_in_order,
+    event_remembers_one_signal,
+    event_broadcast_and_latch,
+    event_ping_pong_across_cpus,
+    every_wait_times_out_and_works_afterwards,
+    mutex_excludes,
+    condition_misses_no_signal,
+    semaphore_conserves_units_despite_timeouts,
+    barrier_holds_all_back,
+    barrier_times_out_and_can_be_used_again,
+    readers_share_and_writers_exclude,
+    channel_keeps_order_and_loses_nothing,
+    channel_is_bounded,
+    interrupt_handlers_wake_threads,
+];
+
+/// Spawns one thread per number, spread over the CPUs.
+fn crew<T: Send + 'static>(
+    count: usize,
+    make: impl Fn(usize) -> T + Send + Clone + 'static,
+) -> Result<Vec<JoinHandle<T>>, String> {
+    (0..count)
+        .map(|number| {
+            let make = make.clone();
+            Builder::new("crew").cpu(number % cpu::limit()).spawn(move || make(number)).map_err(text)
+        })
+        .collect()
+}
+
+fn wait_queue_sees_every_change() -> TestResult {
+    static QUEUE: WaitQueue = WaitQueue::new();
+    static VALUE: AtomicU64 = AtomicU64::new(0);
+    VALUE.store(0, Ordering::SeqCst);
+    let rounds = 2000;
+    let follower = Builder::new("follower")
+        .cpu(cpu::limit() - 1)
+        .spawn(move || {
+            for round in 1..=rounds {
+                let result = QUEUE.wait_while(Deadline::after(LIMIT), || VALUE.load(Ordering::SeqCst) != 2 * round - 1);
+                if result.is_err() {
+                    return Err(round);
+                }
+                VALUE.fetch_add(1, Ordering::SeqCst);
+                QUEUE.wake_all();
+            }
+            Ok(())
+        })
+        .map_err(text)?;
+    for round in 1..=rounds {
+        VALUE.fetch_add(1, Ordering::SeqCst);
+        QUEUE.wake_all();
+        let result = QUEUE.wait_while(Deadline::after(LIMIT), || VALUE.load(Ordering::SeqCst) != 2 * round);
+        ensure!(result.is_ok(), "round {round} was missed here");
+    }
+    join(follower)?.map_err(|round| alloc::format!("round {round} was missed there"))
+}
+
+fn event_wakes_in_order() -> TestResult {
+    let event = Arc::new(Event::new());
+    let order = Arc::new(SpinLock::new(Vec::with_capacity(8)));
+    let mut handles = Vec::new();
+    for number in 0..4 {
+        let (event, order) = (event.clone(), order.clone());
+        let handle = thread::spawn("waiter", move || {
+            event.wait();
+            order.lock().push(number);
+        })
+        .map_err(text)?;
+        until_blocked(&handle)?;
+        handles.push(handle);
+    }
+    for _ in 0..4 {
+        event.signal();
+    }
+    handles.into_iter().try_for_each(join)?;
+    let order = order.lock().clone();
+    ensure!(order == [0, 1, 2, 3], "woken in the order {order:?}");
+    Ok(())
+}
+
+fn event_remembers_one_signal() -> TestResult {
+    let event = Event::new();
+    event.signal();
+    event.signal();
+    ensure!(event.wait_until(Deadline::NOW).is_ok(), "the signal was forgotten");
+    ensure!(event.wait_until(Deadline::NOW) == Err(TimedOut), "two signals were remembered");
+    Ok(())
+}
+
+fn event_broadcast_and_latch() -> TestResult {
+    let event = Arc::new(Event::new());
+    let wait = {
+        let event = event.clone();
+        move |_| event.wait_until(Deadline::after(LIMIT))
+    };
+    let handles = crew(8, wait.clone())?;
+    handles.iter().try_for_each(until_blocked)?;
+    ensure!(event.broadcast() == 8, "not all were woken");
+    for handle in handles {
+        join(handle)?.map_err(text)?;
+    }
+    ensure!(event.wait_until(Deadline::NOW).is_err(), "a broadcast was remembered");
+    event.latch();
+    for handle in crew(8, wait)? {
+        join(handle)?.map_err(text)?;
+    }
+    event.reset();
+    ensure!(event.wait_until(Deadline::NOW).is_err(), "a reset latch lets pass");
+    Ok(())
+}
+
+fn event_ping_pong_across_cpus() -> TestResult {
+    let (ping, pong) = (Arc::new(Event::new()), Arc::new(Event::new()));
+    let (their_ping, their_pong) = (ping.clone(), pong.clone());
+    let rounds = 5000;
+    let partner = Builder::new("partner")
+        .cpu(cpu::limit() - 1)
+        .spawn(move || {
+            for _ in 0..rounds {
+                their_ping.wait_until(Deadline::after(LIMIT))?;
+                their_pong.signal();
+            }
+            Ok::<(), TimedOut>(())
+        })
+        .map_err(text)?;
+    for round in 0..rounds {
+        ping.signal();
+        pong.wait_until(Deadline::after(LIMIT)).map_err(|_| alloc::format!("round {round}: no answer"))?;
+    }
+    join(partner)?.map_err(text)
+}
+
+fn every_wait_times_out_and_works_afterwards() -> TestResult {
+    let soon = || Deadline::after(SHORT);
+    let queue = WaitQueue::new();
+    let result = takes_at_least(SHORT, || queue.wait_while(soon(), || true))?;
+    ensure!(result == Err(TimedOut), "wait queue");
+    ensure!(!queue.wake_one(), "a waiter that timed out is still in the queue");
+
+    let event = Event::new();
+    ensure!(takes_at_least(SHORT, || event.wait_until(soon()))? == Err(TimedOut), "event");
+    event.signal();
+    ensure!(event.wait_until(soon()).is_ok(), "event after a timeout");
+
+    let semaphore = Semaphore::new(0);
+    ensure!(takes_at_least(SHORT, || semaphore.down_until(soon()))? == Err(TimedOut), "semaphore");
+    semaphore.up();
+    ensure!(semaphore.value() == 1 && semaphore.try_down() && !semaphore.try_down(), "semaphore after a timeout");
+
+    let mutex = Mutex::new(1);
+    let held = mutex.lock();
+    ensure!(takes_at_least(SHORT, || mutex.lock_until(soon()).is_err())?, "mutex");
+    ensure!(mutex.try_lock().is_none(), "a held mutex was locked");
+    drop(held);
+    ensure!(mutex.lock_until(soon()).is_ok(), "mutex after a timeout");
+
+    let condition = Condition::new();
+    let (guard, result) = takes_at_least(SHORT, || condition.wait_until(mutex.lock(), soon()))?;
+    ensure!(result == Err(TimedOut) && *guard == 1, "condition");
+    drop(guard);
+    ensure!(!condition.signal(), "a waiter that timed out is still in the condition");
+
+    let lock = ReaderWriterLock::new(());
+    let writer = lock.write();
+    ensure!(takes_at_least(SHORT, || lock.read_until(soon()).is_err())?, "reader");
+    ensure!(takes_at_least(SHORT, || lock.write_until(soon()).is_err())?, "writer");
+    drop(writer);
+    ensure!(lock.read_until(soon()).is_ok(), "reader after a writer's timeout");
+
+    let channel = Channel::new(1).map_err(text)?;
+    ensure!(takes_at_least(SHORT, || channel.receive_until(soon()))? == Err(TimedOut), "receive");
+    channel.send(1);
+    ensure!(takes_at_least(SHORT, || channel.send_until(2, soon()))? == Err(TrySendError(2)), "send");
+    ensure!(channel.receive() == 1, "channel after timeouts");
+    Ok(())
+}
+
+fn mutex_excludes() -> TestResult {
+    let rounds = 3000;
+    // Two halves that differ while somebody is inside.
+    let shared = Arc::new(Mutex::new((0u64, 0u64)));
+    let inside = Arc::new(AtomicBool::new(false));
+    let (theirs, flag) = (shared.clone(), inside.clone());
+    let handles = crew(4, move |number| {
+        for round in 0..rounds {
+            let mut guard = theirs.lock();
+            if flag.swap(true, Ordering::SeqCst) {
+                return Err("two threads were inside");
+            }
+            guard.0 += 1;
+            if (round + number) % 64 == 0 {
+                thread::yield_now();
+            }
+            guard.1 += 1;
+            if guard.0 != guard.1 {
+                return Err("a torn update was seen");
+            }
+            flag.store(false, Ordering::SeqCst);
+        }
+        Ok(())
+    })?;
+    for handle in handles {
+        join(handle)?.map_err(text)?;
+    }
+    ensure!(shared.lock().0 == 4 * rounds as u64, "updates got lost: {}", shared.lock().0);
+    Ok(())
+}
+
+fn condition_misses_no_signal() -> TestResult {
+    let shared = Arc::new((Mutex::new(0u64), Condition::new()));
+    let rounds = 2000;
+    let theirs = shared.clone();
+    let handles = crew(2, move |number| {
+        let (mutex, changed) = &*theirs;
+        let mut guard = mutex.lock();
+        while *guard < rounds {
+            if *guard % 2 == number as u64 {
+                *guard += 1;
+                changed.broadcast();
+            } else {
+                let (back, result) = changed.wait_until(guard, Deadline::after(LIMIT));
+                guard = back;
+                if result.is_err() {
+                    return Err(*guard);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    for handle in handles {
+        join(handle)?.map_err(|round| alloc::format!("stuck in round {round}"))?;
+    }
+    Ok(())
+}
+
+fn semaphore_conserves_units_despite_timeouts() -> TestResult {
+    let semaphore = Arc::new(Semaphore::new(2));
+    let inside = Arc::new(AtomicU64::new(0));
+    let (theirs, count) = (semaphore.clone(), inside.clone());
+    let handles = crew(6, move |number| {
+        let mut random = Random(number as u64);
+        let (mut taken, mut missed) = (0u64, 0u64);
+        for _ in 0..500 {
+            let wait = core::time::Duration::from_micros(random.next() % 100);
+            if theirs.down_until(Deadline::after(wait)).is_ok() {
+                if count.fetch_add(1, Ordering::SeqCst) >= 2 {
+                    return Err("more were inside than there are units");
+                }
+                taken += 1;
+                if random.next().is_multiple_of(4) {
+                    thread::yield_now();
+                }
+                count.fetch_sub(1, Ordering::SeqCst);
+                theirs.up();
+            } else {
+                missed += 1;
+            }
+        }
+        Ok(taken + missed)
+    })?;
+    for handle in handles {
+        ensure!(join(handle)?.map_err(text)? == 500, "a round vanished");
+    }
+    ensure!(semaphore.value() == 2, "{} units are left of 2", semaphore.value());
+    Ok(())
+}
+
+fn barrier_holds_all_back() -> TestResult {
+    let size = 5;
+    let rounds = 300;
+    let barrier = Arc::new(Barrier::new(size));
+    let arrivals = Arc::new(AtomicU64::new(0));
+    let last = Arc::new(AtomicU64::new(0));
+    let (theirs, arrived, lasts) = (barrier.clone(), arrivals.clone(), last.clone());
+    let handles = crew(size, move |_| {
+        for round in 1..=rounds {
+            arrived.fetch_add(1, Ordering::SeqCst);
+            if theirs.wait() == Arrival::Last {
+                lasts.fetch_add(1, Ordering::SeqCst);
+            }
+            if arrived.load(Ordering::SeqCst) < round * size as u64 {
+                return Err(round);
+            }
+        }
+        Ok(())
+    })?;
+    for handle in handles {
+        join(handle)?.map_err(|round| alloc::format!("somebody passed before all had come, round {round}"))?;
+    }
+    ensure!(last.load(Ordering::SeqCst) == rounds, "{} threads came last in {rounds} rounds", last.load(Ordering::SeqCst));
+    Ok(())
+}
+
+fn barrier_times_out_and_can_be_used_again() -> TestResult {
+    let barrier = Arc::new(Barrier::new(2));
+    let result = takes_at_least(SHORT, || barrier.wait_until(Deadline::after(SHORT)))?;
+    ensure!(result == Err(TimedOut), "one passed a barrier of two");
+    let theirs = barrier.clone();
+    let handles = crew(2, move |_| theirs.wait_until(Deadline::after(LIMIT)))?;
+    for handle in handles {
+        join(handle)?.map_err(text)?;
+    }
+    Ok(())
+}
+
+fn readers_share_and_writers_exclude() -> TestResult {
+    let lock = Arc::new(ReaderWriterLock::new((0u64, 0u64)));
+    let first = lock.read();
+    ensure!(lock.read_until(Deadline::after(SHORT)).is_ok(), "two readers do not share");
+    drop(first);
+    let theirs = lock.clone();
+    let handles = crew(6, move |number| {
+        for round in 0..500 {
+            if number < 2 {
+                let mut guard = theirs.write();
+                guard.0 += 1;
+                if round % 32 == 0 {
+                    thread::yield_now();
+                }
+                guard.1 += 1;
+            } else {
+                let guard = theirs.read();
+                if guard.0 != guard.1 {
+                    return Err("a reader saw a writer at work");
+                }
+            }
+        }
+        Ok(())
+    })?;
+    for handle in handles {
+        join(handle)?.map_err(text)?;
+    }
+    ensure!(lock.read().0 == 1000, "writes got lost: {}", lock.read().0);
+    Ok(())
+}
+
+fn channel_keeps_order_and_loses_nothing() -> TestResult {
+    let channel = Arc::new(Channel::new(8).map_err(text)?);
+    let count = 2000u64;
+    let senders = 3;
+    let theirs = channel.clone();
+    let sending = crew(senders, move |number| {
+        for message in 0..count {
+            theirs.send((number, message));
+        }
+    })?;
+    let mut next = [0u64; 3];
+    for _ in 0..count * senders as u64 {
+        let (sender, message) =
+            channel.receive_until(Deadline::after(LIMIT)).map_err(|_| alloc::format!("stuck at {next:?}"))?;
+        ensure!(message == next[sender], "sender {sender}: {message} came instead of {}", next[sender]);
+        next[sender] += 1;
+    }
+    sending.into_iter().try_for_each(join)?;
+    ensure!(channel.is_empty(), "a message came twice");
+    Ok(())
+}
+
+fn channel_is_bounded() -> TestResult {
+    let channel = Channel::new(2).map_err(text)?;
+    ensure!(channel.try_send(1).is_ok() && channel.try_send(2).is_ok(), "no room for two of two");
+    ensure!(channel.try_send(3) == Err(TrySendError(3)), "a third of two was taken");
+    ensure!(channel.try_receive() == Some(1) && channel.len() == 1, "wrong first");
+    Ok(())
+}
+
+fn interrupt_handlers_wake_threads() -> TestResult {
+    static EVENT: Event = Event::new();
+    EVENT.reset();
+    let vector = interrupts::register_vector(&EVENT, Event::signal).map_err(text)?;
+    let result: TestResult = (|| {
+        for cpu in cpu::all() {
+            for _ in 0..100 {
+                call::send_ipi(cpu.index, vector).map_err(text)?;
+                EVENT.wait_until(Deadline::after(LIMIT)).map_err(|_| alloc::format!("no signal from CPU {}", cpu.index))?;
+            }
+        }
+        Ok(())
+    })();
+    interrupts::unregister_vector(vector);
+    result?;
+    let counts = kernel::Snapshot::take().interrupts;
+    let counted = counts.iter().find(|entry| entry.vector == vector).map(|entry| entry.counts.clone());
+    ensure!(
+        counted.as_ref().is_some_and(|counts| counts.iter().all(|&count| count >= 100)),
+        "interrupts were not counted: {counted:?}"
+    );
+    eventually("nothing is left", || EVENT.wait_until(Deadline::NOW).is_err())
+}
