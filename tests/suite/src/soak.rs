@@ -82,7 +82,7 @@ fn allocation_storms() -> TestResult {
     on_all_cpus(|seed| {
         let mut random = Random(seed + 99);
         let mut blocks: Vec<Vec<u8>> = Vec::with_capacity(256);
-        for _ in 0..1_000_000 {
+        for _ in 0..20_000_000 {
             if blocks.len() == 256 || random.next().is_multiple_of(2) && !blocks.is_empty() {
                 let block = blocks.swap_remove(random.next() as usize % blocks.len());
                 let tag = block.len() as u8;

@@ -1,0 +1,89 @@
+//! Every instruction of the Knights Corner image is one the card has (ISA Reference Manual 327364-001, B.2).
+
+use std::collections::BTreeMap;
+
+use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, Mnemonic};
+use object::{Object, ObjectSection, SectionKind};
+
+/// Instruction sets the card has. FPU is in, MMX and everything on vector registers is not.
+const HAS: [CpuidFeature; 15] = [
+    CpuidFeature::INTEL8086,
+    CpuidFeature::INTEL8086_ONLY,
+    CpuidFeature::INTEL186,
+    CpuidFeature::INTEL286,
+    CpuidFeature::INTEL386,
+    CpuidFeature::INTEL486,
+    CpuidFeature::X64,
+    CpuidFeature::CPUID,
+    CpuidFeature::TSC,
+    CpuidFeature::MSR,
+    CpuidFeature::CX8,
+    CpuidFeature::SYSCALL,
+    CpuidFeature::FPU,
+    CpuidFeature::FPU287,
+    CpuidFeature::FPU387,
+];
+
+/// Instructions of these sets that the card lacks.
+const LACKS: [Mnemonic; 8] = [
+    Mnemonic::In,
+    Mnemonic::Out,
+    Mnemonic::Insb,
+    Mnemonic::Insw,
+    Mnemonic::Insd,
+    Mnemonic::Outsb,
+    Mnemonic::Outsw,
+    Mnemonic::Outsd,
+];
+
+/// What is wrong with a piece of code, by instruction.
+fn violations(code: &[u8], address: u64) -> BTreeMap<String, (usize, u64)> {
+    let mut found = BTreeMap::new();
+    for instruction in Decoder::with_ip(64, code, address, DecoderOptions::NONE) {
+        let mnemonic = instruction.mnemonic();
+        // Padding between functions, and the trap of `unreachable`.
+        let harmless = instruction.code() == Code::Int3 || mnemonic == Mnemonic::Ud2;
+        let missing = instruction.cpuid_features().iter().any(|feature| !HAS.contains(feature));
+        if !harmless && (missing || LACKS.contains(&mnemonic) || instruction.is_invalid()) {
+            let entry = found.entry(format!("{mnemonic:?} {:?}", instruction.cpuid_features())).or_insert((0, instruction.ip()));
+            entry.0 += 1;
+        }
+    }
+    found
+}
+
+#[test]
+fn the_image_has_only_the_cards_instructions() {
+    let path = std::env::var("KNC_IMAGE").expect("KNC_IMAGE names the image; `./aero test knc` builds it and sets it");
+    let bytes = std::fs::read(&path).expect("the image can be read");
+    let file = object::File::parse(&*bytes).expect("the image is an ELF file");
+    let mut instructions = 0;
+    let mut all = BTreeMap::new();
+    for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {
+        let code = section.data().expect("sections have data");
+        instructions += Decoder::new(64, code, DecoderOptions::NONE).iter().count();
+        all.extend(violations(code, section.address()));
+    }
+    assert!(instructions > 10_000, "only {instructions} instructions: the kernel was not linked");
+    assert!(all.is_empty(), "instructions the card lacks, with count and first address: {all:#x?}");
+    println!("{instructions} instructions audited");
+}
+
+#[test]
+fn the_audit_finds_what_the_card_lacks() {
+    for (name, code) in [
+        ("cmov", &[0x48, 0x0f, 0x44, 0xc1][..]),
+        ("pause", &[0xf3, 0x90]),
+        ("multi-byte nop", &[0x0f, 0x1f, 0x00]),
+        ("sse", &[0x0f, 0x28, 0xc1]),
+        ("mmx", &[0x0f, 0x6f, 0xc1]),
+        ("mfence", &[0x0f, 0xae, 0xf0]),
+        ("cmpxchg16b", &[0x48, 0x0f, 0xc7, 0x0f]),
+        ("out", &[0xee]),
+    ] {
+        assert_eq!(violations(code, 0).len(), 1, "{name} was not found");
+    }
+    for code in [&[0x90][..], &[0x66, 0x66, 0x90], &[0xf0, 0x48, 0x0f, 0xb1, 0x0f], &[0x48, 0xcf], &[0x0f, 0x31]] {
+        assert!(violations(code, 0).is_empty(), "{code:02x?} is one of the card's");
+    }
+}
