@@ -26,6 +26,8 @@ const ESCAPE_KEY: u8 = 0x01;
 const CONTROL_C: u8 = 0x03;
 /// Deadline of `--run` unless told otherwise.
 const DEFAULT_RUN_LIMIT: Duration = Duration::from_secs(60);
+/// How long QEMU may take to end after it closed its output.
+const EXIT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a machine may take to end after input ended.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
@@ -254,6 +256,8 @@ struct Running {
     child: Child,
     input: Option<ChildStdin>,
     output: Receiver<Vec<u8>>,
+    /// The CD made for it, removed with it.
+    iso: Option<PathBuf>,
 }
 
 impl Running {
@@ -293,13 +297,13 @@ impl Running {
                 }
             }
         });
-        Ok(Self { child, input, output })
+        Ok(Self { child, input, output, iso })
     }
 
     /// Ends QEMU if it has not ended; its exit code.
     fn end(&mut self) -> Result<Option<i32>> {
         // QEMU closes its output right before it ends by itself.
-        let deadline = Instant::now() + Duration::from_millis(500);
+        let deadline = Instant::now() + EXIT_LIMIT;
         while self.output.try_recv() == Err(mpsc::TryRecvError::Disconnected) && Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status.code());
@@ -315,6 +319,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(iso) = &self.iso {
+            let _ = fs::remove_file(iso);
+        }
     }
 }
 
@@ -340,7 +347,7 @@ fn make_iso(image: &Path, command_line: &str) -> Result<PathBuf> {
         grub.join("grub.cfg"),
         format!("set timeout=0\nmenuentry Aerokernel {{\n  multiboot2 /boot/aerokernel {words}\n  boot\n}}\n"),
     )?;
-    let iso = image.with_extension("iso");
+    let iso = directory.with_extension(format!("{}.iso", std::process::id()));
     let result = Command::new("grub-mkrescue")
         .args(["-d", "/usr/lib/grub/i386-pc", "-o"])
         .arg(&iso)

@@ -23,7 +23,13 @@ type Segment = ProgramHeader64<Endianness>;
 pub fn pack(from: &Path, to: &Path) -> Result<()> {
     let bytes = fs::read(from).with_context(|| format!("{} cannot be read", from.display()))?;
     let packed = pack_bytes(&bytes).with_context(|| format!("{} cannot be packed", from.display()))?;
-    fs::write(to, packed).with_context(|| format!("{} cannot be written", to.display()))
+    if fs::read(to).is_ok_and(|there| there == packed) {
+        return Ok(());
+    }
+    // By way of another file: a machine may be loading the image right now.
+    let fresh = to.with_extension(format!("new-{}", std::process::id()));
+    let written = fs::write(&fresh, packed).and_then(|()| fs::rename(&fresh, to));
+    written.with_context(|| format!("{} cannot be written", to.display()))
 }
 
 fn pack_bytes(bytes: &[u8]) -> Result<Vec<u8>> {

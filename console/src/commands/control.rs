@@ -33,6 +33,14 @@ pub const COMMANDS: &[Command] = &[
         run: kill,
     },
     Command {
+        name: "steer",
+        arguments: "LINE CPU",
+        about: "delivers a device's interrupt line to another CPU",
+        details: "`irqs` shows the lines in use.",
+        words: &[],
+        run: steer,
+    },
+    Command {
         name: "panic",
         arguments: "[null | overflow | opcode | MESSAGE]",
         about: "crashes the kernel, to see the report",
@@ -116,6 +124,13 @@ fn kill(context: &mut Context<'_>) -> CommandResult {
         writeln!(context.out, "{count} threads ended")?;
     }
     Ok(())
+}
+
+fn steer(context: &mut Context<'_>) -> CommandResult {
+    let [line, cpu] = context.arguments else { return Err(CommandError::usage("needs a line and a CPU")) };
+    let (line, cpu) = (parse_number(line, "the line")?, parse_number(cpu, "the CPU")?);
+    let line = u32::try_from(line).map_err(|_| CommandError::usage(format!("there is no line {line}")))?;
+    kernel::interrupts::steer(line, cpu as usize).map_err(CommandError::failed)
 }
 
 fn panic(context: &mut Context<'_>) -> CommandResult {

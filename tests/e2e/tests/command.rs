@@ -1,0 +1,120 @@
+//! `aero boot --run`: output, exit statuses, machines of all sizes, bad input.
+
+use e2e::{aero, boot_and_run, stderr, stdout};
+
+#[test]
+fn output_is_the_commands_only() {
+    let output = boot_and_run("uptime; help keys", &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.starts_with("up ") && text.contains("Tab"), "{text}");
+    assert!(!text.contains("Aerokernel"), "{text}");
+}
+
+#[test]
+fn statuses_tell_what_happened() {
+    assert_eq!(boot_and_run("peek 0", &[]).status.code(), Some(1));
+    assert_eq!(boot_and_run("nonsense", &[]).status.code(), Some(2));
+    assert_eq!(aero().args(["boot", "--nonsense"]).output().unwrap().status.code(), Some(2));
+    let worst = boot_and_run("uptime; nonsense; kill 4000000000", &[]);
+    assert_eq!(worst.status.code(), Some(2), "{}", stderr(&worst));
+}
+
+#[test]
+fn crashes_are_reported_with_names_and_lines() {
+    for (command, expected) in [
+        ("panic out of ideas", "panic: out of ideas"),
+        ("panic null", "page fault: read from 0x0"),
+        ("panic opcode", "invalid opcode"),
+        ("panic overflow", "stack overflow in thread"),
+    ] {
+        let output = boot_and_run(command, &["--cpus", "4"]);
+        let report = stderr(&output);
+        assert_eq!(output.status.code(), Some(3), "{report}");
+        assert!(report.contains(expected), "{report}");
+        assert!(report.contains("console::commands::control") && report.contains(" at console/src/"), "{report}");
+        for cpu in 1..4 {
+            assert!(report.contains(&format!("CPU {cpu} was at:")), "{report}");
+        }
+        assert!(!stdout(&output).contains("crash report"), "the report is on standard output");
+    }
+    let output = boot_and_run("panic overflow", &[]);
+    assert!(stderr(&output).contains("\"overflower\": its stack of 16384 bytes is full"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_kernel_that_does_not_finish_is_ended() {
+    let output = boot_and_run("spawn spin 100 0; bench", &["--timeout", "1", "--cpus", "1"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("did not finish"), "{}", stderr(&output));
+}
+
+#[test]
+fn machines_of_all_sizes_boot() {
+    for cpus in ["1", "2", "4", "16", "64"] {
+        let output = boot_and_run("cpus", &["--cpus", cpus]);
+        let lines = stdout(&output).lines().count();
+        assert_eq!(lines, cpus.parse::<usize>().unwrap() + 1, "{cpus} CPUs: {}{}", stdout(&output), stderr(&output));
+    }
+    for (memory, total) in [("64M", 62), ("1G", 1022), ("4G", 4094), ("16G", 16382)] {
+        let output = boot_and_run("mem", &["--mem", memory]);
+        let text = stdout(&output);
+        let found = text.lines().find_map(|line| line.split(" of ").nth(1)?.split('.').next()?.parse::<u64>().ok());
+        assert!(found.is_some_and(|found| found >= total), "{memory}: {text}{}", stderr(&output));
+    }
+}
+
+#[test]
+fn numa_nodes_are_found() {
+    let numa = [
+        "--mem", "512M", "--cpus", "4", "--",
+        "-object", "memory-backend-ram,id=m0,size=256M", "-object", "memory-backend-ram,id=m1,size=256M",
+        "-numa", "node,nodeid=0,cpus=0-1,memdev=m0", "-numa", "node,nodeid=1,cpus=2-3,memdev=m1",
+        "-numa", "dist,src=0,dst=1,val=21",
+    ];
+    let text = stdout(&boot_and_run("mem; cpus; acpi", &numa));
+    assert!(text.contains("SRAT") && text.contains("SLIT"), "{text}");
+    assert!(text.contains("CPU 3: APIC id 3, node 1"), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("   1  ") && line.contains("MiB")), "{text}");
+}
+
+#[test]
+fn unknown_words_of_the_command_line_are_told() {
+    let output = boot_and_run("log", &["--append", "colour=red log=loud"]);
+    let text = stdout(&output);
+    assert!(text.contains("\"colour\" with value \"red\" is ignored"), "{text}");
+    assert!(text.contains("\"log\" with value \"loud\" is ignored; expected log=off|error"), "{text}");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn fewer_cpus_and_weaker_ones_do() {
+    let text = stdout(&boot_and_run("cpus", &["--cpus", "4", "--append", "cpus=2"]));
+    assert!(text.contains("2 more that the firmware lists do not run"), "{text}");
+    // No 1 GiB pages, no x2APIC, no TSC deadline: QEMU's plainest 64-bit CPU.
+    let output = boot_and_run("uptime", &["--", "-cpu", "qemu64"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    // Without 64-bit mode there is nothing to be done but to say so.
+    let output = boot_and_run("uptime", &["--timeout", "3", "--", "-cpu", "qemu32"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(stderr(&output).contains("this CPU has no 64-bit mode"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_machine_without_acpi_boots_on_one_cpu() {
+    let output = boot_and_run("cpus; acpi; log", &["--", "-machine", "acpi=off"]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(text.contains("no ACPI tables were found"), "{text}");
+    assert!(text.contains("no RSDP found"), "{text}");
+}
+
+#[test]
+fn the_lower_half_is_empty_and_code_is_not_writable() {
+    for address in ["0", "0x1000", "0x100000", "0x200000", "0x7fffffffffff"] {
+        let output = boot_and_run(&format!("peek {address} 1"), &[]);
+        assert_eq!(output.status.code(), Some(1), "something is mapped at {address}: {}", stdout(&output));
+    }
+    let output = boot_and_run("poke 0xffff800000201000 0 1", &[]);
+    assert_eq!(output.status.code(), Some(1), "the kernel's code is writable");
+}
