@@ -50,10 +50,7 @@ pub struct Registers {
 impl Registers {
     /// Names of the entries of `general`, in their order.
     pub const fn names() -> [&'static str; 16] {
-        [
-            "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-            "r15",
-        ]
+        ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"]
     }
 }
 

@@ -67,7 +67,6 @@ pub fn become_cpu(index: usize) {
     // SAFETY: nothing else uses GS in a Linux process on x86-64.
     let result = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, ptr::from_ref(cpu)) };
     assert_eq!(result, 0, "GS base cannot be set");
-    crate::signals::use_alternate_stack();
     // SAFETY: an all-zero sigevent is a valid value to be filled in.
     let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
     event.sigev_notify = libc::SIGEV_THREAD_ID;
@@ -92,7 +91,9 @@ pub fn is_running(index: usize) -> bool {
 pub fn this() -> &'static HostCpu {
     let address: usize;
     // SAFETY: GS points at this CPU's state since `become_cpu`.
-    unsafe { asm!("mov {}, gs:[{}]", out(reg) address, const offset_of!(HostCpu, address), options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg) address, const offset_of!(HostCpu, address), options(nostack, preserves_flags))
+    };
     // SAFETY: the address of a static.
     unsafe { &*(address as *const HostCpu) }
 }
@@ -100,7 +101,9 @@ pub fn this() -> &'static HostCpu {
 pub fn local() -> usize {
     let local;
     // SAFETY: as in `this`.
-    unsafe { asm!("mov {}, gs:[{}]", out(reg) local, const offset_of!(HostCpu, local), options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg) local, const offset_of!(HostCpu, local), options(nostack, preserves_flags))
+    };
     local
 }
 
@@ -116,19 +119,25 @@ pub fn set_local_of(index: usize, local: usize) {
 pub fn current() -> usize {
     let current;
     // SAFETY: as in `this`.
-    unsafe { asm!("mov {}, gs:[{}]", out(reg) current, const offset_of!(HostCpu, current), options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg) current, const offset_of!(HostCpu, current), options(nostack, preserves_flags))
+    };
     current
 }
 
 pub fn set_current(thread: usize) {
     // SAFETY: as in `this`.
-    unsafe { asm!("mov gs:[{}], {}", const offset_of!(HostCpu, current), in(reg) thread, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("mov gs:[{}], {}", const offset_of!(HostCpu, current), in(reg) thread, options(nostack, preserves_flags))
+    };
 }
 
 pub fn interrupts_enabled() -> bool {
     let enabled: u8;
     // SAFETY: as in `this`.
-    unsafe { asm!("mov {}, gs:[{}]", out(reg_byte) enabled, const offset_of!(HostCpu, enabled), options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("mov {}, gs:[{}]", out(reg_byte) enabled, const offset_of!(HostCpu, enabled), options(nostack, preserves_flags))
+    };
     enabled != 0
 }
 
@@ -159,7 +168,9 @@ pub fn take_interrupts() {
             (callbacks.preempt)();
         }
         // SAFETY: as in `disable_interrupts`.
-        unsafe { asm!("mov byte ptr gs:[{}], 1", const offset_of!(HostCpu, enabled), options(nostack, preserves_flags)) };
+        unsafe {
+            asm!("mov byte ptr gs:[{}], 1", const offset_of!(HostCpu, enabled), options(nostack, preserves_flags))
+        };
         if !this().has_pending() {
             return;
         }
@@ -191,7 +202,9 @@ impl HostCpu {
 
     fn wake(&self) {
         // SAFETY: a futex word in static memory.
-        unsafe { libc::syscall(libc::SYS_futex, self.arrivals.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
+        unsafe {
+            libc::syscall(libc::SYS_futex, self.arrivals.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1)
+        };
     }
 }
 

@@ -10,7 +10,7 @@ use arch_contract::{
 use arch_x64::context::{self, Context};
 use arch_x64::probe;
 
-use crate::{cpu, memory};
+use crate::{cpu, memory, signals};
 
 /// Vector of the timer.
 pub const TIMER_VECTOR: u8 = 0xf0;
@@ -55,7 +55,7 @@ extern "C" fn cpu_start(cpu: usize) -> ! {
 
 impl Architecture for Machine {
     const NAME: &'static str = "host";
-    const INTERRUPT_STACKS: usize = 0;
+    const INTERRUPT_STACKS: usize = 1;
     const DEFAULT_STACK_SIZE: usize = 256 * 1024;
     const SELF_VECTOR: u8 = SELF_VECTOR;
     const TIMER_VECTOR: u8 = TIMER_VECTOR;
@@ -85,7 +85,10 @@ impl Architecture for Machine {
         if result == 0 { Ok(()) } else { Err(StartCpuError::NoAnswer) }
     }
 
-    fn set_interrupt_stacks(_: &[usize]) {}
+    /// The fault handler has a stack of its own: a full thread stack is one of the faults.
+    fn set_interrupt_stacks(tops: &[usize]) {
+        signals::use_alternate_stack(tops[0], Self::DEFAULT_STACK_SIZE);
+    }
 
     fn local() -> usize {
         cpu::local()
@@ -227,12 +230,7 @@ impl Architecture for Machine {
         unsafe { context::switch(from, to) }
     }
 
-    unsafe fn switch_through(
-        from: *mut Context,
-        stack_top: usize,
-        next: extern "C" fn(usize) -> !,
-        argument: usize,
-    ) {
+    unsafe fn switch_through(from: *mut Context, stack_top: usize, next: extern "C" fn(usize) -> !, argument: usize) {
         // SAFETY: the caller's obligations are the same.
         unsafe { context::switch_through(from, stack_top, next, argument) }
     }

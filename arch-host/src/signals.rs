@@ -6,8 +6,6 @@ use arch_contract::fault::{Access, Fault, FaultKind, Registers};
 
 use crate::cpu;
 
-/// Stack for the fault handler: a full thread stack is one of the faults.
-const ALTERNATE_STACK: usize = 256 * 1024;
 /// Bits of a page fault's error code, as on bare metal.
 const PAGE_FAULT_WRITE: i64 = 1 << 1;
 const PAGE_FAULT_FETCH: i64 = 1 << 4;
@@ -34,11 +32,10 @@ fn set(signal: libc::c_int, handler: Handler, flags: libc::c_int) {
     assert_eq!(result, 0, "signal {signal} cannot be handled");
 }
 
-/// Gives the calling pthread a stack for faults.
-pub fn use_alternate_stack() {
-    let memory: &'static mut [u8] = vec![0; ALTERNATE_STACK].leak();
-    let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: ALTERNATE_STACK };
-    // SAFETY: the memory is never freed.
+/// Gives the calling pthread a stack for faults, named by its top.
+pub fn use_alternate_stack(top: usize, size: usize) {
+    let stack = libc::stack_t { ss_sp: (top - size) as *mut _, ss_flags: 0, ss_size: size };
+    // SAFETY: the kernel gave the stack for this.
     let result = unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) };
     assert_eq!(result, 0, "there is no stack for faults");
 }
@@ -55,7 +52,9 @@ fn take_interrupts() {
 }
 
 extern "C" fn interrupted(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    if cpu::shall_stop() && let Some(callbacks) = cpu::callbacks() {
+    if cpu::shall_stop()
+        && let Some(callbacks) = cpu::callbacks()
+    {
         (callbacks.stopped)(&registers(context.cast()));
     }
     take_interrupts();
@@ -112,9 +111,22 @@ fn registers(context: *const libc::ucontext_t) -> Registers {
         stack_pointer: get(libc::REG_RSP) as usize,
         frame_pointer: get(libc::REG_RBP) as usize,
         general: [
-            libc::REG_RAX, libc::REG_RBX, libc::REG_RCX, libc::REG_RDX, libc::REG_RSI, libc::REG_RDI, libc::REG_RBP,
-            libc::REG_RSP, libc::REG_R8, libc::REG_R9, libc::REG_R10, libc::REG_R11, libc::REG_R12, libc::REG_R13,
-            libc::REG_R14, libc::REG_R15,
+            libc::REG_RAX,
+            libc::REG_RBX,
+            libc::REG_RCX,
+            libc::REG_RDX,
+            libc::REG_RSI,
+            libc::REG_RDI,
+            libc::REG_RBP,
+            libc::REG_RSP,
+            libc::REG_R8,
+            libc::REG_R9,
+            libc::REG_R10,
+            libc::REG_R11,
+            libc::REG_R12,
+            libc::REG_R13,
+            libc::REG_R14,
+            libc::REG_R15,
         ]
         .map(get),
         flags: get(libc::REG_EFL),

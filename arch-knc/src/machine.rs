@@ -30,13 +30,7 @@ impl Architecture for Machine {
     }
 
     /// Not there yet: needs the card's start-up page tables.
-    fn start_cpu(
-        _: usize,
-        _: u32,
-        _: usize,
-        _: usize,
-        _: &mut dyn FnMut() -> bool,
-    ) -> Result<(), StartCpuError> {
+    fn start_cpu(_: usize, _: u32, _: usize, _: usize, _: &mut dyn FnMut() -> bool) -> Result<(), StartCpuError> {
         Err(StartCpuError::NoTrampoline)
     }
 
@@ -195,12 +189,7 @@ impl Architecture for Machine {
         unsafe { context::switch(from, to) }
     }
 
-    unsafe fn switch_through(
-        from: *mut Context,
-        stack_top: usize,
-        next: extern "C" fn(usize) -> !,
-        argument: usize,
-    ) {
+    unsafe fn switch_through(from: *mut Context, stack_top: usize, next: extern "C" fn(usize) -> !, argument: usize) {
         // SAFETY: the caller's obligations are the same.
         unsafe { context::switch_through(from, stack_top, next, argument) }
     }

@@ -91,16 +91,7 @@ pub unsafe extern "C" fn switch_through(
 /// As `arch_contract::Architecture::resume`.
 #[unsafe(naked)]
 pub unsafe extern "C" fn resume(to: *const Context) -> ! {
-    naked_asm!(
-        "mov rsp, [rdi]",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "ret",
-    )
+    naked_asm!("mov rsp, [rdi]", "pop r15", "pop r14", "pop r13", "pop r12", "pop rbx", "pop rbp", "ret",)
 }
 
 /// Where a suspended context goes on.

@@ -136,14 +136,7 @@ fn activate() {
     unsafe { Cr3::write(frame, Cr3Flags::empty()) };
 }
 
-fn map_one(
-    root: u64,
-    at: usize,
-    physical: u64,
-    size: u64,
-    usage: Use,
-    source: TableSource,
-) -> Result<(), MapError> {
+fn map_one(root: u64, at: usize, physical: u64, size: u64, usage: Use, source: TableSource) -> Result<(), MapError> {
     let address = VirtAddr::new(at as u64);
     let mut table = table_at(root);
     let levels: [(PageTableIndex, u64); 3] =

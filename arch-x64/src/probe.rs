@@ -73,4 +73,3 @@ fn copy(to: usize, from: usize, length: usize, probed: usize) -> Result<(), Prob
     let missing = unsafe { copier(to, from, length / unit) } * unit;
     if missing == 0 { Ok(()) } else { Err(ProbeError { address: probed.wrapping_add(length - missing) }) }
 }
-

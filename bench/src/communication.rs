@@ -15,7 +15,12 @@ use crate::{Benchmark, Samples};
 /// The benchmarks.
 pub const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "event", about: "event signal to waiter running, same CPU", cpus: 1, run: event_same_cpu },
-    Benchmark { name: "event-other", about: "event signal to waiter running, other CPU asleep", cpus: 2, run: event_other_cpu },
+    Benchmark {
+        name: "event-other",
+        about: "event signal to waiter running, other CPU asleep",
+        cpus: 2,
+        run: event_other_cpu,
+    },
     Benchmark { name: "condition", about: "condition signal to waiter running, same CPU", cpus: 1, run: condition },
     Benchmark { name: "ipi", about: "IPI round trip, target spinning", cpus: 2, run: ipi },
     Benchmark { name: "call", about: "remote call, waiting, target spinning", cpus: 2, run: remote_call },

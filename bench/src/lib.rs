@@ -78,7 +78,11 @@ pub fn run(names: &[&str], interrupted: fn() -> bool, out: &mut dyn Write) -> Re
         return Err(BenchError::Unknown((*unknown).into()));
     }
     let cpus = kernel::cpu::count();
-    writeln!(out, "{:<22} {:>8} {:>8} {:>8} {:>8}  cycles, {REPETITIONS} times", "benchmark", "median", "p99", "min", "max")?;
+    writeln!(
+        out,
+        "{:<22} {:>8} {:>8} {:>8} {:>8}  cycles, {REPETITIONS} times",
+        "benchmark", "median", "p99", "min", "max"
+    )?;
     for benchmark in all() {
         if !names.is_empty() && !names.iter().any(|name| benchmark.name.starts_with(name)) {
             continue;

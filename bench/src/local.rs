@@ -23,7 +23,12 @@ pub const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "interrupt", about: "interrupt entry, empty handler, exit", cpus: 1, run: interrupt },
     Benchmark { name: "timer-set", about: "one-shot timer set", cpus: 1, run: timer_set },
     Benchmark { name: "timer-cancel", about: "one-shot timer cancelled", cpus: 1, run: timer_cancel },
-    Benchmark { name: "timer-lateness", about: "from a one-shot's deadline to its function", cpus: 1, run: timer_lateness },
+    Benchmark {
+        name: "timer-lateness",
+        about: "from a one-shot's deadline to its function",
+        cpus: 1,
+        run: timer_lateness,
+    },
 ];
 
 fn check(condition: bool, what: &str) -> Result<(), String> {

@@ -71,7 +71,9 @@ impl Samples {
     /// The statistics.
     pub fn statistics(mut self) -> Statistics {
         self.values.sort_unstable();
-        let at = |percent: usize| self.values.get((self.values.len() * percent / 100).min(self.values.len().saturating_sub(1)));
+        let at = |percent: usize| {
+            self.values.get((self.values.len() * percent / 100).min(self.values.len().saturating_sub(1)))
+        };
         Statistics {
             median: at(50).copied().unwrap_or(0),
             p99: at(99).copied().unwrap_or(0),

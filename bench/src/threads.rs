@@ -14,9 +14,19 @@ use crate::{Benchmark, Samples};
 /// The benchmarks.
 pub const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "spawn", about: "thread spawn returns, warm", cpus: 1, run: spawn },
-    Benchmark { name: "spawn-cold", about: "spawn to the thread's first instruction, nothing to reuse", cpus: 1, run: spawn_cold },
+    Benchmark {
+        name: "spawn-cold",
+        about: "spawn to the thread's first instruction, nothing to reuse",
+        cpus: 1,
+        run: spawn_cold,
+    },
     Benchmark { name: "spawn-join", about: "spawn, run empty, join, warm, same CPU", cpus: 1, run: || spawn_join(0) },
-    Benchmark { name: "spawn-join-other", about: "spawn, run empty, join, warm, other CPU", cpus: 2, run: || spawn_join(1) },
+    Benchmark {
+        name: "spawn-join-other",
+        about: "spawn, run empty, join, warm, other CPU",
+        cpus: 2,
+        run: || spawn_join(1),
+    },
     Benchmark { name: "yield", about: "context switch by yield, one way", cpus: 1, run: yield_switch },
     Benchmark { name: "migrate", about: "thread migration to another CPU and back", cpus: 2, run: migrate },
 ];

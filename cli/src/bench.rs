@@ -96,8 +96,14 @@ pub fn run(options: &Options) -> Result<u8> {
     if rows.is_empty() {
         bail!("the benchmarks printed no figures:\n{output}");
     }
-    println!("guest instructions (QEMU TCG, -icount shift=0,sleep=off, -cpu max,-erms, {} CPUs), 1,000 times each", options.cpus);
-    println!("{:<18} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}", "benchmark", "median", "p99", "max", "at most", "Linux", "Nautilus");
+    println!(
+        "guest instructions (QEMU TCG, -icount shift=0,sleep=off, -cpu max,-erms, {} CPUs), 1,000 times each",
+        options.cpus
+    );
+    println!(
+        "{:<18} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "benchmark", "median", "p99", "max", "at most", "Linux", "Nautilus"
+    );
     for row in &rows {
         let figure = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
         let mark = match row.at_most {
@@ -107,7 +113,13 @@ pub fn run(options: &Options) -> Result<u8> {
         };
         println!(
             "{:<18} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}{mark}",
-            row.name, row.median, row.p99, row.maximum, figure(row.at_most), figure(row.linux), figure(row.nautilus)
+            row.name,
+            row.median,
+            row.p99,
+            row.maximum,
+            figure(row.at_most),
+            figure(row.linux),
+            figure(row.nautilus)
         );
     }
     if let Some(line) = output.lines().find(|line| line.starts_with("up ")) {

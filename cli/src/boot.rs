@@ -277,15 +277,12 @@ impl Running {
             command_line: &line,
             extra: &extra,
         };
-        let mut child = machine
-            .command()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| match error.kind() {
+        let mut child = machine.command().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|error| {
+            match error.kind() {
                 ErrorKind::NotFound => anyhow::Error::new(MissingTool("qemu-system-x86_64")),
                 _ => anyhow::Error::new(error).context("QEMU cannot be started"),
-            })?;
+            }
+        })?;
         let input = child.stdin.take();
         let mut from = child.stdout.take().context("QEMU has no output")?;
         let (send, output) = mpsc::channel();
@@ -348,11 +345,8 @@ fn make_iso(image: &Path, command_line: &str) -> Result<PathBuf> {
         format!("set timeout=0\nmenuentry Aerokernel {{\n  multiboot2 /boot/aerokernel {words}\n  boot\n}}\n"),
     )?;
     let iso = directory.with_extension(format!("{}.iso", std::process::id()));
-    let result = Command::new("grub-mkrescue")
-        .args(["-d", "/usr/lib/grub/i386-pc", "-o"])
-        .arg(&iso)
-        .arg(&directory)
-        .output();
+    let result =
+        Command::new("grub-mkrescue").args(["-d", "/usr/lib/grub/i386-pc", "-o"]).arg(&iso).arg(&directory).output();
     fs::remove_dir_all(&directory)?;
     match result {
         Ok(output) if output.status.success() => Ok(iso),

@@ -37,10 +37,7 @@ fn pack_bytes(bytes: &[u8]) -> Result<Vec<u8>> {
     check_relocations(&file)?;
     let header = FileHeader64::<Endianness>::parse(bytes)?;
     let endian = header.endian()?;
-    let image_start = file
-        .symbol_by_name("__image_start")
-        .context("it has no symbol __image_start")?
-        .address();
+    let image_start = file.symbol_by_name("__image_start").context("it has no symbol __image_start")?.address();
     let symbols = symbol_table(&file, image_start)?;
 
     let segments: Vec<&Segment> = header
@@ -48,10 +45,8 @@ fn pack_bytes(bytes: &[u8]) -> Result<Vec<u8>> {
         .iter()
         .filter(|segment| [elf::PT_LOAD, elf::PT_NOTE].contains(&segment.p_type(endian)))
         .collect();
-    let last_load = segments
-        .iter()
-        .rposition(|segment| segment.p_type(endian) == elf::PT_LOAD)
-        .context("it has no segments")?;
+    let last_load =
+        segments.iter().rposition(|segment| segment.p_type(endian) == elf::PT_LOAD).context("it has no segments")?;
 
     let table_end = size_of::<FileHeader64<Endianness>>() + segments.len() * size_of::<Segment>();
     let mut out = vec![0; table_end];

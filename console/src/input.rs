@@ -46,9 +46,8 @@ impl Input {
     /// [`OutOfMemory`].
     pub fn open() -> Result<Self, OutOfMemory> {
         let bytes: &'static Channel<u8> = alloc::boxed::Box::leak(try_box(Channel::new(CAPACITY)?)?);
-        let registered = Machine::console_line().map(|line| {
-            interrupts::register_line(line, LineTrigger::Default, 0, bytes, pump)
-        });
+        let registered =
+            Machine::console_line().map(|line| interrupts::register_line(line, LineTrigger::Default, 0, bytes, pump));
         let has_interrupt = match registered {
             Some(Ok(())) => true,
             Some(Err(error)) => {

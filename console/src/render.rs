@@ -113,7 +113,11 @@ pub fn cpus(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
 
 /// `threads`.
 pub fn threads(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
-    writeln!(out, "{:>8}  {:<31} {:>3}  {:<8} {:>12} {:>10} {:>10}", "thread", "name", "CPU", "state", "ran", "stack", "used")?;
+    writeln!(
+        out,
+        "{:>8}  {:<31} {:>3}  {:<8} {:>12} {:>10} {:>10}",
+        "thread", "name", "CPU", "state", "ran", "stack", "used"
+    )?;
     for thread in &snapshot.threads {
         writeln!(
             out,
@@ -157,7 +161,14 @@ pub fn run_queues(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
             continue;
         }
         let tick = if cpu.ticking { ", tick on" } else { "" };
-        write!(out, "CPU {}: runs {} {}{tick}; ready {}", cpu.index, cpu.running, name_of(snapshot, cpu.running), cpu.ready_count)?;
+        write!(
+            out,
+            "CPU {}: runs {} {}{tick}; ready {}",
+            cpu.index,
+            cpu.running,
+            name_of(snapshot, cpu.running),
+            cpu.ready_count
+        )?;
         for (number, id) in cpu.ready.iter().enumerate() {
             let separator = if number == 0 { ": " } else { ", " };
             write!(out, "{separator}{id} {}", name_of(snapshot, *id))?;
@@ -187,8 +198,19 @@ pub fn memory(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     let free: u64 = snapshot.memory.nodes.iter().map(|node| node.free).sum();
     let image = snapshot.machine.image.1;
     writeln!(out, "of the used, {} are free in object caches", Bytes(snapshot.memory.cached))?;
-    writeln!(out, "stacks: {} in use, {} kept for reuse", snapshot.memory.stacks, Bytes(snapshot.memory.cached_stacks))?;
-    writeln!(out, "image: {}; in use with it: {} of {}", Bytes(image), Bytes(total - free + image), Bytes(total + image))
+    writeln!(
+        out,
+        "stacks: {} in use, {} kept for reuse",
+        snapshot.memory.stacks,
+        Bytes(snapshot.memory.cached_stacks)
+    )?;
+    writeln!(
+        out,
+        "image: {}; in use with it: {} of {}",
+        Bytes(image),
+        Bytes(total - free + image),
+        Bytes(total + image)
+    )
 }
 
 /// `irqs`.

@@ -31,7 +31,15 @@ fn recorded() -> Snapshot {
             image: (0x20_0000, 0x10_0000),
         },
         cpus: vec![
-            CpuState { index: 0, answered: true, running: 2, ready: vec![3], ready_count: 1, ticking: true, ..CpuState::default() },
+            CpuState {
+                index: 0,
+                answered: true,
+                running: 2,
+                ready: vec![3],
+                ready_count: 1,
+                ticking: true,
+                ..CpuState::default()
+            },
             CpuState { index: 1, answered: false, ..CpuState::default() },
         ],
         threads: vec![
@@ -41,7 +49,13 @@ fn recorded() -> Snapshot {
         ],
         threads_omitted: 7,
         memory: MemoryState {
-            nodes: vec![NodeState { node: 0, total: 64 << 20, free: 60 << 20, records: 1 << 20, largest_free: 32 << 20 }],
+            nodes: vec![NodeState {
+                node: 0,
+                total: 64 << 20,
+                free: 60 << 20,
+                records: 1 << 20,
+                largest_free: 32 << 20,
+            }],
             cached: 4096,
             stacks: 9,
             cached_stacks: 32_768,
@@ -61,7 +75,10 @@ fn text(render: fn(&Snapshot, &mut dyn Write) -> fmt::Result) -> String {
 #[test]
 fn threads_marks_what_no_cpu_confirmed() {
     let text = text(threads);
-    assert!(text.contains("       3  worker                            0  ready       1500.0 us   16.0 KiB      512 B"), "{text}");
+    assert!(
+        text.contains("       3  worker                            0  ready       1500.0 us   16.0 KiB      512 B"),
+        "{text}"
+    );
     assert!(text.contains("blocked?"), "{text}");
     assert!(text.contains("and 7 more"), "{text}");
     assert!(text.contains("?: its CPU does not answer"), "{text}");

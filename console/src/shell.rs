@@ -108,7 +108,11 @@ fn execute(line: &str, extra: &'static [Command]) -> u8 {
     let mut out = ConsoleWriter::default();
     let Some(command) = commands::all(extra).find(|command| command.name == name) else {
         let near = commands::all(extra).map(|command| command.name).min_by_key(|known| distance(known, name));
-        let _ = writeln!(out, "error: there is no command `{name}`; did you mean `{}`? `help` lists all", near.unwrap_or("help"));
+        let _ = writeln!(
+            out,
+            "error: there is no command `{name}`; did you mean `{}`? `help` lists all",
+            near.unwrap_or("help")
+        );
         return 2;
     };
     let mut context = Context { arguments, out: &mut out, extra };

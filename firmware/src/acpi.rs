@@ -188,7 +188,11 @@ pub fn parse(memory: &impl PhysicalMemory, rsdp: u64, notices: &mut Notices) -> 
 }
 
 /// A table whose length is possible. One with a wrong checksum is listed and still used: firmware in the field has them.
-fn table<'a>(memory: &'a impl PhysicalMemory, address: u64, notices: &mut Notices) -> Option<(FirmwareTable, &'a [u8])> {
+fn table<'a>(
+    memory: &'a impl PhysicalMemory,
+    address: u64,
+    notices: &mut Notices,
+) -> Option<(FirmwareTable, &'a [u8])> {
     let Some(header) = memory.bytes(address, HEADER_SIZE) else {
         notices.add("ACPI: a table is not readable at", address);
         return None;
@@ -321,7 +325,13 @@ fn cpu_affinity_32_bit(platform: &mut Platform, body: &[u8], notices: &mut Notic
     add_cpu_affinity(platform, u32_at(body, 8)?, u32_at(body, 4)?, u32_at(body, 12)?, notices)
 }
 
-fn add_cpu_affinity(platform: &mut Platform, apic_id: u32, domain: u32, flags: u32, notices: &mut Notices) -> Option<()> {
+fn add_cpu_affinity(
+    platform: &mut Platform,
+    apic_id: u32,
+    domain: u32,
+    flags: u32,
+    notices: &mut Notices,
+) -> Option<()> {
     if flags & FLAG_ENABLED != 0 {
         let node = platform.node_of_domain(domain, notices);
         let _ = platform.cpu_nodes.try_push((apic_id, node));

@@ -188,8 +188,7 @@ struct Call {
 impl Call {
     fn new<F: Fn() + Send + Sync + 'static>(closure: F, count: usize) -> Result<Self, CallError> {
         let nodes = Layout::array::<CallNode>(count).map_err(|_| CallError::OutOfMemory)?;
-        let (layout, offset) =
-            Layout::new::<RequestWith<F>>().extend(nodes).map_err(|_| CallError::OutOfMemory)?;
+        let (layout, offset) = Layout::new::<RequestWith<F>>().extend(nodes).map_err(|_| CallError::OutOfMemory)?;
         let memory = take_block(layout).ok_or(CallError::OutOfMemory)?.as_ptr();
         let request = memory.cast::<RequestWith<F>>();
         // SAFETY: the block has room for the request, and for `count` nodes at `offset`.

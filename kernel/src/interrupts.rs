@@ -109,10 +109,7 @@ pub(crate) fn dispatch(vector: u8) -> bool {
 ///
 /// # Errors
 /// [`RegisterError::NoFreeVector`].
-pub fn register_vector<C: InterruptSafe + 'static>(
-    context: &'static C,
-    handler: fn(&C),
-) -> Result<u8, RegisterError> {
+pub fn register_vector<C: InterruptSafe + 'static>(context: &'static C, handler: fn(&C)) -> Result<u8, RegisterError> {
     let _lines = LINES.lock();
     let vector = FREE_VECTORS
         .clone()

@@ -14,7 +14,7 @@
 //! - [`thread`]: spawn, join, migrate; [`scheduler`]: who runs.
 //! - [`wait`]: wait queue, event, mutex, condition variable, semaphore, barrier, reader-writer lock, channel.
 //! - [`time`]: the clock and one-shot timers; [`call`]: functions on other CPUs.
-//! - [`output`]: console and log; [`panic`]: how it ends; [`symbols`]: names of addresses; [`snapshot`]: the state.
+//! - [`output`]: console and log; [`mod@panic`]: how it ends; [`symbols`]: names of addresses; [`snapshot`]: the state.
 #![no_std]
 
 extern crate alloc;

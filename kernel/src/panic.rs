@@ -126,8 +126,7 @@ fn crash(what: fmt::Arguments<'_>, registers: &Registers, fault: Option<&Fault>)
     Machine::stop_other_cpus();
     output::enter_crash();
     let others = || cpu::all().filter(|cpu| cpu.index != here);
-    let all_stopped =
-        spin_until(STOP_LIMIT, || others().all(|cpu| STOPPED[cpu.index].0.load(Ordering::Acquire) != 0));
+    let all_stopped = spin_until(STOP_LIMIT, || others().all(|cpu| STOPPED[cpu.index].0.load(Ordering::Acquire) != 0));
     output::write_bytes(&[CANCEL]);
     crate::println!("\n{REPORT_START}\n{what}");
     match thread::try_current() {

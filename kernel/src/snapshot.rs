@@ -266,11 +266,7 @@ impl Snapshot {
             memory: describe_memory(),
             interrupts: describe_interrupts(),
             tables: boot.tables.iter().map(describe_table).collect(),
-            notices: boot
-                .notices
-                .iter()
-                .map(|notice| alloc::format!("{} {:#x}", notice.text, notice.value))
-                .collect(),
+            notices: boot.notices.iter().map(|notice| alloc::format!("{} {:#x}", notice.text, notice.value)).collect(),
         }
     }
 
@@ -316,7 +312,11 @@ fn fill(part: &mut Part, cpu: &Cpu, is_own: bool) {
     part.threads.clear();
     part.cpu.ready.clear();
     // A CPU that does not answer may have stopped while it held a lock.
-    let locks = if is_own { Some((cpu.registry.lock(), cpu.timers.lock())) } else { cpu.registry.try_lock().zip(cpu.timers.try_lock()) };
+    let locks = if is_own {
+        Some((cpu.registry.lock(), cpu.timers.lock()))
+    } else {
+        cpu.registry.try_lock().zip(cpu.timers.try_lock())
+    };
     let Some((registry, timers)) = locks else {
         part.cpu = CpuState { index: cpu.index as u32, hardware_id: cpu.hardware_id, ..CpuState::default() };
         return;
@@ -436,7 +436,8 @@ fn describe_interrupts() -> Vec<InterruptState> {
             Purpose::Reschedule => "mail".to_string(),
             Purpose::Call => "call".to_string(),
             Purpose::Line(line) => {
-                let steered = interrupts::lines().iter().find(|entry| entry.number == line).map_or(0, |entry| entry.cpu);
+                let steered =
+                    interrupts::lines().iter().find(|entry| entry.number == line).map_or(0, |entry| entry.cpu);
                 alloc::format!("line {line} -> CPU {steered}")
             }
             Purpose::Other => "other".to_string(),
@@ -448,12 +449,7 @@ fn describe_interrupts() -> Vec<InterruptState> {
 
 fn describe_table(table: &arch_contract::boot::FirmwareTable) -> TableState {
     let signature = table.signature.iter().map(|&byte| if byte.is_ascii_graphic() { char::from(byte) } else { '?' });
-    TableState {
-        signature: signature.collect(),
-        address: table.address,
-        length: table.length,
-        intact: table.intact,
-    }
+    TableState { signature: signature.collect(), address: table.address, length: table.length, intact: table.intact }
 }
 
 /// Return addresses of a thread's stack, innermost first, and whether that is certain; `None` if there is no such

@@ -164,7 +164,12 @@ fn greet(boot: &'static BootInformation) {
         log::warn!("{} {:#x}", notice.text, notice.value);
     }
     command_line::parse(boot.command_line, |word| {
-        log::warn!("command line: \"{}\" with value \"{}\" is ignored; expected {}", word.key, word.value, word.expected);
+        log::warn!(
+            "command line: \"{}\" with value \"{}\" is ignored; expected {}",
+            word.key,
+            word.value,
+            word.expected
+        );
     });
 }
 

@@ -118,9 +118,9 @@ pub fn line_of_isa(isa: u8) -> u32 {
 fn controller_of(line: u32) -> Result<(&'static Controller, u32), LineError> {
     // SAFETY: read-only after `init`.
     let (controllers, _) = unsafe { &*CONTROLLERS.0.get() };
-    let found = controllers.iter().find(|controller| {
-        line.checked_sub(controller.first_line).is_some_and(|index| index < controller.lines)
-    });
+    let found = controllers
+        .iter()
+        .find(|controller| line.checked_sub(controller.first_line).is_some_and(|index| index < controller.lines));
     found.map(|controller| (controller, line - controller.first_line)).ok_or(LineError::NoSuchLine)
 }
 
@@ -140,9 +140,7 @@ pub fn route(line: u32, vector: u8, cpu: usize, trigger: LineTrigger) -> Result<
         LineTrigger::Edge => false,
         LineTrigger::Level => true,
     };
-    let low = u32::from(vector)
-        | if active_low { ENTRY_ACTIVE_LOW } else { 0 }
-        | if level { ENTRY_LEVEL } else { 0 };
+    let low = u32::from(vector) | if active_low { ENTRY_ACTIVE_LOW } else { 0 } | if level { ENTRY_LEVEL } else { 0 };
     let register = FIRST_ENTRY + 2 * index;
     controller.write(register, ENTRY_MASKED);
     controller.write(register + 1, apic_id << 24);

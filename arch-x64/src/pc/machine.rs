@@ -245,12 +245,7 @@ impl Architecture for Machine {
         unsafe { context::switch(from, to) }
     }
 
-    unsafe fn switch_through(
-        from: *mut Context,
-        stack_top: usize,
-        next: extern "C" fn(usize) -> !,
-        argument: usize,
-    ) {
+    unsafe fn switch_through(from: *mut Context, stack_top: usize, next: extern "C" fn(usize) -> !, argument: usize) {
         // SAFETY: the caller's obligations are the same.
         unsafe { context::switch_through(from, stack_top, next, argument) }
     }

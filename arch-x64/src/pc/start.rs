@@ -126,7 +126,9 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     say(", interrupts");
 
     if timer::calibrate(platform.pm_timer_port) == timer::Reference::None {
-        storage.notices.add("no reference clock runs; assuming a time counter rate in Hz of", timer::cycle_frequency_hz());
+        storage
+            .notices
+            .add("no reference clock runs; assuming a time counter rate in Hz of", timer::cycle_frequency_hz());
     }
     timer::enable_on_this_cpu();
     say(", clock");

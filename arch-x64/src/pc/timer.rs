@@ -83,10 +83,8 @@ pub fn calibrate(pm_timer_port: u16) -> Reference {
 /// The TSC's rate as CPUID states it (SDM Vol. 2A, CPUID 15h; KVM and VMware: 40000010h EAX in kHz).
 fn stated_frequency() -> Option<u64> {
     let cpuid = CpuId::new();
-    let from_hypervisor = cpuid
-        .get_hypervisor_info()
-        .and_then(|info| info.tsc_frequency())
-        .map(|khz| u64::from(khz) * 1000);
+    let from_hypervisor =
+        cpuid.get_hypervisor_info().and_then(|info| info.tsc_frequency()).map(|khz| u64::from(khz) * 1000);
     let from_crystal = cpuid.get_tsc_info().and_then(|info| info.tsc_frequency());
     from_hypervisor.or(from_crystal).filter(|&frequency| frequency > 1_000_000)
 }

@@ -91,7 +91,8 @@ fn spawn(context: &mut Context<'_>) -> CommandResult {
     let cpus: alloc::vec::Vec<usize> = cpu::all().map(|cpu| cpu.index).collect();
     for number in 0..count as usize {
         let cpu = on.unwrap_or(cpus[number % cpus.len()]);
-        let id = load::spawn(kind, cpu).map_err(|error| CommandError::failed(format!("{error}, after {number} threads")))?;
+        let id =
+            load::spawn(kind, cpu).map_err(|error| CommandError::failed(format!("{error}, after {number} threads")))?;
         if count <= 16 {
             writeln!(context.out, "thread {id} on CPU {cpu}")?;
         }

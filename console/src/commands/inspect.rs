@@ -37,14 +37,7 @@ pub const COMMANDS: &[Command] = &[
         words: &[],
         run: view!(render::threads),
     },
-    Command {
-        name: "thread",
-        arguments: "N",
-        about: "one thread",
-        details: "",
-        words: &[],
-        run: thread,
-    },
+    Command { name: "thread", arguments: "N", about: "one thread", details: "", words: &[], run: thread },
     Command {
         name: "bt",
         arguments: "N",

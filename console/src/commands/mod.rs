@@ -94,7 +94,9 @@ impl Context<'_> {
 /// # Errors
 /// Usage.
 pub fn parse_number(text: &str, what: &str) -> Result<u64, CommandError> {
-    number(text).ok_or_else(|| CommandError::usage(format!("`{text}` is not a number ({what}; decimal, or hexadecimal with 0x)")))
+    number(text).ok_or_else(|| {
+        CommandError::usage(format!("`{text}` is not a number ({what}; decimal, or hexadecimal with 0x)"))
+    })
 }
 
 /// The console's own commands, in the order `help` lists them.

@@ -1,7 +1,7 @@
 //! Memory: NUMA zones of a buddy allocator, slabs in them, object caches per CPU on top; and thread stacks.
 //!
-//! Small sizes (up to [`PAGE_SIZE`]) come from the CPU's own [`cache`], which takes from and gives back to the node's
-//! [`zone`] in batches; larger ones come from the zone. Everything is fallible here; [`KernelAllocator`] is the
+//! Small sizes (up to [`PAGE_SIZE`]) come from the CPU's own `cache`, which takes from and gives back to the node's
+//! `zone` in batches; larger ones come from the zone. Everything is fallible here; [`KernelAllocator`] is the
 //! infallible face for `alloc`'s containers.
 
 pub(crate) mod cache;

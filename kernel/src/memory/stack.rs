@@ -299,6 +299,7 @@ struct Unmapped {
 pub fn usage() -> (usize, u64) {
     let stacks = STACKS.lock();
     let sizes = stacks.classes.iter().enumerate();
-    let cached = sizes.map(|(class, list)| (list.mapped_count as u64) << (class as u32 + SMALLEST_SLOT_SHIFT - 1)).sum();
+    let cached =
+        sizes.map(|(class, list)| (list.mapped_count as u64) << (class as u32 + SMALLEST_SLOT_SHIFT - 1)).sum();
     (stacks.live, cached)
 }

@@ -118,7 +118,8 @@ pub fn by_distance(from: usize) -> impl Iterator<Item = usize> {
             return Some(from);
         }
         let row = DISTANCES.get(from)?;
-        let next = (0..count).filter(|node| done >> node & 1 == 0).min_by_key(|&node| row[node].load(Ordering::Relaxed))?;
+        let next =
+            (0..count).filter(|node| done >> node & 1 == 0).min_by_key(|&node| row[node].load(Ordering::Relaxed))?;
         done |= 1 << next;
         Some(next)
     })
@@ -162,12 +163,12 @@ pub fn init(boot: &BootInformation) {
             distance.store(boot.distances[from][to], Ordering::Relaxed);
         }
     }
-    for node in 0..count {
+    for (node, span) in SPANS.iter().enumerate().take(count) {
         let regions = || boot.memory.iter().filter(move |region| usize::from(region.node) == node);
         if let Some(zone) = Zone::build(regions) {
             let start = Machine::physical_to_virtual(zone.base * PAGE_SIZE as u64) as usize;
-            SPANS[node].0.store(start, Ordering::Relaxed);
-            SPANS[node].1.store(zone.frame_count as usize * PAGE_SIZE, Ordering::Relaxed);
+            span.0.store(start, Ordering::Relaxed);
+            span.1.store(zone.frame_count as usize * PAGE_SIZE, Ordering::Relaxed);
             *ZONES.0[node].lock() = zone;
             WITH_MEMORY.fetch_or(1 << node, Ordering::Relaxed);
         }

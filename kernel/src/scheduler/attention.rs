@@ -14,8 +14,9 @@ pub enum Attention {
     Asleep = 2,
 }
 
-/// The word a CPU publishes its [`Attention`] in. Its owner writes, then looks into its mailbox; others push into the
-/// mailbox, then read. All of it sequentially consistent, so one of the two always notices.
+/// The word a CPU publishes its [`Attention`] in. Its owner writes it and then looks into its mailbox by
+/// `Mailbox::is_surely_empty` or `Mailbox::drain`; others push into the mailbox and then read it. One of the two always
+/// notices, because both change the mailbox in between.
 pub struct AttentionWord(AtomicU8);
 
 impl AttentionWord {
@@ -29,12 +30,12 @@ impl AttentionWord {
     /// Publishes. The owner looks into its mailbox afterwards.
     #[inline(always)]
     pub fn publish(&self, attention: Attention) {
-        self.0.swap(attention as u8, Ordering::SeqCst);
+        self.0.store(attention as u8, Ordering::Release);
     }
 
     /// True if the owner of a mailbox that was just pushed to must be interrupted to see it.
     #[inline(always)]
     pub fn wants_interrupt(&self) -> bool {
-        self.0.load(Ordering::SeqCst) != Attention::Ticking as u8
+        self.0.load(Ordering::Acquire) != Attention::Ticking as u8
     }
 }

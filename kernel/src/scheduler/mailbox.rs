@@ -26,12 +26,18 @@ impl<T: Linked> Mailbox<T> {
     /// True if there was nothing in it at some moment during the call.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
-        self.newest.load(Ordering::SeqCst).is_null()
+        self.newest.load(Ordering::Relaxed).is_null()
     }
 
-    /// Puts an item in; true if it was the first, so that somebody must tell the owner. Sequentially consistent with
-    /// [`Mailbox::is_empty`] and the owner's attention word: either the owner sees the item or the pusher sees that
-    /// the owner sleeps.
+    /// True if there was nothing in it when the owner's last `AttentionWord::publish` became
+    /// visible to all later pushers. It writes what it reads: a push comes before it and is seen, or after it and
+    /// synchronises with it, so that the pusher sees what the owner published. Only the owner calls this.
+    #[inline(always)]
+    pub fn is_surely_empty(&self) -> bool {
+        self.newest.compare_exchange(ptr::null_mut(), ptr::null_mut(), Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Puts an item in; true if it was the first, so that somebody must tell the owner.
     ///
     /// # Safety
     /// `item` is in no mailbox or list, and stays valid until the owner has taken it.
@@ -42,7 +48,7 @@ impl<T: Linked> Mailbox<T> {
         loop {
             // SAFETY: the caller vouches for the item, which nobody else links meanwhile.
             unsafe { (*item).next().store(newest, Ordering::Relaxed) };
-            match self.newest.compare_exchange_weak(newest, item, Ordering::SeqCst, Ordering::Relaxed) {
+            match self.newest.compare_exchange_weak(newest, item, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return newest.is_null(),
                 Err(now) => newest = now,
             }
@@ -52,7 +58,7 @@ impl<T: Linked> Mailbox<T> {
     /// Takes everything, oldest first, handing each item to `each`. Only the owner calls this.
     #[inline(always)]
     pub fn drain(&self, mut each: impl FnMut(*mut T)) {
-        let mut newest = self.newest.swap(ptr::null_mut(), Ordering::SeqCst);
+        let mut newest = self.newest.swap(ptr::null_mut(), Ordering::AcqRel);
         let mut oldest = ptr::null_mut::<T>();
         while !newest.is_null() {
             // SAFETY: pushed items are valid, and taking them all made them the owner's.

@@ -91,12 +91,18 @@ pub(crate) fn nudge(cpu: usize) {
 #[inline(always)]
 fn take_mail(here: &Cpu) {
     if !here.mailbox.is_empty() {
-        here.mailbox.drain(|thread| {
-            here.counters.remote_wakeups.add(1);
-            // SAFETY: pushed by `send`, and ours now.
-            enqueue(here, unsafe { &*thread });
-        });
+        empty_mailbox(here);
     }
+}
+
+/// Takes what other CPUs made ready, also what a look without writing could miss.
+#[inline(always)]
+fn empty_mailbox(here: &Cpu) {
+    here.mailbox.drain(|thread| {
+        here.counters.remote_wakeups.add(1);
+        // SAFETY: pushed by `send`, and ours now.
+        enqueue(here, unsafe { &*thread });
+    });
 }
 
 /// Gives the CPU to the next ready thread, or to the idle thread. The caller has put the running thread wherever it
@@ -221,7 +227,12 @@ fn move_away(here: &'static Cpu) {
     let stack_top = here.scheduler_stack_top.load(Ordering::Relaxed);
     // SAFETY: `current` runs here; the scheduler's stack is only used with interrupts off, up to the next resume.
     unsafe {
-        Machine::switch_through(current.context.get(), stack_top, move_suspended, core::ptr::from_ref(current) as usize);
+        Machine::switch_through(
+            current.context.get(),
+            stack_top,
+            move_suspended,
+            core::ptr::from_ref(current) as usize,
+        );
     }
 }
 
@@ -242,7 +253,12 @@ pub(crate) fn exit() -> ! {
     let stack_top = here.scheduler_stack_top.load(Ordering::Relaxed);
     // SAFETY: as in `move_away`; the context saved is never resumed.
     unsafe {
-        Machine::switch_through(current.context.get(), stack_top, exit_suspended, core::ptr::from_ref(current) as usize);
+        Machine::switch_through(
+            current.context.get(),
+            stack_top,
+            exit_suspended,
+            core::ptr::from_ref(current) as usize,
+        );
     }
     unreachable!("a thread went on after its exit")
 }
@@ -272,7 +288,7 @@ pub(crate) fn idle() -> ! {
         // SAFETY: this CPU's queue, interrupts off.
         if unsafe { here.run_queue.get() }.is_empty() {
             here.attention.publish(Attention::Asleep);
-            if here.mailbox.is_empty() {
+            if here.mailbox.is_surely_empty() {
                 Machine::wait_for_interrupt();
             }
             let ticking = here.tick_armed.load(Ordering::Relaxed);
@@ -294,7 +310,7 @@ pub(crate) fn idle() -> ! {
 /// The interrupt other CPUs send when they left mail, or want the running thread to move.
 pub(crate) fn reschedule_interrupt(_: usize) {
     let here = cpu::this();
-    take_mail(here);
+    empty_mailbox(here);
     if thread::current().shall_move() {
         here.give_way.store(true, Ordering::Relaxed);
     }
@@ -319,7 +335,7 @@ fn tick(_: usize) {
     if !others_ready {
         here.attention.publish(Attention::Solo);
         // Mail that came before the word was changed has sent no interrupt.
-        take_mail(here);
+        empty_mailbox(here);
         // SAFETY: as above.
         others_ready = !unsafe { here.run_queue.get() }.is_empty();
     }

@@ -27,8 +27,8 @@ use crate::time::timer::TimerNode;
 use crate::wait::WaitList;
 use crate::wait::claim::Claim;
 use crate::wait::list;
-pub use spawn::{Builder, JoinError, JoinHandle, SpawnError, empty_stock, spawn};
 pub(crate) use spawn::create_idle;
+pub use spawn::{Builder, JoinError, JoinHandle, SpawnError, empty_stock, spawn};
 
 /// Longest thread name, in bytes; longer ones are cut.
 pub const NAME_LIMIT: usize = 31;

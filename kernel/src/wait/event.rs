@@ -51,12 +51,10 @@ impl Event {
                 guard.memory = Memory::Clear;
                 Ok(())
             }
-            Memory::Clear => {
-                match list::wait_in(&self.state, guard, |state| &mut state.waiters, deadline, || ()) {
-                    Outcome::Woken => Ok(()),
-                    Outcome::TimedOut => Err(TimedOut),
-                }
-            }
+            Memory::Clear => match list::wait_in(&self.state, guard, |state| &mut state.waiters, deadline, || ()) {
+                Outcome::Woken => Ok(()),
+                Outcome::TimedOut => Err(TimedOut),
+            },
         }
     }
 

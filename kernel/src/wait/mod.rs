@@ -1,10 +1,10 @@
 //! Waiting: everything a thread can sleep on, each with a timeout.
 //!
 //! All of it is one mechanism: a [`WaitList`] of threads inside a spin lock together with the state they wait for
-//! ([`list`]). A waker and a timeout race for a waiting thread by its [`claim`]; exactly one wins.
+//! (`list`). A waker and a timeout race for a waiting thread by its `claim`; exactly one wins.
 //!
 //! What a type can do in an interrupt handler it says by [`InterruptSafe`]: handlers are registered with a context
-//! of such a type ([`crate::interrupts::register`]), and only the non-blocking methods work there; the blocking ones
+//! of such a type ([`crate::interrupts::register_vector`]), and only the non-blocking methods work there; the blocking ones
 //! panic with the reason.
 
 mod barrier;

@@ -67,10 +67,21 @@ fn machines_of_all_sizes_boot() {
 #[test]
 fn numa_nodes_are_found() {
     let numa = [
-        "--mem", "512M", "--cpus", "4", "--",
-        "-object", "memory-backend-ram,id=m0,size=256M", "-object", "memory-backend-ram,id=m1,size=256M",
-        "-numa", "node,nodeid=0,cpus=0-1,memdev=m0", "-numa", "node,nodeid=1,cpus=2-3,memdev=m1",
-        "-numa", "dist,src=0,dst=1,val=21",
+        "--mem",
+        "512M",
+        "--cpus",
+        "4",
+        "--",
+        "-object",
+        "memory-backend-ram,id=m0,size=256M",
+        "-object",
+        "memory-backend-ram,id=m1,size=256M",
+        "-numa",
+        "node,nodeid=0,cpus=0-1,memdev=m0",
+        "-numa",
+        "node,nodeid=1,cpus=2-3,memdev=m1",
+        "-numa",
+        "dist,src=0,dst=1,val=21",
     ];
     let text = stdout(&boot_and_run("mem; cpus; acpi", &numa));
     assert!(text.contains("SRAT") && text.contains("SLIT"), "{text}");
@@ -102,7 +113,7 @@ fn fewer_cpus_and_weaker_ones_do() {
 
 #[test]
 fn a_machine_without_acpi_boots_on_one_cpu() {
-    let output = boot_and_run("cpus; acpi; log", &["--", "-machine", "acpi=off"]);
+    let output = boot_and_run("cpus; acpi; log", &["--", "-machine", "microvm,acpi=off"]);
     let text = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(text.contains("no ACPI tables were found"), "{text}");

@@ -45,7 +45,9 @@ fn violations(code: &[u8], address: u64) -> BTreeMap<String, (usize, u64)> {
         let harmless = instruction.code() == Code::Int3 || mnemonic == Mnemonic::Ud2;
         let missing = instruction.cpuid_features().iter().any(|feature| !HAS.contains(feature));
         if !harmless && (missing || LACKS.contains(&mnemonic) || instruction.is_invalid()) {
-            let entry = found.entry(format!("{mnemonic:?} {:?}", instruction.cpuid_features())).or_insert((0, instruction.ip()));
+            let entry = found
+                .entry(format!("{mnemonic:?} {:?}", instruction.cpuid_features()))
+                .or_insert((0, instruction.ip()));
             entry.0 += 1;
         }
     }

@@ -170,7 +170,8 @@ fn memory_freed_elsewhere_comes_home() -> TestResult {
     for round in 0..20u8 {
         let blocks: Vec<Block> = (0..200).map(|_| Block::new(64, 8, round)).collect::<Result<_, _>>().map_err(text)?;
         let last = cpu::limit() - 1;
-        let handle = Builder::new("freer").cpu(last).spawn(move || blocks.iter().all(Block::is_intact)).map_err(text)?;
+        let handle =
+            Builder::new("freer").cpu(last).spawn(move || blocks.iter().all(Block::is_intact)).map_err(text)?;
         ensure!(join(handle)?, "a block was overwritten on its way");
     }
     settle();

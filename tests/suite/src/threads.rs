@@ -152,8 +152,7 @@ fn sleep_is_not_early() -> TestResult {
 
 fn thread_locals_are_separate_and_dropped() -> TestResult {
     static DROPS: AtomicU64 = AtomicU64::new(0);
-    static VALUE: ThreadLocal<(AtomicU64, CountsDrops)> =
-        ThreadLocal::new(|| (AtomicU64::new(5), CountsDrops(&DROPS)));
+    static VALUE: ThreadLocal<(AtomicU64, CountsDrops)> = ThreadLocal::new(|| (AtomicU64::new(5), CountsDrops(&DROPS)));
     DROPS.store(0, Ordering::SeqCst);
     let handles: Vec<_> = (0..4u64)
         .map(|number| {
@@ -195,10 +194,9 @@ fn a_blocked_thread_migrates_when_woken() -> TestResult {
     let event = Arc::new(Event::new());
     for cpu in cpu::all() {
         let theirs = event.clone();
-        let waiter = thread::spawn("sleeper", move || {
-            theirs.wait_until(Deadline::after(LIMIT)).map(|()| cpu::this_index())
-        })
-        .map_err(text)?;
+        let waiter =
+            thread::spawn("sleeper", move || theirs.wait_until(Deadline::after(LIMIT)).map(|()| cpu::this_index()))
+                .map_err(text)?;
         until_blocked(&waiter)?;
         waiter.migrate(cpu.index).map_err(text)?;
         event.signal();
@@ -248,9 +246,8 @@ fn busy_threads_share_a_cpu() -> TestResult {
                 .map_err(text)
         })
         .collect::<Result<_, _>>()?;
-    let all_ran = eventually("all busy threads had a turn", || {
-        counts.iter().all(|count| count.load(Ordering::Relaxed) > 0)
-    });
+    let all_ran =
+        eventually("all busy threads had a turn", || counts.iter().all(|count| count.load(Ordering::Relaxed) > 0));
     stop.store(true, Ordering::Relaxed);
     handles.into_iter().try_for_each(join)?;
     all_ran
@@ -273,7 +270,11 @@ fn a_solo_thread_takes_no_tick() -> TestResult {
         .map_err(text)?;
     let fired = || {
         let snapshot = kernel::Snapshot::take();
-        snapshot.cpus.iter().find(|cpu| cpu.index as usize == target).map_or((0, true), |cpu| (cpu.timers_fired, cpu.ticking))
+        snapshot
+            .cpus
+            .iter()
+            .find(|cpu| cpu.index as usize == target)
+            .map_or((0, true), |cpu| (cpu.timers_fired, cpu.ticking))
     };
     // A tick left over from before ends by itself.
     let settled = eventually("the tick stops", || !fired().1);

@@ -11,7 +11,12 @@ use kernel::time::{Deadline, Timer, cycles, now_ns};
 use crate::support::{Random, eventually, text};
 use crate::{TestResult, ensure, tests};
 
-tests![the_clock_never_goes_back, timers_fire_in_order_and_not_early, a_cancelled_timer_never_fires, a_timer_can_be_set_again];
+tests![
+    the_clock_never_goes_back,
+    timers_fire_in_order_and_not_early,
+    a_cancelled_timer_never_fires,
+    a_timer_can_be_set_again
+];
 
 fn the_clock_never_goes_back() -> TestResult {
     let mut last = now_ns();

@@ -307,7 +307,11 @@ fn barrier_holds_all_back() -> TestResult {
     for handle in handles {
         join(handle)?.map_err(|round| alloc::format!("somebody passed before all had come, round {round}"))?;
     }
-    ensure!(last.load(Ordering::SeqCst) == rounds, "{} threads came last in {rounds} rounds", last.load(Ordering::SeqCst));
+    ensure!(
+        last.load(Ordering::SeqCst) == rounds,
+        "{} threads came last in {rounds} rounds",
+        last.load(Ordering::SeqCst)
+    );
     Ok(())
 }
 
@@ -392,7 +396,9 @@ fn interrupt_handlers_wake_threads() -> TestResult {
         for cpu in cpu::all() {
             for _ in 0..100 {
                 call::send_ipi(cpu.index, vector).map_err(text)?;
-                EVENT.wait_until(Deadline::after(LIMIT)).map_err(|_| alloc::format!("no signal from CPU {}", cpu.index))?;
+                EVENT
+                    .wait_until(Deadline::after(LIMIT))
+                    .map_err(|_| alloc::format!("no signal from CPU {}", cpu.index))?;
             }
         }
         Ok(())

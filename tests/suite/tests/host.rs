@@ -9,8 +9,6 @@ use kernel::arch::{Architecture, Machine};
 #[global_allocator]
 static ALLOCATOR: arch::HostAllocator = arch::HostAllocator;
 
-
-
 /// CPUs and NUMA nodes of each machine.
 const MACHINES: [(usize, usize); 4] = [(1, 1), (2, 1), (4, 2), (7, 3)];
 const MEMORY: u64 = 1 << 30;
@@ -38,7 +36,11 @@ fn run_all(filter: &str) -> ExitCode {
             println!("{}", text.lines().filter(|line| line.contains("passed")).collect::<Vec<_>>().join("\n"));
         } else {
             failed += 1;
-            println!("{cpus} CPUs, {nodes} nodes: {}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr));
+            println!(
+                "{cpus} CPUs, {nodes} nodes: {}\n{text}{}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
     }
     println!("machines: {passed} passed, {failed} failed");

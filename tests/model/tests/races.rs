@@ -1,0 +1,239 @@
+//! The run queue mailbox, the attention word, the spin lock, wait lists, events and channels, in all interleavings that
+//! loom finds. The files are the kernel's own; what they use of the rest of the kernel is modelled in `support`.
+#![cfg(loom)]
+#![allow(
+    dead_code,
+    dropping_copy_types,
+    reason = "the included files have more than is explored, and guards that model nothing"
+)]
+
+extern crate alloc;
+
+#[path = "support/mod.rs"]
+mod support;
+
+// The paths the included files use.
+pub(crate) use support::{atomic, lock, memory, scheduler, thread, time};
+
+#[path = "../../../kernel/src/scheduler/attention.rs"]
+mod attention;
+#[path = "../../../kernel/src/scheduler/mailbox.rs"]
+mod mailbox;
+
+#[path = "support/wait.rs"]
+#[allow(dead_code, reason = "not all methods are explored")]
+mod wait;
+
+use std::sync::atomic::Ordering;
+
+use attention::{Attention, AttentionWord};
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicPtr, AtomicUsize};
+use loom::sync::{Arc, Condvar, Mutex};
+use mailbox::{Linked, Mailbox};
+use support::raw::RawSpinLock;
+use wait::claim::Claim;
+use wait::{Channel, Event, TimedOut};
+
+/// Runs a model in all interleavings with up to three preemptions; more have not found more, and take hours.
+fn explore(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.max_branches = 20_000;
+    builder.check(model);
+}
+
+struct Item {
+    next: AtomicPtr<Item>,
+    value: usize,
+}
+
+impl Linked for Item {
+    fn next(&self) -> &AtomicPtr<Self> {
+        &self.next
+    }
+}
+
+fn item(value: usize) -> Box<Item> {
+    Box::new(Item { next: AtomicPtr::new(std::ptr::null_mut()), value })
+}
+
+#[test]
+fn a_mailbox_loses_nothing_and_keeps_each_senders_order() {
+    explore(|| {
+        let mailbox = Arc::new(Mailbox::<Item>::new());
+        let items: Vec<Box<Item>> = (0..3).map(item).collect();
+        let pointers: Vec<usize> = items.iter().map(|item| std::ptr::from_ref(&**item) as usize).collect();
+        let send = |numbers: Vec<usize>| {
+            let mailbox = mailbox.clone();
+            let pointers = pointers.clone();
+            loom::thread::spawn(move || {
+                // SAFETY: each item is pushed once and outlives the threads.
+                numbers.iter().filter(|&&number| unsafe { mailbox.push(pointers[number] as *const Item) }).count()
+            })
+        };
+        let (first, second) = (send(vec![0, 1]), send(vec![2]));
+        let mut got = Vec::new();
+        // SAFETY: drained items are valid.
+        mailbox.drain(|item| got.push(unsafe { (*item).value }));
+        let firsts = first.join().unwrap() + second.join().unwrap();
+        // SAFETY: as above.
+        mailbox.drain(|item| got.push(unsafe { (*item).value }));
+        let at = |value| got.iter().position(|&other| other == value).expect("an item was lost");
+        assert!(at(0) < at(1), "order changed: {got:?}");
+        assert!(got.contains(&2) && got.len() == 3, "{got:?}");
+        assert!((1..=2).contains(&firsts), "{firsts} pushes found the mailbox empty");
+    });
+}
+
+/// A CPU's interrupt: remembered until it is taken.
+#[derive(Default)]
+struct Interrupt {
+    arrived: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Interrupt {
+    fn send(&self) {
+        *self.arrived.lock().unwrap() = true;
+        self.changed.notify_one();
+    }
+
+    fn wait(&self) {
+        let mut arrived = self.arrived.lock().unwrap();
+        while !*arrived {
+            arrived = self.changed.wait(arrived).unwrap();
+        }
+    }
+}
+
+/// The owner publishes a state in which it does not look by itself, looks once more, and waits for an interrupt if there
+/// was nothing. If the note could be missed, loom finds the execution in which both sides wait for ever.
+fn a_note_is_never_missed(before: Attention, published: Attention) {
+    explore(move || {
+        let shared = Arc::new((Mailbox::<Item>::new(), AttentionWord::new(), Interrupt::default()));
+        shared.1.publish(before);
+        let note = item(7);
+        let pointer = std::ptr::from_ref(&*note) as usize;
+        let theirs = shared.clone();
+        let sender = loom::thread::spawn(move || {
+            // SAFETY: pushed once; outlives the thread.
+            let first = unsafe { theirs.0.push(pointer as *const Item) };
+            if first && theirs.1.wants_interrupt() {
+                theirs.2.send();
+            }
+        });
+        shared.1.publish(published);
+        if shared.0.is_surely_empty() {
+            shared.2.wait();
+        }
+        let mut got = 0;
+        shared.0.drain(|_| got += 1);
+        assert_eq!(got, 1);
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn a_cpu_going_to_sleep_misses_no_note() {
+    a_note_is_never_missed(Attention::Solo, Attention::Asleep);
+    a_note_is_never_missed(Attention::Ticking, Attention::Asleep);
+}
+
+#[test]
+fn a_cpu_stopping_its_tick_misses_no_note() {
+    a_note_is_never_missed(Attention::Ticking, Attention::Solo);
+}
+
+#[test]
+fn the_spin_lock_excludes() {
+    explore(|| {
+        let shared = Arc::new((RawSpinLock::new(), UnsafeCell::new(0)));
+        // By trying: the checker cannot explore endless loops.
+        let add = |shared: Arc<(RawSpinLock, UnsafeCell<i32>)>| {
+            let held = shared.0.try_lock();
+            if held {
+                // SAFETY: what is being tested; loom checks it.
+                shared.1.with_mut(|value| unsafe { *value += 1 });
+                shared.0.unlock();
+            }
+            i32::from(held)
+        };
+        let theirs = shared.clone();
+        let other = loom::thread::spawn(move || add(theirs));
+        let times = add(shared.clone()) + other.join().unwrap();
+        // SAFETY: the other thread is over.
+        shared.1.with(|value| assert_eq!(unsafe { *value }, times));
+        assert!(times > 0, "nobody had the lock");
+    });
+}
+
+#[test]
+fn exactly_one_ends_a_wait() {
+    explore(|| {
+        let claim = Arc::new(Claim::new());
+        claim.begin();
+        let winners = Arc::new(AtomicUsize::new(0));
+        let (theirs, count) = (claim.clone(), winners.clone());
+        let timer = loom::thread::spawn(move || count.fetch_add(usize::from(theirs.try_time_out()), Ordering::SeqCst));
+        winners.fetch_add(usize::from(claim.try_wake()), Ordering::SeqCst);
+        timer.join().unwrap();
+        assert_eq!(winners.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn a_signal_and_a_timeout_at_once_lose_nothing() {
+    explore(|| {
+        let event: &'static Event = Box::leak(Box::new(Event::new()));
+        // The checker's atomics are made at first use, which must not race.
+        event.reset();
+        let waiter: &'static thread::Thread = Box::leak(Box::new(thread::Thread::new()));
+        let timer = loom::thread::spawn(move || waiter.time_out_once_waiting());
+        let waiting = loom::thread::spawn(move || {
+            thread::set_current(waiter);
+            event.wait_until(time::Deadline::SOME)
+        });
+        event.signal();
+        let outcome = waiting.join().unwrap();
+        waiter.stop_timer();
+        timer.join().unwrap();
+        thread::set_current(Box::leak(Box::new(thread::Thread::new())));
+        // Either the waiter had the signal, or it is remembered for the next.
+        let remembered = event.wait_until(time::Deadline::NOW).is_ok();
+        assert_ne!(outcome == Ok(()), remembered, "waiter {outcome:?}, remembered {remembered}");
+    });
+}
+
+#[test]
+fn a_signal_wakes_a_waiter_whenever_it_comes() {
+    explore(|| {
+        let event: &'static Event = Box::leak(Box::new(Event::new()));
+        // The checker's atomics are made at first use, which must not race.
+        event.reset();
+        let waiting = loom::thread::spawn(move || {
+            thread::set_current(Box::leak(Box::new(thread::Thread::new())));
+            event.wait();
+        });
+        event.signal();
+        waiting.join().unwrap();
+    });
+}
+
+#[test]
+fn a_channel_of_one_place_passes_everything_in_order() {
+    explore(|| {
+        let channel: &'static Channel<u8> = Box::leak(Box::new(Channel::new(1).unwrap()));
+        assert!(channel.is_empty());
+        let sender = loom::thread::spawn(move || {
+            thread::set_current(Box::leak(Box::new(thread::Thread::new())));
+            channel.send(1);
+            channel.send(2);
+        });
+        thread::set_current(Box::leak(Box::new(thread::Thread::new())));
+        assert_eq!(channel.receive(), 1);
+        assert_eq!(channel.receive(), 2);
+        sender.join().unwrap();
+        assert_eq!(channel.receive_until(time::Deadline::NOW), Err(TimedOut));
+    });
+}

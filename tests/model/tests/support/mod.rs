@@ -1,0 +1,222 @@
+//! What the included files use of the kernel, modelled with loom.
+
+/// The checker's atomics.
+pub mod atomic {
+    pub use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
+
+    macro_rules! const_fn {
+        ($(#[$attribute:meta])* $visibility:vis fn $name:ident() -> $result:ty $body:block) => {
+            $(#[$attribute])* $visibility fn $name() -> $result $body
+        };
+    }
+    pub(crate) use const_fn;
+
+    pub fn spin_hint() {
+        loom::thread::yield_now();
+    }
+}
+
+#[path = "../../../../kernel/src/lock/raw.rs"]
+pub mod raw;
+
+/// A lock that blocks where the kernel's spins: the checker cannot explore endless loops. The kernel's raw lock is
+/// explored by itself.
+pub mod lock {
+    use std::cell::{OnceCell, UnsafeCell};
+    use std::ops::{Deref, DerefMut};
+
+    use loom::sync::{Mutex, MutexGuard};
+
+    pub struct SpinLock<T> {
+        /// Made at first use, because the checker's locks cannot be made in a constant.
+        raw: OnceCell<Mutex<()>>,
+        data: UnsafeCell<T>,
+    }
+
+    // SAFETY: loom runs one thread at a time, so the cell is never raced for; the raw lock guards the data.
+    unsafe impl<T: Send> Sync for SpinLock<T> {}
+
+    impl<T> SpinLock<T> {
+        pub const fn new(data: T) -> Self {
+            Self { raw: OnceCell::new(), data: UnsafeCell::new(data) }
+        }
+
+        pub fn lock(&self) -> SpinGuard<'_, T> {
+            let held = self.raw.get_or_init(|| Mutex::new(())).lock().expect("nobody panics inside");
+            SpinGuard { lock: self, _held: held }
+        }
+    }
+
+    pub struct SpinGuard<'a, T> {
+        lock: &'a SpinLock<T>,
+        _held: MutexGuard<'a, ()>,
+    }
+
+    impl<T> SpinGuard<'_, T> {
+        pub fn release(guard: Self) {
+            drop(guard);
+        }
+    }
+
+    impl<T> Deref for SpinGuard<'_, T> {
+        type Target = T;
+        fn deref(&self) -> &T {
+            // SAFETY: the lock is held.
+            unsafe { &*self.lock.data.get() }
+        }
+    }
+
+    impl<T> DerefMut for SpinGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            // SAFETY: the lock is held.
+            unsafe { &mut *self.lock.data.get() }
+        }
+    }
+}
+
+/// A thread that can be made runnable, and a timer that may end its wait.
+pub mod thread {
+    use intrusive_collections::LinkedListLink;
+    use loom::sync::{Condvar, Mutex};
+
+    use crate::time::Deadline;
+    use crate::wait::claim::Claim;
+
+    pub struct Thread {
+        pub wait_link: LinkedListLink,
+        claim: Claim,
+        runnable: Mutex<bool>,
+        changed: Condvar,
+        timer: Mutex<Timer>,
+        timer_changed: Condvar,
+    }
+
+    #[derive(PartialEq)]
+    enum Timer {
+        Off,
+        Set,
+        Stopped,
+    }
+
+    // SAFETY: the link is only touched under the wait list's lock.
+    unsafe impl Sync for Thread {}
+
+    loom::thread_local! {
+        static CURRENT: std::cell::Cell<Option<&'static Thread>> = std::cell::Cell::new(None);
+    }
+
+    pub fn set_current(thread: &'static Thread) {
+        CURRENT.with(|current| current.set(Some(thread)));
+    }
+
+    pub fn current() -> &'static Thread {
+        CURRENT.with(std::cell::Cell::get).expect("set before waiting")
+    }
+
+    impl Thread {
+        pub fn new() -> Self {
+            Self {
+                wait_link: LinkedListLink::new(),
+                claim: Claim::new(),
+                runnable: Mutex::new(false),
+                changed: Condvar::new(),
+                timer: Mutex::new(Timer::Off),
+                timer_changed: Condvar::new(),
+            }
+        }
+
+        pub fn claim(&self) -> &Claim {
+            &self.claim
+        }
+
+        pub fn is_in_wait_list(&self) -> bool {
+            self.wait_link.is_linked()
+        }
+
+        pub fn start_timeout(&self, deadline: Deadline) {
+            if deadline == Deadline::NOW {
+                // It fires before the thread sleeps.
+                self.fire();
+            } else {
+                *self.timer.lock().unwrap() = Timer::Set;
+                self.timer_changed.notify_one();
+            }
+        }
+
+        pub fn end_timeout(&self) {}
+
+        fn fire(&self) {
+            if self.claim.try_time_out() {
+                self.make_runnable();
+            }
+        }
+
+        /// The timer's side: once the thread waits, ends its wait.
+        pub fn time_out_once_waiting(&self) {
+            let mut timer = self.timer.lock().unwrap();
+            while *timer == Timer::Off {
+                timer = self.timer_changed.wait(timer).unwrap();
+            }
+            let fires = *timer == Timer::Set;
+            drop(timer);
+            if fires {
+                self.fire();
+            }
+        }
+
+        pub fn stop_timer(&self) {
+            let mut timer = self.timer.lock().unwrap();
+            if *timer == Timer::Off {
+                *timer = Timer::Stopped;
+            }
+            self.timer_changed.notify_one();
+        }
+
+        pub fn make_runnable(&self) {
+            *self.runnable.lock().unwrap() = true;
+            self.changed.notify_one();
+        }
+
+        pub fn sleep(&self) {
+            let mut runnable = self.runnable.lock().unwrap();
+            while !*runnable {
+                runnable = self.changed.wait(runnable).unwrap();
+            }
+            *runnable = false;
+        }
+    }
+}
+
+/// The scheduler's interface to waiting.
+pub mod scheduler {
+    use super::thread::{Thread, current};
+
+    pub fn make_runnable(thread: &Thread) {
+        thread.make_runnable();
+    }
+
+    pub fn block() {
+        current().sleep();
+    }
+
+    pub fn assert_may_block() {}
+}
+
+/// Deadlines without a clock.
+pub mod time {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Deadline(u8);
+
+    impl Deadline {
+        pub const NEVER: Self = Self(0);
+        /// At any moment after the wait began.
+        pub const SOME: Self = Self(1);
+        pub const NOW: Self = Self(2);
+    }
+}
+
+/// Errors of memory.
+pub mod memory {
+    #[derive(Debug)]
+    pub struct OutOfMemory;
+}
