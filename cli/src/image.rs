@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::pack;
+use crate::{knc, pack};
 
 /// Which image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,9 +48,9 @@ pub fn build(which: Which) -> Result<Image> {
     match which {
         Which::X64 => build_x64("x64", &[]),
         Which::Suite => build_x64("suite", &["--features", "image-x64/suite"]),
-        Which::Knc => build_knc(),
+        Which::Knc => knc::build(),
         Which::All => {
-            build_knc()?;
+            knc::build()?;
             build_x64("suite", &["--features", "image-x64/suite"])?;
             build_x64("x64", &[])
         }
@@ -60,7 +60,7 @@ pub fn build(which: Which) -> Result<Image> {
 fn build_x64(name: &str, features: &[&str]) -> Result<Image> {
     // Both variants have the same file name, so each has its own directory.
     let directory = root().join("target/kernel").join(name);
-    let mut command = kernel_cargo(&directory, "-C force-frame-pointers=yes");
+    let mut command = kernel_cargo("build", &directory, "-C force-frame-pointers=yes");
     command.args(["-p", "image-x64", "--target", "x86_64-unknown-none"]).args(features);
     run(command)?;
     let debug = directory.join("x86_64-unknown-none/kernel/aerokernel-x64");
@@ -69,24 +69,14 @@ fn build_x64(name: &str, features: &[&str]) -> Result<Image> {
     Ok(Image { boot, debug })
 }
 
-fn build_knc() -> Result<Image> {
-    let directory = root().join("target/kernel/knc");
-    // LLVM selects CMOV in 64-bit mode whatever the features say, and aligns loops with multi-byte NOPs.
-    let flags = "-C force-frame-pointers=yes -C llvm-args=-x86-cmov-converter-force-all -C llvm-args=-align-loops=1";
-    let mut command = kernel_cargo(&directory, flags);
-    command.args(["-p", "image-knc", "-Zjson-target-spec", "--target", "images/knc/x86_64-knc-none.json"]);
-    run(command)?;
-    let debug = directory.join("x86_64-knc-none/kernel/aerokernel-knc");
-    Ok(Image { boot: debug.clone(), debug })
-}
-
-fn kernel_cargo(directory: &Path, flags: &str) -> Command {
+/// Cargo, told to build the kernel with a rebuilt `core` into `directory`.
+pub fn kernel_cargo(subcommand: &str, directory: &Path, flags: &str) -> Command {
     let linker = std::env::var("AERO_LINKER").unwrap_or_else(|_| "ld.lld".into());
     let mut command = cargo();
     command
         .env("RUSTC_BOOTSTRAP", "1")
         .env("RUSTFLAGS", format!("-C linker={linker} -C linker-flavor=ld.lld {flags}"))
-        .args(["build", "--profile", "kernel", "-Zbuild-std=core,alloc"])
+        .args([subcommand, "--profile", "kernel", "-Zbuild-std=core,alloc"])
         .arg("-Zbuild-std-features=compiler-builtins-mem")
         .arg("--target-dir")
         .arg(directory);

@@ -1,6 +1,6 @@
 //! The `aero` command.
 //!
-//! - [`image`]: builds the kernel; [`pack`]: makes a boot image of it.
+//! - [`image`]: builds the kernel; [`pack`]: makes a boot image of it; [`knc`]: the one for Knights Corner.
 //! - [`boot`]: runs it in QEMU; [`qemu`]: QEMU's arguments; [`terminal`]: between QEMU and the person;
 //!   [`source_lines`]: adds file:line to backtraces.
 //! - [`bench`]: measures; [`test`]: tests.
@@ -8,6 +8,7 @@
 mod bench;
 mod boot;
 mod image;
+mod knc;
 mod pack;
 mod qemu;
 mod source_lines;

@@ -43,6 +43,8 @@ fn violations(code: &[u8], address: u64) -> BTreeMap<String, (usize, u64)> {
         let mnemonic = instruction.mnemonic();
         // Padding between functions, and the trap of `unreachable`.
         let harmless = instruction.code() == Code::Int3 || mnemonic == Mnemonic::Ud2;
+        // LLVM writes BSF as `rep bsf`, which newer CPUs read as TZCNT; older ones ignore the prefix.
+        let harmless = harmless || mnemonic == Mnemonic::Tzcnt;
         let missing = instruction.cpuid_features().iter().any(|feature| !HAS.contains(feature));
         if !harmless && (missing || LACKS.contains(&mnemonic) || instruction.is_invalid()) {
             let entry = found
