@@ -13,6 +13,8 @@ pub struct Config {
     pub nodes: usize,
     /// Memory in bytes, a multiple of 2 MiB.
     pub memory: u64,
+    /// A CPU that is listed and never answers its start-up signal.
+    pub silent_cpu: Option<usize>,
     /// The kernel's command line.
     pub command_line: String,
 }
@@ -28,6 +30,7 @@ pub fn boot(config: Config, kernel: fn(&'static BootInformation) -> !) -> ! {
     let usable = memory::create(config.memory);
     signals::install();
     cpu::become_cpu(0);
+    cpu::silence(config.silent_cpu);
     let nodes = config.nodes.max(1);
     let share = usable.len() / nodes as u64 & !(arch_contract::PAGE_SIZE as u64 - 1);
     let regions: Vec<MemoryRegion> = (0..nodes as u64)

@@ -82,6 +82,19 @@ pub fn become_cpu(index: usize) {
     cpu.thread_id.store(event.sigev_notify_thread_id, Ordering::Release);
 }
 
+/// Index of the CPU that never answers, or `usize::MAX`.
+static SILENT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Makes a CPU deaf to its start-up signal.
+pub fn silence(cpu: Option<usize>) {
+    SILENT.store(cpu.unwrap_or(usize::MAX), Ordering::Relaxed);
+}
+
+/// True if the CPU does not answer.
+pub fn is_silent(index: usize) -> bool {
+    SILENT.load(Ordering::Relaxed) == index
+}
+
 /// True once the CPU runs.
 pub fn is_running(index: usize) -> bool {
     CPUS.get(index).is_some_and(|cpu| cpu.thread_id.load(Ordering::Acquire) != 0)

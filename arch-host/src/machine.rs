@@ -3,12 +3,8 @@
 use std::ops::Range;
 use std::ptr;
 
-use arch_contract::fault::Registers;
-use arch_contract::{
-    Architecture, Callbacks, IpiError, LineError, LineTrigger, MapError, PowerAction, ProbeError, StartCpuError,
-};
+use arch_contract::{Architecture, Callbacks, IpiError, LineError, LineTrigger, MapError, PowerAction, StartCpuError};
 use arch_x64::context::{self, Context};
-use arch_x64::probe;
 
 use crate::{cpu, memory, signals};
 
@@ -61,6 +57,8 @@ impl Architecture for Machine {
     const TIMER_VECTOR: u8 = TIMER_VECTOR;
     type Context = Context;
 
+    arch_x64::context_methods!();
+
     fn install(callbacks: &'static Callbacks) {
         cpu::install(callbacks);
     }
@@ -70,8 +68,12 @@ impl Architecture for Machine {
         _: u32,
         stack_top: usize,
         local: usize,
-        _: &mut dyn FnMut() -> bool,
+        wait: &mut dyn FnMut() -> bool,
     ) -> Result<(), StartCpuError> {
+        if cpu::is_silent(cpu) {
+            while wait() {}
+            return Err(StartCpuError::NoAnswer);
+        }
         let start = Box::into_raw(Box::new(Start { cpu, stack_top, local }));
         let mut thread = 0;
         // Interrupts off: pthread_create allocates.
@@ -212,47 +214,6 @@ impl Architecture for Machine {
     }
 
     fn flush_tlb() {}
-
-    fn probe_read(address: usize, buffer: &mut [u8]) -> Result<(), ProbeError> {
-        probe::read(address, buffer)
-    }
-
-    fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
-        probe::write(address, bytes)
-    }
-
-    fn prepare(context: &mut Context, stack_top: usize, entry: extern "C" fn(usize) -> !, argument: usize) {
-        context::prepare(context, stack_top, entry, argument);
-    }
-
-    unsafe fn switch(from: *mut Context, to: *const Context) {
-        // SAFETY: the caller's obligations are the same.
-        unsafe { context::switch(from, to) }
-    }
-
-    unsafe fn switch_through(from: *mut Context, stack_top: usize, next: extern "C" fn(usize) -> !, argument: usize) {
-        // SAFETY: the caller's obligations are the same.
-        unsafe { context::switch_through(from, stack_top, next, argument) }
-    }
-
-    unsafe fn resume(to: *const Context) -> ! {
-        // SAFETY: the caller's obligations are the same.
-        unsafe { context::resume(to) }
-    }
-
-    fn suspended_at(context: &Context) -> Registers {
-        context::suspended_at(context)
-    }
-
-    #[inline(always)]
-    fn registers_here() -> Registers {
-        context::registers_here()
-    }
-
-    fn execute_invalid_instruction() -> ! {
-        // SAFETY: UD2 raises SIGILL, whose handler does not return.
-        unsafe { std::arch::asm!("ud2", options(noreturn)) }
-    }
 
     fn console_write(bytes: &[u8]) {
         // SAFETY: the slice is valid; what a closed output refuses is dropped.

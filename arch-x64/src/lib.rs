@@ -21,6 +21,7 @@ pub mod paging;
 #[cfg(feature = "pc")]
 pub mod pc;
 pub mod probe;
+mod shared;
 pub mod trampoline;
 pub mod trap;
 

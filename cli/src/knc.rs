@@ -127,7 +127,10 @@ mod tests {
     #[test]
     fn a_cmov_becomes_a_branch_around_a_move() {
         let fixed = for_the_card("\tcmpq\t%rax, %rbx\n\tcmovneq\t8(%rcx,%rdx), %rax\n\tret").unwrap();
-        assert_eq!(fixed, "\tcmpq\t%rax, %rbx\n\tje\t.Lcmov_skip_1\n\tmovq\t8(%rcx,%rdx), %rax\n.Lcmov_skip_1:\n\tret\n");
+        assert_eq!(
+            fixed,
+            "\tcmpq\t%rax, %rbx\n\tje\t.Lcmov_skip_1\n\tmovq\t8(%rcx,%rdx), %rax\n.Lcmov_skip_1:\n\tret\n"
+        );
     }
 
     #[test]

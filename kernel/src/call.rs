@@ -186,6 +186,7 @@ struct Call {
 }
 
 impl Call {
+    #[inline(always)]
     fn new<F: Fn() + Send + Sync + 'static>(closure: F, count: usize) -> Result<Self, CallError> {
         let nodes = Layout::array::<CallNode>(count).map_err(|_| CallError::OutOfMemory)?;
         let (layout, offset) = Layout::new::<RequestWith<F>>().extend(nodes).map_err(|_| CallError::OutOfMemory)?;
@@ -214,6 +215,7 @@ impl Call {
         }
     }
 
+    #[inline(always)]
     fn node(&self, index: usize) -> &CallNode {
         debug_assert!(index < self.count);
         // SAFETY: there are `count` nodes, and the caller's reference keeps them.
@@ -249,7 +251,7 @@ impl Call {
         let serve = !Machine::interrupts_enabled();
         while !self.node(index).done.load(Ordering::Acquire) {
             if serve {
-                take_calls(cpu::this());
+                interrupt(0);
             }
             if deadline.has_passed() {
                 return Err(CallError::NoAnswer { cpu });
@@ -284,9 +286,9 @@ unsafe fn release(request: *mut Request) {
     }
 }
 
-/// Runs what other CPUs asked this one to run.
-#[inline(always)]
-fn take_calls(here: &Cpu) {
+/// Runs what other CPUs asked this one to run: the interrupt that says so.
+pub(crate) fn interrupt(_: usize) {
+    let here = cpu::this();
     here.calls.drain(|node| {
         here.counters.calls.add(1);
         // SAFETY: the node is ours until its reference is given up; `done` is the last thing the caller may see of it.
@@ -297,11 +299,6 @@ fn take_calls(here: &Cpu) {
             release(request.cast_mut());
         }
     });
-}
-
-/// The interrupt that says there are calls.
-pub(crate) fn interrupt(_: usize) {
-    take_calls(cpu::this());
 }
 
 /// Runs `function` on a CPU, in its interrupt handler, and waits for it at most `limit`. Any context.
@@ -317,9 +314,9 @@ pub fn on<F: Fn() + Send + Sync + 'static>(cpu: usize, function: F, limit: Durat
         return Ok(());
     }
     let call = Call::new(function, 1)?;
-    call.send(0, target)?;
+    let sent = call.send(0, target);
     drop(guard);
-    call.wait(0, cpu, limit)
+    sent.and_then(|()| call.wait(0, cpu, limit))
 }
 
 /// Lets `function` run on a CPU without waiting for it. Any context.

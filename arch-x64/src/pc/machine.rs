@@ -1,16 +1,12 @@
 //! [`Machine`]: the contract, fulfilled by a PC.
 
-use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use arch_contract::fault::Registers;
-use arch_contract::{
-    Architecture, Callbacks, IpiError, LineError, LineTrigger, MapError, PowerAction, ProbeError, StartCpuError,
-};
+use arch_contract::{Architecture, IpiError, LineError, LineTrigger, PowerAction, StartCpuError};
 
 use super::{entry, io_apic, power, serial, timer};
-use crate::context::{self, Context};
-use crate::{apic, cpu, descriptors, paging, probe, trampoline, trap};
+use crate::context::Context;
+use crate::{apic, cpu, descriptors, paging, trampoline, trap};
 
 /// A PC.
 pub struct Machine;
@@ -47,9 +43,8 @@ impl Architecture for Machine {
     const INTERRUPT_STACKS: usize = descriptors::INTERRUPT_STACKS;
     type Context = Context;
 
-    fn install(callbacks: &'static Callbacks) {
-        trap::install(callbacks);
-    }
+    crate::bare_cpu_methods!();
+    crate::context_methods!();
 
     fn start_cpu(
         cpu: usize,
@@ -88,61 +83,9 @@ impl Architecture for Machine {
         Ok(())
     }
 
-    fn set_interrupt_stacks(tops: &[usize]) {
-        descriptors::set_interrupt_stacks(tops);
-    }
-
-    #[inline(always)]
-    fn local() -> usize {
-        cpu::local()
-    }
-
-    fn set_local(local: usize) {
-        cpu::set_local(local);
-    }
-
-    #[inline(always)]
-    fn current() -> usize {
-        cpu::current()
-    }
-
-    #[inline(always)]
-    fn set_current(thread: usize) {
-        cpu::set_current(thread);
-    }
-
-    #[inline(always)]
-    fn interrupts_enabled() -> bool {
-        cpu::interrupts_enabled()
-    }
-
-    #[inline(always)]
-    fn disable_interrupts() {
-        cpu::disable_interrupts();
-    }
-
-    #[inline(always)]
-    fn enable_interrupts() {
-        cpu::enable_interrupts();
-    }
-
-    #[inline(always)]
-    fn wait_for_interrupt() {
-        cpu::wait_for_interrupt();
-    }
-
     #[inline(always)]
     fn spin_hint() {
         core::hint::spin_loop();
-    }
-
-    fn halt_forever() -> ! {
-        cpu::halt_forever()
-    }
-
-    #[inline(always)]
-    fn cycles() -> u64 {
-        cpu::cycles()
     }
 
     fn cycle_frequency_hz() -> u64 {
@@ -160,24 +103,6 @@ impl Architecture for Machine {
 
     fn timer_name() -> &'static str {
         timer::name()
-    }
-
-    #[inline(always)]
-    fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
-        apic::send_ipi(cpu, vector)
-    }
-
-    fn interrupt_self() {
-        trap::interrupt_self();
-    }
-
-    fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
-        apic::broadcast_ipi(vector)
-    }
-
-    fn stop_other_cpus() {
-        trap::stop_at_next_nmi();
-        apic::broadcast_nmi();
     }
 
     fn line_count() -> u32 {
@@ -199,74 +124,6 @@ impl Architecture for Machine {
             (_, 0) => "xAPIC, no I/O APIC",
             (_, _) => "xAPIC and I/O APIC",
         }
-    }
-
-    #[inline(always)]
-    fn physical_to_virtual(physical: u64) -> *mut u8 {
-        paging::physical_to_virtual(physical)
-    }
-
-    #[inline(always)]
-    fn virtual_to_physical(address: *const u8) -> u64 {
-        paging::virtual_to_physical(address)
-    }
-
-    fn stack_window() -> Range<usize> {
-        paging::STACK_WINDOW
-    }
-
-    fn map_page(address: usize, physical: u64, table: &mut dyn FnMut() -> Option<u64>) -> Result<(), MapError> {
-        paging::map_page(address, physical, table)
-    }
-
-    fn unmap_page(address: usize) -> Option<u64> {
-        paging::unmap_page(address)
-    }
-
-    fn flush_tlb() {
-        paging::flush_tlb();
-    }
-
-    fn probe_read(address: usize, buffer: &mut [u8]) -> Result<(), ProbeError> {
-        probe::read(address, buffer)
-    }
-
-    fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
-        probe::write(address, bytes)
-    }
-
-    fn prepare(context: &mut Context, stack_top: usize, entry: extern "C" fn(usize) -> !, argument: usize) {
-        context::prepare(context, stack_top, entry, argument);
-    }
-
-    #[inline(always)]
-    unsafe fn switch(from: *mut Context, to: *const Context) {
-        // SAFETY: the caller's obligations are the same.
-        unsafe { context::switch(from, to) }
-    }
-
-    unsafe fn switch_through(from: *mut Context, stack_top: usize, next: extern "C" fn(usize) -> !, argument: usize) {
-        // SAFETY: the caller's obligations are the same.
-        unsafe { context::switch_through(from, stack_top, next, argument) }
-    }
-
-    unsafe fn resume(to: *const Context) -> ! {
-        // SAFETY: the caller's obligations are the same.
-        unsafe { context::resume(to) }
-    }
-
-    fn suspended_at(context: &Context) -> Registers {
-        context::suspended_at(context)
-    }
-
-    #[inline(always)]
-    fn registers_here() -> Registers {
-        context::registers_here()
-    }
-
-    fn execute_invalid_instruction() -> ! {
-        // SAFETY: UD2 traps; the trap handler does not return.
-        unsafe { core::arch::asm!("ud2", options(noreturn)) }
     }
 
     fn console_write(bytes: &[u8]) {

@@ -1,0 +1,171 @@
+//! The contract's methods that this crate's CPU core fulfils alone, written once for all machines built on it: a macro,
+//! because a trait's implementation cannot be put together from parts.
+
+/// Probes, contexts and the invalid instruction: for every machine with this CPU, a Linux process included.
+#[macro_export]
+macro_rules! context_methods {
+    () => {
+        fn probe_read(address: usize, buffer: &mut [u8]) -> Result<(), ::arch_contract::ProbeError> {
+            $crate::probe::read(address, buffer)
+        }
+
+        fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ::arch_contract::ProbeError> {
+            $crate::probe::write(address, bytes)
+        }
+
+        fn prepare(
+            context: &mut $crate::context::Context,
+            stack_top: usize,
+            entry: extern "C" fn(usize) -> !,
+            argument: usize,
+        ) {
+            $crate::context::prepare(context, stack_top, entry, argument);
+        }
+
+        #[inline(always)]
+        unsafe fn switch(from: *mut $crate::context::Context, to: *const $crate::context::Context) {
+            // SAFETY: the caller's obligations are the same.
+            unsafe { $crate::context::switch(from, to) }
+        }
+
+        unsafe fn switch_through(
+            from: *mut $crate::context::Context,
+            stack_top: usize,
+            next: extern "C" fn(usize) -> !,
+            argument: usize,
+        ) {
+            // SAFETY: the caller's obligations are the same.
+            unsafe { $crate::context::switch_through(from, stack_top, next, argument) }
+        }
+
+        unsafe fn resume(to: *const $crate::context::Context) -> ! {
+            // SAFETY: the caller's obligations are the same.
+            unsafe { $crate::context::resume(to) }
+        }
+
+        fn suspended_at(context: &$crate::context::Context) -> ::arch_contract::fault::Registers {
+            $crate::context::suspended_at(context)
+        }
+
+        #[inline(always)]
+        fn registers_here() -> ::arch_contract::fault::Registers {
+            $crate::context::registers_here()
+        }
+
+        fn execute_invalid_instruction() -> ! {
+            // SAFETY: UD2 traps; the trap's handler does not return.
+            unsafe { ::core::arch::asm!("ud2", options(noreturn)) }
+        }
+    };
+}
+
+/// What the bare CPU does: GS, the interrupt flag, the local APIC, page tables.
+#[macro_export]
+macro_rules! bare_cpu_methods {
+    () => {
+        fn install(callbacks: &'static ::arch_contract::Callbacks) {
+            $crate::trap::install(callbacks);
+        }
+
+        fn set_interrupt_stacks(tops: &[usize]) {
+            $crate::descriptors::set_interrupt_stacks(tops);
+        }
+
+        #[inline(always)]
+        fn local() -> usize {
+            $crate::cpu::local()
+        }
+
+        fn set_local(local: usize) {
+            $crate::cpu::set_local(local);
+        }
+
+        #[inline(always)]
+        fn current() -> usize {
+            $crate::cpu::current()
+        }
+
+        #[inline(always)]
+        fn set_current(thread: usize) {
+            $crate::cpu::set_current(thread);
+        }
+
+        #[inline(always)]
+        fn interrupts_enabled() -> bool {
+            $crate::cpu::interrupts_enabled()
+        }
+
+        #[inline(always)]
+        fn disable_interrupts() {
+            $crate::cpu::disable_interrupts();
+        }
+
+        #[inline(always)]
+        fn enable_interrupts() {
+            $crate::cpu::enable_interrupts();
+        }
+
+        #[inline(always)]
+        fn wait_for_interrupt() {
+            $crate::cpu::wait_for_interrupt();
+        }
+
+        fn halt_forever() -> ! {
+            $crate::cpu::halt_forever()
+        }
+
+        #[inline(always)]
+        fn cycles() -> u64 {
+            $crate::cpu::cycles()
+        }
+
+        #[inline(always)]
+        fn send_ipi(cpu: usize, vector: u8) -> Result<(), ::arch_contract::IpiError> {
+            $crate::apic::send_ipi(cpu, vector)
+        }
+
+        #[inline(always)]
+        fn interrupt_self() {
+            $crate::trap::interrupt_self();
+        }
+
+        fn broadcast_ipi(vector: u8) -> Result<(), ::arch_contract::IpiError> {
+            $crate::apic::broadcast_ipi(vector)
+        }
+
+        fn stop_other_cpus() {
+            $crate::trap::stop_at_next_nmi();
+            $crate::apic::broadcast_nmi();
+        }
+
+        #[inline(always)]
+        fn physical_to_virtual(physical: u64) -> *mut u8 {
+            $crate::paging::physical_to_virtual(physical)
+        }
+
+        #[inline(always)]
+        fn virtual_to_physical(address: *const u8) -> u64 {
+            $crate::paging::virtual_to_physical(address)
+        }
+
+        fn stack_window() -> ::core::ops::Range<usize> {
+            $crate::paging::STACK_WINDOW
+        }
+
+        fn map_page(
+            address: usize,
+            physical: u64,
+            table: &mut dyn FnMut() -> Option<u64>,
+        ) -> Result<(), ::arch_contract::MapError> {
+            $crate::paging::map_page(address, physical, table)
+        }
+
+        fn unmap_page(address: usize) -> Option<u64> {
+            $crate::paging::unmap_page(address)
+        }
+
+        fn flush_tlb() {
+            $crate::paging::flush_tlb();
+        }
+    };
+}
