@@ -197,6 +197,8 @@ pub trait Architecture: Sized + 'static {
     unsafe fn resume(to: *const Self::Context) -> !;
     /// Instruction and frame pointer where a suspended context goes on, for backtraces.
     fn suspended_at(context: &Self::Context) -> Registers;
+    /// Where this CPU was when the interrupt came that it is handling, for backtraces. Only in handlers.
+    fn interrupted() -> Registers;
     /// Registers of the caller, for backtraces.
     fn registers_here() -> Registers;
 

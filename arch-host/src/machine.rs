@@ -165,6 +165,12 @@ impl Architecture for Machine {
         cpu::interrupt_self(SELF_VECTOR);
     }
 
+    /// A handler runs on the interrupted thread's own stack, so the chain of frames goes on from here.
+    #[inline(always)]
+    fn interrupted() -> arch_contract::fault::Registers {
+        arch_x64::context::registers_here()
+    }
+
     fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
         let here = cpu::this_index();
         cpu::running().filter(|&cpu| cpu != here).for_each(|cpu| {

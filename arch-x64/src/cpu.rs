@@ -18,6 +18,8 @@ pub struct CpuBlock {
     local: AtomicUsize,
     /// The running thread, at `gs:[CURRENT]`.
     current: AtomicUsize,
+    /// Stack pointer of the interrupt stub, at `gs:[INTERRUPT_FRAME]`.
+    interrupt_frame: AtomicUsize,
     /// This CPU's index.
     index: AtomicU32,
     /// Its APIC id, valid once `started`.
@@ -34,11 +36,14 @@ unsafe impl Sync for CpuBlock {}
 const LOCAL: usize = offset_of!(CpuBlock, local);
 const CURRENT: usize = offset_of!(CpuBlock, current);
 const INDEX: usize = offset_of!(CpuBlock, index);
+/// Where the interrupt stub notes its frame.
+pub(crate) const INTERRUPT_FRAME: usize = offset_of!(CpuBlock, interrupt_frame);
 
 static BLOCKS: [CpuBlock; MAX_CPUS] = [const {
     CpuBlock {
         local: AtomicUsize::new(0),
         current: AtomicUsize::new(0),
+        interrupt_frame: AtomicUsize::new(0),
         index: AtomicU32::new(0),
         apic_id: AtomicU32::new(0),
         started: AtomicBool::new(false),
@@ -63,6 +68,11 @@ pub fn mark_started() {
 pub fn apic_id_of(index: usize) -> Option<u32> {
     let block = BLOCKS.get(index)?;
     block.started.load(Ordering::Acquire).then(|| block.apic_id.load(Ordering::Relaxed))
+}
+
+/// Frame of the interrupt being handled.
+pub(crate) fn interrupt_frame() -> usize {
+    block().interrupt_frame.load(Ordering::Relaxed)
 }
 
 /// This CPU's own block.

@@ -133,6 +133,10 @@ macro_rules! bare_cpu_methods {
             $crate::apic::broadcast_ipi(vector)
         }
 
+        fn interrupted() -> ::arch_contract::fault::Registers {
+            $crate::trap::interrupted()
+        }
+
         fn stop_other_cpus() {
             $crate::trap::stop_at_next_nmi();
             $crate::apic::broadcast_nmi();

@@ -15,8 +15,13 @@ use crate::{apic, cpu, probe};
 
 /// Bytes below the stack pointer that compiled code may use (System V ABI AMD64, 3.2.2).
 const RED_ZONE: usize = 128;
-/// Words of an interrupt's frame: 9 registers, vector, and the CPU's 5.
-const INTERRUPT_WORDS: usize = 15;
+/// Words of an interrupt's frame: 10 registers, vector, and the CPU's 5.
+const INTERRUPT_WORDS: usize = 16;
+/// Indices of words in it.
+const FRAME_RBP: usize = 9;
+const FRAME_RIP: usize = 11;
+const FRAME_RFLAGS: usize = 13;
+const FRAME_RSP: usize = 14;
 
 global_asm!(
     // Interrupts: one 16-byte stub per vector from 32.
@@ -30,7 +35,9 @@ global_asm!(
     "jmp interrupt_common",
     ".set vector, vector + 1",
     ".endr",
+    ".type interrupt_common, @function",
     "interrupt_common:",
+    "push rbp",
     "push rax",
     "push rcx",
     "push rdx",
@@ -41,10 +48,9 @@ global_asm!(
     "push r10",
     "push r11",
     "cld",
-    "mov edi, [rsp + 72]",
-    "sub rsp, 8",
+    "mov edi, [rsp + 80]",
+    "mov gs:[{frame}], rsp",
     "call {interrupt}",
-    "add rsp, 8",
     "test al, al",
     "jnz 3f",
     "2:",
@@ -57,23 +63,27 @@ global_asm!(
     "pop rdx",
     "pop rcx",
     "pop rax",
+    "pop rbp",
     "add rsp, 8",
     "iretq",
     // The interrupted thread gives way: its frame moves to its own stack.
     "3:",
     "mov rdi, [rsp + {words} * 8 - 16]",
-    "sub rdi, {red_zone} + {words} * 8 + 8",
+    "sub rdi, {red_zone} + {words} * 8",
     "and rdi, -16",
-    "add rdi, 8",
     "mov rdx, rdi",
     "mov rsi, rsp",
     "mov ecx, {words}",
     "rep movsq",
     "mov rsp, rdx",
-    "sub rsp, 8",
+    // A link in the chain of frames, so that a backtrace shows where the thread was interrupted.
+    "push [rsp + {rip} * 8]",
+    "push rbp",
+    "mov rbp, rsp",
     "call {preempt}",
-    "add rsp, 8",
+    "add rsp, 16",
     "jmp 2b",
+    ".size interrupt_common, . - interrupt_common",
     // Exceptions: one 16-byte stub per vector below 32; those without an error code push a zero.
     ".globl exception_stubs",
     ".balign 16",
@@ -129,6 +139,8 @@ global_asm!(
     exception = sym exception_entry,
     words = const INTERRUPT_WORDS,
     red_zone = const RED_ZONE,
+    rip = const FRAME_RIP,
+    frame = const cpu::INTERRUPT_FRAME,
 );
 
 unsafe extern "C" {
@@ -172,6 +184,20 @@ extern "C" fn interrupt_entry(vector: u32) -> bool {
     let give_way = (callbacks.interrupt)(vector as u8);
     apic::end_of_interrupt();
     give_way
+}
+
+/// What this CPU was doing when the interrupt came that it is handling. Only in handlers.
+pub fn interrupted() -> Registers {
+    let frame = cpu::interrupt_frame() as *const usize;
+    // SAFETY: the stub noted its frame, which stays until the handler returns; interrupts do not nest.
+    let word = |index: usize| unsafe { frame.add(index).read() };
+    Registers {
+        instruction_pointer: word(FRAME_RIP),
+        stack_pointer: word(FRAME_RSP),
+        frame_pointer: word(FRAME_RBP),
+        flags: word(FRAME_RFLAGS) as u64,
+        ..Registers::default()
+    }
 }
 
 /// Vector of [`interrupt_self`].

@@ -21,6 +21,8 @@ const START_OF_TEXT: u8 = 0x02;
 const END_OF_TEXT: u8 = 0x03;
 /// The kernel sends this before a crash report.
 const CANCEL: u8 = 0x18;
+/// What the kernel writes when it listens.
+const PROMPT: &[u8] = b"aero> ";
 /// Begins a command to `aero` itself at the terminal.
 const ESCAPE_KEY: u8 = 0x01;
 const CONTROL_C: u8 = 0x03;
@@ -172,7 +174,10 @@ fn interact(image: &Image, options: &Options) -> Result<u8> {
         eprint!("aero: booting; Ctrl-A x ends the machine, Ctrl-A Ctrl-A sends Ctrl-A\r\n");
     }
     let (ended_by_person, ended_input) = mpsc::channel();
-    forward_input(machine.input.take().context("QEMU has no input")?, terminal.is_interactive(), ended_by_person);
+    let keys = read_keys(terminal.is_interactive(), ended_by_person);
+    // A serial port loses what comes before the kernel listens.
+    let mut listens = Some(write_keys(machine.input.take().context("QEMU has no input")?, keys));
+    let mut seen = Vec::new();
     let mut deadline = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut lines = SourceLines::new(&image.debug);
     let mut out = std::io::stdout();
@@ -182,6 +187,12 @@ fn interact(image: &Image, options: &Options) -> Result<u8> {
             Ok(bytes) => {
                 out.write_all(&lines.add(&bytes))?;
                 out.flush()?;
+                if listens.is_some() {
+                    seen.extend(bytes);
+                    if seen.windows(PROMPT.len()).any(|window| window == PROMPT) {
+                        listens.take().and_then(|listens| listens.send(()).ok());
+                    }
+                }
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
@@ -213,8 +224,9 @@ enum InputEnd {
     EndOfFile,
 }
 
-/// Sends what is typed to the machine until its end.
-fn forward_input(mut to: ChildStdin, interactive: bool, ended: mpsc::Sender<InputEnd>) {
+/// Reads what is typed until its end, and passes on what is the machine's.
+fn read_keys(interactive: bool, ended: mpsc::Sender<InputEnd>) -> Receiver<Vec<u8>> {
+    let (send, keys) = mpsc::channel();
     thread::spawn(move || {
         let mut escaped = false;
         let mut buffer = [0; 1024];
@@ -226,7 +238,7 @@ fn forward_input(mut to: ChildStdin, interactive: bool, ended: mpsc::Sender<Inpu
             };
             if length == 0 {
                 // Ctrl-C gives up what stands on the line; with the pipe closed, nobody else could end the machine.
-                let _ = to.write_all(&[CONTROL_C]).and_then(|()| to.write_all(b"poweroff\r"));
+                let _ = send.send([&[CONTROL_C], &b"poweroff\r"[..]].concat());
                 let _ = ended.send(InputEnd::EndOfFile);
                 return;
             }
@@ -244,11 +256,28 @@ fn forward_input(mut to: ChildStdin, interactive: bool, ended: mpsc::Sender<Inpu
                     }
                 }
             }
+            if send.send(bytes).is_err() {
+                return;
+            }
+        }
+    });
+    keys
+}
+
+/// Sends keys to the machine, from the moment on that the returned end is told that it listens.
+fn write_keys(mut to: ChildStdin, keys: Receiver<Vec<u8>>) -> mpsc::Sender<()> {
+    let (listens, wait) = mpsc::channel();
+    thread::spawn(move || {
+        if wait.recv().is_err() {
+            return;
+        }
+        for bytes in keys {
             if to.write_all(&bytes).and_then(|()| to.flush()).is_err() {
                 return;
             }
         }
     });
+    listens
 }
 
 /// A running QEMU.

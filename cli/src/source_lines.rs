@@ -49,7 +49,8 @@ impl SourceLines {
         let location = self.loader.as_ref()?.find_location(inside).ok()??;
         let file = location.file?;
         let file = file.strip_prefix(env!("CARGO_MANIFEST_DIR").strip_suffix("cli").unwrap_or("")).unwrap_or(file);
-        Some(format!("  at {file}:{}", location.line?))
+        // Code the compiler made up has no line.
+        Some(location.line.map_or_else(|| format!("  in {file}"), |line| format!("  at {file}:{line}")))
     }
 }
 

@@ -185,15 +185,7 @@ fn print_backtrace(instruction_pointer: usize, frame_pointer: usize) {
         }
         previous = address;
         let number = number - 1;
-        // A return address can be past the end of the function that called.
-        let inside = if number == 0 { address } else { address.wrapping_sub(1) };
-        match symbols::resolve(inside).function {
-            Some((name, offset)) => {
-                let offset = offset + usize::from(number != 0);
-                crate::println!("  #{number} {address:#018x} {name}+{offset:#x}");
-            }
-            None => crate::println!("  #{number} {address:#018x} ?"),
-        }
+        crate::println!("  #{number} {}", symbols::resolve_frame(number, address));
     });
     if repeated > 0 {
         crate::println!("  ({repeated} frames that repeat the one before are left out)");

@@ -465,6 +465,7 @@ pub fn backtrace(id: u64) -> Option<(Vec<usize>, bool)> {
         let registry = here.registry.lock();
         let Some(thread) = registry.iter().find(|thread| thread.id() == id) else { return };
         let registers = match thread.state() {
+            thread::State::Running if here.in_interrupt.load(Ordering::Relaxed) => Machine::interrupted(),
             thread::State::Running => Machine::registers_here(),
             // SAFETY: suspended, and its CPU is here.
             _ => Machine::suspended_at(unsafe { &*thread.context.get() }),

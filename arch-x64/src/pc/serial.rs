@@ -1,6 +1,6 @@
 //! COM1, a 16550 UART (National Semiconductor PC16550D data sheet, table II).
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use x86_64::instructions::port::Port;
 
@@ -31,9 +31,13 @@ const TRANSMIT_POLLS: u32 = 200_000;
 /// Set once the UART was found absent or stuck: output is dropped then rather than waited for.
 static DEAD: AtomicBool = AtomicBool::new(false);
 
-/// A byte received before the kernel started, with [`EARLY_VALID`].
-static EARLY: AtomicU32 = AtomicU32::new(0);
-const EARLY_VALID: u32 = 1 << 8;
+/// Bytes received before the kernel started.
+static EARLY: [AtomicU8; EARLY_LIMIT] = [const { AtomicU8::new(0) }; EARLY_LIMIT];
+static EARLY_COUNT: AtomicUsize = AtomicUsize::new(0);
+static EARLY_TAKEN: AtomicUsize = AtomicUsize::new(0);
+const EARLY_LIMIT: usize = 1024;
+/// Polls without a byte before the sender counts as waiting for us.
+const EARLY_POLLS: u32 = 500;
 
 fn read(port: u16) -> u8 {
     // SAFETY: reading the UART's registers at most takes a received byte, which only the console does.
@@ -51,15 +55,20 @@ pub fn init() {
         DEAD.store(true, Ordering::Relaxed);
         return;
     }
-    // A byte that is there already would be lost with the FIFOs' reset.
-    if read(LINE_STATUS) & STATUS_DATA_READY != 0 {
-        EARLY.store(u32::from(read(BASE)) | EARLY_VALID, Ordering::Relaxed);
-    }
     write(INTERRUPT_ENABLE, 0);
     write(LINE_CONTROL, LINE_DIVISOR_ACCESS);
     write(BASE, 1);
     write(INTERRUPT_ENABLE, 0);
     write(LINE_CONTROL, LINE_8N1);
+    // Bytes that are there already would be lost with the FIFOs' reset.
+    let mut quiet = 0;
+    while quiet < EARLY_POLLS && EARLY_COUNT.load(Ordering::Relaxed) < EARLY_LIMIT {
+        if read(LINE_STATUS) & STATUS_DATA_READY != 0 {
+            EARLY[EARLY_COUNT.fetch_add(1, Ordering::Relaxed)].store(read(BASE), Ordering::Relaxed);
+            quiet = 0;
+        }
+        quiet += 1;
+    }
     write(FIFO_CONTROL, FIFO_ENABLE_AND_CLEAR);
     write(MODEM_CONTROL, MODEM_READY);
 }
@@ -85,8 +94,10 @@ pub fn send(bytes: &[u8]) {
 
 /// Takes a received byte.
 pub fn receive() -> Option<u8> {
-    if EARLY.load(Ordering::Relaxed) != 0 {
-        return Some(EARLY.swap(0, Ordering::Relaxed) as u8);
+    let taken = EARLY_TAKEN.load(Ordering::Relaxed);
+    if taken < EARLY_COUNT.load(Ordering::Relaxed) {
+        EARLY_TAKEN.store(taken + 1, Ordering::Relaxed);
+        return Some(EARLY[taken].load(Ordering::Relaxed));
     }
     let status = read(LINE_STATUS);
     (status != ABSENT && status & STATUS_DATA_READY != 0).then(|| read(BASE))

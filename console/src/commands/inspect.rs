@@ -122,7 +122,7 @@ fn backtrace(context: &mut Context<'_>) -> CommandResult {
         return Err(CommandError::failed(format!("the CPU of thread {id} does not answer")));
     }
     for (number, &address) in addresses.iter().enumerate() {
-        writeln!(context.out, "  #{number} {}", symbols::resolve(address))?;
+        writeln!(context.out, "  #{number} {}", symbols::resolve_frame(number, address))?;
     }
     Ok(())
 }

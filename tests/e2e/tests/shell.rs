@@ -79,6 +79,12 @@ fn load_is_spawned_shown_steered_around_and_killed() {
     // The console's interrupt on another CPU: the shell goes on, and that CPU counts.
     shell.command("steer 4 1");
     assert!(shell.command("irqs").contains("line 4 -> CPU 1"));
+    // A thread that spins on another CPU is interrupted to be looked at.
+    let threads = shell.command("threads");
+    let spinner = threads.lines().find(|line| line.contains("load-spin") && line.contains("  3  "));
+    let id = spinner.and_then(|line| line.split_whitespace().next()).expect("a spinner on CPU 3");
+    let trace = shell.command(&format!("bt {id}"));
+    assert!(trace.contains("console::load::work"), "{trace}");
     assert!(shell.command("kill all").contains("56 threads ended"));
     assert!(!shell.command("threads").contains("load-"));
     assert!(shell.command("kill 1").contains("is not load"));
