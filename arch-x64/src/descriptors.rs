@@ -123,3 +123,12 @@ pub fn set_interrupt_stacks(tops: &[usize]) {
     }
     descriptors.tss.interrupt_stack_table = table;
 }
+
+/// Lets further faults of this CPU use the double fault's stack, because the fault's own is in use for good.
+pub(crate) fn move_fault_stack() {
+    // SAFETY: as in `set_interrupt_stacks`: only this CPU's hardware reads it, and interrupts are off.
+    let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() };
+    let mut table = descriptors.tss.interrupt_stack_table;
+    table[Stack::Fault as usize] = table[Stack::DoubleFault as usize];
+    descriptors.tss.interrupt_stack_table = table;
+}

@@ -11,7 +11,7 @@ use arch_contract::Callbacks;
 use arch_contract::fault::{Access, Fault, FaultKind, Registers};
 use x86_64::registers::control::Cr2;
 
-use crate::{apic, cpu, probe};
+use crate::{apic, cpu, descriptors, probe};
 
 /// Bytes below the stack pointer that compiled code may use (System V ABI AMD64, 3.2.2).
 const RED_ZONE: usize = 128;
@@ -259,7 +259,10 @@ impl ExceptionFrame {
     }
 }
 
+/// What an access to a bad address raises: stack segment, general protection, page fault, alignment.
+const ACCESS_FAULTS: [u64; 4] = [12, 13, PAGE_FAULT, 17];
 const NON_MASKABLE: u64 = 2;
+const DOUBLE_FAULT: u64 = 8;
 const BREAKPOINT: u64 = 3;
 const PAGE_FAULT: u64 = 14;
 /// Page fault error code bits (SDM Vol. 3A, 4.7).
@@ -275,7 +278,8 @@ pub fn stop_at_next_nmi() {
 }
 
 extern "C" fn exception_entry(frame: &mut ExceptionFrame) {
-    if let Some(next) = probe::continuation(frame.rip) {
+    let is_access_fault = ACCESS_FAULTS.contains(&frame.vector);
+    if let Some(next) = probe::continuation(frame.rip).filter(|_| is_access_fault) {
         frame.rip = next;
         return;
     }
@@ -298,6 +302,10 @@ extern "C" fn exception_entry(frame: &mut ExceptionFrame) {
         vector => FaultKind::Other { vector: vector as u8, code: frame.code },
     };
     let fault = Fault { kind, name: exception_name(frame.vector), registers: frame.registers() };
+    if frame.vector != DOUBLE_FAULT {
+        // The report probes memory: its faults must not overwrite the stack it runs on.
+        descriptors::move_fault_stack();
+    }
     match callbacks() {
         Some(callbacks) => (callbacks.fault)(&fault),
         None => cpu::halt_forever(),

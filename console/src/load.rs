@@ -89,6 +89,8 @@ pub fn kill(id: u64) -> Result<u64, KillError> {
     }
 }
 
+/// Not inlined, so that backtraces name it.
+#[inline(never)]
 fn work(kind: Kind, stop: &AtomicBool) -> u64 {
     let rounds = AtomicU64::new(0);
     let mut seed = 1u64;

@@ -1,10 +1,11 @@
 //! ACPI tables (ACPI Specification 6.5, chapter 5.2): which CPUs, interrupt controllers and NUMA nodes there are.
 
-use arch_contract::MAX_CPUS;
 use arch_contract::boot::{FirmwareTable, MAX_NODES, MAX_TABLES, PhysicalRange};
+use arch_contract::{MAX_CPUS, PAGE_SIZE};
 use arrayvec::ArrayVec;
 
 use crate::bytes::{u8_at, u16_at, u32_at, u64_at};
+use crate::memory_map::HIGHEST_ADDRESS;
 use crate::{Notices, PhysicalMemory};
 
 /// Bytes of a system description table's header (5.2.6).
@@ -251,7 +252,7 @@ fn madt(platform: &mut Platform, bytes: &[u8], notices: &mut Notices) {
             9 => processor(platform, u32_at(body, 4), u32_at(body, 8), notices),
             1 => io_apic(platform, body, notices),
             2 => interrupt_override(platform, body),
-            5 => u64_at(body, 4).map(|address| platform.local_apic = address),
+            5 => local_apic_override(platform, body, notices),
             _ => Some(()),
         };
         if understood.is_none() {
@@ -278,6 +279,16 @@ fn io_apic(platform: &mut Platform, body: &[u8], notices: &mut Notices) -> Optio
     let entry = IoApic { address: u64::from(u32_at(body, 4)?), first_line: u32_at(body, 8)? };
     if platform.io_apics.try_push(entry).is_err() {
         notices.add("MADT: too many I/O APICs; ignored the one at", entry.address);
+    }
+    Some(())
+}
+
+fn local_apic_override(platform: &mut Platform, body: &[u8], notices: &mut Notices) -> Option<()> {
+    let address = u64_at(body, 4)?;
+    if address < HIGHEST_ADDRESS && address.is_multiple_of(PAGE_SIZE as u64) {
+        platform.local_apic = address;
+    } else {
+        notices.add("MADT: an impossible local APIC address is ignored:", address);
     }
     Some(())
 }

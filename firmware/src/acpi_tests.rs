@@ -95,6 +95,15 @@ fn good_tables_are_read_whole() {
 }
 
 #[test]
+fn an_impossible_local_apic_address_is_ignored() {
+    let mut platform = Platform::default();
+    let mut notices = Notices::default();
+    local_apic_override(&mut platform, &[5, 12, 0, 0, 255, 255, 255, 255, 255, 255, 255, 255], &mut notices);
+    assert_eq!(platform.local_apic, 0xfee0_0000);
+    assert_eq!(notices.0.len(), 1);
+}
+
+#[test]
 fn a_wrong_checksum_is_noticed_and_the_table_still_used() {
     let mut image = machine();
     image.0[0x309] ^= 1;

@@ -121,12 +121,22 @@ pub fn register_vector<C: InterruptSafe + 'static>(context: &'static C, handler:
     Ok(vector)
 }
 
-/// Removes a vector's handler. It may be running on another CPU when this returns.
+/// Removes a vector's handler; it is not running on any CPU when this returns. For threads.
 pub fn unregister_vector(vector: u8) {
-    if FREE_VECTORS.contains(&vector) {
-        HANDLERS[usize::from(vector)].function.store(0, Ordering::Release);
+    if !FREE_VECTORS.contains(&vector) {
+        return;
+    }
+    let slot = &HANDLERS[usize::from(vector)];
+    slot.function.store(retired as fn(usize) as usize, Ordering::Release);
+    // A CPU that answers a call has left the handlers it was in. Where one does not, the vector is never used again.
+    match call::on_all(|| (), call::DEFAULT_LIMIT) {
+        Ok(()) => slot.function.store(0, Ordering::Release),
+        Err(error) => log::warn!("interrupt vector {vector:#x} is retired: {error}"),
     }
 }
+
+/// Handler of a vector that has none any more and cannot be given out again yet.
+fn retired(_: usize) {}
 
 /// Registers `handler(context)` for a device line, delivered to `cpu`.
 ///
@@ -139,18 +149,21 @@ pub fn register_line<C: InterruptSafe + 'static>(
     context: &'static C,
     handler: fn(&C),
 ) -> Result<(), RegisterError> {
-    if lines().iter().any(|known| known.number == line) {
-        return Err(RegisterError::LineInUse(line));
-    }
     let vector = register_vector(context, handler)?;
     let mut known = LINES.lock();
-    let routed = match known.is_full() {
-        true => Err(RegisterError::NoFreeVector),
-        false => Machine::route_line(line, vector, cpu, trigger).map_err(RegisterError::Line),
+    let routed = if known.iter().any(|other| other.number == line) {
+        Err(RegisterError::LineInUse(line))
+    } else if known.is_full() {
+        Err(RegisterError::NoFreeVector)
+    } else {
+        Machine::route_line(line, vector, cpu, trigger).map_err(RegisterError::Line)
     };
-    match routed {
-        Ok(()) => known.push(Line { number: line, vector, cpu, trigger }),
-        Err(_) => unregister_vector(vector),
+    if routed.is_ok() {
+        known.push(Line { number: line, vector, cpu, trigger });
+    }
+    drop(known);
+    if routed.is_err() {
+        unregister_vector(vector);
     }
     routed
 }
@@ -163,8 +176,9 @@ pub fn unregister_line(line: u32) -> Result<(), RegisterError> {
     let mut known = LINES.lock();
     let position = known.iter().position(|entry| entry.number == line).ok_or(RegisterError::NotRegistered(line))?;
     Machine::mask_line(line).map_err(RegisterError::Line)?;
-    unregister_vector(known[position].vector);
-    known.remove(position);
+    let vector = known.remove(position).vector;
+    drop(known);
+    unregister_vector(vector);
     Ok(())
 }
 

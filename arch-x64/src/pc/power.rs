@@ -35,12 +35,12 @@ pub fn set_debug_exit(port: u16) {
 pub fn act(action: PowerAction, status: u8) -> ! {
     // SAFETY: these ports end the machine, which is what the caller wants.
     unsafe {
-        let debug_exit = DEBUG_EXIT.load(Ordering::Relaxed) as u16;
-        if debug_exit != 0 {
-            Port::<u8>::new(debug_exit).write(status);
-        }
         match action {
             PowerAction::PowerOff => {
+                let debug_exit = DEBUG_EXIT.load(Ordering::Relaxed) as u16;
+                if debug_exit != 0 {
+                    Port::<u8>::new(debug_exit).write(status);
+                }
                 let known = POWER_OFF.load(Ordering::Relaxed);
                 if known != 0 {
                     let value = ((known >> 16) as u16) << SLEEP_TYPE_SHIFT | SLEEP_ENABLE;

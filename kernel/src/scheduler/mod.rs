@@ -110,11 +110,21 @@ fn empty_mailbox(here: &Cpu) {
 #[inline(always)]
 fn switch(here: &'static Cpu) {
     let current = thread::current();
-    let next = next_thread(here);
-    next.set_state(State::Running);
+    let next = next_thread(here, current);
     if core::ptr::eq(next, current) {
+        current.set_state(State::Running);
+        if current.shall_move() {
+            move_away(here);
+        }
         return;
     }
+    switch_to(here, current, next);
+}
+
+/// Suspends the running thread and resumes another one of this CPU.
+#[inline(always)]
+fn switch_to(here: &Cpu, current: &Thread, next: &'static Thread) {
+    next.set_state(State::Running);
     account(here, current);
     Machine::set_current(core::ptr::from_ref(next) as usize);
     // SAFETY: `current` runs on this CPU; `next` came from this CPU's queue, so it is suspended or prepared, and
@@ -122,9 +132,9 @@ fn switch(here: &'static Cpu) {
     unsafe { Machine::switch(current.context.get(), next.context.get()) };
 }
 
-/// Takes the next thread to run, sending those away that shall move.
+/// Takes the next thread to run, sending those away that shall move; but never the one that still runs on its stack.
 #[inline(always)]
-fn next_thread(here: &Cpu) -> &'static Thread {
+fn next_thread(here: &Cpu, running: *const Thread) -> &'static Thread {
     take_mail(here);
     loop {
         // SAFETY: this CPU's queue, interrupts off.
@@ -132,7 +142,7 @@ fn next_thread(here: &Cpu) -> &'static Thread {
             // SAFETY: set before the CPU takes part in scheduling.
             return unsafe { &*here.idle.load(Ordering::Relaxed) };
         };
-        if !thread.shall_move() {
+        if !thread.shall_move() || core::ptr::eq(thread, running) {
             return thread;
         }
         hand_over(here, thread);
@@ -273,7 +283,7 @@ extern "C" fn exit_suspended(thread: usize) -> ! {
 }
 
 fn resume_next(here: &'static Cpu) -> ! {
-    let next = next_thread(here);
+    let next = next_thread(here, core::ptr::null());
     next.set_state(State::Running);
     Machine::set_current(core::ptr::from_ref(next) as usize);
     // SAFETY: as in `switch`.
@@ -295,15 +305,21 @@ pub(crate) fn idle() -> ! {
             here.attention.publish(if ticking { Attention::Ticking } else { Attention::Solo });
             continue;
         }
-        // Threads that became ready while this one was running armed no tick.
-        // SAFETY: as above.
-        if unsafe { here.run_queue.get() }.len() > 1 && !here.tick_armed.load(Ordering::Relaxed) {
-            arm_tick(here);
-        }
         let before = here.switched_at.load(Ordering::Relaxed);
         here.counters.idle_cycles.add(Machine::cycles().wrapping_sub(before));
-        thread::current().set_state(State::Ready);
-        switch(here);
+        let idle = thread::current();
+        let next = next_thread(here, idle);
+        if core::ptr::eq(next, idle) {
+            continue; // All that were ready had to move.
+        }
+        // Threads that became ready while the idle thread was running armed no tick.
+        // SAFETY: as above.
+        let others_ready = !unsafe { here.run_queue.get() }.is_empty();
+        if others_ready && !here.tick_armed.load(Ordering::Relaxed) {
+            arm_tick(here);
+        }
+        idle.set_state(State::Ready);
+        switch_to(here, idle, next);
     }
 }
 

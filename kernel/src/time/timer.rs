@@ -157,7 +157,7 @@ impl TimerNode {
     pub(crate) fn cancel(&self) -> bool {
         let mut cancelled = false;
         loop {
-            let index = self.queued_on.load(Ordering::Relaxed);
+            let index = self.queued_on.load(Ordering::Acquire);
             let Some(cpu) = cpu::get(index as usize) else { break };
             let mut queue = cpu.timers.lock();
             // It may have fired, or even been set again elsewhere, before we had the lock.
@@ -201,8 +201,9 @@ pub(crate) fn interrupt(_: usize) {
         };
         queue.remove(node);
         queue.fired += 1;
-        node.queued_on.store(NO_CPU, Ordering::Relaxed);
-        RUNNING[here.index].store(first.cast_mut(), Ordering::Release);
+        // In this order: who finds it not queued any more must find it running.
+        RUNNING[here.index].store(first.cast_mut(), Ordering::Relaxed);
+        node.queued_on.store(NO_CPU, Ordering::Release);
         let (function, argument) = (node.function, node.argument);
         drop(queue);
         function(argument);

@@ -109,8 +109,9 @@ impl Session {
         self.keys("\r");
         // The echo ends with the line's end.
         self.wait_for("\r\n");
-        let output = self.wait_for("> ");
-        let end = output.rfind("aero").unwrap_or(output.len());
+        // The prompt ends with "erase to the end of the line".
+        let output = self.wait_for("\x1b[K");
+        let end = output.rfind("\raero").unwrap_or(output.len());
         output[..end].to_string()
     }
 

@@ -13,7 +13,7 @@ use kernel::thread::{self, Builder, JoinError, SpawnError};
 use kernel::time::Deadline;
 use kernel::wait::Event;
 
-use crate::support::{CountsDrops, LIMIT, SHORT, eventually, join, takes_at_least, text, until_blocked};
+use crate::support::{CountsDrops, LIMIT, Random, SHORT, eventually, join, takes_at_least, text, until_blocked};
 use crate::{TestResult, ensure, tests};
 
 tests![
@@ -31,6 +31,7 @@ tests![
     migration_goes_everywhere,
     a_blocked_thread_migrates_when_woken,
     a_running_thread_migrates,
+    migrations_and_wake_ups_at_once_lose_nobody,
     busy_threads_share_a_cpu,
     a_solo_thread_takes_no_tick,
     thousands_of_threads_live_at_once,
@@ -225,6 +226,35 @@ fn a_running_thread_migrates() -> TestResult {
     spinner.migrate(target).map_err(text)?;
     ensure!(join(spinner)? == target, "a spinning thread did not move");
     ensure!(stop.load(Ordering::SeqCst), "it did not go on there");
+    Ok(())
+}
+
+fn migrations_and_wake_ups_at_once_lose_nobody() -> TestResult {
+    static ROUNDS: AtomicU64 = AtomicU64::new(0);
+    ROUNDS.store(0, Ordering::SeqCst);
+    let wanted = 2000;
+    let (event, answer) = (Arc::new(Event::new()), Arc::new(Event::new()));
+    let (their_event, their_answer) = (event.clone(), answer.clone());
+    let traveller = thread::spawn("traveller", move || {
+        for _ in 0..wanted {
+            their_event.wait_until(Deadline::after(LIMIT))?;
+            ROUNDS.fetch_add(1, Ordering::SeqCst);
+            their_answer.signal();
+            // Nearly always still on its way into the next wait when it is told to move.
+            thread::yield_now();
+        }
+        Ok::<(), kernel::wait::TimedOut>(())
+    })
+    .map_err(text)?;
+    let mut random = Random(3);
+    for round in 0..wanted {
+        traveller.migrate(random.next() as usize % cpu::limit()).map_err(text)?;
+        event.signal();
+        traveller.migrate(random.next() as usize % cpu::limit()).map_err(text)?;
+        answer.wait_until(Deadline::after(LIMIT)).map_err(|_| alloc::format!("lost in round {round}"))?;
+    }
+    join(traveller)?.map_err(text)?;
+    ensure!(ROUNDS.load(Ordering::SeqCst) == wanted, "{} rounds of {wanted}", ROUNDS.load(Ordering::SeqCst));
     Ok(())
 }
 
