@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -306,12 +307,13 @@ impl Running {
             command_line: &line,
             extra: &extra,
         };
-        let mut child = machine.command().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|error| {
-            match error.kind() {
+        let mut command = machine.command();
+        die_with_parent(&mut command);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|error| match error.kind() {
                 ErrorKind::NotFound => anyhow::Error::new(MissingTool("qemu-system-x86_64")),
                 _ => anyhow::Error::new(error).context("QEMU cannot be started"),
-            }
-        })?;
+            })?;
         let input = child.stdin.take();
         let mut from = child.stdout.take().context("QEMU has no output")?;
         let (send, output) = mpsc::channel();
@@ -360,6 +362,20 @@ fn grub_words(command_line: &str) -> String {
     });
     let words = words.filter(|word| !word.is_empty());
     words.map(|word| format!("'{}'", word.replace('"', "").replace('\'', "'\\''"))).collect::<Vec<_>>().join(" ")
+}
+
+/// Makes the program end when this one does, however it ends.
+fn die_with_parent(command: &mut Command) {
+    // SAFETY: prctl is async-signal-safe and touches nothing else.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 {
+                Ok(())
+            } else {
+                Err(std::io::Error::last_os_error())
+            }
+        });
+    }
 }
 
 /// A CD with GRUB, the image and its command line.
