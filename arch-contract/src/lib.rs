@@ -15,7 +15,8 @@ pub mod fault;
 mod machine;
 
 pub use machine::{
-    Architecture, Callbacks, IpiError, LineError, LineTrigger, MapError, PowerAction, ProbeError, StartCpuError,
+    Architecture, Callbacks, ConsoleEvent, IpiError, LineError, LineTrigger, MapError, PowerAction, ProbeError,
+    StartCpuError,
 };
 
 /// Size of the smallest page and of a frame, in bytes, on every architecture.

@@ -207,16 +207,33 @@ pub trait Architecture: Sized + 'static {
 
     // ---- console and power ----------------------------------------------------------------------------------
 
-    /// Writes bytes to the machine's first console, polling, from any context, dropping what a dead device refuses.
+    /// Writes bytes to the machine's first console, polling, from any context, dropping what a stuck device refuses.
     fn console_write(bytes: &[u8]);
+    /// Gives the console's device what it takes at once; returns how many bytes that was. Never waits; an absent device
+    /// takes everything, and drops it. Called under the kernel's lock, from any context.
+    fn console_try_write(bytes: &[u8]) -> usize;
     /// Takes a byte typed at the console, if there is one. Called by the console's interrupt handler.
     fn console_read() -> Option<u8>;
     /// The device line the console interrupts on, if it can.
     fn console_line() -> Option<u32>;
-    /// Lets the console raise its line when input is there.
-    fn console_enable_interrupt();
+    /// Lets the console raise its line when this is so.
+    fn console_watch(event: ConsoleEvent);
+    /// No longer raises the line for that.
+    fn console_ignore(event: ConsoleEvent);
+    /// True while the console raises its line. A line that interrupts by an edge is only heard again after this was
+    /// false: the handler serves the device until it is.
+    fn console_is_raised() -> bool;
     /// Ends it all. `status` reaches whoever started an emulated machine where there is a way.
     fn power(action: PowerAction, status: u8) -> !;
+}
+
+/// Why a console's device raises its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleEvent {
+    /// There are bytes to read.
+    Input,
+    /// It takes more bytes.
+    Output,
 }
 
 /// How a machine ends.

@@ -25,6 +25,8 @@ pub struct HostCpu {
     /// Linux's number of the pthread, 0 while it does not run.
     thread_id: AtomicI32,
     timer: AtomicPtr<libc::c_void>,
+    /// The pthread's stack for faults: start and size.
+    fault_stack: (AtomicUsize, AtomicUsize),
 }
 
 static CPUS: [HostCpu; MAX_CPUS] = [const {
@@ -37,6 +39,7 @@ static CPUS: [HostCpu; MAX_CPUS] = [const {
         arrivals: AtomicU32::new(0),
         thread_id: AtomicI32::new(0),
         timer: AtomicPtr::new(ptr::null_mut()),
+        fault_stack: (AtomicUsize::new(0), AtomicUsize::new(0)),
     }
 }; MAX_CPUS];
 
@@ -159,34 +162,60 @@ pub fn disable_interrupts() {
     unsafe { asm!("mov byte ptr gs:[{}], 0", const offset_of!(HostCpu, enabled), options(nostack, preserves_flags)) };
 }
 
+/// Notes this CPU's stack for faults.
+pub fn set_fault_stack(start: usize, size: usize) {
+    let place = &this().fault_stack;
+    place.0.store(start, Ordering::Relaxed);
+    place.1.store(size, Ordering::Relaxed);
+}
+
+/// Start and size of this CPU's stack for faults.
+pub fn fault_stack() -> (usize, usize) {
+    let place = &this().fault_stack;
+    (place.0.load(Ordering::Relaxed), place.1.load(Ordering::Relaxed))
+}
+
+/// Whether interrupts arrived that were not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pending {
+    None,
+    Some,
+}
+
 pub fn enable_interrupts() {
-    // SAFETY: as in `disable_interrupts`.
-    unsafe { asm!("mov byte ptr gs:[{}], 1", const offset_of!(HostCpu, enabled), options(nostack, preserves_flags)) };
     // What arrived before was left to us; what arrives from now on comes by its signal. If this thread moves to
     // another CPU here, the one it leaves has enabled interrupts of its own.
-    if this().has_pending() {
+    if allow_interrupts() == Pending::Some {
         take_interrupts();
     }
+}
+
+/// Enables interrupts, but leaves those that are pending.
+pub fn allow_interrupts() -> Pending {
+    // SAFETY: as in `disable_interrupts`.
+    unsafe { asm!("mov byte ptr gs:[{}], 1", const offset_of!(HostCpu, enabled), options(nostack, preserves_flags)) };
+    if this().has_pending() { Pending::Some } else { Pending::None }
 }
 
 /// Takes all interrupts that arrived, if they are enabled. May return on another CPU.
 pub fn take_interrupts() {
     while interrupts_enabled() {
         disable_interrupts();
-        let mut give_way = false;
-        while let Some(vector) = this().take_pending() {
-            give_way |= callbacks().is_some_and(|callbacks| (callbacks.interrupt)(vector));
-        }
-        if give_way && let Some(callbacks) = callbacks() {
-            (callbacks.preempt)();
-        }
-        // SAFETY: as in `disable_interrupts`.
-        unsafe {
-            asm!("mov byte ptr gs:[{}], 1", const offset_of!(HostCpu, enabled), options(nostack, preserves_flags))
-        };
-        if !this().has_pending() {
+        take_pending();
+        if allow_interrupts() == Pending::None {
             return;
         }
+    }
+}
+
+/// Takes the interrupts that arrived; interrupts are disabled. May return on another CPU.
+pub fn take_pending() {
+    let mut give_way = false;
+    while let Some(vector) = this().take_pending() {
+        give_way |= callbacks().is_some_and(|callbacks| (callbacks.interrupt)(vector));
+    }
+    if give_way && let Some(callbacks) = callbacks() {
+        (callbacks.preempt)();
     }
 }
 

@@ -3,7 +3,9 @@
 use std::ops::Range;
 use std::ptr;
 
-use arch_contract::{Architecture, Callbacks, IpiError, LineError, LineTrigger, MapError, PowerAction, StartCpuError};
+use arch_contract::{
+    Architecture, Callbacks, ConsoleEvent, IpiError, LineError, LineTrigger, MapError, PowerAction, StartCpuError,
+};
 use arch_x64::context::{self, Context};
 
 use crate::{cpu, memory, signals};
@@ -226,6 +228,11 @@ impl Architecture for Machine {
         unsafe { libc::write(libc::STDOUT_FILENO, bytes.as_ptr().cast(), bytes.len()) };
     }
 
+    fn console_try_write(bytes: &[u8]) -> usize {
+        Self::console_write(bytes);
+        bytes.len()
+    }
+
     fn console_read() -> Option<u8> {
         None
     }
@@ -234,7 +241,13 @@ impl Architecture for Machine {
         None
     }
 
-    fn console_enable_interrupt() {}
+    fn console_watch(_: ConsoleEvent) {}
+
+    fn console_ignore(_: ConsoleEvent) {}
+
+    fn console_is_raised() -> bool {
+        false
+    }
 
     fn power(_: PowerAction, status: u8) -> ! {
         // SAFETY: ends the process without running destructors on a stack that is not the main thread's.

@@ -4,7 +4,7 @@ use std::ptr;
 
 use arch_contract::fault::{Access, Fault, FaultKind, Registers};
 
-use crate::cpu;
+use crate::cpu::{self, Pending};
 
 /// Bits of a page fault's error code, as on bare metal.
 const PAGE_FAULT_WRITE: i64 = 1 << 1;
@@ -14,12 +14,30 @@ type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_voi
 
 /// Installs the handlers. Once per process.
 pub fn install() {
-    // Interrupts are taken on the interrupted thread's own stack, nested as the kernel allows it.
-    set(cpu::INTERRUPT_SIGNAL, interrupted, libc::SA_NODEFER | libc::SA_RESTART);
-    set(cpu::TIMER_SIGNAL, timer_ended, libc::SA_NODEFER | libc::SA_RESTART);
+    // Interrupts are taken on the interrupted thread's own stack.
+    set(cpu::INTERRUPT_SIGNAL, interrupted, libc::SA_RESTART);
+    set(cpu::TIMER_SIGNAL, timer_ended, libc::SA_RESTART);
     for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP] {
         set(signal, faulted, libc::SA_ONSTACK | libc::SA_NODEFER);
     }
+}
+
+/// The signals that stand for interrupts.
+fn interrupt_signals() -> libc::sigset_t {
+    // SAFETY: an all-zero set is a valid value to be filled in.
+    let mut set = unsafe { std::mem::zeroed() };
+    for signal in [cpu::INTERRUPT_SIGNAL, cpu::TIMER_SIGNAL] {
+        // SAFETY: the set is ours.
+        unsafe { libc::sigaddset(&raw mut set, signal) };
+    }
+    set
+}
+
+/// Blocks (`SIG_BLOCK`) or admits (`SIG_UNBLOCK`) the interrupts' signals on this pthread.
+fn change_mask(how: libc::c_int) {
+    let signals = interrupt_signals();
+    // SAFETY: the set is valid; the old mask is not asked for.
+    unsafe { libc::pthread_sigmask(how, &raw const signals, ptr::null_mut()) };
 }
 
 fn set(signal: libc::c_int, handler: Handler, flags: libc::c_int) {
@@ -27,6 +45,9 @@ fn set(signal: libc::c_int, handler: Handler, flags: libc::c_int) {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as *const () as usize;
     action.sa_flags = flags | libc::SA_SIGINFO;
+    // No interrupt on top of a handler: not on the stack for faults, which belongs to the pthread and not to the thread
+    // that an interrupt may switch away from, and not nested without end in a storm of signals.
+    action.sa_mask = interrupt_signals();
     // SAFETY: the handler has the signature SA_SIGINFO asks for.
     let result = unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
     assert_eq!(result, 0, "signal {signal} cannot be handled");
@@ -38,17 +59,32 @@ pub fn use_alternate_stack(top: usize, size: usize) {
     // SAFETY: the kernel gave the stack for this.
     let result = unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) };
     assert_eq!(result, 0, "there is no stack for faults");
+    cpu::set_fault_stack(stack.ss_sp as usize, size);
 }
 
-/// Takes interrupts, and leaves `errno` to the interrupted code as it was.
-fn take_interrupts() {
+/// Takes interrupts, and leaves `errno` to the interrupted code as it was. Returning from the handler sets the pthread's
+/// stack for faults to what `context` says, so that is made this pthread's: the thread may have moved. The interrupts' signals are blocked, and are
+/// again at the end: the return from the handler admits them, in one step with leaving its stack frame.
+fn take_interrupts(context: *mut libc::c_void) {
     // SAFETY: always a valid address; read again afterwards, because the thread may be on another pthread.
     let errno = unsafe { *libc::__errno_location() };
-    if cpu::interrupts_enabled() {
-        cpu::take_interrupts();
+    while cpu::interrupts_enabled() {
+        cpu::disable_interrupts();
+        // Whom an interrupt switches to wants signals.
+        change_mask(libc::SIG_UNBLOCK);
+        cpu::take_pending();
+        change_mask(libc::SIG_BLOCK);
+        if cpu::allow_interrupts() == Pending::None {
+            break;
+        }
     }
-    // SAFETY: as above.
-    unsafe { *libc::__errno_location() = errno };
+    let (start, size) = cpu::fault_stack();
+    // SAFETY: as above; Linux passes a valid context that it reads back.
+    unsafe {
+        *libc::__errno_location() = errno;
+        let stack = &mut (*context.cast::<libc::ucontext_t>()).uc_stack;
+        (stack.ss_sp, stack.ss_size) = (start as *mut _, size);
+    }
 }
 
 extern "C" fn interrupted(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
@@ -57,12 +93,12 @@ extern "C" fn interrupted(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut
     {
         (callbacks.stopped)(&registers(context.cast()));
     }
-    take_interrupts();
+    take_interrupts(context);
 }
 
-extern "C" fn timer_ended(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+extern "C" fn timer_ended(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     cpu::timer_ended();
-    take_interrupts();
+    take_interrupts(context);
 }
 
 extern "C" fn faulted(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {

@@ -1,6 +1,6 @@
 //! [`Machine`]: the contract, fulfilled by the card as far as it is there.
 
-use arch_contract::{Architecture, LineError, LineTrigger, PowerAction, StartCpuError};
+use arch_contract::{Architecture, ConsoleEvent, LineError, LineTrigger, PowerAction, StartCpuError};
 use arch_x64::context::Context;
 use arch_x64::{apic, cpu, descriptors, trap};
 
@@ -77,6 +77,11 @@ impl Architecture for Machine {
         }
     }
 
+    fn console_try_write(bytes: &[u8]) -> usize {
+        Self::console_write(bytes);
+        bytes.len()
+    }
+
     fn console_read() -> Option<u8> {
         None
     }
@@ -85,7 +90,13 @@ impl Architecture for Machine {
         None
     }
 
-    fn console_enable_interrupt() {}
+    fn console_watch(_: ConsoleEvent) {}
+
+    fn console_ignore(_: ConsoleEvent) {}
+
+    fn console_is_raised() -> bool {
+        false
+    }
 
     /// Power and reset are the host's.
     fn power(_: PowerAction, _: u8) -> ! {

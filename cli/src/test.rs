@@ -3,10 +3,10 @@
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::boot::{self, run_script};
+use crate::boot::{self, Outcome, run_script};
 use crate::image::{self, Which, cargo};
 use crate::qemu::Accelerator;
 use crate::status;
@@ -78,7 +78,10 @@ fn run_part(part: Part) -> Result<()> {
             tests.args(["--target-dir"]).arg(image::root().join("target/model"));
             succeed(tests)
         }
-        Part::Kernel => SUITE_CPUS.iter().try_for_each(|&cpus| suite(cpus, "test", 300)),
+        Part::Kernel => {
+            SUITE_CPUS.iter().try_for_each(|&cpus| suite(cpus, "test", 300))?;
+            CRASHES.iter().try_for_each(crash)
+        }
         Part::Soak => suite(2, "soak", 600),
         Part::E2e => {
             image::build(Which::X64)?;
@@ -95,8 +98,15 @@ fn run_part(part: Part) -> Result<()> {
     }
 }
 
-/// Runs a command of the suite image in QEMU.
+/// Runs a command of the suite image that must succeed.
 fn suite(cpus: u32, command: &str, seconds: u64) -> Result<()> {
+    let outcome = run_in_suite(cpus, command, seconds)?;
+    ensure!(outcome.status == status::DONE, "with {cpus} CPUs: status {}\n{}", outcome.status, outcome.report);
+    Ok(())
+}
+
+/// Runs a command of the suite image in QEMU.
+fn run_in_suite(cpus: u32, command: &str, seconds: u64) -> Result<Outcome> {
     let image = image::build(Which::Suite)?;
     let options = boot::Options {
         cpus,
@@ -110,13 +120,38 @@ fn suite(cpus: u32, command: &str, seconds: u64) -> Result<()> {
         qemu: Vec::new(),
     };
     eprintln!("aero: `{command}` in the kernel, {cpus} CPUs");
-    let outcome = run_script(&image, &options, command, &mut std::io::stdout())?;
-    anyhow::ensure!(outcome.status == status::DONE, "with {cpus} CPUs: status {}\n{}", outcome.status, outcome.report);
+    run_script(&image, &options, command, &mut std::io::stdout())
+}
+
+/// A command that crashes the kernel, what the report must say, and how often to try.
+struct Crash {
+    command: &'static str,
+    reason: &'static str,
+    times: usize,
+}
+
+const CRASHES: [Crash; 2] = [
+    Crash { command: "crash frames", reason: "invalid opcode", times: 1 },
+    Crash { command: "crash probing", reason: "while others probe", times: 5 },
+];
+const CRASH_CPUS: u32 = 4;
+
+/// Crashes the suite image and looks whether the report is whole.
+fn crash(crash: &Crash) -> Result<()> {
+    for _ in 0..crash.times {
+        let Outcome { status, report } = run_in_suite(CRASH_CPUS, crash.command, 60)?;
+        ensure!(status == status::CRASHED, "`{}`: status {status}\n{report}", crash.command);
+        let stopped = (1..CRASH_CPUS).map(|cpu| format!("CPU {cpu} was at:"));
+        let parts = [crash.reason, "backtrace", "*** end of report ***"].map(String::from);
+        for part in stopped.chain(parts) {
+            ensure!(report.contains(&part), "`{}`: no \"{part}\" in the report:\n{report}", crash.command);
+        }
+    }
     Ok(())
 }
 
 fn succeed(mut command: Command) -> Result<()> {
     let status = command.status().context("cargo cannot be run")?;
-    anyhow::ensure!(status.success(), "see above");
+    ensure!(status.success(), "see above");
     Ok(())
 }

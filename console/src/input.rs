@@ -2,11 +2,12 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use arch_contract::LineTrigger;
+use arch_contract::{ConsoleEvent, LineTrigger};
 use kernel::arch::{Architecture, Machine};
 use kernel::interrupts;
 use kernel::lock::InterruptGuard;
 use kernel::memory::{OutOfMemory, try_box};
+use kernel::output;
 use kernel::time::Deadline;
 use kernel::wait::Channel;
 
@@ -19,14 +20,28 @@ const POLL: core::time::Duration = core::time::Duration::from_millis(10);
 /// Set by Ctrl-C; long commands look at it.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
+/// Set while the device keeps what the channel has no room for.
+static HELD_BACK: AtomicBool = AtomicBool::new(false);
+
 /// The console's input.
 pub struct Input {
     bytes: &'static Channel<u8>,
     has_interrupt: bool,
 }
 
+/// The console's interrupt: serves its device until it asks for nothing more.
+fn interrupt(bytes: &Channel<u8>) {
+    loop {
+        pump(bytes);
+        output::device_interrupted();
+        if !Machine::console_is_raised() {
+            return;
+        }
+    }
+}
+
 /// Moves bytes from the device to the channel while there is room. What stays in the device is fetched when the
-/// channel is empty: the device holds back further input meanwhile.
+/// channel is empty: the device holds back further input meanwhile, and does not interrupt for it.
 fn pump(bytes: &Channel<u8>) {
     let _guard = InterruptGuard::new();
     while bytes.len() < CAPACITY {
@@ -37,6 +52,8 @@ fn pump(bytes: &Channel<u8>) {
         // There is room: only this function adds, with interrupts off on the CPU the line is steered to.
         let _ = bytes.try_send(byte);
     }
+    HELD_BACK.store(true, Ordering::Relaxed);
+    Machine::console_ignore(ConsoleEvent::Input);
 }
 
 impl Input {
@@ -46,8 +63,8 @@ impl Input {
     /// [`OutOfMemory`].
     pub fn open() -> Result<Self, OutOfMemory> {
         let bytes: &'static Channel<u8> = alloc::boxed::Box::leak(try_box(Channel::new(CAPACITY)?)?);
-        let registered =
-            Machine::console_line().map(|line| interrupts::register_line(line, LineTrigger::Default, 0, bytes, pump));
+        let registered = Machine::console_line()
+            .map(|line| interrupts::register_line(line, LineTrigger::Default, 0, bytes, interrupt));
         let has_interrupt = match registered {
             Some(Ok(())) => true,
             Some(Err(error)) => {
@@ -60,7 +77,8 @@ impl Input {
             }
         };
         if has_interrupt {
-            Machine::console_enable_interrupt();
+            output::use_interrupts();
+            Machine::console_watch(ConsoleEvent::Input);
             // What came before the interrupt was enabled.
             pump(bytes);
         }
@@ -74,6 +92,9 @@ impl Input {
                 return byte;
             }
             pump(self.bytes);
+            if HELD_BACK.swap(false, Ordering::Relaxed) {
+                Machine::console_watch(ConsoleEvent::Input);
+            }
             let deadline = if self.has_interrupt { Deadline::NEVER } else { Deadline::after(POLL) };
             if let Ok(byte) = self.bytes.receive_until(deadline) {
                 return byte;

@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
 use arch_contract::PowerAction;
-use kernel::arch::{Architecture, Machine};
 use kernel::command_line::Options;
 use kernel::output;
 
@@ -63,7 +62,7 @@ fn run_script(script: &str, extra: &'static [Command]) -> ! {
     }
     output::write_bytes(&[END_OF_TEXT]);
     output::print(format_args!("{status}\n"));
-    Machine::power(PowerAction::PowerOff, status)
+    output::power(PowerAction::PowerOff, status)
 }
 
 fn interact(extra: &'static [Command]) {

@@ -185,6 +185,9 @@ pub fn parse(memory: &impl PhysicalMemory, rsdp: u64, notices: &mut Notices) -> 
     if let Some((_, bytes)) = slit_at.and_then(|address| table(memory, address, notices)) {
         slit(&mut platform, bytes, notices);
     }
+    if !platform.tables.iter().any(|entry| &entry.signature == b"APIC") {
+        notices.add("ACPI: no MADT; assuming one CPU and no I/O APIC, of tables", platform.tables.len() as u64);
+    }
     platform
 }
 

@@ -157,8 +157,8 @@ fn crash(what: fmt::Arguments<'_>, registers: &Registers, fault: Option<&Fault>)
 
 fn end() -> ! {
     match AFTER.load(Ordering::Relaxed) {
-        after if after == AfterCrash::Exit as u8 => Machine::power(PowerAction::PowerOff, CRASH_STATUS),
-        after if after == AfterCrash::Reboot as u8 => Machine::power(PowerAction::Reboot, CRASH_STATUS),
+        after if after == AfterCrash::Exit as u8 => output::power(PowerAction::PowerOff, CRASH_STATUS),
+        after if after == AfterCrash::Reboot as u8 => output::power(PowerAction::Reboot, CRASH_STATUS),
         _ => Machine::halt_forever(),
     }
 }

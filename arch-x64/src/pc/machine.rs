@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use arch_contract::{Architecture, IpiError, LineError, LineTrigger, PowerAction, StartCpuError};
+use arch_contract::{Architecture, ConsoleEvent, IpiError, LineError, LineTrigger, PowerAction, StartCpuError};
 
 use super::{entry, io_apic, power, serial, timer};
 use crate::context::Context;
@@ -130,6 +130,10 @@ impl Architecture for Machine {
         serial::send(bytes);
     }
 
+    fn console_try_write(bytes: &[u8]) -> usize {
+        serial::try_send(bytes)
+    }
+
     fn console_read() -> Option<u8> {
         serial::receive()
     }
@@ -139,8 +143,16 @@ impl Architecture for Machine {
         (line < io_apic::line_count()).then_some(line)
     }
 
-    fn console_enable_interrupt() {
-        serial::enable_receive_interrupt();
+    fn console_watch(event: ConsoleEvent) {
+        serial::watch(event);
+    }
+
+    fn console_ignore(event: ConsoleEvent) {
+        serial::ignore(event);
+    }
+
+    fn console_is_raised() -> bool {
+        serial::is_raised()
     }
 
     fn power(action: PowerAction, status: u8) -> ! {

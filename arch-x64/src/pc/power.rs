@@ -33,6 +33,7 @@ pub fn set_debug_exit(port: u16) {
 
 /// Powers off or resets; halts if the machine ignores it.
 pub fn act(action: PowerAction, status: u8) -> ! {
+    super::serial::wait_until_sent();
     // SAFETY: these ports end the machine, which is what the caller wants.
     unsafe {
         match action {

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
+use arch_contract::ConsoleEvent;
 use x86_64::instructions::port::Port;
 
 const BASE: u16 = 0x3f8;
@@ -9,6 +10,8 @@ const BASE: u16 = 0x3f8;
 pub const ISA_INTERRUPT: u8 = 4;
 
 const INTERRUPT_ENABLE: u16 = BASE + 1;
+/// Read at the address where FIFO control is written.
+const INTERRUPT_IDENTIFICATION: u16 = BASE + 2;
 const FIFO_CONTROL: u16 = BASE + 2;
 const LINE_CONTROL: u16 = BASE + 3;
 const MODEM_CONTROL: u16 = BASE + 4;
@@ -20,16 +23,25 @@ const FIFO_ENABLE_AND_CLEAR: u8 = 0x07;
 /// Data terminal ready, request to send, and OUT2, which gates the interrupt on PCs.
 const MODEM_READY: u8 = 0x0b;
 const RECEIVED_DATA_INTERRUPT: u8 = 0x01;
+const TRANSMIT_EMPTY_INTERRUPT: u8 = 0x02;
+const NONE_PENDING: u8 = 0x01;
 const STATUS_DATA_READY: u8 = 0x01;
 const STATUS_TRANSMIT_EMPTY: u8 = 0x20;
-/// What an absent UART reads as.
+/// Transmit FIFO and shift register empty.
+const STATUS_IDLE: u8 = 0x40;
+/// Bytes the transmit FIFO takes once it is empty.
+const FIFO_SIZE: usize = 16;
+/// What an absent UART reads as: always ready to transmit, into nothing.
 const ABSENT: u8 = 0xff;
 
-/// Polls for room to transmit before the line counts as dead: over 10 ms even where a port access takes 100 ns.
+/// Polls for room to transmit before the line counts as stuck: over 10 ms even where a port access takes 100 ns.
 const TRANSMIT_POLLS: u32 = 200_000;
 
-/// Set once the UART was found absent or stuck: output is dropped then rather than waited for.
-static DEAD: AtomicBool = AtomicBool::new(false);
+/// Set while the UART takes nothing (its other end is held up): output is dropped then rather than waited for.
+static STUCK: AtomicBool = AtomicBool::new(false);
+
+/// Interrupts that are enabled.
+static WATCHED: AtomicU8 = AtomicU8::new(0);
 
 /// Bytes received before the kernel started.
 static EARLY: [AtomicU8; EARLY_LIMIT] = [const { AtomicU8::new(0) }; EARLY_LIMIT];
@@ -52,7 +64,6 @@ fn write(port: u16, value: u8) {
 /// Sets 115,200 baud, 8N1, FIFOs on, interrupts off.
 pub fn init() {
     if read(LINE_STATUS) == ABSENT {
-        DEAD.store(true, Ordering::Relaxed);
         return;
     }
     write(INTERRUPT_ENABLE, 0);
@@ -73,23 +84,27 @@ pub fn init() {
     write(MODEM_CONTROL, MODEM_READY);
 }
 
-/// Sends bytes, polling; drops them if the line is dead.
+/// Sends bytes, polling; drops what a stuck line does not take.
 pub fn send(bytes: &[u8]) {
     for &byte in bytes {
-        if DEAD.load(Ordering::Relaxed) {
-            return;
+        if wait_for_room() {
+            write(BASE, byte);
         }
-        let mut polls = 0;
-        while read(LINE_STATUS) & STATUS_TRANSMIT_EMPTY == 0 {
-            polls += 1;
-            if polls > TRANSMIT_POLLS {
-                DEAD.store(true, Ordering::Relaxed);
-                return;
-            }
-            core::hint::spin_loop();
-        }
-        write(BASE, byte);
     }
+}
+
+/// True once the transmitter takes a byte. Only the first wait for a line that is stuck is a long one.
+fn wait_for_room() -> bool {
+    let polls = if STUCK.load(Ordering::Relaxed) { 1 } else { TRANSMIT_POLLS };
+    for _ in 0..polls {
+        if read(LINE_STATUS) & STATUS_TRANSMIT_EMPTY != 0 {
+            STUCK.store(false, Ordering::Relaxed);
+            return true;
+        }
+        core::hint::spin_loop();
+    }
+    STUCK.store(true, Ordering::Relaxed);
+    false
 }
 
 /// Takes a received byte.
@@ -103,7 +118,59 @@ pub fn receive() -> Option<u8> {
     (status != ABSENT && status & STATUS_DATA_READY != 0).then(|| read(BASE))
 }
 
-/// Raises the interrupt when a byte was received.
-pub fn enable_receive_interrupt() {
-    write(INTERRUPT_ENABLE, RECEIVED_DATA_INTERRUPT);
+/// Fills the transmit FIFO if it is empty; returns how many bytes that took. An absent UART takes all.
+pub fn try_send(bytes: &[u8]) -> usize {
+    if read(LINE_STATUS) & STATUS_TRANSMIT_EMPTY == 0 {
+        return 0;
+    }
+    let taken = bytes.len().min(FIFO_SIZE);
+    for &byte in &bytes[..taken] {
+        write(BASE, byte);
+    }
+    taken
+}
+
+const fn interrupt_of(event: ConsoleEvent) -> u8 {
+    match event {
+        ConsoleEvent::Input => RECEIVED_DATA_INTERRUPT,
+        ConsoleEvent::Output => TRANSMIT_EMPTY_INTERRUPT,
+    }
+}
+
+/// Interrupts when this is so.
+pub fn watch(event: ConsoleEvent) {
+    WATCHED.fetch_or(interrupt_of(event), Ordering::SeqCst);
+    write_interrupt_enable();
+}
+
+/// No longer interrupts for this.
+pub fn ignore(event: ConsoleEvent) {
+    WATCHED.fetch_and(!interrupt_of(event), Ordering::SeqCst);
+    write_interrupt_enable();
+}
+
+/// Input and output change their bits on different CPUs: the last to write wrote what was wanted last.
+fn write_interrupt_enable() {
+    loop {
+        let wanted = WATCHED.load(Ordering::SeqCst);
+        write(INTERRUPT_ENABLE, wanted);
+        if WATCHED.load(Ordering::SeqCst) == wanted {
+            return;
+        }
+    }
+}
+
+/// True while the UART asks for an interrupt. Reading that withdraws "transmitter empty".
+pub fn is_raised() -> bool {
+    read(INTERRUPT_IDENTIFICATION) & NONE_PENDING == 0
+}
+
+/// Waits until the last bit is on the line: what follows may switch it off.
+pub fn wait_until_sent() {
+    for _ in 0..TRANSMIT_POLLS {
+        if STUCK.load(Ordering::Relaxed) || read(LINE_STATUS) & STATUS_IDLE != 0 {
+            return;
+        }
+        core::hint::spin_loop();
+    }
 }

@@ -5,7 +5,7 @@ use core::hint::black_box;
 
 use arch_contract::PowerAction;
 use kernel::arch::{Architecture, Machine};
-use kernel::{cpu, thread};
+use kernel::{cpu, output, thread};
 
 use super::{Command, CommandError, CommandResult, Context, parse_number};
 use crate::load::{self, KillError, Kind};
@@ -57,7 +57,7 @@ pub const COMMANDS: &[Command] = &[
         words: &[],
         run: |context| {
             context.no_arguments()?;
-            Machine::power(PowerAction::Reboot, 0)
+            output::power(PowerAction::Reboot, 0)
         },
     },
     Command {
@@ -68,7 +68,7 @@ pub const COMMANDS: &[Command] = &[
         words: &[],
         run: |context| {
             context.no_arguments()?;
-            Machine::power(PowerAction::PowerOff, 0)
+            output::power(PowerAction::PowerOff, 0)
         },
     },
 ];

@@ -24,6 +24,15 @@ pub static COMMANDS: &[Command] = &[
     },
     #[cfg(feature = "suite")]
     Command {
+        name: "crash",
+        arguments: "frames | probing",
+        about: "crashes in a way that is hard on the report",
+        details: "",
+        words: crate::crashes::KINDS,
+        run: crate::crashes::crash,
+    },
+    #[cfg(feature = "suite")]
+    Command {
         name: "soak",
         arguments: "[NAME]",
         about: "runs the long tests",

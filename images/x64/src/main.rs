@@ -5,6 +5,8 @@
 extern crate alloc;
 
 mod commands;
+#[cfg(feature = "suite")]
+mod crashes;
 
 use arch_contract::boot::BootInformation;
 use kernel::memory::KernelAllocator;

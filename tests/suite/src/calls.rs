@@ -1,7 +1,7 @@
 //! Functions on other CPUs.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use core::time::Duration;
 
 use kernel::call::{self, CallError, CpuSet};
@@ -20,6 +20,7 @@ tests![
     a_cpu_that_does_not_answer_is_an_error,
     calls_cross_without_deadlock,
     a_broadcast_interrupt_reaches_all_others,
+    a_handler_never_runs_once_unregistered,
 ];
 
 fn a_call_runs_where_it_should() -> TestResult {
@@ -145,5 +146,49 @@ fn a_broadcast_interrupt_reaches_all_others() -> TestResult {
     interrupts::unregister_vector(vector);
     sent?;
     ensure!(ARRIVED.load(Ordering::SeqCst) == others, "{} of {others} CPUs took it", ARRIVED.load(Ordering::SeqCst));
+    Ok(())
+}
+
+fn a_handler_never_runs_once_unregistered() -> TestResult {
+    const ROUNDS: usize = 300;
+    /// Set in a registration's word once its handler must not run any more; the rest counts its calls.
+    const ENDED: u64 = 1 << 63;
+    static REGISTRATIONS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+    static CALLS_TOO_LATE: AtomicU64 = AtomicU64::new(0);
+    /// The vector that is fired at, 0 to stop.
+    static TARGET: AtomicU8 = AtomicU8::new(0);
+    let handler = |registration: &AtomicU64| {
+        if registration.fetch_add(1, Ordering::SeqCst) & ENDED != 0 {
+            CALLS_TOO_LATE.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    CALLS_TOO_LATE.store(0, Ordering::SeqCst);
+    let mut gunner = None;
+    for round in 0..ROUNDS {
+        let registration = &REGISTRATIONS[round % 2];
+        registration.store(0, Ordering::SeqCst);
+        let vector = interrupts::register_vector(registration, handler).map_err(text)?;
+        TARGET.store(vector, Ordering::SeqCst);
+        if gunner.is_none() {
+            let fire = || loop {
+                match TARGET.load(Ordering::SeqCst) {
+                    0 => return Ok(()),
+                    vector => call::broadcast_ipi(vector).map_err(text)?,
+                }
+                kernel::thread::yield_now();
+            };
+            let last = cpu::limit() - 1;
+            gunner = Some(kernel::thread::Builder::new("gunner").cpu(last).spawn(fire).map_err(text)?);
+        }
+        if cpu::count() > 1 {
+            eventually("the handler runs", || registration.load(Ordering::SeqCst) > 0)?;
+        }
+        interrupts::unregister_vector(vector);
+        registration.fetch_or(ENDED, Ordering::SeqCst);
+    }
+    TARGET.store(0, Ordering::SeqCst);
+    gunner.map_or(Ok(Ok(())), crate::support::join::<TestResult>)??;
+    let too_late = CALLS_TOO_LATE.load(Ordering::SeqCst);
+    ensure!(too_late == 0, "{too_late} calls came after the handler was unregistered");
     Ok(())
 }

@@ -22,6 +22,7 @@ tests![
     memory_freed_elsewhere_comes_home,
     spawning_without_memory_is_an_error,
     probes_survive_bad_addresses,
+    probes_survive_preemption,
 ];
 
 /// An allocation filled with a pattern of its own.
@@ -221,4 +222,27 @@ fn probes_survive_bad_addresses() -> TestResult {
     Machine::probe_read(at, &mut back).map_err(text)?;
     ensure!(u64::from_le_bytes(back) == 9, "a good address was not written");
     Ok(())
+}
+
+fn probes_survive_preemption() -> TestResult {
+    const THREADS_PER_CPU: usize = 3;
+    const ROUNDS: usize = 2_000;
+    let probe = |number: usize| {
+        let value = number as u64;
+        for _ in 0..ROUNDS {
+            let mut back = [0; 8];
+            ensure!(Machine::probe_read(number * 8, &mut back).is_err(), "address {:#x} was read", number * 8);
+            Machine::probe_read(core::ptr::from_ref(&value) as usize, &mut back).map_err(text)?;
+            ensure!(u64::from_ne_bytes(back) == value, "a good address read as {back:?}");
+        }
+        Ok(())
+    };
+    let mut handles = Vec::new();
+    for cpu in cpu::all() {
+        for number in 0..THREADS_PER_CPU {
+            let handle = thread::Builder::new("prober").cpu(cpu.index).spawn(move || probe(number));
+            handles.push(handle.map_err(text)?);
+        }
+    }
+    handles.into_iter().try_for_each(|handle| join(handle)?)
 }

@@ -1,0 +1,278 @@
+//! The console's output side, and the kernel log: a line a record, kept in a ring as well.
+//!
+//! Once the console's device interrupts, what is written goes through a queue: nobody waits for a slow line with
+//! interrupts off. Before that, and in a crash, writing polls the device.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
+use core::time::Duration;
+
+use arch_contract::{ConsoleEvent, PowerAction};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::arch::{Architecture, Machine};
+use crate::cpu;
+use crate::lock::SpinLock;
+use crate::time;
+use queue::{CAPACITY, Queue};
+
+mod queue;
+
+/// Bytes of log kept for `log` at the prompt.
+const RING_SIZE: usize = 8 * 1024;
+
+/// How long a full queue may take to become empty.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+/// Serialises whole writes, so that lines of several CPUs do not mix.
+static CONSOLE: SpinLock<Device> = SpinLock::new(Device { queued: false, watched: false });
+/// What the device has not taken yet. Used under the lock of [`CONSOLE`], or after a crash.
+static QUEUE: Queue = Queue::new();
+/// Set when the kernel has crashed: locks no longer mean anything.
+static CRASHED: AtomicBool = AtomicBool::new(false);
+
+/// How the console's device is written to.
+struct Device {
+    /// It interrupts, so the queue is used.
+    queued: bool,
+    /// It was asked to interrupt when it takes more.
+    watched: bool,
+}
+
+impl Device {
+    /// Writes all of it: to the queue, or polling where there is none or it is full.
+    fn write(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        if self.queued {
+            rest = &rest[QUEUE.push(rest)..];
+            while !rest.is_empty() {
+                QUEUE.send(poll_once());
+                rest = &rest[QUEUE.push(rest)..];
+            }
+        } else {
+            Machine::console_write(rest);
+        }
+    }
+
+    /// Gives the device what it takes, and asks for an interrupt if that is not all.
+    fn pump(&mut self) {
+        QUEUE.send(Machine::console_try_write);
+        let wanted = QUEUE.len() > 0;
+        if wanted != self.watched {
+            self.watched = wanted;
+            match wanted {
+                true => Machine::console_watch(ConsoleEvent::Output),
+                false => Machine::console_ignore(ConsoleEvent::Output),
+            }
+        }
+    }
+}
+
+static RING: SpinLock<Ring> = SpinLock::new(Ring { bytes: [0; RING_SIZE], next: 0, wrapped: false });
+
+struct Ring {
+    bytes: [u8; RING_SIZE],
+    next: usize,
+    wrapped: bool,
+}
+
+impl Write for Ring {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for &byte in text.as_bytes() {
+            self.bytes[self.next] = byte;
+            self.next += 1;
+            if self.next == RING_SIZE {
+                self.next = 0;
+                self.wrapped = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes formatted text to the device, `\n` as `\r\n`.
+struct Raw<'a>(&'a mut Device);
+
+impl Write for Raw<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut lines = text.split('\n');
+        if let Some(first) = lines.next() {
+            self.0.write(first.as_bytes());
+        }
+        for line in lines {
+            self.0.write(b"\r\n");
+            self.0.write(line.as_bytes());
+        }
+        Ok(())
+    }
+}
+
+/// A device for [`Queue::send`] that takes what is offered once, waiting for it.
+fn poll_once() -> impl FnMut(&[u8]) -> usize {
+    let mut polled = false;
+    move |bytes| {
+        if core::mem::replace(&mut polled, true) {
+            return 0;
+        }
+        Machine::console_write(bytes);
+        bytes.len()
+    }
+}
+
+/// Waits for the device until everything is out.
+fn flush() {
+    QUEUE.send(|bytes| {
+        Machine::console_write(bytes);
+        bytes.len()
+    });
+}
+
+/// Counts the bytes [`Raw`] would write.
+struct Length(usize);
+
+impl Write for Length {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 += text.len() + text.bytes().filter(|&byte| byte == b'\n').count();
+        Ok(())
+    }
+}
+
+/// Runs `write` with the device, at a moment when the queue has room for `length` bytes if this CPU can wait for that
+/// with interrupts on.
+fn with_device(length: usize, write: impl FnOnce(&mut Device)) {
+    if CRASHED.load(Ordering::Relaxed) {
+        write(&mut Device { queued: false, watched: false });
+        return;
+    }
+    let has_room = || {
+        let mut device = CONSOLE.lock();
+        if !device.queued || QUEUE.room() >= length.min(CAPACITY) {
+            return true;
+        }
+        device.pump();
+        false
+    };
+    if Machine::interrupts_enabled() {
+        // After that the line is stuck, and writing finds out how badly.
+        time::spin_until(DRAIN_LIMIT, has_room);
+    }
+    let mut device = CONSOLE.lock();
+    write(&mut device);
+    if device.queued {
+        device.pump();
+    }
+}
+
+/// From now on the console's device interrupts; who handles that calls [`device_interrupted`].
+pub fn use_interrupts() {
+    CONSOLE.lock().queued = true;
+}
+
+/// The console's device raised its line, maybe because it takes more output.
+pub fn device_interrupted() {
+    let mut device = CONSOLE.lock();
+    if device.watched {
+        device.pump();
+    }
+}
+
+/// From now on, output takes no locks. Called when the kernel crashes, the other CPUs stopped.
+pub(crate) fn enter_crash() {
+    CRASHED.store(true, Ordering::SeqCst);
+    flush();
+}
+
+/// Ends the machine, once what was written is out. `status` reaches whoever started an emulated machine.
+pub fn power(action: PowerAction, status: u8) -> ! {
+    if !CRASHED.load(Ordering::Relaxed) {
+        let _console = CONSOLE.lock();
+        flush();
+    }
+    Machine::power(action, status)
+}
+
+/// Writes formatted text to the console. Any context.
+pub fn print(arguments: fmt::Arguments<'_>) {
+    let mut length = Length(0);
+    let _ = length.write_fmt(arguments);
+    with_device(length.0, |device| {
+        let _ = Raw(device).write_fmt(arguments);
+    });
+}
+
+/// Writes bytes to the console as they are. Any context.
+pub fn write_bytes(bytes: &[u8]) {
+    with_device(bytes.len(), |device| device.write(bytes));
+}
+
+/// Prints a line to the console.
+#[macro_export]
+macro_rules! println {
+    ($($argument:tt)*) => {
+        $crate::output::print(format_args!("{}\n", format_args!($($argument)*)))
+    };
+}
+
+struct Logger;
+
+static LOGGER: Logger = Logger;
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let now = time::now_ns();
+        let (seconds, microseconds) = (now / 1_000_000_000, now / 1_000 % 1_000_000);
+        let cpu = cpu::this_index();
+        let level = match record.level() {
+            Level::Error => "error: ",
+            Level::Warn => "warning: ",
+            Level::Info => "",
+            Level::Debug => "debug: ",
+            Level::Trace => "trace: ",
+        };
+        let line = format_args!("[{seconds:4}.{microseconds:06} cpu{cpu}] {level}{}\n", record.args());
+        if !CRASHED.load(Ordering::Relaxed) {
+            let _ = RING.lock().write_fmt(line);
+        }
+        print(line);
+    }
+
+    fn flush(&self) {}
+}
+
+/// Starts logging. Once.
+pub(crate) fn init(level: LevelFilter) {
+    // A second call finds the logger set, which is what it wants.
+    let _ = log::set_logger(&LOGGER);
+    log::set_max_level(level);
+}
+
+/// Calls `each` with the parts of the kept log, oldest first.
+pub fn for_kept_log(mut each: impl FnMut(&str)) {
+    let ring = RING.lock();
+    let (newer, older) = ring.bytes.split_at(ring.next);
+    let parts = if ring.wrapped { [older, newer] } else { [&[][..], newer] };
+    for part in parts {
+        let mut rest = part;
+        while !rest.is_empty() {
+            // A character cut at the ring's seam is left out.
+            match core::str::from_utf8(rest) {
+                Ok(text) => {
+                    each(text);
+                    break;
+                }
+                Err(error) => {
+                    let (good, bad) = rest.split_at(error.valid_up_to());
+                    each(core::str::from_utf8(good).unwrap_or(""));
+                    rest = &bad[error.error_len().unwrap_or(bad.len())..];
+                }
+            }
+        }
+    }
+}
