@@ -1,12 +1,14 @@
 //! `aero test`: every kind of test, one summary.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::boot::{self, Outcome, run_script};
+use crate::boot::{Options, Outcome, run_script};
 use crate::image::{self, Which, cargo};
 use crate::qemu::Accelerator;
 use crate::status;
@@ -24,26 +26,32 @@ pub enum Part {
     E2e,
     /// Instructions of the Knights Corner image
     Knc,
+    /// x2APIC and the TSC deadline, which only KVM has; skipped where that is not
+    Kvm,
     /// Two minutes of everything, in QEMU
     Soak,
 }
 
-const ALL: [Part; 6] = [Part::Unit, Part::Model, Part::Knc, Part::Kernel, Part::E2e, Part::Soak];
+const ALL: [Part; 7] = [Part::Unit, Part::Model, Part::Knc, Part::Kernel, Part::Kvm, Part::E2e, Part::Soak];
 /// CPU counts of the kernel's suite.
 const SUITE_CPUS: [u32; 3] = [1, 2, 4];
 
 /// Runs the parts, or all; a part that fails does not keep the others from running.
 pub fn run(parts: &[Part]) -> Result<u8> {
     let parts = if parts.is_empty() { &ALL } else { parts };
-    let (mut passed, mut failed) = (0, 0);
+    let (mut passed, mut skipped, mut failed) = (0, 0, 0);
     for &part in parts {
         let start = Instant::now();
         let result = run_part(part);
         let seconds = start.elapsed().as_secs_f32();
         match result {
-            Ok(()) => {
+            Ok(Ran::Whole) => {
                 passed += 1;
                 eprintln!("aero: {part:?} tests passed in {seconds:.1} s");
+            }
+            Ok(Ran::Not(reason)) => {
+                skipped += 1;
+                eprintln!("aero: {part:?} tests SKIPPED: {reason}");
             }
             Err(error) => {
                 failed += 1;
@@ -51,12 +59,19 @@ pub fn run(parts: &[Part]) -> Result<u8> {
             }
         }
     }
-    println!("parts: {passed} passed, {failed} failed");
+    println!("parts: {passed} passed, {skipped} skipped, {failed} failed");
     Ok(if failed == 0 { status::DONE } else { status::FAILED })
 }
 
-fn run_part(part: Part) -> Result<()> {
-    match part {
+/// What became of a part that did not fail.
+enum Ran {
+    Whole,
+    /// The machine cannot run it, for this reason.
+    Not(String),
+}
+
+fn run_part(part: Part) -> Result<Ran> {
+    let result = match part {
         Part::Unit => {
             let mut tests = cargo();
             tests.args(["test", "--quiet", "--workspace", "--exclude", "e2e", "--exclude", "model"]);
@@ -95,32 +110,66 @@ fn run_part(part: Part) -> Result<()> {
             tests.args(["test", "--quiet", "-p", "isa-audit"]).env("KNC_IMAGE", image.debug);
             succeed(tests)
         }
-    }
+        Part::Kvm => return kvm(),
+    };
+    result.map(|()| Ran::Whole)
 }
 
 /// Runs a command of the suite image that must succeed.
 fn suite(cpus: u32, command: &str, seconds: u64) -> Result<()> {
-    let outcome = run_in_suite(cpus, command, seconds)?;
+    let outcome = run_in_suite(&Options { cpus, ..suite_options(seconds) }, command, &mut std::io::stdout())?;
     ensure!(outcome.status == status::DONE, "with {cpus} CPUs: status {}\n{}", outcome.status, outcome.report);
     Ok(())
 }
 
-/// Runs a command of the suite image in QEMU.
-fn run_in_suite(cpus: u32, command: &str, seconds: u64) -> Result<Outcome> {
-    let image = image::build(Which::Suite)?;
-    let options = boot::Options {
-        cpus,
+fn suite_options(seconds: u64) -> Options {
+    Options {
+        cpus: 2,
         mem: "512M".into(),
         accel: Accelerator::Auto,
         iso: false,
-        run: Some(command.into()),
+        run: None,
         timeout: Some(seconds),
         append: String::new(),
         icount: false,
         qemu: Vec::new(),
-    };
-    eprintln!("aero: `{command}` in the kernel, {cpus} CPUs");
-    run_script(&image, &options, command, &mut std::io::stdout())
+    }
+}
+
+/// Runs a command of the suite image in QEMU.
+fn run_in_suite(options: &Options, command: &str, out: &mut dyn Write) -> Result<Outcome> {
+    let image = image::build(Which::Suite)?;
+    eprintln!("aero: `{command}` in the kernel, {} CPUs", options.cpus);
+    run_script(&image, options, command, out)
+}
+
+/// A plain CPU with what TCG does not have. `-cpu host` is more than a KVM that is itself emulated can do.
+const KVM_CPU: &str = "kvm64,+x2apic,+tsc-deadline";
+/// A KVM that cannot do this in the time given is of no use.
+const KVM_PROBE: (&str, u64) = ("uptime", 60);
+const KVM_TESTS: &str = "timers; irqs; test suite::calls; test suite::time; test suite::waiting";
+
+/// The tests that concern inter-processor interrupts and timers, on KVM.
+fn kvm() -> Result<Ran> {
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        return Ok(Ran::Not(format!("/dev/kvm cannot be opened: {error}")));
+    }
+    let qemu = ["-cpu", KVM_CPU].map(String::from).to_vec();
+    let options = |seconds| Options { accel: Accelerator::Kvm, qemu: qemu.clone(), ..suite_options(seconds) };
+    let (command, seconds) = KVM_PROBE;
+    let probe = run_in_suite(&options(seconds), command, &mut std::io::sink())?;
+    if probe.status != status::DONE {
+        return Ok(Ran::Not(format!("KVM here does not run `{command}` in {seconds} s: {}", probe.report)));
+    }
+    let mut output = Vec::new();
+    let outcome = run_in_suite(&options(300), KVM_TESTS, &mut output)?;
+    let output = String::from_utf8_lossy(&output);
+    print!("{output}");
+    ensure!(outcome.status == status::DONE, "status {}\n{}", outcome.status, outcome.report);
+    for part in ["timer TSC deadline", "controllers: x2APIC"] {
+        ensure!(output.contains(part), "the machine has no \"{part}\"");
+    }
+    Ok(Ran::Whole)
 }
 
 /// A command that crashes the kernel, what the report must say, and how often to try.
@@ -139,7 +188,8 @@ const CRASH_CPUS: u32 = 4;
 /// Crashes the suite image and looks whether the report is whole.
 fn crash(crash: &Crash) -> Result<()> {
     for _ in 0..crash.times {
-        let Outcome { status, report } = run_in_suite(CRASH_CPUS, crash.command, 60)?;
+        let options = Options { cpus: CRASH_CPUS, ..suite_options(60) };
+        let Outcome { status, report } = run_in_suite(&options, crash.command, &mut std::io::stdout())?;
         ensure!(status == status::CRASHED, "`{}`: status {status}\n{report}", crash.command);
         let stopped = (1..CRASH_CPUS).map(|cpu| format!("CPU {cpu} was at:"));
         let parts = [crash.reason, "backtrace", "*** end of report ***"].map(String::from);

@@ -158,7 +158,10 @@ fn a_handler_never_runs_once_unregistered() -> TestResult {
     /// The vector that is fired at, 0 to stop.
     static TARGET: AtomicU8 = AtomicU8::new(0);
     let handler = |registration: &AtomicU64| {
-        if registration.fetch_add(1, Ordering::SeqCst) & ENDED != 0 {
+        registration.fetch_add(1, Ordering::SeqCst);
+        // Long enough for the other CPU to unregister it meanwhile.
+        spin_until(Duration::from_micros(50), || false);
+        if registration.load(Ordering::SeqCst) & ENDED != 0 {
             CALLS_TOO_LATE.fetch_add(1, Ordering::SeqCst);
         }
     };
@@ -175,7 +178,8 @@ fn a_handler_never_runs_once_unregistered() -> TestResult {
                     0 => return Ok(()),
                     vector => call::broadcast_ipi(vector).map_err(text)?,
                 }
-                kernel::thread::yield_now();
+                // The others need time outside of the handler, too.
+                kernel::thread::sleep(Duration::from_micros(150));
             };
             let last = cpu::limit() - 1;
             gunner = Some(kernel::thread::Builder::new("gunner").cpu(last).spawn(fire).map_err(text)?);

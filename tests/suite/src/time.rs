@@ -4,18 +4,21 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
+use kernel::call;
+use kernel::cpu;
 use kernel::lock::SpinLock;
 use kernel::thread;
-use kernel::time::{Deadline, Timer, cycles, now_ns};
+use kernel::time::{Deadline, Timer, cycles, now_ns, spin_until};
 
-use crate::support::{Random, eventually, text};
+use crate::support::{LIMIT, Random, eventually, text};
 use crate::{TestResult, ensure, tests};
 
 tests![
     the_clock_never_goes_back,
     timers_fire_in_order_and_not_early,
     a_cancelled_timer_never_fires,
-    a_timer_can_be_set_again
+    a_timer_can_be_set_again,
+    a_cancelled_timer_is_not_running_elsewhere,
 ];
 
 fn the_clock_never_goes_back() -> TestResult {
@@ -87,5 +90,48 @@ fn a_timer_can_be_set_again() -> TestResult {
     eventually("it fires at once", || COUNT.load(Ordering::SeqCst) == 2)?;
     thread::sleep(Duration::from_millis(2));
     ensure!(COUNT.load(Ordering::SeqCst) == 2, "a replaced deadline fired too");
+    Ok(())
+}
+
+fn a_cancelled_timer_is_not_running_elsewhere() -> TestResult {
+    const ROUNDS: u64 = 400;
+    /// Set by whoever cancelled; the function looks at its end whether it was.
+    static CANCELLED: AtomicU64 = AtomicU64::new(0);
+    static RAN_TOO_LONG: AtomicU64 = AtomicU64::new(0);
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    static TIMER: SpinLock<Option<Timer>> = SpinLock::new(None);
+    let function = |cancelled: &AtomicU64| {
+        RUNS.fetch_add(1, Ordering::SeqCst);
+        spin_until(Duration::from_micros(100), || false);
+        RAN_TOO_LONG.fetch_add(cancelled.load(Ordering::SeqCst), Ordering::SeqCst);
+    };
+    RUNS.store(0, Ordering::SeqCst);
+    RAN_TOO_LONG.store(0, Ordering::SeqCst);
+    *TIMER.lock() = Some(Timer::new(&CANCELLED, function).map_err(text)?);
+    let mut random = Random(11);
+    let mut prevented = 0;
+    for round in 0..ROUNDS {
+        CANCELLED.store(0, Ordering::SeqCst);
+        let runs = RUNS.load(Ordering::SeqCst);
+        let set = || {
+            if let Some(timer) = TIMER.lock().as_mut() {
+                timer.set(Deadline::after(Duration::from_micros(20)));
+            }
+        };
+        call::on(cpu::limit() - 1, set, LIMIT).map_err(text)?;
+        // Every second time while the function runs, else at any moment.
+        let limit = if round % 2 == 0 { LIMIT } else { Duration::from_micros(random.next() % 100) };
+        spin_until(limit, || RUNS.load(Ordering::SeqCst) > runs);
+        let cancelled = TIMER.lock().as_mut().is_some_and(Timer::cancel);
+        CANCELLED.store(1, Ordering::SeqCst);
+        let ran = RUNS.load(Ordering::SeqCst) - runs;
+        ensure!(ran + u64::from(cancelled) == 1, "cancelled: {cancelled}, and it ran {ran} times");
+        prevented += u64::from(cancelled);
+        // Long enough for a function that still runs, against the rule, to find out.
+        spin_until(Duration::from_micros(150), || false);
+    }
+    *TIMER.lock() = None;
+    let too_long = RAN_TOO_LONG.load(Ordering::SeqCst);
+    ensure!(too_long == 0, "{too_long} of {ROUNDS} ran on after they were cancelled; {prevented} were prevented");
     Ok(())
 }
