@@ -16,7 +16,7 @@ mod machine;
 
 pub use machine::{
     Architecture, Callbacks, ConsoleEvent, IpiError, LineError, LineTrigger, MapError, PowerAction, ProbeError,
-    StartCpuError,
+    Protection, StartCpuError,
 };
 
 /// Size of the smallest page and of a frame, in bytes, on every architecture.

@@ -147,12 +147,19 @@ pub trait Architecture: Sized + 'static {
     fn virtual_to_physical(address: *const u8) -> u64;
     /// Virtual addresses set aside for thread stacks: nothing is mapped there until [`Architecture::map_page`].
     fn stack_window() -> Range<usize>;
-    /// Maps one page, readable and writable, not executable. `table` supplies zeroed frames for page tables
-    /// (physical addresses), or `None`. Called for the stack window only, under the kernel's lock.
+    /// Virtual addresses set aside for programs' images, as [`Architecture::stack_window`].
+    fn program_window() -> Range<usize>;
+    /// Maps one page. `table` supplies zeroed frames for page tables (physical addresses), or `None`. Called for the
+    /// two windows only, under the lock of the window's owner in the kernel.
     ///
     /// # Errors
     /// See [`MapError`]; nothing is mapped then.
-    fn map_page(address: usize, physical: u64, table: &mut dyn FnMut() -> Option<u64>) -> Result<(), MapError>;
+    fn map_page(
+        address: usize,
+        physical: u64,
+        protection: Protection,
+        table: &mut dyn FnMut() -> Option<u64>,
+    ) -> Result<(), MapError>;
     /// Removes a mapping and says where it led. The caller flushes TLBs before the frame is used again.
     fn unmap_page(address: usize) -> Option<u64>;
     /// Forgets cached translations on this CPU.
@@ -202,6 +209,19 @@ pub trait Architecture: Sized + 'static {
     /// Registers of the caller, for backtraces.
     fn registers_here() -> Registers;
 
+    /// Calls `function(argument)`, and gives the interrupted code its floating-point and vector state back afterwards, all
+    /// of it. Called where a thread that uses that state is interrupted, on a stack with room for the state.
+    fn keep_vectors(function: extern "C" fn(usize), argument: usize);
+    /// Makes this CPU's floating-point and vector state what new code expects. Called before a program's code is entered
+    /// other than by a return.
+    fn reset_vectors();
+    /// What the calling convention makes a callee preserve of that state; kept across calls that switch threads.
+    fn vector_control() -> u64;
+    /// Sets what [`Architecture::vector_control`] gave.
+    fn set_vector_control(control: u64);
+    /// What state there is, for people ("x87 SSE AVX, 832 bytes by XSAVE").
+    fn vector_state(write: &mut dyn fmt::Write) -> fmt::Result;
+
     /// Executes an instruction no CPU has, for testing the crash report. Never returns.
     fn execute_invalid_instruction() -> !;
 
@@ -234,6 +254,17 @@ pub enum ConsoleEvent {
     Input,
     /// It takes more bytes.
     Output,
+}
+
+/// What may be done with a page. There is no writable and executable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// Execute and read.
+    Code,
+    /// Read.
+    Constants,
+    /// Read and write.
+    Data,
 }
 
 /// How a machine ends.

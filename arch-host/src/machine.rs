@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::ptr;
 
 use arch_contract::{
-    Architecture, Callbacks, ConsoleEvent, IpiError, LineError, LineTrigger, MapError, PowerAction, StartCpuError,
+    Architecture, Callbacks, ConsoleEvent, IpiError, LineError, LineTrigger, MapError, PowerAction, Protection,
+    StartCpuError,
 };
 use arch_x64::context::{self, Context};
 
@@ -60,6 +61,12 @@ impl Architecture for Machine {
     type Context = Context;
 
     arch_x64::context_methods!();
+    arch_x64::vector_methods!();
+
+    /// Linux keeps the state with the signal that interrupts.
+    fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
+        function(argument);
+    }
 
     fn install(callbacks: &'static Callbacks) {
         cpu::install(callbacks);
@@ -213,8 +220,17 @@ impl Architecture for Machine {
         memory::stack_window()
     }
 
-    fn map_page(address: usize, physical: u64, _: &mut dyn FnMut() -> Option<u64>) -> Result<(), MapError> {
-        memory::map_page(address, physical)
+    fn program_window() -> Range<usize> {
+        memory::PROGRAM_WINDOW
+    }
+
+    fn map_page(
+        address: usize,
+        physical: u64,
+        protection: Protection,
+        _: &mut dyn FnMut() -> Option<u64>,
+    ) -> Result<(), MapError> {
+        memory::map_page(address, physical, protection)
     }
 
     fn unmap_page(address: usize) -> Option<u64> {

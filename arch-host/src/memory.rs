@@ -1,10 +1,10 @@
-//! Physical memory: a memory file, mapped whole at a fixed place, and page by page into the stack window.
+//! Physical memory: a memory file, mapped whole at a fixed place, and page by page into the windows for stacks and programs.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use arch_contract::boot::PhysicalRange;
-use arch_contract::{MapError, PAGE_SIZE};
+use arch_contract::{MapError, PAGE_SIZE, Protection};
 
 /// Where physical address 0 would be.
 const DIRECT_MAP: usize = 0x1000_0000_0000;
@@ -12,6 +12,10 @@ const DIRECT_MAP: usize = 0x1000_0000_0000;
 const FIRST_PHYSICAL: u64 = 0x10_0000;
 /// Thread stacks: 64 GiB.
 const STACK_WINDOW: Range<usize> = 0x2000_0000_0000..0x2010_0000_0000;
+/// Programs' images, right behind: 1 GiB.
+pub const PROGRAM_WINDOW: Range<usize> = STACK_WINDOW.end..STACK_WINDOW.end + (1 << 30);
+/// Both.
+const WINDOWS: Range<usize> = STACK_WINDOW.start..PROGRAM_WINDOW.end;
 
 static FILE: AtomicI32 = AtomicI32::new(-1);
 
@@ -30,8 +34,8 @@ pub fn create(length: u64) -> PhysicalRange {
         // SAFETY: addresses nothing else in the process uses.
         unsafe { libc::mmap(at as *mut _, length, protection, flags, -1, 0) }
     };
-    let window = reserve(STACK_WINDOW.start, STACK_WINDOW.len(), libc::PROT_NONE, libc::MAP_FIXED_NOREPLACE);
-    assert_eq!(window as usize, STACK_WINDOW.start, "the addresses for stacks are taken");
+    let window = reserve(WINDOWS.start, WINDOWS.len(), libc::PROT_NONE, libc::MAP_FIXED_NOREPLACE);
+    assert_eq!(window as usize, WINDOWS.start, "the addresses for stacks and programs are taken");
     let ledger = reserve(0, LEDGER_ENTRIES * size_of::<AtomicU64>(), libc::PROT_READ | libc::PROT_WRITE, 0);
     assert_ne!(ledger, libc::MAP_FAILED, "no memory for the ledger of the stack window");
     LEDGER.store(ledger.cast(), Ordering::Release);
@@ -66,13 +70,18 @@ pub fn stack_window() -> Range<usize> {
     STACK_WINDOW
 }
 
-pub fn map_page(address: usize, physical: u64) -> Result<(), MapError> {
-    // SAFETY: a page of the stack window, which the kernel gives out.
+pub fn map_page(address: usize, physical: u64, protection: Protection) -> Result<(), MapError> {
+    let protection = match protection {
+        Protection::Code => libc::PROT_READ | libc::PROT_EXEC,
+        Protection::Constants => libc::PROT_READ,
+        Protection::Data => libc::PROT_READ | libc::PROT_WRITE,
+    };
+    // SAFETY: a page of the windows, which the kernel gives out.
     let mapped = unsafe {
         libc::mmap(
             address as *mut _,
             PAGE_SIZE,
-            libc::PROT_READ | libc::PROT_WRITE,
+            protection,
             libc::MAP_SHARED | libc::MAP_FIXED,
             FILE.load(Ordering::Relaxed),
             physical as libc::off_t,
@@ -92,7 +101,7 @@ pub fn unmap_page(address: usize) -> Option<u64> {
     if physical == 0 {
         return None;
     }
-    // SAFETY: a page of the stack window that nothing uses any more.
+    // SAFETY: a page of the windows that nothing uses any more.
     unsafe {
         libc::mmap(
             address as *mut _,
@@ -106,13 +115,13 @@ pub fn unmap_page(address: usize) -> Option<u64> {
     Some(physical)
 }
 
-/// Where each page of the stack window leads, 0 for nowhere: what page tables are on bare metal.
+/// Where each page of the windows leads, 0 for nowhere: what page tables are on bare metal.
 fn ledger_entry(address: usize) -> &'static AtomicU64 {
-    let index = (address - STACK_WINDOW.start) / PAGE_SIZE;
-    assert!(index < LEDGER_ENTRIES, "{address:#x} is not in the stack window");
+    let index = (address - WINDOWS.start) / PAGE_SIZE;
+    assert!(index < LEDGER_ENTRIES, "{address:#x} is in no window");
     // SAFETY: made by `create` with so many entries, never unmapped, zero at first.
     unsafe { &*LEDGER.load(Ordering::Acquire).add(index) }
 }
 
-const LEDGER_ENTRIES: usize = (STACK_WINDOW.end - STACK_WINDOW.start) / PAGE_SIZE;
+const LEDGER_ENTRIES: usize = (WINDOWS.end - WINDOWS.start) / PAGE_SIZE;
 static LEDGER: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());

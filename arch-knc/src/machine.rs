@@ -23,6 +23,23 @@ impl Architecture for Machine {
     arch_x64::bare_cpu_methods!();
     arch_x64::context_methods!();
 
+    /// Programs do not run here yet, so nobody has vector state to lose.
+    fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
+        function(argument);
+    }
+
+    fn reset_vectors() {}
+
+    fn vector_control() -> u64 {
+        0
+    }
+
+    fn set_vector_control(_: u64) {}
+
+    fn vector_state(write: &mut dyn core::fmt::Write) -> core::fmt::Result {
+        write.write_str("not used yet")
+    }
+
     /// Not there yet: needs the card's start-up page tables.
     fn start_cpu(_: usize, _: u32, _: usize, _: usize, _: &mut dyn FnMut() -> bool) -> Result<(), StartCpuError> {
         Err(StartCpuError::NoTrampoline)

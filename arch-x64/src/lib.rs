@@ -24,6 +24,7 @@ pub mod probe;
 mod shared;
 pub mod trampoline;
 pub mod trap;
+pub mod vectors;
 
 #[cfg(feature = "pc")]
 pub use pc::Machine;

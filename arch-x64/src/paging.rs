@@ -4,7 +4,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arch_contract::boot::PhysicalRange;
-use arch_contract::{MapError, PAGE_SIZE};
+use arch_contract::{MapError, PAGE_SIZE, Protection};
 use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
 use x86_64::structures::paging::{PageTable, PageTableFlags, PageTableIndex, PhysFrame};
 use x86_64::{PhysAddr, VirtAddr};
@@ -15,6 +15,9 @@ pub const PHYSICAL_OFFSET: usize = 0xffff_8000_0000_0000;
 const DEVICE_WINDOW: Range<usize> = 0xffff_a000_0000_0000..0xffff_a080_0000_0000;
 /// Where thread stacks are mapped: 64 TiB.
 pub const STACK_WINDOW: Range<usize> = 0xffff_c000_0000_0000..0xffff_e000_0000_0000;
+
+/// Where programs' images are mapped: 64 GiB.
+pub const PROGRAM_WINDOW: Range<usize> = 0xffff_b000_0000_0000..0xffff_b010_0000_0000;
 
 const SIZE_2M: u64 = 1 << 21;
 const SIZE_1G: u64 = 1 << 30;
@@ -168,12 +171,22 @@ fn map_one(root: u64, at: usize, physical: u64, size: u64, usage: Use, source: T
     Ok(())
 }
 
-/// Maps one page of data at `at` in the active tables.
+impl From<Protection> for Use {
+    fn from(protection: Protection) -> Self {
+        match protection {
+            Protection::Code => Self::Code,
+            Protection::Constants => Self::Constants,
+            Protection::Data => Self::Data,
+        }
+    }
+}
+
+/// Maps one page at `at` in the active tables.
 ///
 /// # Errors
 /// See [`MapError`].
-pub fn map_page(at: usize, physical: u64, source: TableSource) -> Result<(), MapError> {
-    map_one(ROOT.load(Ordering::Relaxed), at, physical, PAGE_SIZE as u64, Use::Data, source)
+pub fn map_page(at: usize, physical: u64, protection: Protection, source: TableSource) -> Result<(), MapError> {
+    map_one(ROOT.load(Ordering::Relaxed), at, physical, PAGE_SIZE as u64, protection.into(), source)
 }
 
 /// Removes the mapping of one page made by [`map_page`] and says where it led.

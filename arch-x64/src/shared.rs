@@ -156,12 +156,17 @@ macro_rules! bare_cpu_methods {
             $crate::paging::STACK_WINDOW
         }
 
+        fn program_window() -> ::core::ops::Range<usize> {
+            $crate::paging::PROGRAM_WINDOW
+        }
+
         fn map_page(
             address: usize,
             physical: u64,
+            protection: ::arch_contract::Protection,
             table: &mut dyn FnMut() -> Option<u64>,
         ) -> Result<(), ::arch_contract::MapError> {
-            $crate::paging::map_page(address, physical, table)
+            $crate::paging::map_page(address, physical, protection, table)
         }
 
         fn unmap_page(address: usize) -> Option<u64> {
@@ -170,6 +175,30 @@ macro_rules! bare_cpu_methods {
 
         fn flush_tlb() {
             $crate::paging::flush_tlb();
+        }
+    };
+}
+
+/// Floating-point and vector state, where SSE is. Without the one method that differs, `keep_vectors`.
+#[macro_export]
+macro_rules! vector_methods {
+    () => {
+        fn reset_vectors() {
+            $crate::vectors::reset();
+        }
+
+        #[inline(always)]
+        fn vector_control() -> u64 {
+            $crate::vectors::control()
+        }
+
+        #[inline(always)]
+        fn set_vector_control(control: u64) {
+            $crate::vectors::set_control(control);
+        }
+
+        fn vector_state(write: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+            $crate::vectors::describe(write)
         }
     };
 }

@@ -6,7 +6,7 @@ use arch_contract::{Architecture, ConsoleEvent, IpiError, LineError, LineTrigger
 
 use super::{entry, io_apic, power, serial, timer};
 use crate::context::Context;
-use crate::{apic, cpu, descriptors, paging, trampoline, trap};
+use crate::{apic, cpu, descriptors, paging, trampoline, trap, vectors};
 
 /// A PC.
 pub struct Machine;
@@ -21,6 +21,7 @@ const WAITS_BEFORE_REPEAT: u32 = 6;
 /// First Rust of a further CPU, on its own stack.
 extern "C" fn cpu_start(cpu: usize, local: usize) -> ! {
     paging::control_registers();
+    vectors::enable();
     cpu::claim_block(cpu, 0);
     descriptors::load();
     apic::enable();
@@ -45,6 +46,11 @@ impl Architecture for Machine {
 
     crate::bare_cpu_methods!();
     crate::context_methods!();
+    crate::vector_methods!();
+
+    fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
+        vectors::keep(function, argument);
+    }
 
     fn start_cpu(
         cpu: usize,

@@ -15,7 +15,7 @@ use raw_cpuid::CpuId;
 
 use super::{io_apic, power, serial, timer};
 use crate::paging::{self, AddressSpace, Use, physical_to_virtual, virtual_to_physical};
-use crate::{apic, cpu, descriptors, trampoline};
+use crate::{apic, cpu, descriptors, trampoline, vectors};
 
 unsafe extern "C" {
     static __image_start: u8;
@@ -79,6 +79,7 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     descriptors::build_idt();
     descriptors::load();
     paging::control_registers();
+    vectors::enable();
     say("kernel: traps");
 
     let symbols = packed_symbols();

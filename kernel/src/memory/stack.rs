@@ -7,7 +7,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 use core::time::Duration;
 
-use arch_contract::PAGE_SIZE;
+use arch_contract::{PAGE_SIZE, Protection};
 
 use super::zone::{self, ZONES};
 use super::{OutOfMemory, free};
@@ -141,7 +141,8 @@ impl Stack {
             Some(Machine::virtual_to_physical(frame.as_ptr()))
         };
         for offset in (0..self.size()).step_by(PAGE_SIZE) {
-            if Machine::map_page(self.bottom + offset, physical + offset as u64, &mut table).is_err() {
+            if Machine::map_page(self.bottom + offset, physical + offset as u64, Protection::Data, &mut table).is_err()
+            {
                 // Never accessed through the mapping, so no TLB holds it.
                 for mapped in (0..offset).step_by(PAGE_SIZE) {
                     Machine::unmap_page(self.bottom + mapped);

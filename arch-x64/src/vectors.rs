@@ -1,0 +1,157 @@
+//! Floating point and vector state: switched on for programs, kept across what the interrupted code knows nothing of.
+//!
+//! The kernel itself uses none of these registers. A thread that calls into the kernel keeps only the control words: the
+//! System V ABI (AMD64, 3.2.3) lets a callee change every vector register. So the whole state is saved in one place only,
+//! where a thread is interrupted and gives way, and on that thread's own stack.
+
+use core::arch::{asm, naked_asm};
+use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use raw_cpuid::CpuId;
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
+use x86_64::registers::xcontrol::{XCr0, XCr0Flags};
+
+/// Bytes of the legacy area and, behind it, of the XSAVE header (SDM Vol. 1, 13.4).
+const LEGACY_SIZE: u32 = 512;
+const HEADER_SIZE: u32 = 64;
+/// Control words after a reset (SDM Vol. 1, 8.1.5 and 10.2.3): all exceptions masked, extended precision.
+const DEFAULT_CONTROL: u64 = 0x037f << 32 | 0x1f80;
+
+/// Bytes of the save area; 0 until [`enable`].
+static AREA_SIZE: AtomicU32 = AtomicU32::new(0);
+/// XCR0, 0 where there is no XSAVE and FXSAVE does it.
+static COMPONENTS: AtomicU64 = AtomicU64::new(0);
+
+/// Components with their names.
+const NAMES: [(XCr0Flags, &str); 4] =
+    [(XCr0Flags::X87, "x87"), (XCr0Flags::SSE, "SSE"), (XCr0Flags::AVX, "AVX"), (XCr0Flags::ZMM_HI256, "AVX-512")];
+
+/// Lets this CPU execute floating-point and vector instructions, with the largest state it has up to
+/// AVX-512. Once per CPU.
+pub fn enable() {
+    let id = CpuId::new();
+    let has_xsave = id.get_feature_info().is_some_and(|features| features.has_xsave());
+    // SAFETY: only allows instructions that the kernel itself does not contain.
+    unsafe {
+        Cr0::update(|flags| {
+            flags.remove(Cr0Flags::EMULATE_COPROCESSOR | Cr0Flags::TASK_SWITCHED);
+            flags.insert(Cr0Flags::MONITOR_COPROCESSOR | Cr0Flags::NUMERIC_ERROR);
+        });
+        Cr4::update(|flags| {
+            flags.insert(Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE);
+            flags.set(Cr4Flags::OSXSAVE, has_xsave);
+        });
+    }
+    let mut size = LEGACY_SIZE;
+    if has_xsave {
+        let mut wanted = XCr0Flags::X87 | XCr0Flags::SSE;
+        if let Some(state) = id.get_extended_state_info() {
+            wanted.set(XCr0Flags::AVX, state.xcr0_supports_avx_256());
+            let has_avx512 = wanted.contains(XCr0Flags::AVX)
+                && state.xcr0_supports_avx512_opmask()
+                && state.xcr0_supports_avx512_zmm_hi256()
+                && state.xcr0_supports_avx512_zmm_hi16();
+            wanted.set(XCr0Flags::OPMASK | XCr0Flags::ZMM_HI256 | XCr0Flags::HI16_ZMM, has_avx512);
+        }
+        // SAFETY: components the CPU reports; x87 and SSE always, AVX-512 only whole and with AVX (SDM Vol. 1, 13.3).
+        unsafe { XCr0::write(wanted) };
+        COMPONENTS.store(wanted.bits(), Ordering::Relaxed);
+        // EBX of leaf 0xD describes what XCR0 now enables (SDM Vol. 1, 13.2).
+        let enabled = CpuId::new().get_extended_state_info();
+        size = enabled.map_or(LEGACY_SIZE + HEADER_SIZE, |state| state.xsave_area_size_enabled_features());
+    }
+    AREA_SIZE.store(size, Ordering::Relaxed);
+    reset();
+}
+
+/// Writes what state there is, for people.
+pub fn describe(write: &mut dyn fmt::Write) -> fmt::Result {
+    let components = XCr0Flags::from_bits_truncate(COMPONENTS.load(Ordering::Relaxed));
+    let size = AREA_SIZE.load(Ordering::Relaxed);
+    if components.is_empty() {
+        return write!(write, "x87 SSE by FXSAVE, {size} bytes");
+    }
+    for (_, name) in NAMES.iter().filter(|(component, _)| components.contains(*component)) {
+        write!(write, "{name} ")?;
+    }
+    write!(write, "by XSAVE, {size} bytes")
+}
+
+/// Makes the state what a new thread expects.
+pub fn reset() {
+    // SAFETY: changes only state that belongs to nobody yet.
+    unsafe { asm!("fninit", options(nomem, nostack)) };
+    set_control(DEFAULT_CONTROL);
+}
+
+/// What the calling convention makes callees preserve (System V ABI AMD64, 3.2.3): MXCSR, and above it the x87 control
+/// word.
+#[inline(always)]
+pub fn control() -> u64 {
+    let mut control = 0u64;
+    // SAFETY: writes four and two bytes of the word.
+    unsafe {
+        asm!("stmxcsr [{0}]", "fnstcw [{0} + 4]", in(reg) &raw mut control, options(nostack, preserves_flags));
+    }
+    control
+}
+
+/// Sets the control words.
+#[inline(always)]
+pub fn set_control(control: u64) {
+    // SAFETY: reads the two words, which `control` or the default gave.
+    unsafe {
+        asm!("ldmxcsr [{0}]", "fldcw [{0} + 4]", in(reg) &raw const control, options(nostack, preserves_flags, readonly));
+    }
+}
+
+/// Calls `function(argument)` and gives the interrupted code all of its state back afterwards.
+pub fn keep(function: extern "C" fn(usize), argument: usize) {
+    let has_xsave = COMPONENTS.load(Ordering::Relaxed) != 0;
+    // SAFETY: the area on the stack is as large as the CPU says.
+    unsafe { keep_on_stack(function, argument, AREA_SIZE.load(Ordering::Relaxed) as usize, has_xsave) };
+}
+
+/// # Safety
+/// `size` is that of the save area, with XSAVE if `has_xsave`.
+#[unsafe(naked)]
+unsafe extern "C" fn keep_on_stack(function: extern "C" fn(usize), argument: usize, size: usize, has_xsave: bool) {
+    naked_asm!(
+        "push rbp",
+        "mov rbp, rsp",
+        "push rbx",
+        "sub rsp, rdx",
+        "and rsp, -64",
+        "mov r8, rdi",
+        "mov rdi, rsi",
+        "movzx ebx, cl",
+        "test ebx, ebx",
+        "jz 2f",
+        // XRSTOR wants zeros in the header beyond what XSAVE writes (SDM Vol. 1, 13.8).
+        "xor eax, eax",
+        ".set header_word, 0",
+        ".rept 8",
+        "mov [rsp + {legacy} + header_word], rax",
+        ".set header_word, header_word + 8",
+        ".endr",
+        "mov eax, -1",
+        "mov edx, -1",
+        "xsave64 [rsp]",
+        "call r8",
+        "mov eax, -1",
+        "mov edx, -1",
+        "xrstor64 [rsp]",
+        "jmp 3f",
+        "2:",
+        "fxsave64 [rsp]",
+        "call r8",
+        "fxrstor64 [rsp]",
+        "3:",
+        "lea rsp, [rbp - 8]",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+        legacy = const LEGACY_SIZE,
+    )
+}
