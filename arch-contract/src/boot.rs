@@ -100,6 +100,8 @@ pub struct BootInformation {
     pub entry_cycles: u64,
     /// The image's function symbols, as packed by `aero build`; empty if it was not packed.
     pub symbols: &'static [u8],
+    /// The image's programs, as packed by `aero build --hrt`; empty if there are none.
+    pub programs: &'static [u8],
 }
 
 const _: () = assert!(MAX_CPUS <= 256, "per-CPU indices are kept in a byte in some tables");

@@ -222,6 +222,9 @@ pub trait Architecture: Sized + 'static {
     /// What state there is, for people ("x87 SSE AVX, 832 bytes by XSAVE").
     fn vector_state(write: &mut dyn fmt::Write) -> fmt::Result;
 
+    /// The fault that [`Callbacks::fault`] reported is dealt with, and this CPU goes on, without returning to it.
+    fn fault_contained();
+
     /// Executes an instruction no CPU has, for testing the crash report. Never returns.
     fn execute_invalid_instruction() -> !;
 

@@ -58,6 +58,7 @@ pub fn boot(config: Config, kernel: fn(&'static BootInformation) -> !) -> ! {
         notices: &[],
         entry_cycles: machine::cycles(),
         symbols: &[],
+        programs: &[],
     };
     kernel(Box::leak(Box::new(information)))
 }

@@ -63,6 +63,8 @@ impl Architecture for Machine {
     arch_x64::context_methods!();
     arch_x64::vector_methods!();
 
+    fn fault_contained() {}
+
     /// Linux keeps the state with the signal that interrupts.
     fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
         function(argument);

@@ -32,11 +32,13 @@ enum Stack {
 pub struct Descriptors {
     gdt: GlobalDescriptorTable,
     tss: TaskStateSegment,
+    /// Top of the stack for faults.
+    fault_stack: VirtAddr,
 }
 
 impl Descriptors {
     pub(crate) const fn new() -> Self {
-        Self { gdt: GlobalDescriptorTable::new(), tss: TaskStateSegment::new() }
+        Self { gdt: GlobalDescriptorTable::new(), tss: TaskStateSegment::new(), fault_stack: VirtAddr::zero() }
     }
 }
 
@@ -122,9 +124,19 @@ pub fn set_interrupt_stacks(tops: &[usize]) {
         *entry = VirtAddr::new(top as u64);
     }
     descriptors.tss.interrupt_stack_table = table;
+    descriptors.fault_stack = table[Stack::Fault as usize];
 }
 
-/// Lets further faults of this CPU use the double fault's stack, because the fault's own is in use for good.
+/// Lets faults use their own stack again: what was on it is given up.
+pub fn restore_fault_stack() {
+    // SAFETY: as in `set_interrupt_stacks`: only this CPU's hardware reads it, and interrupts are off.
+    let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() };
+    let mut table = descriptors.tss.interrupt_stack_table;
+    table[Stack::Fault as usize] = descriptors.fault_stack;
+    descriptors.tss.interrupt_stack_table = table;
+}
+
+/// Lets further faults of this CPU use the double fault's stack, because the fault's own is in use while one is reported.
 pub(crate) fn move_fault_stack() {
     // SAFETY: as in `set_interrupt_stacks`: only this CPU's hardware reads it, and interrupts are off.
     let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() };

@@ -71,6 +71,10 @@ macro_rules! bare_cpu_methods {
             $crate::descriptors::set_interrupt_stacks(tops);
         }
 
+        fn fault_contained() {
+            $crate::descriptors::restore_fault_stack();
+        }
+
         #[inline(always)]
         fn local() -> usize {
             $crate::cpu::local()

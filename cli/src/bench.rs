@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::boot::{self, run_script};
+use crate::hrt::Isa;
 use crate::image::{self, Which};
 use crate::qemu::Accelerator;
 use crate::status;
@@ -82,6 +83,8 @@ pub fn run(options: &Options) -> Result<u8> {
         run: Some(String::new()),
         timeout: Some(300),
         append: String::new(),
+        hrt: Vec::new(),
+        isa: Isa::default(),
         icount: true,
         qemu: Vec::new(),
     };

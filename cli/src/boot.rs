@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::image::{self, Image, Which};
+use crate::hrt::{self, Isa};
+use crate::image::{Image, Which};
 use crate::qemu::{self, Accelerator, Clock, Machine, Medium};
 use crate::source_lines::SourceLines;
 use crate::terminal::RawTerminal;
@@ -58,6 +59,12 @@ pub struct Options {
     /// Words for the kernel's command line (`help boot` at the prompt explains them)
     #[arg(long, value_name = "ARGS", default_value = "")]
     pub append: String,
+    /// Put the program of a directory into the image, to be started by `run NAME`. May be given several times
+    #[arg(long, value_name = "DIR")]
+    pub hrt: Vec<PathBuf>,
+    /// The instructions programs may use
+    #[arg(long, value_enum, default_value = "x86-64")]
+    pub isa: Isa,
     /// Count instructions instead of time: a nanosecond each, the same in every run
     #[arg(long)]
     pub icount: bool,
@@ -68,7 +75,7 @@ pub struct Options {
 
 /// Runs `aero boot`.
 pub fn run(options: &Options) -> Result<u8> {
-    let image = image::build(Which::X64)?;
+    let image = hrt::build(Which::X64, &options.hrt, options.isa)?;
     match &options.run {
         Some(script) => {
             let outcome = run_script(&image, options, script, &mut std::io::stdout())?;

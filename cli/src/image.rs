@@ -65,7 +65,7 @@ fn build_x64(name: &str, features: &[&str]) -> Result<Image> {
     run(command)?;
     let debug = directory.join("x86_64-unknown-none/kernel/aerokernel-x64");
     let boot = directory.join("aerokernel-x64.boot");
-    pack::pack(&debug, &boot)?;
+    pack::pack(&debug, &[], &boot)?;
     Ok(Image { boot, debug })
 }
 
@@ -83,7 +83,8 @@ pub fn kernel_cargo(subcommand: &str, directory: &Path, flags: &str) -> Command 
     command
 }
 
-fn run(mut command: Command) -> Result<()> {
+/// Runs cargo.
+pub fn run(mut command: Command) -> Result<()> {
     let status = command.status().context("cargo cannot be run")?;
     ensure!(status.success(), "the kernel does not build");
     Ok(())

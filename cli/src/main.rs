@@ -1,12 +1,15 @@
 //! The `aero` command.
 //!
 //! - [`image`]: builds the kernel; [`pack`]: makes a boot image of it; [`knc`]: the one for Knights Corner.
+//! - [`hrt`]: builds programs and puts them into it; [`header`]: their interface in C.
 //! - [`boot`]: runs it in QEMU; [`qemu`]: QEMU's arguments; [`terminal`]: between QEMU and the person;
 //!   [`source_lines`]: adds file:line to backtraces.
 //! - [`bench`]: measures; [`test`]: tests.
 
 mod bench;
 mod boot;
+mod header;
+mod hrt;
 mod image;
 mod knc;
 mod pack;
@@ -15,6 +18,7 @@ mod source_lines;
 mod terminal;
 mod test;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -51,6 +55,12 @@ enum Command {
         /// Which
         #[arg(value_enum, default_value = "x64")]
         image: image::Which,
+        /// Put the program of a directory into the image: a Rust crate, or C or C++ files. May be given several times
+        #[arg(long, value_name = "DIR")]
+        hrt: Vec<PathBuf>,
+        /// The instructions programs may use
+        #[arg(long, value_enum, default_value = "x86-64")]
+        isa: hrt::Isa,
     },
     /// Boot the kernel in QEMU and attach this terminal to its serial line (Ctrl-A x ends it)
     Boot(boot::Options),
@@ -68,7 +78,12 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
-        Command::Build { image } => image::build(image).map(|_| status::DONE),
+        Command::Build { image, hrt, isa } => hrt::build(image, &hrt, isa).map(|built| {
+            if !hrt.is_empty() {
+                println!("{}", built.boot.display());
+            }
+            status::DONE
+        }),
         Command::Boot(options) => boot::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Test { parts } => test::run(&parts),

@@ -11,6 +11,8 @@ use object::{Endianness, Object, ObjectSection, ObjectSymbol, SymbolKind};
 
 /// First word of the packed symbols; the kernel's `arch-x64/src/pc/start.rs` looks for it.
 const SYMBOLS_MAGIC: u32 = 0x4d59_5341;
+/// First word of the packed programs: the same.
+const PROGRAMS_MAGIC: u32 = 0x4752_5041;
 /// Alignment of segments in the file.
 const PAGE: usize = 4096;
 /// Longest function name kept, in bytes.
@@ -19,10 +21,21 @@ const RELOCATION_SIZE: usize = 24;
 
 type Segment = ProgramHeader64<Endianness>;
 
-/// Packs the ELF at `from` into `to`.
-pub fn pack(from: &Path, to: &Path) -> Result<()> {
+/// A program to be packed behind the kernel.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Its name.
+    pub name: String,
+    /// Its ELF file, stripped.
+    pub elf: Vec<u8>,
+    /// Its function names, as [`symbol_table`] makes them.
+    pub symbols: Vec<u8>,
+}
+
+/// Packs the ELF at `from` and programs into `to`.
+pub fn pack(from: &Path, programs: &[Program], to: &Path) -> Result<()> {
     let bytes = fs::read(from).with_context(|| format!("{} cannot be read", from.display()))?;
-    let packed = pack_bytes(&bytes).with_context(|| format!("{} cannot be packed", from.display()))?;
+    let packed = pack_bytes(&bytes, programs).with_context(|| format!("{} cannot be packed", from.display()))?;
     if fs::read(to).is_ok_and(|there| there == packed) {
         return Ok(());
     }
@@ -32,13 +45,35 @@ pub fn pack(from: &Path, to: &Path) -> Result<()> {
     written.with_context(|| format!("{} cannot be written", to.display()))
 }
 
-fn pack_bytes(bytes: &[u8]) -> Result<Vec<u8>> {
+/// The archive that `kernel/src/program` reads, with magic and length before it.
+fn archive(programs: &[Program]) -> Result<Vec<u8>> {
+    let mut archive = u32::try_from(programs.len())?.to_le_bytes().to_vec();
+    for Program { name, elf, symbols } in programs {
+        for length in [name.len(), elf.len(), symbols.len()] {
+            archive.extend(u32::try_from(length)?.to_le_bytes());
+        }
+        for part in [name.as_bytes(), elf, symbols] {
+            archive.extend(part);
+        }
+    }
+    let mut out = PROGRAMS_MAGIC.to_le_bytes().to_vec();
+    out.extend(u32::try_from(archive.len())?.to_le_bytes());
+    out.extend(archive);
+    Ok(out)
+}
+
+fn pack_bytes(bytes: &[u8], programs: &[Program]) -> Result<Vec<u8>> {
     let file = object::File::parse(bytes)?;
     check_relocations(&file)?;
     let header = FileHeader64::<Endianness>::parse(bytes)?;
     let endian = header.endian()?;
     let image_start = file.symbol_by_name("__image_start").context("it has no symbol __image_start")?.address();
-    let symbols = symbol_table(&file, image_start)?;
+    let table = symbol_table(&file, image_start)?;
+    let mut symbols = SYMBOLS_MAGIC.to_le_bytes().to_vec();
+    symbols.extend((table.len() as u32).to_le_bytes());
+    symbols.extend(table);
+    symbols.resize(symbols.len().next_multiple_of(8), 0);
+    symbols.extend(archive(programs)?);
 
     let segments: Vec<&Segment> = header
         .program_headers(endian, bytes)?
@@ -98,8 +133,8 @@ fn check_relocations(file: &object::File) -> Result<()> {
     Ok(())
 }
 
-/// The table described in `kernel/src/symbols.rs`, with magic and length before it.
-fn symbol_table(file: &object::File, image_start: u64) -> Result<Vec<u8>> {
+/// The table described in `kernel/src/symbols.rs`.
+pub fn symbol_table(file: &object::File, image_start: u64) -> Result<Vec<u8>> {
     let mut functions = BTreeMap::new();
     for symbol in file.symbols().filter(|symbol| symbol.address() >= image_start) {
         let is_function = symbol.kind() == SymbolKind::Text;
@@ -124,8 +159,5 @@ fn symbol_table(file: &object::File, image_start: u64) -> Result<Vec<u8>> {
         names.extend(name.as_bytes());
     }
     table.extend(names);
-    let mut out = SYMBOLS_MAGIC.to_le_bytes().to_vec();
-    out.extend((table.len() as u32).to_le_bytes());
-    out.extend(table);
-    Ok(out)
+    Ok(table)
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use crate::boot::{Options, Outcome, run_script};
+use crate::hrt::Isa;
 use crate::image::{self, Which, cargo};
 use crate::qemu::Accelerator;
 use crate::status;
@@ -131,6 +132,8 @@ fn suite_options(seconds: u64) -> Options {
         run: None,
         timeout: Some(seconds),
         append: String::new(),
+        hrt: Vec::new(),
+        isa: Isa::default(),
         icount: false,
         qemu: Vec::new(),
     }

@@ -21,6 +21,29 @@ impl fmt::Display for Time {
     }
 }
 
+/// The programs that run.
+pub fn programs(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
+    if snapshot.programs.is_empty() {
+        return writeln!(out, "no program runs");
+    }
+    writeln!(out, "program  name                 threads   memory   blocks  image               runs for")?;
+    for program in &snapshot.programs {
+        writeln!(
+            out,
+            "{:>7}  {:<20} {:>7} {:>8} {:>8}  {:#018x}  {}{}",
+            program.id,
+            program.name,
+            program.threads,
+            Bytes(program.bytes),
+            program.blocks,
+            program.image,
+            Time(snapshot.taken_at_ns.saturating_sub(program.started_at_ns)),
+            if program.ending { ", ending" } else { "" }
+        )?;
+    }
+    Ok(())
+}
+
 /// Bytes in the unit a person would use.
 pub struct Bytes(pub u64);
 

@@ -47,6 +47,7 @@ fn recorded() -> Snapshot {
             thread(3, "worker", 0, Activity::Ready, true),
             thread(4, "lost", 1, Activity::Blocked, false),
         ],
+        programs: Vec::new(),
         threads_omitted: 7,
         memory: MemoryState {
             nodes: vec![NodeState {

@@ -119,7 +119,7 @@ fn execute(line: &str, extra: &'static [Command]) -> u8 {
         Ok(()) => 0,
         Err(error) => {
             let _ = writeln!(out, "error: {name}: {}", error.text);
-            if error.status == 2 {
+            if error.is_usage() {
                 let _ = writeln!(out, "usage: {name} {}", command.arguments);
             }
             error.status
@@ -149,6 +149,7 @@ fn completions(before: &str, extra: &'static [Command]) -> Vec<String> {
     match part.split_once(' ') {
         None => words().collect(),
         Some(("help", _)) => words().collect(),
+        Some(("run", _)) => kernel::program::files().map(|file| file.name.to_string()).collect(),
         Some((name, _)) => commands::all(extra)
             .find(|command| command.name == name)
             .map_or(Vec::new(), |command| command.words.iter().map(ToString::to_string).collect()),

@@ -11,9 +11,10 @@
 //! - [`start`]: the boot, as a story; [`command_line`]: what it was told.
 //! - [`cpu`]: what belongs to each CPU; [`lock`]: the spin lock; [`interrupts`]: handlers and lines.
 //! - [`memory`]: NUMA zones, per-CPU caches, stacks.
-//! - [`thread`]: spawn, join, migrate; [`scheduler`]: who runs.
+//! - [`thread`]: spawn, join, migrate; [`fiber`]: cooperative contexts in a thread; [`scheduler`]: who runs.
 //! - [`wait`]: wait queue, event, mutex, condition variable, semaphore, barrier, reader-writer lock, channel.
 //! - [`time`]: the clock and one-shot timers; [`call`]: functions on other CPUs.
+//! - [`program`]: runtime developers' programs, loaded, watched and ended.
 //! - [`output`]: console and log; [`mod@panic`]: how it ends; [`symbols`]: names of addresses; [`snapshot`]: the state.
 #![no_std]
 
@@ -24,11 +25,13 @@ mod atomic;
 pub mod call;
 pub mod command_line;
 pub mod cpu;
+pub mod fiber;
 pub mod interrupts;
 pub mod lock;
 pub mod memory;
 pub mod output;
 pub mod panic;
+pub mod program;
 pub mod scheduler;
 pub mod snapshot;
 pub mod start;

@@ -12,6 +12,7 @@ use crate::arch::{Architecture, Machine};
 use crate::command_line::AfterCrash;
 use crate::cpu;
 use crate::output;
+use crate::program;
 use crate::symbols;
 use crate::thread::{self, Thread};
 use crate::time::spin_until;
@@ -63,6 +64,9 @@ impl fmt::Display for PanicText<'_> {
 
 /// A trap nobody expected: the arch crate's callback.
 pub(crate) fn fault(fault: &Fault) -> ! {
+    if CRASHED_CPU.load(Ordering::Relaxed) == NO_CPU {
+        program::contain(fault, format_args!("{}", FaultText(fault)));
+    }
     crash(format_args!("{}", FaultText(fault)), &fault.registers, Some(fault))
 }
 
@@ -173,7 +177,7 @@ fn print_registers(registers: &Registers) {
     crate::println!("  rip {:016x}  flags {:08x}", registers.instruction_pointer, registers.flags);
 }
 
-fn print_backtrace(instruction_pointer: usize, frame_pointer: usize) {
+pub(crate) fn print_backtrace(instruction_pointer: usize, frame_pointer: usize) {
     let mut number = 0;
     let mut previous = 0;
     let mut repeated = 0;

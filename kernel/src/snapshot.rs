@@ -19,12 +19,13 @@ use crate::interrupts::{self, Purpose};
 use crate::lock::SpinLock;
 use crate::memory;
 use crate::panic::walk_stack;
+use crate::program::{self, Program};
 use crate::start::boot_information;
 use crate::thread::{self, NAME_LIMIT};
 use crate::time;
 
 /// Version of the format: changes with every change of these types.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Most threads described per CPU unless asked for more.
 pub const THREAD_LIMIT: usize = 512;
 /// How long a CPU may take to describe itself.
@@ -45,6 +46,8 @@ pub struct Snapshot {
     pub cpus: Vec<CpuState>,
     /// Threads, by CPU, oldest first.
     pub threads: Vec<ThreadState>,
+    /// Programs that run.
+    pub programs: Vec<ProgramState>,
     /// Threads there were no lines for.
     pub threads_omitted: u64,
     /// Memory.
@@ -76,6 +79,27 @@ pub struct MachineState {
     pub cpus_listed: u32,
     /// Physical address of the image, and its length in bytes.
     pub image: (u64, u64),
+}
+
+/// A program that runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramState {
+    /// Its number, from the same count as threads'.
+    pub id: u64,
+    /// Its name.
+    pub name: String,
+    /// Its threads.
+    pub threads: u64,
+    /// Blocks of memory it has allocated, and their bytes.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Where its image is.
+    pub image: u64,
+    /// Time it was started, ns since the kernel's image was entered.
+    pub started_at_ns: u64,
+    /// True once it ends.
+    pub ending: bool,
 }
 
 /// A CPU.
@@ -229,6 +253,20 @@ struct Part {
     omitted: u64,
 }
 
+fn describe_program(program: &Program) -> ProgramState {
+    let usage = program.usage();
+    ProgramState {
+        id: program.id(),
+        name: program.name().to_string(),
+        threads: program.threads() as u64,
+        blocks: usage.blocks as u64,
+        bytes: usage.bytes as u64,
+        image: program.image_start() as u64,
+        started_at_ns: program.started_at_ns(),
+        ending: program.is_ending(),
+    }
+}
+
 impl Snapshot {
     /// Takes one. For threads; waits at most a quarter second per CPU.
     pub fn take() -> Self {
@@ -262,6 +300,7 @@ impl Snapshot {
             },
             cpus,
             threads,
+            programs: program::all().iter().map(|program| describe_program(program)).collect(),
             threads_omitted: omitted,
             memory: describe_memory(),
             interrupts: describe_interrupts(),

@@ -6,6 +6,8 @@
 use core::fmt;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
+use crate::program;
+
 const HEADER: usize = 4;
 const ENTRY: usize = 16;
 
@@ -49,7 +51,16 @@ impl fmt::Display for Symbol<'_> {
 
 /// The function an address is in.
 pub fn resolve(address: usize) -> Symbol<'static> {
-    Symbol { address, function: find(table(), address.wrapping_sub(IMAGE.load(Ordering::Relaxed))) }
+    let symbol = resolve_in(table(), IMAGE.load(Ordering::Relaxed), address);
+    match symbol.function {
+        Some(_) => symbol,
+        None => program::resolve(address).unwrap_or(symbol),
+    }
+}
+
+/// The function an address is in, by the table of an image that begins at `image`.
+pub fn resolve_in(table: &'static [u8], image: usize, address: usize) -> Symbol<'static> {
+    Symbol { address, function: find(table, address.wrapping_sub(image)) }
 }
 
 /// The function of a backtrace's frame. But for the innermost, the address is a return address, which can be past the

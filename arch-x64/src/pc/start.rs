@@ -35,6 +35,10 @@ unsafe extern "Rust" {
 const SYMBOLS_MAGIC: u32 = 0x4d59_5341;
 /// Largest symbol table accepted, in bytes.
 const SYMBOLS_LIMIT: u32 = 16 << 20;
+/// First word of the packed programs, behind the symbols at the next multiple of 8: "APRG".
+const PROGRAMS_MAGIC: u32 = 0x4752_5041;
+/// Most bytes of programs accepted.
+const PROGRAMS_LIMIT: u32 = 1 << 30;
 /// Longest command line kept, in bytes.
 const COMMAND_LINE_LIMIT: usize = 4096;
 /// The trampoline must be below the video memory.
@@ -82,12 +86,12 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     vectors::enable();
     say("kernel: traps");
 
-    let symbols = packed_symbols();
+    let (symbols, programs) = packed();
     let image = PhysicalRange {
         start: virtual_to_physical(addr_of!(__image_start)),
         end: match symbols {
             [] => virtual_to_physical(addr_of!(__image_end)),
-            _ => virtual_to_physical(symbols.as_ptr_range().end).next_multiple_of(PAGE_SIZE as u64),
+            _ => virtual_to_physical(programs.as_ptr_range().end).next_multiple_of(PAGE_SIZE as u64),
         },
     };
     let (loader, mut rsdp, mut free) = read_loader(magic, loader_information, image, storage);
@@ -149,6 +153,7 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
         notices: &storage.notices.0 as &[Notice],
         entry_cycles,
         symbols,
+        programs,
     });
     aerokernel_main(information)
 }
@@ -158,16 +163,30 @@ fn say(stage: &str) {
     serial::send(stage.as_bytes());
 }
 
-fn packed_symbols() -> &'static [u8] {
-    // SAFETY: the linker script reserves 8 bytes there; the packer puts the table behind them.
+/// What is packed behind the image: symbols, and programs. Without symbols there are no programs either.
+fn packed() -> (&'static [u8], &'static [u8]) {
+    // SAFETY: the linker script reserves 8 bytes there, and the packer puts the symbols behind them.
+    let symbols = unsafe { packed_part(addr_of!(__symbols_start), SYMBOLS_MAGIC, SYMBOLS_LIMIT) };
+    if symbols.is_empty() {
+        return (symbols, symbols);
+    }
+    let end = symbols.as_ptr_range().end;
+    let next = end.wrapping_add(end.align_offset(8));
+    // SAFETY: behind symbols the packer always puts a header for the programs.
+    (symbols, unsafe { packed_part(next, PROGRAMS_MAGIC, PROGRAMS_LIMIT) })
+}
+
+/// # Safety
+/// At `at` there are a u32 magic and a u32 length, and if the magic is right, so many bytes.
+unsafe fn packed_part(at: *const u8, magic: u32, limit: u32) -> &'static [u8] {
+    // SAFETY: by the caller's word.
     unsafe {
-        let header = addr_of!(__symbols_start).cast::<u32>();
-        let length = header.add(1).read();
-        match header.read() {
-            SYMBOLS_MAGIC if length <= SYMBOLS_LIMIT => {
-                core::slice::from_raw_parts(header.add(2).cast(), length as usize)
-            }
-            _ => &[],
+        let header = at.cast::<u32>();
+        let (found, length) = (header.read_unaligned(), header.add(1).read_unaligned());
+        let start = header.add(2).cast();
+        match found == magic && length <= limit {
+            true => core::slice::from_raw_parts(start, length as usize),
+            false => core::slice::from_raw_parts(start, 0),
         }
     }
 }

@@ -7,7 +7,7 @@ use arch_contract::PowerAction;
 use kernel::arch::{Architecture, Machine};
 use kernel::{cpu, output, thread};
 
-use super::{Command, CommandError, CommandResult, Context, parse_number};
+use super::{Command, CommandError, CommandResult, Context, parse_number, programs};
 use crate::load::{self, KillError, Kind};
 
 /// Most load threads spawned at once.
@@ -27,8 +27,9 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "kill",
         arguments: "N | all",
-        about: "ends test load started by `spawn`",
-        details: "Other threads cannot be killed: nobody could say what they leave behind.",
+        about: "ends a program, or test load started by `spawn`",
+        details: "N is a program's number in `programs`, or a load thread's in `threads`. Other threads cannot be killed:\n\
+                  nobody could say what they leave behind.",
         words: &["all"],
         run: kill,
     },
@@ -105,8 +106,20 @@ fn spawn(context: &mut Context<'_>) -> CommandResult {
 
 fn kill(context: &mut Context<'_>) -> CommandResult {
     let ids = match context.arguments {
-        ["all"] => load::list(),
-        _ => alloc::vec![context.one_number("the thread's number, or `all`")?],
+        ["all"] => {
+            let programs = programs::kill_all()?;
+            if programs > 0 {
+                writeln!(context.out, "{programs} programs ended")?;
+            }
+            load::list()
+        }
+        _ => {
+            let id = context.one_number("the program's or thread's number, or `all`")?;
+            if programs::kill(id)? {
+                return Ok(());
+            }
+            alloc::vec![id]
+        }
     };
     let count = ids.len();
     for id in ids {
@@ -114,7 +127,7 @@ fn kill(context: &mut Context<'_>) -> CommandResult {
             Ok(rounds) if count <= 16 => writeln!(context.out, "thread {id} ended after {rounds} rounds")?,
             Ok(_) => {}
             Err(KillError::NotLoad) => {
-                return Err(CommandError::failed(format!("thread {id} is not load started by `spawn`")));
+                return Err(CommandError::failed(format!("{id} is neither a program nor load started by `spawn`")));
             }
             Err(KillError::NotStopping) => {
                 return Err(CommandError::failed(format!("thread {id} did not notice within 5 s; it goes on")));

@@ -3,6 +3,7 @@
 mod control;
 mod inspect;
 mod memory_access;
+mod programs;
 
 use alloc::format;
 use alloc::string::String;
@@ -43,19 +44,32 @@ pub type CommandResult = Result<(), CommandError>;
 pub struct CommandError {
     /// A sentence for a person.
     pub text: String,
-    /// 1: it failed; 2: it was wrongly used.
+    /// 1: it failed; 2: it was wrongly used; a program's own.
     pub status: u8,
+    kind: Kind,
+}
+
+/// What an error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Failure,
+    Usage,
 }
 
 impl CommandError {
     /// It failed.
     pub fn failed(reason: impl fmt::Display) -> Self {
-        Self { text: format!("{reason}"), status: 1 }
+        Self { text: format!("{reason}"), status: 1, kind: Kind::Failure }
     }
 
     /// It was wrongly used.
     pub fn usage(reason: impl fmt::Display) -> Self {
-        Self { text: format!("{reason}"), status: 2 }
+        Self { text: format!("{reason}"), status: 2, kind: Kind::Usage }
+    }
+
+    /// True if the command's usage should be shown.
+    pub fn is_usage(&self) -> bool {
+        self.kind == Kind::Usage
     }
 }
 
@@ -100,7 +114,8 @@ pub fn parse_number(text: &str, what: &str) -> Result<u64, CommandError> {
 }
 
 /// The console's own commands, in the order `help` lists them.
-static COMMANDS: &[&[Command]] = &[&[HELP], inspect::COMMANDS, memory_access::COMMANDS, control::COMMANDS];
+static COMMANDS: &[&[Command]] =
+    &[&[HELP], inspect::COMMANDS, memory_access::COMMANDS, programs::COMMANDS, control::COMMANDS];
 
 /// All commands, with the image's.
 pub fn all(extra: &'static [Command]) -> impl Iterator<Item = &'static Command> {

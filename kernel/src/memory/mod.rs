@@ -19,6 +19,7 @@ use arch_contract::boot::{BootInformation, MAX_NODES};
 use crate::arch::{Architecture, Machine};
 use crate::cpu;
 use crate::lock::InterruptGuard;
+use crate::start::boot_information;
 use cache::{CACHED_LIMIT, class_of};
 use zone::{NodeSet, ZONES};
 
@@ -98,6 +99,26 @@ pub unsafe fn free(at: NonNull<u8>, layout: Layout) {
     } else {
         zone::of(at).lock().free_block(at);
     }
+}
+
+/// Number of NUMA nodes, those without memory included.
+pub fn node_count() -> usize {
+    boot_information().nodes
+}
+
+/// Distance between two nodes, 10 is local (ACPI 6.5, 5.2.17).
+pub fn node_distance(from: usize, to: usize) -> Option<u8> {
+    let boot = boot_information();
+    (from < boot.nodes && to < boot.nodes).then(|| boot.distances[from][to])
+}
+
+/// A zeroed frame for a page table, by physical address.
+pub(crate) fn page_table_frame() -> Option<u64> {
+    let node = cpu::this_node();
+    let frame = zone::by_distance(node).find_map(|node| ZONES.get(node)?.lock().allocate_bytes(PAGE_SIZE))?;
+    // SAFETY: a frame of ours.
+    unsafe { frame.as_ptr().write_bytes(0, PAGE_SIZE) };
+    Some(Machine::virtual_to_physical(frame.as_ptr()))
 }
 
 /// A box, or an error.

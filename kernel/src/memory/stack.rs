@@ -134,12 +134,7 @@ impl Stack {
             .find_map(|node| ZONES.get(node)?.lock().allocate_bytes(self.size()))
             .ok_or(OutOfMemory)?;
         let physical = Machine::virtual_to_physical(memory.as_ptr());
-        let mut table = || {
-            let frame = zone::by_distance(node).find_map(|node| ZONES.get(node)?.lock().allocate_bytes(PAGE_SIZE))?;
-            // SAFETY: a frame of ours.
-            unsafe { frame.as_ptr().write_bytes(0, PAGE_SIZE) };
-            Some(Machine::virtual_to_physical(frame.as_ptr()))
-        };
+        let mut table = super::page_table_frame;
         for offset in (0..self.size()).step_by(PAGE_SIZE) {
             if Machine::map_page(self.bottom + offset, physical + offset as u64, Protection::Data, &mut table).is_err()
             {

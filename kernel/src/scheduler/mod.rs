@@ -12,6 +12,7 @@ use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, Cpu};
 use crate::interrupts::RESCHEDULE_VECTOR;
 use crate::lock::InterruptGuard;
+use crate::program;
 use crate::thread::{self, State, Thread};
 use crate::time::timer::TimerNode;
 use crate::time::{self, Deadline};
@@ -209,6 +210,22 @@ pub(crate) fn preempt() {
     if is_idle(here, Machine::current()) {
         return;
     }
+    if thread::current().program().is_null() {
+        return give_way(0);
+    }
+    let interrupted = Machine::interrupted().instruction_pointer;
+    if program::interrupted_in_ending(interrupted) {
+        exit();
+    }
+    Machine::keep_vectors(give_way, 0);
+    if program::interrupted_in_ending(interrupted) {
+        exit();
+    }
+}
+
+/// Lets others run, or moves: on the thread's own stack, interrupts off.
+extern "C" fn give_way(_: usize) {
+    let here = cpu::this();
     if thread::current().shall_move() {
         return move_away(here);
     }
@@ -327,7 +344,7 @@ pub(crate) fn idle() -> ! {
 pub(crate) fn reschedule_interrupt(_: usize) {
     let here = cpu::this();
     empty_mailbox(here);
-    if thread::current().shall_move() {
+    if thread::current().shall_move() || program::current().is_some_and(|program| program.is_ending()) {
         here.give_way.store(true, Ordering::Relaxed);
     }
 }

@@ -17,9 +17,11 @@ use intrusive_collections::LinkedListLink;
 
 use crate::arch::{Architecture, Machine};
 use crate::cpu;
-use crate::lock::SpinLock;
+use crate::fiber::Ring;
+use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::OutOfMemory;
 use crate::memory::stack::Stack;
+use crate::program::Program;
 use crate::scheduler;
 use crate::scheduler::mailbox::Linked;
 use crate::time::Deadline;
@@ -27,8 +29,8 @@ use crate::time::timer::TimerNode;
 use crate::wait::WaitList;
 use crate::wait::claim::Claim;
 use crate::wait::list;
-pub(crate) use spawn::create_idle;
 pub use spawn::{Builder, JoinError, JoinHandle, SpawnError, empty_stock, spawn};
+pub(crate) use spawn::{create_idle, next_id};
 
 /// Longest thread name, in bytes; longer ones are cut.
 pub const NAME_LIMIT: usize = 31;
@@ -74,6 +76,9 @@ pub struct Thread {
     name: UnsafeCell<ArrayString<NAME_LIMIT>>,
     locals: local::Slots,
     exit: SpinLock<Exit>,
+    /// The program it belongs to, null for the kernel's own.
+    program: AtomicPtr<Program>,
+    fibers: Ring,
 }
 
 struct Exit {
@@ -102,6 +107,26 @@ impl Thread {
     pub fn name(&self) -> &str {
         // SAFETY: written before the thread was registered or ran, read-only until it is reused.
         unsafe { &*self.name.get() }
+    }
+
+    /// The program it belongs to, null for the kernel's own. The program outlives the thread's code, not its handle.
+    #[inline(always)]
+    pub(crate) fn program(&self) -> *const Program {
+        self.program.load(Ordering::Relaxed)
+    }
+
+    /// Its fibers. By itself.
+    #[inline(always)]
+    pub(crate) fn fibers(&self) -> &Ring {
+        &self.fibers
+    }
+
+    /// Ends its wait, if it waits, as if its deadline had passed. Any context, while it cannot end.
+    pub(crate) fn force_time_out(&self) {
+        if self.claim.try_time_out() {
+            let _guard = InterruptGuard::new();
+            scheduler::make_runnable(self);
+        }
     }
 
     /// What it is doing, as it was at some moment during the call.

@@ -13,9 +13,11 @@ use intrusive_collections::LinkedListLink;
 use super::{Exit, NAME_LIMIT, NoSuchCpu, State, Thread, local, stock::Stock, time_out};
 use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, Cpu};
+use crate::fiber::Ring;
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::stack::{self, DEFAULT_SIZE, Keep, Stack};
 use crate::memory::{self, OutOfMemory, Placement};
+use crate::program::Program;
 use crate::scheduler;
 use crate::time::Deadline;
 use crate::time::timer::TimerNode;
@@ -65,6 +67,7 @@ pub struct Builder<'a> {
     name: &'a str,
     cpu: Option<usize>,
     stack_size: usize,
+    program: Option<&'a Program>,
 }
 
 /// Spawns a thread on the caller's CPU with the default stack.
@@ -82,12 +85,17 @@ where
 impl<'a> Builder<'a> {
     /// A thread called `name` (cut to 31 bytes) on the caller's CPU with the default stack.
     pub fn new(name: &'a str) -> Self {
-        Self { name, cpu: None, stack_size: DEFAULT_SIZE }
+        Self { name, cpu: None, stack_size: DEFAULT_SIZE, program: None }
     }
 
     /// Bound to this CPU.
     pub fn cpu(self, cpu: usize) -> Self {
         Self { cpu: Some(cpu), ..self }
+    }
+
+    /// As a thread of this program, and not of the caller's.
+    pub(crate) fn program(self, program: &'a Program) -> Self {
+        Self { program: Some(program), ..self }
     }
 
     /// With a stack of at least so many bytes.
@@ -125,6 +133,8 @@ impl<'a> Builder<'a> {
         unsafe {
             start.write(Start { body: ManuallyDrop::new(body), result: MaybeUninit::uninit() });
             thread.reset(self.name, target);
+            let program = self.program.map_or_else(|| super::current().program(), core::ptr::from_ref);
+            thread.set_program(program);
             let context = &mut *thread.context.get();
             Machine::prepare(context, start as usize, run::<F, T>, start as usize);
         }
@@ -188,6 +198,13 @@ struct Start<F, T> {
     result: MaybeUninit<T>,
 }
 
+/// A number for a thread or a program, never used twice.
+#[inline(always)]
+pub(crate) fn next_id() -> u64 {
+    static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
 /// A thread's first and last code.
 extern "C" fn run<F, T>(start: usize) -> !
 where
@@ -240,6 +257,8 @@ impl Thread {
                 name: UnsafeCell::new(ArrayString::new_const()),
                 locals: local::Slots::new(),
                 exit: SpinLock::new(exit),
+                program: AtomicPtr::new(core::ptr::null_mut()),
+                fibers: Ring::new(),
             });
             Ok(thread.as_ref())
         }
@@ -259,7 +278,6 @@ impl Thread {
     /// Nobody else refers to it.
     #[inline(always)]
     unsafe fn reset(&self, name: &str, cpu: &Cpu) {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         self.cpu.store(cpu.index as u32, Ordering::Relaxed);
         self.target_cpu.store(cpu.index as u32, Ordering::Relaxed);
         self.set_state(State::Ready);
@@ -267,7 +285,7 @@ impl Thread {
         self.result_touched.store(false, Ordering::Relaxed);
         self.references.store(2, Ordering::Relaxed);
         self.run_cycles.store(0, Ordering::Relaxed);
-        self.id.store(NEXT_ID.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        self.id.store(next_id(), Ordering::Relaxed);
         let mut cut = name.len().min(NAME_LIMIT);
         while !name.is_char_boundary(cut) {
             cut -= 1;
@@ -276,7 +294,18 @@ impl Thread {
         let own_name = unsafe { &mut *self.name.get() };
         own_name.clear();
         own_name.push_str(&name[..cut]);
+        self.fibers.reset();
         self.exit.lock().exited = false;
+    }
+
+    /// Makes it a thread of a program, or with null the kernel's own.
+    #[inline(always)]
+    fn set_program(&self, program: *const Program) {
+        self.program.store(program.cast_mut(), Ordering::Relaxed);
+        // SAFETY: null, or a program that does not end before its threads, the caller among them, or that the caller has.
+        if let Some(program) = unsafe { program.as_ref() } {
+            program.add_thread();
+        }
     }
 
     /// The thread is over: on the scheduler's stack, interrupts off.
@@ -287,6 +316,10 @@ impl Thread {
         exit.exited = true;
         exit.joiners.wake_all();
         drop(exit);
+        // SAFETY: the program waits for this.
+        if let Some(program) = unsafe { self.program.swap(core::ptr::null_mut(), Ordering::Relaxed).as_ref() } {
+            program.remove_thread();
+        }
         release_reference(self);
     }
 }

@@ -98,17 +98,18 @@ pub fn wait_in<T>(
     scheduler::block();
     if limited {
         thread.end_timeout();
-        if thread.claim().timed_out() {
-            let mut guard = lock.lock();
-            // A waker may have taken it out of the list and then lost the claim.
-            if thread.is_in_wait_list() {
-                // SAFETY: it is linked, and only ever in the list it waits in.
-                unsafe { select(&mut guard).list.cursor_mut_from_ptr(thread) }.remove();
-            }
-            drop(guard);
-            drop(interrupts);
-            return Outcome::TimedOut;
+    }
+    // Without a deadline too: a program's end forces it.
+    if thread.claim().timed_out() {
+        let mut guard = lock.lock();
+        // A waker may have taken it out of the list and then lost the claim.
+        if thread.is_in_wait_list() {
+            // SAFETY: it is linked, and only ever in the list it waits in.
+            unsafe { select(&mut guard).list.cursor_mut_from_ptr(thread) }.remove();
         }
+        drop(guard);
+        drop(interrupts);
+        return Outcome::TimedOut;
     }
     drop(interrupts);
     Outcome::Woken

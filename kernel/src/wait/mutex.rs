@@ -56,6 +56,15 @@ impl<T> Mutex<T> {
         self.try_acquire().ok().map(|_| MutexGuard { mutex: self })
     }
 
+    /// The guard of a lock that was taken and whose guard was forgotten.
+    ///
+    /// # Safety
+    /// It was, by the caller, and nobody has adopted it since.
+    #[inline(always)]
+    pub unsafe fn adopt(&self) -> MutexGuard<'_, T> {
+        MutexGuard { mutex: self }
+    }
+
     /// The data, by a borrow that proves nobody else has it.
     pub fn get_mut(&mut self) -> &mut T {
         self.data.get_mut()

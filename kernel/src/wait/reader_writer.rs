@@ -40,6 +40,22 @@ impl<T> ReaderWriterLock<T> {
         Self { state: SpinLock::new(state), data: UnsafeCell::new(data) }
     }
 
+    /// The guard of a lock that was taken for reading and whose guard was forgotten.
+    ///
+    /// # Safety
+    /// It was, by the caller, and nobody has adopted it since.
+    pub unsafe fn adopt_read(&self) -> ReadGuard<'_, T> {
+        ReadGuard { lock: self }
+    }
+
+    /// The guard of a lock that was taken for writing and whose guard was forgotten.
+    ///
+    /// # Safety
+    /// As for [`ReaderWriterLock::adopt_read`].
+    pub unsafe fn adopt_write(&self) -> WriteGuard<'_, T> {
+        WriteGuard { lock: self }
+    }
+
     /// Locks for reading. Blocks.
     pub fn read(&self) -> ReadGuard<'_, T> {
         loop {

@@ -1,0 +1,183 @@
+//! `aerokernel.h`, from the interface's definition.
+
+use std::fmt::Write;
+
+/// A function of the interface.
+pub struct Function {
+    pub name: &'static str,
+    documentation: &'static [&'static str],
+    parameters: &'static [(&'static str, &'static str)],
+    result: &'static str,
+}
+
+macro_rules! list {
+    ($($(#[doc = $doc:literal])* fn $name:ident($($parameter:ident: $kind:ty),* $(,)?) $(-> $result:ty)?;)*) => {
+        const FUNCTIONS: &[Function] = &[$(Function {
+            name: stringify!($name),
+            documentation: &[$($doc),*],
+            parameters: &[$((stringify!($parameter), stringify!($kind))),*],
+            result: concat!("" $(, stringify!($result))?),
+        }),*];
+    };
+}
+abi::functions!(list);
+
+/// All functions of the interface.
+pub fn functions() -> impl Iterator<Item = &'static Function> {
+    FUNCTIONS.iter()
+}
+
+/// Objects with their words, handles, and constants, as in `hrt/abi`.
+const OBJECTS: [(&str, usize); 6] = [
+    ("event", size_of::<abi::Event>()),
+    ("mutex", size_of::<abi::Mutex>()),
+    ("condition", size_of::<abi::Condition>()),
+    ("semaphore", size_of::<abi::Semaphore>()),
+    ("barrier", size_of::<abi::Barrier>()),
+    ("reader_writer", size_of::<abi::ReaderWriterLock>()),
+];
+const HANDLES: [&str; 5] = ["thread", "channel", "timer", "interrupt", "fiber"];
+
+const HEAD: &str = "\
+/* The Aerokernel's interface for programs in C and C++. Generated from hrt/abi by `cargo test -p aero-cli`; docs/HRT.md
+ * begins with an empty directory.
+ *
+ * Functions that can fail return AERO_OK or a negative number. Times are in nanoseconds; deadlines are points of
+ * aero_time_ns's clock, AERO_NEVER is none. Objects live in the program's own memory, at a fixed address from their
+ * init on. Handles belong to the program and are gone with it. */
+#ifndef AEROKERNEL_H
+#define AEROKERNEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern \"C\" {
+#endif
+";
+
+const TAIL: &str = "
+#ifdef __cplusplus
+}
+#define AERO_EXPORT extern \"C\"
+#else
+#define AERO_EXPORT
+#endif
+
+/* Makes `function` the program's first function, with a stack of `stack` bytes, 0 for the default. Once per program. */
+#define AERO_PROGRAM_WITH_STACK(function, stack) \\
+    AERO_EXPORT __attribute__((visibility(\"default\"), used)) const struct aero_program aero_program = { \\
+        AERO_MAGIC, AERO_VERSION, function, stack }
+#define AERO_PROGRAM(function) AERO_PROGRAM_WITH_STACK(function, 0)
+
+#endif
+";
+
+/// The header's text.
+pub fn generate() -> String {
+    let mut out = String::from(HEAD);
+    let numbers: [(&str, String); 10] = [
+        ("AERO_VERSION", format!("{}u", abi::VERSION)),
+        ("AERO_MAGIC", format!("{:#x}u", abi::MAGIC)),
+        ("AERO_OK", abi::OK.to_string()),
+        ("AERO_TIMED_OUT", format!("({})", abi::TIMED_OUT)),
+        ("AERO_OUT_OF_MEMORY", format!("({})", abi::OUT_OF_MEMORY)),
+        ("AERO_INVALID", format!("({})", abi::INVALID)),
+        ("AERO_NO_SUCH_CPU", format!("({})", abi::NO_SUCH_CPU)),
+        ("AERO_BUSY", format!("({})", abi::BUSY)),
+        ("AERO_NEVER", format!("UINT64_C({:#x})", abi::NEVER)),
+        ("AERO_ANY", format!("UINT32_C({:#x})", abi::ANY)),
+    ];
+    out.push('\n');
+    for (name, value) in numbers {
+        let _ = writeln!(out, "#define {name} {value}");
+    }
+    out.push('\n');
+    for (name, size) in OBJECTS {
+        let _ = writeln!(
+            out,
+            "typedef struct aero_{name} {{ uint64_t words[{}]; }} __attribute__((aligned(16))) aero_{name};",
+            size / 8
+        );
+    }
+    for name in HANDLES {
+        let _ = writeln!(out, "typedef struct aero_{name} aero_{name};");
+    }
+    out.push_str(
+        "\n/* How a thread shall be: name (not NUL-terminated, may be null), CPU or AERO_ANY, stack in bytes or 0. */\n\
+         typedef struct aero_thread_options {\n    const char *name;\n    size_t name_length;\n    uint32_t cpu;\n    \
+         size_t stack_size;\n} aero_thread_options;\n\n\
+         /* What an image says of itself; see AERO_PROGRAM. */\n\
+         struct aero_program {\n    uint32_t magic;\n    uint32_t version;\n    \
+         int32_t (*main)(int32_t count, const char *const *values);\n    size_t stack_size;\n};\n",
+    );
+    for function in functions() {
+        out.push('\n');
+        for (index, line) in function.documentation.iter().enumerate() {
+            let (start, end) = (index == 0, index + 1 == function.documentation.len());
+            let opening = if start { "/*" } else { " *" };
+            let closing = if end { " */" } else { "" };
+            let _ = writeln!(out, "{opening}{line}{closing}");
+        }
+        let parameters: Vec<String> = function.parameters.iter().map(|(name, kind)| declare(kind, name)).collect();
+        let parameters = if parameters.is_empty() { "void".into() } else { parameters.join(", ") };
+        let result = match function.result {
+            "" => "void ",
+            "!" => "__attribute__((noreturn)) void ",
+            kind => &declare(kind, ""),
+        };
+        let _ = writeln!(out, "{result}{}({parameters});", function.name);
+    }
+    out.push_str(TAIL);
+    out
+}
+
+/// A C declaration of `name` with a Rust type.
+fn declare(kind: &str, name: &str) -> String {
+    let kind = kind.split_whitespace().collect::<Vec<_>>().join(" ").replace("* ", "*");
+    if kind == "Function" {
+        return format!("void (*{name})(void *argument)");
+    }
+    if let Some(rest) = kind.strip_prefix("*const ") {
+        let target = if rest == "u8" { "char ".into() } else { declare(rest, "") };
+        return format!("const {target}*{name}");
+    }
+    if let Some(rest) = kind.strip_prefix("*mut ") {
+        let target = if rest == "u8" { "void ".into() } else { declare(rest, "") };
+        return format!("{target}*{name}");
+    }
+    let c = match kind.as_str() {
+        "i32" => "int32_t",
+        "u32" => "uint32_t",
+        "u64" => "uint64_t",
+        "usize" => "size_t",
+        "ThreadOptions" => "aero_thread_options",
+        "Event" => "aero_event",
+        "Mutex" => "aero_mutex",
+        "Condition" => "aero_condition",
+        "Semaphore" => "aero_semaphore",
+        "Barrier" => "aero_barrier",
+        "ReaderWriterLock" => "aero_reader_writer",
+        "Thread" => "aero_thread",
+        "Channel" => "aero_channel",
+        "Timer" => "aero_timer",
+        "Interrupt" => "aero_interrupt",
+        "Fiber" => "aero_fiber",
+        other => panic!("the header knows no C type for `{other}`"),
+    };
+    format!("{c} {name}")
+}
+
+#[cfg(test)]
+mod tests {
+    /// The header in the tree is what the definition says. Where it is not, the test puts it right, and fails once.
+    #[test]
+    fn the_header_is_up_to_date() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../hrt/include/aerokernel.h");
+        let generated = super::generate();
+        if std::fs::read_to_string(path).unwrap_or_default() != generated {
+            std::fs::write(path, &generated).expect("the header can be written");
+            panic!("hrt/include/aerokernel.h was not what hrt/abi says; it is now: look at it and commit it");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Commands for programs: what can be run, what runs.
+
+use alloc::format;
+use alloc::sync::Arc;
+use core::time::Duration;
+
+use kernel::program::{self, Outcome, Program};
+use kernel::thread::Builder;
+use kernel::time::Deadline;
+use kernel::{Snapshot, thread};
+
+use super::{Command, CommandError, CommandResult, Context};
+use crate::{input, render};
+
+/// Time between two looks whether Ctrl-C was typed.
+const POLL: Duration = Duration::from_millis(20);
+/// How long a killed program may take to end.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// Ends a line that shall not be waited for.
+const IN_BACKGROUND: &str = "&";
+
+/// The commands.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "run",
+        arguments: "NAME [ARGUMENTS] [&]",
+        about: "runs a program of the image",
+        details: "Waits for its end, and has its exit status; Ctrl-C kills it. With & at the end it goes on in the\n\
+                  background. `programs` lists what there is; `aero boot --hrt DIR` puts more in.",
+        words: &[],
+        run,
+    },
+    Command {
+        name: "programs",
+        arguments: "",
+        about: "lists the image's programs, and those that run",
+        details: "",
+        words: &[],
+        run: |context| {
+            context.no_arguments()?;
+            for file in program::files() {
+                writeln!(context.out, "  {:<20} {}", file.name, render::Bytes(file.elf.len() as u64))?;
+            }
+            if program::files().next().is_none() {
+                writeln!(context.out, "the image has no programs; `aero boot --hrt DIR` puts some in")?;
+            }
+            Ok(render::programs(&Snapshot::take(), context.out)?)
+        },
+    },
+];
+
+fn run(context: &mut Context<'_>) -> CommandResult {
+    let Some((&name, arguments)) = context.arguments.split_first() else {
+        return Err(CommandError::usage("needs a program's name"));
+    };
+    let file = program::files().find(|file| file.name == name);
+    let file =
+        file.ok_or_else(|| CommandError::failed(format!("the image has no program `{name}`; see `programs`")))?;
+    let (arguments, in_background) = match arguments {
+        [rest @ .., last] if *last == IN_BACKGROUND => (rest, true),
+        all => (all, false),
+    };
+    let program = program::start(&file, arguments, &runtime::resolve)
+        .map_err(|error| CommandError::failed(format!("`{name}` is not run: {error}")))?;
+    if in_background {
+        writeln!(context.out, "program {} runs", program.id())?;
+        let reporter = Builder::new("reporter").spawn(move || {
+            let _ = program.wait_until(Deadline::NEVER);
+            kernel::println!("program {program} {}", describe(&program));
+        });
+        return reporter.map(kernel::thread::JoinHandle::detach).map_err(CommandError::failed);
+    }
+    while program.wait_until(Deadline::after(POLL)).is_err() {
+        if input::interrupted() {
+            program.end(Outcome::Killed);
+        }
+    }
+    let leaked = program.leaked();
+    if leaked.blocks > 0 {
+        writeln!(context.out, "program {program} left {} B in {} blocks; taken back", leaked.bytes, leaked.blocks)?;
+    }
+    match program.outcome() {
+        Some(Outcome::Exited(0)) | None => Ok(()),
+        Some(Outcome::Exited(status)) => Err(CommandError {
+            status: u8::try_from(status).unwrap_or(u8::MAX),
+            ..CommandError::failed(format!("`{name}` exited with status {status}"))
+        }),
+        Some(outcome) => Err(CommandError::failed(format!("`{name}` {outcome}"))),
+    }
+}
+
+fn describe(program: &Program) -> alloc::string::String {
+    let outcome = program.outcome().map_or_else(|| "ended".into(), |outcome| format!("{outcome}"));
+    match program.leaked() {
+        leaked if leaked.blocks > 0 => {
+            format!("{outcome}; it left {} B in {} blocks, taken back", leaked.bytes, leaked.blocks)
+        }
+        _ => outcome,
+    }
+}
+
+/// Kills a program; false if there is none of that number.
+///
+/// # Errors
+/// If it does not end.
+pub fn kill(id: u64) -> Result<bool, CommandError> {
+    let Some(program) = program::by_id(id) else { return Ok(false) };
+    end(&program)?;
+    Ok(true)
+}
+
+/// Kills all programs; returns how many.
+///
+/// # Errors
+/// If one does not end.
+pub fn kill_all() -> Result<usize, CommandError> {
+    let running = program::all();
+    running.iter().try_for_each(end)?;
+    Ok(running.len())
+}
+
+fn end(program: &Arc<Program>) -> CommandResult {
+    program.end(Outcome::Killed);
+    program
+        .wait_until(Deadline::after(KILL_LIMIT))
+        .map_err(|_| CommandError::failed(format!("program {program} does not end; `thread N` shows its threads")))?;
+    thread::yield_now();
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! What a runtime on the Aerokernel is programmed against, in Rust. docs/HRT.md begins with an empty crate.
+//!
+//! ```ignore
+//! #![no_std]
+//! hrt::program!(main);
+//!
+//! fn main(arguments: hrt::Arguments) -> i32 {
+//!     hrt::println!("hello from CPU {}", hrt::cpu::this());
+//!     0
+//! }
+//! ```
+//!
+//! A program runs in kernel mode, beside the kernel, with all of the CPU's registers to itself; it calls the kernel by
+//! ordinary function calls. Errors are values ([`Error`]), deadlines are points of [`time::now_ns`]'s clock.
+//!
+//! - [`thread`], [`fiber`]: flows of control; [`cpu`]: where they run.
+//! - [`wait`]: event, mutex, condition variable, semaphore, barrier, reader-writer lock, channel.
+//! - [`memory`]: the allocator behind `alloc`, and placement on NUMA nodes.
+//! - [`time`]: clock, deadlines, timers; [`interrupt`]: inter-processor interrupts.
+//! - [`abi`]: the C interface underneath.
+#![no_std]
+
+extern crate alloc;
+
+pub mod cpu;
+pub mod fiber;
+pub mod interrupt;
+pub mod memory;
+pub mod output;
+mod program;
+pub mod raw;
+pub mod thread;
+pub mod time;
+pub mod wait;
+
+use core::fmt;
+
+pub use abi;
+pub use program::{Arguments, exit, run_main};
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The deadline passed first.
+    TimedOut,
+    /// There is not enough memory for it.
+    OutOfMemory,
+    /// An argument makes no sense.
+    Invalid,
+    /// There is no such CPU, or it does not run.
+    NoSuchCpu,
+    /// It is in use, full or empty.
+    Busy,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TimedOut => "it did not happen in time",
+            Self::OutOfMemory => "out of memory",
+            Self::Invalid => "an argument makes no sense",
+            Self::NoSuchCpu => "there is no such CPU",
+            Self::Busy => "it is in use",
+        })
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// A status of the interface: a number of at least 0, or an error.
+pub(crate) fn check(status: abi::Status) -> Result<i32, Error> {
+    match status {
+        0.. => Ok(status),
+        abi::TIMED_OUT => Err(Error::TimedOut),
+        abi::OUT_OF_MEMORY => Err(Error::OutOfMemory),
+        abi::NO_SUCH_CPU => Err(Error::NoSuchCpu),
+        abi::BUSY => Err(Error::Busy),
+        _ => Err(Error::Invalid),
+    }
+}

@@ -1,0 +1,15 @@
+//! The interface's functions, as the kernel has them.
+
+use abi::{
+    Barrier, Channel, Condition, Event, Fiber, Function, Interrupt, Mutex, ReaderWriterLock, Semaphore, Thread,
+    ThreadOptions, Timer,
+};
+
+macro_rules! declare {
+    ($($(#[doc = $doc:literal])* fn $name:ident($($parameter:ident: $kind:ty),* $(,)?) $(-> $result:ty)?;)*) => {
+        unsafe extern "C" {
+            $($(#[doc = $doc])* pub fn $name($($parameter: $kind),*) $(-> $result)?;)*
+        }
+    };
+}
+abi::functions!(declare);

@@ -1,0 +1,227 @@
+//! Fibers: cooperative contexts inside a thread. They share the thread's CPU, name and turn; one runs at a time.
+//!
+//! The fibers of a thread, its own flow among them, form a ring in the order they were made; [`yield_now`] goes to the
+//! next. A fiber that blocks blocks its thread.
+
+use core::cell::{Cell, UnsafeCell};
+use core::marker::PhantomData;
+use core::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
+use core::ptr;
+
+use crate::arch::{Architecture, Machine};
+use crate::memory::OutOfMemory;
+use crate::memory::stack::{DEFAULT_SIZE, Stack};
+use crate::thread::{self, Thread};
+
+/// A fiber as it sits in its thread's ring. Touched by its thread only.
+pub(crate) struct Node {
+    context: UnsafeCell<<Machine as Architecture>::Context>,
+    next: Cell<*const Node>,
+    previous: Cell<*const Node>,
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        Self { context: UnsafeCell::default(), next: Cell::new(ptr::null()), previous: Cell::new(ptr::null()) }
+    }
+}
+
+/// What a thread keeps of its fibers.
+pub(crate) struct Ring {
+    /// The thread's own flow.
+    own: Node,
+    /// Who runs; null as long as there are no others.
+    current: Cell<*const Node>,
+}
+
+// SAFETY: touched by its thread only.
+unsafe impl Sync for Ring {}
+
+impl Ring {
+    pub(crate) fn new() -> Self {
+        Self { own: Node::new(), current: Cell::new(ptr::null()) }
+    }
+
+    /// Forgets the fibers of a thread that is over.
+    #[inline(always)]
+    pub(crate) fn reset(&self) {
+        self.current.set(ptr::null());
+    }
+
+    /// Who runs, after making the thread's own flow a ring of one if there was none.
+    fn current(&self) -> &Node {
+        if self.current.get().is_null() {
+            self.own.next.set(&raw const self.own);
+            self.own.previous.set(&raw const self.own);
+            self.current.set(&raw const self.own);
+        }
+        // SAFETY: the own node, or one in the ring, which stays until it has ended.
+        unsafe { &*self.current.get() }
+    }
+}
+
+/// A fiber with its body and result, at the top of its stack.
+struct Body<F, T> {
+    node: Node,
+    body: ManuallyDrop<F>,
+    result: MaybeUninit<T>,
+    ended: Cell<bool>,
+}
+
+/// A fiber of the calling thread. Dropping it runs it to its end.
+pub struct Fiber<T> {
+    node: *const Node,
+    stack: Stack,
+    ended: *const Cell<bool>,
+    result: *const MaybeUninit<T>,
+    /// Belongs to its thread.
+    _not_send: PhantomData<*const T>,
+}
+
+/// Makes a fiber with the default stack. It first runs when somebody gives way to it.
+///
+/// # Errors
+/// [`OutOfMemory`], also for a body that does not fit half of the stack.
+pub fn create<F, T>(body: F) -> Result<Fiber<T>, OutOfMemory>
+where
+    F: FnOnce() -> T,
+{
+    create_with_stack(DEFAULT_SIZE, body)
+}
+
+/// Makes a fiber with a stack of at least so many bytes.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_with_stack<F, T>(stack_size: usize, body: F) -> Result<Fiber<T>, OutOfMemory>
+where
+    F: FnOnce() -> T,
+{
+    if size_of::<Body<F, T>>() > stack_size.max(DEFAULT_SIZE) / 2 {
+        return Err(OutOfMemory);
+    }
+    let stack = Stack::new(stack_size.max(DEFAULT_SIZE))?;
+    let align = align_of::<Body<F, T>>().max(16);
+    let start = ((stack.top() - size_of::<Body<F, T>>()) & !(align - 1)) as *mut Body<F, T>;
+    let current = thread::current().fibers().current();
+    // SAFETY: the top of a stack nobody uses yet; the ring belongs to this thread.
+    unsafe {
+        start.write(Body {
+            node: Node::new(),
+            body: ManuallyDrop::new(body),
+            result: MaybeUninit::uninit(),
+            ended: Cell::new(false),
+        });
+        let fiber = &*start;
+        Machine::prepare(&mut *fiber.node.context.get(), start as usize, run::<F, T>, start as usize);
+        // In front of the one that runs: the last to have its turn.
+        let before = current.previous.get();
+        fiber.node.previous.set(before);
+        fiber.node.next.set(current);
+        (*before).next.set(&raw const fiber.node);
+        current.previous.set(&raw const fiber.node);
+        Ok(Fiber {
+            node: &raw const fiber.node,
+            stack,
+            ended: &raw const fiber.ended,
+            result: &raw const fiber.result,
+            _not_send: PhantomData,
+        })
+    }
+}
+
+/// A fiber's first and last code. Interrupts are as they were where the thread gave way: [`Machine::prepare`]'s contexts
+/// do not change them.
+extern "C" fn run<F, T>(start: usize) -> !
+where
+    F: FnOnce() -> T,
+{
+    let start = start as *mut Body<F, T>;
+    // SAFETY: written by `create`; the body is taken once, here; the result is read once `ended` is set.
+    unsafe {
+        let body = ManuallyDrop::take(&mut (*start).body);
+        let result = body();
+        (*start).result.write(result);
+        (*start).ended.set(true);
+        let node = &(*start).node;
+        let (next, previous) = (node.next.get(), node.previous.get());
+        (*previous).next.set(next);
+        (*next).previous.set(previous);
+        switch_to(thread::current(), node, &*next);
+    }
+    unreachable!("a fiber went on after its end")
+}
+
+#[inline(always)]
+fn switch_to(thread: &Thread, from: &Node, to: &Node) {
+    thread.fibers().current.set(to);
+    // SAFETY: `from` runs on this thread, `to` is another one of its ring: suspended or prepared.
+    unsafe { Machine::switch(from.context.get(), to.context.get()) };
+}
+
+/// Lets the thread's next fiber run.
+#[inline]
+pub fn yield_now() {
+    let thread = thread::current();
+    let current = thread.fibers().current.get();
+    // SAFETY: null or a node of this thread's ring.
+    let Some(current) = (unsafe { current.as_ref() }) else { return };
+    let next = current.next.get();
+    if !ptr::eq(next, current) {
+        // SAFETY: a ring's links lead to its nodes.
+        switch_to(thread, current, unsafe { &*next });
+    }
+}
+
+impl<T> Fiber<T> {
+    /// Lets this fiber run, if it has not ended and is not the caller.
+    #[inline]
+    pub fn yield_to(&self) {
+        let thread = thread::current();
+        let current = thread.fibers().current();
+        if !self.has_ended() && !ptr::eq(current, self.node) {
+            // SAFETY: it has not ended, so it is in the ring of the thread that made it, which a handle does not leave.
+            switch_to(thread, current, unsafe { &*self.node });
+        }
+    }
+
+    /// True if its body has returned.
+    #[inline(always)]
+    pub fn has_ended(&self) -> bool {
+        // SAFETY: on the fiber's stack, which this handle keeps.
+        unsafe { (*self.ended).get() }
+    }
+
+    /// Gives way until it has ended, and returns its result.
+    pub fn join(self) -> T {
+        let fiber = ManuallyDrop::new(self);
+        fiber.run_to_end();
+        // SAFETY: it has ended and left a result, which is read once, here.
+        let result = unsafe { (*fiber.result).assume_init_read() };
+        fiber.stack.release();
+        result
+    }
+
+    fn run_to_end(&self) {
+        while !self.has_ended() {
+            yield_now();
+        }
+    }
+
+    /// Frees its stack without running it to its end; what is on it is forgotten.
+    ///
+    /// # Safety
+    /// Its thread is over, or it has ended and its result was moved out.
+    pub unsafe fn abandon(self) {
+        ManuallyDrop::new(self).stack.release();
+    }
+}
+
+impl<T> Drop for Fiber<T> {
+    fn drop(&mut self) {
+        self.run_to_end();
+        // SAFETY: it has ended, and its result was not taken.
+        unsafe { self.result.cast_mut().cast::<T>().drop_in_place() };
+        self.stack.release();
+    }
+}

@@ -1,0 +1,359 @@
+//! From an ELF file to code that can run: memory, relocations, the kernel's functions, write-xor-execute pages.
+
+use core::alloc::Layout;
+use core::fmt;
+use core::ops::Range;
+use core::ptr::NonNull;
+use core::time::Duration;
+
+use arch_contract::{PAGE_SIZE, Protection};
+use arrayvec::{ArrayString, ArrayVec};
+use elf::ElfBytes;
+use elf::abi;
+use elf::endian::LittleEndian;
+use elf::segment::ProgramHeader;
+
+use crate::arch::{Architecture, Machine};
+use crate::call;
+use crate::lock::SpinLock;
+use crate::memory::{self, OutOfMemory, Placement};
+
+/// Largest image in memory, in bytes.
+pub const SIZE_LIMIT: usize = 256 << 20;
+/// Most images loaded at once.
+const IMAGE_LIMIT: usize = 64;
+/// Most segments of an image.
+const SEGMENT_LIMIT: usize = 16;
+/// Longest name of a symbol kept in an error, in bytes.
+const NAME_LIMIT: usize = 48;
+/// How long all CPUs may take to flush their TLBs.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+
+/// Where images are mapped now.
+static MAPPED: SpinLock<ArrayVec<Range<usize>, IMAGE_LIMIT>> = SpinLock::new(ArrayVec::new_const());
+
+type File<'a> = ElfBytes<'a, LittleEndian>;
+
+/// Why an image was refused. Nothing of it is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadError {
+    /// It is no ELF file, or a damaged one.
+    NotElf,
+    /// It is an ELF file for another machine, or not position independent.
+    WrongKind,
+    /// It does not export a [`::abi::Program`].
+    NoEntry,
+    /// What it exports as such is none.
+    BadEntry,
+    /// It was built for another version of the interface.
+    WrongVersion(u32),
+    /// Its size in memory, in bytes, is more than [`SIZE_LIMIT`].
+    TooLarge(u64),
+    /// It needs a function the kernel does not have.
+    UnknownFunction(ArrayString<NAME_LIMIT>),
+    /// It has a relocation this loader does not know.
+    UnknownRelocation(u32),
+    /// It has thread-local variables.
+    ThreadLocals,
+    /// It has memory that is writable and executable, or segments that share a page.
+    BadSegments,
+    /// Too many programs run.
+    TooMany,
+    /// There is not enough memory for it.
+    OutOfMemory,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotElf => f.write_str("its image is no ELF file, or a damaged one"),
+            Self::WrongKind => f.write_str("its image is not a position independent one for x86-64"),
+            Self::NoEntry => write!(f, "its image has no entry: it exports no `{}`", ::abi::PROGRAM_SYMBOL),
+            Self::BadEntry => write!(f, "its image has no entry: `{}` is not what it should be", ::abi::PROGRAM_SYMBOL),
+            Self::WrongVersion(version) => {
+                write!(f, "it was built for version {version} of the interface, this kernel has {}", ::abi::VERSION)
+            }
+            Self::TooLarge(size) => {
+                write!(f, "its image of {} MiB is larger than the {} MiB allowed", size >> 20, SIZE_LIMIT >> 20)
+            }
+            Self::UnknownFunction(name) => write!(f, "it needs `{name}`, which this kernel does not have"),
+            Self::UnknownRelocation(kind) => write!(f, "its image has a relocation of kind {kind}, which is not known"),
+            Self::ThreadLocals => f.write_str("it has thread-local variables, which programs cannot have here"),
+            Self::BadSegments => f.write_str("its segments overlap, share a page, or one is writable and executable"),
+            Self::TooMany => write!(f, "{IMAGE_LIMIT} programs run already"),
+            Self::OutOfMemory => f.write_str("out of memory for its image"),
+        }
+    }
+}
+
+impl From<OutOfMemory> for LoadError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+impl From<elf::ParseError> for LoadError {
+    fn from(_: elf::ParseError) -> Self {
+        Self::NotElf
+    }
+}
+
+/// A loaded image.
+pub struct Image {
+    /// Its memory in the direct map.
+    memory: NonNull<u8>,
+    layout: Layout,
+    /// Where it is mapped.
+    place: Range<usize>,
+    /// What of that is code.
+    code: ArrayVec<Range<usize>, SEGMENT_LIMIT>,
+    program: ::abi::Program,
+}
+
+// SAFETY: the memory is the image's own.
+unsafe impl Send for Image {}
+// SAFETY: shared references only read what does not change.
+unsafe impl Sync for Image {}
+
+/// A segment's pages, relative to the image's start.
+struct Segment {
+    pages: Range<usize>,
+    protection: Protection,
+}
+
+impl Image {
+    /// Loads a file. `resolve` knows the kernel's functions by name.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn load(file: &[u8], resolve: &dyn Fn(&str) -> Option<usize>) -> Result<Self, LoadError> {
+        let elf = File::minimal_parse(file)?;
+        if elf.ehdr.e_type != abi::ET_DYN || elf.ehdr.e_machine != abi::EM_X86_64 {
+            return Err(LoadError::WrongKind);
+        }
+        let headers = elf.segments().ok_or(LoadError::NotElf)?;
+        let segments = segments(headers.iter())?;
+        let size = segments.iter().map(|segment| segment.pages.end).max().ok_or(LoadError::NotElf)?;
+        let layout = Layout::from_size_align(size, PAGE_SIZE).map_err(|_| LoadError::OutOfMemory)?;
+        let memory = memory::allocate(layout, Placement::Near)?;
+        let mut image = Self {
+            memory,
+            layout,
+            place: 0..0,
+            code: ArrayVec::new(),
+            program: ::abi::Program { magic: 0, version: 0, main: None, stack_size: 0 },
+        };
+        // From here on, dropping the image gives back what it has so far.
+        image.fill(&elf, file)?;
+        image.place = take_place(size)?;
+        image.relocate(&elf, resolve)?;
+        image.program = image.find_program(&elf)?;
+        image.map(&segments)?;
+        Ok(image)
+    }
+
+    /// What it says of itself.
+    pub fn program(&self) -> &::abi::Program {
+        &self.program
+    }
+
+    /// Its first address.
+    pub fn start(&self) -> usize {
+        self.place.start
+    }
+
+    /// True if an address is in it.
+    pub fn contains(&self, address: usize) -> bool {
+        self.place.contains(&address)
+    }
+
+    /// True if an address is in its code.
+    pub fn is_code(&self, address: usize) -> bool {
+        self.code.iter().any(|range| range.contains(&address))
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: allocated with this size, and not yet mapped anywhere else.
+        unsafe { core::slice::from_raw_parts_mut(self.memory.as_ptr(), self.layout.size()) }
+    }
+
+    fn fill(&mut self, elf: &File<'_>, file: &[u8]) -> Result<(), LoadError> {
+        let bytes = self.bytes();
+        bytes.fill(0);
+        for header in elf.segments().ok_or(LoadError::NotElf)?.iter().filter(|header| header.p_type == abi::PT_LOAD) {
+            let content = range(header.p_offset, header.p_filesz).and_then(|range| file.get(range));
+            let place = range(header.p_vaddr, header.p_filesz).and_then(|range| bytes.get_mut(range));
+            match (content, place) {
+                (Some(content), Some(place)) => place.copy_from_slice(content),
+                _ => return Err(LoadError::NotElf),
+            }
+        }
+        Ok(())
+    }
+
+    fn relocate(&mut self, elf: &File<'_>, resolve: &dyn Fn(&str) -> Option<usize>) -> Result<(), LoadError> {
+        let base = self.place.start as u64;
+        let symbols = elf.dynamic_symbol_table()?;
+        let address_of = |index: u32| {
+            let (table, names) = symbols.as_ref().ok_or(LoadError::NotElf)?;
+            let symbol = table.get(index as usize)?;
+            if !symbol.is_undefined() {
+                return Ok(base.wrapping_add(symbol.st_value));
+            }
+            let name = names.get_raw(symbol.st_name as usize)?;
+            let name = core::str::from_utf8(name).map_err(|_| LoadError::NotElf)?;
+            let known = resolve(name).map(|address| address as u64);
+            let is_weak = symbol.st_bind() == abi::STB_WEAK;
+            known.or(is_weak.then_some(0)).ok_or_else(|| LoadError::UnknownFunction(cut(name)))
+        };
+        let sections = elf.section_headers().ok_or(LoadError::NotElf)?;
+        for section in sections.iter().filter(|section| section.sh_type == abi::SHT_RELA) {
+            // Those of sections that are not loaded (debug information) are none of our business.
+            if section.sh_flags & u64::from(abi::SHF_ALLOC) == 0 {
+                continue;
+            }
+            for relocation in elf.section_data_as_relas(&section)? {
+                let addend = relocation.r_addend as u64;
+                let value = match relocation.r_type {
+                    abi::R_X86_64_NONE => continue,
+                    abi::R_X86_64_RELATIVE => base.wrapping_add(addend),
+                    abi::R_X86_64_64 => address_of(relocation.r_sym)?.wrapping_add(addend),
+                    abi::R_X86_64_GLOB_DAT | abi::R_X86_64_JUMP_SLOT => address_of(relocation.r_sym)?,
+                    kind => return Err(LoadError::UnknownRelocation(kind)),
+                };
+                let place = range(relocation.r_offset, size_of::<u64>() as u64).ok_or(LoadError::NotElf)?;
+                self.bytes().get_mut(place).ok_or(LoadError::NotElf)?.copy_from_slice(&value.to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn find_program(&mut self, elf: &File<'_>) -> Result<::abi::Program, LoadError> {
+        let (table, names) = elf.dynamic_symbol_table()?.ok_or(LoadError::NoEntry)?;
+        let is_program =
+            |name: u32| names.get_raw(name as usize).is_ok_and(|raw| raw == ::abi::PROGRAM_SYMBOL.as_bytes());
+        let symbol = table.iter().find(|symbol| !symbol.is_undefined() && is_program(symbol.st_name));
+        let at = symbol.ok_or(LoadError::NoEntry)?.st_value;
+        let place = range(at, size_of::<::abi::Program>() as u64).ok_or(LoadError::BadEntry)?;
+        let bytes = self.bytes().get(place).ok_or(LoadError::BadEntry)?;
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let (magic, version) = (word(0), word(4));
+        if magic != ::abi::MAGIC {
+            return Err(LoadError::BadEntry);
+        }
+        if version != ::abi::VERSION {
+            return Err(LoadError::WrongVersion(version));
+        }
+        // SAFETY: as many bytes, and any bits are a `Program`: its function is an `Option` of a pointer.
+        let program = unsafe { bytes.as_ptr().cast::<::abi::Program>().read_unaligned() };
+        match program.main {
+            Some(main) if self.contains(main as usize) => Ok(program),
+            _ => Err(LoadError::BadEntry),
+        }
+    }
+
+    fn map(&mut self, segments: &[Segment]) -> Result<(), LoadError> {
+        let physical = Machine::virtual_to_physical(self.memory.as_ptr());
+        let mut table = memory::page_table_frame;
+        for segment in segments {
+            for offset in segment.pages.clone().step_by(PAGE_SIZE) {
+                let _window = MAPPED.lock();
+                let place = self.place.start + offset;
+                Machine::map_page(place, physical + offset as u64, segment.protection, &mut table)
+                    .map_err(|_| LoadError::OutOfMemory)?;
+            }
+            if segment.protection == Protection::Code {
+                self.code.push(self.place.start + segment.pages.start..self.place.start + segment.pages.end);
+            }
+        }
+        if let Some(main) = self.program.main
+            && !self.is_code(main as usize)
+        {
+            return Err(LoadError::BadEntry);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        if !self.place.is_empty() {
+            for page in self.place.clone().step_by(PAGE_SIZE) {
+                let _window = MAPPED.lock();
+                Machine::unmap_page(page);
+            }
+            if let Err(error) = call::on_all(Machine::flush_tlb, FLUSH_LIMIT) {
+                // A CPU that does not answer may still use the old translations.
+                log::error!("programs: {error}; an image's memory of {} bytes is lost for safety", self.layout.size());
+                return;
+            }
+            MAPPED.lock().retain(|place| *place != self.place);
+        }
+        // SAFETY: allocated in `load` with this layout; mapped nowhere any more.
+        unsafe { memory::free(self.memory, self.layout) };
+    }
+}
+
+fn range(start: u64, length: u64) -> Option<Range<usize>> {
+    let end = start.checked_add(length)?;
+    Some(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
+}
+
+fn cut(name: &str) -> ArrayString<NAME_LIMIT> {
+    let mut end = name.len().min(NAME_LIMIT);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    ArrayString::from(&name[..end]).unwrap_or_default()
+}
+
+fn segments(headers: impl Iterator<Item = ProgramHeader>) -> Result<ArrayVec<Segment, SEGMENT_LIMIT>, LoadError> {
+    let mut segments = ArrayVec::<Segment, SEGMENT_LIMIT>::new();
+    for header in headers {
+        if header.p_type == abi::PT_TLS && header.p_memsz != 0 {
+            return Err(LoadError::ThreadLocals);
+        }
+        if header.p_type != abi::PT_LOAD || header.p_memsz == 0 {
+            continue;
+        }
+        let end = header.p_vaddr.checked_add(header.p_memsz).ok_or(LoadError::NotElf)?;
+        if end > SIZE_LIMIT as u64 {
+            return Err(LoadError::TooLarge(end));
+        }
+        if header.p_filesz > header.p_memsz {
+            return Err(LoadError::NotElf);
+        }
+        let protection = match (header.p_flags & abi::PF_W != 0, header.p_flags & abi::PF_X != 0) {
+            (true, true) => return Err(LoadError::BadSegments),
+            (true, false) => Protection::Data,
+            (false, true) => Protection::Code,
+            (false, false) => Protection::Constants,
+        };
+        let start = header.p_vaddr as usize & !(PAGE_SIZE - 1);
+        let pages = start..(end as usize).next_multiple_of(PAGE_SIZE);
+        if segments.iter().any(|other| pages.start < other.pages.end && other.pages.start < pages.end) {
+            return Err(LoadError::BadSegments);
+        }
+        segments.try_push(Segment { pages, protection }).map_err(|_| LoadError::BadSegments)?;
+    }
+    Ok(segments)
+}
+
+/// Addresses for an image, with an unmapped page behind.
+fn take_place(size: usize) -> Result<Range<usize>, LoadError> {
+    let window = Machine::program_window();
+    let mut mapped = MAPPED.lock();
+    let mut start = window.start;
+    // The gap may be anywhere: look again behind each image in the way.
+    while let Some(other) =
+        mapped.iter().find(|other| start < other.end + PAGE_SIZE && other.start < start + size + PAGE_SIZE)
+    {
+        start = other.end + PAGE_SIZE;
+    }
+    let place = start..start + size;
+    if place.end > window.end {
+        return Err(LoadError::OutOfMemory);
+    }
+    mapped.try_push(place.clone()).map_err(|_| LoadError::TooMany)?;
+    Ok(place)
+}

@@ -1,0 +1,512 @@
+//! Programs: what a runtime developer's image becomes while it runs. Its threads, what it owns, how it ends.
+//!
+//! A program runs in kernel mode like everything else; what makes it one is that its end takes everything it had back.
+//! It ends when its main function returns, it exits, faults or is killed. A supervisor thread of the kernel then ends its
+//! other threads: one in the program's own code at its next interrupt, one that waits by a forced timeout, after which
+//! the interface's function does not return. Nobody is ended inside the kernel's code.
+
+pub mod heap;
+pub mod image;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
+
+use arch_contract::fault::{Fault, FaultKind, Registers};
+use arrayvec::ArrayString;
+
+use crate::arch::{Architecture, Machine};
+use crate::cpu;
+use crate::lock::SpinLock;
+use crate::memory::{self, OutOfMemory};
+use crate::panic;
+use crate::scheduler;
+use crate::start::boot_information;
+use crate::symbols::{self, Symbol};
+use crate::thread::{self, Builder, NAME_LIMIT, SpawnError};
+use crate::time::Deadline;
+use crate::wait::Event;
+use heap::{Heap, Usage};
+use image::{Image, LoadError};
+
+/// Longest reason kept of a program that failed, in bytes.
+const REASON_LIMIT: usize = 160;
+/// Time between two attempts to end a program's threads.
+const KILL_POLL: Duration = Duration::from_millis(1);
+/// How long ending them may take.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// The interrupt flag in [`Fault`]'s flags.
+const INTERRUPTS_ON: u64 = 1 << 9;
+/// Faults that are no single thread's: non-maskable interrupt, double fault, machine check.
+const MACHINE_FAULTS: [u8; 3] = [2, 8, 18];
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its main function returned this, or it exited with it.
+    Exited(i32),
+    /// Somebody killed it.
+    Killed,
+    /// It faulted or panicked.
+    Failed(ArrayString<REASON_LIMIT>),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "exited with status {status}"),
+            Self::Killed => f.write_str("was killed"),
+            Self::Failed(reason) => write!(f, "failed: {reason}"),
+        }
+    }
+}
+
+/// A running program.
+pub struct Program {
+    id: u64,
+    name: ArrayString<NAME_LIMIT>,
+    image: Image,
+    /// The image's function names.
+    symbols: &'static [u8],
+    heap: Heap,
+    /// Threads that have not ended.
+    threads: AtomicUsize,
+    /// Threads that still touch the program to say that they have.
+    leaving: AtomicUsize,
+    /// Set once its threads shall end.
+    ending: AtomicBool,
+    outcome: SpinLock<Option<Outcome>>,
+    /// Signalled when it begins to end, and when its last thread has.
+    changed: Event,
+    /// Latched when all it had is given back.
+    finished: Event,
+    /// What it left allocated.
+    leaked: SpinLock<Usage>,
+    /// Threads that could not be ended.
+    stuck: AtomicUsize,
+    started_at: AtomicU64,
+}
+
+/// All that run.
+static RUNNING: SpinLock<Vec<Arc<Program>>> = SpinLock::new(Vec::new());
+
+/// Why a program did not start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// Its image was refused.
+    Load(LoadError),
+    /// There is no memory for it or its first threads.
+    OutOfMemory,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Load(error) => error.fmt(f),
+            Self::OutOfMemory => f.write_str("out of memory for its threads"),
+        }
+    }
+}
+
+impl From<LoadError> for StartError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(error)
+    }
+}
+
+impl From<OutOfMemory> for StartError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+impl From<SpawnError> for StartError {
+    fn from(_: SpawnError) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// What can be started.
+#[derive(Clone, Copy, Debug)]
+pub struct File {
+    /// Its name.
+    pub name: &'static str,
+    /// The ELF file.
+    pub elf: &'static [u8],
+    /// Its function names, in the format of [`symbols`].
+    pub symbols: &'static [u8],
+}
+
+/// Loads a file and runs its main function with arguments, the first its name. `resolve` knows the interface's
+/// functions by name.
+///
+/// # Errors
+/// See [`StartError`]; nothing is left of it then.
+pub fn start(
+    file: &File,
+    arguments: &[&str],
+    resolve: &dyn Fn(&str) -> Option<usize>,
+) -> Result<Arc<Program>, StartError> {
+    let image = Image::load(file.elf, resolve)?;
+    let mut name = ArrayString::new();
+    file.name.chars().take_while(|&character| name.try_push(character).is_ok()).for_each(drop);
+    let program = try_arc(Program {
+        id: thread::next_id(),
+        name,
+        image,
+        symbols: file.symbols,
+        heap: Heap::new()?,
+        threads: AtomicUsize::new(0),
+        leaving: AtomicUsize::new(0),
+        ending: AtomicBool::new(false),
+        outcome: SpinLock::new(None),
+        changed: Event::new(),
+        finished: Event::new(),
+        leaked: SpinLock::new(Usage::default()),
+        stuck: AtomicUsize::new(0),
+        started_at: AtomicU64::new(crate::time::now_ns()),
+    })?;
+    let values = program.keep_arguments(file.name, arguments)?;
+    let mut running = RUNNING.lock();
+    running.try_reserve(1).map_err(|_| OutOfMemory)?;
+    running.push(program.clone());
+    drop(running);
+    let supervised = program.clone();
+    let supervisor = Builder::new("supervisor").spawn(move || supervise(&supervised));
+    match supervisor {
+        Ok(handle) => handle.detach(),
+        Err(error) => {
+            forget(&program);
+            return Err(error.into());
+        }
+    }
+    if let Err(error) = program.start_main(values, arguments.len() + 1) {
+        program.end(Outcome::Killed);
+        let _ = program.finished.wait_until(Deadline::after(KILL_LIMIT));
+        return Err(error);
+    }
+    Ok(program)
+}
+
+fn try_arc<T>(value: T) -> Result<Arc<T>, OutOfMemory> {
+    // `Arc::try_new` is not stable: a box of the same size shows whether there is memory.
+    drop(memory::try_box(core::mem::MaybeUninit::<[T; 2]>::uninit())?);
+    Ok(Arc::new(value))
+}
+
+/// Takes a program off the list.
+fn forget(program: &Arc<Program>) {
+    RUNNING.lock().retain(|other| !Arc::ptr_eq(other, program));
+}
+
+/// A supervisor's life: waits for the end of its program, and gives everything back.
+fn supervise(program: &Arc<Program>) {
+    while !program.ending.load(Ordering::Acquire) && program.started_threads() > 0 {
+        program.changed.wait();
+    }
+    program.end(Outcome::Exited(0));
+    let deadline = Deadline::after(KILL_LIMIT);
+    while program.started_threads() > 0 && !deadline.has_passed() {
+        program.push_threads_out();
+        let _ = program.changed.wait_until(Deadline::after(KILL_POLL));
+    }
+    while program.leaving.load(Ordering::Acquire) != 0 {
+        Machine::spin_hint();
+    }
+    let stuck = program.started_threads();
+    program.stuck.store(stuck, Ordering::Relaxed);
+    *program.leaked.lock() = program.heap.usage();
+    if stuck == 0 {
+        program.heap.release_all();
+    } else {
+        // Its threads may still use all of it.
+        log::error!("program {} ({}): {stuck} of its threads do not end; its memory is kept", program.name, program.id);
+        core::mem::forget(program.clone());
+    }
+    forget(program);
+    program.finished.latch();
+}
+
+impl Program {
+    /// Its number, from the same count as threads'.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Threads that have not ended.
+    pub fn threads(&self) -> usize {
+        self.started_threads()
+    }
+
+    /// What it has allocated now.
+    pub fn usage(&self) -> Usage {
+        self.heap.usage()
+    }
+
+    /// What it owns.
+    pub fn heap(&self) -> &Heap {
+        &self.heap
+    }
+
+    /// Time it was started, in ns.
+    pub fn started_at_ns(&self) -> u64 {
+        self.started_at.load(Ordering::Relaxed)
+    }
+
+    /// Where its image is.
+    pub fn image_start(&self) -> usize {
+        self.image.start()
+    }
+
+    /// True once it ends.
+    #[inline(always)]
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// How it ended or is ending.
+    pub fn outcome(&self) -> Option<Outcome> {
+        *self.outcome.lock()
+    }
+
+    /// What it had not freed at its end.
+    pub fn leaked(&self) -> Usage {
+        *self.leaked.lock()
+    }
+
+    /// Waits until it has ended and all it had is given back.
+    ///
+    /// # Errors
+    /// [`crate::wait::TimedOut`].
+    pub fn wait_until(&self, deadline: Deadline) -> Result<(), crate::wait::TimedOut> {
+        self.finished.wait_until(deadline)
+    }
+
+    /// Makes it end; the first outcome counts. Any context.
+    pub fn end(&self, outcome: Outcome) {
+        self.outcome.lock().get_or_insert(outcome);
+        self.ending.store(true, Ordering::Release);
+        self.changed.signal();
+    }
+
+    fn started_threads(&self) -> usize {
+        self.threads.load(Ordering::SeqCst)
+    }
+
+    /// A thread of it was spawned.
+    #[inline(always)]
+    pub(crate) fn add_thread(&self) {
+        self.threads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A thread of it has ended: the last access that thread causes.
+    pub(crate) fn remove_thread(&self) {
+        self.leaving.fetch_add(1, Ordering::SeqCst);
+        self.threads.fetch_sub(1, Ordering::SeqCst);
+        self.changed.signal();
+        self.leaving.fetch_sub(1, Ordering::Release);
+    }
+
+    /// C strings and an array of pointers to them.
+    fn keep_arguments(&self, name: &str, arguments: &[&str]) -> Result<usize, OutOfMemory> {
+        let mut pointers: Vec<*const u8> = Vec::new();
+        pointers.try_reserve_exact(arguments.len() + 2).map_err(|_| OutOfMemory)?;
+        for text in core::iter::once(&name).chain(arguments) {
+            let mut bytes: Vec<u8> = Vec::new();
+            bytes.try_reserve_exact(text.len() + 1).map_err(|_| OutOfMemory)?;
+            bytes.extend_from_slice(text.as_bytes());
+            bytes.push(0);
+            let at = bytes.as_ptr();
+            self.heap.keep(bytes)?;
+            pointers.push(at);
+        }
+        pointers.push(ptr::null());
+        let at = pointers.as_ptr() as usize;
+        self.heap.keep(Pointers(pointers))?;
+        Ok(at)
+    }
+
+    fn start_main(self: &Arc<Self>, values: usize, count: usize) -> Result<(), StartError> {
+        let described = *self.image.program();
+        let Some(main) = described.main else { return Err(LoadError::BadEntry.into()) };
+        let owner = Arc::as_ptr(self) as usize;
+        let body = move || {
+            // SAFETY: the program outlives its threads.
+            let program = unsafe { &*(owner as *const Self) };
+            Machine::reset_vectors();
+            // SAFETY: the loader checked that it is code of the image; what that does is the program's business.
+            let status = unsafe { main(count as i32, values as *const *const u8) };
+            program.end(Outcome::Exited(status));
+        };
+        let main_name = alloc::format!("{}/main", self.name);
+        let builder = Builder::new(&main_name).stack_size(described.stack_size).program(self);
+        builder.spawn(body)?.detach();
+        Ok(())
+    }
+
+    /// Wakes its waiting threads by their timeouts, and interrupts those that run.
+    fn push_threads_out(&self) {
+        for cpu in cpu::all() {
+            let registry = cpu.registry.lock();
+            for thread in registry.iter().filter(|thread| ptr::eq(thread.program(), self)) {
+                thread.force_time_out();
+            }
+            drop(registry);
+            scheduler::nudge(cpu.index);
+        }
+    }
+}
+
+/// Pointers into memory that is kept with them.
+struct Pointers(#[expect(dead_code, reason = "kept for its memory")] Vec<*const u8>);
+
+/// The calling thread's program.
+pub fn current() -> Option<&'static Program> {
+    // SAFETY: a program outlives its threads, and so every use by one of them.
+    unsafe { thread::try_current()?.program().as_ref() }
+}
+
+/// The image's programs.
+pub fn files() -> impl Iterator<Item = File> {
+    Archive(boot_information().programs).files()
+}
+
+/// All that run.
+pub fn all() -> Vec<Arc<Program>> {
+    RUNNING.lock().clone()
+}
+
+/// One that runs, by its number.
+pub fn by_id(id: u64) -> Option<Arc<Program>> {
+    RUNNING.lock().iter().find(|program| program.id == id).cloned()
+}
+
+/// Ends the calling thread if its program ends. The interface's functions call it before they return.
+#[inline(always)]
+pub fn leave_if_ending() {
+    if let Some(program) = current()
+        && program.is_ending()
+    {
+        scheduler::exit();
+    }
+}
+
+/// Ends the calling thread's program as failed, reports it, and does not return. `None`: it belongs to none.
+pub fn fail_current(reason: fmt::Arguments<'_>) -> Option<core::convert::Infallible> {
+    let program = current()?;
+    let registers = Machine::registers_here();
+    report(program, reason, &registers);
+    scheduler::exit()
+}
+
+/// A fault: if it is a program's own, ends that and does not return. On the fault's stack, interrupts off.
+pub(crate) fn contain(fault: &Fault, text: fmt::Arguments<'_>) {
+    let Some(program) = current() else { return };
+    let is_the_threads = match fault.kind {
+        FaultKind::Other { vector, .. } => !MACHINE_FAULTS.contains(&vector),
+        FaultKind::Page { .. } | FaultKind::Breakpoint => true,
+    };
+    // With interrupts off, the kernel may have been in the middle of something.
+    let in_middle = fault.registers.flags & INTERRUPTS_ON == 0 || cpu::this().in_interrupt.load(Ordering::Relaxed);
+    if !is_the_threads || in_middle {
+        return;
+    }
+    report(program, text, &fault.registers);
+    Machine::fault_contained();
+    scheduler::exit()
+}
+
+fn report(program: &Program, reason: fmt::Arguments<'_>, registers: &Registers) {
+    let thread = thread::current();
+    let mut kept = ArrayString::<REASON_LIMIT>::new();
+    // What does not fit is cut.
+    let _ = fmt::write(&mut Cut(&mut kept), reason);
+    let cpu = cpu::this_index();
+    crate::println!(
+        "program {} ({}): {reason}\nin thread {} \"{}\" on CPU {cpu}, image at {:#x}; backtrace:",
+        program.name,
+        program.id,
+        thread.id(),
+        thread.name(),
+        program.image.start()
+    );
+    panic::print_backtrace(registers.instruction_pointer, registers.frame_pointer);
+    program.end(Outcome::Failed(kept));
+}
+
+/// Takes as much text as there is room for.
+struct Cut<'a>(&'a mut ArrayString<REASON_LIMIT>);
+
+impl fmt::Write for Cut<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            let shown = if character == '\n' { ' ' } else { character };
+            self.0.try_push(shown).map_err(|_| fmt::Error)?;
+        }
+        Ok(())
+    }
+}
+
+/// The function of a program's image an address is in. Any context: gives up where the list is in use.
+pub(crate) fn resolve(address: usize) -> Option<Symbol<'static>> {
+    let running = RUNNING.try_lock()?;
+    let program = running.iter().find(|program| program.image.contains(address))?;
+    Some(symbols::resolve_in(program.symbols, program.image.start(), address))
+}
+
+/// True if the calling thread was interrupted in its own program's code, which ends.
+pub(crate) fn interrupted_in_ending(interrupted: usize) -> bool {
+    current().is_some_and(|program| program.is_ending() && program.image.is_code(interrupted))
+}
+
+/// What `aero build --hrt` packs behind the image: u32 count; for each file three u32 lengths, of name, ELF file and
+/// function names, and then these.
+struct Archive(&'static [u8]);
+
+impl Archive {
+    /// Its files; ends early where it is damaged.
+    fn files(self) -> impl Iterator<Item = File> {
+        let mut rest = self.0;
+        let count = take_word(&mut rest).unwrap_or(0);
+        (0..count).map_while(move |_| {
+            let lengths = [take_word(&mut rest)?, take_word(&mut rest)?, take_word(&mut rest)?];
+            let [name, elf, symbols] = lengths.map(|length| length as usize);
+            Some(File {
+                name: core::str::from_utf8(take(&mut rest, name)?).ok()?,
+                elf: take(&mut rest, elf)?,
+                symbols: take(&mut rest, symbols)?,
+            })
+        })
+    }
+}
+
+fn take(bytes: &mut &'static [u8], length: usize) -> Option<&'static [u8]> {
+    let (taken, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(taken)
+}
+
+fn take_word(bytes: &mut &'static [u8]) -> Option<u32> {
+    Some(u32::from_le_bytes(take(bytes, 4)?.try_into().ok()?))
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Name and number.
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.id)
+    }
+}

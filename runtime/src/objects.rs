@@ -1,0 +1,198 @@
+//! Events, mutexes and the like, in the program's own memory.
+
+use abi::{BUSY, INVALID, OK, Status, TIMED_OUT};
+use kernel::wait::{self, Arrival};
+
+use crate::{AsStatus, attempt, blocking, borrow, deadline};
+
+type Mutex = wait::Mutex<()>;
+type ReaderWriterLock = wait::ReaderWriterLock<()>;
+
+/// The kernel's object fits the memory that the interface sets aside for it.
+macro_rules! fits {
+    ($($kernel:ty => $interface:ty),* $(,)?) => {
+        $(const _: () = assert!(
+            size_of::<$kernel>() <= size_of::<$interface>() && align_of::<$kernel>() <= align_of::<$interface>()
+        );)*
+    };
+}
+fits!(
+    wait::Event => abi::Event,
+    Mutex => abi::Mutex,
+    wait::Condition => abi::Condition,
+    wait::Semaphore => abi::Semaphore,
+    wait::Barrier => abi::Barrier,
+    ReaderWriterLock => abi::ReaderWriterLock,
+);
+
+/// Puts a new object into a program's memory.
+///
+/// # Safety
+/// Null, misaligned, or memory for an `O` that nobody uses.
+unsafe fn place<T, O>(at: *mut O, object: T) -> Status {
+    let at = at.cast::<T>();
+    if at.is_null() || !at.is_aligned() {
+        return INVALID;
+    }
+    // SAFETY: by the caller's word, and `fits`.
+    unsafe { at.write(object) };
+    OK
+}
+
+pub unsafe extern "C" fn aero_event_init(event: *mut abi::Event) -> Status {
+    // SAFETY: the interface's own condition.
+    unsafe { place(event, wait::Event::new()) }
+}
+
+pub unsafe extern "C" fn aero_event_signal(event: *const abi::Event) -> Status {
+    // SAFETY: the interface's own condition.
+    attempt!(unsafe { borrow::<wait::Event, _>(event) }).signal();
+    OK
+}
+
+pub unsafe extern "C" fn aero_event_broadcast(event: *const abi::Event) -> Status {
+    // SAFETY: the interface's own condition.
+    attempt!(unsafe { borrow::<wait::Event, _>(event) }).broadcast();
+    OK
+}
+
+pub unsafe extern "C" fn aero_event_wait(event: *const abi::Event, deadline_ns: u64) -> Status {
+    // SAFETY: the interface's own condition.
+    let event = attempt!(unsafe { borrow::<wait::Event, _>(event) });
+    blocking(|| event.wait_until(deadline(deadline_ns))).as_status()
+}
+
+pub unsafe extern "C" fn aero_mutex_init(mutex: *mut abi::Mutex) -> Status {
+    // SAFETY: the interface's own condition.
+    unsafe { place(mutex, Mutex::new(())) }
+}
+
+pub unsafe extern "C" fn aero_mutex_lock(mutex: *const abi::Mutex, deadline_ns: u64) -> Status {
+    // SAFETY: the interface's own condition.
+    let mutex = attempt!(unsafe { borrow::<Mutex, _>(mutex) });
+    if let Some(guard) = mutex.try_lock() {
+        core::mem::forget(guard);
+        return OK;
+    }
+    blocking(|| mutex.lock_until(deadline(deadline_ns)).map(core::mem::forget)).as_status()
+}
+
+pub unsafe extern "C" fn aero_mutex_try_lock(mutex: *const abi::Mutex) -> Status {
+    // SAFETY: the interface's own condition.
+    match attempt!(unsafe { borrow::<Mutex, _>(mutex) }).try_lock() {
+        Some(guard) => {
+            core::mem::forget(guard);
+            OK
+        }
+        None => BUSY,
+    }
+}
+
+pub unsafe extern "C" fn aero_mutex_unlock(mutex: *const abi::Mutex) -> Status {
+    // SAFETY: the interface's own condition; the caller has locked it.
+    drop(unsafe { attempt!(borrow::<Mutex, _>(mutex)).adopt() });
+    OK
+}
+
+pub unsafe extern "C" fn aero_condition_init(condition: *mut abi::Condition) -> Status {
+    // SAFETY: the interface's own condition.
+    unsafe { place(condition, wait::Condition::new()) }
+}
+
+pub unsafe extern "C" fn aero_condition_wait(
+    condition: *const abi::Condition,
+    mutex: *const abi::Mutex,
+    deadline_ns: u64,
+) -> Status {
+    // SAFETY: the interface's own condition; the caller has locked the mutex.
+    let (condition, guard) = unsafe {
+        let condition = attempt!(borrow::<wait::Condition, _>(condition));
+        (condition, attempt!(borrow::<Mutex, _>(mutex)).adopt())
+    };
+    blocking(|| {
+        let (guard, result) = condition.wait_until(guard, deadline(deadline_ns));
+        core::mem::forget(guard);
+        result
+    })
+    .as_status()
+}
+
+pub unsafe extern "C" fn aero_condition_signal(condition: *const abi::Condition) -> Status {
+    // SAFETY: the interface's own condition.
+    attempt!(unsafe { borrow::<wait::Condition, _>(condition) }).signal();
+    OK
+}
+
+pub unsafe extern "C" fn aero_condition_broadcast(condition: *const abi::Condition) -> Status {
+    // SAFETY: the interface's own condition.
+    attempt!(unsafe { borrow::<wait::Condition, _>(condition) }).broadcast();
+    OK
+}
+
+pub unsafe extern "C" fn aero_semaphore_init(semaphore: *mut abi::Semaphore, units: u64) -> Status {
+    let Ok(units) = u32::try_from(units) else { return INVALID };
+    // SAFETY: the interface's own condition.
+    unsafe { place(semaphore, wait::Semaphore::new(units)) }
+}
+
+pub unsafe extern "C" fn aero_semaphore_down(semaphore: *const abi::Semaphore, deadline_ns: u64) -> Status {
+    // SAFETY: the interface's own condition.
+    let semaphore = attempt!(unsafe { borrow::<wait::Semaphore, _>(semaphore) });
+    if semaphore.try_down() {
+        return OK;
+    }
+    blocking(|| semaphore.down_until(deadline(deadline_ns))).as_status()
+}
+
+pub unsafe extern "C" fn aero_semaphore_up(semaphore: *const abi::Semaphore) -> Status {
+    // SAFETY: the interface's own condition.
+    attempt!(unsafe { borrow::<wait::Semaphore, _>(semaphore) }).up();
+    OK
+}
+
+pub unsafe extern "C" fn aero_barrier_init(barrier: *mut abi::Barrier, threads: u32) -> Status {
+    if threads == 0 {
+        return INVALID;
+    }
+    // SAFETY: the interface's own condition.
+    unsafe { place(barrier, wait::Barrier::new(threads as usize)) }
+}
+
+pub unsafe extern "C" fn aero_barrier_wait(barrier: *const abi::Barrier, deadline_ns: u64) -> Status {
+    // SAFETY: the interface's own condition.
+    let barrier = attempt!(unsafe { borrow::<wait::Barrier, _>(barrier) });
+    match blocking(|| barrier.wait_until(deadline(deadline_ns))) {
+        Ok(Arrival::Last) => 1,
+        Ok(_) => OK,
+        Err(_) => TIMED_OUT,
+    }
+}
+
+pub unsafe extern "C" fn aero_reader_writer_init(lock: *mut abi::ReaderWriterLock) -> Status {
+    // SAFETY: the interface's own condition.
+    unsafe { place(lock, ReaderWriterLock::new(())) }
+}
+
+pub unsafe extern "C" fn aero_reader_writer_read(lock: *const abi::ReaderWriterLock, deadline_ns: u64) -> Status {
+    // SAFETY: the interface's own condition.
+    let lock = attempt!(unsafe { borrow::<ReaderWriterLock, _>(lock) });
+    blocking(|| lock.read_until(deadline(deadline_ns)).map(core::mem::forget)).as_status()
+}
+
+pub unsafe extern "C" fn aero_reader_writer_read_unlock(lock: *const abi::ReaderWriterLock) -> Status {
+    // SAFETY: the interface's own condition; the caller has it for reading.
+    drop(unsafe { attempt!(borrow::<ReaderWriterLock, _>(lock)).adopt_read() });
+    OK
+}
+
+pub unsafe extern "C" fn aero_reader_writer_write(lock: *const abi::ReaderWriterLock, deadline_ns: u64) -> Status {
+    // SAFETY: the interface's own condition.
+    let lock = attempt!(unsafe { borrow::<ReaderWriterLock, _>(lock) });
+    blocking(|| lock.write_until(deadline(deadline_ns)).map(core::mem::forget)).as_status()
+}
+
+pub unsafe extern "C" fn aero_reader_writer_write_unlock(lock: *const abi::ReaderWriterLock) -> Status {
+    // SAFETY: the interface's own condition; the caller has it for writing.
+    drop(unsafe { attempt!(borrow::<ReaderWriterLock, _>(lock)).adopt_write() });
+    OK
+}

@@ -1,0 +1,138 @@
+//! Text, memory, time, topology.
+
+use core::fmt;
+use core::ptr::{self, NonNull};
+
+use abi::{ANY, INVALID, NO_SUCH_CPU, OK, Status};
+use kernel::arch::{Architecture, Machine};
+use kernel::memory::{self, Placement};
+use kernel::program::{self, Outcome};
+use kernel::time;
+use kernel::{call, cpu, output, thread};
+
+use crate::for_text;
+
+pub unsafe extern "C" fn aero_print(text: *const u8, length: usize) {
+    // SAFETY: the interface's own condition.
+    unsafe { for_text(text, length, |part| output::print(format_args!("{part}"))) };
+    program::leave_if_ending();
+}
+
+pub unsafe extern "C" fn aero_exit(status: i32) -> ! {
+    if let Some(program) = program::current() {
+        program.end(Outcome::Exited(status));
+    }
+    thread::exit()
+}
+
+/// A program's text, for a report.
+struct Text(*const u8, usize);
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut result = Ok(());
+        // SAFETY: `aero_panic`'s own condition.
+        unsafe { for_text(self.0, self.1, |part| result = result.and_then(|()| f.write_str(part))) };
+        result
+    }
+}
+
+pub unsafe extern "C" fn aero_panic(text: *const u8, length: usize) -> ! {
+    program::fail_current(format_args!("panic: {}", Text(text, length)));
+    thread::exit()
+}
+
+pub unsafe extern "C" fn aero_allocate(size: usize, align: usize, node: u32) -> *mut u8 {
+    let Some(program) = program::current() else { return ptr::null_mut() };
+    let placement = if node == ANY { Placement::Near } else { Placement::Node(node as usize) };
+    if size == 0 {
+        return ptr::null_mut();
+    }
+    program.heap().allocate(size, align, placement).map_or(ptr::null_mut(), NonNull::as_ptr)
+}
+
+pub unsafe extern "C" fn aero_free(memory: *mut u8) {
+    let (Some(program), Some(block)) = (program::current(), NonNull::new(memory)) else { return };
+    // SAFETY: the interface's own condition.
+    if unsafe { program.heap().free(block) }.is_err() {
+        program::fail_current(format_args!("freed {block:p}, which is not allocated"));
+    }
+}
+
+pub unsafe extern "C" fn aero_cpu_count() -> u32 {
+    cpu::limit() as u32
+}
+
+pub unsafe extern "C" fn aero_cpu_this() -> u32 {
+    cpu::this_index() as u32
+}
+
+pub unsafe extern "C" fn aero_cpu_node(cpu: u32) -> u32 {
+    cpu::get(cpu as usize).map_or(ANY, |cpu| cpu.node as u32)
+}
+
+pub unsafe extern "C" fn aero_node_count() -> u32 {
+    memory::node_count() as u32
+}
+
+pub unsafe extern "C" fn aero_node_distance(from: u32, to: u32) -> u32 {
+    memory::node_distance(from as usize, to as usize).map_or(0, u32::from)
+}
+
+/// A function of a program and its argument, for use in an interrupt.
+#[derive(Clone, Copy)]
+pub(crate) struct Handler {
+    pub function: unsafe extern "C" fn(*mut u8),
+    pub argument: *mut u8,
+}
+
+// SAFETY: where the program's function runs is the program's business.
+unsafe impl Sync for Handler {}
+// SAFETY: as above.
+unsafe impl Send for Handler {}
+
+impl Handler {
+    /// Calls it in an interrupt: whoever was interrupted keeps floating-point and vector state.
+    pub fn call_in_interrupt(&self) {
+        extern "C" fn call(handler: usize) {
+            // SAFETY: the address of a handler that lives during the call below.
+            let handler = unsafe { &*(handler as *const Handler) };
+            Machine::reset_vectors();
+            // SAFETY: what the program's function does is the program's business.
+            unsafe { (handler.function)(handler.argument) };
+        }
+        Machine::keep_vectors(call, ptr::from_ref(self) as usize);
+    }
+}
+
+pub unsafe extern "C" fn aero_cpu_call(
+    cpu: u32,
+    function: Option<unsafe extern "C" fn(*mut u8)>,
+    argument: *mut u8,
+) -> Status {
+    let Some(function) = function else { return INVALID };
+    let handler = Handler { function, argument };
+    let run = move || {
+        let handler = handler;
+        handler.call_in_interrupt();
+    };
+    let result = call::on(cpu as usize, run, call::DEFAULT_LIMIT);
+    program::leave_if_ending();
+    match result {
+        Ok(()) => OK,
+        Err(call::CallError::NoSuchCpu(_)) => NO_SUCH_CPU,
+        Err(_) => abi::TIMED_OUT,
+    }
+}
+
+pub unsafe extern "C" fn aero_time_ns() -> u64 {
+    time::now_ns()
+}
+
+pub unsafe extern "C" fn aero_time_cycles() -> u64 {
+    time::cycles()
+}
+
+pub unsafe extern "C" fn aero_time_cycle_hz() -> u64 {
+    Machine::cycle_frequency_hz()
+}

@@ -1,0 +1,182 @@
+//! A program that does what programs should not, as its argument says.
+#![no_std]
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::hint::black_box;
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+
+use hrt::thread::{self, Builder};
+use hrt::time::{Deadline, Timer};
+use hrt::wait::{Channel, Event, Mutex};
+use hrt::{Arguments, cpu, fiber, println};
+
+hrt::program!(main);
+
+/// Fresh at each start, whatever an earlier run left.
+static STARTS: AtomicU32 = AtomicU32::new(0);
+
+fn main(arguments: Arguments) -> i32 {
+    if STARTS.fetch_add(1, Ordering::Relaxed) != 0 {
+        println!("the last run's variables are still there");
+        return 100;
+    }
+    match arguments.get(1) {
+        Some("null") => {
+            // SAFETY: it is not; that is what it is for.
+            unsafe { black_box(core::ptr::null::<u8>()).read_volatile() as i32 }
+        }
+        Some("wild") => {
+            // SAFETY: as above.
+            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(0xffff_f000_0000_0000).write_volatile(1) };
+            0
+        }
+        Some("code") => {
+            // SAFETY: as above: code is not writable.
+            unsafe { (main as *const () as *mut u8).write_volatile(0xcc) };
+            0
+        }
+        Some("divide") => {
+            // SAFETY: as above.
+            unsafe {
+                core::arch::asm!("xor edx, edx", "xor ecx, ecx", "div ecx", out("eax") _, out("ecx") _, out("edx") _)
+            };
+            0
+        }
+        Some("overflow") => recurse(black_box(0)) as i32,
+        Some("fiber-overflow") => {
+            let fiber = fiber::create(|| recurse(black_box(0)) as i32);
+            fiber.map_or(1, fiber::Fiber::join)
+        }
+        Some("elsewhere") => {
+            // The fault is another thread's, on another CPU, while this one waits.
+            let faulty = Builder::new("faulty").cpu(cpu::count() - 1).spawn(|| {
+                // SAFETY: as above.
+                unsafe { black_box(core::ptr::null::<u8>()).read_volatile() }
+            });
+            faulty.map_or(1, |thread| i32::from(thread.join().unwrap_or(2)))
+        }
+        Some("panic") => panic!("as asked"),
+        Some("free") => {
+            let block = Box::into_raw(Box::new(1u64));
+            // SAFETY: freed twice: the second time is what it is for.
+            unsafe {
+                drop(Box::from_raw(block));
+                drop(Box::from_raw(block));
+            }
+            0
+        }
+        Some("leak") => {
+            core::mem::forget(Vec::<u8>::with_capacity(1000));
+            core::mem::forget(Event::new());
+            0
+        }
+        Some("exit") => {
+            let _ = Builder::new("other").spawn(spin);
+            hrt::exit(7)
+        }
+        Some("spin") => {
+            for index in 0..cpu::count() {
+                let _ = Builder::new("spinner").cpu(index).spawn(spin);
+            }
+            println!("spinning");
+            spin()
+        }
+        Some("deadlock") => deadlock(),
+        Some("busy") => {
+            everything_at_once();
+            println!("busy");
+            let _ = Event::new().map(|event| event.wait(Deadline::NEVER));
+            1
+        }
+        _ => 0,
+    }
+}
+
+#[inline(never)]
+#[expect(unconditional_recursion, reason = "using up the stack is what it is for")]
+fn recurse(depth: u64) -> u64 {
+    let filler = black_box([depth; 32]);
+    recurse(depth + 1) + filler[0]
+}
+
+fn spin() -> i32 {
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+/// Two threads, two mutexes, in opposite orders.
+fn deadlock() -> i32 {
+    let (Ok(first), Ok(second), Ok(both)) = (Mutex::new(0), Mutex::new(0), hrt::wait::Barrier::new(2)) else {
+        return 1;
+    };
+    let shared = Arc::new((first, second, both));
+    let theirs = shared.clone();
+    let other = Builder::new("other").cpu(cpu::count() - 1).spawn(move || {
+        let _second = theirs.1.lock();
+        let _ = theirs.2.wait(Deadline::NEVER);
+        let _first = theirs.0.lock();
+    });
+    let _first = shared.0.lock();
+    let _ = shared.2.wait(Deadline::NEVER);
+    println!("deadlocked");
+    let _second = shared.1.lock();
+    other.map_or(1, |thread| thread.join().map_or(2, |()| 0))
+}
+
+/// Every kind of thing a program can have when it is killed: threads that wait, sleep, compute and yield, timers that
+/// fire, fibers, messages under way.
+fn everything_at_once() {
+    let Ok(channel) = Channel::<Box<u64>>::new(4) else { return };
+    let channel = Arc::new(channel);
+    for index in 0..cpu::count() {
+        let builder = Builder::new("worker").cpu(index);
+        let (sender, receiver) = (channel.clone(), channel.clone());
+        let _ = builder.spawn(move || {
+            loop {
+                let _ = sender.send(Box::new(1), Deadline::NEVER);
+            }
+        });
+        let _ = builder.spawn(move || {
+            loop {
+                let _ = receiver.receive(Deadline::after(Duration::from_micros(100)));
+            }
+        });
+        let _ = builder.spawn(|| {
+            loop {
+                thread::yield_now();
+                drop(black_box(Vec::<u8>::with_capacity(300)));
+            }
+        });
+        let _ = builder.spawn(|| thread::sleep(Duration::from_secs(1000)));
+        let _ = builder.spawn(|| {
+            let fiber = fiber::create(|| {
+                loop {
+                    fiber::yield_now();
+                }
+            });
+            fiber.map(|fiber: fiber::Fiber<()>| {
+                loop {
+                    fiber.yield_to();
+                }
+            })
+        });
+        let _ = builder.spawn(|| {
+            let fired = Arc::new(AtomicU32::new(0));
+            let theirs = fired.clone();
+            let timer = Timer::new(move || {
+                theirs.fetch_add(1, Ordering::Relaxed);
+            });
+            let Ok(mut timer) = timer else { return };
+            loop {
+                timer.set(Deadline::after(Duration::from_micros(50)));
+                thread::sleep(Duration::from_micros(20));
+            }
+        });
+    }
+}

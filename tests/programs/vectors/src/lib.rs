@@ -1,0 +1,230 @@
+//! Computes with x87, SSE and (where built for it) AVX registers in hundreds of threads, under preemption, migration and
+//! interrupts, and looks whether a register ever changes; also below the stack pointer, in the red zone.
+//!
+//! Arguments: threads per CPU, milliseconds.
+#![no_std]
+
+extern crate alloc;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
+
+use hrt::interrupt::Interrupt;
+use hrt::thread::{self, Builder};
+use hrt::time::{Deadline, Timer};
+use hrt::{Arguments, cpu, fiber, println};
+
+hrt::program!(main);
+
+/// Rounds of the loop that holds values in registers: several per quantum.
+const HELD_ROUNDS: u64 = 20_000;
+
+/// What all threads share.
+struct Shared {
+    stop: AtomicBool,
+    rounds: AtomicU64,
+    wrong: AtomicU64,
+    interrupts: AtomicU64,
+}
+
+fn main(arguments: Arguments) -> i32 {
+    let number =
+        |index: usize, default: u64| arguments.get(index).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (threads, milliseconds) = (number(1, 100) as usize, number(2, 1000));
+    let shared = Arc::new(Shared {
+        stop: AtomicBool::new(false),
+        rounds: AtomicU64::new(0),
+        wrong: AtomicU64::new(0),
+        interrupts: AtomicU64::new(0),
+    });
+    match run(&shared, threads, Duration::from_millis(milliseconds)) {
+        Ok(()) => {}
+        Err(error) => {
+            println!("vectors: {error}");
+            return 2;
+        }
+    }
+    let (rounds, wrong) = (shared.rounds.load(Ordering::SeqCst), shared.wrong.load(Ordering::SeqCst));
+    let interrupts = shared.interrupts.load(Ordering::SeqCst);
+    println!("{rounds} rounds in {} threads, {interrupts} interrupts, {wrong} wrong", threads * cpu::count());
+    i32::from(wrong != 0 || rounds == 0 || interrupts == 0)
+}
+
+fn run(shared: &Arc<Shared>, threads: usize, duration: Duration) -> Result<(), hrt::Error> {
+    let mut handles = Vec::new();
+    for number in 0..threads * cpu::count() {
+        let theirs = shared.clone();
+        let builder = Builder::new("computer").cpu(number % cpu::count());
+        handles.push(builder.spawn(move || compute(&theirs, number as u64 + 1))?);
+    }
+    // Handlers that use the registers themselves.
+    let theirs = shared.clone();
+    let interrupt = Interrupt::register(move || {
+        theirs.interrupts.fetch_add(1, Ordering::SeqCst);
+        spoil_registers();
+    })?;
+    let theirs = shared.clone();
+    let mut timer = Timer::new(move || {
+        theirs.interrupts.fetch_add(1, Ordering::SeqCst);
+        spoil_registers();
+    })?;
+    let end = Deadline::after(duration);
+    while hrt::time::now_ns() < end.as_ns() {
+        for target in (0..cpu::count()).filter(|&target| target != cpu::this()) {
+            interrupt.send(target)?;
+        }
+        timer.set(Deadline::after(Duration::from_micros(30)));
+        thread::sleep(Duration::from_micros(100));
+        thread::migrate((cpu::this() + 1) % cpu::count())?;
+    }
+    shared.stop.store(true, Ordering::SeqCst);
+    handles.into_iter().for_each(|handle| handle.join().unwrap_or_default());
+    Ok(())
+}
+
+/// Other values in all registers.
+fn spoil_registers() {
+    // SAFETY: a handler may change them all: the kernel keeps what it interrupted.
+    unsafe {
+        asm!(
+            "pcmpeqd xmm0, xmm0", "movaps xmm1, xmm0", "movaps xmm2, xmm0", "movaps xmm3, xmm0", "movaps xmm7, xmm0",
+            "movaps xmm8, xmm0", "movaps xmm15, xmm0", "fld1", "fldpi", "fstp st(0)", "fstp st(0)",
+            out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm7") _, out("xmm8") _, out("xmm15") _,
+        );
+    }
+    #[cfg(target_feature = "avx")]
+    // SAFETY: as above.
+    unsafe {
+        asm!("vpcmpeqd xmm1, xmm1, xmm1", "vinsertf128 ymm1, ymm1, xmm1, 1", "vmovaps ymm9, ymm1", out("ymm1") _, out("ymm9") _);
+    }
+}
+
+fn compute(shared: &Shared, seed: u64) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        let held = held_in_registers(seed) && held_in_red_zone(seed) && numbers_are_right(seed);
+        if !held {
+            shared.wrong.fetch_add(1, Ordering::SeqCst);
+        }
+        shared.rounds.fetch_add(1, Ordering::SeqCst);
+        match shared.rounds.load(Ordering::Relaxed) % 4 {
+            0 => thread::yield_now(),
+            1 => drop(thread::migrate((cpu::this() + 1) % cpu::count())),
+            2 => {
+                // A fiber with registers of its own, and another rounding mode, which must stay its own.
+                let fiber = fiber::create(move || {
+                    set_rounding(Rounding::Up);
+                    fiber::yield_now();
+                    let right = rounding_is(Rounding::Up);
+                    set_rounding(Rounding::Nearest);
+                    right
+                });
+                let right = fiber.is_ok_and(|fiber| {
+                    fiber.yield_to();
+                    let mine = rounding_is(Rounding::Nearest);
+                    fiber.join() && mine
+                });
+                shared.wrong.fetch_add(u64::from(!right), Ordering::SeqCst);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Rounding {
+    Nearest = 0x1f80,
+    Up = 0x5f80,
+}
+
+fn set_rounding(rounding: Rounding) {
+    let control = rounding as u32;
+    // SAFETY: a valid control word.
+    unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const control) };
+}
+
+fn rounding_is(rounding: Rounding) -> bool {
+    let mut control = 0u32;
+    // SAFETY: writes the word.
+    unsafe { asm!("stmxcsr [{}]", in(reg) &raw mut control) };
+    control & 0x6000 == rounding as u32 & 0x6000
+}
+
+/// Holds values in x87, SSE and AVX registers across a loop long enough to be interrupted.
+#[inline(never)]
+fn held_in_registers(seed: u64) -> bool {
+    let (mut low, mut high, mut x87, mut upper) = (0u64, 0u64, 0u64, seed);
+    // SAFETY: uses only registers it names; the x87 stack is empty again at the end.
+    unsafe {
+        asm!(
+            "mov [rsp - 16], {seed}",
+            "fild qword ptr [rsp - 16]",
+            "movq xmm0, {seed}",
+            "movq xmm15, {seed}",
+            "2:",
+            "dec {count}",
+            "jnz 2b",
+            "movq {low}, xmm0",
+            "movq {high}, xmm15",
+            "fistp qword ptr [rsp - 16]",
+            "mov {x87}, [rsp - 16]",
+            seed = in(reg) seed,
+            count = inout(reg) HELD_ROUNDS => _,
+            low = out(reg) low,
+            high = out(reg) high,
+            x87 = out(reg) x87,
+            out("xmm0") _, out("xmm15") _,
+        );
+    }
+    #[cfg(target_feature = "avx")]
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "vmovq xmm9, {seed}",
+            "vinsertf128 ymm9, ymm9, xmm9, 1",
+            "2:",
+            "dec {count}",
+            "jnz 2b",
+            "vextractf128 xmm8, ymm9, 1",
+            "vmovq {upper}, xmm8",
+            seed = in(reg) seed,
+            count = inout(reg) HELD_ROUNDS => _,
+            upper = out(reg) upper,
+            out("ymm8") _, out("ymm9") _,
+        );
+    }
+    [low, high, x87, upper].iter().all(|&value| value == seed)
+}
+
+/// Holds a value below the stack pointer, where a leaf function may keep one (System V ABI AMD64, 3.2.2).
+#[inline(never)]
+fn held_in_red_zone(seed: u64) -> bool {
+    let (first, last): (u64, u64);
+    // SAFETY: the red zone is the function's own; the block calls nothing.
+    unsafe {
+        asm!(
+            "mov [rsp - 8], {seed}",
+            "mov [rsp - 128], {seed}",
+            "2:",
+            "dec {count}",
+            "jnz 2b",
+            "mov {first}, [rsp - 8]",
+            "mov {last}, [rsp - 128]",
+            seed = in(reg) seed,
+            count = inout(reg) HELD_ROUNDS => _,
+            first = out(reg) first,
+            last = out(reg) last,
+        );
+    }
+    first == seed && last == seed
+}
+
+/// A sum that is known: of the first odd numbers.
+#[inline(never)]
+fn numbers_are_right(seed: u64) -> bool {
+    let count = 500 + seed % 100;
+    let sum: f64 = (0..count).map(|index| core::hint::black_box(2.0 * index as f64 + 1.0)).sum();
+    sum == (count * count) as f64
+}
