@@ -74,14 +74,11 @@ fn program(directory: &Path, isa: Isa) -> Result<Program> {
     let (name, objects) =
         if directory.join("Cargo.toml").exists() { rust(directory, isa)? } else { c(directory, isa)? };
     let out = root().join("target/hrt").join(isa.name());
-    let whole = out.join(format!("{name}.elf"));
-    link(&objects, &whole, &[])?;
-    let bytes = fs::read(&whole)?;
-    check(&bytes).with_context(|| format!("{shown} is no program"))?;
-    let stripped = out.join(format!("{name}.stripped"));
-    link(&objects, &stripped, &["-s"])?;
-    let symbols = pack::symbol_table(&object::File::parse(&*bytes)?, 0)?;
-    Ok(Program { name, elf: fs::read(stripped)?, symbols })
+    let whole = link(&objects, &out.join(format!("{name}.elf")), &[])?;
+    check(&whole).with_context(|| format!("{shown} is no program"))?;
+    let elf = link(&objects, &out.join(format!("{name}.stripped")), &["-s"])?;
+    let symbols = pack::symbol_table(&object::File::parse(&*whole)?, 0)?;
+    Ok(Program { name, elf, symbols })
 }
 
 /// What only the linker's output shows: that it has an entry, and needs no more than the kernel has.
@@ -147,7 +144,7 @@ fn c(directory: &Path, isa: Isa) -> Result<(String, Vec<PathBuf>)> {
     let include = root().join("target/hrt/include");
     fs::create_dir_all(&out)?;
     fs::create_dir_all(&include)?;
-    fs::write(include.join("aerokernel.h"), header::generate())?;
+    pack::write_whole(&include.join("aerokernel.h"), header::generate().as_bytes())?;
     let mut sources: Vec<PathBuf> = fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     sources.sort();
     let mut objects = Vec::new();
@@ -168,10 +165,12 @@ fn c(directory: &Path, isa: Isa) -> Result<(String, Vec<PathBuf>)> {
         if compiler == "c++" {
             command.args(["-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"]);
         }
-        command.arg(&source).arg("-o").arg(&object);
+        let fresh = pack::own_name(&object);
+        command.arg(&source).arg("-o").arg(&fresh);
         let status =
             command.status().with_context(|| format!("{compiler} cannot be run; `./aero doctor` says more"))?;
         ensure!(status.success(), "{} does not compile", source.display());
+        fs::rename(fresh, &object)?;
         objects.push(object);
     }
     if objects.is_empty() {
@@ -180,9 +179,11 @@ fn c(directory: &Path, isa: Isa) -> Result<(String, Vec<PathBuf>)> {
     Ok((name, objects))
 }
 
-fn link(objects: &[PathBuf], to: &Path, further: &[&str]) -> Result<()> {
+/// Links objects into a file, and returns what is in it.
+fn link(objects: &[PathBuf], to: &Path, further: &[&str]) -> Result<Vec<u8>> {
     let versions = root().join("target/hrt/exports");
-    fs::write(&versions, format!("{{ global: {}; local: *; }};\n", abi::PROGRAM_SYMBOL))?;
+    pack::write_whole(&versions, format!("{{ global: {}; local: *; }};\n", abi::PROGRAM_SYMBOL).as_bytes())?;
+    let fresh = pack::own_name(to);
     let linker = std::env::var("AERO_LINKER").unwrap_or_else(|_| "ld.lld".into());
     let mut command = Command::new(linker);
     command
@@ -201,8 +202,10 @@ fn link(objects: &[PathBuf], to: &Path, further: &[&str]) -> Result<()> {
         .args(further)
         .args(objects)
         .arg("-o")
-        .arg(to);
+        .arg(&fresh);
     let status = command.status().context("the linker cannot be run")?;
     ensure!(status.success(), "{} does not link", to.display());
-    Ok(())
+    let linked = fs::read(&fresh)?;
+    fs::rename(&fresh, to)?;
+    Ok(linked)
 }

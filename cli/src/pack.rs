@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use object::elf::{self, FileHeader64, ProgramHeader64};
@@ -36,13 +36,22 @@ pub struct Program {
 pub fn pack(from: &Path, programs: &[Program], to: &Path) -> Result<()> {
     let bytes = fs::read(from).with_context(|| format!("{} cannot be read", from.display()))?;
     let packed = pack_bytes(&bytes, programs).with_context(|| format!("{} cannot be packed", from.display()))?;
-    if fs::read(to).is_ok_and(|there| there == packed) {
+    write_whole(to, &packed)
+}
+
+/// Writes a file, if it is not there with that content: by way of another one, because somebody may be reading it now.
+pub fn write_whole(to: &Path, content: &[u8]) -> Result<()> {
+    if fs::read(to).is_ok_and(|there| there == content) {
         return Ok(());
     }
-    // By way of another file: a machine may be loading the image right now.
-    let fresh = to.with_extension(format!("new-{}", std::process::id()));
-    let written = fs::write(&fresh, packed).and_then(|()| fs::rename(&fresh, to));
+    let fresh = own_name(to);
+    let written = fs::write(&fresh, content).and_then(|()| fs::rename(&fresh, to));
     written.with_context(|| format!("{} cannot be written", to.display()))
+}
+
+/// A name beside `path` that no other process uses.
+pub fn own_name(path: &Path) -> PathBuf {
+    path.with_extension(format!("new-{}", std::process::id()))
 }
 
 /// The archive that `kernel/src/program` reads, with magic and length before it.

@@ -18,11 +18,14 @@ pub(crate) struct Node {
     context: UnsafeCell<<Machine as Architecture>::Context>,
     next: Cell<*const Node>,
     previous: Cell<*const Node>,
+    /// A fiber's own; `None` for a thread's own flow.
+    stack: Option<Stack>,
 }
 
 impl Node {
-    pub(crate) fn new() -> Self {
-        Self { context: UnsafeCell::default(), next: Cell::new(ptr::null()), previous: Cell::new(ptr::null()) }
+    fn new(stack: Option<Stack>) -> Self {
+        let (next, previous) = (Cell::new(ptr::null()), Cell::new(ptr::null()));
+        Self { context: UnsafeCell::default(), next, previous, stack }
     }
 }
 
@@ -39,13 +42,19 @@ unsafe impl Sync for Ring {}
 
 impl Ring {
     pub(crate) fn new() -> Self {
-        Self { own: Node::new(), current: Cell::new(ptr::null()) }
+        Self { own: Node::new(None), current: Cell::new(ptr::null()) }
     }
 
     /// Forgets the fibers of a thread that is over.
     #[inline(always)]
     pub(crate) fn reset(&self) {
         self.current.set(ptr::null());
+    }
+
+    /// The stack of the fiber that runs, if one does. By its thread.
+    pub(crate) fn running_stack(&self) -> Option<Stack> {
+        // SAFETY: null, the own node, or one in the ring, which stays until it has ended.
+        unsafe { self.current.get().as_ref() }?.stack
     }
 
     /// Who runs, after making the thread's own flow a ring of one if there was none.
@@ -107,7 +116,7 @@ where
     // SAFETY: the top of a stack nobody uses yet; the ring belongs to this thread.
     unsafe {
         start.write(Body {
-            node: Node::new(),
+            node: Node::new(Some(stack)),
             body: ManuallyDrop::new(body),
             result: MaybeUninit::uninit(),
             ended: Cell::new(false),

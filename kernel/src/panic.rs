@@ -11,6 +11,7 @@ use arch_contract::{MAX_CPUS, PowerAction};
 use crate::arch::{Architecture, Machine};
 use crate::command_line::AfterCrash;
 use crate::cpu;
+use crate::memory::stack::Stack;
 use crate::output;
 use crate::program;
 use crate::symbols;
@@ -77,13 +78,14 @@ impl fmt::Display for FaultText<'_> {
         let fault = self.0;
         match fault.kind {
             FaultKind::Page { address, access } => {
-                if let Some(thread) = guard_owner(address) {
+                if let Some((thread, stack)) = guard_owner(address) {
+                    let fiber = if stack == thread.stack() { "" } else { "a fiber of " };
                     return write!(
                         f,
-                        "stack overflow in thread {} \"{}\": its stack of {} bytes is full (access to {address:#x})",
+                        "stack overflow in {fiber}thread {} \"{}\": its stack of {} bytes is full (access to {address:#x})",
                         thread.id(),
                         thread.name(),
-                        thread.stack().size()
+                        stack.size()
                     );
                 }
                 let access = match access {
@@ -100,9 +102,12 @@ impl fmt::Display for FaultText<'_> {
     }
 }
 
-/// The thread whose stack guard an address lies in: the running one, if it is its.
-fn guard_owner(address: usize) -> Option<&'static Thread> {
-    thread::try_current().filter(|thread| thread.stack().guard().contains(&address))
+/// The running thread and the stack, its own or a fiber's, in whose guard an address lies.
+fn guard_owner(address: usize) -> Option<(&'static Thread, Stack)> {
+    let thread = thread::try_current()?;
+    let stacks = [Some(thread.stack()), thread.fibers().running_stack()];
+    let stack = stacks.into_iter().flatten().find(|stack| stack.guard().contains(&address))?;
+    Some((thread, stack))
 }
 
 /// Another CPU crashed and stopped this one: the arch crate's callback.

@@ -3,9 +3,9 @@
 //! What can end the calling thread's program, or switch threads, keeps the vector control words, which the calling
 //! convention makes callees preserve, and does not return to a program that is ending.
 //!
-//! - [`objects`]: events, mutexes and the like, in the program's own memory.
-//! - [`owned`]: threads, channels, timers, interrupts and fibers, which the program owns by handles.
-//! - [`plain`]: text, memory, time, topology.
+//! - `objects`: events, mutexes and the like, in the program's own memory.
+//! - `owned`: threads, channels, timers, interrupts and fibers, which the program owns by handles.
+//! - `plain`: text, memory, time, topology.
 #![no_std]
 
 extern crate alloc;
@@ -65,18 +65,18 @@ fn deadline(nanoseconds: u64) -> Deadline {
 }
 
 /// What can go wrong, as the interface says it.
-trait AsStatus {
-    fn as_status(self) -> Status;
+trait IntoStatus {
+    fn into_status(self) -> Status;
 }
 
-impl AsStatus for Result<(), TimedOut> {
-    fn as_status(self) -> Status {
+impl IntoStatus for Result<(), TimedOut> {
+    fn into_status(self) -> Status {
         if self.is_ok() { OK } else { TIMED_OUT }
     }
 }
 
-impl AsStatus for Result<(), OutOfMemory> {
-    fn as_status(self) -> Status {
+impl IntoStatus for Result<(), OutOfMemory> {
+    fn into_status(self) -> Status {
         if self.is_ok() { OK } else { OUT_OF_MEMORY }
     }
 }

@@ -3,7 +3,7 @@
 use abi::{BUSY, INVALID, OK, Status, TIMED_OUT};
 use kernel::wait::{self, Arrival};
 
-use crate::{AsStatus, attempt, blocking, borrow, deadline};
+use crate::{IntoStatus, attempt, blocking, borrow, deadline};
 
 type Mutex = wait::Mutex<()>;
 type ReaderWriterLock = wait::ReaderWriterLock<()>;
@@ -59,7 +59,7 @@ pub unsafe extern "C" fn aero_event_broadcast(event: *const abi::Event) -> Statu
 pub unsafe extern "C" fn aero_event_wait(event: *const abi::Event, deadline_ns: u64) -> Status {
     // SAFETY: the interface's own condition.
     let event = attempt!(unsafe { borrow::<wait::Event, _>(event) });
-    blocking(|| event.wait_until(deadline(deadline_ns))).as_status()
+    blocking(|| event.wait_until(deadline(deadline_ns))).into_status()
 }
 
 pub unsafe extern "C" fn aero_mutex_init(mutex: *mut abi::Mutex) -> Status {
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn aero_mutex_lock(mutex: *const abi::Mutex, deadline_ns: 
         core::mem::forget(guard);
         return OK;
     }
-    blocking(|| mutex.lock_until(deadline(deadline_ns)).map(core::mem::forget)).as_status()
+    blocking(|| mutex.lock_until(deadline(deadline_ns)).map(core::mem::forget)).into_status()
 }
 
 pub unsafe extern "C" fn aero_mutex_try_lock(mutex: *const abi::Mutex) -> Status {
@@ -114,7 +114,7 @@ pub unsafe extern "C" fn aero_condition_wait(
         core::mem::forget(guard);
         result
     })
-    .as_status()
+    .into_status()
 }
 
 pub unsafe extern "C" fn aero_condition_signal(condition: *const abi::Condition) -> Status {
@@ -141,7 +141,7 @@ pub unsafe extern "C" fn aero_semaphore_down(semaphore: *const abi::Semaphore, d
     if semaphore.try_down() {
         return OK;
     }
-    blocking(|| semaphore.down_until(deadline(deadline_ns))).as_status()
+    blocking(|| semaphore.down_until(deadline(deadline_ns))).into_status()
 }
 
 pub unsafe extern "C" fn aero_semaphore_up(semaphore: *const abi::Semaphore) -> Status {
@@ -176,7 +176,7 @@ pub unsafe extern "C" fn aero_reader_writer_init(lock: *mut abi::ReaderWriterLoc
 pub unsafe extern "C" fn aero_reader_writer_read(lock: *const abi::ReaderWriterLock, deadline_ns: u64) -> Status {
     // SAFETY: the interface's own condition.
     let lock = attempt!(unsafe { borrow::<ReaderWriterLock, _>(lock) });
-    blocking(|| lock.read_until(deadline(deadline_ns)).map(core::mem::forget)).as_status()
+    blocking(|| lock.read_until(deadline(deadline_ns)).map(core::mem::forget)).into_status()
 }
 
 pub unsafe extern "C" fn aero_reader_writer_read_unlock(lock: *const abi::ReaderWriterLock) -> Status {
@@ -188,7 +188,7 @@ pub unsafe extern "C" fn aero_reader_writer_read_unlock(lock: *const abi::Reader
 pub unsafe extern "C" fn aero_reader_writer_write(lock: *const abi::ReaderWriterLock, deadline_ns: u64) -> Status {
     // SAFETY: the interface's own condition.
     let lock = attempt!(unsafe { borrow::<ReaderWriterLock, _>(lock) });
-    blocking(|| lock.write_until(deadline(deadline_ns)).map(core::mem::forget)).as_status()
+    blocking(|| lock.write_until(deadline(deadline_ns)).map(core::mem::forget)).into_status()
 }
 
 pub unsafe extern "C" fn aero_reader_writer_write_unlock(lock: *const abi::ReaderWriterLock) -> Status {

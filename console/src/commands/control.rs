@@ -5,10 +5,12 @@ use core::hint::black_box;
 
 use arch_contract::PowerAction;
 use kernel::arch::{Architecture, Machine};
-use kernel::{cpu, output, thread};
+use kernel::memory::stack::{self, Keep};
+use kernel::{call, cpu, memory, output, thread};
 
 use super::{Command, CommandError, CommandResult, Context, parse_number, programs};
 use crate::load::{self, KillError, Kind};
+use crate::render;
 
 /// Most load threads spawned at once.
 const SPAWN_LIMIT: u64 = 100_000;
@@ -32,6 +34,14 @@ pub const COMMANDS: &[Command] = &[
                   nobody could say what they leave behind.",
         words: &["all"],
         run: kill,
+    },
+    Command {
+        name: "reclaim",
+        arguments: "",
+        about: "gives back the memory that dead threads and freed stacks keep for reuse",
+        details: "The kernel does that by itself when memory is short.",
+        words: &[],
+        run: reclaim,
     },
     Command {
         name: "steer",
@@ -137,6 +147,16 @@ fn kill(context: &mut Context<'_>) -> CommandResult {
     if count > 16 {
         writeln!(context.out, "{count} threads ended")?;
     }
+    Ok(())
+}
+
+fn reclaim(context: &mut Context<'_>) -> CommandResult {
+    context.no_arguments()?;
+    let before = memory::free_bytes();
+    call::on_all(thread::empty_stock, call::DEFAULT_LIMIT).map_err(CommandError::failed)?;
+    stack::reclaim(Keep::None);
+    call::on_all(memory::flush_this_cpus_caches, call::DEFAULT_LIMIT).map_err(CommandError::failed)?;
+    writeln!(context.out, "{} given back", render::Bytes(memory::free_bytes().saturating_sub(before)))?;
     Ok(())
 }
 

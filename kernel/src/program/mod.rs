@@ -159,7 +159,8 @@ pub fn start(
         image,
         symbols: file.symbols,
         heap: Heap::new()?,
-        threads: AtomicUsize::new(0),
+        // The caller, until the first thread is there.
+        threads: AtomicUsize::new(1),
         leaving: AtomicUsize::new(0),
         ending: AtomicBool::new(false),
         outcome: SpinLock::new(None),
@@ -183,7 +184,9 @@ pub fn start(
             return Err(error.into());
         }
     }
-    if let Err(error) = program.start_main(values, arguments.len() + 1) {
+    let started = program.start_main(values, arguments.len() + 1);
+    program.remove_thread();
+    if let Err(error) = started {
         program.end(Outcome::Killed);
         let _ = program.finished.wait_until(Deadline::after(KILL_LIMIT));
         return Err(error);

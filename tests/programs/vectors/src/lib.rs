@@ -22,6 +22,9 @@ hrt::program!(main);
 /// Rounds of the loop that holds values in registers: several per quantum.
 const HELD_ROUNDS: u64 = 20_000;
 
+/// Interrupts to all CPUs in a row, 20 us apart.
+const STORM: usize = 100;
+
 /// What all threads share.
 struct Shared {
     stop: AtomicBool,
@@ -73,11 +76,16 @@ fn run(shared: &Arc<Shared>, threads: usize, duration: Duration) -> Result<(), h
     })?;
     let end = Deadline::after(duration);
     while hrt::time::now_ns() < end.as_ns() {
-        for target in (0..cpu::count()).filter(|&target| target != cpu::this()) {
-            interrupt.send(target)?;
+        for _ in 0..STORM {
+            timer.set(Deadline::after(Duration::from_micros(5)));
+            for target in 0..cpu::count() {
+                interrupt.send(target)?;
+            }
+            let rest = Deadline::after(Duration::from_micros(20));
+            while hrt::time::now_ns() < rest.as_ns() {
+                core::hint::spin_loop();
+            }
         }
-        timer.set(Deadline::after(Duration::from_micros(30)));
-        thread::sleep(Duration::from_micros(100));
         thread::migrate((cpu::this() + 1) % cpu::count())?;
     }
     shared.stop.store(true, Ordering::SeqCst);
@@ -155,7 +163,9 @@ fn rounding_is(rounding: Rounding) -> bool {
 /// Holds values in x87, SSE and AVX registers across a loop long enough to be interrupted.
 #[inline(never)]
 fn held_in_registers(seed: u64) -> bool {
-    let (mut low, mut high, mut x87, mut upper) = (0u64, 0u64, 0u64, seed);
+    let (low, high, x87): (u64, u64, u64);
+    #[cfg_attr(not(target_feature = "avx"), expect(unused_mut, reason = "only AVX has an upper half"))]
+    let mut upper = seed;
     // SAFETY: uses only registers it names; the x87 stack is empty again at the end.
     unsafe {
         asm!(

@@ -1,0 +1,161 @@
+//! Programs: built by `aero`, run, misbehaving, killed; the kernel and other programs go on.
+
+use std::path::{Path, PathBuf};
+
+use e2e::{Session, aero, stderr, stdout};
+
+fn directory(path: &str) -> String {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path).to_string_lossy().into_owned()
+}
+
+/// Boots with programs and runs a script.
+fn run(programs: &[&str], script: &str, options: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = aero();
+    command.args(["boot", "--run", script]);
+    for program in programs {
+        command.arg("--hrt").arg(directory(program));
+    }
+    let output = command.args(options).output().expect("aero can be run");
+    (output.status.code(), stdout(&output), stderr(&output))
+}
+
+const HELLO: &str = "examples/hello";
+const HELLO_C: &str = "examples/hello-c";
+const MISBEHAVE: &str = "tests/programs/misbehave";
+const VECTORS: &str = "tests/programs/vectors";
+
+#[test]
+fn hello_in_rust_and_c() {
+    let script = "programs; run hello-c world; run hello; run hello one three";
+    let (status, out, errors) = run(&[HELLO, HELLO_C], script, &["--cpus", "3"]);
+    // The last one's status is the number of its arguments.
+    assert_eq!(status, Some(2), "{out}{errors}");
+    for cpu in 0..3 {
+        assert_eq!(out.matches(&format!("hello from CPU {cpu}")).count(), 3, "{out}");
+    }
+    assert!(out.contains("hello, world") && out.contains("hello, one, 0.333"), "{out}");
+    let (status, out, _) = run(&[HELLO], "run nonsense", &[]);
+    assert_eq!(status, Some(1));
+    assert!(out.contains("the image has no program `nonsense`"), "{out}");
+}
+
+#[test]
+fn registers_survive_preemption_migration_and_interrupts() {
+    for isa in ["x86-64", "x86-64-v3"] {
+        let (status, out, errors) = run(&[VECTORS], "run vectors 50 1500", &["--isa", isa, "--mem", "512M"]);
+        assert_eq!(status, Some(0), "{isa}: {out}{errors}");
+        assert!(out.contains(" 0 wrong"), "{out}");
+    }
+    // FXSAVE, where there is no XSAVE.
+    let (status, out, errors) = run(&[VECTORS], "run vectors 20 500", &["--", "-cpu", "qemu64"]);
+    assert_eq!(status, Some(0), "{out}{errors}");
+}
+
+#[test]
+fn a_program_that_misbehaves_is_named_and_the_kernel_goes_on() {
+    for (argument, told) in [
+        ("null", "misbehave` failed: page fault: read from 0x0"),
+        ("wild", "misbehave` failed: page fault: write to 0xfffff00000000000"),
+        ("code", "misbehave` failed: page fault: write to 0xffffb"),
+        ("divide", "misbehave` failed: divide error"),
+        ("overflow", "stack overflow in thread"),
+        ("fiber-overflow", "stack overflow in a fiber of thread"),
+        ("elsewhere", "\"faulty\" on CPU 1"),
+        ("panic", "misbehave` failed: panic: as asked"),
+        ("free", "which is not allocated"),
+        ("leak", "left 1064 B in 2 blocks; taken back"),
+        ("exit", "exited with status 7"),
+    ] {
+        // Twice, because the second run must not see anything of the first.
+        let script = format!("run misbehave {argument}; run misbehave {argument}; run hello; programs");
+        let (status, out, errors) = run(&[MISBEHAVE, HELLO], &script, &["--cpus", "2"]);
+        let expected = match argument {
+            "leak" => 0,
+            "exit" => 7,
+            _ => 1,
+        };
+        assert_eq!(status, Some(expected), "{argument}: {out}{errors}");
+        assert!(out.contains(told), "{argument}: {out}");
+        assert!(!out.contains("are still there"), "{argument}: {out}");
+        assert!(out.contains("hello from CPU 1") && out.contains("no program runs"), "{argument}: {out}");
+        if told.contains("failed") {
+            assert!(out.contains("misbehave::main+"), "{argument}: no names in the backtrace: {out}");
+        }
+    }
+}
+
+#[test]
+fn programs_are_killed_whatever_they_do_and_give_everything_back() {
+    let mut shell = Session::start(&["--cpus", "4", "--hrt", &directory(MISBEHAVE), "--hrt", &directory(HELLO)]);
+    let in_use = |shell: &mut Session| {
+        let text = shell.command("mem");
+        let line = text.lines().find(|line| line.contains("in use with it:")).expect("a line about all memory");
+        let number = line.split("in use with it: ").nth(1).and_then(|rest| rest.split(' ').next());
+        number.and_then(|number| number.parse::<f64>().ok()).expect("a number of KiB")
+    };
+    let mut after = Vec::new();
+    for _ in 0..3 {
+        let mut ids = Vec::new();
+        for kind in ["spin", "deadlock", "busy"] {
+            let started = shell.command(&format!("run misbehave {kind} &"));
+            let id = started.split("program ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a number");
+            ids.push(id.to_string());
+        }
+        // Another one runs beside them, on all CPUs.
+        assert!(shell.command("run hello").contains("hello from CPU 3"));
+        for id in ids {
+            shell.keys(format!("kill {id}\r"));
+            shell.wait_for(&format!("program misbehave ({id}) was killed"));
+            shell.wait_for("aero> ");
+        }
+        assert!(shell.command("programs").contains("no program runs"));
+        assert!(!shell.command("threads").contains("worker"));
+        shell.command("reclaim");
+        after.push(in_use(&mut shell));
+    }
+    // The first round leaves slabs that are in use by whatever else; after that nothing more is used.
+    assert!(after[2] <= after[1], "memory in use after each round: {after:?} KiB");
+    // Ctrl-C kills the one that is waited for.
+    shell.keys("run misbehave spin\r");
+    shell.wait_for("spinning");
+    shell.keys("\x03");
+    assert!(shell.wait_for("aero [1]> ").contains("was killed"));
+}
+
+/// Changes a built program and looks how it is refused.
+fn refused(name: &str, source: &str) -> String {
+    let directory = std::env::temp_dir().join(format!("aerokernel-{}", std::process::id())).join(name);
+    std::fs::create_dir_all(&directory).expect("a directory");
+    std::fs::write(directory.join("program.c"), source).expect("a file");
+    let output = aero()
+        .args(["boot", "--run", &format!("run {name}; uptime"), "--hrt"])
+        .arg(&directory)
+        .output()
+        .expect("aero can be run");
+    std::fs::remove_dir_all(Path::new(&directory)).expect("the directory goes");
+    assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
+    stdout(&output) + &stderr(&output)
+}
+
+#[test]
+fn images_that_cannot_run_are_refused_with_the_reason() {
+    let program = |description: &str| {
+        format!(
+            "#include <aerokernel.h>\nstatic int32_t start(int32_t c, const char *const *v) {{ return 0; }}\n\
+             __attribute__((visibility(\"default\"))) const struct aero_program aero_program = {{ {description} }};\n"
+        )
+    };
+    for (name, source, reason) in [
+        ("no-entry", "int f(void) { return 1; }\n".to_string(), "it has no entry"),
+        ("unknown", "#include <aerokernel.h>\nint g(void);\nstatic int32_t s(int32_t c, const char *const *v) { return g(); }\nAERO_PROGRAM(s);\n".into(), "it calls `g`"),
+        ("other-version", program("AERO_MAGIC, 99, start, 0"), "built for version 99 of the interface, this kernel has"),
+        ("bad-magic", program("1, AERO_VERSION, start, 0"), "`aero_program` is not what it should be"),
+        ("no-main", program("AERO_MAGIC, AERO_VERSION, 0, 0"), "`aero_program` is not what it should be"),
+        ("too-large", format!("static char big[300 << 20];\nvoid *keep(void) {{ return big; }}\n{}", program("AERO_MAGIC, AERO_VERSION, (void *)keep, 0")), "larger than the 256 MiB allowed"),
+        ("no-memory", format!("static char big[200 << 20];\nvoid *keep(void) {{ return big; }}\n{}", program("AERO_MAGIC, AERO_VERSION, (void *)keep, 0")), "out of memory for its image"),
+        ("thread-local", format!("_Thread_local int mine = 1;\nint32_t keep(int32_t c, const char *const *v) {{ return mine; }}\n{}", program("AERO_MAGIC, AERO_VERSION, keep, 0")), "thread-local"),
+    ] {
+        let text = refused(name, &source);
+        assert!(text.contains(reason), "{name}: {text}");
+    }
+}
