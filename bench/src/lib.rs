@@ -9,6 +9,7 @@ extern crate alloc;
 
 mod communication;
 mod local;
+mod runtime;
 mod sample;
 mod threads;
 
@@ -36,7 +37,7 @@ pub struct Benchmark {
 
 /// All benchmarks.
 pub fn all() -> impl Iterator<Item = &'static Benchmark> {
-    [local::BENCHMARKS, threads::BENCHMARKS, communication::BENCHMARKS].into_iter().flatten()
+    [local::BENCHMARKS, threads::BENCHMARKS, communication::BENCHMARKS, runtime::BENCHMARKS].into_iter().flatten()
 }
 
 /// Why benchmarks were not run.

@@ -38,7 +38,7 @@ const fn reference(name: &'static str, linux: Option<u64>, nautilus: Option<u64>
     Reference { name, linux, nautilus, at_most }
 }
 
-const REFERENCES: [Reference; 19] = [
+const REFERENCES: [Reference; 24] = [
     reference("mutex", Some(62), None, 16),
     reference("semaphore", None, Some(131), 20),
     reference("allocate-64", Some(132), Some(692), 60),
@@ -58,6 +58,11 @@ const REFERENCES: [Reference; 19] = [
     reference("condition", Some(3_186), Some(884), 200),
     reference("ipi", Some(1_475), Some(490), 250),
     reference("call", None, Some(509), 260),
+    reference("fiber-switch", None, None, 30),
+    reference("fiber-create-run", None, None, 250),
+    reference("task", None, None, 80),
+    reference("group-barrier", None, None, 250),
+    reference("vectors", None, None, 250),
 ];
 
 #[derive(Serialize)]

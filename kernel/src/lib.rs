@@ -11,7 +11,8 @@
 //! - [`start`]: the boot, as a story; [`command_line`]: what it was told.
 //! - [`cpu`]: what belongs to each CPU; [`lock`]: the spin lock; [`interrupts`]: handlers and lines.
 //! - [`memory`]: NUMA zones, per-CPU caches, stacks.
-//! - [`thread`]: spawn, join, migrate; [`fiber`]: cooperative contexts in a thread; [`scheduler`]: who runs.
+//! - [`thread`]: spawn, join, migrate; [`fiber`]: cooperative contexts in a thread; [`task`]: closures on
+//!   workers; [`group`]: collective operations; [`per_cpu`]: a value for each CPU; [`scheduler`]: who runs.
 //! - [`wait`]: wait queue, event, mutex, condition variable, semaphore, barrier, reader-writer lock, channel.
 //! - [`time`]: the clock and one-shot timers; [`call`]: functions on other CPUs.
 //! - [`program`]: runtime developers' programs, loaded, watched and ended.
@@ -26,16 +27,19 @@ pub mod call;
 pub mod command_line;
 pub mod cpu;
 pub mod fiber;
+pub mod group;
 pub mod interrupts;
 pub mod lock;
 pub mod memory;
 pub mod output;
 pub mod panic;
+pub mod per_cpu;
 pub mod program;
 pub mod scheduler;
 pub mod snapshot;
 pub mod start;
 pub mod symbols;
+pub mod task;
 pub mod thread;
 pub mod time;
 pub mod wait;

@@ -187,6 +187,15 @@ pub(crate) fn assert_may_block() {
     );
 }
 
+/// True if another thread of this CPU wants to run.
+#[inline(always)]
+pub(crate) fn others_are_ready() -> bool {
+    let _guard = InterruptGuard::new();
+    let here = cpu::this();
+    // SAFETY: this CPU's queue, interrupts off.
+    !here.mailbox.is_empty() || !unsafe { here.run_queue.get() }.is_empty()
+}
+
 /// Lets others run first.
 #[inline]
 pub(crate) fn yield_now() {

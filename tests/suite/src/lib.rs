@@ -8,6 +8,7 @@ extern crate alloc;
 
 mod calls;
 mod memory;
+mod runtimes;
 mod soak;
 mod state;
 mod support;
@@ -51,7 +52,9 @@ pub(crate) use ensure;
 
 /// All tests.
 pub fn all() -> impl Iterator<Item = &'static Test> {
-    [threads::TESTS, waiting::TESTS, calls::TESTS, time::TESTS, memory::TESTS, state::TESTS].into_iter().flatten()
+    [threads::TESTS, waiting::TESTS, calls::TESTS, time::TESTS, memory::TESTS, runtimes::TESTS, state::TESTS]
+        .into_iter()
+        .flatten()
 }
 
 /// The long tests.

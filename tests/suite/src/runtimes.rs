@@ -1,0 +1,307 @@
+//! What runtimes are made of: fibers, tasks, groups, per-CPU variables.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use kernel::group::Group;
+use kernel::lock::SpinLock;
+use kernel::per_cpu::PerCpu;
+use kernel::task::{Place, Pool, Priority, QueueError};
+use kernel::thread::{self, Builder};
+use kernel::time::Deadline;
+use kernel::wait::Event;
+use kernel::{cpu, fiber};
+
+use crate::support::{CountsDrops, LIMIT, SHORT, eventually, join, text};
+use crate::{TestResult, ensure, tests};
+
+tests![
+    fibers_take_turns,
+    fibers_give_results_and_drop_them,
+    a_thread_with_fibers_may_block_and_move,
+    tasks_run_where_they_should,
+    tasks_go_by_priority,
+    tasks_are_stolen_by_idle_workers,
+    a_hundred_thousand_tasks_all_run,
+    closures_of_all_sizes_are_dropped_once,
+    a_group_meets_in_rounds,
+    a_group_shares_reduces_and_elects,
+    a_group_moves_to_other_cpus,
+    a_group_that_is_not_complete_times_out,
+    per_cpu_variables_are_separate,
+];
+
+fn fibers_take_turns() -> TestResult {
+    let order = Arc::new(SpinLock::new(Vec::new()));
+    let mut fibers = Vec::new();
+    for number in 0..3u32 {
+        let order = order.clone();
+        let fiber = fiber::create(move || {
+            for _ in 0..3 {
+                order.lock().push(number);
+                fiber::yield_now();
+            }
+            number
+        });
+        fibers.push(fiber.map_err(text)?);
+    }
+    // To the last one directly; from there on in their order.
+    fibers[2].yield_to();
+    for _ in 0..8 {
+        fiber::yield_now();
+    }
+    for (number, fiber) in fibers.into_iter().enumerate() {
+        let result = fiber.join();
+        ensure!(result == number as u32, "fiber {number} gave {result}");
+    }
+    let order = order.lock().clone();
+    ensure!(order == [2, 0, 1, 2, 0, 1, 2, 0, 1], "they ran in the order {order:?}");
+    fiber::yield_now();
+    Ok(())
+}
+
+fn fibers_give_results_and_drop_them() -> TestResult {
+    static DROPS: AtomicU64 = AtomicU64::new(0);
+    DROPS.store(0, Ordering::SeqCst);
+    let kept = fiber::create(|| CountsDrops(&DROPS)).map_err(text)?.join();
+    ensure!(DROPS.load(Ordering::SeqCst) == 0, "a result was dropped under its joiner");
+    drop(kept);
+    drop(fiber::create(|| CountsDrops(&DROPS)).map_err(text)?);
+    ensure!(DROPS.load(Ordering::SeqCst) == 2, "{} of 2 results were dropped", DROPS.load(Ordering::SeqCst));
+    let large = fiber::create_with_stack(256 * 1024, || {
+        core::hint::black_box([1u8; 100_000]).iter().map(|&byte| u64::from(byte)).sum::<u64>()
+    });
+    let sum = large.map_err(text)?.join();
+    ensure!(sum == 100_000, "a large stack held {sum}");
+    Ok(())
+}
+
+fn a_thread_with_fibers_may_block_and_move() -> TestResult {
+    let body = || {
+        let fiber = fiber::create(|| {
+            for round in 0..50 {
+                let _ = thread::migrate(round % cpu::limit());
+                thread::sleep(core::time::Duration::from_micros(10));
+                fiber::yield_now();
+            }
+            thread::current().id()
+        });
+        let fiber = fiber.map_err(text)?;
+        while !fiber.has_ended() {
+            thread::yield_now();
+            fiber.yield_to();
+        }
+        let id = fiber.join();
+        ensure!(id == thread::current().id(), "a fiber saw another thread");
+        Ok(())
+    };
+    let handles: Result<Vec<_>, _> = cpu::all().map(|cpu| Builder::new("fibers").cpu(cpu.index).spawn(body)).collect();
+    handles.map_err(text)?.into_iter().try_for_each(|handle| join(handle)?)
+}
+
+fn tasks_run_where_they_should() -> TestResult {
+    let pool = Pool::new().map_err(text)?;
+    let ran = Arc::new(AtomicUsize::new(0));
+    for target in cpu::all() {
+        for _ in 0..20 {
+            let (ran, target) = (ran.clone(), target.index);
+            let task = move || {
+                if cpu::this_index() == target {
+                    ran.fetch_add(1, Ordering::SeqCst);
+                }
+            };
+            pool.queue(Place::Pinned(target), Priority::Normal, task).map_err(text)?;
+        }
+    }
+    let wanted = 20 * cpu::count();
+    eventually("all tasks run on their CPUs", || ran.load(Ordering::SeqCst) == wanted)?;
+    let absent = pool.queue(Place::Near(cpu::limit()), Priority::Normal, || ());
+    ensure!(matches!(absent, Err(QueueError::NoSuchCpu(_))), "a CPU that is not there took a task");
+    Ok(())
+}
+
+fn tasks_go_by_priority() -> TestResult {
+    let pool = Arc::new(Pool::new().map_err(text)?);
+    let order = Arc::new(SpinLock::new(Vec::new()));
+    let done = Arc::new(Event::new());
+    let (inner, noted, last) = (pool.clone(), order.clone(), done.clone());
+    let here = cpu::this_index();
+    // From a task, so that the worker begins with them when all are there.
+    let queue_all = move || {
+        for (priority, number) in
+            [(Priority::Low, 5), (Priority::Normal, 3), (Priority::High, 1), (Priority::Normal, 4), (Priority::High, 2)]
+        {
+            let (order, done) = (noted.clone(), last.clone());
+            let _ = inner.queue(Place::Pinned(here), priority, move || {
+                order.lock().push(number);
+                if number == 5 {
+                    done.signal();
+                }
+            });
+        }
+    };
+    pool.queue(Place::Pinned(here), Priority::Normal, queue_all).map_err(text)?;
+    done.wait_until(Deadline::after(LIMIT)).map_err(text)?;
+    let order = order.lock().clone();
+    ensure!(order == [1, 2, 3, 4, 5], "they ran in the order {order:?}");
+    Ok(())
+}
+
+fn tasks_are_stolen_by_idle_workers() -> TestResult {
+    if cpu::count() == 1 {
+        return Ok(()); // Nobody else to steal.
+    }
+    let pool = Pool::new().map_err(text)?;
+    // One task keeps its worker until another, queued behind it, has run: elsewhere.
+    let event = Arc::new(AtomicUsize::new(usize::MAX));
+    let (seen, waited) = (event.clone(), event.clone());
+    let finished = Arc::new(Event::new());
+    let done = finished.clone();
+    let here = cpu::this_index();
+    let hold = move || {
+        kernel::time::spin_until(LIMIT, || waited.load(Ordering::SeqCst) != usize::MAX);
+        done.signal();
+    };
+    pool.queue(Place::Pinned(here), Priority::High, hold).map_err(text)?;
+    pool.queue(Place::Near(here), Priority::Normal, move || seen.store(cpu::this_index(), Ordering::SeqCst))
+        .map_err(text)?;
+    finished.wait_until(Deadline::after(LIMIT)).map_err(text)?;
+    let thief = event.load(Ordering::SeqCst);
+    ensure!(thief != here && thief != usize::MAX, "it ran on CPU {thief}");
+    Ok(())
+}
+
+fn a_hundred_thousand_tasks_all_run() -> TestResult {
+    let pool = Arc::new(Pool::new().map_err(text)?);
+    let ran = Arc::new(AtomicUsize::new(0));
+    let count = 100_000;
+    for _ in 0..count {
+        let ran = ran.clone();
+        pool.queue(Place::Here, Priority::Normal, move || {
+            ran.fetch_add(1, Ordering::Relaxed);
+        })
+        .map_err(text)?;
+    }
+    eventually("all tasks run", || ran.load(Ordering::Relaxed) == count)
+}
+
+fn closures_of_all_sizes_are_dropped_once() -> TestResult {
+    static DROPS: AtomicU64 = AtomicU64::new(0);
+    DROPS.store(0, Ordering::SeqCst);
+    let pool = Pool::new().map_err(text)?;
+    let counted = || CountsDrops(&DROPS);
+    let (small, large) = (counted(), (counted(), [7u64; 50]));
+    pool.queue(Place::Here, Priority::Normal, move || drop(small)).map_err(text)?;
+    pool.queue(Place::Here, Priority::Normal, move || drop(large)).map_err(text)?;
+    eventually("both are dropped", || DROPS.load(Ordering::SeqCst) == 2)
+}
+
+/// Runs `member(group, rank)` on as many threads, over all CPUs.
+fn in_group(size: usize, member: fn(&Group, usize) -> TestResult) -> TestResult {
+    let group = Arc::new(Group::new(size).map_err(text)?);
+    let mut handles = Vec::new();
+    for rank in 0..size {
+        let group = group.clone();
+        let builder = Builder::new("member").cpu(rank % cpu::limit());
+        handles.push(builder.spawn(move || member(&group, rank)).map_err(text)?);
+    }
+    handles.into_iter().try_for_each(|handle| join(handle)?)
+}
+
+fn a_group_meets_in_rounds() -> TestResult {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    for size in [1, 2, cpu::count(), 2 * cpu::count() + 1] {
+        COUNT.store(0, Ordering::SeqCst);
+        in_group(size, |group, rank| {
+            for round in 1..=100 {
+                COUNT.fetch_add(1, Ordering::SeqCst);
+                group.barrier(Deadline::after(LIMIT)).map_err(text)?;
+                let count = COUNT.load(Ordering::SeqCst);
+                ensure!(count >= round * group.size(), "member {rank} left round {round} after {count} arrivals");
+                group.barrier(Deadline::after(LIMIT)).map_err(text)?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn a_group_shares_reduces_and_elects() -> TestResult {
+    static ELECTED: AtomicUsize = AtomicUsize::new(0);
+    ELECTED.store(0, Ordering::SeqCst);
+    let size = cpu::count() + 1;
+    in_group(size, |group, rank| {
+        let deadline = Deadline::after(LIMIT);
+        for round in 0..50u64 {
+            let word = round * 100 + rank as u64;
+            let mut all = Vec::new();
+            group.share(rank, word, deadline, |given| all.push(given)).map_err(text)?;
+            let wanted: Vec<u64> = (0..group.size() as u64).map(|rank| round * 100 + rank).collect();
+            ensure!(all == wanted, "member {rank} got {all:?}");
+            let sum = group.reduce(rank, word, deadline, |a, b| a + b).map_err(text)?;
+            ensure!(sum == wanted.iter().sum::<u64>(), "member {rank} got the sum {sum}");
+            let root = round as usize % group.size();
+            let told = group.broadcast(rank, root, word, deadline).map_err(text)?;
+            ensure!(told == wanted[root], "member {rank} was told {told}");
+            if group.elect(deadline).map_err(text)? {
+                ELECTED.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        Ok(())
+    })?;
+    let elected = ELECTED.load(Ordering::SeqCst);
+    ensure!(elected == 50, "{elected} were elected in 50 elections");
+    Ok(())
+}
+
+fn a_group_moves_to_other_cpus() -> TestResult {
+    in_group(2, |group, rank| {
+        for round in 0..20 {
+            let target = round % cpu::limit();
+            if rank == 0 {
+                group.set_cpus(&[target]).map_err(text)?;
+            }
+            group.barrier(Deadline::after(LIMIT)).map_err(text)?;
+            group.follow(rank);
+            ensure!(cpu::this_index() == target, "member {rank} is on CPU {}", cpu::this_index());
+            group.barrier(Deadline::after(LIMIT)).map_err(text)?;
+        }
+        let absent = group.set_cpus(&[0, cpu::limit()]);
+        ensure!(absent.is_err(), "a CPU that is not there was accepted");
+        Ok(())
+    })
+}
+
+fn a_group_that_is_not_complete_times_out() -> TestResult {
+    let group = Group::new(2).map_err(text)?;
+    ensure!(group.barrier(Deadline::after(SHORT)).is_err(), "one of two met itself");
+    Ok(())
+}
+
+fn per_cpu_variables_are_separate() -> TestResult {
+    static ROUNDS: u64 = 500;
+    let counts = Arc::new(PerCpu::new(|index| index as u64).map_err(text)?);
+    let mut handles = Vec::new();
+    for cpu in cpu::all() {
+        for _ in 0..2 {
+            let counts = counts.clone();
+            let body = move || {
+                for _ in 0..ROUNDS {
+                    counts.with(|count| *count += 1);
+                    thread::yield_now();
+                }
+                counts.get()
+            };
+            handles.push(Builder::new("counter").cpu(cpu.index).spawn(body).map_err(text)?);
+        }
+    }
+    for handle in handles {
+        join(handle)?;
+    }
+    let mut counts = Arc::into_inner(counts).ok_or("somebody still counts")?;
+    for (index, count) in counts.iter_mut().enumerate() {
+        ensure!(*count == index as u64 + 2 * ROUNDS, "CPU {index} has {count}");
+    }
+    Ok(())
+}
