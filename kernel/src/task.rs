@@ -2,14 +2,13 @@
 //!
 //! A task is queued on a CPU, pinned there or free to be stolen by a worker that has nothing to do; within a CPU the
 //! highest priority goes first, and tasks of one priority in their order. A [`Pool`] is a set of queues with its workers.
-//! A small closure (five words) is kept in the queue itself, so that queueing allocates nothing.
+//! A small closure (three words) is kept in the queue itself, so that queueing allocates nothing.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem::{MaybeUninit, align_of, size_of};
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use crate::cpu::{self, CacheLine};
 use crate::lock::SpinLock;
@@ -62,7 +61,7 @@ impl core::fmt::Display for QueueError {
 }
 
 /// Words a closure may have to be kept in the queue.
-const INLINE_WORDS: usize = 5;
+const INLINE_WORDS: usize = 3;
 
 type Inline = MaybeUninit<[u64; INLINE_WORDS]>;
 
@@ -105,31 +104,138 @@ impl Task {
     }
 }
 
-/// The queues of one CPU.
-struct Queues {
-    pinned: [VecDeque<Task>; PRIORITIES],
-    shared: [VecDeque<Task>; PRIORITIES],
+/// A first-in-first-out queue whose capacity is a power of two.
+struct Ring {
+    slots: Box<[MaybeUninit<Task>]>,
+    /// Tasks ever taken and ever put in, modulo the word size.
+    taken: usize,
+    put: usize,
 }
 
-impl Queues {
+impl Ring {
+    const FIRST_CAPACITY: usize = 16;
+
+    fn new() -> Self {
+        Self { slots: Vec::new().into_boxed_slice(), taken: 0, put: 0 }
+    }
+
     #[inline(always)]
-    fn take(&mut self) -> Option<Task> {
-        (0..PRIORITIES)
-            .find_map(|priority| self.pinned[priority].pop_front().or_else(|| self.shared[priority].pop_front()))
+    fn is_full(&self) -> bool {
+        self.put.wrapping_sub(self.taken) == self.slots.len()
     }
 
-    fn steal(&mut self) -> Option<Task> {
-        self.shared.iter_mut().find_map(VecDeque::pop_front)
+    /// Twice the room.
+    #[cold]
+    fn grow(&mut self) -> Result<(), OutOfMemory> {
+        let capacity = (2 * self.slots.len()).max(Self::FIRST_CAPACITY);
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(capacity).map_err(|_| OutOfMemory)?;
+        let count = self.put.wrapping_sub(self.taken);
+        slots.extend((0..count).map(|_| MaybeUninit::new(self.pop())));
+        slots.resize_with(capacity, MaybeUninit::uninit);
+        *self = Self { slots: slots.into_boxed_slice(), taken: 0, put: count };
+        Ok(())
+    }
+
+    /// It is not full.
+    #[inline(always)]
+    fn push(&mut self, task: Task) {
+        let mask = self.slots.len().wrapping_sub(1);
+        self.slots[self.put & mask].write(task);
+        self.put = self.put.wrapping_add(1);
+    }
+
+    /// It is not empty.
+    #[inline(always)]
+    fn pop(&mut self) -> Task {
+        let mask = self.slots.len().wrapping_sub(1);
+        // SAFETY: between `taken` and `put` the slots are full, and each is taken once.
+        let task = unsafe { self.slots[self.taken & mask].assume_init_read() };
+        self.taken = self.taken.wrapping_add(1);
+        task
+    }
+
+    #[inline(always)]
+    fn is_empty(&self) -> bool {
+        self.taken == self.put
     }
 }
 
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // Workers end when all queues are empty, so this is for pools whose workers could not be spawned.
+        while !self.is_empty() {
+            self.pop().run();
+        }
+    }
+}
+
+/// Two rings for each priority: tasks that are pinned, and tasks that may be stolen. A power of two, so that masking an
+/// index makes it one of a ring.
+const RINGS: usize = (2 * PRIORITIES).next_power_of_two();
+/// Bits of the rings with tasks that may be stolen.
+const SHARED: u32 = 0b10_1010;
+const ALL: u32 = u32::MAX;
+
+/// The queues of one CPU, and its worker.
 struct CpuQueues {
-    queues: SpinLock<Queues>,
-    /// Tasks in it, as a hint for thieves.
-    count: AtomicUsize,
-    /// Set by its worker before it sleeps, cleared by whoever wakes it.
+    rings: SpinLock<[Ring; RINGS]>,
+    /// A bit for each ring that has tasks, the lowest for the one that goes first. Written under the lock.
+    filled: AtomicU32,
+    /// False for a CPU that does not run.
+    is_present: bool,
+    /// Set by the worker before it sleeps, cleared by whoever wakes it.
     asleep: AtomicBool,
     wake: Event,
+}
+
+impl CpuQueues {
+    fn new(index: usize) -> Self {
+        Self {
+            rings: SpinLock::new(core::array::from_fn(|_| Ring::new())),
+            filled: AtomicU32::new(0),
+            is_present: cpu::get(index).is_some(),
+            asleep: AtomicBool::new(false),
+            wake: Event::new(),
+        }
+    }
+
+    fn has_tasks(&self) -> bool {
+        self.filled.load(Ordering::SeqCst) != 0
+    }
+
+    #[inline(always)]
+    fn put(&self, ring: usize, task: Task) -> Result<(), OutOfMemory> {
+        let mut rings = self.rings.lock();
+        let queue = &mut rings[ring % RINGS];
+        if queue.is_full() {
+            queue.grow()?;
+        }
+        queue.push(task);
+        // Ordered before the look whether the worker sleeps: see `Shared::work`.
+        self.filled.fetch_or(1 << ring, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Takes the first of the rings in `allowed`.
+    #[inline(always)]
+    fn take(&self, allowed: u32) -> Option<Task> {
+        if self.filled.load(Ordering::Relaxed) & allowed == 0 {
+            return None;
+        }
+        let mut rings = self.rings.lock();
+        let filled = self.filled.load(Ordering::Relaxed);
+        if filled & allowed == 0 {
+            return None;
+        }
+        let ring = (filled & allowed).trailing_zeros();
+        let queue = &mut rings[ring as usize % RINGS];
+        let task = queue.pop();
+        if queue.is_empty() {
+            self.filled.store(filled & !(1 << ring), Ordering::Relaxed);
+        }
+        Some(task)
+    }
 }
 
 struct Shared {
@@ -152,15 +258,7 @@ impl Pool {
     pub fn new() -> Result<Self, SpawnError> {
         let mut cpus = Vec::new();
         cpus.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
-        cpus.resize_with(cpu::limit(), || {
-            let empty = || [const { VecDeque::new() }; PRIORITIES];
-            CacheLine(CpuQueues {
-                queues: SpinLock::new(Queues { pinned: empty(), shared: empty() }),
-                count: AtomicUsize::new(0),
-                asleep: AtomicBool::new(false),
-                wake: Event::new(),
-            })
-        });
+        cpus.extend((0..cpu::limit()).map(|index| CacheLine(CpuQueues::new(index))));
         let shared = Arc::new(Shared {
             cpus: cpus.into_boxed_slice(),
             sleepers: AtomicUsize::new(0),
@@ -191,18 +289,11 @@ impl Pool {
             Place::Near(cpu) => (cpu, false),
             Place::Pinned(cpu) => (cpu, true),
         };
-        let Some(cpu) = self.shared.cpus.get(index).filter(|_| cpu::get(index).is_some()) else {
+        let Some(cpu) = self.shared.cpus.get(index).filter(|cpu| cpu.is_present) else {
             return Err(QueueError::NoSuchCpu(NoSuchCpu(index)));
         };
-        let mut queues = cpu.queues.lock();
-        let queues_of_kind = if pinned { &mut queues.pinned } else { &mut queues.shared };
-        let queue = &mut queues_of_kind[priority as usize];
-        if queue.len() == queue.capacity() {
-            queue.try_reserve(1).map_err(|_| QueueError::OutOfMemory)?;
-        }
-        queue.push_back(task);
-        drop(queues);
-        cpu.count.fetch_add(1, Ordering::SeqCst);
+        let ring = 2 * priority as usize + usize::from(!pinned);
+        cpu.put(ring, task).map_err(|OutOfMemory| QueueError::OutOfMemory)?;
         let wanted =
             if pinned { cpu.asleep.load(Ordering::SeqCst) } else { self.shared.sleepers.load(Ordering::SeqCst) != 0 };
         if wanted {
@@ -248,32 +339,19 @@ impl Shared {
 
     #[inline(always)]
     fn take(&self, index: usize) -> Option<Task> {
-        let cpu = self.cpus.get(index)?;
-        if cpu.count.load(Ordering::SeqCst) == 0 {
-            return None;
-        }
-        let task = cpu.queues.lock().take()?;
-        cpu.count.fetch_sub(1, Ordering::SeqCst);
-        Some(task)
+        self.cpus.get(index)?.take(ALL)
     }
 
     fn steal(&self, thief: usize) -> Option<Task> {
         let count = self.cpus.len();
-        (1..count).map(|distance| &self.cpus[(thief + distance) % count]).find_map(|cpu| {
-            if cpu.count.load(Ordering::SeqCst) == 0 {
-                return None;
-            }
-            let task = cpu.queues.lock().steal()?;
-            cpu.count.fetch_sub(1, Ordering::SeqCst);
-            Some(task)
-        })
+        (1..count).find_map(|distance| self.cpus[(thief + distance) % count].take(SHARED))
     }
 
     /// A worker's life.
     fn work(&self, index: usize) {
         let own = &self.cpus[index];
         loop {
-            while let Some(task) = self.take(index).or_else(|| self.steal(index)) {
+            while let Some(task) = own.take(ALL).or_else(|| self.steal(index)) {
                 task.run();
             }
             if self.stopping.load(Ordering::SeqCst) {
@@ -282,7 +360,7 @@ impl Shared {
             // Announced first and looked again after: a task queued in between finds a sleeper or is found.
             own.asleep.store(true, Ordering::SeqCst);
             self.sleepers.fetch_add(1, Ordering::SeqCst);
-            let work_came = self.cpus.iter().any(|cpu| cpu.count.load(Ordering::SeqCst) != 0);
+            let work_came = self.cpus.iter().any(|cpu| cpu.has_tasks());
             if !work_came {
                 // A program's end forces it; then the worker's next step ends it.
                 let _ = own.wake.wait_until(Deadline::NEVER);
