@@ -16,7 +16,7 @@ mod machine;
 
 pub use machine::{
     Architecture, Callbacks, ConsoleEvent, IpiError, LineError, LineTrigger, MapError, PowerAction, ProbeError,
-    Protection, StartCpuError,
+    Protection, StartCpuError, TRACE_ENTRIES, TraceEntry,
 };
 
 /// Size of the smallest page and of a frame, in bytes, on every architecture.

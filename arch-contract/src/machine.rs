@@ -246,6 +246,21 @@ pub trait Architecture: Sized + 'static {
     /// True while the console raises its line. A line that interrupts by an edge is only heard again after this was
     /// false: the handler serves the device until it is.
     fn console_is_raised() -> bool;
+    /// True if trace points shall call [`Architecture::trace`]: a compare and a branch, which it is cheaper to write for each
+    /// architecture.
+    fn is_tracing() -> bool;
+    /// Sets what [`Architecture::is_tracing`] says.
+    fn set_tracing(tracing: bool);
+    /// Gives a CPU a ring of [`TRACE_ENTRIES`] entries of four words for [`Architecture::trace`], aligned to an entry, for good;
+    /// or begins it anew.
+    fn set_trace_ring(cpu: usize, ring: *mut TraceEntry);
+    /// Number of entries ever written to a CPU's ring.
+    fn traced(cpu: usize) -> usize;
+    /// Writes time counter, `tag`, `first` and `second` to this CPU's ring, if it has one. Interrupts disabled. For cold
+    /// paths in hot code: the compiler need keep nothing out of registers around it.
+    fn trace(tag: u64, first: u64, second: u64);
+    /// Hands bytes to whoever started an emulated machine, where there is a way; else drops them. Any context.
+    fn export(bytes: &[u8]);
     /// Ends it all. `status` reaches whoever started an emulated machine where there is a way.
     fn power(action: PowerAction, status: u8) -> !;
 }
@@ -258,6 +273,12 @@ pub enum ConsoleEvent {
     /// It takes more bytes.
     Output,
 }
+
+/// Entries of a trace ring: a power of two.
+pub const TRACE_ENTRIES: usize = 16 * 1024;
+
+/// An entry of a trace ring: time counter, and three words of the kernel's.
+pub type TraceEntry = [u64; 4];
 
 /// What may be done with a page. There is no writable and executable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

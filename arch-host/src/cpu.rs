@@ -6,7 +6,7 @@ use std::mem::offset_of;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use arch_contract::{Callbacks, MAX_CPUS};
+use arch_contract::{Callbacks, MAX_CPUS, TRACE_ENTRIES, TraceEntry};
 
 use crate::machine::TIMER_VECTOR;
 
@@ -25,6 +25,8 @@ pub struct HostCpu {
     /// Linux's number of the pthread, 0 while it does not run.
     thread_id: AtomicI32,
     timer: AtomicPtr<libc::c_void>,
+    /// Its trace ring, and the entries ever written to it.
+    trace_ring: (AtomicPtr<TraceEntry>, AtomicUsize),
     /// The pthread's stack for faults: start and size.
     fault_stack: (AtomicUsize, AtomicUsize),
 }
@@ -39,6 +41,7 @@ static CPUS: [HostCpu; MAX_CPUS] = [const {
         arrivals: AtomicU32::new(0),
         thread_id: AtomicI32::new(0),
         timer: AtomicPtr::new(ptr::null_mut()),
+        trace_ring: (AtomicPtr::new(ptr::null_mut()), AtomicUsize::new(0)),
         fault_stack: (AtomicUsize::new(0), AtomicUsize::new(0)),
     }
 }; MAX_CPUS];
@@ -160,6 +163,30 @@ pub fn interrupts_enabled() -> bool {
 pub fn disable_interrupts() {
     // SAFETY: as in `this`; one instruction, so it concerns one CPU.
     unsafe { asm!("mov byte ptr gs:[{}], 0", const offset_of!(HostCpu, enabled), options(nostack, preserves_flags)) };
+}
+
+/// Gives a CPU a trace ring, or begins it anew.
+pub fn set_trace_ring(index: usize, ring: *mut TraceEntry) {
+    CPUS[index].trace_ring.1.store(0, Ordering::Relaxed);
+    CPUS[index].trace_ring.0.store(ring, Ordering::Release);
+}
+
+/// Entries ever written to a CPU's trace ring.
+pub fn traced(index: usize) -> usize {
+    CPUS[index].trace_ring.1.load(Ordering::Acquire)
+}
+
+/// Writes an entry to this CPU's trace ring. Interrupts disabled.
+pub fn trace(cycles: u64, tag: u64, first: u64, second: u64) {
+    let (ring, written) = &this().trace_ring;
+    let ring = ring.load(Ordering::Acquire);
+    if ring.is_null() {
+        return;
+    }
+    let at = written.load(Ordering::Relaxed);
+    // SAFETY: the kernel gave so many entries, which this CPU alone writes.
+    unsafe { ring.add(at % TRACE_ENTRIES).write([cycles, tag, first, second]) };
+    written.store(at + 1, Ordering::Release);
 }
 
 /// Notes this CPU's stack for faults.

@@ -5,7 +5,7 @@ use std::ptr;
 
 use arch_contract::{
     Architecture, Callbacks, ConsoleEvent, IpiError, LineError, LineTrigger, MapError, PowerAction, Protection,
-    StartCpuError,
+    StartCpuError, TraceEntry,
 };
 use arch_x64::context::{self, Context};
 
@@ -64,6 +64,26 @@ impl Architecture for Machine {
     arch_x64::vector_methods!();
 
     fn fault_contained() {}
+
+    fn is_tracing() -> bool {
+        arch_x64::trace::is_on()
+    }
+
+    fn set_tracing(tracing: bool) {
+        arch_x64::trace::set(tracing);
+    }
+
+    fn set_trace_ring(cpu: usize, ring: *mut TraceEntry) {
+        cpu::set_trace_ring(cpu, ring);
+    }
+
+    fn traced(cpu: usize) -> usize {
+        cpu::traced(cpu)
+    }
+
+    fn trace(tag: u64, first: u64, second: u64) {
+        cpu::trace(Self::cycles(), tag, first, second);
+    }
 
     /// Linux keeps the state with the signal that interrupts.
     fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
@@ -266,6 +286,8 @@ impl Architecture for Machine {
     fn console_is_raised() -> bool {
         false
     }
+
+    fn export(_: &[u8]) {}
 
     fn power(_: PowerAction, status: u8) -> ! {
         // SAFETY: ends the process without running destructors on a stack that is not the main thread's.

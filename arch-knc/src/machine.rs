@@ -115,6 +115,8 @@ impl Architecture for Machine {
         false
     }
 
+    fn export(_: &[u8]) {}
+
     /// Power and reset are the host's.
     fn power(_: PowerAction, _: u8) -> ! {
         cpu::halt_forever()

@@ -20,6 +20,10 @@ pub struct CpuBlock {
     current: AtomicUsize,
     /// Stack pointer of the interrupt stub, at `gs:[INTERRUPT_FRAME]`.
     interrupt_frame: AtomicUsize,
+    /// Its trace ring, at `gs:[TRACE_RING]`, 0 if it has none.
+    trace_ring: AtomicUsize,
+    /// Bytes ever written to it, at `gs:[TRACE_WRITTEN]`.
+    trace_written: AtomicUsize,
     /// This CPU's index.
     index: AtomicU32,
     /// Its APIC id, valid once `started`.
@@ -36,6 +40,8 @@ unsafe impl Sync for CpuBlock {}
 const LOCAL: usize = offset_of!(CpuBlock, local);
 const CURRENT: usize = offset_of!(CpuBlock, current);
 const INDEX: usize = offset_of!(CpuBlock, index);
+pub(crate) const TRACE_RING: usize = offset_of!(CpuBlock, trace_ring);
+pub(crate) const TRACE_WRITTEN: usize = offset_of!(CpuBlock, trace_written);
 /// Where the interrupt stub notes its frame.
 pub(crate) const INTERRUPT_FRAME: usize = offset_of!(CpuBlock, interrupt_frame);
 
@@ -44,6 +50,8 @@ static BLOCKS: [CpuBlock; MAX_CPUS] = [const {
         local: AtomicUsize::new(0),
         current: AtomicUsize::new(0),
         interrupt_frame: AtomicUsize::new(0),
+        trace_ring: AtomicUsize::new(0),
+        trace_written: AtomicUsize::new(0),
         index: AtomicU32::new(0),
         apic_id: AtomicU32::new(0),
         started: AtomicBool::new(false),
@@ -62,6 +70,11 @@ pub fn claim_block(index: usize, apic_id: u32) {
 /// Notes that this CPU runs and can be sent interrupts.
 pub fn mark_started() {
     BLOCKS[index()].started.store(true, Ordering::Release);
+}
+
+/// A CPU's trace ring and the bytes ever written to it.
+pub(crate) fn trace_words(index: usize) -> (&'static AtomicUsize, &'static AtomicUsize) {
+    (&BLOCKS[index].trace_ring, &BLOCKS[index].trace_written)
 }
 
 /// The APIC id of a CPU that was started.

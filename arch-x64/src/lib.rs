@@ -22,6 +22,7 @@ pub mod paging;
 pub mod pc;
 pub mod probe;
 mod shared;
+pub mod trace;
 pub mod trampoline;
 pub mod trap;
 pub mod vectors;

@@ -71,6 +71,28 @@ macro_rules! bare_cpu_methods {
             $crate::descriptors::set_interrupt_stacks(tops);
         }
 
+        #[inline(always)]
+        fn is_tracing() -> bool {
+            $crate::trace::is_on()
+        }
+
+        fn set_tracing(tracing: bool) {
+            $crate::trace::set(tracing);
+        }
+
+        fn set_trace_ring(cpu: usize, ring: *mut ::arch_contract::TraceEntry) {
+            $crate::trace::set_ring(cpu, ring);
+        }
+
+        fn traced(cpu: usize) -> usize {
+            $crate::trace::written(cpu)
+        }
+
+        #[inline(always)]
+        fn trace(tag: u64, first: u64, second: u64) {
+            $crate::trace::write(tag, first, second);
+        }
+
         fn fault_contained() {
             $crate::descriptors::restore_fault_stack();
         }

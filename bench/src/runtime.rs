@@ -8,12 +8,13 @@ use core::time::Duration;
 
 use kernel::arch::{Architecture, Machine};
 use kernel::group::Group;
-use kernel::lock::SpinLock;
+use kernel::lock::{InterruptGuard, SpinLock};
 use kernel::task::{Place, Pool, Priority};
 use kernel::thread::Builder;
 use kernel::time::{Deadline, cycles};
 use kernel::wait::Event;
-use kernel::{cpu, fiber};
+use kernel::{cpu, fiber, trace};
+use trace_format::Kind;
 
 use crate::{Benchmark, REPETITIONS, Samples, WARM_UP};
 
@@ -28,6 +29,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
         run: task,
     },
     Benchmark { name: "group-barrier", about: "barrier of a group on 2 CPUs", cpus: 2, run: group_barrier },
+    Benchmark { name: "trace-event", about: "an event recorded by the tracer", cpus: 1, run: trace_event },
     Benchmark {
         name: "vectors",
         about: "what a preempted thread with vector state costs more",
@@ -118,6 +120,22 @@ fn task() -> Result<Samples, String> {
     // SAFETY: leaked above; the last task has signalled, and its worker needs only the pool's own shared part.
     drop(unsafe { Box::from_raw(core::ptr::from_ref(chain).cast_mut()) });
     samples.filter(Samples::is_complete).ok_or_else(|| "the chain of tasks broke".into())
+}
+
+fn trace_event() -> Result<Samples, String> {
+    let was_on = trace::is_on();
+    trace::start().map_err(text)?;
+    let interrupts = InterruptGuard::new();
+    let samples = Samples::of(|| trace::event(Kind::Mark, 1, 2));
+    drop(interrupts);
+    let (kept, lost) = trace::counts();
+    if !was_on {
+        trace::stop();
+    }
+    if kept + lost < REPETITIONS {
+        return Err("marks are not in the trace".into());
+    }
+    samples
 }
 
 fn group_barrier() -> Result<Samples, String> {

@@ -38,7 +38,7 @@ const fn reference(name: &'static str, linux: Option<u64>, nautilus: Option<u64>
     Reference { name, linux, nautilus, at_most }
 }
 
-const REFERENCES: [Reference; 24] = [
+const REFERENCES: [Reference; 25] = [
     reference("mutex", Some(62), None, 16),
     reference("semaphore", None, Some(131), 20),
     reference("allocate-64", Some(132), Some(692), 60),
@@ -62,6 +62,7 @@ const REFERENCES: [Reference; 24] = [
     reference("fiber-create-run", None, None, 250),
     reference("task", None, None, 80),
     reference("group-barrier", None, None, 250),
+    reference("trace-event", None, None, 30),
     reference("vectors", None, None, 250),
 ];
 
@@ -90,6 +91,7 @@ pub fn run(options: &Options) -> Result<u8> {
         append: String::new(),
         hrt: Vec::new(),
         isa: Isa::default(),
+        trace: None,
         icount: true,
         qemu: Vec::new(),
     };

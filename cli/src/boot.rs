@@ -16,6 +16,7 @@ use crate::image::{Image, Which};
 use crate::qemu::{self, Accelerator, Clock, Machine, Medium};
 use crate::source_lines::SourceLines;
 use crate::terminal::RawTerminal;
+use crate::trace_file;
 use crate::{MissingTool, status};
 
 /// The kernel puts these around the output of `run=` commands; the exit status follows the second in decimal.
@@ -65,6 +66,9 @@ pub struct Options {
     /// The instructions programs may use
     #[arg(long, value_enum, default_value = "x86-64")]
     pub isa: Isa,
+    /// Trace from the start, and write a file for Perfetto when the machine ends by itself
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Count instructions instead of time: a nanosecond each, the same in every run
     #[arg(long)]
     pub icount: bool,
@@ -82,10 +86,18 @@ pub fn run(options: &Options) -> Result<u8> {
             if !outcome.report.is_empty() {
                 eprint!("{}", outcome.report);
             }
-            Ok(outcome.status)
+            finish_trace(options, outcome.status)
         }
-        None => interact(&image, options),
+        None => interact(&image, options).and_then(|status| finish_trace(options, status)),
     }
+}
+
+/// Makes the trace what was asked for; the status stays the machine's.
+fn finish_trace(options: &Options, status: u8) -> Result<u8> {
+    if let Some(path) = &options.trace {
+        trace_file::convert(path)?;
+    }
+    Ok(status)
 }
 
 /// How a machine with commands to run ended.
@@ -299,7 +311,9 @@ struct Running {
 
 impl Running {
     fn start(image: &Image, options: &Options, words: &str) -> Result<Self> {
-        let line = format!("{} {words}", qemu::kernel_words());
+        let trace_words = options.trace.as_ref().map_or_else(String::new, |_| qemu::trace_words());
+        let line = format!("{} {trace_words} {words}", qemu::kernel_words());
+        let trace = options.trace.as_deref().map(trace_file::raw_path);
         let iso = if options.iso { Some(make_iso(&image.boot, &line)?) } else { None };
         let mut extra = options.qemu.clone();
         if options.run.is_some() {
@@ -312,6 +326,7 @@ impl Running {
             clock: if options.icount { Clock::Instructions } else { Clock::Real },
             medium: iso.as_deref().map_or(Medium::Kernel(&image.boot), Medium::Iso),
             command_line: &line,
+            trace: trace.as_deref(),
             extra: &extra,
         };
         let mut command = machine.command();

@@ -4,6 +4,7 @@
 //! - [`hrt`]: builds programs and puts them into it; [`header`]: their interface in C.
 //! - [`boot`]: runs it in QEMU; [`qemu`]: QEMU's arguments; [`terminal`]: between QEMU and the person;
 //!   [`source_lines`]: adds file:line to backtraces.
+//! - [`trace_file`]: a trace for Perfetto.
 //! - [`bench`]: measures; [`test`]: tests.
 
 mod bench;
@@ -17,6 +18,7 @@ mod qemu;
 mod source_lines;
 mod terminal;
 mod test;
+mod trace_file;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -9,6 +9,9 @@ use clap::ValueEnum;
 /// Port of QEMU's isa-debug-exit device: the kernel's exit status becomes QEMU's, doubled and one more.
 const DEBUG_EXIT_PORT: &str = "0xf4";
 
+/// Port of QEMU's isa-debugcon device: the kernel writes its trace there.
+const TRACE_PORT: &str = "0xe9";
+
 /// What executes guest instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Accelerator {
@@ -53,6 +56,8 @@ pub struct Machine<'a> {
     pub medium: Medium<'a>,
     /// The kernel's command line.
     pub command_line: &'a str,
+    /// Where the kernel's trace goes, in its own format.
+    pub trace: Option<&'a Path>,
     /// Further arguments.
     pub extra: &'a [String],
 }
@@ -67,6 +72,11 @@ pub fn kvm_is_usable() -> bool {
 /// Words the kernel's command line needs for the devices given here.
 pub fn kernel_words() -> String {
     format!("debug-exit={DEBUG_EXIT_PORT}")
+}
+
+/// Words that make the kernel trace, and write the trace to the port given here.
+pub fn trace_words() -> String {
+    format!("trace=on trace-port={TRACE_PORT}")
 }
 
 /// The kernel's exit status from QEMU's.
@@ -97,6 +107,12 @@ impl Machine<'_> {
             Medium::Kernel(image) => command.arg("-kernel").arg(image).args(["-append", self.command_line]),
             Medium::Iso(iso) => command.arg("-cdrom").arg(iso).args(["-boot", "d"]),
         };
+        if let Some(path) = self.trace {
+            // A comma would end the value; doubled it stands for itself.
+            let path = path.display().to_string().replace(',', ",,");
+            command.args(["-chardev", &format!("file,id=trace,path={path}")]);
+            command.args(["-device", &format!("isa-debugcon,iobase={TRACE_PORT},chardev=trace")]);
+        }
         command.args(self.extra);
         command
     }

@@ -134,6 +134,7 @@ fn suite_options(seconds: u64) -> Options {
         append: String::new(),
         hrt: Vec::new(),
         isa: Isa::default(),
+        trace: None,
         icount: false,
         qemu: Vec::new(),
     }

@@ -220,6 +220,9 @@ int32_t aero_interrupt_send(const aero_interrupt *interrupt, uint32_t cpu);
 /* Unregisters a handler; it does not run any more when this returns. */
 int32_t aero_interrupt_unregister(aero_interrupt *interrupt);
 
+/* Puts a mark of the program's own, two words, into the trace, if tracing is on. */
+void aero_trace_mark(uint64_t first, uint64_t second);
+
 /* Makes a cooperative context of the calling thread that will call `body(argument)`; it runs when somebody gives
  * way to it. Stack in bytes, 0 for the default. */
 int32_t aero_fiber_create(void (*body)(void *argument), void *argument, size_t stack_size, aero_fiber **fiber);

@@ -23,6 +23,12 @@ pub fn cycle_hz() -> u64 {
     unsafe { raw::aero_time_cycle_hz() }
 }
 
+/// Puts a mark of the program's own, two words, into the kernel's trace, if tracing is on.
+pub fn trace_mark(first: u64, second: u64) {
+    // SAFETY: no condition.
+    unsafe { raw::aero_trace_mark(first, second) };
+}
+
 /// The end of a wait: a point of [`now_ns`]'s clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub(crate) u64);

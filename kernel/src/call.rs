@@ -8,6 +8,8 @@ use core::time::Duration;
 
 use arch_contract::{IpiError, MAX_CPUS};
 
+use trace_format::Kind;
+
 use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, Cpu};
 use crate::interrupts::CALL_VECTOR;
@@ -16,6 +18,7 @@ use crate::memory::{self, OutOfMemory, Placement};
 use crate::scheduler::mailbox::Linked;
 use crate::thread::NoSuchCpu;
 use crate::time::Deadline;
+use crate::trace;
 
 /// How long a waiting call waits unless told otherwise.
 pub const DEFAULT_LIMIT: Duration = Duration::from_secs(1);
@@ -227,6 +230,7 @@ impl Call {
     fn send(&self, index: usize, target: &Cpu) -> Result<(), CallError> {
         // SAFETY: the node is in no mailbox and lives until the target gives its reference up.
         if unsafe { target.calls.push(self.node(index)) } {
+            trace::event(Kind::Ipi, target.index as u64, u64::from(CALL_VECTOR));
             return Machine::send_ipi(target.index, CALL_VECTOR).map_err(CallError::NotSent);
         }
         Ok(())
@@ -376,6 +380,7 @@ pub fn on_all<F: Fn() + Send + Sync + 'static>(function: F, limit: Duration) -> 
 #[inline]
 pub fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
     let _guard = InterruptGuard::new();
+    trace::event(Kind::Ipi, cpu as u64, u64::from(vector));
     Machine::send_ipi(cpu, vector)
 }
 
@@ -385,5 +390,6 @@ pub fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
 /// See [`IpiError`].
 pub fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
     let _guard = InterruptGuard::new();
+    trace::event(Kind::Ipi, u64::MAX, u64::from(vector));
     Machine::broadcast_ipi(vector)
 }

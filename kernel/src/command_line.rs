@@ -27,6 +27,8 @@ pub struct Options<'a> {
     pub quantum: Duration,
     /// `panic=`: what to do after a crash.
     pub after_crash: AfterCrash,
+    /// `trace=`: whether the tracer is on from the start.
+    pub trace: bool,
     /// `run=`: commands to execute instead of an interactive session.
     pub run: Option<&'a str>,
 }
@@ -43,7 +45,7 @@ pub struct Unknown<'a> {
 }
 
 /// Words for the architecture's start-up code.
-const ARCHITECTURE_WORDS: [&str; 1] = ["debug-exit"];
+const ARCHITECTURE_WORDS: [&str; 2] = ["debug-exit", "trace-port"];
 
 /// Reads the line; calls `unknown` for each word that is not understood and goes on with the defaults.
 pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options<'a> {
@@ -52,6 +54,7 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
         cpus: arch_contract::MAX_CPUS,
         quantum: crate::scheduler::DEFAULT_QUANTUM,
         after_crash: AfterCrash::Halt,
+        trace: false,
         run: None,
     };
     for word in words(line) {
@@ -92,12 +95,19 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
                 }
                 _ => "panic=halt|exit|reboot",
             },
+            "trace" => match word.value {
+                "on" | "off" => {
+                    options.trace = word.value == "on";
+                    continue;
+                }
+                _ => "trace=on|off",
+            },
             "run" => {
                 options.run = Some(word.value);
                 continue;
             }
             key if ARCHITECTURE_WORDS.contains(&key) => continue,
-            _ => "log=, cpus=, quantum_us=, panic= or run=; `help boot` explains them",
+            _ => "log=, cpus=, quantum_us=, panic=, trace= or run=; `help boot` explains them",
         };
         unknown(Unknown { key: word.key, value: word.value, expected });
     }

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use arch_contract::{FIRST_VECTOR, LineError, LineTrigger};
 use arrayvec::ArrayVec;
+use trace_format::Kind;
 
 use crate::arch::{Architecture, Machine};
 use crate::call;
@@ -12,6 +13,7 @@ use crate::cpu;
 use crate::lock::SpinLock;
 use crate::scheduler;
 use crate::time::timer;
+use crate::trace;
 use crate::wait::InterruptSafe;
 
 /// Vector of "look into your mailbox".
@@ -88,6 +90,7 @@ pub(crate) fn init() {
 pub(crate) fn dispatch(vector: u8) -> bool {
     let here = cpu::this();
     here.interrupt_counts[usize::from(vector)].add(1);
+    trace::event(Kind::InterruptBegin, u64::from(vector), 0);
     let handler = &HANDLERS[usize::from(vector)];
     let function = handler.function.load(Ordering::Acquire);
     if function != 0 {
@@ -97,6 +100,7 @@ pub(crate) fn dispatch(vector: u8) -> bool {
         function(handler.argument.load(Ordering::Relaxed));
         here.in_interrupt.store(false, Ordering::Relaxed);
     }
+    trace::event(Kind::InterruptEnd, u64::from(vector), 0);
     if here.give_way.load(Ordering::Relaxed) {
         here.give_way.store(false, Ordering::Relaxed);
         return true;

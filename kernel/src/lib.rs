@@ -16,7 +16,8 @@
 //! - [`wait`]: wait queue, event, mutex, condition variable, semaphore, barrier, reader-writer lock, channel.
 //! - [`time`]: the clock and one-shot timers; [`call`]: functions on other CPUs.
 //! - [`program`]: runtime developers' programs, loaded, watched and ended.
-//! - [`output`]: console and log; [`mod@panic`]: how it ends; [`symbols`]: names of addresses; [`snapshot`]: the state.
+//! - [`output`]: console and log; [`mod@panic`]: how it ends; [`symbols`]: names of addresses; [`snapshot`]: the state;
+//!   [`mod@trace`]: what happened, and when.
 #![no_std]
 
 extern crate alloc;
@@ -42,6 +43,7 @@ pub mod symbols;
 pub mod task;
 pub mod thread;
 pub mod time;
+pub mod trace;
 pub mod wait;
 
 pub use snapshot::Snapshot;

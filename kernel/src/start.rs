@@ -14,7 +14,7 @@ use crate::memory::stack::{DEFAULT_SIZE, Stack};
 use crate::memory::{self, OutOfMemory};
 use crate::thread;
 use crate::time::{self, Deadline};
-use crate::{interrupts, output, panic, scheduler, symbols};
+use crate::{interrupts, output, panic, scheduler, symbols, trace};
 
 /// How long a CPU may take to answer its start-up signal. Real ones take below a millisecond; an emulator on a busy
 /// host can take long.
@@ -69,6 +69,9 @@ pub fn kernel_main(boot: &'static BootInformation, first: fn(&Options<'static>))
 
     let start = move || {
         start_other_cpus(boot, options.cpus);
+        if options.trace && trace::start().is_err() {
+            log::warn!("out of memory for the tracer: it stays off");
+        }
         READY_AT.store(time::now_ns(), Ordering::Relaxed);
         first(&options);
     };

@@ -8,7 +8,7 @@ use kernel::arch::{Architecture, Machine};
 use kernel::memory::{self, Placement};
 use kernel::program::{self, Outcome};
 use kernel::time;
-use kernel::{call, cpu, output, thread};
+use kernel::{call, cpu, output, thread, trace};
 
 use crate::for_text;
 
@@ -123,6 +123,10 @@ pub unsafe extern "C" fn aero_cpu_call(
         Err(call::CallError::NoSuchCpu(_)) => NO_SUCH_CPU,
         Err(_) => abi::TIMED_OUT,
     }
+}
+
+pub unsafe extern "C" fn aero_trace_mark(first: u64, second: u64) {
+    trace::mark(first, second);
 }
 
 pub unsafe extern "C" fn aero_time_ns() -> u64 {

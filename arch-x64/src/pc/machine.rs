@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use arch_contract::{Architecture, ConsoleEvent, IpiError, LineError, LineTrigger, PowerAction, StartCpuError};
 
-use super::{entry, io_apic, power, serial, timer};
+use super::{debug_port, entry, io_apic, power, serial, timer};
 use crate::context::Context;
 use crate::{apic, cpu, descriptors, paging, trampoline, trap, vectors};
 
@@ -159,6 +159,10 @@ impl Architecture for Machine {
 
     fn console_is_raised() -> bool {
         serial::is_raised()
+    }
+
+    fn export(bytes: &[u8]) {
+        debug_port::write(bytes);
     }
 
     fn power(action: PowerAction, status: u8) -> ! {

@@ -4,6 +4,7 @@
 //! - [`machine`]: [`Machine`], the contract's implementer.
 //! - [`serial`], [`io_apic`], [`timer`], [`power`]: devices.
 
+mod debug_port;
 #[expect(bad_asm_style, reason = "symbol differences need AT&T syntax, see the macro `address`")]
 mod entry;
 mod io_apic;

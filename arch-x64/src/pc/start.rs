@@ -13,7 +13,7 @@ use firmware::memory_map::{self, RangeList};
 use firmware::{Notices, PhysicalMemory, multiboot2, pvh, words};
 use raw_cpuid::CpuId;
 
-use super::{io_apic, power, serial, timer};
+use super::{debug_port, io_apic, power, serial, timer};
 use crate::paging::{self, AddressSpace, Use, physical_to_virtual, virtual_to_physical};
 use crate::{apic, cpu, descriptors, trampoline, vectors};
 
@@ -97,6 +97,9 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     let (loader, mut rsdp, mut free) = read_loader(magic, loader_information, image, storage);
     if let Some(port) = words::value(&storage.command_line, "debug-exit").and_then(words::number) {
         power::set_debug_exit(port as u16);
+    }
+    if let Some(port) = words::value(&storage.command_line, "trace-port").and_then(words::number) {
+        debug_port::set(port as u16);
     }
     say(", memory");
     let mut tables = FrameSource::take(&mut free);

@@ -4,6 +4,7 @@ mod control;
 mod inspect;
 mod memory_access;
 mod programs;
+mod trace;
 
 use alloc::format;
 use alloc::string::String;
@@ -115,7 +116,7 @@ pub fn parse_number(text: &str, what: &str) -> Result<u64, CommandError> {
 
 /// The console's own commands, in the order `help` lists them.
 static COMMANDS: &[&[Command]] =
-    &[&[HELP], inspect::COMMANDS, memory_access::COMMANDS, programs::COMMANDS, control::COMMANDS];
+    &[&[HELP], inspect::COMMANDS, memory_access::COMMANDS, programs::COMMANDS, trace::COMMANDS, control::COMMANDS];
 
 /// All commands, with the image's.
 pub fn all(extra: &'static [Command]) -> impl Iterator<Item = &'static Command> {
@@ -138,8 +139,10 @@ Words of the kernel's command line (aero boot --append \"...\"):
   cpus=N                                most CPUs started (all)
   quantum_us=N                          time slice where several threads are ready (5000)
   panic=halt|exit|reboot                what to do after a crash (halt)
+  trace=on|off                          trace from the start (off)
   run=\"CMD; CMD\"                        run commands, then power off with their status
-  debug-exit=PORT                       port of QEMU's isa-debug-exit device";
+  debug-exit=PORT                       port of QEMU's isa-debug-exit device
+  trace-port=PORT                       port of QEMU's isa-debugcon device, which gets the trace at the end";
 
 const KEYS_HELP: &str = "\
 Left, Right, Home, End       move          Ctrl-A, Ctrl-E   start, end of line

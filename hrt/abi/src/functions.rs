@@ -131,6 +131,9 @@ macro_rules! functions {
             /// Unregisters a handler; it does not run any more when this returns.
             fn aero_interrupt_unregister(interrupt: *mut Interrupt) -> i32;
 
+            /// Puts a mark of the program's own, two words, into the trace, if tracing is on.
+            fn aero_trace_mark(first: u64, second: u64);
+
             /// Makes a cooperative context of the calling thread that will call `body(argument)`; it runs when somebody gives
             /// way to it. Stack in bytes, 0 for the default.
             fn aero_fiber_create(body: Function, argument: *mut u8, stack_size: usize, fiber: *mut *mut Fiber) -> i32;

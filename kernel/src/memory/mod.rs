@@ -20,7 +20,9 @@ use crate::arch::{Architecture, Machine};
 use crate::cpu;
 use crate::lock::InterruptGuard;
 use crate::start::boot_information;
+use crate::trace;
 use cache::{CACHED_LIMIT, class_of};
+use trace_format::Kind;
 use zone::{NodeSet, ZONES};
 
 /// There is not enough memory (of the kind asked for) for it.
@@ -58,9 +60,18 @@ pub fn allocate(layout: Layout, placement: Placement) -> Result<NonNull<u8>, Out
         let _guard = InterruptGuard::new();
         let here = cpu::this();
         // SAFETY: this CPU's caches, interrupts off, not re-entered below.
-        return unsafe { here.caches.get() }.allocate(class_of(size), here.node).ok_or(OutOfMemory);
+        let found = unsafe { here.caches.get() }.allocate(class_of(size), here.node).ok_or(OutOfMemory);
+        trace_allocation(size, found);
+        return found;
     }
-    allocate_from_zones(size, placement)
+    let found = allocate_from_zones(size, placement);
+    trace_allocation(size, found);
+    found
+}
+
+#[inline(always)]
+fn trace_allocation(size: usize, found: Result<NonNull<u8>, OutOfMemory>) {
+    trace::event(Kind::Allocate, size as u64, found.map_or(0, |at| at.as_ptr() as u64));
 }
 
 #[cold]
@@ -92,6 +103,7 @@ pub(crate) fn allocate_first(layout: Layout) -> Result<NonNull<u8>, OutOfMemory>
 pub unsafe fn free(at: NonNull<u8>, layout: Layout) {
     let size = layout.size().max(layout.align());
     let _guard = InterruptGuard::new();
+    trace::event(Kind::Free, size as u64, at.as_ptr() as u64);
     if size <= CACHED_LIMIT {
         let here = cpu::this();
         // SAFETY: this CPU's caches, interrupts off, not re-entered below.

@@ -14,6 +14,7 @@ use crate::arch::{Architecture, Machine};
 use crate::cpu;
 use crate::lock::SpinLock;
 use crate::time;
+use crate::trace;
 use queue::{CAPACITY, Queue};
 
 mod queue;
@@ -184,6 +185,7 @@ pub(crate) fn enter_crash() {
 
 /// Ends the machine, once what was written is out. `status` reaches whoever started an emulated machine.
 pub fn power(action: PowerAction, status: u8) -> ! {
+    trace::export();
     if !CRASHED.load(Ordering::Relaxed) {
         let _console = CONSOLE.lock();
         flush();

@@ -8,6 +8,8 @@ pub(crate) mod run_queue;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
+use trace_format::Kind;
+
 use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, Cpu};
 use crate::interrupts::RESCHEDULE_VECTOR;
@@ -16,6 +18,7 @@ use crate::program;
 use crate::thread::{self, State, Thread};
 use crate::time::timer::TimerNode;
 use crate::time::{self, Deadline};
+use crate::trace;
 use attention::Attention;
 
 /// How long a thread may run while others of its CPU are ready, unless the command line says otherwise. It gives way
@@ -37,6 +40,7 @@ static TICKS: [TimerNode; arch_contract::MAX_CPUS] = [const { TimerNode::new(tic
 #[inline(always)]
 pub(crate) fn make_runnable(thread: &Thread) {
     let home = thread.cpu.load(Ordering::Relaxed) as usize;
+    trace::event(Kind::Wake, thread.id(), home as u64);
     let here = cpu::this();
     if home == here.index {
         enqueue(here, thread);
@@ -73,6 +77,7 @@ fn send(to: usize, thread: &Thread) {
 }
 
 fn interrupt(cpu: &Cpu) {
+    trace::event(Kind::Ipi, cpu.index as u64, u64::from(RESCHEDULE_VECTOR));
     if let Err(error) = Machine::send_ipi(cpu.index, RESCHEDULE_VECTOR) {
         panic!("CPU {} cannot be told about a ready thread: {error}", cpu.index);
     }
@@ -127,6 +132,7 @@ fn switch(here: &'static Cpu) {
 fn switch_to(here: &Cpu, current: &Thread, next: &'static Thread) {
     next.set_state(State::Running);
     account(here, current);
+    trace::event(Kind::Switch, next.id(), 0);
     Machine::set_current(core::ptr::from_ref(next) as usize);
     // SAFETY: `current` runs on this CPU; `next` came from this CPU's queue, so it is suspended or prepared, and
     // nobody else has it.
@@ -311,6 +317,7 @@ extern "C" fn exit_suspended(thread: usize) -> ! {
 fn resume_next(here: &'static Cpu) -> ! {
     let next = next_thread(here, core::ptr::null());
     next.set_state(State::Running);
+    trace::event(Kind::Switch, next.id(), 0);
     Machine::set_current(core::ptr::from_ref(next) as usize);
     // SAFETY: as in `switch`.
     unsafe { Machine::resume(next.context.get()) }

@@ -21,6 +21,7 @@ use crate::program::Program;
 use crate::scheduler;
 use crate::time::Deadline;
 use crate::time::timer::TimerNode;
+use crate::trace;
 use crate::wait::claim::Claim;
 use crate::wait::{Outcome, TimedOut, WaitList, list};
 
@@ -139,6 +140,7 @@ impl<'a> Builder<'a> {
             Machine::prepare(context, start as usize, run::<F, T>, start as usize);
         }
         target.registry.lock().add(thread);
+        trace::spawned(thread.id(), target.index, self.name);
         scheduler::make_runnable(thread);
         drop(interrupts);
         // SAFETY: the result's place stays until the handle's reference goes.

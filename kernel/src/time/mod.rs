@@ -52,6 +52,11 @@ pub fn cycle_frequency_hz() -> u64 {
     Machine::cycle_frequency_hz()
 }
 
+/// The time counter when the image was entered.
+pub fn epoch_cycles() -> u64 {
+    EPOCH.load(Ordering::Relaxed)
+}
+
 /// A value of [`cycles`] as time since the image was entered.
 pub fn cycles_since_epoch_to_ns(cycles: u64) -> u64 {
     cycles_to_ns(cycles.saturating_sub(EPOCH.load(Ordering::Relaxed)))

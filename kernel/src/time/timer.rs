@@ -5,12 +5,14 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use intrusive_collections::{KeyAdapter, RBTree, RBTreeLink, UnsafeRef, intrusive_adapter};
+use trace_format::Kind;
 
 use super::Deadline;
 use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, Cpu};
 use crate::lock::InterruptGuard;
 use crate::memory::OutOfMemory;
+use crate::trace;
 use crate::wait::InterruptSafe;
 
 /// Not queued anywhere.
@@ -140,6 +142,7 @@ impl TimerNode {
     #[inline(always)]
     pub(crate) fn set(&self, here: &Cpu, deadline: Deadline) {
         let cycles = deadline.cycles();
+        trace::event(Kind::TimerSet, cycles, 0);
         let mut queue = here.timers.lock();
         self.deadline.store(cycles, Ordering::Relaxed);
         self.queued_on.store(here.index as u32, Ordering::Relaxed);
@@ -205,7 +208,9 @@ pub(crate) fn interrupt(_: usize) {
         RUNNING[here.index].store(first.cast_mut(), Ordering::Relaxed);
         node.queued_on.store(NO_CPU, Ordering::Release);
         let (function, argument) = (node.function, node.argument);
+        let deadline = node.deadline.load(Ordering::Relaxed);
         drop(queue);
+        trace::event(Kind::TimerFire, deadline, 0);
         function(argument);
         RUNNING[here.index].store(ptr::null_mut(), Ordering::Release);
     }

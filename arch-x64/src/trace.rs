@@ -1,0 +1,90 @@
+//! A CPU's trace ring: written by one short function that keeps all registers, so that a trace point costs the code around
+//! it nothing but its test.
+
+use core::arch::{asm, naked_asm};
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use arch_contract::{TRACE_ENTRIES, TraceEntry};
+
+use crate::cpu;
+
+const ENTRY_SIZE: usize = size_of::<TraceEntry>();
+
+/// 1 while trace points are on.
+static TRACING: AtomicU8 = AtomicU8::new(0);
+
+/// True if trace points are on. Two instructions and no register; a load and a test would be three and one.
+#[inline(always)]
+pub fn is_on() -> bool {
+    // SAFETY: reads the byte.
+    unsafe {
+        asm!(
+            "cmp byte ptr [rip + {}], 0",
+            "jne {}",
+            sym TRACING,
+            label {
+                core::hint::cold_path();
+                return true;
+            },
+            options(readonly, nostack)
+        );
+    }
+    false
+}
+
+/// Turns trace points on or off.
+pub fn set(tracing: bool) {
+    TRACING.store(u8::from(tracing), Ordering::SeqCst);
+}
+
+/// Gives a CPU a ring, or begins it anew.
+pub fn set_ring(index: usize, ring: *mut TraceEntry) {
+    let (place, written) = cpu::trace_words(index);
+    written.store(0, Ordering::Relaxed);
+    place.store(ring as usize, Ordering::Release);
+}
+
+/// Entries ever written to a CPU's ring.
+pub fn written(index: usize) -> usize {
+    cpu::trace_words(index).1.load(Ordering::Acquire) / ENTRY_SIZE
+}
+
+/// Writes an entry to this CPU's ring. Interrupts disabled.
+#[inline(always)]
+pub fn write(tag: u64, first: u64, second: u64) {
+    // SAFETY: the function keeps all registers, and writes nothing but the ring. Not `nostack`: the call pushes.
+    unsafe {
+        asm!("call {}", sym write_entry, in("rdi") tag, in("rsi") first, in("rdx") second);
+    }
+}
+
+/// Keeps all registers but the flags.
+#[unsafe(naked)]
+extern "C" fn write_entry() {
+    naked_asm!(
+        "push rax",
+        "push rcx",
+        "push rdx",
+        "mov rcx, gs:[{ring}]",
+        "jrcxz 2f",
+        "mov eax, {size}",
+        "xadd gs:[{written}], rax",
+        "and eax, {mask}",
+        "add rcx, rax",
+        "mov [rcx + 8], rdi",
+        "mov [rcx + 16], rsi",
+        "mov [rcx + 24], rdx",
+        "rdtsc",
+        "mov [rcx], eax",
+        "mov [rcx + 4], edx",
+        "2:",
+        "pop rdx",
+        "pop rcx",
+        "pop rax",
+        "ret",
+        ring = const cpu::TRACE_RING,
+        written = const cpu::TRACE_WRITTEN,
+        size = const ENTRY_SIZE,
+        mask = const TRACE_ENTRIES * ENTRY_SIZE - 1,
+    )
+}

@@ -1,0 +1,134 @@
+//! From the kernel's trace to Chrome's trace event format, which Perfetto and `chrome://tracing` open: a track for each CPU
+//! with what ran and which interrupts came, and a track for each thread with where it ran.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use trace_format::{Event, Kind, Trace};
+
+/// Processes of the format: what its tracks are grouped by.
+const CPUS: u32 = 1;
+const THREADS: u32 = 2;
+
+/// The file QEMU writes the kernel's own format to, beside the one asked for.
+pub fn raw_path(to: &Path) -> PathBuf {
+    let mut name = to.as_os_str().to_owned();
+    name.push(".raw");
+    name.into()
+}
+
+/// Converts what the machine left beside `to`.
+pub fn convert(to: &Path) -> Result<()> {
+    let raw = raw_path(to);
+    let bytes = fs::read(&raw).with_context(|| format!("the machine left no trace in {}", raw.display()))?;
+    let trace = trace_format::read(&bytes)
+        .context("the machine's trace cannot be read: it may have been ended from outside")?;
+    let text = serde_json::to_vec(&chrome(&trace))?;
+    fs::write(to, text).with_context(|| format!("{} cannot be written", to.display()))?;
+    fs::remove_file(&raw)?;
+    let events: usize = trace.rings.iter().map(|(_, events)| events.len()).sum();
+    let lost: u64 = trace.rings.iter().map(|(ring, _)| ring.lost).sum();
+    let lost = if lost == 0 { String::new() } else { format!("; {lost} older ones were overwritten") };
+    eprintln!("aero: {events} events in {}{lost}; open it in Perfetto", to.display());
+    Ok(())
+}
+
+/// The trace as JSON.
+fn chrome(trace: &Trace) -> Value {
+    let names = thread_names(trace);
+    let name_of = |id: u64| names.get(&id).cloned().unwrap_or_else(|| format!("thread {id}"));
+    let mut out = Vec::new();
+    out.push(metadata("process_name", CPUS, 0, "CPUs"));
+    out.push(metadata("process_name", THREADS, 0, "threads"));
+    for (ring, _) in &trace.rings {
+        out.push(metadata("thread_name", CPUS, u64::from(ring.cpu), &format!("CPU {}", ring.cpu)));
+    }
+    for (id, name) in &names {
+        out.push(metadata("thread_name", THREADS, *id, &format!("{name} ({id})")));
+    }
+    for (ring, events) in &trace.rings {
+        let microseconds = |event: &Event| {
+            event.cycles.saturating_sub(trace.header.epoch) as f64 * 1e6 / trace.header.cycle_hz.max(1) as f64
+        };
+        let mut running: Option<(u64, f64)> = events.first().map(|event| (event.thread, microseconds(event)));
+        let mut interrupts: Vec<(u64, f64)> = Vec::new();
+        let end = events.last().map_or(0.0, microseconds);
+        let mut ran = |thread: u64, from: f64, to: f64| {
+            if thread != ring.idle {
+                out.push(slice(
+                    CPUS,
+                    u64::from(ring.cpu),
+                    &name_of(thread),
+                    "run",
+                    from,
+                    to,
+                    json!({ "thread": thread }),
+                ));
+                out.push(slice(THREADS, thread, &format!("CPU {}", ring.cpu), "run", from, to, json!({})));
+            }
+        };
+        let mut points = Vec::new();
+        let mut handled = Vec::new();
+        for event in events {
+            let at = microseconds(event);
+            match event.kind {
+                Kind::Switch => {
+                    if let Some((thread, from)) = running.replace((event.first, at)) {
+                        ran(thread, from, at);
+                    }
+                }
+                Kind::InterruptBegin => interrupts.push((event.first, at)),
+                Kind::InterruptEnd => {
+                    if let Some((vector, from)) = interrupts.pop() {
+                        handled.push((vector, from, at));
+                    }
+                }
+                Kind::Name => {}
+                _ => points.push((at, event)),
+            }
+        }
+        if let Some((thread, from)) = running {
+            ran(thread, from, end);
+        }
+        for (vector, from, to) in handled {
+            let name = format!("interrupt {vector:#x}");
+            out.push(slice(CPUS, u64::from(ring.cpu), &name, "interrupt", from, to, json!({ "vector": vector })));
+        }
+        for (at, event) in points {
+            out.push(json!({
+                "name": event.to_string(), "cat": format!("{:?}", event.kind), "ph": "i", "s": "t", "ts": at,
+                "pid": CPUS, "tid": ring.cpu,
+                "args": { "thread": event.thread, "first": event.first, "second": event.second },
+            }));
+        }
+    }
+    json!({ "displayTimeUnit": "ns", "traceEvents": out })
+}
+
+fn metadata(kind: &str, process: u32, track: u64, name: &str) -> Value {
+    json!({ "name": kind, "ph": "M", "pid": process, "tid": track, "args": { "name": name } })
+}
+
+fn slice(process: u32, track: u64, name: &str, category: &str, from: f64, to: f64, arguments: Value) -> Value {
+    json!({
+        "name": name, "cat": category, "ph": "X", "ts": from, "dur": to - from, "pid": process, "tid": track,
+        "args": arguments,
+    })
+}
+
+/// Names of threads: those there at the end, and of the others the beginnings from their spawn.
+fn thread_names(trace: &Trace) -> BTreeMap<u64, String> {
+    let mut names = BTreeMap::new();
+    for (_, events) in &trace.rings {
+        for pair in events.windows(2) {
+            if let [Event { kind: Kind::Spawn, first: id, .. }, Event { kind: Kind::Name, first, second, .. }] = pair {
+                names.insert(*id, trace_format::name(*first, *second));
+            }
+        }
+    }
+    names.extend(trace.threads.iter().filter(|thread| thread.id != 0).map(|thread| (thread.id, thread.name.clone())));
+    names
+}

@@ -1,0 +1,201 @@
+//! The tracer: what happened on each CPU, with times, in a ring per CPU that overwrites its oldest.
+//!
+//! Off, a trace point is a test and a branch not taken. On, it is some thirty instructions. [`export`] gives the rings to
+//! whoever started an emulated machine.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use arch_contract::{MAX_CPUS, TRACE_ENTRIES, TraceEntry};
+use serde::Serialize;
+use trace_format::{Event, Header, Kind, MAGIC, Ring as RingHeader, Thread as NamedThread, VERSION};
+
+use crate::arch::{Architecture, Machine};
+use crate::cpu;
+use crate::lock::InterruptGuard;
+use crate::memory::OutOfMemory;
+use crate::thread::{self, Thread};
+use crate::time;
+
+/// Largest encoded record, in bytes.
+const RECORD_LIMIT: usize = 128;
+
+/// Where each CPU's ring is.
+static RINGS: [AtomicPtr<TraceEntry>; MAX_CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
+
+/// Bits of an entry's tag that hold the kind; the rest is the running thread's number.
+const KIND_BITS: u32 = 8;
+
+/// Records an event, if tracing is on. Interrupts off.
+#[inline(always)]
+pub fn event(kind: Kind, first: u64, second: u64) {
+    if Machine::is_tracing() {
+        // SAFETY: a CPU that takes part in scheduling always has a running thread.
+        let thread = unsafe { &*(Machine::current() as *const Thread) };
+        Machine::trace(thread.id() << KIND_BITS | kind as u64, first, second);
+    }
+}
+
+/// Records a mark of the caller's own, if tracing is on. Any context.
+#[inline(always)]
+pub fn mark(first: u64, second: u64) {
+    if Machine::is_tracing() {
+        let _guard = InterruptGuard::new();
+        event(Kind::Mark, first, second);
+    }
+}
+
+/// A thread was spawned. Interrupts off.
+#[inline(always)]
+pub(crate) fn spawned(id: u64, cpu: usize, name: &str) {
+    if Machine::is_tracing() {
+        record_spawn(id, cpu, name);
+    }
+}
+
+#[cold]
+fn record_spawn(id: u64, cpu: usize, name: &str) {
+    event(Kind::Spawn, id, cpu as u64);
+    let (first, second) = trace_format::name_words(name);
+    event(Kind::Name, first, second);
+}
+
+/// True while events are recorded.
+pub fn is_on() -> bool {
+    Machine::is_tracing()
+}
+
+/// Forgets what was recorded, and records from now on.
+///
+/// # Errors
+/// [`OutOfMemory`] for the rings.
+pub fn start() -> Result<(), OutOfMemory> {
+    stop();
+    for cpu in cpu::all() {
+        let place = &RINGS[cpu.index];
+        let mut ring = place.load(Ordering::Acquire);
+        if ring.is_null() {
+            let mut entries = Vec::new();
+            entries.try_reserve_exact(TRACE_ENTRIES).map_err(|_| OutOfMemory)?;
+            entries.resize(TRACE_ENTRIES, TraceEntry::default());
+            ring = Vec::leak(entries).as_mut_ptr();
+            place.store(ring, Ordering::Release);
+        }
+        Machine::set_trace_ring(cpu.index, ring);
+    }
+    Machine::set_tracing(true);
+    Ok(())
+}
+
+/// Records no more. What was recorded stays.
+pub fn stop() {
+    Machine::set_tracing(false);
+}
+
+/// A CPU's ring as it is now.
+struct View {
+    cpu: usize,
+    ring: *const TraceEntry,
+    recorded: usize,
+}
+
+fn views() -> impl Iterator<Item = View> {
+    (0..cpu::limit()).filter_map(|cpu| {
+        let ring = RINGS[cpu].load(Ordering::Acquire).cast_const();
+        (!ring.is_null()).then(|| View { cpu, ring, recorded: Machine::traced(cpu) })
+    })
+}
+
+impl View {
+    fn kept(&self) -> usize {
+        self.recorded.min(TRACE_ENTRIES)
+    }
+
+    /// The event at a position among those kept, oldest first.
+    fn get(&self, position: usize) -> Event {
+        let at = (self.recorded - self.kept() + position) % TRACE_ENTRIES;
+        // SAFETY: an entry of the ring, which stays; a copy, because a CPU that still records may overwrite it. What is torn
+        // then is numbers.
+        let [cycles, tag, first, second] = unsafe { self.ring.add(at).read_volatile() };
+        let kind = Kind::ALL.get((tag & ((1 << KIND_BITS) - 1)) as usize).copied().unwrap_or(Kind::Mark);
+        Event { cycles, thread: tag >> KIND_BITS, kind, first, second }
+    }
+}
+
+/// Number of events kept, and of older ones that were overwritten.
+pub fn counts() -> (usize, usize) {
+    views().fold((0, 0), |(kept, lost), view| (kept + view.kept(), lost + view.recorded - view.kept()))
+}
+
+/// Calls `each` with the CPU and the event, for the last `limit` events of all CPUs in the order of their times. Tracing
+/// is paused meanwhile.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn for_last(limit: usize, mut each: impl FnMut(usize, &Event)) -> Result<(), OutOfMemory> {
+    let was_on = is_on();
+    stop();
+    let result = gather(limit);
+    if was_on {
+        Machine::set_tracing(true);
+    }
+    result?.iter().for_each(|(cpu, event)| each(*cpu, event));
+    Ok(())
+}
+
+fn gather(limit: usize) -> Result<Vec<(usize, Event)>, OutOfMemory> {
+    let mut events = Vec::new();
+    for view in views() {
+        let first = view.kept().saturating_sub(limit);
+        events.try_reserve(view.kept() - first).map_err(|_| OutOfMemory)?;
+        events.extend((first..view.kept()).map(|position| (view.cpu, view.get(position))));
+    }
+    events.sort_by_key(|(_, event)| event.cycles);
+    events.drain(..events.len().saturating_sub(limit));
+    Ok(events)
+}
+
+/// Writes the trace to whoever started an emulated machine, if tracing is on and there is a way. At the end of the machine.
+pub(crate) fn export() {
+    if !is_on() {
+        return;
+    }
+    stop();
+    let threads = || cpu::all().filter_map(|cpu| cpu.registry.try_lock()).map(|registry| registry.len()).sum::<usize>();
+    let header = Header {
+        magic: MAGIC,
+        version: VERSION,
+        cycle_hz: time::cycle_frequency_hz(),
+        epoch: time::epoch_cycles(),
+        threads: threads() as u32,
+        cpus: views().count() as u32,
+    };
+    write(&header);
+    let mut written = 0;
+    for cpu in cpu::all() {
+        let Some(registry) = cpu.registry.try_lock() else { continue };
+        for thread in registry.iter().take(header.threads as usize - written) {
+            write(&NamedThread { id: thread.id(), name: thread.name().into() });
+            written += 1;
+        }
+    }
+    for _ in written..header.threads as usize {
+        write(&NamedThread { id: 0, name: "".into() });
+    }
+    for view in views() {
+        let idle = cpu::get(view.cpu).map_or(core::ptr::null_mut(), |cpu| cpu.idle.load(Ordering::Relaxed));
+        // SAFETY: null or the CPU's idle thread, which stays.
+        let idle = unsafe { idle.as_ref() }.map_or(0, thread::Thread::id);
+        let kept = view.kept();
+        let lost = (view.recorded - kept) as u64;
+        write(&RingHeader { cpu: view.cpu as u32, events: kept as u32, lost, idle });
+        (0..kept).for_each(|position| write(&view.get(position)));
+    }
+}
+
+fn write(record: &impl Serialize) {
+    let mut buffer = [0; RECORD_LIMIT];
+    if let Ok(bytes) = postcard::to_slice(record, &mut buffer) {
+        Machine::export(bytes);
+    }
+}

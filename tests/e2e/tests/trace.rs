@@ -1,0 +1,125 @@
+//! The tracer: at the prompt, and as a file for Perfetto that must say what really ran.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use e2e::{aero, boot_and_run, stderr, stdout};
+use serde_json::Value;
+
+/// Tracks of the format: see `cli/src/trace_file.rs`.
+const CPUS: u64 = 1;
+const THREADS: u64 = 2;
+
+/// Boots with a trace file and returns its events.
+fn traced(name: &str, script: &str, options: &[&str]) -> Vec<Value> {
+    let file = std::env::temp_dir().join(format!("aerokernel-{}-{name}.json", std::process::id()));
+    let hello = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/hello");
+    let mut command = aero();
+    command.args(["boot", "--run", script, "--trace"]).arg(&file).arg("--hrt").arg(hello).args(options);
+    let output = command.output().expect("aero can be run");
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    let text = std::fs::read(&file).expect("a trace file");
+    std::fs::remove_file(&file).expect("the file goes");
+    let trace: Value = serde_json::from_slice(&text).expect("the file is JSON");
+    trace["traceEvents"].as_array().expect("events").clone()
+}
+
+fn number(event: &Value, key: &str) -> u64 {
+    event[key].as_u64().unwrap_or_else(|| panic!("no {key} in {event}"))
+}
+
+fn time(event: &Value, key: &str) -> f64 {
+    event[key].as_f64().unwrap_or_else(|| panic!("no {key} in {event}"))
+}
+
+/// Slices of a process by track, in their order.
+fn runs(events: &[Value], process: u64) -> BTreeMap<u64, Vec<&Value>> {
+    let mut tracks: BTreeMap<u64, Vec<&Value>> = BTreeMap::new();
+    for event in events.iter().filter(|event| event["ph"] == "X" && event["cat"] == "run" && event["pid"] == process) {
+        tracks.entry(number(event, "tid")).or_default().push(event);
+    }
+    tracks
+}
+
+#[test]
+fn a_trace_says_what_ran_where() {
+    let events = traced("what-ran", "run hello; spawn yield 2 1; uptime; kill all", &["--cpus", "3"]);
+    let cpus = runs(&events, CPUS);
+    // A thread of `hello` on each CPU, under its name.
+    for cpu in 0..3 {
+        let names: Vec<&str> = cpus[&cpu].iter().filter_map(|event| event["name"].as_str()).collect();
+        assert!(names.contains(&"greeter"), "CPU {cpu} ran {names:?}");
+        let track = events.iter().find(|event| {
+            event["ph"] == "M" && event["pid"] == CPUS && event["tid"] == cpu && event["name"] == "thread_name"
+        });
+        assert_eq!(track.expect("a track for the CPU")["args"]["name"], format!("CPU {cpu}"));
+    }
+    // A CPU runs one thread at a time.
+    for (cpu, slices) in &cpus {
+        for pair in slices.windows(2) {
+            let end = time(pair[0], "ts") + time(pair[0], "dur");
+            assert!(end <= time(pair[1], "ts") + 0.001, "CPU {cpu} ran {} and {} at once", pair[0], pair[1]);
+        }
+    }
+    // Two threads that yield to each other take turns.
+    let load: Vec<u64> = cpus[&1]
+        .iter()
+        .filter(|event| event["name"] == "load-yield")
+        .map(|event| number(&event["args"], "thread"))
+        .collect();
+    let turns = load.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!(turns > 100 && turns * 10 > load.len() * 9, "{turns} turns in {} runs", load.len());
+    // A thread's own track says the same as the CPUs'.
+    for (thread, slices) in runs(&events, THREADS) {
+        for slice in slices {
+            let name = slice["name"].as_str().expect("a name");
+            let cpu: u64 = name.strip_prefix("CPU ").and_then(|number| number.parse().ok()).expect("a CPU");
+            let same = cpus[&cpu].iter().any(|event| event["ts"] == slice["ts"] && event["args"]["thread"] == thread);
+            assert!(same, "thread {thread} ran at {} on CPU {cpu}, which says otherwise", slice["ts"]);
+        }
+    }
+    // Who was woken on a CPU ran there afterwards.
+    let wakes: Vec<&Value> = events.iter().filter(|event| event["cat"] == "Wake").collect();
+    assert!(!wakes.is_empty());
+    let ended = |thread: u64| !cpus.values().flatten().any(|event| event["args"]["thread"] == thread);
+    for wake in wakes {
+        let (thread, cpu) = (number(&wake["args"], "first"), number(&wake["args"], "second"));
+        let ran = cpus[&cpu].iter().any(|event| {
+            event["args"]["thread"] == thread && time(event, "ts") + time(event, "dur") >= time(wake, "ts")
+        });
+        assert!(ran || ended(thread), "thread {thread} was woken on CPU {cpu} and never ran there: {wake}");
+    }
+}
+
+#[test]
+fn interrupts_timers_and_memory_are_in_the_trace() {
+    let events = traced("kinds", "spawn sleep 2; uptime; bench ipi timer-lateness; kill all", &["--cpus", "2"]);
+    for category in ["interrupt", "Ipi", "TimerSet", "TimerFire", "Allocate", "Free", "Wake"] {
+        assert!(events.iter().any(|event| event["cat"] == category), "no {category} in the trace");
+    }
+    for event in events.iter().filter(|event| event["cat"] == "interrupt") {
+        assert!(time(event, "dur") >= 0.0, "{event}");
+    }
+}
+
+#[test]
+fn a_crash_leaves_its_trace() {
+    let file = std::env::temp_dir().join(format!("aerokernel-{}-crash.json", std::process::id()));
+    let output = aero().args(["boot", "--run", "panic", "--trace"]).arg(&file).output().expect("aero can be run");
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    let text = std::fs::read_to_string(&file).expect("a trace file");
+    std::fs::remove_file(&file).expect("the file goes");
+    assert!(text.contains("\"main\""), "{text}");
+}
+
+#[test]
+fn the_tracer_at_the_prompt() {
+    let output = boot_and_run("trace on; uptime; trace off; trace; trace dump 5; trace on; trace off; trace dump", &[]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
+    assert!(text.contains("tracing is off; "), "{text}");
+    let dumped = text.lines().filter(|line| line.contains(" allocate ") || line.contains(" free ")).count();
+    assert!((1..=10).contains(&dumped), "{text}");
+    let output = boot_and_run("trace sideways", &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", stdout(&output));
+}
