@@ -91,20 +91,27 @@ struct Chain {
     done: Event,
 }
 
-fn link(chain: &'static Chain, queued_at: u64) {
-    let now = cycles();
+/// Queues a task that notes when it began.
+fn queue_link(chain: &'static Chain) {
+    let start = cycles();
+    let task = move || {
+        let now = cycles();
+        link(chain, start, now);
+    };
+    if chain.pool.queue(Place::Pinned(chain.cpu), Priority::Normal, task).is_err() {
+        chain.done.signal();
+    }
+}
+
+fn link(chain: &'static Chain, queued_at: u64, began_at: u64) {
     let complete = match chain.state.lock().as_mut() {
         Some(samples) => {
-            samples.add(queued_at, now);
+            samples.add(queued_at, began_at);
             samples.is_complete()
         }
         None => true,
     };
-    let start = cycles();
-    let next = move || link(chain, start);
-    if complete || chain.pool.queue(Place::Pinned(chain.cpu), Priority::Normal, next).is_err() {
-        chain.done.signal();
-    }
+    if complete { chain.done.signal() } else { queue_link(chain) }
 }
 
 fn task() -> Result<Samples, String> {
@@ -112,9 +119,8 @@ fn task() -> Result<Samples, String> {
     let state = SpinLock::new(Some(Samples::new()?));
     let chain = Chain { pool, cpu: cpu::this_index(), state, done: Event::new() };
     let chain: &'static Chain = Box::leak(Box::new(chain));
-    let start = cycles();
-    let first = chain.pool.queue(Place::Pinned(chain.cpu), Priority::Normal, move || link(chain, start));
-    let waited = first.map_err(text).and_then(|()| chain.done.wait_until(Deadline::after(LIMIT)).map_err(text));
+    queue_link(chain);
+    let waited = chain.done.wait_until(Deadline::after(LIMIT)).map_err(text);
     let samples = chain.state.lock().take();
     waited?;
     // SAFETY: leaked above; the last task has signalled, and its worker needs only the pool's own shared part.

@@ -63,44 +63,44 @@ impl core::fmt::Display for QueueError {
 /// Words a closure may have to be kept in the queue.
 const INLINE_WORDS: usize = 3;
 
-type Inline = MaybeUninit<[u64; INLINE_WORDS]>;
+type Word = MaybeUninit<u64>;
 
-/// A closure of any kind, to be called or dropped once.
+/// A closure of any kind, to be called once. Its words travel in registers.
+#[derive(Clone, Copy)]
 struct Task {
-    call: unsafe fn(*mut Inline),
-    closure: Inline,
+    call: unsafe fn(Word, Word, Word),
+    closure: [Word; INLINE_WORDS],
 }
 
 impl Task {
     #[inline(always)]
     fn new<F: FnOnce() + Send + 'static>(closure: F) -> Result<Self, OutOfMemory> {
-        unsafe fn call_inline<F: FnOnce()>(at: *mut Inline) {
-            // SAFETY: written below, taken once.
-            let closure = unsafe { at.cast::<F>().read() };
+        unsafe fn call_inline<F: FnOnce()>(first: Word, second: Word, third: Word) {
+            let words = [first, second, third];
+            // SAFETY: the words of an F, written below, taken once.
+            let closure = unsafe { words.as_ptr().cast::<F>().read() };
             closure();
         }
-        unsafe fn call_boxed<F: FnOnce()>(at: *mut Inline) {
-            // SAFETY: as above.
-            let closure = unsafe { at.cast::<Box<F>>().read() };
+        unsafe fn call_boxed<F: FnOnce()>(first: Word, _: Word, _: Word) {
+            // SAFETY: the address of a box, written below, taken once.
+            let closure = unsafe { Box::from_raw(first.assume_init() as *mut F) };
             closure();
         }
-        let mut task = Self { call: call_inline::<F>, closure: Inline::uninit() };
-        if size_of::<F>() <= size_of::<Inline>() && align_of::<F>() <= align_of::<Inline>() {
+        let mut words = [Word::uninit(); INLINE_WORDS];
+        if size_of::<F>() <= size_of_val(&words) && align_of::<F>() <= align_of::<Word>() {
             // SAFETY: it fits.
-            unsafe { task.closure.as_mut_ptr().cast::<F>().write(closure) };
-        } else {
-            task.call = call_boxed::<F>;
-            let boxed = memory::try_box(closure)?;
-            // SAFETY: a box is a word.
-            unsafe { task.closure.as_mut_ptr().cast::<Box<F>>().write(boxed) };
+            unsafe { words.as_mut_ptr().cast::<F>().write(closure) };
+            return Ok(Self { call: call_inline::<F>, closure: words });
         }
-        Ok(task)
+        words[0].write(Box::into_raw(memory::try_box(closure)?) as u64);
+        Ok(Self { call: call_boxed::<F>, closure: words })
     }
 
     #[inline(always)]
-    fn run(mut self) {
-        // SAFETY: made with the closure; `self` goes, so it is called once.
-        unsafe { (self.call)(&raw mut self.closure) };
+    fn run(self) {
+        let [first, second, third] = self.closure;
+        // SAFETY: the words belong to the function; whoever took the task out of its ring calls it once.
+        unsafe { (self.call)(first, second, third) };
     }
 }
 

@@ -87,7 +87,7 @@ fn load_is_spawned_shown_steered_around_and_killed() {
     assert!(trace.contains("console::load::work"), "{trace}");
     assert!(shell.command("kill all").contains("56 threads ended"));
     assert!(!shell.command("threads").contains("load-"));
-    assert!(shell.command("kill 1").contains("is not load"));
+    assert!(shell.command("kill 1").contains("is neither a program nor load"));
 }
 
 #[test]
