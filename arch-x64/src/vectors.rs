@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use raw_cpuid::CpuId;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
-use x86_64::registers::xcontrol::{XCr0, XCr0Flags};
+use x86_64::registers::xcontrol::XCr0Flags;
 
 /// Bytes of the legacy area and, behind it, of the XSAVE header (SDM Vol. 1, 13.4).
 const LEGACY_SIZE: u32 = 512;
@@ -55,14 +55,13 @@ pub fn enable() {
             wanted.set(XCr0Flags::OPMASK | XCr0Flags::ZMM_HI256 | XCr0Flags::HI16_ZMM, has_avx512);
         }
         // SAFETY: components the CPU reports; x87 and SSE always, AVX-512 only whole and with AVX (SDM Vol. 1, 13.3).
-        unsafe { XCr0::write(wanted) };
+        unsafe { asm!("xsetbv", in("ecx") 0, in("eax") wanted.bits() as u32, in("edx") 0, options(nomem, nostack)) };
         COMPONENTS.store(wanted.bits(), Ordering::Relaxed);
         // EBX of leaf 0xD describes what XCR0 now enables (SDM Vol. 1, 13.2).
         let enabled = CpuId::new().get_extended_state_info();
         size = enabled.map_or(LEGACY_SIZE + HEADER_SIZE, |state| state.xsave_area_size_enabled_features());
     }
     AREA_SIZE.store(size, Ordering::Relaxed);
-    reset();
 }
 
 /// Writes what state there is, for people.

@@ -147,8 +147,8 @@ fn run_in_suite(options: &Options, command: &str, out: &mut dyn Write) -> Result
     run_script(&image, options, command, out)
 }
 
-/// A plain CPU with what TCG does not have. `-cpu host`, and XSAVE, are more than a KVM that is itself emulated can do.
-const KVM_CPU: &str = "kvm64,+x2apic,+tsc-deadline,-xsave";
+/// A plain CPU with what TCG does not have. `-cpu host` is more than a KVM that is itself emulated can do.
+const KVM_CPU: &str = "kvm64,+x2apic,+tsc-deadline";
 /// A KVM that cannot do this in the time given is of no use.
 const KVM_PROBE: (&str, u64) = ("uptime", 60);
 const KVM_TESTS: &str = "timers; irqs; test suite::calls; test suite::time; test suite::waiting";
