@@ -20,6 +20,9 @@ pub struct Callbacks {
     pub fault: fn(&Fault) -> !,
     /// Another CPU asked this one to stop for good ([`Architecture::stop_other_cpus`]). Never returns.
     pub stopped: fn(&Registers) -> !,
+    /// Another CPU asked where this one is ([`Architecture::sample_other_cpus`]), which then goes on. May come anywhere, also
+    /// with interrupts disabled and locks held: it takes none.
+    pub sampled: fn(&Registers),
     /// A further CPU is up, on a stack of its own, with its local pointer set. Never returns.
     pub cpu_main: fn(cpu: usize) -> !,
 }
@@ -123,6 +126,10 @@ pub trait Architecture: Sized + 'static {
     fn broadcast_ipi(vector: u8) -> Result<(), IpiError>;
     /// Stops all other CPUs, whatever they do, also with interrupts disabled; each enters [`Callbacks::stopped`].
     fn stop_other_cpus();
+
+    /// Asks all other CPUs where they are, whatever they do, also with interrupts disabled; each calls
+    /// [`Callbacks::sampled`] and goes on.
+    fn sample_other_cpus();
 
     /// Number of device interrupt lines ("GSI" on x86).
     fn line_count() -> u32;

@@ -25,6 +25,8 @@ pub struct HostCpu {
     /// Linux's number of the pthread, 0 while it does not run.
     thread_id: AtomicI32,
     timer: AtomicPtr<libc::c_void>,
+    /// Set when it shall say where it is.
+    sample_due: AtomicBool,
     /// Its trace ring, and the entries ever written to it.
     trace_ring: (AtomicPtr<TraceEntry>, AtomicUsize),
     /// The pthread's stack for faults: start and size.
@@ -41,6 +43,7 @@ static CPUS: [HostCpu; MAX_CPUS] = [const {
         arrivals: AtomicU32::new(0),
         thread_id: AtomicI32::new(0),
         timer: AtomicPtr::new(ptr::null_mut()),
+        sample_due: AtomicBool::new(false),
         trace_ring: (AtomicPtr::new(ptr::null_mut()), AtomicUsize::new(0)),
         fault_stack: (AtomicUsize::new(0), AtomicUsize::new(0)),
     }
@@ -329,6 +332,20 @@ pub fn stop_others() {
     STOPPING.store(true, Ordering::SeqCst);
     let here = this_index();
     running().filter(|&index| index != here).for_each(|index| signal(&CPUS[index]));
+}
+
+/// Makes all other CPUs say where they are at their next signal, which they get now.
+pub fn sample_others() {
+    let here = this_index();
+    for index in running().filter(|&index| index != here) {
+        CPUS[index].sample_due.store(true, Ordering::SeqCst);
+        signal(&CPUS[index]);
+    }
+}
+
+/// True, once, if this CPU shall say where it is.
+pub fn takes_sample() -> bool {
+    this().sample_due.swap(false, Ordering::SeqCst)
 }
 
 /// True if this CPU shall stop.

@@ -214,6 +214,10 @@ impl Architecture for Machine {
         cpu::stop_others();
     }
 
+    fn sample_other_cpus() {
+        cpu::sample_others();
+    }
+
     fn line_count() -> u32 {
         0
     }

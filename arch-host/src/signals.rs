@@ -93,6 +93,11 @@ extern "C" fn interrupted(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut
     {
         (callbacks.stopped)(&registers(context.cast()));
     }
+    if cpu::takes_sample()
+        && let Some(callbacks) = cpu::callbacks()
+    {
+        (callbacks.sampled)(&registers(context.cast()));
+    }
     take_interrupts(context);
 }
 

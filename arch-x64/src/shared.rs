@@ -168,6 +168,12 @@ macro_rules! bare_cpu_methods {
             $crate::apic::broadcast_nmi();
         }
 
+        fn sample_other_cpus() {
+            let others = $crate::cpu::started_count().saturating_sub(1);
+            $crate::trap::sample_at_next_nmis(others);
+            $crate::apic::broadcast_nmi();
+        }
+
         #[inline(always)]
         fn physical_to_virtual(physical: u64) -> *mut u8 {
             $crate::paging::physical_to_virtual(physical)

@@ -5,7 +5,7 @@
 //! the interrupt stack is needed for the next interrupt. Exceptions save everything.
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use arch_contract::Callbacks;
 use arch_contract::fault::{Access, Fault, FaultKind, Registers};
@@ -272,6 +272,19 @@ const PAGE_FAULT_FETCH: u64 = 1 << 4;
 /// Set when all other CPUs shall stop at their next NMI.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
+/// NMIs that were sent to ask where a CPU is and have not arrived.
+static SAMPLES_DUE: AtomicU32 = AtomicU32::new(0);
+
+/// Makes that many NMIs ask where a CPU is.
+pub fn sample_at_next_nmis(count: u32) {
+    SAMPLES_DUE.store(count, Ordering::SeqCst);
+}
+
+fn takes_sample() -> bool {
+    let one_less = |due: u32| due.checked_sub(1);
+    SAMPLES_DUE.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+}
+
 /// Makes NMIs stop the CPUs that take them.
 pub fn stop_at_next_nmi() {
     STOPPING.store(true, Ordering::SeqCst);
@@ -288,6 +301,12 @@ extern "C" fn exception_entry(frame: &mut ExceptionFrame) {
             Some(callbacks) => (callbacks.stopped)(&frame.registers()),
             None => cpu::halt_forever(),
         }
+    }
+    if frame.vector == NON_MASKABLE && takes_sample() {
+        if let Some(callbacks) = callbacks() {
+            (callbacks.sampled)(&frame.registers());
+        }
+        return;
     }
     let kind = match frame.vector {
         PAGE_FAULT => FaultKind::Page {

@@ -7,6 +7,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 
+use kernel::lock::InterruptGuard;
 use kernel::thread::{self, Builder, JoinHandle, SpawnError};
 use kernel::time::Deadline;
 use kernel::wait::Mutex;
@@ -22,12 +23,19 @@ pub enum Kind {
     Sleep,
     /// Allocates and frees memory of all sizes.
     Allocate,
+    /// Computes with interrupts off, for 20 s at most.
+    Deaf,
 }
 
 impl Kind {
     /// All kinds with their names.
-    pub const ALL: [(&'static str, Self); 4] =
-        [("spin", Self::Spin), ("yield", Self::Yield), ("sleep", Self::Sleep), ("allocate", Self::Allocate)];
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("spin", Self::Spin),
+        ("yield", Self::Yield),
+        ("sleep", Self::Sleep),
+        ("allocate", Self::Allocate),
+        ("deaf", Self::Deaf),
+    ];
 }
 
 struct Load {
@@ -37,6 +45,9 @@ struct Load {
 }
 
 static LOADS: Mutex<Vec<Load>> = Mutex::new(Vec::new());
+
+/// How long a deaf thread computes at most: on the console's CPU nobody could kill it.
+const DEAF_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long a killed thread may take to notice.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -94,10 +105,12 @@ pub fn kill(id: u64) -> Result<u64, KillError> {
 fn work(kind: Kind, stop: &AtomicBool) -> u64 {
     let rounds = AtomicU64::new(0);
     let mut seed = 1u64;
-    while !stop.load(Ordering::Relaxed) {
+    let _deaf = (kind == Kind::Deaf).then(InterruptGuard::new);
+    let hearing_again = Deadline::after(DEAF_LIMIT);
+    while !stop.load(Ordering::Relaxed) && !(kind == Kind::Deaf && hearing_again.has_passed()) {
         rounds.fetch_add(1, Ordering::Relaxed);
         match kind {
-            Kind::Spin => {
+            Kind::Spin | Kind::Deaf => {
                 for _ in 0..1000 {
                     seed = black_box(seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
                 }

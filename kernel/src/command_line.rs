@@ -29,6 +29,8 @@ pub struct Options<'a> {
     pub after_crash: AfterCrash,
     /// `trace=`: whether the tracer is on from the start.
     pub trace: bool,
+    /// `watchdog=`: how long a CPU may not answer and a thread not give way.
+    pub watchdog: Option<Duration>,
     /// `run=`: commands to execute instead of an interactive session.
     pub run: Option<&'a str>,
 }
@@ -55,6 +57,7 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
         quantum: crate::scheduler::DEFAULT_QUANTUM,
         after_crash: AfterCrash::Halt,
         trace: false,
+        watchdog: None,
         run: None,
     };
     for word in words(line) {
@@ -102,12 +105,23 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
                 }
                 _ => "trace=on|off",
             },
+            "watchdog" => match (word.value, number(word.value)) {
+                ("off", _) => {
+                    options.watchdog = None;
+                    continue;
+                }
+                (_, Some(seconds @ 1..=3600)) => {
+                    options.watchdog = Some(Duration::from_secs(seconds));
+                    continue;
+                }
+                _ => "watchdog=SECONDS, from 1 to 3600, or watchdog=off",
+            },
             "run" => {
                 options.run = Some(word.value);
                 continue;
             }
             key if ARCHITECTURE_WORDS.contains(&key) => continue,
-            _ => "log=, cpus=, quantum_us=, panic=, trace= or run=; `help boot` explains them",
+            _ => "log=, cpus=, quantum_us=, panic=, trace=, watchdog= or run=; `help boot` explains them",
         };
         unknown(Unknown { key: word.key, value: word.value, expected });
     }

@@ -17,7 +17,7 @@
 //! - [`time`]: the clock and one-shot timers; [`call`]: functions on other CPUs.
 //! - [`program`]: runtime developers' programs, loaded, watched and ended.
 //! - [`output`]: console and log; [`mod@panic`]: how it ends; [`symbols`]: names of addresses; [`snapshot`]: the state;
-//!   [`mod@trace`]: what happened, and when.
+//!   [`mod@trace`]: what happened, and when; [`watchdog`]: what does not.
 #![no_std]
 
 extern crate alloc;
@@ -45,5 +45,6 @@ pub mod thread;
 pub mod time;
 pub mod trace;
 pub mod wait;
+pub mod watchdog;
 
 pub use snapshot::Snapshot;

@@ -14,7 +14,7 @@ use crate::memory::stack::{DEFAULT_SIZE, Stack};
 use crate::memory::{self, OutOfMemory};
 use crate::thread;
 use crate::time::{self, Deadline};
-use crate::{interrupts, output, panic, scheduler, symbols, trace};
+use crate::{interrupts, output, panic, scheduler, symbols, trace, watchdog};
 
 /// How long a CPU may take to answer its start-up signal. Real ones take below a millisecond; an emulator on a busy
 /// host can take long.
@@ -28,6 +28,7 @@ static CALLBACKS: Callbacks = Callbacks {
     preempt: scheduler::preempt,
     fault: panic::fault,
     stopped: panic::stopped,
+    sampled: watchdog::sampled,
     cpu_main: other_cpu_main,
 };
 
@@ -71,6 +72,11 @@ pub fn kernel_main(boot: &'static BootInformation, first: fn(&Options<'static>))
         start_other_cpus(boot, options.cpus);
         if options.trace && trace::start().is_err() {
             log::warn!("out of memory for the tracer: it stays off");
+        }
+        if let Some(limit) = options.watchdog
+            && let Err(error) = watchdog::start(limit)
+        {
+            log::warn!("watchdog: {error}; it stays off");
         }
         READY_AT.store(time::now_ns(), Ordering::Relaxed);
         first(&options);

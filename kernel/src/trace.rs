@@ -1,6 +1,6 @@
 //! The tracer: what happened on each CPU, with times, in a ring per CPU that overwrites its oldest.
 //!
-//! Off, a trace point is a test and a branch not taken. On, it is some thirty instructions. [`export`] gives the rings to
+//! Off, a trace point is a test and a branch not taken. On, it is some thirty instructions. At the machine's end the rings go to
 //! whoever started an emulated machine.
 
 use alloc::vec::Vec;

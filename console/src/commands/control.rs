@@ -2,11 +2,12 @@
 
 use alloc::format;
 use core::hint::black_box;
+use core::time::Duration;
 
 use arch_contract::PowerAction;
 use kernel::arch::{Architecture, Machine};
 use kernel::memory::stack::{self, Keep};
-use kernel::{call, cpu, memory, output, thread};
+use kernel::{call, cpu, memory, output, thread, watchdog};
 
 use super::{Command, CommandError, CommandResult, Context, parse_number, programs};
 use crate::load::{self, KillError, Kind};
@@ -19,11 +20,12 @@ const SPAWN_LIMIT: u64 = 100_000;
 pub const COMMANDS: &[Command] = &[
     Command {
         name: "spawn",
-        arguments: "spin|yield|sleep|allocate [COUNT [CPU]]",
+        arguments: "spin|yield|sleep|allocate|deaf [COUNT [CPU]]",
         about: "starts test load: threads that are busy until killed",
         details: "spin computes without giving way, yield gives way all the time, sleep sleeps a millisecond at a time,\n\
-                  allocate allocates and frees. Without a CPU they are spread over all.",
-        words: &["spin", "yield", "sleep", "allocate"],
+                  allocate allocates and frees, deaf computes with interrupts off, for\n\
+                  20 s at most. Without a CPU they are spread over all.",
+        words: &["spin", "yield", "sleep", "allocate", "deaf"],
         run: spawn,
     },
     Command {
@@ -42,6 +44,14 @@ pub const COMMANDS: &[Command] = &[
         details: "The kernel does that by itself when memory is short.",
         words: &[],
         run: reclaim,
+    },
+    Command {
+        name: "watchdog",
+        arguments: "[SECONDS | off]",
+        about: "reports a CPU that takes no interrupts, and a thread that never gives way",
+        details: "Each once, with the backtraces of all CPUs. Off unless asked for: a thread may compute for long.",
+        words: &["off"],
+        run: watch,
     },
     Command {
         name: "steer",
@@ -157,6 +167,25 @@ fn reclaim(context: &mut Context<'_>) -> CommandResult {
     stack::reclaim(Keep::None);
     call::on_all(memory::flush_this_cpus_caches, call::DEFAULT_LIMIT).map_err(CommandError::failed)?;
     writeln!(context.out, "{} given back", render::Bytes(memory::free_bytes().saturating_sub(before)))?;
+    Ok(())
+}
+
+fn watch(context: &mut Context<'_>) -> CommandResult {
+    match context.arguments {
+        [] => match watchdog::limit() {
+            Some(limit) => writeln!(context.out, "the watchdog reports what lasts {} s", limit.as_secs())?,
+            None => writeln!(context.out, "the watchdog is off")?,
+        },
+        ["off"] => watchdog::stop(),
+        [text] => {
+            let seconds = parse_number(text, "how many seconds")?;
+            if !(1..=3600).contains(&seconds) {
+                return Err(CommandError::usage("from 1 to 3600 seconds"));
+            }
+            watchdog::start(Duration::from_secs(seconds)).map_err(CommandError::failed)?;
+        }
+        _ => return Err(CommandError::usage("needs seconds, off or nothing")),
+    }
     Ok(())
 }
 

@@ -33,6 +33,11 @@ impl AttentionWord {
         self.0.store(attention as u8, Ordering::Release);
     }
 
+    /// True if its owner sleeps, or is about to.
+    pub fn is_asleep(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Attention::Asleep as u8
+    }
+
     /// True if the owner of a mailbox that was just pushed to must be interrupted to see it.
     #[inline(always)]
     pub fn wants_interrupt(&self) -> bool {

@@ -123,3 +123,25 @@ fn the_grub_cd_boots_to_the_same_prompt() {
     assert!(shell.command("log").contains("by Multiboot2, image at 0x2000000"));
     assert!(shell.command("bt 2").contains(" at kernel/src/"), "source lines of a moved image");
 }
+
+#[test]
+fn the_watchdog_names_what_hangs() {
+    let mut shell = Session::start(&["--cpus", "4"]);
+    shell.command("watchdog 1");
+    shell.command("spawn spin 1 2");
+    let report = shell.wait_for("CPU 3 is at:");
+    assert!(report.contains("watchdog: CPU 2, thread ") && report.contains("\"load-spin\" has run without giving way"));
+    assert!(report.contains("CPU 1 is at:") && report.contains("console::load::work"), "{report}");
+    // Waits until the report is over.
+    shell.keys("\r");
+    shell.wait_for("aero> ");
+    shell.command("kill all");
+    shell.command("spawn deaf 1 1");
+    let report = shell.wait_for("CPU 3 is at:");
+    assert!(report.contains("watchdog: CPU 1, thread ") && report.contains("\"load-deaf\" takes no interrupts"));
+    assert!(report.contains("console::load::work"), "{report}");
+    shell.keys("\r");
+    shell.wait_for("aero> ");
+    shell.command("kill all");
+    assert!(shell.command("watchdog off; watchdog").contains("the watchdog is off"));
+}

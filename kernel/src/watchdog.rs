@@ -1,0 +1,180 @@
+//! The watchdog: reports a CPU that takes no interrupts any more, and a thread that never gives way by itself, each once,
+//! with the backtraces of all CPUs.
+//!
+//! It is off unless asked for: a program that computes for minutes without giving way does nothing wrong. On, it
+//! interrupts CPUs that do not sleep four times in the limit. CPU 0 watches the others, CPU 1 watches CPU 0.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
+
+use arch_contract::MAX_CPUS;
+use arch_contract::fault::Registers;
+use arrayvec::ArrayString;
+
+use crate::arch::{Architecture, Machine};
+use crate::call;
+use crate::cpu::{self, Cpu};
+use crate::panic;
+use crate::thread::{self, Builder, NAME_LIMIT, SpawnError};
+use crate::time::{self, spin_until};
+
+/// Shortest limit.
+pub const SHORTEST: Duration = Duration::from_millis(100);
+/// Looks per limit.
+const LOOKS: u64 = 4;
+/// Voluntary switches between two looks that the watchdog itself causes on its CPU.
+const OWN_SWITCHES: u64 = 2;
+/// How long all CPUs may take to say where they are.
+const SAMPLE_LIMIT: Duration = Duration::from_millis(100);
+
+/// The limit in ns, 0 while it is off.
+static LIMIT: AtomicU64 = AtomicU64::new(0);
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+/// Where a CPU was when it was asked, and by which thread.
+struct Sample {
+    instruction_pointer: AtomicUsize,
+    frame_pointer: AtomicUsize,
+    thread: AtomicU64,
+}
+
+static SAMPLES: [Sample; MAX_CPUS] = [const {
+    Sample { instruction_pointer: AtomicUsize::new(0), frame_pointer: AtomicUsize::new(0), thread: AtomicU64::new(0) }
+}; MAX_CPUS];
+
+/// This CPU was asked where it is, whatever it was doing: the arch crate's callback.
+pub(crate) fn sampled(registers: &Registers) {
+    let place = &SAMPLES[cpu::this().index];
+    place.thread.store(thread::try_current().map_or(0, thread::Thread::id), Ordering::Relaxed);
+    place.frame_pointer.store(registers.frame_pointer, Ordering::Relaxed);
+    place.instruction_pointer.store(registers.instruction_pointer, Ordering::Release);
+}
+
+/// Watches from now on: what lasts longer than `limit` is reported.
+///
+/// # Errors
+/// [`SpawnError`] for its threads.
+pub fn start(limit: Duration) -> Result<(), SpawnError> {
+    let nanoseconds = u64::try_from(limit.max(SHORTEST).as_nanos()).unwrap_or(u64::MAX);
+    LIMIT.store(nanoseconds, Ordering::SeqCst);
+    if STARTED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    for watcher in cpu::all().take(2) {
+        let index = watcher.index;
+        Builder::new("watchdog").cpu(index).spawn(move || watch_from(index))?.detach();
+    }
+    Ok(())
+}
+
+/// Watches no more.
+pub fn stop() {
+    LIMIT.store(0, Ordering::SeqCst);
+}
+
+/// The limit while it is on.
+pub fn limit() -> Option<Duration> {
+    match LIMIT.load(Ordering::SeqCst) {
+        0 => None,
+        nanoseconds => Some(Duration::from_nanos(nanoseconds)),
+    }
+}
+
+/// What is known of a watched CPU.
+#[derive(Clone, Copy)]
+struct Watched {
+    /// Switches that no preemption forced.
+    voluntary: u64,
+    /// Time in the idle thread.
+    idle: u64,
+    /// Last time such a switch or idle time was seen, in ns.
+    gave_way_at: u64,
+    /// Last time it answered, in ns.
+    answered_at: u64,
+    reported: bool,
+}
+
+fn voluntary_switches(cpu: &Cpu) -> u64 {
+    cpu.counters.switches.read().saturating_sub(cpu.counters.preemptions.read())
+}
+
+/// A watcher's life.
+fn watch_from(index: usize) {
+    let is_mine = |cpu: &Cpu| if index == 0 { cpu.index != 0 || cpu::count() == 1 } else { cpu.index == 0 };
+    let mut watched = [Watched::of_now(); MAX_CPUS];
+    loop {
+        let limit = LIMIT.load(Ordering::SeqCst);
+        let pause = if limit == 0 { Duration::from_secs(1) } else { Duration::from_nanos(limit / LOOKS) };
+        thread::sleep(pause);
+        for cpu in cpu::all().filter(|cpu| is_mine(cpu)) {
+            let state = &mut watched[cpu.index];
+            if limit == 0 || cpu.attention.is_asleep() {
+                *state = Watched::of_now();
+            } else {
+                look(cpu, state, limit, pause);
+            }
+        }
+    }
+}
+
+impl Watched {
+    fn of_now() -> Self {
+        let now = time::now_ns();
+        Self { voluntary: 0, idle: 0, gave_way_at: now, answered_at: now, reported: false }
+    }
+}
+
+fn look(cpu: &'static Cpu, state: &mut Watched, limit: u64, patience: Duration) {
+    let answers = call::on(cpu.index, || (), patience.min(Duration::from_millis(250))).is_ok();
+    let now = time::now_ns();
+    if answers {
+        state.answered_at = now;
+    }
+    let voluntary = voluntary_switches(cpu);
+    let idle = cpu.counters.idle_cycles.read();
+    if voluntary.saturating_sub(state.voluntary) > OWN_SWITCHES || idle != state.idle {
+        (state.gave_way_at, state.reported) = (now, false);
+    }
+    (state.voluntary, state.idle) = (voluntary, idle);
+    if state.reported {
+        return;
+    }
+    let (deaf_for, busy_for) = (now - state.answered_at, now - state.gave_way_at);
+    if deaf_for >= limit {
+        state.reported = true;
+        report(cpu, format_args!("takes no interrupts for {} ms", deaf_for / 1_000_000));
+    } else if busy_for >= limit {
+        state.reported = true;
+        report(cpu, format_args!("has run without giving way for {} ms", busy_for / 1_000_000));
+    }
+}
+
+fn report(cpu: &Cpu, what: core::fmt::Arguments<'_>) {
+    let others = || cpu::all().filter(|cpu| !cpu.is_this());
+    SAMPLES.iter().for_each(|sample| sample.instruction_pointer.store(0, Ordering::Relaxed));
+    Machine::sample_other_cpus();
+    let has_answered = |cpu: &Cpu| SAMPLES[cpu.index].instruction_pointer.load(Ordering::Acquire) != 0;
+    spin_until(SAMPLE_LIMIT, || others().all(has_answered));
+    let running = SAMPLES[cpu.index].thread.load(Ordering::Relaxed);
+    let name = name_of(running).unwrap_or_default();
+    log::warn!("watchdog: CPU {}, thread {running} \"{name}\" {what}", cpu.index);
+    for cpu in others() {
+        let sample = &SAMPLES[cpu.index];
+        match sample.instruction_pointer.load(Ordering::Acquire) {
+            0 => crate::println!("CPU {} does not say where it is", cpu.index),
+            at => {
+                crate::println!("CPU {} is at:", cpu.index);
+                panic::print_backtrace(at, sample.frame_pointer.load(Ordering::Relaxed));
+            }
+        }
+    }
+}
+
+fn name_of(id: u64) -> Option<ArrayString<NAME_LIMIT>> {
+    cpu::all().find_map(|cpu| {
+        // A CPU that hangs may hold its registry.
+        let registry = cpu.registry.try_lock()?;
+        let thread = registry.iter().find(|thread| thread.id() == id)?;
+        ArrayString::from(thread.name()).ok()
+    })
+}
