@@ -107,7 +107,8 @@ fn work(kind: Kind, stop: &AtomicBool) -> u64 {
     let mut seed = 1u64;
     let _deaf = (kind == Kind::Deaf).then(InterruptGuard::new);
     let hearing_again = Deadline::after(DEAF_LIMIT);
-    while !stop.load(Ordering::Relaxed) && !(kind == Kind::Deaf && hearing_again.has_passed()) {
+    let is_over = || stop.load(Ordering::Relaxed) || kind == Kind::Deaf && hearing_again.has_passed();
+    while !is_over() {
         rounds.fetch_add(1, Ordering::Relaxed);
         match kind {
             Kind::Spin | Kind::Deaf => {
