@@ -43,7 +43,7 @@ fn runs(events: &[Value], process: u64) -> BTreeMap<u64, Vec<&Value>> {
 
 #[test]
 fn a_trace_says_what_ran_where() {
-    let events = traced("what-ran", "run hello; spawn yield 2 1; uptime; kill all", &["--cpus", "3"]);
+    let events = traced("what-ran", "run hello; bench yield", &["--cpus", "3"]);
     let cpus = runs(&events, CPUS);
     // A thread of `hello` on each CPU, under its name.
     for cpu in 0..3 {
@@ -61,14 +61,10 @@ fn a_trace_says_what_ran_where() {
             assert!(end <= time(pair[1], "ts") + 0.001, "CPU {cpu} ran {} and {} at once", pair[0], pair[1]);
         }
     }
-    // Two threads that yield to each other take turns.
-    let load: Vec<u64> = cpus[&1]
-        .iter()
-        .filter(|event| event["name"] == "load-yield")
-        .map(|event| number(&event["args"], "thread"))
-        .collect();
-    let turns = load.windows(2).filter(|pair| pair[0] != pair[1]).count();
-    assert!(turns > 100 && turns * 10 > load.len() * 9, "{turns} turns in {} runs", load.len());
+    // Two threads that yield to each other take turns: a thousand times in that benchmark.
+    let names: Vec<&str> = cpus[&0].iter().filter_map(|event| event["name"].as_str()).collect();
+    let turns = names.windows(2).filter(|pair| *pair == ["main", "bench"]).count();
+    assert!(turns >= 1000, "{turns} turns in {} runs", names.len());
     // A thread's own track says the same as the CPUs'.
     for (thread, slices) in runs(&events, THREADS) {
         for slice in slices {
