@@ -202,6 +202,13 @@ pub(crate) fn this() -> &'static Cpu {
     unsafe { &*(Machine::local() as *const Cpu) }
 }
 
+/// True in an interrupt handler.
+#[inline(always)]
+pub(crate) fn in_interrupt() -> bool {
+    let _guard = InterruptGuard::new();
+    this().in_interrupt.load(Ordering::Relaxed)
+}
+
 /// Index of the CPU the caller runs on, as it was at some moment during the call.
 pub fn this_index() -> usize {
     let _guard = InterruptGuard::new();

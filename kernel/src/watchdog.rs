@@ -62,7 +62,15 @@ pub fn start(limit: Duration) -> Result<(), SpawnError> {
     }
     for watcher in cpu::all().take(2) {
         let index = watcher.index;
-        Builder::new("watchdog").cpu(index).spawn(move || watch_from(index))?.detach();
+        match Builder::new("watchdog").cpu(index).spawn(move || watch_from(index)) {
+            Ok(handle) => handle.detach(),
+            Err(error) => {
+                // The first watcher may be there already: it finds the limit gone. The next start tries again.
+                LIMIT.store(0, Ordering::SeqCst);
+                STARTED.store(false, Ordering::SeqCst);
+                return Err(error);
+            }
+        }
     }
     Ok(())
 }

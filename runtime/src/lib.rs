@@ -25,7 +25,6 @@ use kernel::wait::TimedOut;
 macro_rules! table {
     ($($(#[doc = $doc:literal])* fn $name:ident($($parameter:ident: $kind:ty),* $(,)?) $(-> $result:ty)?;)*) => {
         const FUNCTIONS: &[(&str, fn() -> usize)] = {
-            #[allow(unused_imports, reason = "the definition's types")]
             use abi::*;
             &[$((stringify!($name), || {
                 let function: unsafe extern "C" fn($($kind),*) $(-> $result)? = implementation::$name;

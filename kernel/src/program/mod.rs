@@ -85,8 +85,6 @@ pub struct Program {
     finished: Event,
     /// What it left allocated.
     leaked: SpinLock<Usage>,
-    /// Threads that could not be ended.
-    stuck: AtomicUsize,
     started_at: AtomicU64,
 }
 
@@ -167,7 +165,6 @@ pub fn start(
         changed: Event::new(),
         finished: Event::new(),
         leaked: SpinLock::new(Usage::default()),
-        stuck: AtomicUsize::new(0),
         started_at: AtomicU64::new(crate::time::now_ns()),
     })?;
     let values = program.keep_arguments(file.name, arguments)?;
@@ -220,7 +217,6 @@ fn supervise(program: &Arc<Program>) {
         Machine::spin_hint();
     }
     let stuck = program.started_threads();
-    program.stuck.store(stuck, Ordering::Relaxed);
     *program.leaked.lock() = program.heap.usage();
     if stuck == 0 {
         program.heap.release_all();
@@ -392,11 +388,13 @@ pub fn by_id(id: u64) -> Option<Arc<Program>> {
     RUNNING.lock().iter().find(|program| program.id == id).cloned()
 }
 
-/// Ends the calling thread if its program ends. The interface's functions call it before they return.
+/// Ends the calling thread if its program ends. The interface's functions call it before they return. In an interrupt
+/// handler it does nothing: the thread there is whichever was interrupted.
 #[inline(always)]
 pub fn leave_if_ending() {
     if let Some(program) = current()
         && program.is_ending()
+        && !cpu::in_interrupt()
     {
         scheduler::exit();
     }
@@ -404,6 +402,8 @@ pub fn leave_if_ending() {
 
 /// Ends the calling thread's program as failed, reports it, and does not return. `None`: it belongs to none.
 pub fn fail_current(reason: fmt::Arguments<'_>) -> Option<core::convert::Infallible> {
+    // The thread there is whichever was interrupted, and what it was doing is half done.
+    assert!(!cpu::in_interrupt(), "a program's interrupt handler failed: {reason}");
     let program = current()?;
     let registers = Machine::registers_here();
     report(program, reason, &registers);

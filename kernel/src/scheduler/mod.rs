@@ -291,6 +291,7 @@ extern "C" fn move_suspended(thread: usize) -> ! {
 pub(crate) fn exit() -> ! {
     Machine::disable_interrupts();
     let here = cpu::this();
+    assert!(!here.in_interrupt.load(Ordering::Relaxed), "a thread's exit in an interrupt handler, where there is none");
     let current = thread::current();
     let stack_top = here.scheduler_stack_top.load(Ordering::Relaxed);
     // SAFETY: as in `move_away`; the context saved is never resumed.

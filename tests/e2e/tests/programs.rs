@@ -85,6 +85,13 @@ fn a_program_that_misbehaves_is_named_and_the_kernel_goes_on() {
 }
 
 #[test]
+fn a_handler_that_fails_stops_the_kernel_with_the_reason() {
+    let (status, _, errors) = run(&[MISBEHAVE], "run misbehave handler-panic", &[]);
+    assert_eq!(status, Some(3), "{errors}");
+    assert!(errors.contains("a program's interrupt handler failed: panic: in a handler"), "{errors}");
+}
+
+#[test]
 fn programs_are_killed_whatever_they_do_and_give_everything_back() {
     let mut shell = Session::start(&["--cpus", "4", "--hrt", &directory(MISBEHAVE), "--hrt", &directory(HELLO)]);
     let in_use = |shell: &mut Session| {

@@ -61,6 +61,12 @@ fn main(arguments: Arguments) -> i32 {
             faulty.map_or(1, |thread| i32::from(thread.join().unwrap_or(2)))
         }
         Some("panic") => panic!("as asked"),
+        Some("handler-panic") => {
+            let Ok(mut timer) = Timer::new(|| panic!("in a handler")) else { return 1 };
+            timer.set(Deadline::NOW);
+            thread::sleep(Duration::from_secs(10));
+            0
+        }
         Some("free") => {
             let block = Box::into_raw(Box::new(1u64));
             // SAFETY: freed twice: the second time is what it is for.
@@ -129,6 +135,12 @@ fn deadlock() -> i32 {
     other.map_or(1, |thread| thread.join().map_or(2, |()| 0))
 }
 
+fn print_from_handler() {
+    let text = "";
+    // SAFETY: no text at all.
+    unsafe { hrt::raw::aero_print(text.as_ptr(), text.len()) };
+}
+
 /// Every kind of thing a program can have when it is killed: threads that wait, sleep, compute and yield, timers that
 /// fire, fibers, messages under way.
 fn everything_at_once() {
@@ -169,8 +181,11 @@ fn everything_at_once() {
         let _ = builder.spawn(|| {
             let fired = Arc::new(AtomicU32::new(0));
             let theirs = fired.clone();
+            // A handler must not end whichever thread it interrupted, also when that one's program ends.
             let timer = Timer::new(move || {
-                theirs.fetch_add(1, Ordering::Relaxed);
+                if theirs.fetch_add(1, Ordering::Relaxed) % 64 == 0 {
+                    print_from_handler();
+                }
             });
             let Ok(mut timer) = timer else { return };
             loop {
