@@ -183,7 +183,7 @@ fn everything_at_once() {
             let theirs = fired.clone();
             // A handler must not end whichever thread it interrupted, also when that one's program ends.
             let timer = Timer::new(move || {
-                if theirs.fetch_add(1, Ordering::Relaxed) % 64 == 0 {
+                if theirs.fetch_add(1, Ordering::Relaxed).is_multiple_of(64) {
                     print_from_handler();
                 }
             });
