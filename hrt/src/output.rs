@@ -1,6 +1,5 @@
 //! Text to the console.
 
-use alloc::format;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 
@@ -17,10 +16,62 @@ impl Write for Console {
     }
 }
 
-/// What [`crate::println!`] calls: the text goes out in one piece where memory allows.
+/// Bytes that go out in one piece.
+const PIECE: usize = 256;
+
+/// Text on the caller's stack: printing allocates nothing, so that interrupt handlers and programs out of memory can.
+struct Piece {
+    bytes: [u8; PIECE],
+    length: usize,
+}
+
+impl Piece {
+    const fn new() -> Self {
+        Self { bytes: [0; PIECE], length: 0 }
+    }
+
+    /// Takes as many whole characters as there is room for, and returns the rest.
+    fn fill<'a>(&mut self, text: &'a str) -> &'a str {
+        let (fits, rest) = text.split_at(text.floor_char_boundary(PIECE - self.length));
+        self.bytes[self.length..self.length + fits.len()].copy_from_slice(fits.as_bytes());
+        self.length += fits.len();
+        rest
+    }
+
+    fn flush(&mut self) {
+        // SAFETY: the bytes that were filled.
+        unsafe { raw::aero_print(self.bytes.as_ptr(), self.length) };
+        self.length = 0;
+    }
+}
+
+/// Whole pieces go out as they come.
+impl Write for Piece {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = self.fill(text);
+        while !rest.is_empty() {
+            self.flush();
+            rest = self.fill(rest);
+        }
+        Ok(())
+    }
+}
+
+/// A piece that ends where it is full.
+struct Cut(Piece);
+
+impl Write for Cut {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.0.fill(text).is_empty() { Ok(()) } else { Err(fmt::Error) }
+    }
+}
+
+/// What [`crate::println!`] calls: up to 256 bytes go out in one piece.
 #[doc(hidden)]
 pub fn print(arguments: fmt::Arguments<'_>) {
-    let _ = Console.write_str(&format!("{arguments}"));
+    let mut piece = Piece::new();
+    let _ = piece.write_fmt(arguments);
+    piece.flush();
 }
 
 /// Prints to the console.
@@ -39,10 +90,12 @@ macro_rules! println {
 /// The panic handler of [`crate::program!`].
 #[doc(hidden)]
 pub fn panicked(info: &PanicInfo<'_>) -> ! {
-    let text = match info.location() {
-        Some(location) => format!("{} at {}:{}", info.message(), location.file(), location.line()),
-        None => format!("{}", info.message()),
+    let mut text = Cut(Piece::new());
+    // What does not fit is cut.
+    let _ = match info.location() {
+        Some(location) => write!(text, "{} at {}:{}", info.message(), location.file(), location.line()),
+        None => write!(text, "{}", info.message()),
     };
-    // SAFETY: the text's own bytes.
-    unsafe { raw::aero_panic(text.as_ptr(), text.len()) }
+    // SAFETY: the bytes that were filled.
+    unsafe { raw::aero_panic(text.0.bytes.as_ptr(), text.0.length) }
 }

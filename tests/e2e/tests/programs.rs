@@ -86,9 +86,12 @@ fn a_program_that_misbehaves_is_named_and_the_kernel_goes_on() {
 
 #[test]
 fn a_handler_that_fails_stops_the_kernel_with_the_reason() {
-    let (status, _, errors) = run(&[MISBEHAVE], "run misbehave handler-panic", &[]);
-    assert_eq!(status, Some(3), "{errors}");
-    assert!(errors.contains("a program's interrupt handler failed: panic: in a handler"), "{errors}");
+    for (argument, reason) in [("handler-panic", "in a handler"), ("handler-allocate", "memory allocation of")] {
+        let (status, _, errors) = run(&[MISBEHAVE], &format!("run misbehave {argument}"), &[]);
+        assert_eq!(status, Some(3), "{argument}: {errors}");
+        let told = format!("a program's interrupt handler failed: panic: {reason}");
+        assert!(errors.contains(&told), "{argument}: {errors}");
+    }
 }
 
 #[test]

@@ -67,6 +67,19 @@ fn main(arguments: Arguments) -> i32 {
             thread::sleep(Duration::from_secs(10));
             0
         }
+        Some("handler-allocate") => {
+            // More and more, until a handler's allocation fails, which is a panic, which must not allocate.
+            let exhaust = || {
+                let mut blocks = Vec::new();
+                while black_box(blocks.len()) < 1 << 20 {
+                    blocks.push(Box::new([0u64; 64]));
+                }
+            };
+            let Ok(mut timer) = Timer::new(exhaust) else { return 1 };
+            timer.set(Deadline::NOW);
+            thread::sleep(Duration::from_secs(10));
+            0
+        }
         Some("free") => {
             let block = Box::into_raw(Box::new(1u64));
             // SAFETY: freed twice: the second time is what it is for.
