@@ -36,7 +36,7 @@ const OBJECTS: [(&str, usize); 6] = [
     ("barrier", size_of::<abi::Barrier>()),
     ("reader_writer", size_of::<abi::ReaderWriterLock>()),
 ];
-const HANDLES: [&str; 5] = ["thread", "channel", "timer", "interrupt", "fiber"];
+const HANDLES: [&str; 8] = ["thread", "channel", "timer", "interrupt", "fiber", "pool", "group", "line"];
 
 const HEAD: &str = "\
 /* The Aerokernel's interface for programs in C and C++. Generated from hrt/abi by `cargo test -p aero-cli`; docs/HRT.md
@@ -76,7 +76,7 @@ const TAIL: &str = "
 /// The header's text.
 pub fn generate() -> String {
     let mut out = String::from(HEAD);
-    let numbers: [(&str, String); 10] = [
+    let numbers: [(&str, String); 16] = [
         ("AERO_VERSION", format!("{}u", abi::VERSION)),
         ("AERO_MAGIC", format!("{:#x}u", abi::MAGIC)),
         ("AERO_OK", abi::OK.to_string()),
@@ -87,6 +87,12 @@ pub fn generate() -> String {
         ("AERO_BUSY", format!("({})", abi::BUSY)),
         ("AERO_NEVER", format!("UINT64_C({:#x})", abi::NEVER)),
         ("AERO_ANY", format!("UINT32_C({:#x})", abi::ANY)),
+        ("AERO_TRIGGER_DEFAULT", format!("{}u", abi::TRIGGER_DEFAULT)),
+        ("AERO_TRIGGER_EDGE", format!("{}u", abi::TRIGGER_EDGE)),
+        ("AERO_TRIGGER_LEVEL", format!("{}u", abi::TRIGGER_LEVEL)),
+        ("AERO_PRIORITY_HIGH", format!("{}u", abi::PRIORITY_HIGH)),
+        ("AERO_PRIORITY_NORMAL", format!("{}u", abi::PRIORITY_NORMAL)),
+        ("AERO_PRIORITY_LOW", format!("{}u", abi::PRIORITY_LOW)),
     ];
     out.push('\n');
     for (name, value) in numbers {
@@ -107,6 +113,9 @@ pub fn generate() -> String {
         "\n/* How a thread shall be: name (not NUL-terminated, may be null), CPU or AERO_ANY, stack in bytes or 0. */\n\
          typedef struct aero_thread_options {\n    const char *name;\n    size_t name_length;\n    uint32_t cpu;\n    \
          size_t stack_size;\n} aero_thread_options;\n\n\
+         /* What a task shall do, and where: CPU or AERO_ANY, one of AERO_PRIORITY_*, not 0 if nobody may steal it. */\n\
+         typedef struct aero_task_options {\n    uint32_t cpu;\n    uint32_t priority;\n    uint32_t pinned;\n\
+         } aero_task_options;\n\n\
          /* What an image says of itself; see AERO_PROGRAM. */\n\
          struct aero_program {\n    uint32_t magic;\n    uint32_t version;\n    \
          int32_t (*main)(int32_t count, const char *const *values);\n    size_t stack_size;\n};\n",
@@ -163,6 +172,10 @@ fn declare(kind: &str, name: &str) -> String {
         "Timer" => "aero_timer",
         "Interrupt" => "aero_interrupt",
         "Fiber" => "aero_fiber",
+        "TaskOptions" => "aero_task_options",
+        "Pool" => "aero_pool",
+        "Group" => "aero_group",
+        "Line" => "aero_line",
         other => panic!("the header knows no C type for `{other}`"),
     };
     format!("{c} {name}")

@@ -24,6 +24,12 @@ extern "C" {
 #define AERO_BUSY (-5)
 #define AERO_NEVER UINT64_C(0xffffffffffffffff)
 #define AERO_ANY UINT32_C(0xffffffff)
+#define AERO_TRIGGER_DEFAULT 0u
+#define AERO_TRIGGER_EDGE 1u
+#define AERO_TRIGGER_LEVEL 2u
+#define AERO_PRIORITY_HIGH 0u
+#define AERO_PRIORITY_NORMAL 1u
+#define AERO_PRIORITY_LOW 2u
 
 typedef struct aero_event { uint64_t words[8]; } __attribute__((aligned(16))) aero_event;
 typedef struct aero_mutex { uint64_t words[8]; } __attribute__((aligned(16))) aero_mutex;
@@ -36,6 +42,9 @@ typedef struct aero_channel aero_channel;
 typedef struct aero_timer aero_timer;
 typedef struct aero_interrupt aero_interrupt;
 typedef struct aero_fiber aero_fiber;
+typedef struct aero_pool aero_pool;
+typedef struct aero_group aero_group;
+typedef struct aero_line aero_line;
 
 /* How a thread shall be: name (not NUL-terminated, may be null), CPU or AERO_ANY, stack in bytes or 0. */
 typedef struct aero_thread_options {
@@ -44,6 +53,13 @@ typedef struct aero_thread_options {
     uint32_t cpu;
     size_t stack_size;
 } aero_thread_options;
+
+/* What a task shall do, and where: CPU or AERO_ANY, one of AERO_PRIORITY_*, not 0 if nobody may steal it. */
+typedef struct aero_task_options {
+    uint32_t cpu;
+    uint32_t priority;
+    uint32_t pinned;
+} aero_task_options;
 
 /* What an image says of itself; see AERO_PROGRAM. */
 struct aero_program {
@@ -219,6 +235,50 @@ int32_t aero_interrupt_send(const aero_interrupt *interrupt, uint32_t cpu);
 
 /* Unregisters a handler; it does not run any more when this returns. */
 int32_t aero_interrupt_unregister(aero_interrupt *interrupt);
+
+/* Registers `handler(argument)` for a device's interrupt line, delivered to a CPU: no blocking in it. `trigger` is one
+ * of AERO_TRIGGER_*. AERO_INVALID if there is no such line, AERO_BUSY if it has a handler. */
+int32_t aero_line_register(uint32_t number, uint32_t trigger, uint32_t cpu, void (*handler)(void *argument), void *argument, aero_line **line);
+
+/* Delivers a line to another CPU from now on. */
+int32_t aero_line_steer(const aero_line *line, uint32_t cpu);
+
+/* Masks a line and unregisters its handler; it does not run any more when this returns. */
+int32_t aero_line_unregister(aero_line *line);
+
+/* Makes queues for tasks, with a worker thread on each CPU. */
+int32_t aero_pool_create(aero_pool **pool);
+
+/* Queues a task that calls `body(argument)`; null options: here, normal, may be stolen. Also from interrupt handlers. */
+int32_t aero_pool_queue(const aero_pool *pool, const aero_task_options *options, void (*body)(void *argument), void *argument);
+
+/* Runs the first task of this CPU's queue on the caller: 1 if there was one, else 0. */
+int32_t aero_pool_run_one(const aero_pool *pool);
+
+/* Waits until all that is queued has run and the workers have ended. AERO_BUSY from one of its own tasks. */
+int32_t aero_pool_destroy(aero_pool *pool);
+
+/* Makes a group of so many members. Each has a rank, from 0, and calls the same collective operations in the same
+ * order. After AERO_TIMED_OUT a group is of no more use. */
+int32_t aero_group_create(uint32_t members, aero_group **group);
+
+/* Waits until all members are there; 1 for one of them, elected, 0 for the others. */
+int32_t aero_group_barrier(const aero_group *group, uint64_t deadline_ns);
+
+/* Gives a word, and gets the words of all members, by rank: the base of every reduction. */
+int32_t aero_group_share(const aero_group *group, uint32_t rank, uint64_t word, uint64_t *words, uint64_t deadline_ns);
+
+/* Gets the word that the member of rank `root` has put there. */
+int32_t aero_group_broadcast(const aero_group *group, uint32_t rank, uint32_t root, uint64_t *word, uint64_t deadline_ns);
+
+/* Gives the group a set of CPUs: member `rank` shall run on `cpus[rank % count]`, from its next follow on. */
+int32_t aero_group_set_cpus(const aero_group *group, const uint32_t *cpus, size_t count);
+
+/* Moves the calling member to the CPU its group wants it on. */
+int32_t aero_group_follow(const aero_group *group, uint32_t rank);
+
+/* Destroys a group nobody uses any more. */
+int32_t aero_group_destroy(aero_group *group);
 
 /* Puts a mark of the program's own, two words, into the trace, if tracing is on. */
 void aero_trace_mark(uint64_t first, uint64_t second);

@@ -1,6 +1,34 @@
 //! CPUs and NUMA nodes. CPUs are numbered from 0, nodes too.
 
+use alloc::vec::Vec;
+
 use crate::{Error, check, raw};
+
+/// A value for each CPU, on cache lines of its own. Another thread of the same CPU may come in between two accesses, so
+/// values are shared: atomics, cells behind a lock.
+pub struct PerCpu<T> {
+    values: Vec<CacheLine<T>>,
+}
+
+#[repr(align(64))]
+struct CacheLine<T>(T);
+
+impl<T> PerCpu<T> {
+    /// Makes a value for each CPU, by its number.
+    pub fn new(mut make: impl FnMut(usize) -> T) -> Self {
+        Self { values: (0..count()).map(|cpu| CacheLine(make(cpu))).collect() }
+    }
+
+    /// This CPU's value.
+    pub fn here(&self) -> &T {
+        &self.values[this()].0
+    }
+
+    /// All values, by CPU.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.values.iter().map(|value| &value.0)
+    }
+}
 
 /// Number of CPUs.
 pub fn count() -> usize {

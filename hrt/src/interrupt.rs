@@ -1,4 +1,4 @@
-//! Inter-processor interrupts with a handler of the program's.
+//! Inter-processor interrupts and device lines with a handler of the program's.
 
 use alloc::boxed::Box;
 
@@ -63,5 +63,77 @@ impl<F> Drop for Interrupt<F> {
     fn drop(&mut self) {
         // SAFETY: a live registration, not used again; its handler goes after it.
         unsafe { raw::aero_interrupt_unregister(self.interrupt) };
+    }
+}
+
+/// How a device's line announces interrupts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trigger {
+    /// As the firmware says for this line, or the bus's default.
+    #[default]
+    Default,
+    /// On a rising edge.
+    Edge,
+    /// As long as the line is active.
+    Level,
+}
+
+/// A device's interrupt line (an I/O APIC's global system interrupt number) whose handler is a function of the program's. It
+/// runs in interrupt context: it must not block or allocate. Masked and unregistered when dropped.
+pub struct Line<F> {
+    line: *mut abi::Line,
+    handler: Box<F>,
+}
+
+// SAFETY: a handle; the handler may run on any CPU.
+unsafe impl<F: Send> Send for Line<F> {}
+// SAFETY: steering is the kernel's business, on any CPU.
+unsafe impl<F: Sync> Sync for Line<F> {}
+
+impl<F: Fn() + Send + Sync + 'static> Line<F> {
+    /// Registers a handler for a line, delivered to a CPU.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if there is no such line, [`Error::Busy`] if it has a handler, [`Error::NoSuchCpu`],
+    /// [`Error::OutOfMemory`].
+    pub fn register(number: u32, trigger: Trigger, cpu: usize, handler: F) -> Result<Self, Error> {
+        unsafe extern "C" fn run<F: Fn()>(handler: *mut u8) {
+            // SAFETY: the boxed handler, which outlives its registration.
+            unsafe { (*handler.cast::<F>())() };
+        }
+        let handler = Box::new(handler);
+        let cpu = u32::try_from(cpu).map_err(|_| Error::NoSuchCpu)?;
+        let trigger = match trigger {
+            Trigger::Default => abi::TRIGGER_DEFAULT,
+            Trigger::Edge => abi::TRIGGER_EDGE,
+            Trigger::Level => abi::TRIGGER_LEVEL,
+        };
+        let mut line = core::ptr::null_mut();
+        let argument = core::ptr::from_ref(&*handler).cast_mut().cast();
+        // SAFETY: the handler stays in its box until it is unregistered.
+        check(unsafe { raw::aero_line_register(number, trigger, cpu, Some(run::<F>), argument, &raw mut line) })?;
+        Ok(Self { line, handler })
+    }
+
+    /// Delivers it to another CPU from now on.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchCpu`].
+    pub fn steer(&self, cpu: usize) -> Result<(), Error> {
+        let cpu = u32::try_from(cpu).map_err(|_| Error::NoSuchCpu)?;
+        // SAFETY: a live registration.
+        check(unsafe { raw::aero_line_steer(self.line, cpu) }).map(drop)
+    }
+
+    /// Its handler.
+    pub fn handler(&self) -> &F {
+        &self.handler
+    }
+}
+
+impl<F> Drop for Line<F> {
+    fn drop(&mut self) {
+        // SAFETY: a live registration, not used again; its handler goes after it.
+        unsafe { raw::aero_line_unregister(self.line) };
     }
 }

@@ -1,9 +1,6 @@
 //! The interface's functions, as the kernel has them.
 
-use abi::{
-    Barrier, Channel, Condition, Event, Fiber, Function, Interrupt, Mutex, ReaderWriterLock, Semaphore, Thread,
-    ThreadOptions, Timer,
-};
+use abi::*;
 
 macro_rules! declare {
     ($($(#[doc = $doc:literal])* fn $name:ident($($parameter:ident: $kind:ty),* $(,)?) $(-> $result:ty)?;)*) => {

@@ -5,6 +5,7 @@ use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
+use crate::packed::{pack, unpack};
 use crate::time::Deadline;
 use crate::{Error, check, raw};
 
@@ -308,7 +309,7 @@ impl<T> Drop for WriteGuard<'_, T> {
     }
 }
 
-/// A bounded queue of messages. Messages travel in boxes; what is in it when it is dropped is dropped too.
+/// A bounded queue of messages. One of at most a word travels as it is, a larger one in a box; what is in it when it is dropped is dropped too.
 pub struct Channel<T> {
     channel: *mut abi::Channel,
     _messages: PhantomData<T>,
@@ -336,12 +337,12 @@ impl<T: Send> Channel<T> {
     /// # Errors
     /// The message, if there is no room until the deadline.
     pub fn send(&self, message: T, deadline: Deadline) -> Result<(), T> {
-        let message = Box::into_raw(Box::new(message));
+        let message = pack(message);
         // SAFETY: a live channel.
-        match unsafe { raw::aero_channel_send(self.channel, message as u64, deadline.0) } {
+        match unsafe { raw::aero_channel_send(self.channel, message, deadline.0) } {
             abi::OK => Ok(()),
             // SAFETY: not sent, so still ours.
-            _ => Err(*unsafe { Box::from_raw(message) }),
+            _ => Err(unsafe { unpack(message) }),
         }
     }
 
@@ -354,7 +355,7 @@ impl<T: Send> Channel<T> {
         // SAFETY: a live channel.
         check(unsafe { raw::aero_channel_receive(self.channel, &raw mut word, deadline.0) })?;
         // SAFETY: sent by `send`, received once.
-        Ok(*unsafe { Box::from_raw(word as *mut T) })
+        Ok(unsafe { unpack(word) })
     }
 }
 
@@ -364,7 +365,7 @@ impl<T> Drop for Channel<T> {
         // SAFETY: a live channel, used by nobody else; each message is received once.
         unsafe {
             while raw::aero_channel_receive(self.channel, &raw mut word, 0) == abi::OK {
-                drop(Box::from_raw(word as *mut T));
+                drop(unpack::<T>(word));
             }
             raw::aero_channel_destroy(self.channel);
         }

@@ -164,16 +164,16 @@ impl Group {
         self.barrier(deadline)
     }
 
-    /// Gives the group another set of CPUs: member `rank` shall run on `cpus[rank % cpus.len()]`. Each member moves in its next
+    /// Gives the group another set of CPUs: member `rank` shall run on the CPU at `rank % count`. Each member moves in its next
     /// [`Group::follow`].
     ///
     /// # Errors
     /// [`NoSuchCpu`]; nothing changes then. An empty set changes nothing.
-    pub fn set_cpus(&self, cpus: &[usize]) -> Result<(), NoSuchCpu> {
-        if let Some(&absent) = cpus.iter().find(|&&cpu| cpu::get(cpu).is_none()) {
+    pub fn set_cpus(&self, cpus: impl Iterator<Item = usize> + Clone) -> Result<(), NoSuchCpu> {
+        if let Some(absent) = cpus.clone().find(|&cpu| cpu::get(cpu).is_none()) {
             return Err(NoSuchCpu(absent));
         }
-        for (place, cpu) in self.cpus.iter().zip(cpus.iter().cycle()) {
+        for (place, cpu) in self.cpus.iter().zip(cpus.cycle()) {
             place.store(cpu + 1, Ordering::Release);
         }
         Ok(())

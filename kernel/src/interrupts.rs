@@ -3,7 +3,8 @@
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use arch_contract::{FIRST_VECTOR, LineError, LineTrigger};
+use arch_contract::FIRST_VECTOR;
+pub use arch_contract::{LineError, LineTrigger};
 use arrayvec::ArrayVec;
 use trace_format::Kind;
 

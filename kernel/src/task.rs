@@ -1,19 +1,21 @@
 //! Tasks: closures that run to completion, on worker threads, one per CPU.
 //!
 //! A task is queued on a CPU, pinned there or free to be stolen by a worker that has nothing to do; within a CPU the
-//! highest priority goes first, and tasks of one priority in their order. A [`Pool`] is a set of queues with its workers.
-//! A small closure (three words) is kept in the queue itself, so that queueing allocates nothing.
+//! highest priority goes first; of one priority, pinned tasks before others, and each kind in its order. A [`Pool`] is a
+//! set of queues with its workers. A small closure (three words) is kept in the queue itself, so that queueing allocates
+//! nothing. Tasks that a CPU pins to itself are in queues that only it touches, without any lock.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem::{MaybeUninit, align_of, size_of};
+use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use crate::cpu::{self, CacheLine};
-use crate::lock::SpinLock;
+use crate::arch::{Architecture, Machine};
+use crate::cpu::{self, CacheLine, Owned};
+use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::{self, OutOfMemory};
-use crate::thread::{Builder, NoSuchCpu, SpawnError};
+use crate::thread::{self, Builder, JoinHandle, NoSuchCpu, SpawnError};
 use crate::time::Deadline;
 use crate::wait::Event;
 
@@ -104,9 +106,11 @@ impl Task {
     }
 }
 
-/// A first-in-first-out queue whose capacity is a power of two.
+/// A first-in-first-out queue whose capacity is a power of two, or none at first.
 struct Ring {
     slots: Box<[MaybeUninit<Task>]>,
+    /// The capacity less one: as a number it is signed, -1 for none.
+    mask: usize,
     /// Tasks ever taken and ever put in, modulo the word size.
     taken: usize,
     put: usize,
@@ -116,12 +120,12 @@ impl Ring {
     const FIRST_CAPACITY: usize = 16;
 
     fn new() -> Self {
-        Self { slots: Vec::new().into_boxed_slice(), taken: 0, put: 0 }
+        Self { slots: Vec::new().into_boxed_slice(), mask: usize::MAX, taken: 0, put: 0 }
     }
 
     #[inline(always)]
     fn is_full(&self) -> bool {
-        self.put.wrapping_sub(self.taken) == self.slots.len()
+        self.put.wrapping_sub(self.taken) as isize > self.mask as isize
     }
 
     /// Twice the room.
@@ -133,24 +137,29 @@ impl Ring {
         let count = self.put.wrapping_sub(self.taken);
         slots.extend((0..count).map(|_| MaybeUninit::new(self.pop())));
         slots.resize_with(capacity, MaybeUninit::uninit);
-        *self = Self { slots: slots.into_boxed_slice(), taken: 0, put: count };
+        *self = Self { slots: slots.into_boxed_slice(), mask: capacity - 1, taken: 0, put: count };
         Ok(())
     }
 
-    /// It is not full.
     #[inline(always)]
-    fn push(&mut self, task: Task) {
-        let mask = self.slots.len().wrapping_sub(1);
-        self.slots[self.put & mask].write(task);
+    fn push(&mut self, task: Task) -> Result<(), OutOfMemory> {
+        if self.is_full() {
+            self.grow()?;
+        }
+        let index = self.put & self.mask;
+        // SAFETY: a ring that is not full has slots, and masking with their number less one, all bits set, makes any
+        // number one of theirs.
+        unsafe { self.slots.get_unchecked_mut(index) }.write(task);
         self.put = self.put.wrapping_add(1);
+        Ok(())
     }
 
     /// It is not empty.
     #[inline(always)]
     fn pop(&mut self) -> Task {
-        let mask = self.slots.len().wrapping_sub(1);
-        // SAFETY: between `taken` and `put` the slots are full, and each is taken once.
-        let task = unsafe { self.slots[self.taken & mask].assume_init_read() };
+        let index = self.taken & self.mask;
+        // SAFETY: as above; between `taken` and `put` the slots are full, and each is taken once.
+        let task = unsafe { self.slots.get_unchecked(index).assume_init_read() };
         self.taken = self.taken.wrapping_add(1);
         task
     }
@@ -177,10 +186,43 @@ const RINGS: usize = (2 * PRIORITIES).next_power_of_two();
 const SHARED: u32 = 0b10_1010;
 const ALL: u32 = u32::MAX;
 
+/// Rings with a bit for each that has tasks, the lowest for the one that goes first.
+struct Rings {
+    rings: [Ring; RINGS],
+    filled: u32,
+}
+
+impl Rings {
+    fn new() -> Self {
+        Self { rings: core::array::from_fn(|_| Ring::new()), filled: 0 }
+    }
+
+    #[inline(always)]
+    fn push(&mut self, ring: usize, task: Task) -> Result<(), OutOfMemory> {
+        self.rings[ring % RINGS].push(task)?;
+        self.filled |= 1 << ring;
+        Ok(())
+    }
+
+    /// Takes the first task of a ring that has some.
+    #[inline(always)]
+    fn pop(&mut self, ring: u32) -> Task {
+        let queue = &mut self.rings[ring as usize % RINGS];
+        let task = queue.pop();
+        if queue.is_empty() {
+            self.filled &= !(1 << ring);
+        }
+        task
+    }
+}
+
 /// The queues of one CPU, and its worker.
 struct CpuQueues {
-    rings: SpinLock<[Ring; RINGS]>,
-    /// A bit for each ring that has tasks, the lowest for the one that goes first. Written under the lock.
+    /// What the CPU has pinned to itself.
+    own: Owned<Rings>,
+    /// What others have put here, and what others may take.
+    common: SpinLock<Rings>,
+    /// The filled rings in `common`, written under its lock.
     filled: AtomicU32,
     /// False for a CPU that does not run.
     is_present: bool,
@@ -192,7 +234,8 @@ struct CpuQueues {
 impl CpuQueues {
     fn new(index: usize) -> Self {
         Self {
-            rings: SpinLock::new(core::array::from_fn(|_| Ring::new())),
+            own: Owned::new(Rings::new()),
+            common: SpinLock::new(Rings::new()),
             filled: AtomicU32::new(0),
             is_present: cpu::get(index).is_some(),
             asleep: AtomicBool::new(false),
@@ -200,41 +243,48 @@ impl CpuQueues {
         }
     }
 
-    fn has_tasks(&self) -> bool {
-        self.filled.load(Ordering::SeqCst) != 0
-    }
-
-    #[inline(always)]
     fn put(&self, ring: usize, task: Task) -> Result<(), OutOfMemory> {
-        let mut rings = self.rings.lock();
-        let queue = &mut rings[ring % RINGS];
-        if queue.is_full() {
-            queue.grow()?;
-        }
-        queue.push(task);
+        let mut common = self.common.lock();
+        common.push(ring, task)?;
         // Ordered before the look whether the worker sleeps: see `Shared::work`.
-        self.filled.fetch_or(1 << ring, Ordering::SeqCst);
+        self.filled.swap(common.filled, Ordering::SeqCst);
         Ok(())
     }
 
-    /// Takes the first of the rings in `allowed`.
-    #[inline(always)]
-    fn take(&self, allowed: u32) -> Option<Task> {
+    /// Takes the first of the common rings in `allowed`.
+    fn take_common(&self, allowed: u32) -> Option<Task> {
         if self.filled.load(Ordering::Relaxed) & allowed == 0 {
             return None;
         }
-        let mut rings = self.rings.lock();
-        let filled = self.filled.load(Ordering::Relaxed);
-        if filled & allowed == 0 {
+        let mut common = self.common.lock();
+        let filled = common.filled & allowed;
+        if filled == 0 {
             return None;
         }
-        let ring = (filled & allowed).trailing_zeros();
-        let queue = &mut rings[ring as usize % RINGS];
-        let task = queue.pop();
-        if queue.is_empty() {
-            self.filled.store(filled & !(1 << ring), Ordering::Relaxed);
-        }
+        let task = common.pop(filled.trailing_zeros());
+        self.filled.store(common.filled, Ordering::Relaxed);
         Some(task)
+    }
+
+    /// Runs the first task that this CPU has pinned to itself, unless one in the common queues goes first. False if there
+    /// is none, or if this is not CPU `index`. By a thread, whose interrupts are on.
+    #[inline(always)]
+    fn run_own(&self, index: usize) -> bool {
+        Machine::disable_interrupts();
+        let task = (cpu::this().index == index).then(|| {
+            // SAFETY: this CPU's, interrupts off.
+            let own = unsafe { self.own.get() };
+            let common = self.filled.load(Ordering::Relaxed);
+            let goes_first = common == 0 || own.filled.trailing_zeros() <= common.trailing_zeros();
+            (own.filled != 0 && goes_first).then(|| own.pop(own.filled.trailing_zeros()))
+        });
+        Machine::enable_interrupts();
+        task.flatten().map(Task::run).is_some()
+    }
+
+    /// Runs the first task of the common queues.
+    fn run_common(&self) -> bool {
+        self.take_common(ALL).map(Task::run).is_some()
     }
 }
 
@@ -245,9 +295,32 @@ struct Shared {
     stopping: AtomicBool,
 }
 
-/// Queues and workers on all CPUs. Dropping it lets the workers end once they have run what is queued.
+/// Queues and workers on all CPUs. Dropping it, which no task of its own may, waits until the workers have run all that
+/// is queued, and ended.
 pub struct Pool {
-    shared: Arc<Shared>,
+    /// From a box. The workers use it as long as they live.
+    shared: *const Shared,
+    workers: Vec<JoinHandle<()>>,
+}
+
+// SAFETY: what is shared is made for it, and lives as long as the pool.
+unsafe impl Send for Pool {}
+// SAFETY: as above.
+unsafe impl Sync for Pool {}
+
+/// What a worker has of its pool.
+struct Theirs(*const Shared);
+
+// SAFETY: as for `Pool`.
+unsafe impl Send for Theirs {}
+
+impl Theirs {
+    /// # Safety
+    /// By one of the pool's workers.
+    unsafe fn get(&self) -> &Shared {
+        // SAFETY: the pool waits for its workers.
+        unsafe { &*self.0 }
+    }
 }
 
 impl Pool {
@@ -259,19 +332,32 @@ impl Pool {
         let mut cpus = Vec::new();
         cpus.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
         cpus.extend((0..cpu::limit()).map(|index| CacheLine(CpuQueues::new(index))));
-        let shared = Arc::new(Shared {
+        let mut workers = Vec::new();
+        workers.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
+        let shared = memory::try_box(Shared {
             cpus: cpus.into_boxed_slice(),
             sleepers: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
-        });
+        })?;
         // Workers of CPUs that have one end with the pool, also if a later one cannot be spawned.
-        let pool = Self { shared };
+        let mut pool = Self { shared: Box::into_raw(shared), workers };
         for cpu in cpu::all() {
-            let theirs = pool.shared.clone();
+            let theirs = Theirs(pool.shared);
             let index = cpu.index;
-            Builder::new("tasks").cpu(index).spawn(move || theirs.work(index))?.detach();
+            let worker = Builder::new("tasks").cpu(index).spawn(move || {
+                let theirs = theirs;
+                // SAFETY: this is a worker.
+                unsafe { theirs.get() }.work(index);
+            })?;
+            pool.workers.push(worker);
         }
         Ok(pool)
+    }
+
+    #[inline(always)]
+    fn shared(&self) -> &Shared {
+        // SAFETY: freed when the pool is dropped.
+        unsafe { &*self.shared }
     }
 
     /// Queues a task. Any context, as long as the queue need not grow.
@@ -283,42 +369,75 @@ impl Pool {
     where
         F: FnOnce() + Send + 'static,
     {
+        let guard = InterruptGuard::new();
+        let here = cpu::this().index;
+        let shared = self.shared();
+        if let Place::Pinned(index) = place
+            && index == here
+            && let Some(cpu) = shared.cpus.get(index)
+        {
+            let task = Task::new(closure).map_err(|OutOfMemory| QueueError::OutOfMemory)?;
+            // SAFETY: this CPU's, interrupts off.
+            unsafe { cpu.own.get() }.push(2 * priority as usize, task).map_err(|_| QueueError::OutOfMemory)?;
+            drop(guard);
+            // On one CPU nothing needs ordering, but the worker may sleep.
+            if cpu.asleep.load(Ordering::Relaxed) {
+                shared.wake_worker(index, true);
+            }
+            return Ok(());
+        }
+        drop(guard);
         let task = Task::new(closure).map_err(|OutOfMemory| QueueError::OutOfMemory)?;
-        let (index, pinned) = match place {
-            Place::Here => (cpu::this_index(), false),
-            Place::Near(cpu) => (cpu, false),
-            Place::Pinned(cpu) => (cpu, true),
-        };
-        let Some(cpu) = self.shared.cpus.get(index).filter(|cpu| cpu.is_present) else {
+        match place {
+            Place::Here => self.queue_common(here, false, priority, task),
+            Place::Near(cpu) => self.queue_common(cpu, false, priority, task),
+            Place::Pinned(cpu) => self.queue_common(cpu, true, priority, task),
+        }
+    }
+
+    fn queue_common(&self, index: usize, is_pinned: bool, priority: Priority, task: Task) -> Result<(), QueueError> {
+        let shared = self.shared();
+        let Some(cpu) = shared.cpus.get(index).filter(|cpu| cpu.is_present) else {
             return Err(QueueError::NoSuchCpu(NoSuchCpu(index)));
         };
-        let ring = 2 * priority as usize + usize::from(!pinned);
+        let ring = 2 * priority as usize + usize::from(!is_pinned);
         cpu.put(ring, task).map_err(|OutOfMemory| QueueError::OutOfMemory)?;
         let wanted =
-            if pinned { cpu.asleep.load(Ordering::SeqCst) } else { self.shared.sleepers.load(Ordering::SeqCst) != 0 };
+            if is_pinned { cpu.asleep.load(Ordering::SeqCst) } else { shared.sleepers.load(Ordering::SeqCst) != 0 };
         if wanted {
-            self.shared.wake_worker(index, pinned);
+            shared.wake_worker(index, is_pinned);
         }
         Ok(())
     }
 
-    /// Runs one task of this CPU's queues on the caller, if there is one; true if there was.
+    /// Runs one task of this CPU's queues on the caller, a thread, if there is one; true if there was.
     #[inline]
     pub fn run_one(&self) -> bool {
-        match self.shared.take(cpu::this_index()) {
-            Some(task) => {
-                task.run();
-                true
-            }
-            None => false,
-        }
+        let shared = self.shared();
+        let index = cpu::this_index();
+        shared.cpus.get(index).is_some_and(|cpu| cpu.run_own(index) || cpu.run_common())
+    }
+
+    /// True for a thread that is one of its workers.
+    pub fn is_worker(&self) -> bool {
+        self.workers.iter().any(|worker| ptr::eq(worker.thread(), thread::current()))
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
-        self.shared.cpus.iter().for_each(|cpu| cpu.wake.signal());
+        assert!(!self.is_worker(), "a pool of tasks was dropped by one of its own tasks, which it would wait for");
+        let shared = self.shared();
+        shared.stopping.store(true, Ordering::SeqCst);
+        shared.cpus.iter().for_each(|cpu| cpu.wake.signal());
+        for mut worker in self.workers.drain(..) {
+            // A program's end forces timeouts on who waits; its workers end then too.
+            while let Err(still_there) = worker.join_until(Deadline::NEVER) {
+                worker = still_there;
+            }
+        }
+        // SAFETY: from a box; the workers, who used it, have ended.
+        drop(unsafe { Box::from_raw(self.shared.cast_mut()) });
     }
 }
 
@@ -337,36 +456,46 @@ impl Shared {
         }
     }
 
-    #[inline(always)]
-    fn take(&self, index: usize) -> Option<Task> {
-        self.cpus.get(index)?.take(ALL)
+    fn has_own_tasks(&self, index: usize) -> bool {
+        let _guard = InterruptGuard::new();
+        // SAFETY: by the worker on its CPU, interrupts off.
+        unsafe { self.cpus[index].own.get() }.filled != 0
     }
 
-    fn steal(&self, thief: usize) -> Option<Task> {
+    /// Runs a task that another CPU may spare.
+    fn run_stolen(&self, thief: usize) -> bool {
         let count = self.cpus.len();
-        (1..count).find_map(|distance| self.cpus[(thief + distance) % count].take(SHARED))
+        let stolen = (1..count).find_map(|distance| self.cpus[(thief + distance) % count].take_common(SHARED));
+        stolen.map(Task::run).is_some()
     }
 
     /// A worker's life.
     fn work(&self, index: usize) {
-        let own = &self.cpus[index];
+        let queues = &self.cpus[index];
         loop {
-            while let Some(task) = own.take(ALL).or_else(|| self.steal(index)) {
-                task.run();
+            while queues.run_own(index) || queues.run_common() || self.run_stolen(index) {}
+            if cpu::this_index() != index {
+                // A task took the worker elsewhere. Its CPU runs, or the worker would not.
+                let _ = thread::migrate(index);
+                continue;
             }
             if self.stopping.load(Ordering::SeqCst) {
                 return;
             }
             // Announced first and looked again after: a task queued in between finds a sleeper or is found.
-            own.asleep.store(true, Ordering::SeqCst);
+            queues.asleep.store(true, Ordering::SeqCst);
             self.sleepers.fetch_add(1, Ordering::SeqCst);
-            let work_came = self.cpus.iter().any(|cpu| cpu.has_tasks());
+            let work_came = self.has_own_tasks(index)
+                || self.cpus.iter().enumerate().any(|(other, cpu)| {
+                    let mine = if other == index { ALL } else { SHARED };
+                    cpu.filled.load(Ordering::SeqCst) & mine != 0
+                });
             if !work_came {
                 // A program's end forces it; then the worker's next step ends it.
-                let _ = own.wake.wait_until(Deadline::NEVER);
+                let _ = queues.wake.wait_until(Deadline::NEVER);
                 crate::program::leave_if_ending();
             }
-            if own.asleep.swap(false, Ordering::SeqCst) {
+            if queues.asleep.swap(false, Ordering::SeqCst) {
                 self.sleepers.fetch_sub(1, Ordering::SeqCst);
             }
         }

@@ -4,15 +4,18 @@
 //! convention makes callees preserve, and does not return to a program that is ending.
 //!
 //! - `objects`: events, mutexes and the like, in the program's own memory.
-//! - `owned`: threads, channels, timers, interrupts and fibers, which the program owns by handles.
+//! - `owned`: threads, channels and fibers, which the program owns by handles; `teams`: pools of tasks and groups;
+//!   `handlers`: timers, interrupts and device lines.
 //! - `plain`: text, memory, time, topology.
 #![no_std]
 
 extern crate alloc;
 
+mod handlers;
 mod objects;
 mod owned;
 mod plain;
+mod teams;
 
 use abi::{INVALID, NEVER, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
 use kernel::arch::{Architecture, Machine};
@@ -37,9 +40,11 @@ abi::functions!(table);
 
 /// All functions of the interface.
 mod implementation {
+    pub use crate::handlers::*;
     pub use crate::objects::*;
     pub use crate::owned::*;
     pub use crate::plain::*;
+    pub use crate::teams::*;
 }
 
 /// The address of a function of the interface.

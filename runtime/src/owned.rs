@@ -1,15 +1,12 @@
-//! Threads, channels, timers, interrupts and fibers: the program owns them, by handles into its heap.
+//! Threads, channels and fibers: the program owns them, by handles into its heap.
 
-use core::ptr::{self, NonNull};
+use core::ptr::NonNull;
 
-use abi::{ANY, BUSY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT, ThreadOptions};
+use abi::{ANY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT, ThreadOptions};
 use kernel::arch::{Architecture, Machine};
-use kernel::fiber;
-use kernel::interrupts::{self, RegisterError};
 use kernel::thread::{self, Builder, JoinHandle, SpawnError};
-use kernel::time::Timer;
-use kernel::wait::{Channel, InterruptSafe};
-use kernel::{call, program};
+use kernel::wait::Channel;
+use kernel::{fiber, program};
 
 use crate::plain::Handler;
 use crate::{attempt, blocking, borrow, deadline, for_text};
@@ -18,7 +15,7 @@ use crate::{attempt, blocking, borrow, deadline, for_text};
 ///
 /// # Safety
 /// `handle` is null, or the program's memory for a pointer.
-unsafe fn keep<T, H>(value: T, handle: *mut *mut H) -> Status {
+pub(crate) unsafe fn keep<T, H>(value: T, handle: *mut *mut H) -> Status {
     let Some(program) = program::current() else { return INVALID };
     match program.heap().keep(value) {
         Ok(kept) => {
@@ -34,7 +31,7 @@ unsafe fn keep<T, H>(value: T, handle: *mut *mut H) -> Status {
 ///
 /// # Safety
 /// The handle came from [`keep`] and is not used again.
-unsafe fn release<H>(handle: *mut H) -> Status {
+pub(crate) unsafe fn release<H>(handle: *mut H) -> Status {
     let (Some(program), Some(block)) = (program::current(), NonNull::new(handle)) else { return INVALID };
     // SAFETY: by the caller's word.
     match unsafe { program.heap().free(block.cast()) } {
@@ -195,142 +192,6 @@ pub unsafe extern "C" fn aero_channel_receive(
         }
         Err(_) => TIMED_OUT,
     }
-}
-
-/// A program's function with a place of its own, for timers and interrupts.
-struct Callback(Handler);
-
-// SAFETY: two words that do not change.
-unsafe impl Sync for Callback {}
-// SAFETY: what its function may do in an interrupt, the interface says.
-unsafe impl InterruptSafe for Callback {}
-
-impl Callback {
-    fn call(&self) {
-        self.0.call_in_interrupt();
-    }
-
-    /// In a box that whoever has the registration frees after it.
-    fn new(function: Option<unsafe extern "C" fn(*mut u8)>, argument: *mut u8) -> Result<&'static Self, Status> {
-        let function = function.ok_or(INVALID)?;
-        let boxed = kernel::memory::try_box(Self(Handler { function, argument })).map_err(|_| OUT_OF_MEMORY)?;
-        Ok(alloc::boxed::Box::leak(boxed))
-    }
-
-    /// # Safety
-    /// Nothing can call it any more.
-    unsafe fn free(&'static self) {
-        // SAFETY: made by `Box::leak`, freed once.
-        drop(unsafe { alloc::boxed::Box::from_raw(ptr::from_ref(self).cast_mut()) });
-    }
-}
-
-struct OwnedTimer {
-    timer: Option<Timer>,
-    callback: &'static Callback,
-}
-
-impl Drop for OwnedTimer {
-    fn drop(&mut self) {
-        self.timer = None;
-        // SAFETY: a dropped timer's function is not called and does not run.
-        unsafe { self.callback.free() };
-    }
-}
-
-pub unsafe extern "C" fn aero_timer_create(
-    function: Option<unsafe extern "C" fn(*mut u8)>,
-    argument: *mut u8,
-    timer: *mut *mut abi::Timer,
-) -> Status {
-    if timer.is_null() {
-        return INVALID;
-    }
-    let callback = attempt!(Callback::new(function, argument));
-    let made = Timer::new(callback, Callback::call);
-    let owned = OwnedTimer { timer: made.ok(), callback };
-    if owned.timer.is_none() {
-        return OUT_OF_MEMORY;
-    }
-    // SAFETY: the interface's own condition.
-    unsafe { keep(owned, timer) }
-}
-
-/// # Safety
-/// Null, misaligned, or a live handle that nobody else uses now.
-unsafe fn timer_of<'a>(timer: *mut abi::Timer) -> Option<&'a mut Timer> {
-    let owned = timer.cast::<OwnedTimer>();
-    if owned.is_null() || !owned.is_aligned() {
-        return None;
-    }
-    // SAFETY: by the caller's word.
-    unsafe { (*owned).timer.as_mut() }
-}
-
-pub unsafe extern "C" fn aero_timer_set(timer: *mut abi::Timer, deadline_ns: u64) -> Status {
-    // SAFETY: the interface's own condition.
-    match unsafe { timer_of(timer) } {
-        Some(timer) => {
-            timer.set(deadline(deadline_ns));
-            OK
-        }
-        None => INVALID,
-    }
-}
-
-pub unsafe extern "C" fn aero_timer_cancel(timer: *mut abi::Timer) -> Status {
-    // SAFETY: the interface's own condition.
-    unsafe { timer_of(timer) }.map_or(INVALID, |timer| Status::from(timer.cancel()))
-}
-
-pub unsafe extern "C" fn aero_timer_destroy(timer: *mut abi::Timer) -> Status {
-    // SAFETY: the interface's own condition.
-    unsafe { release(timer) }
-}
-
-struct OwnedInterrupt {
-    vector: u8,
-    callback: &'static Callback,
-}
-
-impl Drop for OwnedInterrupt {
-    fn drop(&mut self) {
-        interrupts::unregister_vector(self.vector);
-        // SAFETY: an unregistered handler is not called and does not run.
-        unsafe { self.callback.free() };
-    }
-}
-
-pub unsafe extern "C" fn aero_interrupt_register(
-    handler: Option<unsafe extern "C" fn(*mut u8)>,
-    argument: *mut u8,
-    interrupt: *mut *mut abi::Interrupt,
-) -> Status {
-    if interrupt.is_null() {
-        return INVALID;
-    }
-    let callback = attempt!(Callback::new(handler, argument));
-    match interrupts::register_vector(callback, Callback::call) {
-        // SAFETY: the interface's own condition.
-        Ok(vector) => unsafe { keep(OwnedInterrupt { vector, callback }, interrupt) },
-        Err(error) => {
-            // SAFETY: it was not registered.
-            unsafe { callback.free() };
-            if error == RegisterError::NoFreeVector { BUSY } else { INVALID }
-        }
-    }
-}
-
-pub unsafe extern "C" fn aero_interrupt_send(interrupt: *const abi::Interrupt, cpu: u32) -> Status {
-    // SAFETY: the interface's own condition.
-    let vector = attempt!(unsafe { borrow::<OwnedInterrupt, _>(interrupt) }).vector;
-    let sent = if cpu == ANY { call::broadcast_ipi(vector) } else { call::send_ipi(cpu as usize, vector) };
-    if sent.is_ok() { OK } else { NO_SUCH_CPU }
-}
-
-pub unsafe extern "C" fn aero_interrupt_unregister(interrupt: *mut abi::Interrupt) -> Status {
-    // SAFETY: the interface's own condition.
-    unsafe { release(interrupt) }
 }
 
 /// A fiber's handle. At the program's end its thread is over, so it is not run to its end but forgotten.

@@ -131,6 +131,39 @@ macro_rules! functions {
             /// Unregisters a handler; it does not run any more when this returns.
             fn aero_interrupt_unregister(interrupt: *mut Interrupt) -> i32;
 
+            /// Registers `handler(argument)` for a device's interrupt line, delivered to a CPU: no blocking in it. `trigger` is one
+            /// of AERO_TRIGGER_*. AERO_INVALID if there is no such line, AERO_BUSY if it has a handler.
+            fn aero_line_register(number: u32, trigger: u32, cpu: u32, handler: Function, argument: *mut u8, line: *mut *mut Line) -> i32;
+            /// Delivers a line to another CPU from now on.
+            fn aero_line_steer(line: *const Line, cpu: u32) -> i32;
+            /// Masks a line and unregisters its handler; it does not run any more when this returns.
+            fn aero_line_unregister(line: *mut Line) -> i32;
+
+            /// Makes queues for tasks, with a worker thread on each CPU.
+            fn aero_pool_create(pool: *mut *mut Pool) -> i32;
+            /// Queues a task that calls `body(argument)`; null options: here, normal, may be stolen. Also from interrupt handlers.
+            fn aero_pool_queue(pool: *const Pool, options: *const TaskOptions, body: Function, argument: *mut u8) -> i32;
+            /// Runs the first task of this CPU's queue on the caller: 1 if there was one, else 0.
+            fn aero_pool_run_one(pool: *const Pool) -> i32;
+            /// Waits until all that is queued has run and the workers have ended. AERO_BUSY from one of its own tasks.
+            fn aero_pool_destroy(pool: *mut Pool) -> i32;
+
+            /// Makes a group of so many members. Each has a rank, from 0, and calls the same collective operations in the same
+            /// order. After AERO_TIMED_OUT a group is of no more use.
+            fn aero_group_create(members: u32, group: *mut *mut Group) -> i32;
+            /// Waits until all members are there; 1 for one of them, elected, 0 for the others.
+            fn aero_group_barrier(group: *const Group, deadline_ns: u64) -> i32;
+            /// Gives a word, and gets the words of all members, by rank: the base of every reduction.
+            fn aero_group_share(group: *const Group, rank: u32, word: u64, words: *mut u64, deadline_ns: u64) -> i32;
+            /// Gets the word that the member of rank `root` has put there.
+            fn aero_group_broadcast(group: *const Group, rank: u32, root: u32, word: *mut u64, deadline_ns: u64) -> i32;
+            /// Gives the group a set of CPUs: member `rank` shall run on `cpus[rank % count]`, from its next follow on.
+            fn aero_group_set_cpus(group: *const Group, cpus: *const u32, count: usize) -> i32;
+            /// Moves the calling member to the CPU its group wants it on.
+            fn aero_group_follow(group: *const Group, rank: u32) -> i32;
+            /// Destroys a group nobody uses any more.
+            fn aero_group_destroy(group: *mut Group) -> i32;
+
             /// Puts a mark of the program's own, two words, into the trace, if tracing is on.
             fn aero_trace_mark(first: u64, second: u64);
 

@@ -62,6 +62,32 @@ pub const NEVER: u64 = u64::MAX;
 /// A CPU or node number that stands for "here", "the nearest", "any".
 pub const ANY: u32 = u32::MAX;
 
+/// How a device's line announces interrupts: as the firmware says, or the bus's default.
+pub const TRIGGER_DEFAULT: u32 = 0;
+/// On a rising edge.
+pub const TRIGGER_EDGE: u32 = 1;
+/// As long as the line is active.
+pub const TRIGGER_LEVEL: u32 = 2;
+
+/// Before all other tasks of its CPU.
+pub const PRIORITY_HIGH: u32 = 0;
+/// As usual.
+pub const PRIORITY_NORMAL: u32 = 1;
+/// When there is nothing else.
+pub const PRIORITY_LOW: u32 = 2;
+
+/// What a task shall do, and where.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct TaskOptions {
+    /// CPU it is queued on, or [`ANY`] for the caller's.
+    pub cpu: u32,
+    /// [`PRIORITY_HIGH`], [`PRIORITY_NORMAL`] or [`PRIORITY_LOW`].
+    pub priority: u32,
+    /// Not 0 if no other CPU may steal it.
+    pub pinned: u32,
+}
+
 /// How a thread shall be.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -152,5 +178,23 @@ pub struct Interrupt {
 /// A cooperative context.
 #[repr(C)]
 pub struct Fiber {
+    _private: [u8; 0],
+}
+
+/// Queues of tasks, with a worker on each CPU.
+#[repr(C)]
+pub struct Pool {
+    _private: [u8; 0],
+}
+
+/// A fixed number of threads that meet in collective operations.
+#[repr(C)]
+pub struct Group {
+    _private: [u8; 0],
+}
+
+/// A device's interrupt line with a handler.
+#[repr(C)]
+pub struct Line {
     _private: [u8; 0],
 }

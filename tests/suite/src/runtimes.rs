@@ -260,14 +260,14 @@ fn a_group_moves_to_other_cpus() -> TestResult {
         for round in 0..20 {
             let target = round % cpu::limit();
             if rank == 0 {
-                group.set_cpus(&[target]).map_err(text)?;
+                group.set_cpus([target].into_iter()).map_err(text)?;
             }
             group.barrier(Deadline::after(LIMIT)).map_err(text)?;
             group.follow(rank);
             ensure!(cpu::this_index() == target, "member {rank} is on CPU {}", cpu::this_index());
             group.barrier(Deadline::after(LIMIT)).map_err(text)?;
         }
-        let absent = group.set_cpus(&[0, cpu::limit()]);
+        let absent = group.set_cpus([0, cpu::limit()].into_iter());
         ensure!(absent.is_err(), "a CPU that is not there was accepted");
         Ok(())
     })

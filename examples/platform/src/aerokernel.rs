@@ -1,0 +1,135 @@
+//! On the Aerokernel.
+
+use core::fmt;
+
+use hrt::thread::{self, Builder, JoinHandle};
+use hrt::time::Deadline;
+use hrt::{cpu, wait};
+
+pub use hrt::Arguments;
+
+/// Makes `$main`, a `fn(&[&str]) -> i32`, the program.
+#[macro_export]
+macro_rules! program {
+    ($main:path) => {
+        fn aero_start(arguments: $crate::Arguments) -> i32 {
+            let arguments: ::alloc::vec::Vec<&str> = arguments.iter().collect();
+            $main(&arguments)
+        }
+        $crate::hrt::program!(aero_start, 1 << 20);
+    };
+}
+pub use hrt;
+
+/// Stack of a thread, in bytes.
+const STACK: usize = 1 << 18;
+
+/// Name of the system.
+pub const SYSTEM: &str = "Aerokernel";
+
+/// Number of CPUs.
+pub fn cpu_count() -> usize {
+    cpu::count()
+}
+
+#[doc(hidden)]
+pub fn print_line(line: fmt::Arguments<'_>) {
+    hrt::println!("{line}");
+}
+
+/// Moves the calling thread to a CPU.
+pub fn move_to(cpu: usize) {
+    thread::migrate(cpu).expect("CPUs up to the count are there");
+}
+
+/// A thread that is joined.
+pub struct Thread(JoinHandle<()>);
+
+/// Spawns a thread on a CPU.
+pub fn spawn(name: &str, cpu: usize, body: impl FnOnce() + Send + 'static) -> Thread {
+    Thread(Builder::new(name).cpu(cpu).stack_size(STACK).spawn(body).expect("there is memory for a thread"))
+}
+
+impl Thread {
+    /// Waits for its end.
+    pub fn join(self) {
+        self.0.join();
+    }
+}
+
+/// Lets others of this CPU run.
+pub fn yield_now() {
+    thread::yield_now();
+}
+
+/// Wakes one waiter a signal, and remembers a signal nobody waited for.
+pub struct Event(wait::Event);
+
+impl Event {
+    /// An event without a signal.
+    pub fn new() -> Self {
+        Self(wait::Event::new().expect("there is memory for an event"))
+    }
+
+    /// Wakes the waiter, or lets the next one pass.
+    pub fn signal(&self) {
+        self.0.signal();
+    }
+
+    /// Waits for a signal.
+    pub fn wait(&self) {
+        self.0.wait(Deadline::NEVER).expect("a wait without a deadline is not late");
+    }
+}
+
+impl Default for Event {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Threads that meet.
+pub struct Group(hrt::group::Group);
+
+impl Group {
+    /// A group of so many threads.
+    pub fn new(members: usize) -> Self {
+        Self(hrt::group::Group::new(members).expect("there is memory for a group"))
+    }
+
+    /// Number of members.
+    pub fn size(&self) -> usize {
+        self.0.size()
+    }
+
+    /// Waits until all are there.
+    #[inline]
+    pub fn barrier(&self) {
+        self.0.barrier(Deadline::NEVER).expect("a wait without a deadline is not late");
+    }
+
+    /// The members' values put together in the order of their ranks.
+    pub fn reduce(&self, rank: usize, value: f64, combine: impl Fn(f64, f64) -> f64) -> f64 {
+        self.0.reduce(rank, value, Deadline::NEVER, combine).expect("a wait without a deadline is not late")
+    }
+}
+
+/// A bounded queue of messages.
+pub struct Channel<T>(wait::Channel<T>);
+
+impl<T: Send> Channel<T> {
+    /// A channel for so many.
+    pub fn new(capacity: usize) -> Self {
+        Self(wait::Channel::new(capacity).expect("there is memory for a channel"))
+    }
+
+    /// Puts a message in, waiting for room.
+    pub fn send(&self, message: T) {
+        assert!(self.0.send(message, Deadline::NEVER).is_ok(), "a wait without a deadline is not late");
+    }
+
+    /// Takes a message out, waiting for one.
+    pub fn receive(&self) -> T {
+        self.0.receive(Deadline::NEVER).expect("a wait without a deadline is not late")
+    }
+}

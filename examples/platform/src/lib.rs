@@ -1,0 +1,58 @@
+//! What the examples need of the system below them. The same names twice: on the Aerokernel, and on Linux, so that a program
+//! can be checked and measured against itself.
+//!
+//! - [`cpu_count`], [`spawn`], [`move_to`]: threads, bound to CPUs.
+//! - [`Event`], [`Group`], [`Channel`]: what they wait on. All waits are without a deadline: these are programs that end.
+//! - [`cycles`], [`pause`], [`square_root`]: the CPU.
+//! - [`Samples`]: latencies, and how a program reports them.
+#![cfg_attr(target_os = "none", no_std)]
+
+extern crate alloc;
+
+#[cfg(target_os = "none")]
+#[path = "aerokernel.rs"]
+mod system;
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"]
+mod system;
+
+mod samples;
+
+pub use samples::Samples;
+pub use system::*;
+
+/// Lets the CPU breathe in a loop that waits for another CPU.
+#[inline(always)]
+pub fn pause() {
+    core::hint::spin_loop();
+}
+
+/// The CPU's time counter.
+#[inline(always)]
+pub fn cycles() -> u64 {
+    // SAFETY: every CPU these programs run on has the instruction.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// The square root, rounded as IEEE 754 says.
+#[inline(always)]
+pub fn square_root(value: f64) -> f64 {
+    use core::arch::x86_64::{_mm_cvtsd_f64, _mm_set_sd, _mm_sqrt_sd};
+    // SAFETY: SSE2 is part of every build.
+    unsafe {
+        let packed = _mm_set_sd(value);
+        _mm_cvtsd_f64(_mm_sqrt_sd(packed, packed))
+    }
+}
+
+/// Mixes words into a checksum (FNV-1a over bytes).
+pub fn checksum(words: impl IntoIterator<Item = u64>) -> u64 {
+    let mix = |sum: u64, byte: u8| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    words.into_iter().flat_map(u64::to_le_bytes).fold(0xcbf2_9ce4_8422_2325, mix)
+}
+
+/// Prints a line.
+#[macro_export]
+macro_rules! say {
+    ($($argument:tt)*) => { $crate::print_line(format_args!($($argument)*)) };
+}
