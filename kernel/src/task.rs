@@ -106,7 +106,8 @@ impl Task {
     }
 }
 
-/// A first-in-first-out queue whose capacity is a power of two, or none at first.
+/// A first-in-first-out queue whose capacity is a power of two, or none at first. Workers leave it empty, unless their
+/// program was killed; then the tasks in it, functions of that program, are forgotten.
 struct Ring {
     slots: Box<[MaybeUninit<Task>]>,
     /// The capacity less one: as a number it is signed, -1 for none.
@@ -167,15 +168,6 @@ impl Ring {
     #[inline(always)]
     fn is_empty(&self) -> bool {
         self.taken == self.put
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        // Workers end when all queues are empty, so this is for pools whose workers could not be spawned.
-        while !self.is_empty() {
-            self.pop().run();
-        }
     }
 }
 

@@ -23,6 +23,7 @@ const HELLO: &str = "examples/hello";
 const HELLO_C: &str = "examples/hello-c";
 const MISBEHAVE: &str = "tests/programs/misbehave";
 const VECTORS: &str = "tests/programs/vectors";
+const TEAMS: &str = "tests/programs/teams";
 
 #[test]
 fn hello_in_rust_and_c() {
@@ -37,6 +38,16 @@ fn hello_in_rust_and_c() {
     let (status, out, _) = run(&[HELLO], "run nonsense", &[]);
     assert_eq!(status, Some(1));
     assert!(out.contains("the image has no program `nonsense`"), "{out}");
+}
+
+#[test]
+fn tasks_groups_and_device_lines() {
+    for cpus in ["1", "4"] {
+        let (status, out, errors) = run(&[TEAMS], "run teams; run teams", &["--cpus", cpus]);
+        assert_eq!(status, Some(0), "{out}{errors}");
+        assert_eq!(out.matches(": ok").count(), 8, "{out}");
+        assert!(!out.contains("left "), "something was not freed: {out}");
+    }
 }
 
 #[test]
@@ -106,7 +117,7 @@ fn programs_are_killed_whatever_they_do_and_give_everything_back() {
     let mut after = Vec::new();
     for _ in 0..3 {
         let mut ids = Vec::new();
-        for kind in ["spin", "deadlock", "busy"] {
+        for kind in ["spin", "deadlock", "busy", "tasks"] {
             let started = shell.command(&format!("run misbehave {kind} &"));
             let id = started.split("program ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a number");
             ids.push(id.to_string());

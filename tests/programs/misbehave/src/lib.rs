@@ -10,6 +10,8 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
+use hrt::group::Group;
+use hrt::task::{Place, Pool, Priority};
 use hrt::thread::{self, Builder};
 use hrt::time::{Deadline, Timer};
 use hrt::wait::{Channel, Event, Mutex};
@@ -106,6 +108,7 @@ fn main(arguments: Arguments) -> i32 {
             spin()
         }
         Some("deadlock") => deadlock(),
+        Some("tasks") => endless_tasks(),
         Some("busy") => {
             everything_at_once();
             println!("busy");
@@ -130,6 +133,28 @@ fn spin() -> i32 {
 }
 
 /// Two threads, two mutexes, in opposite orders.
+/// Tasks that never end on all CPUs, others that never begin, and a member of a group who waits for ever.
+fn endless_tasks() -> i32 {
+    let Ok(pool) = Pool::new() else { return 1 };
+    for cpu in 0..cpu::count() {
+        for _ in 0..100 {
+            let endless = move || {
+                while black_box(cpu) == cpu {
+                    core::hint::spin_loop();
+                }
+            };
+            if pool.queue(Place::Pinned(cpu), Priority::Normal, endless).is_err() {
+                return 1;
+            }
+        }
+    }
+    let Ok(group) = Group::new(2) else { return 1 };
+    println!("tasks without end");
+    let _ = group.barrier(Deadline::NEVER);
+    drop(pool);
+    0
+}
+
 fn deadlock() -> i32 {
     let (Ok(first), Ok(second), Ok(both)) = (Mutex::new(0), Mutex::new(0), hrt::wait::Barrier::new(2)) else {
         return 1;

@@ -1,0 +1,145 @@
+//! Tasks, groups, per-CPU variables and device lines, as a program uses them. Its exit status is the number of failures.
+#![no_std]
+
+extern crate alloc;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
+
+use hrt::cpu::PerCpu;
+use hrt::group::Group;
+use hrt::interrupt::{Line, Trigger};
+use hrt::task::{Place, Pool, Priority};
+use hrt::thread::Builder;
+use hrt::time::Deadline;
+use hrt::wait::Event;
+use hrt::{Arguments, Error, cpu, println};
+
+hrt::program!(main);
+
+const TASKS: usize = 1000;
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn main(_: Arguments) -> i32 {
+    let checks: [(&str, fn() -> Result<(), &'static str>); 4] = [
+        ("tasks run once, where they are pinned", tasks),
+        ("members of a group agree", groups),
+        ("a member follows its group", following),
+        ("a device's line interrupts the CPU it is steered to", lines),
+    ];
+    let mut failures = 0;
+    for (name, check) in checks {
+        match check() {
+            Ok(()) => println!("{name}: ok"),
+            Err(reason) => {
+                println!("{name}: FAILED: {reason}");
+                failures += 1;
+            }
+        }
+    }
+    failures
+}
+
+fn require(condition: bool, reason: &'static str) -> Result<(), &'static str> {
+    if condition { Ok(()) } else { Err(reason) }
+}
+
+fn tasks() -> Result<(), &'static str> {
+    let ran = Arc::new(PerCpu::new(|_| AtomicUsize::new(0)));
+    let astray = Arc::new(AtomicUsize::new(0));
+    let pool = Pool::new().map_err(|_| "no pool")?;
+    for number in 0..TASKS {
+        let wanted = number % cpu::count();
+        let (pinned_ran, astray) = (ran.clone(), astray.clone());
+        let task = move || {
+            pinned_ran.here().fetch_add(1, Ordering::Relaxed);
+            astray.fetch_add(usize::from(cpu::this() != wanted), Ordering::Relaxed);
+        };
+        pool.queue(Place::Pinned(wanted), Priority::Normal, task).map_err(|_| "a task was refused")?;
+        let ran = ran.clone();
+        let free = move || {
+            ran.here().fetch_add(1, Ordering::Relaxed);
+        };
+        pool.queue(Place::Here, Priority::Low, free).map_err(|_| "a task was refused")?;
+    }
+    let absent = pool.queue(Place::Pinned(cpu::count()), Priority::High, || ());
+    drop(pool);
+    require(absent == Err(Error::NoSuchCpu), "a CPU that is not there got a task")?;
+    require(astray.load(Ordering::Relaxed) == 0, "a pinned task ran elsewhere")?;
+    let total: usize = ran.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+    require(total == 2 * TASKS, "not each task ran once")
+}
+
+/// Calls `member` with each rank, on threads of which there is one per CPU; true if it always returned true.
+fn on_all(size: usize, member: impl Fn(usize) -> bool + Send + Clone + 'static) -> bool {
+    let threads: Vec<_> = (0..size)
+        .map(|rank| {
+            let member = member.clone();
+            Builder::new("member").cpu(rank % cpu::count()).spawn(move || member(rank))
+        })
+        .collect();
+    threads.into_iter().all(|thread| thread.is_ok_and(|thread| thread.join() == Some(true)))
+}
+
+fn groups() -> Result<(), &'static str> {
+    let size = cpu::count() + 1;
+    let group = Arc::new(Group::new(size).map_err(|_| "no group")?);
+    let elected = Arc::new(AtomicU64::new(0));
+    let votes = elected.clone();
+    let agreed = on_all(size, move |rank| {
+        (0..100).all(|round| {
+            let deadline = Deadline::after(LIMIT);
+            let sum = group.reduce(rank, 0.5 + rank as f64, deadline, |sum, value| sum + value);
+            let told = group.broadcast(rank, round % size, (round * size + rank) as u64, deadline);
+            let last = group.barrier(deadline);
+            votes.fetch_add(u64::from(last == Ok(true)), Ordering::Relaxed);
+            sum == Ok((size * size) as f64 / 2.0) && told == Ok((round * size + round % size) as u64)
+        })
+    });
+    require(agreed, "sums or broadcasts differ")?;
+    require(elected.load(Ordering::Relaxed) == 100, "not one was elected in each round")
+}
+
+fn following() -> Result<(), &'static str> {
+    let group = Arc::new(Group::new(2).map_err(|_| "no group")?);
+    require(group.set_cpus(&[0, cpu::count() as u32]) == Err(Error::NoSuchCpu), "a set with an absent CPU was taken")?;
+    let last = cpu::count() - 1;
+    group.set_cpus(&[last as u32]).map_err(|_| "a set of CPUs was refused")?;
+    require(on_all(2, move |rank| group.follow(rank).is_ok() && cpu::this() == last), "a member stayed")
+}
+
+/// The first channel of the PC's interval timer (Intel 8254) is wired to this line of the I/O APIC (QEMU's override).
+const TIMER_LINE: u32 = 2;
+
+/// Makes the interval timer raise its line once, soon: mode 0, "interrupt on terminal count".
+fn start_interval_timer() {
+    for (port, value) in [(0x43u16, 0x30u8), (0x40, 0xff), (0x40, 0x00)] {
+        // SAFETY: the timer's ports; the kernel leaves it alone once its clock is calibrated.
+        unsafe { core::arch::asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
+    }
+}
+
+fn lines() -> Result<(), &'static str> {
+    let seen = Arc::new((Event::new().map_err(|_| "no event")?, AtomicUsize::new(usize::MAX)));
+    let theirs = seen.clone();
+    let handler = move || {
+        theirs.1.store(cpu::this(), Ordering::Relaxed);
+        theirs.0.signal();
+    };
+    let last = cpu::count() - 1;
+    let line = Line::register(TIMER_LINE, Trigger::Default, last, handler).map_err(|_| "the line was refused")?;
+    let again = Line::register(TIMER_LINE, Trigger::Default, 0, || ());
+    require(matches!(again, Err(Error::Busy)), "a line was given away twice")?;
+    let absent = Line::register(9999, Trigger::Default, 0, || ());
+    require(matches!(absent, Err(Error::Invalid)), "a line that is not there was given away")?;
+    for wanted in [last, 0] {
+        line.steer(wanted).map_err(|_| "the line cannot be steered")?;
+        start_interval_timer();
+        seen.0.wait(Deadline::after(LIMIT)).map_err(|_| "no interrupt came")?;
+        require(seen.1.load(Ordering::Relaxed) == wanted, "the interrupt came to another CPU")?;
+    }
+    drop(line);
+    Line::register(TIMER_LINE, Trigger::Edge, 0, || ()).map(drop).map_err(|_| "an unregistered line stays taken")
+}
