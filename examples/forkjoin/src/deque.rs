@@ -54,7 +54,9 @@ impl<T, const CAPACITY: usize> Deque<T, CAPACITY> {
             return false;
         }
         self.slot(bottom).store(item, Ordering::Relaxed);
-        self.bottom.store(bottom.wrapping_add(1), Ordering::Release);
+        // A fence, so that whoever reads this bottom, or one that `pop` stores later, finds the item.
+        fence(Ordering::Release);
+        self.bottom.store(bottom.wrapping_add(1), Ordering::Relaxed);
         true
     }
 

@@ -1,0 +1,5 @@
+//! The same program as a Linux process.
+
+fn main() {
+    platform::run_main(actors::run)
+}
