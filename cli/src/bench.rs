@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
+use crate::bench_hrt;
 use crate::boot::{self, run_script};
 use crate::hrt::Isa;
 use crate::image::{self, Which};
@@ -15,7 +16,7 @@ use crate::status;
 /// Options of `aero bench`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Benchmarks whose names begin so; all if none is given
+    /// Benchmarks whose names begin so; all if none is given. `hrt`: parallel programs, beside themselves as Linux processes
     names: Vec<String>,
     /// Number of CPUs
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=255))]
@@ -23,6 +24,9 @@ pub struct Options {
     /// Write the figures to a file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// The Linux kernel to compare with, a bzImage; Debian's cloud kernel, fetched by apt-get, if none is given
+    #[arg(long, value_name = "FILE")]
+    linux: Option<PathBuf>,
 }
 
 /// What others need, and what ours may at most, in guest instructions. Linux 6.1 and Nautilus were measured under the
@@ -80,6 +84,9 @@ struct Row {
 
 /// Runs `aero bench`.
 pub fn run(options: &Options) -> Result<u8> {
+    if options.names == ["hrt"] {
+        return bench_hrt::run(options.cpus, options.linux.as_deref(), options.json.as_deref());
+    }
     let image = image::build(Which::X64)?;
     let boot = boot::Options {
         cpus: options.cpus,

@@ -387,7 +387,7 @@ fn grub_words(command_line: &str) -> String {
 }
 
 /// Makes the program end when this one does, however it ends.
-fn die_with_parent(command: &mut Command) {
+pub fn die_with_parent(command: &mut Command) {
     // SAFETY: prctl is async-signal-safe and touches nothing else.
     unsafe {
         command.pre_exec(|| {

@@ -86,6 +86,6 @@ pub fn kernel_cargo(subcommand: &str, directory: &Path, flags: &str) -> Command 
 /// Runs cargo.
 pub fn run(mut command: Command) -> Result<()> {
     let status = command.status().context("cargo cannot be run")?;
-    ensure!(status.success(), "the kernel does not build");
+    ensure!(status.success(), "cargo failed: its errors are above");
     Ok(())
 }

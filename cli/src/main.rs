@@ -5,14 +5,16 @@
 //! - [`boot`]: runs it in QEMU; [`qemu`]: QEMU's arguments; [`terminal`]: between QEMU and the person;
 //!   [`source_lines`]: adds file:line to backtraces.
 //! - [`trace_file`]: a trace for Perfetto.
-//! - [`bench`]: measures; [`test`]: tests.
+//! - [`bench`]: measures; [`bench_hrt`]: programs, beside themselves on [`linux`]; [`test`]: tests.
 
 mod bench;
+mod bench_hrt;
 mod boot;
 mod header;
 mod hrt;
 mod image;
 mod knc;
+mod linux;
 mod pack;
 mod qemu;
 mod source_lines;
@@ -66,7 +68,7 @@ enum Command {
     },
     /// Boot the kernel in QEMU and attach this terminal to its serial line (Ctrl-A x ends it)
     Boot(boot::Options),
-    /// Measure the kernel's primitives in guest instructions
+    /// Measure the kernel's primitives in guest instructions; `bench hrt`: programs, beside themselves on Linux
     Bench(bench::Options),
     /// Run the tests: all, or the named parts
     Test {

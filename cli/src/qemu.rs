@@ -84,24 +84,39 @@ pub fn kernel_status(code: i32) -> Option<u8> {
     (code % 2 == 1).then(|| u8::try_from(code / 2).ok()).flatten()
 }
 
+/// What every machine has, and what executes its instructions.
+fn base_command(kvm: bool, clock: Clock) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args(["-nodefaults", "-no-user-config", "-machine", "q35", "-display", "none"]);
+    match (kvm, clock) {
+        (true, _) => command.args(["-accel", "kvm", "-cpu", "host"]),
+        (false, Clock::Real) => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
+        // With ERMS advertised, `rep` string instructions count one per byte.
+        (false, Clock::Instructions) => {
+            command.args(["-accel", "tcg", "-icount", "shift=0,sleep=off", "-cpu", "max,-erms"])
+        }
+    };
+    command.args(["-serial", "stdio", "-monitor", "none"]);
+    command
+}
+
+/// The command that runs a Linux in the same machine, emulated, its serial line on standard output.
+pub fn linux_command(cpus: u32, clock: Clock, kernel: &Path, initrd: &Path, command_line: &str) -> Command {
+    let mut command = base_command(false, clock);
+    command.args(["-smp", &cpus.to_string(), "-m", "1G", "-no-reboot"]);
+    command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd).args(["-append", command_line]);
+    command
+}
+
 impl Machine<'_> {
     /// The command that runs it, its serial line on standard input and output.
     pub fn command(&self) -> Command {
-        let mut command = Command::new("qemu-system-x86_64");
         let kvm = match self.accelerator {
             Accelerator::Auto => self.clock == Clock::Real && kvm_is_usable(),
             accelerator => accelerator == Accelerator::Kvm,
         };
-        command.args(["-nodefaults", "-no-user-config", "-machine", "q35", "-display", "none"]);
-        match (kvm, self.clock) {
-            (true, _) => command.args(["-accel", "kvm", "-cpu", "host"]),
-            (false, Clock::Real) => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
-            // With ERMS advertised, `rep` string instructions count one per byte.
-            (false, Clock::Instructions) => {
-                command.args(["-accel", "tcg", "-icount", "shift=0,sleep=off", "-cpu", "max,-erms"])
-            }
-        };
-        command.args(["-smp", &self.cpus.to_string(), "-m", self.memory, "-serial", "stdio", "-monitor", "none"]);
+        let mut command = base_command(kvm, self.clock);
+        command.args(["-smp", &self.cpus.to_string(), "-m", self.memory]);
         command.args(["-device", &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT},iosize=4")]);
         match self.medium {
             Medium::Kernel(image) => command.arg("-kernel").arg(image).args(["-append", self.command_line]),
