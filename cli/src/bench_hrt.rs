@@ -221,6 +221,25 @@ pub fn run(cpus: u32, kernel: Option<&Path>, json: Option<&Path>) -> Result<u8> 
     Ok(status::DONE)
 }
 
+/// What was compared.
+pub struct Compared {
+    /// Number of results that were equal.
+    pub results: usize,
+    /// Number of latencies that both systems have.
+    pub latencies: usize,
+}
+
+/// Runs commands on both systems, instructions counted.
+///
+/// # Errors
+/// Anything that does not run, or whose results differ.
+pub fn compare(cpus: u32, kernel: &Path, commands: &[&str]) -> Result<Compared> {
+    let commands: Vec<String> = commands.iter().map(|command| (*command).into()).collect();
+    let (ours, linux) = Systems::prepare(cpus, Some(kernel))?.both(&commands, Clock::Instructions)?;
+    let has = |latency: &&Latency| linux.latencies.iter().any(|other| other.name == latency.name);
+    Ok(Compared { results: ours.results.len(), latencies: ours.latencies.iter().filter(has).count() })
+}
+
 fn print_latencies(pairs: &[Pair]) {
     println!(
         "\nguest instructions between events, as above, on 2 CPUs\n{:<26} {:<11} {:>8} {:>8} {:>8} {:>8} {:>10} {:>7}",

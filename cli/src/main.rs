@@ -73,8 +73,8 @@ enum Command {
     /// Run the tests: all, or the named parts
     Test {
         /// unit: on the host. model: races, explored. kernel: in QEMU. e2e: the shell, by a pseudo-terminal.
-        /// knc: instructions of the Knights Corner image. kvm: x2APIC and the TSC deadline, where KVM works.
-        /// soak: two minutes of everything
+        /// knc: instructions of the Knights Corner image. kvm: x2APIC and the TSC deadline, where KVM works. linux: programs
+        /// beside themselves on Linux, where its kernel can be had. soak: two minutes of everything
         #[arg(value_enum)]
         parts: Vec<test::Part>,
     },

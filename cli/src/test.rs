@@ -8,9 +8,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
+use crate::bench_hrt;
 use crate::boot::{Options, Outcome, run_script};
 use crate::hrt::Isa;
 use crate::image::{self, Which, cargo};
+use crate::linux;
 use crate::qemu::Accelerator;
 use crate::status;
 
@@ -29,11 +31,14 @@ pub enum Part {
     Knc,
     /// x2APIC and the TSC deadline, which only KVM has; skipped where that is not
     Kvm,
+    /// Programs beside themselves as Linux processes in QEMU; skipped where no Linux kernel can be had
+    Linux,
     /// Two minutes of everything, in QEMU
     Soak,
 }
 
-const ALL: [Part; 7] = [Part::Unit, Part::Model, Part::Knc, Part::Kernel, Part::Kvm, Part::E2e, Part::Soak];
+const ALL: [Part; 8] =
+    [Part::Unit, Part::Model, Part::Knc, Part::Kernel, Part::Kvm, Part::E2e, Part::Linux, Part::Soak];
 /// CPU counts of the kernel's suite.
 const SUITE_CPUS: [u32; 3] = [1, 2, 4];
 
@@ -112,6 +117,7 @@ fn run_part(part: Part) -> Result<Ran> {
             succeed(tests)
         }
         Part::Kvm => return kvm(),
+        Part::Linux => return linux(),
     };
     result.map(|()| Ran::Whole)
 }
@@ -175,6 +181,26 @@ fn kvm() -> Result<Ran> {
     }
     Ok(Ran::Whole)
 }
+
+/// Programs give the same results on Linux in the same QEMU, and both systems' figures are understood.
+fn linux() -> Result<Ran> {
+    let kernel = match linux::kernel(None) {
+        Ok(kernel) => kernel,
+        Err(error) => return Ok(Ran::Not(format!("there is no Linux kernel: {error:#}"))),
+    };
+    let compared = bench_hrt::compare(2, &kernel, &LINUX_TESTS)?;
+    ensure!(compared.results == 4, "{} results were compared instead of 4", compared.results);
+    ensure!(compared.latencies == 2, "{} latencies were compared instead of 2", compared.latencies);
+    Ok(Ran::Whole)
+}
+
+const LINUX_TESTS: [&str; 5] = [
+    "forkjoin quicksort:5000 2",
+    "forkjoin bodies:20 2",
+    "bsp stencil:16 2",
+    "actors ring:5 2",
+    "forkjoin latencies 1",
+];
 
 /// A command that crashes the kernel, what the report must say, and how often to try.
 struct Crash {

@@ -1,4 +1,5 @@
-//! What the runtime itself costs: fork and join of an empty task, and how long until another worker has stolen one.
+//! What the runtime itself costs: fork and join of an empty task, and how long until another worker has stolen one; beside
+//! them, what a thread for the task would cost.
 
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,7 @@ const NEVER_SLEEPS: usize = usize::MAX;
 /// Measures and prints.
 pub fn run(workers: usize) {
     run_with(1, 0, |worker| fork_join(worker).report("fork-join"));
+    threads().report("thread-spawn-join");
     if workers < 2 {
         return say!("latency steal and fork-join-stolen need 2 workers");
     }
@@ -30,6 +32,17 @@ fn fork_join(worker: &Worker) -> Samples {
     for _ in 0..Samples::wanted() {
         let start = cycles();
         join(worker, |_| black_box(()), |_| black_box(()));
+        samples.add(start, cycles());
+    }
+    samples
+}
+
+/// A thread instead of a task.
+fn threads() -> Samples {
+    let mut samples = Samples::new();
+    for _ in 0..Samples::wanted() {
+        let start = cycles();
+        platform::spawn("empty", 0, || black_box(())).join();
         samples.add(start, cycles());
     }
     samples

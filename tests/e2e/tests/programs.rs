@@ -1,6 +1,7 @@
 //! Programs: built by `aero`, run, misbehaving, killed; the kernel and other programs go on.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use e2e::{Session, aero, stderr, stdout};
 
@@ -48,6 +49,50 @@ fn tasks_groups_and_device_lines() {
         assert_eq!(out.matches(": ok").count(), 8, "{out}");
         assert!(!out.contains("left "), "something was not freed: {out}");
     }
+}
+
+/// Builds an example for this machine, and runs it here.
+fn natively(example: &str, arguments: &[&str]) -> String {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let target = root.join("target/native");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let manifest = root.join("examples").join(example).join("Cargo.toml");
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--release", "--bin", example, "--manifest-path"]).arg(manifest);
+    let built = build.arg("--target-dir").arg(&target).output().expect("cargo can be run");
+    assert!(built.status.success(), "{example} does not build here: {}", stderr(&built));
+    let output = Command::new(target.join("release").join(example)).args(arguments).output().expect("it can be run");
+    assert!(output.status.success(), "{example} failed here: {}{}", stdout(&output), stderr(&output));
+    stdout(&output)
+}
+
+/// The lines with results, in order.
+fn results(output: &str) -> Vec<&str> {
+    let mut results: Vec<&str> = output.lines().filter(|line| line.starts_with("result ")).collect();
+    results.sort_unstable();
+    results.dedup();
+    results
+}
+
+#[test]
+fn parallel_programs_compute_what_they_compute_natively() {
+    let examples = [("forkjoin", "all", 4), ("bsp", "stencil:65", 1), ("actors", "all", 2)];
+    let script: Vec<String> = examples
+        .iter()
+        .flat_map(|(example, program, _)| [1, 2, 3].map(|workers| format!("run {example} {program} {workers}")))
+        .collect();
+    let directories = examples.map(|(example, ..)| format!("examples/{example}"));
+    let directories: Vec<&str> = directories.iter().map(String::as_str).collect();
+    let (status, out, errors) = run(&directories, &script.join("; "), &["--cpus", "3", "--timeout", "300"]);
+    assert_eq!(status, Some(0), "{out}{errors}");
+    assert!(!out.contains("left "), "something was not freed: {out}");
+    // The same for any number of workers, so that few lines are left.
+    let ours = results(&out);
+    let native: String = examples.iter().map(|(example, program, _)| natively(example, &[program, "2"])).collect();
+    assert_eq!(ours, results(&native));
+    assert_eq!(ours.len(), examples.iter().map(|(_, _, count)| count).sum::<usize>(), "{out}");
+    let (status, out, _) = run(&["examples/forkjoin"], "run forkjoin nonsense", &[]);
+    assert!(status == Some(2) && out.contains("there is no program `nonsense`"), "{out}");
 }
 
 #[test]
