@@ -115,7 +115,7 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
     let mut machine = Running::start(image, options, &line)?;
     let limit = options.timeout.map_or(DEFAULT_RUN_LIMIT, Duration::from_secs);
     let deadline = Instant::now() + limit;
-    let mut lines = SourceLines::new(&image.debug);
+    let mut lines = SourceLines::new(image);
     let mut filter = Filter::default();
     let timed_out = loop {
         match machine.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -199,7 +199,7 @@ fn interact(image: &Image, options: &Options) -> Result<u8> {
     let mut listens = Some(write_keys(machine.input.take().context("QEMU has no input")?, keys));
     let mut seen = Vec::new();
     let mut deadline = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let mut lines = SourceLines::new(&image.debug);
+    let mut lines = SourceLines::new(image);
     let mut out = std::io::stdout();
     let mut quit = false;
     loop {

@@ -63,7 +63,8 @@ pub fn build(which: Which, directories: &[PathBuf], isa: Isa) -> Result<Image> {
     let names: Vec<&str> = programs.iter().map(|program| program.name.as_str()).collect();
     let boot = kernel.boot.with_file_name(format!("aerokernel-{}.boot", names.join("-")));
     pack::pack(&kernel.debug, &programs, &boot)?;
-    Ok(Image { boot, debug: kernel.debug })
+    let programs = programs.into_iter().map(|program| (program.name, program.debug)).collect();
+    Ok(Image { boot, debug: kernel.debug, programs })
 }
 
 /// Builds one program.
@@ -74,11 +75,12 @@ fn program(directory: &Path, isa: Isa) -> Result<Program> {
     let (name, objects) =
         if directory.join("Cargo.toml").exists() { rust(directory, isa)? } else { c(directory, isa)? };
     let out = root().join("target/hrt").join(isa.name());
-    let whole = link(&objects, &out.join(format!("{name}.elf")), &[])?;
+    let debug = out.join(format!("{name}.elf"));
+    let whole = link(&objects, &debug, &[])?;
     check(&whole).with_context(|| format!("{shown} is no program"))?;
     let elf = link(&objects, &out.join(format!("{name}.stripped")), &["-s"])?;
     let symbols = pack::symbol_table(&object::File::parse(&*whole)?, 0)?;
-    Ok(Program { name, elf, symbols })
+    Ok(Program { name, elf, symbols, debug })
 }
 
 /// What only the linker's output shows: that it has an entry, and needs no more than the kernel has.

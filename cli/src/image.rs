@@ -28,6 +28,8 @@ pub struct Image {
     pub boot: PathBuf,
     /// What debuggers get.
     pub debug: PathBuf,
+    /// The programs in it: names, and ELF files with symbols and lines.
+    pub programs: Vec<(String, PathBuf)>,
 }
 
 /// The project's directory.
@@ -66,7 +68,7 @@ fn build_x64(name: &str, features: &[&str]) -> Result<Image> {
     let debug = directory.join("x86_64-unknown-none/kernel/aerokernel-x64");
     let boot = directory.join("aerokernel-x64.boot");
     pack::pack(&debug, &[], &boot)?;
-    Ok(Image { boot, debug })
+    Ok(Image { boot, debug, programs: Vec::new() })
 }
 
 /// Cargo, told to build the kernel with a rebuilt `core` into `directory`.

@@ -26,7 +26,7 @@ pub fn build() -> Result<Image> {
         let object = assemble(&directory, &for_the_card(&text)?)?;
         link(&[&object, &builtins], &image)?;
     }
-    Ok(Image { boot: image.clone(), debug: image })
+    Ok(Image { boot: image.clone(), debug: image, programs: Vec::new() })
 }
 
 fn is_newer(a: &Path, b: &Path) -> bool {

@@ -30,6 +30,8 @@ pub struct Program {
     pub elf: Vec<u8>,
     /// Its function names, as [`symbol_table`] makes them.
     pub symbols: Vec<u8>,
+    /// Its ELF file with symbols and lines.
+    pub debug: PathBuf,
 }
 
 /// Packs the ELF at `from` and programs into `to`.
@@ -57,7 +59,7 @@ pub fn own_name(path: &Path) -> PathBuf {
 /// The archive that `kernel/src/program` reads, with magic and length before it.
 fn archive(programs: &[Program]) -> Result<Vec<u8>> {
     let mut archive = u32::try_from(programs.len())?.to_le_bytes().to_vec();
-    for Program { name, elf, symbols } in programs {
+    for Program { name, elf, symbols, .. } in programs {
         for length in [name.len(), elf.len(), symbols.len()] {
             archive.extend(u32::try_from(length)?.to_le_bytes());
         }
@@ -144,6 +146,21 @@ fn check_relocations(file: &object::File) -> Result<()> {
 
 /// The table described in `kernel/src/symbols.rs`.
 pub fn symbol_table(file: &object::File, image_start: u64) -> Result<Vec<u8>> {
+    let functions = functions(file, image_start)?;
+    let mut table = (functions.len() as u32).to_le_bytes().to_vec();
+    let mut names: Vec<u8> = Vec::new();
+    for (start, (size, name)) in &functions {
+        for word in [*start, *size, names.len() as u32, name.len() as u32] {
+            table.extend(word.to_le_bytes());
+        }
+        names.extend(name.as_bytes());
+    }
+    table.extend(names);
+    Ok(table)
+}
+
+/// The functions of a file by their offsets: sizes, and names as the kernel shows them.
+pub fn functions(file: &object::File, image_start: u64) -> Result<BTreeMap<u32, (u32, String)>> {
     let mut functions = BTreeMap::new();
     for symbol in file.symbols().filter(|symbol| symbol.address() >= image_start) {
         let is_function = symbol.kind() == SymbolKind::Text;
@@ -159,14 +176,5 @@ pub fn symbol_table(file: &object::File, image_start: u64) -> Result<Vec<u8>> {
         }
         functions.entry(u32::try_from(symbol.address() - image_start)?).or_insert((symbol.size() as u32, name));
     }
-    let mut table = (functions.len() as u32).to_le_bytes().to_vec();
-    let mut names: Vec<u8> = Vec::new();
-    for (start, (size, name)) in &functions {
-        for word in [*start, *size, names.len() as u32, name.len() as u32] {
-            table.extend(word.to_le_bytes());
-        }
-        names.extend(name.as_bytes());
-    }
-    table.extend(names);
-    Ok(table)
+    Ok(functions)
 }

@@ -38,13 +38,19 @@ pub struct Symbol<'a> {
     pub address: usize,
     /// The function's name and the address's offset in it.
     pub function: Option<(&'a str, usize)>,
+    /// The program whose function it is, if it is not the kernel's.
+    pub program: Option<&'a str>,
 }
 
 impl fmt::Display for Symbol<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#018x} ", self.address)?;
+        if let Some(program) = self.program {
+            write!(f, "{program}!")?;
+        }
         match self.function {
-            Some((name, offset)) => write!(f, "{:#018x} {name}+{offset:#x}", self.address),
-            None => write!(f, "{:#018x} ?", self.address),
+            Some((name, offset)) => write!(f, "{name}+{offset:#x}"),
+            None => f.write_str("?"),
         }
     }
 }
@@ -60,7 +66,7 @@ pub fn resolve(address: usize) -> Symbol<'static> {
 
 /// The function an address is in, by the table of an image that begins at `image`.
 pub fn resolve_in(table: &'static [u8], image: usize, address: usize) -> Symbol<'static> {
-    Symbol { address, function: find(table, address.wrapping_sub(image)) }
+    Symbol { address, function: find(table, address.wrapping_sub(image)), program: None }
 }
 
 /// The function of a backtrace's frame. But for the innermost, the address is a return address, which can be past the
@@ -68,7 +74,7 @@ pub fn resolve_in(table: &'static [u8], image: usize, address: usize) -> Symbol<
 pub fn resolve_frame(number: usize, address: usize) -> Symbol<'static> {
     let back = usize::from(number != 0);
     let inside = resolve(address.wrapping_sub(back));
-    Symbol { address, function: inside.function.map(|(name, offset)| (name, offset + back)) }
+    Symbol { address, function: inside.function.map(|(name, offset)| (name, offset + back)), ..inside }
 }
 
 fn find(table: &[u8], offset: usize) -> Option<(&str, usize)> {

@@ -5,6 +5,7 @@ use core::ptr;
 use abi::{ANY, BUSY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status};
 use kernel::call;
 use kernel::interrupts::{self, LineError, LineTrigger, RegisterError};
+use kernel::program::{self, Program};
 use kernel::time::Timer;
 use kernel::wait::InterruptSafe;
 
@@ -13,28 +14,35 @@ use crate::plain::Handler;
 use crate::{attempt, borrow, deadline};
 
 /// A program's function with a place of its own, for timers and interrupts.
-struct Callback(Handler);
+struct Callback {
+    handler: Handler,
+    program: &'static Program,
+}
 
-// SAFETY: two words that do not change.
+// SAFETY: words that do not change, and a program, which locks.
 unsafe impl Sync for Callback {}
 // SAFETY: what its function may do in an interrupt, the interface says.
 unsafe impl InterruptSafe for Callback {}
 
 impl Callback {
     fn call(&self) {
-        self.0.call_in_interrupt();
+        self.handler.call_in_interrupt();
     }
 
     /// In a box that whoever has the registration frees after it.
     fn new(function: Option<unsafe extern "C" fn(*mut u8)>, argument: *mut u8) -> Result<&'static Self, Status> {
         let function = function.ok_or(INVALID)?;
-        let boxed = kernel::memory::try_box(Self(Handler { function, argument })).map_err(|_| OUT_OF_MEMORY)?;
+        let program = program::current().ok_or(INVALID)?;
+        let handler = Handler { function, argument };
+        let boxed = kernel::memory::try_box(Self { handler, program }).map_err(|_| OUT_OF_MEMORY)?;
+        program.add_handler();
         Ok(alloc::boxed::Box::leak(boxed))
     }
 
     /// # Safety
     /// Nothing can call it any more.
     unsafe fn free(&'static self) {
+        self.program.remove_handler();
         // SAFETY: made by `Box::leak`, freed once.
         drop(unsafe { alloc::boxed::Box::from_raw(ptr::from_ref(self).cast_mut()) });
     }

@@ -24,9 +24,10 @@ use crate::lock::SpinLock;
 use crate::memory::{self, OutOfMemory};
 use crate::panic;
 use crate::scheduler;
+use crate::snapshot;
 use crate::start::boot_information;
 use crate::symbols::{self, Symbol};
-use crate::thread::{self, Builder, NAME_LIMIT, SpawnError};
+use crate::thread::{self, Builder, NAME_LIMIT, SpawnError, Thread};
 use crate::time::Deadline;
 use crate::wait::Event;
 use heap::{Heap, Usage};
@@ -36,8 +37,12 @@ use image::{Image, LoadError};
 const REASON_LIMIT: usize = 160;
 /// Time between two attempts to end a program's threads.
 const KILL_POLL: Duration = Duration::from_millis(1);
+/// Time between two looks whether its threads can still do anything.
+const DEADLOCK_POLL: Duration = Duration::from_secs(1);
 /// How long ending them may take.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// Threads of a deadlock whose backtraces are shown.
+const DEADLOCK_BACKTRACES: usize = 16;
 /// The interrupt flag in [`Fault`]'s flags.
 const INTERRUPTS_ON: u64 = 1 << 9;
 /// Faults that are no single thread's: non-maskable interrupt, double fault, machine check.
@@ -69,13 +74,14 @@ pub struct Program {
     id: u64,
     name: ArrayString<NAME_LIMIT>,
     image: Image,
-    /// The image's function names.
-    symbols: &'static [u8],
+    file: File,
     heap: Heap,
     /// Threads that have not ended.
     threads: AtomicUsize,
     /// Threads that still touch the program to say that they have.
     leaving: AtomicUsize,
+    /// Functions of its own that interrupts may call.
+    handlers: AtomicUsize,
     /// Set once its threads shall end.
     ending: AtomicBool,
     outcome: SpinLock<Option<Outcome>>,
@@ -155,7 +161,8 @@ pub fn start(
         id: thread::next_id(),
         name,
         image,
-        symbols: file.symbols,
+        file: *file,
+        handlers: AtomicUsize::new(0),
         heap: Heap::new()?,
         // The caller, until the first thread is there.
         threads: AtomicUsize::new(1),
@@ -202,10 +209,19 @@ fn forget(program: &Arc<Program>) {
     RUNNING.lock().retain(|other| !Arc::ptr_eq(other, program));
 }
 
-/// A supervisor's life: waits for the end of its program, and gives everything back.
+/// A supervisor's life: waits for the end of its program, tells if it never comes, and gives everything back.
 fn supervise(program: &Arc<Program>) {
+    let mut last_look = None;
+    let mut reported = None;
     while !program.ending.load(Ordering::Acquire) && program.started_threads() > 0 {
-        program.changed.wait();
+        if program.changed.wait_until(Deadline::after(DEADLOCK_POLL)).is_err() {
+            let look = program.standstill();
+            if look.is_some() && look == last_look && look != reported {
+                program.report_deadlock();
+                reported = look;
+            }
+            last_look = look;
+        }
     }
     program.end(Outcome::Exited(0));
     let deadline = Deadline::after(KILL_LIMIT);
@@ -314,6 +330,56 @@ impl Program {
         self.leaving.fetch_sub(1, Ordering::Release);
     }
 
+    /// An interrupt may call a function of it from now on.
+    pub fn add_handler(&self) {
+        self.handlers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Ends [`Program::add_handler`].
+    pub fn remove_handler(&self) {
+        self.handlers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn for_each_thread(&self, mut each: impl FnMut(&Thread)) {
+        for cpu in cpu::all() {
+            let registry = cpu.registry.lock();
+            registry.iter().filter(|thread| ptr::eq(thread.program(), self)).for_each(&mut each);
+        }
+    }
+
+    /// If all of its threads wait, and neither a time nor an interrupt will end that: how far they had come, the same at
+    /// the next look if none has moved. Threads are looked at one after the other, so one look alone shows nothing.
+    fn standstill(&self) -> Option<u64> {
+        let (mut all_wait, mut come) = (self.handlers.load(Ordering::Relaxed) == 0, 0u64);
+        self.for_each_thread(|thread| {
+            all_wait &= thread.waits_for_ever();
+            come = come.wrapping_add(thread.id()).wrapping_add(thread.run_cycles.load(Ordering::Relaxed));
+        });
+        all_wait.then_some(come)
+    }
+
+    fn report_deadlock(&self) {
+        // Printing under a registry's lock would hold up its CPU.
+        let mut threads = arrayvec::ArrayVec::<u64, DEADLOCK_BACKTRACES>::new();
+        self.for_each_thread(|thread| {
+            // Those that do not fit are not shown.
+            let _ = threads.try_push(thread.id());
+        });
+        crate::println!(
+            "program {self}: deadlock: its {} threads wait for each other, without a deadline; `kill {}` ends it",
+            self.started_threads(),
+            self.id
+        );
+        for id in threads {
+            if let Some((addresses, true)) = snapshot::backtrace(id) {
+                crate::println!("thread {id} waits at:");
+                for (number, &address) in addresses.iter().enumerate() {
+                    crate::println!("  #{number} {}", symbols::resolve_frame(number, address));
+                }
+            }
+        }
+    }
+
     /// C strings and an array of pointers to them.
     fn keep_arguments(&self, name: &str, arguments: &[&str]) -> Result<usize, OutOfMemory> {
         let mut pointers: Vec<*const u8> = Vec::new();
@@ -353,14 +419,8 @@ impl Program {
 
     /// Wakes its waiting threads by their timeouts, and interrupts those that run.
     fn push_threads_out(&self) {
-        for cpu in cpu::all() {
-            let registry = cpu.registry.lock();
-            for thread in registry.iter().filter(|thread| ptr::eq(thread.program(), self)) {
-                thread.force_time_out();
-            }
-            drop(registry);
-            scheduler::nudge(cpu.index);
-        }
+        self.for_each_thread(Thread::force_time_out);
+        cpu::all().for_each(|cpu| scheduler::nudge(cpu.index));
     }
 }
 
@@ -378,9 +438,14 @@ pub fn files() -> impl Iterator<Item = File> {
     Archive(boot_information().programs).files()
 }
 
-/// All that run.
+/// All that run, or as many as there is memory to list.
 pub fn all() -> Vec<Arc<Program>> {
-    RUNNING.lock().clone()
+    let mut programs = Vec::new();
+    let running = RUNNING.lock();
+    if programs.try_reserve_exact(running.len()).is_ok() {
+        programs.extend(running.iter().cloned());
+    }
+    programs
 }
 
 /// One that runs, by its number.
@@ -462,7 +527,8 @@ impl fmt::Write for Cut<'_> {
 pub(crate) fn resolve(address: usize) -> Option<Symbol<'static>> {
     let running = RUNNING.try_lock()?;
     let program = running.iter().find(|program| program.image.contains(address))?;
-    Some(symbols::resolve_in(program.symbols, program.image.start(), address))
+    let symbol = symbols::resolve_in(program.file.symbols, program.image.start(), address);
+    Some(Symbol { program: Some(program.file.name), ..symbol })
 }
 
 /// True if the calling thread was interrupted in its own program's code, which ends.

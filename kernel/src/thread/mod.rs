@@ -170,6 +170,11 @@ impl Thread {
         self.timeout.cancel();
     }
 
+    /// True if it waits, and no time will end that.
+    pub(crate) fn waits_for_ever(&self) -> bool {
+        self.state() == State::Blocked && !self.timeout.is_set()
+    }
+
     /// True if it was told to run elsewhere from its next turn on.
     #[inline(always)]
     pub(crate) fn shall_move(&self) -> bool {

@@ -154,6 +154,11 @@ impl TimerNode {
         }
     }
 
+    /// True while it is queued. What may be otherwise a moment later.
+    pub(crate) fn is_set(&self) -> bool {
+        self.queued_on.load(Ordering::Relaxed) != NO_CPU
+    }
+
     /// Takes it out; true if its function was not and will not be called for the last [`TimerNode::set`].
     /// On another CPU than the timer's, waits until a running function has returned.
     #[inline(always)]

@@ -135,7 +135,8 @@ fn a_program_that_misbehaves_is_named_and_the_kernel_goes_on() {
         assert!(!out.contains("are still there"), "{argument}: {out}");
         assert!(out.contains("hello from CPU 1") && out.contains("no program runs"), "{argument}: {out}");
         if told.contains("failed") {
-            assert!(out.contains("misbehave::main+"), "{argument}: no names in the backtrace: {out}");
+            assert!(out.contains("misbehave!misbehave::main+"), "{argument}: no names in the backtrace: {out}");
+            assert!(out.contains(" at tests/programs/misbehave/src/lib.rs:"), "{argument}: no lines: {out}");
         }
     }
 }
@@ -148,6 +149,31 @@ fn a_handler_that_fails_stops_the_kernel_with_the_reason() {
         let told = format!("a program's interrupt handler failed: panic: {reason}");
         assert!(errors.contains(&told), "{argument}: {errors}");
     }
+}
+
+#[test]
+fn a_deadlock_and_an_endless_loop_are_named() {
+    let mut shell = Session::start(&["--cpus", "2", "--hrt", &directory(MISBEHAVE), "--hrt", &directory(HELLO)]);
+    shell.command("run misbehave deadlock &");
+    shell.wait_for("deadlock: its 2 threads wait for each other");
+    for _ in 0..2 {
+        shell.wait_for("misbehave!");
+        shell.wait_for("misbehave::deadlock");
+    }
+    // One that can go on is none, however long it takes.
+    shell.keys("run misbehave patient\r");
+    let patient = shell.wait_for("aero> ");
+    assert!(!patient.contains("deadlock") && !patient.contains("error"), "{patient}");
+    shell.command("watchdog 1");
+    shell.command("run misbehave spin &");
+    shell.wait_for("has run without giving way");
+    shell.wait_for("misbehave!");
+    shell.keys("\r");
+    shell.wait_for("aero> ");
+    assert!(shell.command("run hello").contains("hello from CPU 1"));
+    shell.keys("kill all\r");
+    shell.wait_for("was killed");
+    shell.wait_for("was killed");
 }
 
 #[test]

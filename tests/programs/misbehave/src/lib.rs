@@ -109,6 +109,11 @@ fn main(arguments: Arguments) -> i32 {
         }
         Some("deadlock") => deadlock(),
         Some("tasks") => endless_tasks(),
+        Some("patient") => {
+            // No deadlock: one waits for ever, but for another that a time wakes.
+            let sleeper = thread::spawn(|| thread::sleep(Duration::from_millis(3500)));
+            sleeper.map_or(1, |sleeper| i32::from(sleeper.join().is_none()))
+        }
         Some("busy") => {
             everything_at_once();
             println!("busy");
