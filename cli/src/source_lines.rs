@@ -42,9 +42,9 @@ impl ProgramLines {
 
     /// The address in the file of what was loaded at `address`, in the function called `name`.
     fn linked(&self, address: u64, name: &str, offset: u64) -> Option<u64> {
-        let starts = self.functions.get(name)?.iter();
-        let fits = |start: &&u64| (address - offset).wrapping_sub(**start).is_multiple_of(PAGE);
-        Some(starts.filter(fits).next()? + offset)
+        let base = address.checked_sub(offset)?;
+        let starts = self.functions.get(name)?;
+        Some(starts.iter().find(|start| base.wrapping_sub(**start).is_multiple_of(PAGE))? + offset)
     }
 }
 

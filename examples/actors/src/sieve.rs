@@ -34,7 +34,7 @@ fn filter(mailbox: &Mailbox<u64>, results: &Address<u64>, cpus: usize, index: us
     let mut next: Option<Actor<u64>> = None;
     loop {
         let number = mailbox.receive();
-        if number != END && number % prime == 0 {
+        if number != END && number.is_multiple_of(prime) {
             continue;
         }
         let follower = next.get_or_insert_with(|| {

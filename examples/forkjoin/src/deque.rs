@@ -28,6 +28,12 @@ pub enum Stolen<T> {
     Empty,
 }
 
+impl<T, const CAPACITY: usize> Default for Deque<T, CAPACITY> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T, const CAPACITY: usize> Deque<T, CAPACITY> {
     const MASK: isize = {
         assert!(CAPACITY.is_power_of_two());

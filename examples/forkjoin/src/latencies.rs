@@ -31,7 +31,7 @@ fn fork_join(worker: &Worker) -> Samples {
     let mut samples = Samples::new();
     for _ in 0..Samples::wanted() {
         let start = cycles();
-        join(worker, |_| black_box(()), |_| black_box(()));
+        join(worker, |_| black_box(0), |_| black_box(0));
         samples.add(start, cycles());
     }
     samples
@@ -42,7 +42,7 @@ fn threads() -> Samples {
     let mut samples = Samples::new();
     for _ in 0..Samples::wanted() {
         let start = cycles();
-        platform::spawn("empty", 0, || black_box(())).join();
+        platform::spawn("empty", 0, || ()).join();
         samples.add(start, cycles());
     }
     samples
@@ -58,7 +58,7 @@ fn stolen(worker: &Worker, from_sleep: bool) -> (Samples, Samples) {
         }
         if from_sleep {
             // Announced is not yet asleep: give the other one time to be.
-            (0..2000).for_each(|_| black_box(pause()));
+            (0..2000).for_each(|_| pause());
         }
         let began = AtomicU64::new(0);
         let start = cycles();

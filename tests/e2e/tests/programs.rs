@@ -54,14 +54,20 @@ fn tasks_groups_and_device_lines() {
 /// Builds an example for this machine, and runs it here.
 fn natively(example: &str, arguments: &[&str]) -> String {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target = root.join("target/native");
+    // The same flags and place as `aero bench hrt` has, so that one build does for both.
+    let target = root.join("target/linux");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let manifest = root.join("examples").join(example).join("Cargo.toml");
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "--release", "--bin", example, "--manifest-path"]).arg(manifest);
-    let built = build.arg("--target-dir").arg(&target).output().expect("cargo can be run");
+    build.env("RUSTFLAGS", "-C target-feature=+crt-static -C target-cpu=x86-64 -C strip=symbols");
+    build.args(["--target", "x86_64-unknown-linux-gnu", "--target-dir"]).arg(&target);
+    let built = build.output().expect("cargo can be run");
     assert!(built.status.success(), "{example} does not build here: {}", stderr(&built));
-    let output = Command::new(target.join("release").join(example)).args(arguments).output().expect("it can be run");
+    let output = Command::new(target.join("x86_64-unknown-linux-gnu/release").join(example))
+        .args(arguments)
+        .output()
+        .expect("it can be run");
     assert!(output.status.success(), "{example} failed here: {}{}", stdout(&output), stderr(&output));
     stdout(&output)
 }

@@ -22,8 +22,11 @@ hrt::program!(main);
 const TASKS: usize = 1000;
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// What is checked, and how.
+type Check = (&'static str, fn() -> Result<(), &'static str>);
+
 fn main(_: Arguments) -> i32 {
-    let checks: [(&str, fn() -> Result<(), &'static str>); 4] = [
+    let checks: [Check; 4] = [
         ("tasks run once, where they are pinned", tasks),
         ("members of a group agree", groups),
         ("a member follows its group", following),
