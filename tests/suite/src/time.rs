@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use kernel::call;
 use kernel::cpu;
-use kernel::lock::SpinLock;
+use kernel::lock::{InterruptGuard, SpinLock};
 use kernel::thread;
 use kernel::time::{Deadline, Timer, cycles, now_ns, spin_until};
 
@@ -42,10 +42,13 @@ fn timers_fire_in_order_and_not_early() -> TestResult {
     let mut random = Random(7);
     let mut timers = Vec::new();
     for slot in &DEADLINES {
+        let mut timer = Timer::new(slot, note).map_err(text)?;
+        // On a machine that stands still in here, a later one could fire before this one is set.
+        let interrupts = InterruptGuard::new();
         let deadline = Deadline::after(Duration::from_micros(2000 + random.next() % 20_000));
         slot.store(deadline.cycles(), Ordering::Relaxed);
-        let mut timer = Timer::new(slot, note).map_err(text)?;
         timer.set(deadline);
+        drop(interrupts);
         timers.push(timer);
     }
     eventually("all timers fire", || FIRED.lock().len() == DEADLINES.len())?;
