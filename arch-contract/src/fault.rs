@@ -48,6 +48,11 @@ pub struct Registers {
 }
 
 impl Registers {
+    /// All zero.
+    pub const fn zero() -> Self {
+        Self { instruction_pointer: 0, stack_pointer: 0, frame_pointer: 0, general: [0; 16], flags: 0 }
+    }
+
     /// Names of the entries of `general`, in their order.
     pub const fn names() -> [&'static str; 16] {
         ["rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"]

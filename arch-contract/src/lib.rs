@@ -6,11 +6,12 @@
 //! - [`Architecture`]: mechanisms, with who calls what and when.
 //! - [`Callbacks`]: the way back up; an arch crate knows the kernel only by these functions.
 //! - [`boot`]: what the machine looks like, found out before the kernel starts.
-//! - [`fault`]: what a CPU was doing when it trapped.
+//! - [`fault`]: what a CPU was doing when it trapped; [`debug`]: what a debugger needs.
 #![no_std]
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod boot;
+pub mod debug;
 pub mod fault;
 mod machine;
 

@@ -3,6 +3,7 @@
 use core::fmt;
 use core::ops::Range;
 
+use crate::debug::{DebugEvent, Debugging};
 use crate::fault::{Fault, Registers};
 
 /// What the arch crate calls in the kernel. Installed once by [`Architecture::install`] before interrupts are enabled.
@@ -23,6 +24,9 @@ pub struct Callbacks {
     /// Another CPU asked where this one is ([`Architecture::sample_other_cpus`]), which then goes on. May come anywhere, also
     /// with interrupts disabled and locks held: it takes none.
     pub sampled: fn(&Registers),
+    /// This CPU turns to the debugger; the registers are those of the code it goes on with, and can be changed. False if
+    /// that is nobody's business: a fault is then reported, anything else ignored.
+    pub debug: fn(&DebugEvent<'_>, &mut Registers) -> bool,
     /// A further CPU is up, on a stack of its own, with its local pointer set. Never returns.
     pub cpu_main: fn(cpu: usize) -> !,
 }
@@ -31,7 +35,7 @@ pub struct Callbacks {
 ///
 /// CPUs are named by index into [`crate::boot::BootInformation::cpus`]. Functions are called by the kernel from any
 /// context unless they say otherwise, and never allocate.
-pub trait Architecture: Sized + 'static {
+pub trait Architecture: Debugging + Sized + 'static {
     /// Its name, for people.
     const NAME: &'static str;
 

@@ -52,6 +52,9 @@ extern "C" fn cpu_start(cpu: usize) -> ! {
     }
 }
 
+/// gdb debugs the process.
+impl arch_contract::debug::Debugging for Machine {}
+
 impl Architecture for Machine {
     const NAME: &'static str = "host";
     const INTERRUPT_STACKS: usize = 1;

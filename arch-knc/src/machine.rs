@@ -12,6 +12,9 @@ pub struct Machine;
 /// Longest one-shot of the local APIC timer, in its ticks.
 const LONGEST_TICKS: u64 = u32::MAX as u64;
 
+/// Needs the ring console.
+impl arch_contract::debug::Debugging for Machine {}
+
 impl Architecture for Machine {
     const NAME: &'static str = "Knights Corner";
     const TIMER_VECTOR: u8 = apic::TIMER_VECTOR;

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use arch_contract::IpiError;
+use arch_contract::{IpiError, MAX_CPUS};
 use x86_64::registers::model_specific::Msr;
 
 use crate::cpu;
@@ -208,9 +208,12 @@ pub fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
     command(0, COMMAND_ALL_BUT_SELF | COMMAND_ASSERT | u32::from(vector))
 }
 
-/// Sends an NMI to all other CPUs.
+/// Sends an NMI to all other CPUs that were started: one that was not would take it in real mode, in emulators at least.
 pub fn broadcast_nmi() {
-    let _ = command(0, COMMAND_ALL_BUT_SELF | COMMAND_ASSERT | COMMAND_NMI);
+    let own = cpu::index();
+    for apic_id in (0..MAX_CPUS).filter(|&index| index != own).filter_map(cpu::apic_id_of) {
+        let _ = command(apic_id, COMMAND_ASSERT | COMMAND_NMI);
+    }
 }
 
 /// Resets a CPU into waiting for a start-up message (11.4.2).

@@ -7,7 +7,7 @@
 //! - [`context`]: the context switch.
 //! - [`paging`]: page tables, the direct map, write-xor-execute for the image.
 //! - [`probe`]: memory accesses that may fail.
-//! - [`apic`]: the local APIC.
+//! - [`apic`]: the local APIC; [`debug`]: debug registers.
 //! - [`trampoline`]: how a further CPU gets from real mode to the kernel.
 //!
 //! With feature `pc`, [`pc`]: the PC platform and [`pc::Machine`], the contract's implementer.
@@ -16,6 +16,8 @@
 pub mod apic;
 pub mod context;
 pub mod cpu;
+#[cfg(feature = "pc")]
+pub mod debug;
 pub mod descriptors;
 pub mod paging;
 #[cfg(feature = "pc")]

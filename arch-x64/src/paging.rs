@@ -12,7 +12,7 @@ use x86_64::{PhysAddr, VirtAddr};
 /// Where physical address 0 is in the direct map (DESIGN.md, decision 1).
 pub const PHYSICAL_OFFSET: usize = 0xffff_8000_0000_0000;
 /// Where device registers are mapped.
-const DEVICE_WINDOW: Range<usize> = 0xffff_a000_0000_0000..0xffff_a080_0000_0000;
+pub const DEVICE_WINDOW: Range<usize> = 0xffff_a000_0000_0000..0xffff_a080_0000_0000;
 /// Where thread stacks are mapped: 64 TiB.
 pub const STACK_WINDOW: Range<usize> = 0xffff_c000_0000_0000..0xffff_e000_0000_0000;
 

@@ -8,6 +8,7 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use arch_contract::Callbacks;
+use arch_contract::debug::DebugEvent;
 use arch_contract::fault::{Access, Fault, FaultKind, Registers};
 use x86_64::registers::control::Cr2;
 
@@ -245,6 +246,27 @@ struct ExceptionFrame {
 }
 
 impl ExceptionFrame {
+    /// Makes the code go on with these.
+    fn set_registers(&mut self, registers: &Registers) {
+        self.rip = registers.instruction_pointer as u64;
+        self.rflags = registers.flags;
+        [
+            self.rax, self.rbx, self.rcx, self.rdx, self.rsi, self.rdi, self.rbp, self.rsp, self.r8, self.r9, self.r10,
+            self.r11, self.r12, self.r13, self.r14, self.r15,
+        ] = registers.general;
+    }
+
+    /// Lets the debugger see to an event; true if it has.
+    fn debug(&mut self, event: &DebugEvent<'_>) -> bool {
+        let Some(callbacks) = callbacks() else { return false };
+        let mut registers = self.registers();
+        let taken = (callbacks.debug)(event, &mut registers);
+        if taken {
+            self.set_registers(&registers);
+        }
+        taken
+    }
+
     fn registers(&self) -> Registers {
         Registers {
             instruction_pointer: self.rip as usize,
@@ -264,6 +286,8 @@ const ACCESS_FAULTS: [u64; 4] = [12, 13, PAGE_FAULT, 17];
 const NON_MASKABLE: u64 = 2;
 const DOUBLE_FAULT: u64 = 8;
 const BREAKPOINT: u64 = 3;
+#[cfg(feature = "pc")]
+const DEBUG: u64 = 1;
 const PAGE_FAULT: u64 = 14;
 /// Page fault error code bits (SDM Vol. 3A, 4.7).
 const PAGE_FAULT_WRITE: u64 = 1 << 1;
@@ -306,6 +330,21 @@ extern "C" fn exception_entry(frame: &mut ExceptionFrame) {
         if let Some(callbacks) = callbacks() {
             (callbacks.sampled)(&frame.registers());
         }
+        // One NMI may have come for both.
+        frame.debug(&DebugEvent::Attention);
+        return;
+    }
+    let taken = match frame.vector {
+        NON_MASKABLE => frame.debug(&DebugEvent::Attention),
+        BREAKPOINT => frame.debug(&DebugEvent::Breakpoint),
+        #[cfg(feature = "pc")]
+        DEBUG => {
+            let (stepped, hit) = crate::debug::take_trap();
+            frame.debug(&DebugEvent::Trap { stepped, hit })
+        }
+        _ => false,
+    };
+    if taken {
         return;
     }
     let kind = match frame.vector {
@@ -322,8 +361,12 @@ extern "C" fn exception_entry(frame: &mut ExceptionFrame) {
     };
     let fault = Fault { kind, name: exception_name(frame.vector), registers: frame.registers() };
     if frame.vector != DOUBLE_FAULT {
-        // The report probes memory: its faults must not overwrite the stack it runs on.
+        // Debugger and report probe memory: their faults must not overwrite the stack this is on.
         descriptors::move_fault_stack();
+    }
+    if frame.debug(&DebugEvent::Fault(&fault)) {
+        descriptors::restore_fault_stack();
+        return;
     }
     match callbacks() {
         Some(callbacks) => (callbacks.fault)(&fault),

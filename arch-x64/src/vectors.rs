@@ -8,6 +8,7 @@ use core::arch::{asm, naked_asm};
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use arch_contract::debug::VectorLayout;
 use raw_cpuid::CpuId;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86_64::registers::xcontrol::XCr0Flags;
@@ -75,6 +76,58 @@ pub fn describe(write: &mut dyn fmt::Write) -> fmt::Result {
         write!(write, "{name} ")?;
     }
     write!(write, "by XSAVE, {size} bytes")
+}
+
+/// Component numbers (SDM Vol. 1, 13.1).
+const AVX_COMPONENT: u32 = 2;
+const AVX512_COMPONENTS: [u32; 3] = [5, 6, 7];
+
+/// Where the parts are in the area of [`save`].
+pub fn layout() -> VectorLayout {
+    let enabled = XCr0Flags::from_bits_truncate(COMPONENTS.load(Ordering::Relaxed));
+    let id = CpuId::new();
+    // Sub-leaf n of leaf 0xD: EBX is the offset of component n (SDM Vol. 1, 13.2).
+    let offset = |component: u32| {
+        let states = id.get_extended_state_info()?.iter();
+        states.filter(|state| state.subleaf == component).map(|state| state.offset() as usize).next()
+    };
+    let avx = enabled.contains(XCr0Flags::AVX).then(|| offset(AVX_COMPONENT)).flatten();
+    let avx512 = enabled.contains(XCr0Flags::ZMM_HI256).then(|| {
+        let [masks, upper, further] = AVX512_COMPONENTS.map(offset);
+        Some([masks?, upper?, further?])
+    });
+    VectorLayout { size: AREA_SIZE.load(Ordering::Relaxed) as usize, avx, avx512: avx512.flatten() }
+}
+
+/// Writes this CPU's state to an area.
+///
+/// # Safety
+/// The area is as [`layout`] says, and aligned to 64 bytes.
+pub unsafe fn save(area: *mut u8) {
+    // SAFETY: by the caller's word. XRSTOR wants zeros in the header beyond what XSAVE writes (SDM Vol. 1, 13.8).
+    unsafe {
+        if COMPONENTS.load(Ordering::Relaxed) == 0 {
+            asm!("fxsave64 [{}]", in(reg) area, options(nostack, preserves_flags));
+        } else {
+            area.add(LEGACY_SIZE as usize).write_bytes(0, HEADER_SIZE as usize);
+            asm!("xsave64 [{}]", in(reg) area, in("eax") -1, in("edx") -1, options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// Reads this CPU's state from an area.
+///
+/// # Safety
+/// As for [`save`], which wrote it.
+pub unsafe fn restore(area: *mut u8) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        if COMPONENTS.load(Ordering::Relaxed) == 0 {
+            asm!("fxrstor64 [{}]", in(reg) area, options(nostack, preserves_flags));
+        } else {
+            asm!("xrstor64 [{}]", in(reg) area, in("eax") -1, in("edx") -1, options(nostack, preserves_flags));
+        }
+    }
 }
 
 /// Makes the state what a new thread expects.

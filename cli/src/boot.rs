@@ -301,16 +301,18 @@ fn write_keys(mut to: ChildStdin, keys: Receiver<Vec<u8>>) -> mpsc::Sender<()> {
 }
 
 /// A running QEMU.
-struct Running {
+pub struct Running {
     child: Child,
     input: Option<ChildStdin>,
-    output: Receiver<Vec<u8>>,
+    /// What comes on the console.
+    pub output: Receiver<Vec<u8>>,
     /// The CD made for it, removed with it.
     iso: Option<PathBuf>,
 }
 
 impl Running {
-    fn start(image: &Image, options: &Options, words: &str) -> Result<Self> {
+    /// Boots, with further words for the kernel's command line.
+    pub fn start(image: &Image, options: &Options, words: &str) -> Result<Self> {
         let trace_words = options.trace.as_ref().map_or_else(String::new, |_| qemu::trace_words());
         let line = format!("{} {trace_words} {words}", qemu::kernel_words());
         let trace = options.trace.as_deref().map(trace_file::raw_path);
@@ -331,6 +333,8 @@ impl Running {
         };
         let mut command = machine.command();
         die_with_parent(&mut command);
+        // Ctrl-C at the terminal is not meant for the machine as a process.
+        command.process_group(0);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|error| match error.kind() {
                 ErrorKind::NotFound => anyhow::Error::new(MissingTool("qemu-system-x86_64")),

@@ -3,13 +3,14 @@
 //! - [`image`]: builds the kernel; [`pack`]: makes a boot image of it; [`knc`]: the one for Knights Corner.
 //! - [`hrt`]: builds programs and puts them into it; [`header`]: their interface in C.
 //! - [`boot`]: runs it in QEMU; [`qemu`]: QEMU's arguments; [`terminal`]: between QEMU and the person;
-//!   [`source_lines`]: adds file:line to backtraces.
+//!   [`source_lines`]: adds file:line to backtraces; [`gdb`]: runs it with a gdb attached.
 //! - [`trace_file`]: a trace for Perfetto.
 //! - [`bench`]: measures; [`bench_hrt`]: programs, beside themselves on [`linux`]; [`test`]: tests.
 
 mod bench;
 mod bench_hrt;
 mod boot;
+mod gdb;
 mod header;
 mod hrt;
 mod image;
@@ -68,6 +69,8 @@ enum Command {
     },
     /// Boot the kernel in QEMU and attach this terminal to its serial line (Ctrl-A x ends it)
     Boot(boot::Options),
+    /// Boot the kernel in QEMU and attach gdb to its own stub; what stands behind `--` is for gdb
+    Gdb(gdb::Options),
     /// Measure the kernel's primitives in guest instructions; `bench hrt`: programs, beside themselves on Linux
     Bench(bench::Options),
     /// Run the tests: all, or the named parts
@@ -90,6 +93,7 @@ fn main() -> ExitCode {
             status::DONE
         }),
         Command::Boot(options) => boot::run(&options),
+        Command::Gdb(options) => gdb::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Test { parts } => test::run(&parts),
     };

@@ -31,6 +31,8 @@ pub struct Options<'a> {
     pub trace: bool,
     /// `watchdog=`: how long a CPU may not answer and a thread not give way.
     pub watchdog: Option<Duration>,
+    /// `gdb=wait`: whether to wait for a debugger before the first thread runs.
+    pub waits_for_debugger: bool,
     /// `run=`: commands to execute instead of an interactive session.
     pub run: Option<&'a str>,
 }
@@ -58,6 +60,7 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
         after_crash: AfterCrash::Halt,
         trace: false,
         watchdog: None,
+        waits_for_debugger: false,
         run: None,
     };
     for word in words(line) {
@@ -82,6 +85,13 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
                     continue;
                 }
                 _ => "quantum_us=NUMBER, from 10 to 1000000",
+            },
+            "gdb" => match word.value {
+                "wait" => {
+                    options.waits_for_debugger = true;
+                    continue;
+                }
+                _ => "gdb=wait",
             },
             "panic" => match word.value {
                 "halt" => {

@@ -17,7 +17,7 @@
 //! - [`time`]: the clock and one-shot timers; [`call`]: functions on other CPUs.
 //! - [`program`]: runtime developers' programs, loaded, watched and ended.
 //! - [`output`]: console and log; [`mod@panic`]: how it ends; [`symbols`]: names of addresses; [`snapshot`]: the state;
-//!   [`mod@trace`]: what happened, and when; [`watchdog`]: what does not.
+//!   [`mod@trace`]: what happened, and when; [`watchdog`]: what does not; [`debug`]: all CPUs stopped for a debugger.
 #![no_std]
 
 extern crate alloc;
@@ -27,6 +27,7 @@ mod atomic;
 pub mod call;
 pub mod command_line;
 pub mod cpu;
+pub mod debug;
 pub mod fiber;
 pub mod group;
 pub mod interrupts;

@@ -118,6 +118,11 @@ pub(crate) fn stopped(registers: &Registers) -> ! {
     Machine::halt_forever()
 }
 
+/// True once a crash is being reported.
+pub(crate) fn has_crashed() -> bool {
+    CRASHED_CPU.load(Ordering::Relaxed) != NO_CPU
+}
+
 fn crash(what: fmt::Arguments<'_>, registers: &Registers, fault: Option<&Fault>) -> ! {
     Machine::disable_interrupts();
     // Before CPUs have data, there is only the boot CPU.

@@ -14,7 +14,7 @@ use crate::memory::stack::{DEFAULT_SIZE, Stack};
 use crate::memory::{self, OutOfMemory};
 use crate::thread;
 use crate::time::{self, Deadline};
-use crate::{interrupts, output, panic, scheduler, symbols, trace, watchdog};
+use crate::{debug, interrupts, output, panic, scheduler, symbols, trace, watchdog};
 
 /// How long a CPU may take to answer its start-up signal. Real ones take below a millisecond; an emulator on a busy
 /// host can take long.
@@ -29,6 +29,7 @@ static CALLBACKS: Callbacks = Callbacks {
     fault: panic::fault,
     stopped: panic::stopped,
     sampled: watchdog::sampled,
+    debug: debug::event,
     cpu_main: other_cpu_main,
 };
 
@@ -47,9 +48,12 @@ pub fn ready_at_ns() -> u64 {
     READY_AT.load(Ordering::Relaxed)
 }
 
+/// Whether there is a line to a debugger, as [`debug::install`] says.
+pub type DebuggerLine = Result<bool, OutOfMemory>;
+
 /// Starts the kernel on the boot CPU and runs `first` in the first thread. Interrupts are off; the arch crate has
-/// readied this CPU and the clock.
-pub fn kernel_main(boot: &'static BootInformation, first: fn(&Options<'static>)) -> ! {
+/// readied this CPU and the clock. `debugger` installs one.
+pub fn kernel_main(boot: &'static BootInformation, debugger: fn() -> DebuggerLine, first: fn(&Options<'static>)) -> ! {
     BOOT.store(core::ptr::from_ref(boot).cast_mut(), Ordering::Release);
     Machine::install(&CALLBACKS);
     symbols::init(boot.symbols, Machine::physical_to_virtual(boot.image.start) as usize);
@@ -67,6 +71,16 @@ pub fn kernel_main(boot: &'static BootInformation, first: fn(&Options<'static>))
     panic::set_after_crash(options.after_crash);
     scheduler::set_quantum(options.quantum);
     greet(boot);
+    match debugger() {
+        Ok(true) if options.waits_for_debugger => {
+            log::info!("waiting for gdb on the second serial line");
+            debug::break_here();
+        }
+        Ok(true) => log::info!("gdb is listened to on the second serial line"),
+        Ok(false) if options.waits_for_debugger => log::warn!("gdb=wait, but there is no second serial line"),
+        Ok(false) => {}
+        Err(OutOfMemory) => log::warn!("out of memory for the debugger: it stays off"),
+    }
 
     let start = move || {
         start_other_cpus(boot, options.cpus);

@@ -18,6 +18,7 @@ const FIRST_ENTRY: u32 = 0x10;
 const ENTRY_MASKED: u32 = 1 << 16;
 const ENTRY_LEVEL: u32 = 1 << 15;
 const ENTRY_ACTIVE_LOW: u32 = 1 << 13;
+const ENTRY_NON_MASKABLE: u32 = 0b100 << 8;
 /// Largest id an I/O APIC entry can name without interrupt remapping.
 const LARGEST_ID: u32 = 254;
 /// ISA interrupts: edge, active high unless overridden.
@@ -145,6 +146,17 @@ pub fn route(line: u32, vector: u8, cpu: usize, trigger: LineTrigger) -> Result<
     controller.write(register, ENTRY_MASKED);
     controller.write(register + 1, apic_id << 24);
     controller.write(register, low);
+    Ok(())
+}
+
+/// Makes a line a non-maskable interrupt of a CPU (82093AA data sheet, 3.2.4: edge triggered, no vector).
+pub fn route_non_maskable(line: u32, cpu: usize) -> Result<(), LineError> {
+    let (controller, index) = controller_of(line)?;
+    let apic_id = cpu::apic_id_of(cpu).filter(|&id| id <= LARGEST_ID).ok_or(LineError::NoSuchCpu)?;
+    let register = FIRST_ENTRY + 2 * index;
+    controller.write(register, ENTRY_MASKED);
+    controller.write(register + 1, apic_id << 24);
+    controller.write(register, ENTRY_NON_MASKABLE);
     Ok(())
 }
 

@@ -2,9 +2,11 @@
 //!
 //! - [`start`]: from the loader's entry to the kernel's, in order.
 //! - [`machine`]: [`Machine`], the contract's implementer.
-//! - [`serial`], [`io_apic`], [`timer`], [`power`]: devices.
+//! - [`serial`], [`io_apic`], [`timer`], [`power`]: devices; [`debugging`], [`debug_line`]: for a debugger.
 
+mod debug_line;
 mod debug_port;
+mod debugging;
 #[expect(bad_asm_style, reason = "symbol differences need AT&T syntax, see the macro `address`")]
 mod entry;
 mod io_apic;
@@ -13,5 +15,6 @@ mod power;
 mod serial;
 mod start;
 mod timer;
+mod uart;
 
 pub use machine::Machine;

@@ -1,38 +1,15 @@
-//! COM1, a 16550 UART (National Semiconductor PC16550D data sheet, table II).
+//! COM1: the console.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use arch_contract::ConsoleEvent;
 use x86_64::instructions::port::Port;
 
+use super::uart::*;
+
 const BASE: u16 = 0x3f8;
 /// ISA interrupt of COM1.
 pub const ISA_INTERRUPT: u8 = 4;
-
-const INTERRUPT_ENABLE: u16 = BASE + 1;
-/// Read at the address where FIFO control is written.
-const INTERRUPT_IDENTIFICATION: u16 = BASE + 2;
-const FIFO_CONTROL: u16 = BASE + 2;
-const LINE_CONTROL: u16 = BASE + 3;
-const MODEM_CONTROL: u16 = BASE + 4;
-const LINE_STATUS: u16 = BASE + 5;
-
-const LINE_8N1: u8 = 0x03;
-const LINE_DIVISOR_ACCESS: u8 = 0x80;
-const FIFO_ENABLE_AND_CLEAR: u8 = 0x07;
-/// Data terminal ready, request to send, and OUT2, which gates the interrupt on PCs.
-const MODEM_READY: u8 = 0x0b;
-const RECEIVED_DATA_INTERRUPT: u8 = 0x01;
-const TRANSMIT_EMPTY_INTERRUPT: u8 = 0x02;
-const NONE_PENDING: u8 = 0x01;
-const STATUS_DATA_READY: u8 = 0x01;
-const STATUS_TRANSMIT_EMPTY: u8 = 0x20;
-/// Transmit FIFO and shift register empty.
-const STATUS_IDLE: u8 = 0x40;
-/// Bytes the transmit FIFO takes once it is empty.
-const FIFO_SIZE: usize = 16;
-/// What an absent UART reads as: always ready to transmit, into nothing.
-const ABSENT: u8 = 0xff;
 
 /// Polls for room to transmit before the line counts as stuck: over 10 ms even where a port access takes 100 ns.
 const TRANSMIT_POLLS: u32 = 200_000;
@@ -51,14 +28,14 @@ const EARLY_LIMIT: usize = 1024;
 /// Polls without a byte before the sender counts as waiting for us.
 const EARLY_POLLS: u32 = 500;
 
-fn read(port: u16) -> u8 {
+fn read(register: u16) -> u8 {
     // SAFETY: reading the UART's registers at most takes a received byte, which only the console does.
-    unsafe { Port::new(port).read() }
+    unsafe { Port::new(BASE + register).read() }
 }
 
-fn write(port: u16, value: u8) {
+fn write(register: u16, value: u8) {
     // SAFETY: the UART does nothing to memory.
-    unsafe { Port::new(port).write(value) }
+    unsafe { Port::new(BASE + register).write(value) }
 }
 
 /// Sets 115,200 baud, 8N1, FIFOs on, interrupts off.
@@ -68,14 +45,14 @@ pub fn init() {
     }
     write(INTERRUPT_ENABLE, 0);
     write(LINE_CONTROL, LINE_DIVISOR_ACCESS);
-    write(BASE, 1);
+    write(DATA, 1);
     write(INTERRUPT_ENABLE, 0);
     write(LINE_CONTROL, LINE_8N1);
     // Bytes that are there already would be lost with the FIFOs' reset.
     let mut quiet = 0;
     while quiet < EARLY_POLLS && EARLY_COUNT.load(Ordering::Relaxed) < EARLY_LIMIT {
         if read(LINE_STATUS) & STATUS_DATA_READY != 0 {
-            EARLY[EARLY_COUNT.fetch_add(1, Ordering::Relaxed)].store(read(BASE), Ordering::Relaxed);
+            EARLY[EARLY_COUNT.fetch_add(1, Ordering::Relaxed)].store(read(DATA), Ordering::Relaxed);
             quiet = 0;
         }
         quiet += 1;
@@ -88,7 +65,7 @@ pub fn init() {
 pub fn send(bytes: &[u8]) {
     for &byte in bytes {
         if wait_for_room() {
-            write(BASE, byte);
+            write(DATA, byte);
         }
     }
 }
@@ -115,7 +92,7 @@ pub fn receive() -> Option<u8> {
         return Some(EARLY[taken].load(Ordering::Relaxed));
     }
     let status = read(LINE_STATUS);
-    (status != ABSENT && status & STATUS_DATA_READY != 0).then(|| read(BASE))
+    (status != ABSENT && status & STATUS_DATA_READY != 0).then(|| read(DATA))
 }
 
 /// Fills the transmit FIFO if it is empty; returns how many bytes that took. An absent UART takes all.
@@ -125,7 +102,7 @@ pub fn try_send(bytes: &[u8]) -> usize {
     }
     let taken = bytes.len().min(FIFO_SIZE);
     for &byte in &bytes[..taken] {
-        write(BASE, byte);
+        write(DATA, byte);
     }
     taken
 }

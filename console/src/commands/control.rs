@@ -7,7 +7,7 @@ use core::time::Duration;
 use arch_contract::PowerAction;
 use kernel::arch::{Architecture, Machine};
 use kernel::memory::stack::{self, Keep};
-use kernel::{call, cpu, memory, output, thread, watchdog};
+use kernel::{call, cpu, debug, memory, output, thread, watchdog};
 
 use super::{Command, CommandError, CommandResult, Context, parse_number, programs};
 use crate::load::{self, KillError, Kind};
@@ -52,6 +52,20 @@ pub const COMMANDS: &[Command] = &[
         details: "Each once, with the backtraces of all CPUs. Off unless asked for: a thread may compute for long.",
         words: &["off"],
         run: watch,
+    },
+    Command {
+        name: "break",
+        arguments: "",
+        about: "stops all CPUs for gdb",
+        details: "`aero gdb` boots with a line to gdb, and attaches one. Without that line it is an error.",
+        words: &[],
+        run: |context| {
+            context.no_arguments()?;
+            match debug::break_here() {
+                true => Ok(()),
+                false => Err(CommandError::failed("there is no line to gdb; `aero gdb` boots with one")),
+            }
+        },
     },
     Command {
         name: "steer",

@@ -140,6 +140,7 @@ Words of the kernel's command line (aero boot --append \"...\"):
   quantum_us=N                          time slice where several threads are ready (5000)
   panic=halt|exit|reboot                what to do after a crash (halt)
   trace=on|off                          trace from the start (off)
+  gdb=wait                              wait for gdb on the second serial line before the first thread runs
   watchdog=SECONDS|off                  report CPUs and threads that hang (off)
   run=\"CMD; CMD\"                        run commands, then power off with their status
   debug-exit=PORT                       port of QEMU's isa-debug-exit device

@@ -12,11 +12,15 @@ static ALLOCATOR: KernelAllocator = KernelAllocator;
 /// Where the card's start-up code will enter the kernel.
 #[unsafe(no_mangle)]
 fn aerokernel_main(boot: &'static BootInformation) -> ! {
-    kernel::start::kernel_main(boot, |options| {
-        console::run(options, &[]);
-        // Links the benchmarks, so that their instructions are audited too.
-        let _ = bench::run(&[], || false, &mut Discard);
-    })
+    kernel::start::kernel_main(
+        boot,
+        || Ok(false),
+        |options| {
+            console::run(options, &[]);
+            // Links the benchmarks, so that their instructions are audited too.
+            let _ = bench::run(&[], || false, &mut Discard);
+        },
+    )
 }
 
 struct Discard;

@@ -17,7 +17,7 @@ static ALLOCATOR: KernelAllocator = KernelAllocator;
 /// The arch crate's way into the kernel.
 #[unsafe(no_mangle)]
 fn aerokernel_main(boot: &'static BootInformation) -> ! {
-    kernel::start::kernel_main(boot, |options| console::run(options, commands::COMMANDS))
+    kernel::start::kernel_main(boot, gdb::install, |options| console::run(options, commands::COMMANDS))
 }
 
 #[panic_handler]

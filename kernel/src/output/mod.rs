@@ -12,6 +12,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::arch::{Architecture, Machine};
 use crate::cpu;
+use crate::debug;
 use crate::lock::SpinLock;
 use crate::time;
 use crate::trace;
@@ -221,7 +222,8 @@ static LOGGER: Logger = Logger;
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        metadata.level() <= log::max_level()
+        // While all CPUs are stopped, somebody else may be in the middle of a line.
+        metadata.level() <= log::max_level() && !debug::is_stopped()
     }
 
     fn log(&self, record: &Record) {

@@ -1,5 +1,7 @@
 //! A person at a terminal: `aero boot` on a pseudo-terminal, keys in, text out, with deadlines.
 
+pub mod gdb;
+
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -48,6 +50,11 @@ pub struct Session {
 impl Session {
     /// Boots with further options and waits for the prompt.
     pub fn start(options: &[&str]) -> Self {
+        Self::start_until(options, "aero> ")
+    }
+
+    /// Boots with further options and waits for a text.
+    pub fn start_until(options: &[&str], text: &str) -> Self {
         let (controller, terminal) = open_terminal();
         let side = || Stdio::from(terminal.try_clone().expect("a descriptor can be duplicated"));
         let child = aero()
@@ -70,7 +77,7 @@ impl Session {
             }
         });
         let mut session = Self { child, terminal: controller, output, text: String::new(), all: String::new() };
-        session.wait_for("aero> ");
+        session.wait_for(text);
         session
     }
 

@@ -60,15 +60,19 @@ fn boot(machine: &str) -> ! {
 }
 
 fn enter(boot: &'static BootInformation) -> ! {
-    kernel::start::kernel_main(boot, |_| {
-        let machine = std::env::var("AERO_HOST_MACHINE").unwrap_or_default();
-        let parts: Vec<&str> = machine.splitn(4, ',').collect();
-        let (listed, silent, filter) = (parts[0], parts[2], parts[3]);
-        let wanted = if silent < listed { silent } else { listed };
-        assert_eq!(kernel::cpu::count().to_string(), wanted, "the last CPU does not answer, all others run");
-        let failed = suite::run(suite::all(), filter, &mut Console);
-        Machine::power(PowerAction::PowerOff, u8::from(failed > 0))
-    })
+    kernel::start::kernel_main(
+        boot,
+        || Ok(false),
+        |_| {
+            let machine = std::env::var("AERO_HOST_MACHINE").unwrap_or_default();
+            let parts: Vec<&str> = machine.splitn(4, ',').collect();
+            let (listed, silent, filter) = (parts[0], parts[2], parts[3]);
+            let wanted = if silent < listed { silent } else { listed };
+            assert_eq!(kernel::cpu::count().to_string(), wanted, "the last CPU does not answer, all others run");
+            let failed = suite::run(suite::all(), filter, &mut Console);
+            Machine::power(PowerAction::PowerOff, u8::from(failed > 0))
+        },
+    )
 }
 
 struct Console;

@@ -1,0 +1,132 @@
+//! What a debugger needs of this CPU: debug registers, control registers, writes to protected memory.
+
+use core::arch::asm;
+
+use arch_contract::ProbeError;
+use arch_contract::debug::{HARDWARE_BREAKPOINTS, HardwareBreakpoint, SystemRegisters, Watch};
+use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr2, Cr3, Cr4};
+use x86_64::registers::model_specific::Efer;
+
+use crate::probe;
+
+/// INT3.
+pub const BREAKPOINT: u8 = 0xcc;
+
+/// Bits of DR6 (SDM Vol. 3B, 18.2.3): breakpoints that were hit, and a single step.
+const HIT: u64 = 0b1111;
+const STEPPED: u64 = 1 << 14;
+/// DR6 as it is when nothing happened.
+const NOTHING: u64 = 0xffff_0ff0;
+
+/// Reads why a debug exception came, and forgets it: true for a step, and the breakpoints that were hit.
+pub fn take_trap() -> (bool, u8) {
+    let status: u64;
+    // SAFETY: the status register has no effect on what follows.
+    unsafe {
+        asm!("mov {}, dr6", out(reg) status, options(nomem, nostack, preserves_flags));
+        asm!("mov dr6, {}", in(reg) NOTHING, options(nomem, nostack, preserves_flags));
+    }
+    (status & STEPPED != 0, (status & HIT) as u8)
+}
+
+/// The fields of DR7 for a breakpoint (SDM Vol. 3B, 18.2.4).
+fn control_of(index: usize, breakpoint: &HardwareBreakpoint) -> u64 {
+    let condition: u64 = match breakpoint.watch {
+        Watch::Execute => 0b00,
+        Watch::Write => 0b01,
+        Watch::Access => 0b11,
+    };
+    let length: u64 = match breakpoint.length {
+        2 => 0b01,
+        4 => 0b11,
+        8 => 0b10,
+        _ => 0b00,
+    };
+    1 << (2 * index + 1) | (condition | length << 2) << (16 + 4 * index)
+}
+
+/// Sets this CPU's hardware breakpoints.
+pub fn set_hardware_breakpoints(breakpoints: &[Option<HardwareBreakpoint>; HARDWARE_BREAKPOINTS]) {
+    let address = |index: usize| breakpoints[index].map_or(0, |breakpoint| breakpoint.address as u64);
+    let each = breakpoints.iter().enumerate();
+    let control = each.fold(0, |control, (index, breakpoint)| {
+        control | breakpoint.as_ref().map_or(0, |breakpoint| control_of(index, breakpoint))
+    });
+    // SAFETY: off while the addresses change; debug exceptions have a handler.
+    unsafe {
+        asm!("mov dr7, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+        asm!("mov dr0, {}", in(reg) address(0), options(nomem, nostack, preserves_flags));
+        asm!("mov dr1, {}", in(reg) address(1), options(nomem, nostack, preserves_flags));
+        asm!("mov dr2, {}", in(reg) address(2), options(nomem, nostack, preserves_flags));
+        asm!("mov dr3, {}", in(reg) address(3), options(nomem, nostack, preserves_flags));
+        asm!("mov dr7, {}", in(reg) control, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// Writes where pages are read-only too: while CR0.WP is off, the kernel may (SDM Vol. 3A, 4.6.1).
+///
+/// # Errors
+/// If nothing is mapped there.
+pub fn write_protected(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
+    let protected = Cr0::read();
+    // SAFETY: interrupts are off and all other CPUs stopped, so that nobody writes where he must not meanwhile.
+    unsafe { Cr0::write(protected - Cr0Flags::WRITE_PROTECT) };
+    let written = probe::write(address, bytes);
+    // SAFETY: as it was.
+    unsafe { Cr0::write(protected) };
+    written
+}
+
+/// This CPU's segment and control registers.
+pub fn system_registers() -> SystemRegisters {
+    SystemRegisters {
+        segments: [
+            CS::get_reg().0,
+            SS::get_reg().0,
+            DS::get_reg().0,
+            ES::get_reg().0,
+            FS::get_reg().0,
+            GS::get_reg().0,
+        ],
+        fs_base: x86_64::registers::model_specific::FsBase::read().as_u64(),
+        gs_base: x86_64::registers::model_specific::GsBase::read().as_u64(),
+        control: [
+            Cr0::read_raw(),
+            Cr2::read_raw(),
+            Cr3::read().0.start_address().as_u64(),
+            Cr4::read_raw(),
+            task_priority(),
+            Efer::read_raw(),
+        ],
+    }
+}
+
+/// CR8.
+fn task_priority() -> u64 {
+    let priority;
+    // SAFETY: reads.
+    unsafe { asm!("mov {}, cr8", out(reg) priority, options(nomem, nostack, preserves_flags)) };
+    priority
+}
+
+/// Executes INT3.
+pub fn breakpoint() {
+    // SAFETY: the handler keeps all registers.
+    unsafe { asm!("int3", options(nostack)) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn breakpoints_are_encoded_as_the_manual_says() {
+        let write = HardwareBreakpoint { address: 0x1000, length: 8, watch: Watch::Write };
+        assert_eq!(control_of(0, &write), 0x0009_0002);
+        let execute = HardwareBreakpoint { address: 0x1000, length: 1, watch: Watch::Execute };
+        assert_eq!(control_of(3, &execute), 0x80);
+        let access = HardwareBreakpoint { address: 0x1004, length: 4, watch: Watch::Access };
+        assert_eq!(control_of(1, &access), 0x00f0_0008);
+    }
+}

@@ -1,0 +1,86 @@
+//! `aero gdb`: the kernel in QEMU, and a gdb attached to the kernel's own stub.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::boot::{self, Running};
+use crate::hrt;
+use crate::image::{Which, root};
+use crate::{MissingTool, status};
+
+/// Options of `aero gdb`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// How to boot; what stands behind `--` is for gdb.
+    #[command(flatten)]
+    boot: boot::Options,
+}
+
+/// What the kernel says once it listens to gdb.
+const LISTENS: [&str; 2] = ["gdb is listened to", "waiting for gdb"];
+/// How long it may take to.
+const LISTEN_LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs `aero gdb`.
+pub fn run(options: &Options) -> Result<u8> {
+    let mut boot = options.boot.clone();
+    let arguments = std::mem::take(&mut boot.qemu);
+    let image = hrt::build(Which::X64, &boot.hrt, boot.isa)?;
+    let base = root().join(format!("target/gdb-{}", std::process::id()));
+    let (socket, console) = (base.with_extension("socket"), base.with_extension("console"));
+    boot.qemu = vec!["-serial".into(), format!("unix:{},server=on,wait=off", socket.display())];
+    let line = boot.run.take().map_or_else(String::new, |script| format!("run=\"{script}\""));
+    let mut machine = Running::start(&image, &boot, &format!("{} {line}", boot.append))?;
+    let mut log = File::create(&console).with_context(|| format!("{} cannot be written", console.display()))?;
+    wait_until_it_listens(&machine, &mut log)?;
+    let output = std::mem::replace(&mut machine.output, std::sync::mpsc::channel().1);
+    thread::spawn(move || output.iter().try_for_each(|bytes| log.write_all(&bytes)));
+    eprintln!("aero: the kernel's console goes to {}", console.display());
+    let mut gdb = Command::new("gdb");
+    gdb.arg("-q").arg(&image.debug).arg("-ex").arg(format!("target remote {}", socket.display()));
+    gdb.args(arguments);
+    // Ctrl-C at the terminal is gdb's.
+    // SAFETY: sets what happens on a signal, for this process and back to the default for gdb.
+    unsafe {
+        libc::signal(libc::SIGINT, libc::SIG_IGN);
+        gdb.pre_exec(|| {
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            Ok(())
+        });
+    }
+    let ended = gdb.status();
+    drop(machine);
+    let _ = fs::remove_file(&socket);
+    let _ = fs::remove_file(&console);
+    match ended {
+        Ok(ended) if ended.success() => Ok(status::DONE),
+        Ok(_) => Ok(status::FAILED),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(MissingTool("gdb").into()),
+        Err(error) => Err(error).context("gdb cannot be run"),
+    }
+}
+
+fn wait_until_it_listens(machine: &Running, log: &mut File) -> Result<()> {
+    let deadline = Instant::now() + LISTEN_LIMIT;
+    let mut seen = String::new();
+    while !LISTENS.iter().any(|words| seen.contains(words)) {
+        match machine.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(bytes) => {
+                log.write_all(&bytes)?;
+                seen.push_str(&String::from_utf8_lossy(&bytes));
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                bail!("the kernel does not listen to gdb within {} s:\n{seen}", LISTEN_LIMIT.as_secs())
+            }
+            Err(RecvTimeoutError::Disconnected) => bail!("QEMU ended:\n{seen}"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! When gdb may do what: the state of its session over many stops.
+
+use core::cell::UnsafeCell;
+
+use arch_contract::debug::{Debugging, Watch};
+use gdbstub::common::Signal;
+use gdbstub::conn::Connection;
+use gdbstub::stub::state_machine::GdbStubStateMachine;
+use gdbstub::stub::{GdbStub, MultiThreadStopReason};
+use gdbstub::target::ext::breakpoints::WatchKind;
+use kernel::arch::{Architecture, Machine};
+use kernel::debug::{Debugger, Reason, Stop};
+use kernel::memory::OutOfMemory;
+
+use crate::framing::{Event, Framer, PACKET_LIMIT};
+use crate::target::{Kernel, tid_of};
+
+/// How gdb says hello.
+const HELLO: &[u8] = b"qSupported";
+/// What asks for a repetition, and what is said of a packet that is too long.
+const REPEAT: u8 = b'-';
+const UNSUPPORTED: &[u8] = b"+$#00";
+/// What gdb waits for after this packet, and gdbstub leaves out where there is no extended mode.
+const KILL: &[u8] = b"vKill";
+const DONE: &[u8] = b"$OK#9a";
+
+/// The line, written byte by byte.
+pub struct Line;
+
+impl Connection for Line {
+    type Error = core::convert::Infallible;
+
+    fn write(&mut self, byte: u8) -> Result<(), Self::Error> {
+        Machine::debug_line_write(byte);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+type Session = GdbStubStateMachine<'static, Kernel, Line>;
+
+struct State {
+    kernel: Kernel,
+    framer: Framer,
+    /// None as long as no gdb has said hello.
+    session: Option<Session>,
+    /// gdb has sent its Ctrl-C.
+    interrupted: bool,
+    /// Bytes of a packet came while the CPUs ran: a gdb that begins.
+    packet_begun: bool,
+}
+
+/// The stub.
+pub struct Stub(UnsafeCell<State>);
+
+// SAFETY: `kernel::debug` calls it on one CPU at a time.
+unsafe impl Sync for Stub {}
+
+static STUB: Stub = Stub(UnsafeCell::new(State {
+    kernel: Kernel::new(),
+    framer: Framer::new(),
+    session: None,
+    interrupted: false,
+    packet_begun: false,
+}));
+
+/// gdbstub's own buffer for packets.
+struct PacketBuffer(UnsafeCell<[u8; PACKET_LIMIT]>);
+
+// SAFETY: lent to one session at a time.
+unsafe impl Sync for PacketBuffer {}
+
+static PACKET_BUFFER: PacketBuffer = PacketBuffer(UnsafeCell::new([0; PACKET_LIMIT]));
+
+/// Gives the kernel this stub; false if there is no line to a gdb.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn install() -> Result<bool, OutOfMemory> {
+    kernel::debug::install(&STUB)
+}
+
+impl Debugger for Stub {
+    fn attention(&self) -> bool {
+        // SAFETY: see `Stub`.
+        let state = unsafe { &mut *self.0.get() };
+        while let Some(byte) = Machine::debug_line_read() {
+            match state.framer.push(byte) {
+                Event::Interrupt => state.interrupted = true,
+                Event::Begun | Event::Packet => {
+                    state.packet_begun = true;
+                    // The rest is read once all are stopped.
+                    break;
+                }
+                _ => {}
+            }
+        }
+        state.interrupted || state.packet_begun
+    }
+
+    fn takes_faults(&self) -> bool {
+        // SAFETY: as above; only looked at.
+        unsafe { (*self.0.get()).session.is_some() }
+    }
+
+    fn stopped(&self, stop: &mut Stop) {
+        // SAFETY: as above.
+        let State { kernel, framer, session, interrupted, packet_begun } = unsafe { &mut *self.0.get() };
+        let (was_interrupted, is_new) = (core::mem::take(interrupted), core::mem::take(packet_begun));
+        kernel.during(stop, |kernel| {
+            if goes_on_stepping(kernel, was_interrupted || is_new) {
+                return kernel.give_orders();
+            }
+            *session = session.take().and_then(|session| match session {
+                // A packet while everything runs comes from a gdb that the old session knows nothing of.
+                GdbStubStateMachine::Running(_) if is_new => None,
+                GdbStubStateMachine::Running(running) => {
+                    let reason = reason_of(kernel, was_interrupted);
+                    running.report_stop(kernel, reason).ok()
+                }
+                session => Some(session),
+            });
+            *session = converse(kernel, framer, session.take());
+        });
+    }
+}
+
+/// True if the CPU was told to step through a range of addresses and is still in it.
+fn goes_on_stepping(kernel: &mut Kernel, wanted_otherwise: bool) -> bool {
+    let Some(step) = kernel.range_step else { return false };
+    let (reason, host) = (kernel.stop().reason, kernel.stop().host);
+    let at = kernel.stop().registers(host).instruction_pointer as u64;
+    let (start, end) = step.range;
+    reason == Reason::Stepped && host == step.cpu && (start..end).contains(&at) && !wanted_otherwise
+}
+
+/// Why the CPUs stopped, as gdb says it.
+fn reason_of(kernel: &mut Kernel, was_interrupted: bool) -> MultiThreadStopReason<u64> {
+    let stop = kernel.stop();
+    let tid = tid_of(stop.host);
+    let signal = |signal| MultiThreadStopReason::SignalWithThread { tid, signal };
+    match stop.reason {
+        Reason::Attention if was_interrupted => signal(Signal::SIGINT),
+        Reason::Attention | Reason::Stepped => signal(Signal::SIGTRAP),
+        Reason::Breakpoint => {
+            let at = stop.registers(stop.host).instruction_pointer;
+            if stop.has_planted(at) { MultiThreadStopReason::SwBreak(tid) } else { signal(Signal::SIGTRAP) }
+        }
+        Reason::Hardware(index) => match stop.hardware_breakpoints()[index] {
+            Some(hit) if hit.watch != Watch::Execute => {
+                let kind = if hit.watch == Watch::Write { WatchKind::Write } else { WatchKind::ReadWrite };
+                MultiThreadStopReason::Watch { tid, kind, addr: hit.address as u64 }
+            }
+            _ => MultiThreadStopReason::HwBreak(tid),
+        },
+        Reason::Fault { is_access: true } => signal(Signal::SIGSEGV),
+        Reason::Fault { is_access: false } => signal(Signal::SIGILL),
+    }
+}
+
+/// A session that has heard nothing yet, or none if gdbstub refuses its buffer.
+fn new_session(kernel: &mut Kernel) -> Option<Session> {
+    // SAFETY: the session that had the buffer is gone.
+    let buffer = unsafe { &mut *PACKET_BUFFER.0.get() };
+    let stub = GdbStub::builder(Line).with_packet_buffer(buffer).build().ok()?;
+    stub.run_state_machine(kernel).ok()
+}
+
+/// Listens to gdb until it lets the CPUs go on. The session goes on with the next stop, unless gdb has left.
+fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) -> Option<Session> {
+    let mut session = session;
+    loop {
+        session = match session {
+            Some(GdbStubStateMachine::Running(running)) => return Some(running.into()),
+            Some(GdbStubStateMachine::Disconnected(_)) => {
+                kernel.release();
+                return None;
+            }
+            Some(GdbStubStateMachine::CtrlCInterrupt(interrupt)) => {
+                interrupt.interrupt_handled(kernel, None::<MultiThreadStopReason<u64>>).ok()
+            }
+            idle => {
+                let Some(byte) = Machine::debug_line_read() else {
+                    Machine::spin_hint();
+                    session = idle;
+                    continue;
+                };
+                match framer.push(byte) {
+                    Event::Packet => take_packet(kernel, framer, idle),
+                    Event::Damaged => {
+                        Machine::debug_line_write(REPEAT);
+                        idle
+                    }
+                    Event::TooLong => {
+                        UNSUPPORTED.iter().for_each(|&byte| Machine::debug_line_write(byte));
+                        idle
+                    }
+                    _ => idle,
+                }
+            }
+        };
+    }
+}
+
+/// Gives a whole packet to the session; to a new one if it is how a gdb begins.
+fn take_packet(kernel: &mut Kernel, framer: &Framer, session: Option<Session>) -> Option<Session> {
+    let mut session = session;
+    if framer.text().starts_with(HELLO) || session.is_none() {
+        // Nothing of a gdb that is gone shall stay.
+        kernel.stop().remove_all();
+        session = new_session(kernel);
+    }
+    for &byte in framer.packet() {
+        session = match session {
+            Some(GdbStubStateMachine::Idle(idle)) => idle.incoming_data(kernel, byte).ok(),
+            other => other,
+        };
+    }
+    if session.is_none() {
+        // gdbstub gives up at what it cannot parse. Whoever sent it is told, and begins anew.
+        UNSUPPORTED.iter().for_each(|&byte| Machine::debug_line_write(byte));
+    }
+    if framer.text().starts_with(KILL) && matches!(session, Some(GdbStubStateMachine::Disconnected(_))) {
+        DONE.iter().for_each(|&byte| Machine::debug_line_write(byte));
+    }
+    session
+}

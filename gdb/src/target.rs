@@ -1,0 +1,357 @@
+//! What gdb can do: CPUs are its threads, numbered from 1.
+
+use core::ptr::NonNull;
+
+use arch_contract::debug::{Debugging, HARDWARE_BREAKPOINTS, HardwareBreakpoint, Watch};
+use gdbstub::common::{Signal, Tid};
+use gdbstub::target::ext::base::BaseOps;
+use gdbstub::target::ext::base::multithread::{
+    MultiThreadBase, MultiThreadRangeStepping, MultiThreadRangeSteppingOps, MultiThreadResume, MultiThreadResumeOps,
+    MultiThreadSchedulerLocking, MultiThreadSchedulerLockingOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
+};
+use gdbstub::target::ext::breakpoints::{
+    Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint,
+    SwBreakpointOps, WatchKind,
+};
+use gdbstub::target::ext::section_offsets::{Offsets, SectionOffsets, SectionOffsetsOps};
+use gdbstub::target::ext::target_description_xml_override::{
+    TargetDescriptionXmlOverride, TargetDescriptionXmlOverrideOps,
+};
+use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
+use gdbstub::target::{Target, TargetError, TargetResult};
+use kernel::arch::Machine;
+use kernel::cpu;
+use kernel::debug::{Order, Stop};
+
+use crate::registers::{Registers, Window, X64, describe};
+
+/// gdb's error numbers are those of POSIX.
+const NO_ACCESS: u8 = 14;
+const NO_SUCH_CPU: u8 = 3;
+
+/// A CPU that steps until it has left a range of addresses.
+#[derive(Clone, Copy)]
+pub struct RangeStep {
+    /// The CPU.
+    pub cpu: usize,
+    /// Its first address, and the first behind it.
+    pub range: (u64, u64),
+}
+
+/// The kernel, as gdb works with it while all CPUs are stopped.
+pub struct Kernel {
+    /// Set while they are.
+    stop: Option<NonNull<Stop>>,
+    /// What the CPUs that gdb did not name do.
+    others: Order,
+    /// What gdb has told the CPUs it has named, most of them none.
+    named: [Option<Order>; arch_contract::MAX_CPUS],
+    /// See [`RangeStep`].
+    pub range_step: Option<RangeStep>,
+}
+
+// SAFETY: used by the host of a stop only.
+unsafe impl Send for Kernel {}
+
+/// The kernel ends sooner than this.
+#[derive(Debug)]
+pub enum Never {}
+
+/// The CPU that gdb calls `tid`.
+fn cpu_of(tid: Tid) -> usize {
+    tid.get() - 1
+}
+
+/// What gdb calls a CPU.
+pub fn tid_of(cpu: usize) -> Tid {
+    Tid::new(cpu + 1).unwrap_or(Tid::MIN)
+}
+
+impl Kernel {
+    /// Not stopped.
+    pub const fn new() -> Self {
+        Self { stop: None, others: Order::Run, named: [None; arch_contract::MAX_CPUS], range_step: None }
+    }
+
+    /// Lets `work` work on a stop.
+    pub fn during<T>(&mut self, stop: &mut Stop, work: impl FnOnce(&mut Self) -> T) -> T {
+        self.stop = Some(NonNull::from(stop));
+        let result = work(self);
+        self.stop = None;
+        result
+    }
+
+    /// The stop.
+    pub fn stop(&mut self) -> &mut Stop {
+        let mut stop = self.stop.expect("gdb is only listened to while all CPUs are stopped");
+        // SAFETY: set in `during` from an exclusive reference, which is not used meanwhile.
+        unsafe { stop.as_mut() }
+    }
+
+    /// Gives each CPU the order that gdb has for it.
+    pub fn give_orders(&mut self) {
+        let (others, named) = (self.others, self.named);
+        for cpu in cpu::all() {
+            self.stop().order(cpu.index, named[cpu.index].unwrap_or(others));
+        }
+    }
+
+    /// Lets all go on, without a trace of gdb.
+    pub fn release(&mut self) {
+        self.stop().remove_all();
+        (self.others, self.named, self.range_step) = (Order::Run, [None; arch_contract::MAX_CPUS], None);
+        self.give_orders();
+    }
+
+    fn stopped_cpu(&mut self, tid: Tid) -> TargetResult<usize, Self> {
+        let cpu = cpu_of(tid);
+        if cpu < arch_contract::MAX_CPUS && self.stop().is_stopped(cpu) {
+            Ok(cpu)
+        } else {
+            Err(TargetError::Errno(NO_SUCH_CPU))
+        }
+    }
+
+    fn set_hardware(&mut self, wanted: HardwareBreakpoint) -> bool {
+        let aligned = wanted.address.is_multiple_of(usize::from(wanted.length));
+        let places = self.stop().hardware_breakpoints();
+        let free = places.iter_mut().find(|place| place.is_none()).filter(|_| aligned);
+        free.map(|place| *place = Some(wanted)).is_some()
+    }
+
+    fn clear_hardware(&mut self, wanted: HardwareBreakpoint) -> bool {
+        let places: &mut [_; HARDWARE_BREAKPOINTS] = self.stop().hardware_breakpoints();
+        let found = places.iter_mut().find(|place| **place == Some(wanted));
+        found.map(|place| *place = None).is_some()
+    }
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Target for Kernel {
+    type Arch = X64;
+    type Error = Never;
+
+    fn base_ops(&mut self) -> BaseOps<'_, X64, Never> {
+        BaseOps::MultiThread(self)
+    }
+
+    fn support_breakpoints(&mut self) -> Option<BreakpointsOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_section_offsets(&mut self) -> Option<SectionOffsetsOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_target_description_xml_override(&mut self) -> Option<TargetDescriptionXmlOverrideOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl MultiThreadBase for Kernel {
+    fn read_registers(&mut self, registers: &mut Registers, tid: Tid) -> TargetResult<(), Self> {
+        let cpu = self.stopped_cpu(tid)?;
+        let stop = self.stop();
+        registers.general = *stop.registers(cpu);
+        registers.system = *stop.system(cpu);
+        registers.set_vectors(stop.vectors(cpu));
+        Ok(())
+    }
+
+    fn write_registers(&mut self, registers: &Registers, tid: Tid) -> TargetResult<(), Self> {
+        let cpu = self.stopped_cpu(tid)?;
+        let stop = self.stop();
+        *stop.registers(cpu) = registers.general;
+        if let Some(vectors) = &registers.vectors {
+            let area = stop.vectors(cpu);
+            let length = area.len().min(vectors.len());
+            area[..length].copy_from_slice(&vectors[..length]);
+        }
+        Ok(())
+    }
+
+    fn read_addrs(&mut self, address: u64, data: &mut [u8], _: Tid) -> TargetResult<usize, Self> {
+        match self.stop().read(address as usize, data) {
+            0 if !data.is_empty() => Err(TargetError::Errno(NO_ACCESS)),
+            length => Ok(length),
+        }
+    }
+
+    fn write_addrs(&mut self, address: u64, data: &[u8], _: Tid) -> TargetResult<(), Self> {
+        if self.stop().write(address as usize, data) { Ok(()) } else { Err(TargetError::Errno(NO_ACCESS)) }
+    }
+
+    fn list_active_threads(&mut self, each: &mut dyn FnMut(Tid)) -> Result<(), Never> {
+        cpu::all().filter(|cpu| self.stop().is_stopped(cpu.index)).for_each(|cpu| each(tid_of(cpu.index)));
+        Ok(())
+    }
+
+    fn support_resume(&mut self) -> Option<MultiThreadResumeOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_thread_extra_info(&mut self) -> Option<ThreadExtraInfoOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl ThreadExtraInfo for Kernel {
+    fn thread_extra_info(&self, tid: Tid, buffer: &mut [u8]) -> Result<usize, Never> {
+        use core::fmt::Write;
+        let mut window = Window::new(0, buffer);
+        let cpu = cpu_of(tid);
+        if let Some(stop) = self.stop {
+            // SAFETY: as in `stop`.
+            let (id, name) = unsafe { stop.as_ref() }.running(cpu);
+            let _ = write!(window, "CPU {cpu}, thread {id} \"{name}\"");
+        }
+        Ok(window.length)
+    }
+}
+
+impl MultiThreadResume for Kernel {
+    fn resume(&mut self) -> Result<(), Never> {
+        self.give_orders();
+        Ok(())
+    }
+
+    fn clear_resume_actions(&mut self) -> Result<(), Never> {
+        (self.others, self.named, self.range_step) = (Order::Run, [None; arch_contract::MAX_CPUS], None);
+        Ok(())
+    }
+
+    fn set_resume_action_continue(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Never> {
+        if let Some(place) = self.named.get_mut(cpu_of(tid)) {
+            *place = Some(Order::Run);
+        }
+        Ok(())
+    }
+
+    fn support_single_step(&mut self) -> Option<MultiThreadSingleStepOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_range_step(&mut self) -> Option<MultiThreadRangeSteppingOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_scheduler_locking(&mut self) -> Option<MultiThreadSchedulerLockingOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl MultiThreadSingleStep for Kernel {
+    fn set_resume_action_step(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Never> {
+        if let Some(place) = self.named.get_mut(cpu_of(tid)) {
+            *place = Some(Order::Step);
+        }
+        Ok(())
+    }
+}
+
+impl MultiThreadRangeStepping for Kernel {
+    fn set_resume_action_range_step(&mut self, tid: Tid, start: u64, end: u64) -> Result<(), Never> {
+        self.range_step = Some(RangeStep { cpu: cpu_of(tid), range: (start, end) });
+        self.set_resume_action_step(tid, None)
+    }
+}
+
+impl MultiThreadSchedulerLocking for Kernel {
+    fn set_resume_action_scheduler_lock(&mut self) -> Result<(), Never> {
+        self.others = Order::Stay;
+        Ok(())
+    }
+}
+
+impl Breakpoints for Kernel {
+    fn support_sw_breakpoint(&mut self) -> Option<SwBreakpointOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_hw_breakpoint(&mut self) -> Option<HwBreakpointOps<'_, Self>> {
+        Some(self)
+    }
+
+    fn support_hw_watchpoint(&mut self) -> Option<HwWatchpointOps<'_, Self>> {
+        Some(self)
+    }
+}
+
+impl SwBreakpoint for Kernel {
+    fn add_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        Ok(self.stop().plant(address as usize))
+    }
+
+    fn remove_sw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        Ok(self.stop().remove(address as usize))
+    }
+}
+
+fn execution_of(address: u64) -> HardwareBreakpoint {
+    HardwareBreakpoint { address: address as usize, length: 1, watch: Watch::Execute }
+}
+
+impl HwBreakpoint for Kernel {
+    fn add_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        Ok(self.set_hardware(execution_of(address)))
+    }
+
+    fn remove_hw_breakpoint(&mut self, address: u64, _: usize) -> TargetResult<bool, Self> {
+        Ok(self.clear_hardware(execution_of(address)))
+    }
+}
+
+/// x86 cannot watch reads alone.
+fn access_to(address: u64, length: u64, kind: WatchKind) -> Option<HardwareBreakpoint> {
+    let length = u8::try_from(length).ok().filter(|length| [1, 2, 4, 8].contains(length))?;
+    let watch = match kind {
+        WatchKind::Write => Watch::Write,
+        WatchKind::ReadWrite => Watch::Access,
+        WatchKind::Read => return None,
+    };
+    Some(HardwareBreakpoint { address: address as usize, length, watch })
+}
+
+impl HwWatchpoint for Kernel {
+    fn add_hw_watchpoint(&mut self, address: u64, length: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+        Ok(access_to(address, length, kind).is_some_and(|wanted| self.set_hardware(wanted)))
+    }
+
+    fn remove_hw_watchpoint(&mut self, address: u64, length: u64, kind: WatchKind) -> TargetResult<bool, Self> {
+        Ok(access_to(address, length, kind).is_some_and(|wanted| self.clear_hardware(wanted)))
+    }
+}
+
+/// Physical address the image is linked at.
+const LINKED_AT: u64 = 0x20_0000;
+
+/// How far the image was moved from where it was linked.
+impl SectionOffsets for Kernel {
+    fn get_section_offsets(&mut self) -> Result<Offsets<u64>, Never> {
+        let moved = kernel::start::boot_information().image.start.wrapping_sub(LINKED_AT);
+        Ok(Offsets::Sections { text: moved, data: moved, bss: None })
+    }
+}
+
+impl TargetDescriptionXmlOverride for Kernel {
+    fn target_description_xml(
+        &self,
+        annex: &[u8],
+        offset: u64,
+        length: usize,
+        buffer: &mut [u8],
+    ) -> TargetResult<usize, Self> {
+        if annex != b"target.xml" {
+            return Err(TargetError::NonFatal);
+        }
+        let length = length.min(buffer.len());
+        let mut window = Window::new(offset, &mut buffer[..length]);
+        describe(&mut window, &Machine::vector_layout()).map_err(|_| TargetError::NonFatal)?;
+        Ok(window.length)
+    }
+}
