@@ -142,9 +142,9 @@ pub fn install(debugger: &'static dyn Debugger) -> Result<bool, OutOfMemory> {
     }
     let layout = core::alloc::Layout::from_size_align(Machine::vector_layout().size.max(1), VECTOR_ALIGN)
         .map_err(|_| OutOfMemory)?;
-    for index in 0..crate::start::boot_information().cpus.len() {
+    for slot in &SLOTS[..crate::start::boot_information().cpus.len()] {
         let area = memory::allocate(layout, memory::Placement::Near)?;
-        SLOTS[index].vectors.store(area.as_ptr(), Ordering::Relaxed);
+        slot.vectors.store(area.as_ptr(), Ordering::Relaxed);
     }
     STACK_TOP.store(Stack::new(STACK_SIZE)?.top(), Ordering::Relaxed);
     // SAFETY: see `Installed`.

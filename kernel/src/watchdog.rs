@@ -14,6 +14,7 @@ use arrayvec::ArrayString;
 use crate::arch::{Architecture, Machine};
 use crate::call;
 use crate::cpu::{self, Cpu};
+use crate::debug;
 use crate::panic;
 use crate::thread::{self, Builder, NAME_LIMIT, SpawnError};
 use crate::time::{self, spin_until};
@@ -99,6 +100,8 @@ struct Watched {
     gave_way_at: u64,
     /// Last time it answered, in ns.
     answered_at: u64,
+    /// Times a debugger had stopped all CPUs then.
+    stops: u64,
     reported: bool,
 }
 
@@ -116,7 +119,7 @@ fn watch_from(index: usize) {
         thread::sleep(pause);
         for cpu in cpu::all().filter(|cpu| is_mine(cpu)) {
             let state = &mut watched[cpu.index];
-            if limit == 0 || cpu.attention.is_asleep() {
+            if limit == 0 || cpu.attention.is_asleep() || state.stops != debug::stops() {
                 *state = Watched::of_now();
             } else {
                 look(cpu, state, limit, pause);
@@ -128,7 +131,7 @@ fn watch_from(index: usize) {
 impl Watched {
     fn of_now() -> Self {
         let now = time::now_ns();
-        Self { voluntary: 0, idle: 0, gave_way_at: now, answered_at: now, reported: false }
+        Self { voluntary: 0, idle: 0, gave_way_at: now, answered_at: now, stops: debug::stops(), reported: false }
     }
 }
 

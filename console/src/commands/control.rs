@@ -61,10 +61,11 @@ pub const COMMANDS: &[Command] = &[
         words: &[],
         run: |context| {
             context.no_arguments()?;
-            match debug::break_here() {
-                true => Ok(()),
-                false => Err(CommandError::failed("there is no line to gdb; `aero gdb` boots with one")),
+            if !debug::break_here() {
+                return Err(CommandError::failed("there is no line to gdb; `aero gdb` boots with one"));
             }
+            let took = kernel::time::cycles_to_ns(debug::last_stop_cycles());
+            Ok(writeln!(context.out, "all CPUs were stopped within {took} ns")?)
         },
     },
     Command {

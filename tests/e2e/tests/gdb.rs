@@ -92,10 +92,12 @@ fn a_cpu_that_spins_with_interrupts_off_is_stopped() {
     shell.keys("spawn deaf 1 0\r");
     assert!(gdb.wait_for_prompt().contains("hit Temporary breakpoint"));
     assert!(gdb.command("info registers eflags").contains("IF"), "interrupts are off already");
-    for line in ["while ($eflags & 0x200)", "stepi", "end"] {
+    gdb.command("set language c");
+    for line in ["while ((int)$eflags & 0x200)", "stepi", "end"] {
         gdb.type_in(line);
     }
-    gdb.wait_for_prompt();
+    let stepped = gdb.wait_for_prompt();
+    assert!(!gdb.command("info registers eflags").contains("IF"), "interrupts are still on: {stepped}");
     for _ in 0..3 {
         gdb.type_in("continue");
         gdb.wait_for("Continuing.");
@@ -105,7 +107,8 @@ fn a_cpu_that_spins_with_interrupts_off_is_stopped() {
         assert!(gdb.command("thread 1").contains("Thread 1.1"));
         let backtrace = gdb.command("backtrace");
         assert!(backtrace.contains("console::load::work"), "{backtrace}");
-        assert!(!gdb.command("info registers eflags").contains("IF"));
+        let flags = gdb.command("info registers eflags rip");
+        assert!(!flags.contains("IF"), "interrupts are on: {flags}{backtrace}");
     }
     gdb.command("detach");
 }
@@ -140,11 +143,11 @@ fn connect(socket: &Path) -> UnixStream {
 fn the_line_stands_noise_and_gdbs_that_come_and_go() {
     let (mut shell, socket) = machine("noise", &["--cpus", "2"]);
     // Nobody says goodbye.
-    for _ in 0..200 {
+    for _ in 0..100 {
         let mut stream = connect(&socket);
         assert!(ask(&mut stream, "qSupported:swbreak+").contains("PacketSize"));
     }
-    for _ in 0..200 {
+    for _ in 0..1000 {
         let mut stream = connect(&socket);
         assert!(ask(&mut stream, "qSupported:swbreak+").contains("PacketSize"));
         assert!(ask(&mut stream, "D").contains("OK"));
@@ -152,7 +155,7 @@ fn the_line_stands_noise_and_gdbs_that_come_and_go() {
     let mut stream = connect(&socket);
     stream.write_all(&[b'a'; 1 << 16]).expect("the line takes bytes");
     stream.write_all(b"$m0,").expect("the line takes bytes");
-    stream.write_all(&[b'1'; 1 << 20]).expect("the line takes bytes");
+    stream.write_all(&[b'1'; 1 << 17]).expect("the line takes bytes");
     stream.write_all(b"#00$g#00\xff\x00$").expect("the line takes bytes");
     drop(stream);
     let mut gdb = Gdb::attach(&socket);
@@ -180,4 +183,21 @@ fn gdb_can_be_waited_for_at_boot() {
     gdb.command("detach");
     shell.wait_for("aero> ");
     assert!(shell.command("cpus").contains("1"));
+}
+
+#[test]
+fn aero_gdb_boots_attaches_and_leaves_nothing_behind() {
+    let mut command = e2e::aero();
+    command.args(["gdb", "--cpus", "3", "--append", "gdb=wait", "--", "-nx", "-batch"]);
+    for line in ["backtrace", "tbreak kernel::scheduler::idle", "continue", "info threads", "detach"] {
+        command.args(["-ex", line]);
+    }
+    let output = command.stdin(std::process::Stdio::null()).output().expect("aero can be run");
+    let (out, errors) = (e2e::stdout(&output), e2e::stderr(&output));
+    assert!(output.status.success(), "{out}{errors}");
+    assert!(out.contains("kernel::start::kernel_main"), "{out}{errors}");
+    assert!(out.contains("Temporary breakpoint 1, kernel::scheduler::idle"), "{out}{errors}");
+    assert!(out.contains("kernel/src/scheduler/mod.rs"), "no sources: {out}");
+    let console = errors.lines().find_map(|line| line.split_once("console goes to ")).expect("a place").1;
+    assert!(!Path::new(console).exists(), "{console} is left");
 }
