@@ -87,14 +87,13 @@ impl Debugger for Stub {
     fn attention(&self) -> bool {
         // SAFETY: see `Stub`.
         let state = unsafe { &mut *self.0.get() };
-        while let Some(byte) = Machine::debug_line_read() {
+        // From the beginning of a packet on, bytes are read once all are stopped.
+        while !state.packet_begun
+            && let Some(byte) = Machine::debug_line_read()
+        {
             match state.framer.push(byte) {
                 Event::Interrupt => state.interrupted = true,
-                Event::Begun | Event::Packet => {
-                    state.packet_begun = true;
-                    // The rest is read once all are stopped.
-                    break;
-                }
+                Event::Begun => state.packet_begun = true,
                 _ => {}
             }
         }

@@ -83,6 +83,8 @@ struct Slot {
     is_stopped: AtomicBool,
     /// See [`Order`].
     order: AtomicU8,
+    /// The host wants it to stay stopped when all others go on.
+    is_held: AtomicBool,
     /// Set on a CPU that is in this module's code.
     is_inside: AtomicBool,
     /// Set by an NMI that found the CPU there.
@@ -102,6 +104,7 @@ static SLOTS: [Slot; MAX_CPUS] = [const {
         thread: AtomicUsize::new(0),
         is_stopped: AtomicBool::new(false),
         order: AtomicU8::new(Order::Stay as u8),
+        is_held: AtomicBool::new(false),
         is_inside: AtomicBool::new(false),
         was_called: AtomicBool::new(false),
         masked_for_step: AtomicBool::new(false),
@@ -183,6 +186,13 @@ pub fn break_here() -> bool {
     is_installed
 }
 
+/// A crash is about to be reported: whoever debugs sees it first.
+pub(crate) fn before_crash() {
+    if debugger().is_some_and(Debugger::takes_faults) && !is_stopped() {
+        Machine::breakpoint();
+    }
+}
+
 /// This CPU turns to the debugger: the arch crate's callback.
 pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
     let Some(debugger) = debugger() else { return false };
@@ -211,13 +221,16 @@ fn handle(debugger: &dyn Debugger, slot: &Slot, event: &DebugEvent<'_>, register
     let started_at = Machine::cycles();
     let here = cpu::this().index;
     let reason = match event {
-        DebugEvent::Attention if is_stopped() => {
-            wait_for_order(slot, registers);
-            return true;
+        DebugEvent::Attention => {
+            if is_stopped() {
+                wait_for_order(slot, registers);
+            }
+            // Also after the wait: the same NMI may have come for a byte on the line.
+            if !look(debugger) {
+                return true;
+            }
+            Reason::Attention
         }
-        DebugEvent::Attention if debugger.attention() => Reason::Attention,
-        // The last byte that made it come is taken already.
-        DebugEvent::Attention => return true,
         DebugEvent::Breakpoint => Reason::Breakpoint,
         DebugEvent::Trap { stepped: _, hit } if *hit != 0 => Reason::Hardware(hit.trailing_zeros() as usize),
         DebugEvent::Trap { .. } => Reason::Stepped,
@@ -226,15 +239,15 @@ fn handle(debugger: &dyn Debugger, slot: &Slot, event: &DebugEvent<'_>, register
             Reason::Fault { is_access: matches!(fault.kind, arch_contract::fault::FaultKind::Page { .. }) }
         }
     };
-    if reason == Reason::Breakpoint {
-        before_breakpoint(registers);
-    }
+    let is_at_breakpoint = reason == Reason::Breakpoint && before_breakpoint(registers);
     while HOST.compare_exchange(NO_CPU, here, Ordering::SeqCst, Ordering::SeqCst).is_err() {
         // Another one was first.
         wait_for_order(slot, registers);
         let comes_again = match reason {
-            // The instruction is executed again, and a step that was done is no longer wanted.
-            Reason::Breakpoint | Reason::Stepped | Reason::Attention => true,
+            // The instruction is executed again.
+            Reason::Breakpoint => is_at_breakpoint,
+            // A step that was done is no longer wanted, and what came on the line was for the other one too.
+            Reason::Stepped | Reason::Attention => true,
             // SAFETY: written by hosts only; none is there for this CPU any more.
             Reason::Hardware(index) => unsafe { (*BREAKPOINTS.0.get())[index] }.is_none(),
             Reason::Fault { .. } => false,
@@ -268,12 +281,25 @@ fn planted_at(address: usize) -> Option<usize> {
     PLANTED.addresses.iter().position(|place| place.load(Ordering::Relaxed) == address)
 }
 
-/// One of the debugger's breakpoints was executed: the code goes on at it.
-fn before_breakpoint(registers: &mut Registers) {
+/// If one of the debugger's breakpoints was executed, the code goes on at it: true then.
+fn before_breakpoint(registers: &mut Registers) -> bool {
     let at = registers.instruction_pointer.wrapping_sub(1);
-    if planted_at(at).is_some() {
+    let is_planted = planted_at(at).is_some();
+    if is_planted {
         registers.instruction_pointer = at;
     }
+    is_planted
+}
+
+/// Lets the debugger look at its line, after another CPU that does: what comes when that one has just looked must be seen.
+fn look(debugger: &dyn Debugger) -> bool {
+    static LOOKING: AtomicBool = AtomicBool::new(false);
+    while LOOKING.swap(true, Ordering::SeqCst) {
+        Machine::spin_hint();
+    }
+    let wants_stop = debugger.attention();
+    LOOKING.store(false, Ordering::SeqCst);
+    wants_stop
 }
 
 /// Fills this CPU's slot.
@@ -293,13 +319,22 @@ fn wait_for_order(slot: &Slot, registers: &mut Registers) {
     Machine::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
     slot.is_stopped.store(true, Ordering::SeqCst);
     let order = loop {
+        // Looked at in this order: a host gives its orders, and then is none any more.
+        let came_late = !is_stopped() && !slot.is_held.load(Ordering::SeqCst);
         let order = slot.order.swap(Order::Stay as u8, Ordering::SeqCst);
         if order != Order::Stay as u8 {
             break order;
         }
+        if came_late {
+            // The next host must not take this CPU for stopped: either it sees this, or this sees it.
+            slot.is_stopped.store(false, Ordering::SeqCst);
+            if !is_stopped() {
+                break Order::Run as u8;
+            }
+            slot.is_stopped.store(true, Ordering::SeqCst);
+        }
         Machine::spin_hint();
     };
-    slot.is_stopped.store(false, Ordering::SeqCst);
     go_on(slot, registers, order == Order::Step as u8);
 }
 
@@ -355,6 +390,7 @@ fn begin_step(slot: &Slot, registers: &mut Registers) {
 /// The step, if there was one, is over, however it ended.
 fn finish_step(slot: &Slot, registers: &mut Registers) {
     use arch_contract::debug::INTERRUPT_FLAG;
+    registers.flags &= !TRAP_FLAG;
     if slot.masked_for_step.swap(false, Ordering::Relaxed) {
         registers.flags |= INTERRUPT_FLAG;
     }
@@ -374,11 +410,17 @@ fn host(debugger: &dyn Debugger, slot: &Slot, reason: Reason, registers: &mut Re
     let mut stop = Stop { reason, host: here, all_stopped, orders: [Order::Run; MAX_CPUS] };
     on_own_stack(&mut Visit { debugger, stop: &mut stop });
     let orders = stop.orders;
+    for cpu in cpu::all() {
+        let slot = &SLOTS[cpu.index];
+        slot.is_held.store(orders[cpu.index] == Order::Stay, Ordering::SeqCst);
+        // One that has not stopped yet finds no host any more, and goes on. One that gets an order no longer counts as
+        // stopped, however long it takes to go: the next host waits for it.
+        if cpu.index != here && orders[cpu.index] != Order::Stay && slot.is_stopped.swap(false, Ordering::SeqCst) {
+            slot.order.store(orders[cpu.index] as u8, Ordering::SeqCst);
+        }
+    }
     Machine::debug_line_watch(true);
     HOST.store(NO_CPU, Ordering::SeqCst);
-    for cpu in others() {
-        SLOTS[cpu.index].order.store(orders[cpu.index] as u8, Ordering::SeqCst);
-    }
     match orders[here] {
         Order::Stay => wait_for_order(slot, registers),
         order => go_on(slot, registers, order == Order::Step),

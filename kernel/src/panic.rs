@@ -11,6 +11,7 @@ use arch_contract::{MAX_CPUS, PowerAction};
 use crate::arch::{Architecture, Machine};
 use crate::command_line::AfterCrash;
 use crate::cpu;
+use crate::debug;
 use crate::memory::stack::Stack;
 use crate::output;
 use crate::program;
@@ -47,6 +48,7 @@ pub(crate) fn set_after_crash(after: AfterCrash) {
 
 /// A Rust panic: the image's panic handler calls this.
 pub fn panicked(info: &PanicInfo<'_>) -> ! {
+    debug::before_crash();
     let registers = Machine::registers_here();
     crash(format_args!("{}", PanicText(info)), &registers, None)
 }

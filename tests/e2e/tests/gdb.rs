@@ -113,6 +113,30 @@ fn a_cpu_that_spins_with_interrupts_off_is_stopped() {
     gdb.command("detach");
 }
 
+#[test]
+fn faults_and_panics_stop_before_they_are_reported() {
+    let misbehave = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/programs/misbehave");
+    let (mut shell, socket) = machine("faults", &["--cpus", "2", "--hrt", misbehave]);
+    let mut gdb = Gdb::attach(&socket);
+    gdb.type_in("continue");
+    shell.keys("run misbehave null\r");
+    let stopped = gdb.wait_for_prompt();
+    assert!(stopped.contains("SIGSEGV"), "{stopped}");
+    // In the program's own code.
+    assert!(gdb.command("print/x $pc").contains("0xffffb0"));
+    gdb.type_in("continue");
+    shell.wait_for("page fault: read from 0x0");
+    shell.wait_for("failed");
+    shell.wait_for("\x1b[K");
+    shell.keys("panic\r");
+    let stopped = gdb.wait_for_prompt();
+    assert!(stopped.contains("SIGTRAP"), "{stopped}");
+    assert!(gdb.command("backtrace").contains("kernel::panic::panicked"));
+    gdb.type_in("continue");
+    shell.wait_for("*** Aerokernel crash report ***");
+    shell.wait_for("*** end of report ***");
+}
+
 /// A packet with its frame.
 fn packet(text: &str) -> String {
     let sum = text.bytes().fold(0u8, u8::wrapping_add);

@@ -104,7 +104,7 @@ fn parallel_programs_compute_what_they_compute_natively() {
 #[test]
 fn registers_survive_preemption_migration_and_interrupts() {
     for isa in ["x86-64", "x86-64-v3"] {
-        let (status, out, errors) = run(&[VECTORS], "run vectors 50 1500", &["--isa", isa, "--mem", "512M"]);
+        let (status, out, errors) = run(&[VECTORS], "run vectors 150 1500", &["--isa", isa, "--mem", "512M"]);
         assert_eq!(status, Some(0), "{isa}: {out}{errors}");
         assert!(out.contains(" 0 wrong"), "{out}");
     }
