@@ -108,7 +108,9 @@ fn describe(location: &addr2line::Location) -> Option<String> {
 
 /// Number and address of a backtrace's line: `  #1 0xffff800000201234 name+0x10`.
 fn frame(line: &str) -> Option<(u32, u64)> {
-    let (number, rest) = line.trim_start().strip_prefix('#')?.split_once(" 0x")?;
+    // The first line of a command's output has a control character in front.
+    let line = line.trim_start_matches(|character: char| character.is_whitespace() || character.is_control());
+    let (number, rest) = line.strip_prefix('#')?.split_once(" 0x")?;
     let address = rest.split(' ').next()?;
     Some((number.parse().ok()?, u64::from_str_radix(address, 16).ok()?))
 }
@@ -136,6 +138,7 @@ mod tests {
     #[test]
     fn frames_are_recognised() {
         assert_eq!(frame("  #12 0xffff800000201234 kernel::f+0x10"), Some((12, 0xffff_8000_0020_1234)));
+        assert_eq!(frame("\u{2}  #0 0x12 f+0x1"), Some((0, 0x12)));
         assert_eq!(frame("no frame # 0x12"), None);
         assert_eq!(image_address("by PVH, image at 0x2000000, 254 MiB"), Some(0x200_0000));
         assert_eq!(image_address("in thread 6 \"main\" on CPU 0, image at 0xffffb00000000000; backtrace:"), None);
