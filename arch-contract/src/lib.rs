@@ -16,8 +16,8 @@ pub mod fault;
 mod machine;
 
 pub use machine::{
-    Architecture, Callbacks, ConsoleEvent, IpiError, LineError, LineTrigger, MapError, PowerAction, ProbeError,
-    Protection, StartCpuError, TRACE_ENTRIES, TraceEntry,
+    Architecture, Callbacks, ConsoleEvent, Export, Framebuffer, IpiError, LineError, LineTrigger, MapError,
+    PowerAction, ProbeError, Protection, StartCpuError, TRACE_ENTRIES, TraceEntry,
 };
 
 /// Size of the smallest page and of a frame, in bytes, on every architecture.

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::debug::{DebugEvent, Debugging};
-use crate::fault::{Fault, Registers};
+use crate::fault::{Fault, Registers, TrapFrame};
 
 /// What the arch crate calls in the kernel. Installed once by [`Architecture::install`] before interrupts are enabled.
 ///
@@ -69,6 +69,11 @@ pub trait Architecture: Debugging + Sized + 'static {
     /// Gives this CPU its trap stacks, by their tops. Called once per CPU, early; before, traps share a start-up
     /// stack and interrupts stay disabled.
     fn set_interrupt_stacks(tops: &[usize]);
+    /// What traps leave at the tops of those, for backtraces; `None` where handlers run on the interrupted stack.
+    const TRAP_FRAME: Option<TrapFrame>;
+    /// True for a return address in the code that enters interrupt handlers and lets threads give way behind them. Of a thread
+    /// that gives way, the next return address in the chain of frames is the interrupted instruction.
+    fn is_interrupt_entry(address: usize) -> bool;
 
     // ---- this CPU -------------------------------------------------------------------------------------------
 
@@ -87,18 +92,29 @@ pub trait Architecture: Debugging + Sized + 'static {
     fn disable_interrupts();
     /// Takes interrupts again.
     fn enable_interrupts();
-    /// Enables interrupts and sleeps until one was handled, without a gap in which one could be missed.
-    /// Returns with interrupts disabled. Called with interrupts disabled by the idle loop.
+    /// Enables interrupts and sleeps until one was handled, without a gap in which one could be missed; or until a debugger
+    /// or a non-maskable interrupt has stopped the CPU. Returns with interrupts disabled. Called with interrupts disabled by
+    /// the idle loop, which looks again.
     fn wait_for_interrupt();
     /// Tells the CPU it is in a spin loop. Every spin loop calls it (an emulator runs the other CPUs there).
     fn spin_hint();
     /// Stops this CPU for good, deaf to interrupts.
     fn halt_forever() -> !;
 
+    /// What the CPU says it is, for people.
+    fn processor_name(write: &mut dyn fmt::Write) -> fmt::Result;
+    /// What executes its instructions, if that is not hardware alone: `tcg`, `kvm`, another hypervisor, `unknown`; else `none`.
+    fn accelerator() -> &'static str;
+    /// Executes the instruction with which programs make system calls, in the mode the kernel runs in; what it returns. There are
+    /// no system calls: -38, Linux's negative ENOSYS, whatever the number.
+    fn system_call(number: usize) -> isize;
+
     // ---- time -----------------------------------------------------------------------------------------------
 
     /// The CPU's time counter: constant rate, the same on all CPUs.
     fn cycles() -> u64;
+    /// The same, read when all that stands before it has been executed and nothing behind it has begun: for measuring.
+    fn cycles_in_order() -> u64;
     /// Rate of [`Architecture::cycles`] in Hz. Known before the kernel starts.
     fn cycle_frequency_hz() -> u64;
     /// Asks for an interrupt with vector [`Architecture::TIMER_VECTOR`] on this CPU when the counter reaches
@@ -270,10 +286,56 @@ pub trait Architecture: Debugging + Sized + 'static {
     /// Writes time counter, `tag`, `first` and `second` to this CPU's ring, if it has one. Interrupts disabled. For cold
     /// paths in hot code: the compiler need keep nothing out of registers around it.
     fn trace(tag: u64, first: u64, second: u64);
+    /// The screen, if there is one.
+    fn screen() -> Option<Framebuffer> {
+        None
+    }
+    /// Makes the keyboard raise a line for each byte of its codes (PC scan codes, set 1); which one, if there is a keyboard. Once.
+    fn keyboard_init() -> Option<u32> {
+        None
+    }
+    /// Takes a byte of a key's code, if there is one. Called by its interrupt handler.
+    fn keyboard_read() -> Option<u8> {
+        None
+    }
+    /// Readies the line on which somebody may ask for the state; false if there is none. Once.
+    fn telemetry_init() -> bool {
+        false
+    }
+    /// Takes a byte that came on it.
+    fn telemetry_read() -> Option<u8> {
+        None
+    }
+    /// Sends bytes on it, polling; drops what the other end does not take.
+    fn telemetry_write(_: &[u8]) {}
     /// Hands bytes to whoever started an emulated machine, where there is a way; else drops them. Any context.
-    fn export(bytes: &[u8]);
+    fn export(what: Export, bytes: &[u8]);
+    /// True if there is a way.
+    fn exports(what: Export) -> bool;
     /// Ends it all. `status` reaches whoever started an emulated machine where there is a way.
     fn power(action: PowerAction, status: u8) -> !;
+}
+
+/// A screen's memory, a 32-bit word per pixel: blue in the lowest byte, green, red.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Framebuffer {
+    /// Its first pixel's address, that of the top left one. Nobody but the screen's owner writes there.
+    pub start: usize,
+    /// Pixels in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// Pixels from one row's beginning to the next one's.
+    pub stride: usize,
+}
+
+/// What is for whoever started an emulated machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Export {
+    /// What the tracer recorded.
+    Trace,
+    /// What is left after a crash.
+    Crash,
 }
 
 /// Why a console's device raises its line.

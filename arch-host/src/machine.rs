@@ -1,10 +1,11 @@
 //! [`Machine`]: the contract, fulfilled by a Linux process.
 
+use std::io;
 use std::ops::Range;
 use std::ptr;
 
 use arch_contract::{
-    Architecture, Callbacks, ConsoleEvent, IpiError, LineError, LineTrigger, MapError, PowerAction, Protection,
+    Architecture, Callbacks, ConsoleEvent, Export, IpiError, LineError, LineTrigger, MapError, PowerAction, Protection,
     StartCpuError, TraceEntry,
 };
 use arch_x64::context::{self, Context};
@@ -15,6 +16,9 @@ use crate::{cpu, memory, signals};
 pub const TIMER_VECTOR: u8 = 0xf0;
 /// Vector of `interrupt_self`.
 const SELF_VECTOR: u8 = 0xe0;
+
+/// Makes any number one that Linux has no system call for.
+const UNKNOWN_CALLS: usize = 1 << 24;
 
 /// A Linux process.
 pub struct Machine;
@@ -58,6 +62,7 @@ impl arch_contract::debug::Debugging for Machine {}
 impl Architecture for Machine {
     const NAME: &'static str = "host";
     const INTERRUPT_STACKS: usize = 1;
+    const TRAP_FRAME: Option<arch_contract::fault::TrapFrame> = None;
     const DEFAULT_STACK_SIZE: usize = 256 * 1024;
     const SELF_VECTOR: u8 = SELF_VECTOR;
     const TIMER_VECTOR: u8 = TIMER_VECTOR;
@@ -67,6 +72,13 @@ impl Architecture for Machine {
     arch_x64::vector_methods!();
 
     fn fault_contained() {}
+
+    /// Linux's own, of which none has this number.
+    fn system_call(number: usize) -> isize {
+        // SAFETY: no arguments; a number beyond all that Linux has changes nothing.
+        let result = unsafe { libc::syscall((number | UNKNOWN_CALLS) as libc::c_long) };
+        if result == -1 { -(io::Error::last_os_error().raw_os_error().unwrap_or(0) as isize) } else { result as isize }
+    }
 
     fn is_tracing() -> bool {
         arch_x64::trace::is_on()
@@ -171,6 +183,10 @@ impl Architecture for Machine {
         }
     }
 
+    fn cycles_in_order() -> u64 {
+        Self::cycles()
+    }
+
     fn cycles() -> u64 {
         cycles()
     }
@@ -197,6 +213,10 @@ impl Architecture for Machine {
 
     fn interrupt_self() {
         cpu::interrupt_self(SELF_VECTOR);
+    }
+
+    fn is_interrupt_entry(_: usize) -> bool {
+        false
     }
 
     /// A handler runs on the interrupted thread's own stack, so the chain of frames goes on from here.
@@ -294,7 +314,11 @@ impl Architecture for Machine {
         false
     }
 
-    fn export(_: &[u8]) {}
+    fn export(_: Export, _: &[u8]) {}
+
+    fn exports(_: Export) -> bool {
+        false
+    }
 
     fn power(_: PowerAction, status: u8) -> ! {
         // SAFETY: ends the process without running destructors on a stack that is not the main thread's.

@@ -1,6 +1,6 @@
 //! [`Machine`]: the contract, fulfilled by the card as far as it is there.
 
-use arch_contract::{Architecture, ConsoleEvent, LineError, LineTrigger, PowerAction, StartCpuError};
+use arch_contract::{Architecture, ConsoleEvent, Export, LineError, LineTrigger, PowerAction, StartCpuError};
 use arch_x64::context::Context;
 use arch_x64::{apic, cpu, descriptors, trap};
 
@@ -29,6 +29,12 @@ impl Architecture for Machine {
     /// Programs do not run here yet, so nobody has vector state to lose.
     fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
         function(argument);
+    }
+
+    /// The card executes in order.
+    #[inline(always)]
+    fn cycles_in_order() -> u64 {
+        cpu::cycles()
     }
 
     fn reset_vectors() {}
@@ -118,7 +124,11 @@ impl Architecture for Machine {
         false
     }
 
-    fn export(_: &[u8]) {}
+    fn export(_: Export, _: &[u8]) {}
+
+    fn exports(_: Export) -> bool {
+        false
+    }
 
     /// Power and reset are the host's.
     fn power(_: PowerAction, _: u8) -> ! {

@@ -1,5 +1,6 @@
 //! The local APIC (SDM Vol. 3A, chapter 11): acknowledging, sending interrupts, the one-shot timer.
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use arch_contract::{IpiError, MAX_CPUS};
@@ -72,6 +73,8 @@ pub enum Mode {
 }
 
 static MODE: AtomicU8 = AtomicU8::new(Mode::XApic as u8);
+/// See [`destination_shift`].
+static DESTINATION_SHIFT: AtomicU8 = AtomicU8::new(destination_shift(Mode::XApic));
 /// Virtual address of the memory-mapped registers.
 static REGISTERS: AtomicUsize = AtomicUsize::new(0);
 
@@ -88,15 +91,16 @@ pub fn mode() -> Mode {
 /// Sets how the registers are reached. Once, by the boot CPU; `registers` is unused in x2APIC mode.
 pub fn set_mode(mode: Mode, registers: *mut u8) {
     MODE.store(mode as u8, Ordering::Relaxed);
+    DESTINATION_SHIFT.store(destination_shift(mode), Ordering::Relaxed);
     REGISTERS.store(registers as usize, Ordering::Relaxed);
 }
 
-/// The destination word of an xAPIC-style command for an id.
-const fn destination(mode: Mode, apic_id: u32) -> u32 {
+/// Where an id stands in a command's destination word.
+const fn destination_shift(mode: Mode) -> u8 {
     match mode {
-        Mode::X2Apic => apic_id,
-        Mode::XApic => apic_id << 24,
-        Mode::Expanded => apic_id << 16,
+        Mode::X2Apic => 0,
+        Mode::XApic => 24,
+        Mode::Expanded => 16,
     }
 }
 
@@ -173,27 +177,38 @@ pub fn end_of_interrupt() {
     write(Register::EndOfInterrupt, 0);
 }
 
+#[inline(always)]
 fn command(apic_id: u32, low: u32) -> Result<(), IpiError> {
-    let mode = mode();
-    if mode == Mode::X2Apic {
-        let value = u64::from(destination(mode, apic_id)) << 32 | u64::from(low);
+    if uses_msrs() {
+        let value = u64::from(apic_id) << 32 | u64::from(low);
+        // What the other CPU is told about must be there before it is told: these MSRs are written out of order with memory
+        // (11.12.3).
+        // SAFETY: fences have no other effect.
+        unsafe { asm!("mfence", "lfence", options(nostack, preserves_flags)) };
         // SAFETY: the command register in x2APIC mode; a single write, never busy (11.12.9).
         unsafe { Msr::new(x2apic_msr(Register::CommandLow)).write(value) };
         return Ok(());
     }
+    let (command_low, command_high) = (mapped(Register::CommandLow), mapped(Register::CommandHigh));
     // SAFETY: `set_mode` was given a mapping of the registers; interrupts are off, so the halves stay together.
     unsafe {
-        let mut polls = 0;
-        while mapped(Register::CommandLow).read_volatile() & COMMAND_PENDING != 0 {
-            polls += 1;
-            if polls > COMMAND_POLLS {
-                return Err(IpiError::Busy);
-            }
+        if command_low.read_volatile() & COMMAND_PENDING != 0 && !becomes_free(command_low) {
+            return Err(IpiError::Busy);
         }
-        mapped(Register::CommandHigh).write_volatile(destination(mode, apic_id));
-        mapped(Register::CommandLow).write_volatile(low);
+        command_high.write_volatile(apic_id << DESTINATION_SHIFT.load(Ordering::Relaxed));
+        command_low.write_volatile(low);
     }
     Ok(())
+}
+
+/// Waits until an earlier command is sent; false if that takes too long.
+///
+/// # Safety
+/// It is the command register's lower half.
+#[cold]
+unsafe fn becomes_free(command_low: *mut u32) -> bool {
+    // SAFETY: the caller's obligation.
+    (0..COMMAND_POLLS).any(|_| unsafe { command_low.read_volatile() } & COMMAND_PENDING == 0)
 }
 
 /// Interrupts a started CPU. Interrupts disabled: the two halves of a command must not be torn apart.
@@ -252,6 +267,9 @@ pub fn enable_counting_only() {
 /// Prepares this CPU's timer: TSC deadline.
 pub fn enable_tsc_deadline() {
     write(Register::TimerEntry, TIMER_TSC_DEADLINE | u32::from(TIMER_VECTOR));
+    // A deadline written before the mode has changed is lost (11.5.4.1).
+    // SAFETY: fences have no other effect.
+    unsafe { asm!("mfence", options(nostack, preserves_flags)) };
 }
 
 /// Interrupts when the TSC reaches `deadline`; 0 withdraws.
@@ -277,8 +295,8 @@ mod tests {
 
     #[test]
     fn destinations_have_the_width_of_the_mode() {
-        assert_eq!(destination(Mode::XApic, 3), 0x0300_0000);
-        assert_eq!(destination(Mode::X2Apic, 0x12345), 0x12345);
-        assert_eq!(destination(Mode::Expanded, 227), 227 << 16);
+        assert_eq!(3 << destination_shift(Mode::XApic), 0x0300_0000);
+        assert_eq!(0x12345 << destination_shift(Mode::X2Apic), 0x12345);
+        assert_eq!(227 << destination_shift(Mode::Expanded), 0x00e3_0000);
     }
 }

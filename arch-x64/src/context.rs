@@ -13,6 +13,9 @@ pub struct Context {
 
 /// Words a suspended context has on its stack.
 const SAVED_WORDS: usize = 7;
+/// R12 to R15, by register; the last one pushed is the first word.
+const SAVED_R12_TO_R15: [usize; 4] = [3, 2, 1, 0];
+const SAVED_RBX: usize = 4;
 const SAVED_RBP: usize = 5;
 const SAVED_RETURN: usize = 6;
 
@@ -30,7 +33,16 @@ pub fn prepare(context: &mut Context, stack_top: usize, entry: extern "C" fn(usi
 /// First code of a new context: r12 = argument, rbx = entry.
 #[unsafe(naked)]
 extern "C" fn start() -> ! {
-    naked_asm!("mov rdi, r12", "call rbx", "ud2")
+    naked_asm!(
+        // For gdb: nobody called this.
+        ".cfi_sections .debug_frame",
+        ".cfi_startproc",
+        ".cfi_undefined rip",
+        "mov rdi, r12",
+        "call rbx",
+        "ud2",
+        ".cfi_endproc",
+    )
 }
 
 /// Suspends the running flow into `from` and resumes `to`.
@@ -101,13 +113,18 @@ pub fn suspended_at(context: &Context) -> Registers {
         return Registers::default();
     }
     // SAFETY: the context is suspended, so these words are on its stack, which stays mapped.
-    let (frame_pointer, instruction_pointer) = unsafe { (*frame.add(SAVED_RBP), *frame.add(SAVED_RETURN)) };
-    Registers {
-        instruction_pointer,
-        stack_pointer: context.stack_pointer + SAVED_WORDS * size_of::<usize>(),
-        frame_pointer,
-        ..Registers::default()
+    let word = |index: usize| unsafe { *frame.add(index) };
+    let (frame_pointer, instruction_pointer) = (word(SAVED_RBP), word(SAVED_RETURN));
+    let stack_pointer = context.stack_pointer + SAVED_WORDS * size_of::<usize>();
+    let mut general = [0; 16];
+    // In the order of `Registers::names`; what a callee need not preserve is not known.
+    for (register, value) in [(1, word(SAVED_RBX)), (6, frame_pointer), (7, stack_pointer)] {
+        general[register] = value as u64;
     }
+    for (register, index) in (12..16).zip(SAVED_R12_TO_R15) {
+        general[register] = word(index) as u64;
+    }
+    Registers { instruction_pointer, stack_pointer, frame_pointer, general, flags: 0 }
 }
 
 /// Registers of the caller of the function this is inlined into, as far as a backtrace needs them.
@@ -122,5 +139,7 @@ pub fn registers_here() -> Registers {
             options(nomem, nostack, preserves_flags)
         );
     }
-    Registers { instruction_pointer, stack_pointer, frame_pointer, ..Registers::default() }
+    let mut general = [0; 16];
+    (general[6], general[7]) = (frame_pointer as u64, stack_pointer as u64);
+    Registers { instruction_pointer, stack_pointer, frame_pointer, general, flags: 0 }
 }

@@ -1,6 +1,6 @@
 //! This CPU: its block behind GS, its interrupt flag, its time counter.
 
-use core::arch::asm;
+use core::arch::{asm, naked_asm};
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -162,11 +162,34 @@ pub fn enable_interrupts() {
     unsafe { asm!("sti", options(nostack)) };
 }
 
-/// Enables interrupts and halts: STI holds interrupts off until after the next instruction (SDM Vol. 2, STI).
-#[inline(always)]
-pub fn wait_for_interrupt() {
-    // SAFETY: as for `enable_interrupts`.
-    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+/// Enables interrupts and halts: STI holds interrupts off until after the next instruction (SDM Vol. 2, STI). Comes back with
+/// interrupts off.
+#[unsafe(naked)]
+pub extern "C" fn wait_for_interrupt() {
+    naked_asm!(
+        "push rbp",
+        "mov rbp, rsp",
+        "sti",
+        ".globl halt_start",
+        "halt_start:",
+        "hlt",
+        ".globl halt_end",
+        "halt_end:",
+        "cli",
+        "pop rbp",
+        "ret",
+    )
+}
+
+unsafe extern "C" {
+    static halt_start: u8;
+    static halt_end: u8;
+}
+
+/// Where code goes on that an exception or NMI interrupted at `instruction_pointer`. If it was about to halt, it does not: either
+/// can come between STI and HLT, and ends what STI holds off (SDM Vol. 2, STI). An interrupt taken there would not end the wait.
+pub fn past_halt(instruction_pointer: u64) -> u64 {
+    if instruction_pointer == &raw const halt_start as u64 { &raw const halt_end as u64 } else { instruction_pointer }
 }
 
 /// Stops this CPU for good.
@@ -177,11 +200,25 @@ pub fn halt_forever() -> ! {
     }
 }
 
-/// The time counter.
+/// The time counter, read when everything before has been executed and before anything behind begins (SDM Vol. 2, RDTSC). Always the
+/// same five instructions.
+#[inline(always)]
+pub fn cycles_in_order() -> u64 {
+    let counter;
+    // SAFETY: as for `cycles`; LFENCE is there where SSE2 is.
+    unsafe {
+        asm!("lfence", "rdtsc", "lfence", "shl rdx, 32", "or rax, rdx", out("rax") counter, out("rdx") _, options(nostack));
+    }
+    counter
+}
+
+/// The time counter. Always the same three instructions, so that what a reading costs can be subtracted.
 #[inline(always)]
 pub fn cycles() -> u64 {
-    let (low, high): (u32, u32);
+    let counter;
     // SAFETY: RDTSC only writes the two registers.
-    unsafe { asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
-    u64::from(high) << 32 | u64::from(low)
+    unsafe {
+        asm!("rdtsc", "shl rdx, 32", "or rax, rdx", out("rax") counter, out("rdx") _, options(nomem, nostack));
+    }
+    counter
 }

@@ -92,7 +92,7 @@ pub fn build_idt() {
     }
 }
 
-/// Loads this CPU's GDT, TSS and the IDT, with the boot trap stack for every vector.
+/// Loads this CPU's GDT, TSS and the IDT, with the boot trap stack for every vector, and where SYSCALL leads.
 pub fn load() {
     // SAFETY: the cell belongs to this CPU; nothing else holds a reference to it (see `CpuBlock`).
     let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() };
@@ -113,6 +113,7 @@ pub fn load() {
         load_tss(tss);
         (*IDT.0.get()).load_unsafe();
     }
+    crate::system_call::init(code);
 }
 
 /// Gives this CPU its own, guarded trap stacks, named by their tops.

@@ -1,29 +1,34 @@
 //! The Aerokernel's mechanisms on x86-64.
 //!
 //! The CPU's part, shared with Knights Corner:
+//! - [`identity`]: what the CPU says it is.
 //! - [`cpu`]: per-CPU block behind GS, interrupt flag, halting.
 //! - [`descriptors`]: GDT, TSS with interrupt stacks, IDT.
 //! - [`trap`]: entry and exit of interrupts and exceptions.
 //! - [`context`]: the context switch.
 //! - [`paging`]: page tables, the direct map, write-xor-execute for the image.
 //! - [`probe`]: memory accesses that may fail.
-//! - [`apic`]: the local APIC; [`debug`]: debug registers.
+//! - [`system_call`]: the SYSCALL instruction, from ring 0.
+//! - [`apic`]: the local APIC; [`debug`]: debug registers; [`calibration`]: how fast the clocks run.
 //! - [`trampoline`]: how a further CPU gets from real mode to the kernel.
 //!
 //! With feature `pc`, [`pc`]: the PC platform and [`pc::Machine`], the contract's implementer.
 #![cfg_attr(not(test), no_std)]
 
 pub mod apic;
+pub mod calibration;
 pub mod context;
 pub mod cpu;
 #[cfg(feature = "pc")]
 pub mod debug;
 pub mod descriptors;
+pub mod identity;
 pub mod paging;
 #[cfg(feature = "pc")]
 pub mod pc;
 pub mod probe;
 mod shared;
+pub mod system_call;
 pub mod trace;
 pub mod trampoline;
 pub mod trap;

@@ -52,6 +52,14 @@ macro_rules! context_methods {
             $crate::context::registers_here()
         }
 
+        fn processor_name(write: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+            $crate::identity::processor_name(write)
+        }
+
+        fn accelerator() -> &'static str {
+            $crate::identity::accelerator()
+        }
+
         fn execute_invalid_instruction() -> ! {
             // SAFETY: UD2 traps; the trap's handler does not return.
             unsafe { ::core::arch::asm!("ud2", options(noreturn)) }
@@ -69,6 +77,12 @@ macro_rules! bare_cpu_methods {
 
         fn set_interrupt_stacks(tops: &[usize]) {
             $crate::descriptors::set_interrupt_stacks(tops);
+        }
+
+        const TRAP_FRAME: Option<::arch_contract::fault::TrapFrame> = Some($crate::trap::FRAME_BELOW_TOP);
+
+        fn is_interrupt_entry(address: usize) -> bool {
+            $crate::trap::is_interrupt_entry(address)
         }
 
         #[inline(always)]
@@ -207,6 +221,11 @@ macro_rules! bare_cpu_methods {
 
         fn flush_tlb() {
             $crate::paging::flush_tlb();
+        }
+
+        #[inline(always)]
+        fn system_call(number: usize) -> isize {
+            $crate::system_call::execute(number)
         }
     };
 }

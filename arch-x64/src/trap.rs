@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use arch_contract::Callbacks;
 use arch_contract::debug::DebugEvent;
-use arch_contract::fault::{Access, Fault, FaultKind, Registers};
+use arch_contract::fault::{Access, Fault, FaultKind, Registers, TrapFrame};
 use x86_64::registers::control::Cr2;
 
 use crate::{apic, cpu, descriptors, probe};
@@ -24,30 +24,63 @@ const FRAME_RIP: usize = 11;
 const FRAME_RFLAGS: usize = 13;
 const FRAME_RSP: usize = 14;
 
+/// Pushes a register, and tells unwinders.
+macro_rules! push {
+    ($register:literal) => {
+        concat!("push ", $register, "\n.cfi_adjust_cfa_offset 8\n.cfi_rel_offset ", $register, ", 0")
+    };
+}
+
+/// Pops it again.
+macro_rules! pop {
+    ($register:literal) => {
+        concat!("pop ", $register, "\n.cfi_adjust_cfa_offset -8\n.cfi_restore ", $register)
+    };
+}
+
+/// What unwinders know of a trap's frame: it begins at the stack's top, and holds the interrupted RIP and RSP. `$pushed` is
+/// what the CPU has pushed, in bytes.
+macro_rules! trap_frame {
+    ($pushed:literal) => {
+        concat!(
+            ".cfi_startproc simple\n.cfi_signal_frame\n.cfi_def_cfa rsp, ",
+            $pushed,
+            "\n.cfi_offset rip, -40\n.cfi_offset rsp, -16"
+        )
+    };
+}
+
 global_asm!(
+    // For gdb: nothing in the image reads it.
+    ".cfi_sections .debug_frame",
     // Interrupts: one 16-byte stub per vector from 32.
     ".globl interrupt_stubs",
-    ".balign 16",
+    ".balign 16, 0xcc",
     "interrupt_stubs:",
     ".set vector, 32",
     ".rept 224",
     ".balign 16, 0xcc",
+    trap_frame!(40),
     "push vector",
+    ".cfi_adjust_cfa_offset 8",
     "jmp interrupt_common",
+    ".cfi_endproc",
     ".set vector, vector + 1",
     ".endr",
+    ".globl interrupt_common",
     ".type interrupt_common, @function",
     "interrupt_common:",
-    "push rbp",
-    "push rax",
-    "push rcx",
-    "push rdx",
-    "push rsi",
-    "push rdi",
-    "push r8",
-    "push r9",
-    "push r10",
-    "push r11",
+    trap_frame!(48),
+    push!("rbp"),
+    push!("rax"),
+    push!("rcx"),
+    push!("rdx"),
+    push!("rsi"),
+    push!("rdi"),
+    push!("r8"),
+    push!("r9"),
+    push!("r10"),
+    push!("r11"),
     "cld",
     "mov edi, [rsp + 80]",
     "mov gs:[{frame}], rsp",
@@ -55,20 +88,25 @@ global_asm!(
     "test al, al",
     "jnz 3f",
     "2:",
-    "pop r11",
-    "pop r10",
-    "pop r9",
-    "pop r8",
-    "pop rdi",
-    "pop rsi",
-    "pop rdx",
-    "pop rcx",
-    "pop rax",
-    "pop rbp",
+    ".cfi_remember_state",
+    pop!("r11"),
+    pop!("r10"),
+    pop!("r9"),
+    pop!("r8"),
+    pop!("rdi"),
+    pop!("rsi"),
+    pop!("rdx"),
+    pop!("rcx"),
+    pop!("rax"),
+    pop!("rbp"),
     "add rsp, 8",
+    ".cfi_adjust_cfa_offset -8",
     "iretq",
     // The interrupted thread gives way: its frame moves to its own stack.
     "3:",
+    ".cfi_restore_state",
+    // LLVM's adjustments do not know of it.
+    ".cfi_def_cfa_offset {words} * 8",
     "mov rdi, [rsp + {words} * 8 - 16]",
     "sub rdi, {red_zone} + {words} * 8",
     "and rdi, -16",
@@ -79,62 +117,79 @@ global_asm!(
     "mov rsp, rdx",
     // A link in the chain of frames, so that a backtrace shows where the thread was interrupted.
     "push [rsp + {rip} * 8]",
+    ".cfi_adjust_cfa_offset 8",
     "push rbp",
+    ".cfi_adjust_cfa_offset 8",
     "mov rbp, rsp",
     "call {preempt}",
     "add rsp, 16",
+    ".cfi_adjust_cfa_offset -16",
     "jmp 2b",
+    ".cfi_endproc",
+    ".globl interrupt_common_end",
+    "interrupt_common_end:",
     ".size interrupt_common, . - interrupt_common",
     // Exceptions: one 16-byte stub per vector below 32; those without an error code push a zero.
     ".globl exception_stubs",
-    ".balign 16",
+    ".balign 16, 0xcc",
     "exception_stubs:",
     ".set vector, 0",
     ".rept 32",
     ".balign 16, 0xcc",
     ".if (vector < 8 || vector == 9 || vector == 15 || vector == 16 || vector == 18 || vector == 19 || vector == 20 || (vector > 21 && vector < 29) || vector == 31)",
+    trap_frame!(40),
     "push 0",
+    ".cfi_adjust_cfa_offset 8",
+    ".else",
+    trap_frame!(48),
     ".endif",
     "push vector",
+    ".cfi_adjust_cfa_offset 8",
     "jmp exception_common",
+    ".cfi_endproc",
     ".set vector, vector + 1",
     ".endr",
+    ".type exception_common, @function",
     "exception_common:",
-    "push rax",
-    "push rbx",
-    "push rcx",
-    "push rdx",
-    "push rsi",
-    "push rdi",
-    "push rbp",
-    "push r8",
-    "push r9",
-    "push r10",
-    "push r11",
-    "push r12",
-    "push r13",
-    "push r14",
-    "push r15",
+    trap_frame!(56),
+    push!("rax"),
+    push!("rbx"),
+    push!("rcx"),
+    push!("rdx"),
+    push!("rsi"),
+    push!("rdi"),
+    push!("rbp"),
+    push!("r8"),
+    push!("r9"),
+    push!("r10"),
+    push!("r11"),
+    push!("r12"),
+    push!("r13"),
+    push!("r14"),
+    push!("r15"),
     "cld",
     "mov rdi, rsp",
     "call {exception}",
-    "pop r15",
-    "pop r14",
-    "pop r13",
-    "pop r12",
-    "pop r11",
-    "pop r10",
-    "pop r9",
-    "pop r8",
-    "pop rbp",
-    "pop rdi",
-    "pop rsi",
-    "pop rdx",
-    "pop rcx",
-    "pop rbx",
-    "pop rax",
+    pop!("r15"),
+    pop!("r14"),
+    pop!("r13"),
+    pop!("r12"),
+    pop!("r11"),
+    pop!("r10"),
+    pop!("r9"),
+    pop!("r8"),
+    pop!("rbp"),
+    pop!("rdi"),
+    pop!("rsi"),
+    pop!("rdx"),
+    pop!("rcx"),
+    pop!("rbx"),
+    pop!("rax"),
     "add rsp, 16",
+    ".cfi_adjust_cfa_offset -16",
     "iretq",
+    ".cfi_endproc",
+    ".size exception_common, . - exception_common",
     interrupt = sym interrupt_entry,
     preempt = sym preempt_entry,
     exception = sym exception_entry,
@@ -147,6 +202,8 @@ global_asm!(
 unsafe extern "C" {
     static interrupt_stubs: u8;
     static exception_stubs: u8;
+    static interrupt_common: u8;
+    static interrupt_common_end: u8;
 }
 
 /// Bytes between two stubs.
@@ -161,6 +218,14 @@ pub(crate) fn stub_address(vector: usize) -> u64 {
         None => (&raw const exception_stubs).wrapping_add(vector * STUB_SIZE),
     };
     address as u64
+}
+
+/// What the CPU pushes first on a trap's stack: SS, RSP, RFLAGS, CS, RIP (SDM Vol. 3A, 6.14.2).
+pub const FRAME_BELOW_TOP: TrapFrame = TrapFrame { instruction_pointer: 40, stack_pointer: 16 };
+
+/// True for an address in `interrupt_common`.
+pub fn is_interrupt_entry(address: usize) -> bool {
+    (&raw const interrupt_common as usize..&raw const interrupt_common_end as usize).contains(&address)
 }
 
 static CALLBACKS: AtomicPtr<Callbacks> = AtomicPtr::new(core::ptr::null_mut());
@@ -315,6 +380,11 @@ pub fn stop_at_next_nmi() {
 }
 
 extern "C" fn exception_entry(frame: &mut ExceptionFrame) {
+    handle_exception(frame);
+    frame.rip = cpu::past_halt(frame.rip);
+}
+
+fn handle_exception(frame: &mut ExceptionFrame) {
     let is_access_fault = ACCESS_FAULTS.contains(&frame.vector);
     if let Some(next) = probe::continuation(frame.rip).filter(|_| is_access_fault) {
         frame.rip = next;

@@ -1,121 +1,169 @@
 //! Threads: making, ending, switching, moving them.
 
-use alloc::format;
-use alloc::string::{String, ToString};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use kernel::arch::{Architecture, Machine};
 use kernel::cpu;
 use kernel::memory::stack::{self, Keep};
 use kernel::thread::{self, Builder};
-use kernel::time::cycles;
 
-use crate::{Benchmark, Samples};
+use crate::Benchmark;
+use crate::harness::{Outcome, Setting, check, cpu_after, cycles, finish, text, work};
 
 /// The benchmarks.
 pub const BENCHMARKS: &[Benchmark] = &[
-    Benchmark { name: "spawn", about: "thread spawn returns, warm", cpus: 1, run: spawn },
+    Benchmark { name: "thread_spawn", about: "spawn returns, warm", cpus: 1, run: spawn },
     Benchmark {
-        name: "spawn-cold",
+        name: "thread_spawn_cold",
         about: "spawn to the thread's first instruction, nothing to reuse",
         cpus: 1,
-        run: spawn_cold,
+        run: |setting| first_instruction(setting, forget_threads),
     },
-    Benchmark { name: "spawn-join", about: "spawn, run empty, join, warm, same CPU", cpus: 1, run: || spawn_join(0) },
     Benchmark {
-        name: "spawn-join-other",
+        name: "thread_spawn_first",
+        about: "spawn to the thread's first instruction, warm",
+        cpus: 1,
+        run: |setting| first_instruction(setting, || ()),
+    },
+    Benchmark {
+        name: "thread_create_join",
+        about: "spawn, run empty, join, warm, same CPU",
+        cpus: 1,
+        run: |setting| create_join(setting, 0),
+    },
+    Benchmark {
+        name: "thread_create_join_remote",
         about: "spawn, run empty, join, warm, other CPU",
         cpus: 2,
-        run: || spawn_join(1),
+        run: |setting| create_join(setting, 1),
     },
-    Benchmark { name: "yield", about: "context switch by yield, one way", cpus: 1, run: yield_switch },
-    Benchmark { name: "migrate", about: "thread migration to another CPU and back", cpus: 2, run: migrate },
+    Benchmark {
+        name: "thread_exit",
+        about: "from a thread's last instruction to who joins it, same CPU",
+        cpus: 1,
+        run: exit,
+    },
+    Benchmark { name: "context_switch", about: "switch by yield, one way", cpus: 1, run: |s| switch(s, yield_plainly) },
+    Benchmark {
+        name: "context_switch_vectors",
+        about: "the same, both with vector state to save, as when preempted",
+        cpus: 1,
+        run: |s| switch(s, yield_with_vectors),
+    },
+    Benchmark { name: "yield_alone", about: "yield with nobody else to run", cpus: 1, run: yield_alone },
+    Benchmark { name: "migration_round_trip", about: "thread to another CPU and back", cpus: 2, run: migrate },
 ];
 
-/// Index of the CPU `steps` after this one.
-fn cpu_after(steps: usize) -> usize {
-    (cpu::this_index() + steps) % cpu::limit()
-}
-
-fn spawn() -> Result<Samples, String> {
-    static RAN: AtomicU64 = AtomicU64::new(0);
+fn spawn(setting: &Setting) -> Outcome {
+    static RAN: AtomicUsize = AtomicUsize::new(0);
     RAN.store(0, Ordering::Relaxed);
-    let mut samples = Samples::new()?;
-    let mut spawned = 0;
+    let mut samples = setting.samples()?;
     while !samples.is_complete() {
         let start = cycles();
-        let handle = thread::spawn("bench", || {
-            RAN.fetch_add(1, Ordering::Relaxed);
+        let handle = work(|| {
+            thread::spawn("bench", || {
+                RAN.fetch_add(1, Ordering::Relaxed);
+            })
         });
         samples.add(start, cycles());
-        handle.map_err(|error| error.to_string())?.join().map_err(|error| error.to_string())?;
-        spawned += 1;
+        handle.ok_or("no thread was made")?.map_err(text)?.join().map_err(text)?;
     }
-    if RAN.load(Ordering::Relaxed) != spawned {
-        return Err("a thread did not run".into());
-    }
+    check(RAN.load(Ordering::Relaxed) == samples.rounds(), "a thread did not run")?;
     Ok(samples)
 }
 
-fn spawn_cold() -> Result<Samples, String> {
-    let mut samples = Samples::new()?;
+/// Leaves nothing that a new thread could reuse: no dead threads, no freed stacks, no objects in this CPU's caches.
+fn forget_threads() {
+    thread::empty_stock();
+    stack::reclaim(Keep::None);
+    kernel::memory::flush_this_cpus_caches();
+}
+
+fn first_instruction(setting: &Setting, prepare: fn()) -> Outcome {
+    let mut samples = setting.samples()?;
     while !samples.is_complete() {
-        thread::empty_stock();
-        stack::reclaim(Keep::None);
-        kernel::memory::flush_this_cpus_caches();
+        prepare();
         let start = cycles();
-        let handle = thread::spawn("bench", cycles).map_err(|error| error.to_string())?;
-        samples.add(start, handle.join().map_err(|error| error.to_string())?);
+        let handle = work(|| thread::spawn("bench", cycles)).ok_or("no thread was made")?.map_err(text)?;
+        samples.add(start, handle.join().map_err(text)?);
     }
     Ok(samples)
 }
 
-fn spawn_join(steps: usize) -> Result<Samples, String> {
+fn create_join(setting: &Setting, steps: usize) -> Outcome {
     let target = cpu_after(steps);
-    let mut wrong = 0;
-    let samples = Samples::of(|| {
-        let handle = Builder::new("bench").cpu(target).spawn(|| 7u64);
-        wrong += u64::from(handle.map(|handle| handle.join()) != Ok(Ok(7)));
-    })?;
-    if wrong > 0 { Err(format!("{wrong} threads failed")) } else { Ok(samples) }
+    setting.repeat(
+        || Builder::new("bench").cpu(target).spawn(cpu::this_index).map(thread::JoinHandle::join),
+        |result| result == Ok(Ok(target)),
+    )
 }
 
-fn yield_switch() -> Result<Samples, String> {
+fn exit(setting: &Setting) -> Outcome {
+    let mut samples = setting.samples()?;
+    while !samples.is_complete() {
+        let handle = thread::spawn("bench", cycles).map_err(text)?;
+        let last = work(|| handle.join());
+        let end = cycles();
+        samples.add(last.ok_or("no thread was joined")?.map_err(text)?, end);
+    }
+    Ok(samples)
+}
+
+#[inline(always)]
+fn yield_plainly() {
+    thread::yield_now();
+}
+
+#[inline(always)]
+fn yield_with_vectors() {
+    extern "C" fn give_way(_: usize) {
+        thread::yield_now();
+    }
+    Machine::keep_vectors(give_way, 0);
+}
+
+/// Two threads of a CPU take turns.
+#[inline(always)]
+fn switch(setting: &Setting, yield_now: impl Fn() + Copy + Send + 'static) -> Outcome {
     static LEFT_AT: AtomicU64 = AtomicU64::new(0);
     static STOP: AtomicBool = AtomicBool::new(false);
     STOP.store(false, Ordering::Relaxed);
-    let partner = thread::spawn("bench", || {
-        let mut switches = 0u64;
+    let partner = thread::spawn("bench", move || {
+        let mut switches = 0;
         while !STOP.load(Ordering::Relaxed) {
             LEFT_AT.store(cycles(), Ordering::Relaxed);
-            thread::yield_now();
+            yield_now();
             switches += 1;
         }
         switches
     })
-    .map_err(|error| error.to_string())?;
+    .map_err(text)?;
     thread::yield_now();
-    let mut samples = Samples::new()?;
+    let mut samples = setting.samples()?;
     while !samples.is_complete() {
-        thread::yield_now();
+        work(yield_now);
         let now = cycles();
         samples.add(LEFT_AT.load(Ordering::Relaxed), now);
     }
     STOP.store(true, Ordering::Relaxed);
-    let switches = partner.join().map_err(|error| error.to_string())?;
-    if switches < crate::REPETITIONS as u64 {
-        return Err(format!("only {switches} switches happened"));
-    }
+    let switches: usize = finish(partner)?;
+    check(switches > samples.rounds(), "not as many switches happened as were measured")?;
     Ok(samples)
 }
 
-fn migrate() -> Result<Samples, String> {
+fn yield_alone(setting: &Setting) -> Outcome {
+    setting.repeat_blindly(thread::yield_now)
+}
+
+fn migrate(setting: &Setting) -> Outcome {
     let (home, other) = (cpu_after(0), cpu_after(1));
-    let mut wrong = 0;
-    let samples = Samples::of(|| {
-        let there = thread::migrate(other);
-        wrong += u64::from(there.is_err() || cpu::this_index() != other);
-        let back = thread::migrate(home);
-        wrong += u64::from(back.is_err() || cpu::this_index() != home);
-    })?;
-    if wrong > 0 { Err(format!("{wrong} migrations failed")) } else { Ok(samples) }
+    let samples = setting.repeat(
+        || {
+            let there = thread::migrate(other).map(|()| cpu::this_index());
+            (there, thread::migrate(home))
+        },
+        |(there, back)| there == Ok(other) && back.is_ok() && cpu::this_index() == home,
+    );
+    thread::migrate(home).map_err(text)?;
+    samples
 }

@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,10 +15,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::hrt::{self, Isa};
-use crate::image::{Image, Which};
+use crate::image::{Image, Which, root};
 use crate::qemu::{self, Accelerator, Clock, Machine, Medium};
 use crate::source_lines::SourceLines;
 use crate::terminal::RawTerminal;
+use crate::top;
 use crate::trace_file;
 use crate::{MissingTool, status};
 
@@ -33,6 +37,9 @@ const CONTROL_C: u8 = 0x03;
 const DEFAULT_RUN_LIMIT: Duration = Duration::from_secs(60);
 /// How long QEMU may take to end after it closed its output.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a kernel that did not finish may take to report where it is, and how often it is asked.
+const REPORT_LIMIT: Duration = Duration::from_secs(2);
+const INTERROGATIONS: u32 = 3;
 /// How long a machine may take to end after input ended.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
@@ -57,6 +64,12 @@ pub struct Options {
     /// Seconds after which the machine is ended; for --run 60 unless given
     #[arg(long, value_name = "S")]
     pub timeout: Option<u64>,
+    /// Open a window with a screen and a keyboard, with a session of its own
+    #[arg(long)]
+    pub display: bool,
+    /// Let `aero top` watch, at a socket (target/telemetry/... if none is given)
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1)]
+    pub telemetry: Option<Option<PathBuf>>,
     /// Words for the kernel's command line (`help boot` at the prompt explains them)
     #[arg(long, value_name = "ARGS", default_value = "")]
     pub append: String,
@@ -75,6 +88,28 @@ pub struct Options {
     /// Further arguments for QEMU
     #[arg(last = true, value_name = "QEMU ARGUMENTS")]
     pub qemu: Vec<String>,
+}
+
+impl Options {
+    /// A machine for commands, as nobody asked for another, that may take so long.
+    pub fn for_commands(limit: Duration) -> Self {
+        Self {
+            cpus: 2,
+            mem: "512M".into(),
+            accel: Accelerator::Tcg,
+            iso: false,
+            run: Some(String::new()),
+            timeout: Some(limit.as_secs()),
+            display: false,
+            telemetry: None,
+            append: String::new(),
+            hrt: Vec::new(),
+            isa: Isa::default(),
+            trace: None,
+            icount: false,
+            qemu: Vec::new(),
+        }
+    }
 }
 
 /// Runs `aero boot`.
@@ -127,20 +162,25 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
             Err(RecvTimeoutError::Disconnected) => break false,
         }
     };
+    if timed_out {
+        let said = machine.interrogate();
+        filter.take(&lines.add(&said));
+    }
     let code = machine.end()?;
     let reported = filter.status();
     if let (Some(status), false) = (reported, timed_out) {
         return Ok(Outcome { status, report: String::new() });
     }
     let reason = match timed_out {
-        true => format!("the kernel did not finish `{script}` within {} s", limit.as_secs()),
+        true => format!("the kernel did not finish `{script}` within {} s and was asked where it is", limit.as_secs()),
         false => match code.and_then(qemu::kernel_status) {
             Some(_) => "the kernel crashed".into(),
             None => format!("QEMU ended with {code:?} before the kernel finished"),
         },
     };
     let console = String::from_utf8_lossy(&filter.other).replace(['\r', '\u{2}', '\u{3}', '\u{18}'], "");
-    Ok(Outcome { status: status::CRASHED, report: format!("{console}\naero: {reason}; its console is above\n") })
+    let note = machine.take_crash_note().map_or_else(String::new, |note| format!("aero: {note}\n"));
+    Ok(Outcome { status: status::CRASHED, report: format!("{console}\naero: {reason}; its console is above\n{note}") })
 }
 
 /// Tells the output of commands from the rest.
@@ -306,8 +346,14 @@ pub struct Running {
     input: Option<ChildStdin>,
     /// What comes on the console.
     pub output: Receiver<Vec<u8>>,
+    /// QEMU's monitor.
+    monitor: UnixStream,
     /// The CD made for it, removed with it.
     iso: Option<PathBuf>,
+    /// Where the kernel leaves what is left after a crash.
+    crash: PathBuf,
+    /// The socket of its telemetry, removed with it.
+    telemetry: Option<PathBuf>,
 }
 
 impl Running {
@@ -321,18 +367,28 @@ impl Running {
         if options.run.is_some() {
             extra.push("-no-reboot".into());
         }
+        let telemetry = options.telemetry.clone().map(|given| given.map_or_else(telemetry_path, Ok)).transpose()?;
+        if let Some(socket) = &telemetry {
+            extra.extend(qemu::telemetry_arguments(socket));
+        }
+        let crash = crash_path()?;
+        let (monitor, qemus_end) = UnixStream::pair().context("there is no connection for QEMU's monitor")?;
         let machine = Machine {
             cpus: options.cpus,
             memory: &options.mem,
             accelerator: options.accel,
             clock: if options.icount { Clock::Instructions } else { Clock::Real },
+            display: options.display,
             medium: iso.as_deref().map_or(Medium::Kernel(&image.boot), Medium::Iso),
             command_line: &line,
+            monitor: Some(qemus_end.as_raw_fd()),
+            crash: &crash,
             trace: trace.as_deref(),
             extra: &extra,
         };
         let mut command = machine.command();
         die_with_parent(&mut command);
+        inherit(&mut command, qemus_end.as_raw_fd());
         // Ctrl-C at the terminal is not meant for the machine as a process.
         command.process_group(0);
         let mut child =
@@ -351,7 +407,33 @@ impl Running {
                 }
             }
         });
-        Ok(Self { child, input, output, iso })
+        Ok(Self { child, input, output, monitor, iso, crash, telemetry })
+    }
+
+    /// Where the crash file is, if the kernel has written one; once. One that is empty is removed.
+    fn take_crash_note(&mut self) -> Option<String> {
+        let crash = std::mem::take(&mut self.crash);
+        let is_written = fs::metadata(&crash).is_ok_and(|file| file.len() > 0);
+        if !is_written {
+            let _ = fs::remove_file(&crash);
+        }
+        is_written.then(|| format!("`./aero inspect {}` shows what was left", crash.display()))
+    }
+
+    /// Makes the kernel report where its CPUs are, by a non-maskable interrupt, and end; what it says, as far as it does.
+    fn interrogate(&mut self) -> Vec<u8> {
+        let mut said = Vec::new();
+        // One may be taken for what the kernel sent itself.
+        for _ in 0..INTERROGATIONS {
+            if !said.is_empty() || self.monitor.write_all(b"nmi\n").is_err() {
+                break;
+            }
+            let deadline = Instant::now() + REPORT_LIMIT;
+            while let Ok(bytes) = self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                said.extend(bytes);
+            }
+        }
+        said
     }
 
     /// Ends QEMU if it has not ended; its exit code.
@@ -376,7 +458,29 @@ impl Drop for Running {
         if let Some(iso) = &self.iso {
             let _ = fs::remove_file(iso);
         }
+        if let Some(socket) = &self.telemetry {
+            let _ = fs::remove_file(socket);
+        }
+        if let Some(note) = self.take_crash_note() {
+            eprintln!("aero: {note}");
+        }
     }
+}
+
+/// A socket for a machine of this process, where `aero top` looks for one.
+fn telemetry_path() -> Result<PathBuf> {
+    let directory = top::default_directory();
+    fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    Ok(directory.join(format!("{}.socket", std::process::id())))
+}
+
+/// A file for a machine of this process.
+fn crash_path() -> Result<PathBuf> {
+    static MACHINES: AtomicU32 = AtomicU32::new(0);
+    let directory = root().join("target/crashes");
+    fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    let number = MACHINES.fetch_add(1, Ordering::Relaxed);
+    Ok(directory.join(format!("{}-{number}.crash", std::process::id())))
 }
 
 /// The command line as words of GRUB's language: each in single quotes, without the double quotes inside.
@@ -388,6 +492,17 @@ fn grub_words(command_line: &str) -> String {
     });
     let words = words.filter(|word| !word.is_empty());
     words.map(|word| format!("'{}'", word.replace('"', "").replace('\'', "'\\''"))).collect::<Vec<_>>().join(" ")
+}
+
+/// Keeps a file open in the program.
+fn inherit(command: &mut Command, file: RawFd) {
+    // SAFETY: fcntl is async-signal-safe and touches nothing else; the file is this process's, open until the program runs.
+    unsafe {
+        command.pre_exec(move || match libc::fcntl(file, libc::F_SETFD, 0) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
 }
 
 /// Makes the program end when this one does, however it ends.

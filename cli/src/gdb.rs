@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::boot::{self, Running};
 use crate::hrt;
-use crate::image::{Which, root};
+use crate::image::{Image, Which, root};
 use crate::{MissingTool, status};
 
 /// Options of `aero gdb`.
@@ -36,7 +36,8 @@ pub fn run(options: &Options) -> Result<u8> {
     let base = root().join(format!("target/gdb-{}", std::process::id()));
     let (socket, console) = (base.with_extension("socket"), base.with_extension("console"));
     boot.qemu = vec!["-serial".into(), format!("unix:{},server=on,wait=off", socket.display())];
-    let line = boot.run.take().map_or_else(String::new, |script| format!("run=\"{script}\""));
+    // Commands would run, and end the machine, before gdb is there.
+    let line = boot.run.take().map_or_else(String::new, |script| format!("gdb=wait run=\"{script}\""));
     let mut machine = Running::start(&image, &boot, &format!("{} {line}", boot.append))?;
     let mut log = File::create(&console).with_context(|| format!("{} cannot be written", console.display()))?;
     wait_until_it_listens(&machine, &mut log)?;
@@ -44,7 +45,13 @@ pub fn run(options: &Options) -> Result<u8> {
     thread::spawn(move || output.iter().try_for_each(|bytes| log.write_all(&bytes)));
     eprintln!("aero: the kernel's console goes to {}", console.display());
     let mut gdb = Command::new("gdb");
-    gdb.arg("-q").arg(&image.debug).arg("-ex").arg(format!("target remote {}", socket.display()));
+    gdb.env("AERO_GDB_PROGRAMS", programs_of(&image)).env("AERO_GDB_RUST", rust_printers());
+    gdb.arg("-q")
+        .arg(&image.debug)
+        .arg("-x")
+        .arg(root().join("gdb/aerokernel.py"))
+        .arg("-ex")
+        .arg(format!("target remote {}", socket.display()));
     gdb.args(arguments);
     // Ctrl-C at the terminal is gdb's.
     // SAFETY: sets what happens on a signal, for this process and back to the default for gdb.
@@ -65,6 +72,21 @@ pub fn run(options: &Options) -> Result<u8> {
         Err(error) if error.kind() == ErrorKind::NotFound => Err(MissingTool("gdb").into()),
         Err(error) => Err(error).context("gdb cannot be run"),
     }
+}
+
+/// What `gdb/aerokernel.py` wants to know of the programs.
+fn programs_of(image: &Image) -> String {
+    image.programs.iter().map(|(name, file)| format!("{name}={}\n", file.display())).collect()
+}
+
+/// Where rustc keeps its pretty printers for gdb; empty if it cannot be asked.
+fn rust_printers() -> String {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let asked = Command::new(rustc).args(["--print", "sysroot"]).output();
+    asked.map_or_else(
+        |_| String::new(),
+        |said| format!("{}/lib/rustlib/etc", String::from_utf8_lossy(&said.stdout).trim()),
+    )
 }
 
 fn wait_until_it_listens(machine: &Running, log: &mut File) -> Result<()> {

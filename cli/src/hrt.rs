@@ -67,6 +67,11 @@ pub fn build(which: Which, directories: &[PathBuf], isa: Isa) -> Result<Image> {
     Ok(Image { boot, debug: kernel.debug, programs })
 }
 
+/// Where the program of a name, built for any CPU, has its debug information.
+pub fn debug_path(name: &str) -> PathBuf {
+    root().join("target/hrt").join(Isa::default().name()).join(format!("{name}.elf"))
+}
+
 /// Builds one program.
 fn program(directory: &Path, isa: Isa) -> Result<Program> {
     let shown = directory.display();
@@ -111,7 +116,7 @@ fn rust(directory: &Path, isa: Isa) -> Result<(String, Vec<PathBuf>)> {
         .env("RUSTFLAGS", format!("-C target-cpu={} -C force-frame-pointers=yes", isa.name()))
         .args(["rustc", "--release", "--lib", "--crate-type", "staticlib", "-Zjson-target-spec"])
         .args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"])
-        .args(["--config", "profile.release.debug=1", "--config", "profile.release.panic=\"abort\""])
+        .args(["--config", "profile.release.debug=2", "--config", "profile.release.panic=\"abort\""])
         .arg("--manifest-path")
         .arg(&manifest)
         .arg("--target")

@@ -1,20 +1,24 @@
-//! A Linux to compare with, in the same QEMU: Debian's cloud kernel, and an initial file system with static programs of ours.
+//! A Linux in QEMU: Debian's cloud kernel, and an initial file system with programs of ours.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::image::{cargo, root, run};
-use crate::qemu::{self, Clock};
+use crate::archive::Archive;
+use crate::image::{cargo, is_prebuilt, root, run};
+use crate::qemu::{self, Accelerator, Clock};
 
 /// Debian's package that depends on the newest kernel for virtual machines.
 const PACKAGE: &str = "linux-image-cloud-amd64";
+/// What Linux and our static programs need.
+pub const MEMORY: &str = "1G";
+
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// What the first process puts around the output of the commands; see `bench/linux`.
 const BEGIN: &str = "linux: begin";
@@ -23,22 +27,48 @@ const END: &str = "linux: end ";
 const COMMAND_LINE: &str = "console=ttyS0 quiet mitigations=off nokaslr norandmaps clocksource=tsc tsc=reliable \
                             cryptomgr.notests panic=-1";
 
+/// Modules that make KVM of AMD's virtual machines, which QEMU emulates, in the order in which they are loaded.
+const KVM_MODULES: [&str; 3] = ["virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-amd.ko"];
+
 /// The kernel: `given`, or one fetched by the name of its Debian package and kept.
 pub fn kernel(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = given {
         ensure!(path.is_file(), "{} is no file; give a bzImage", path.display());
         return Ok(path.to_path_buf());
     }
-    let directory = root().join("target/linux/kernel");
-    let kept = directory.join("vmlinuz");
-    if kept.is_file() {
-        return Ok(kept);
+    let kept = kept("vmlinuz");
+    if !kept.is_file() {
+        fetch()?;
     }
+    Ok(kept)
+}
+
+/// The modules for KVM of the kernel that is fetched, in the order in which they are loaded.
+pub fn kvm_modules() -> Result<[PathBuf; 3]> {
+    let modules = KVM_MODULES.map(|path| kept(path.rsplit('/').next().unwrap_or(path)));
+    if !modules.iter().all(|module| module.is_file()) {
+        fetch()?;
+    }
+    Ok(modules)
+}
+
+/// Where the files of the kernel's package are kept.
+fn directory() -> PathBuf {
+    root().join("target/linux/kernel")
+}
+
+fn kept(name: &str) -> PathBuf {
+    directory().join(name)
+}
+
+/// Fetches the kernel and its modules: all of one version, or nothing.
+fn fetch() -> Result<()> {
     let advice = "where there is no apt-get, give a Linux kernel with --linux FILE";
-    let fetch = directory.join("fetch");
+    let fetch = root().join("target/linux/fetch");
     let _ = fs::remove_dir_all(&fetch);
-    fs::create_dir_all(&fetch)?;
-    eprintln!("aero: fetching Debian's {PACKAGE} to compare with");
+    let new = fetch.join("kept");
+    fs::create_dir_all(&new)?;
+    eprintln!("aero: fetching Debian's {PACKAGE}");
     let described = output(Command::new("apt-cache").args(["depends", PACKAGE])).context(advice)?;
     let package = described
         .lines()
@@ -46,20 +76,34 @@ pub fn kernel(given: Option<&Path>) -> Result<PathBuf> {
         .find(|name| name.starts_with("linux-image"))
         .with_context(|| format!("apt knows no kernel for {PACKAGE}; run `apt-get update`, or {advice}"))?;
     output(Command::new("apt-get").args(["-q", "download", package]).current_dir(&fetch)).context(advice)?;
-    let files = |directory: &Path, begin: &str| -> Result<PathBuf> {
+    let find = |directory: &Path, begin: &str| -> Result<PathBuf> {
         let mut paths = fs::read_dir(directory)?.filter_map(|entry| entry.ok().map(|entry| entry.path()));
         let found = paths.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(begin)));
         found.with_context(|| format!("the package {package} has no {begin} file"))
     };
-    let archive = files(&fetch, "linux-image")?;
+    let archive = find(&fetch, "linux-image")?;
     output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&fetch)).context(advice)?;
-    fs::rename(files(&fetch.join("boot"), "vmlinuz")?, &kept)?;
+    let all_modules = find(&fetch.join("lib/modules"), "")?.join("kernel");
+    for path in KVM_MODULES {
+        let path = all_modules.join(path);
+        // Newer packages have them compressed.
+        let compressed = path.with_extension("ko.xz");
+        if compressed.is_file() {
+            output(Command::new("xz").arg("-d").arg(&compressed))?;
+        }
+        let name = path.file_name().context("a module has a name")?.to_string_lossy().into_owned();
+        fs::rename(&path, new.join(&name))
+            .with_context(|| format!("the package {package} has no {}", path.display()))?;
+    }
+    fs::rename(find(&fetch.join("boot"), "vmlinuz")?, new.join("vmlinuz"))?;
+    let _ = fs::remove_dir_all(directory());
+    fs::rename(&new, directory())?;
     fs::remove_dir_all(&fetch)?;
-    Ok(kept)
+    Ok(())
 }
 
 /// Runs a command; its standard output.
-fn output(command: &mut Command) -> Result<String> {
+pub fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("{name} cannot be run"))?;
     ensure!(output.status.success(), "{name} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -69,6 +113,15 @@ fn output(command: &mut Command) -> Result<String> {
 /// Builds a crate's binary, linked statically; where it is.
 pub fn build(manifest: &Path, binary: &str) -> Result<PathBuf> {
     let directory = root().join("target/linux");
+    let path = directory.join(TARGET).join("release").join(binary);
+    if is_prebuilt() {
+        ensure!(
+            path.is_file(),
+            "{} is not there; build it where there is a toolchain, or unset AERO_PREBUILT",
+            path.display()
+        );
+        return Ok(path);
+    }
     let mut command = cargo();
     command
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C target-cpu=x86-64 -C strip=symbols")
@@ -77,74 +130,81 @@ pub fn build(manifest: &Path, binary: &str) -> Result<PathBuf> {
         .arg("--target-dir")
         .arg(&directory);
     run(command).with_context(|| format!("`{binary}` for Linux does not build"))?;
-    Ok(directory.join(TARGET).join("release").join(binary))
+    Ok(path)
 }
 
-/// A file system in memory: the first process, programs at its root, and the commands to run.
-pub fn file_system(programs: &[PathBuf], commands: &[String]) -> Result<Vec<u8>> {
+/// A file system in memory: the first process and the commands it runs. Programs are still to be added.
+pub fn file_system(commands: &[String]) -> Result<Archive> {
     let init = build(&root().join("bench/linux/Cargo.toml"), "init")?;
     let mut archive = Archive::default();
-    for path in std::iter::once(&init).chain(programs) {
-        let name = path.file_name().context("a program has no name")?.to_string_lossy().into_owned();
-        let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-        archive.add(&name, 0o100_755, &bytes);
-    }
-    archive.add("commands", 0o100_644, commands.join("\n").as_bytes());
-    Ok(archive.finish())
+    archive.add_file(Path::new("/init"), &init)?;
+    archive.add("/commands", commands.join("\n").as_bytes());
+    Ok(archive)
 }
 
-/// An archive as the kernel unpacks it (Linux, Documentation/driver-api/early-userspace/buffer-format.rst: "newc").
-#[derive(Default)]
-struct Archive {
-    bytes: Vec<u8>,
-    entries: u32,
+/// A file system with programs at its root, and commands to run.
+pub fn file_system_with(programs: &[PathBuf], commands: &[String]) -> Result<Archive> {
+    let mut archive = file_system(commands)?;
+    for path in programs {
+        let name = path.file_name().context("a program has no name")?;
+        archive.add_file(&Path::new("/").join(name), path)?;
+    }
+    Ok(archive)
 }
 
-impl Archive {
-    fn add(&mut self, name: &str, mode: u32, content: &[u8]) {
-        self.entries += 1;
-        let name_size = name.len() as u32 + 1;
-        let size = u32::try_from(content.len()).expect("programs are smaller than 4 GiB");
-        // Magic, inode, mode, owner, group, links, time, size, four device numbers, length of the name, checksum.
-        let header = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
-        self.bytes.extend_from_slice(b"070701");
-        header.iter().for_each(|field| self.bytes.extend_from_slice(format!("{field:08x}").as_bytes()));
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.push(0);
-        self.pad();
-        self.bytes.extend_from_slice(content);
-        self.pad();
+/// A machine that runs Linux.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine<'a> {
+    /// The kernel, a bzImage.
+    pub kernel: &'a Path,
+    /// CPUs.
+    pub cpus: u32,
+    /// Memory, as QEMU takes it.
+    pub memory: &'a str,
+    /// What executes it.
+    pub accelerator: Accelerator,
+    /// How its time passes.
+    pub clock: Clock,
+    /// Further words for the kernel's command line; those like `NAME=value` that it does not know become environment variables.
+    pub words: &'a str,
+    /// How long it may take.
+    pub limit: Duration,
+    /// What the commands print goes to standard output as it comes, too.
+    pub echo: bool,
+}
+
+impl Machine<'_> {
+    /// Boots with a file system, and returns what the commands printed.
+    ///
+    /// # Errors
+    /// A command that failed, a machine that ended early or took too long: with all it printed.
+    pub fn execute(&self, file_system: Archive) -> Result<String> {
+        let initrd = root().join(format!("target/linux/initrd-{}", std::process::id()));
+        fs::write(&initrd, file_system.finish())?;
+        let output = self.execute_file(&initrd);
+        let _ = fs::remove_file(&initrd);
+        output
     }
 
-    fn pad(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        self.add("TRAILER!!!", 0, &[]);
-        self.bytes
+    fn execute_file(&self, initrd: &Path) -> Result<String> {
+        // Where instructions are counted, Linux cannot start the other CPUs while it boots; the first process does.
+        let one = if self.clock == Clock::Instructions { " maxcpus=1" } else { "" };
+        let mut command = qemu::linux_command(self, initrd, &format!("{COMMAND_LINE}{one} {}", self.words));
+        crate::boot::die_with_parent(&mut command);
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("QEMU cannot be started for Linux")?;
+        let from = BufReader::new(child.stdout.take().context("QEMU has no output")?);
+        let (send, lines) = mpsc::channel();
+        thread::spawn(move || from.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        let output = read(&lines, self.limit, self.echo);
+        let _ = child.kill();
+        child.wait()?;
+        output
     }
 }
 
-/// Boots a kernel with a file system, and returns what the commands printed.
-pub fn execute(kernel: &Path, file_system: &[u8], cpus: u32, clock: Clock, limit: Duration) -> Result<String> {
-    let initrd = root().join(format!("target/linux/initrd-{}", std::process::id()));
-    fs::write(&initrd, file_system)?;
-    let output = execute_file(kernel, &initrd, cpus, clock, limit);
-    let _ = fs::remove_file(&initrd);
-    output
-}
-
-fn execute_file(kernel: &Path, initrd: &Path, cpus: u32, clock: Clock, limit: Duration) -> Result<String> {
-    // Where instructions are counted, Linux cannot start the other CPUs while it boots; the first process does.
-    let line = if clock == Clock::Instructions { format!("{COMMAND_LINE} maxcpus=1") } else { COMMAND_LINE.into() };
-    let mut command = qemu::linux_command(cpus, clock, kernel, initrd, &line);
-    crate::boot::die_with_parent(&mut command);
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("QEMU cannot be started for Linux")?;
-    let from = BufReader::new(child.stdout.take().context("QEMU has no output")?);
-    let (send, lines) = mpsc::channel();
-    thread::spawn(move || from.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+/// What the commands printed, of what a machine prints.
+fn read(lines: &Receiver<String>, limit: Duration, echo: bool) -> Result<String> {
     let deadline = Instant::now() + limit;
     let (mut all, mut wanted, mut failed) = (String::new(), None::<String>, None);
     let timed_out = loop {
@@ -159,6 +219,9 @@ fn execute_file(kernel: &Path, initrd: &Path, cpus: u32, clock: Clock, limit: Du
                 } else if let Some(wanted) = &mut wanted {
                     wanted.push_str(line);
                     wanted.push('\n');
+                    if echo {
+                        println!("{line}");
+                    }
                 } else if line.ends_with(BEGIN) {
                     wanted = Some(String::new());
                 }
@@ -167,30 +230,10 @@ fn execute_file(kernel: &Path, initrd: &Path, cpus: u32, clock: Clock, limit: Du
             Err(RecvTimeoutError::Disconnected) => break false,
         }
     };
-    let _ = child.kill();
-    child.wait()?;
     match (failed, wanted) {
         (Some(0), Some(wanted)) => Ok(wanted),
         (Some(failed), _) => bail!("{failed} commands failed on Linux:\n{all}"),
         _ if timed_out => bail!("Linux did not finish within {} s:\n{all}", limit.as_secs()),
         _ => bail!("Linux ended early:\n{all}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Archive;
-
-    #[test]
-    fn an_archive_is_as_the_format_says() {
-        let mut archive = Archive::default();
-        archive.add("a", 0o100_644, b"hello");
-        let bytes = archive.finish();
-        let text = String::from_utf8_lossy(&bytes);
-        assert!(text.starts_with("07070100000001000081a4"), "{text}");
-        // The header has 110 bytes, the name two: padded to 112; the content five: padded to eight.
-        assert_eq!(&bytes[110..120], b"a\0hello\0\0\0");
-        assert_eq!(&text[120..126], "070701");
-        assert!(bytes.len() % 4 == 0 && text.contains("TRAILER!!!"));
     }
 }

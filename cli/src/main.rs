@@ -4,23 +4,28 @@
 //! - [`hrt`]: builds programs and puts them into it; [`header`]: their interface in C.
 //! - [`boot`]: runs it in QEMU; [`qemu`]: QEMU's arguments; [`terminal`]: between QEMU and the person;
 //!   [`source_lines`]: adds file:line to backtraces; [`gdb`]: runs it with a gdb attached.
-//! - [`trace_file`]: a trace for Perfetto.
-//! - [`bench`]: measures; [`bench_hrt`]: programs, beside themselves on [`linux`]; [`test`]: tests.
+//! - [`trace_file`]: a trace for Perfetto. [`inspect`]: what a crashed kernel has left.
+//! - [`top`]: a live view of a running one; [`top_view`]: what it shows.
+//! - [`bench`]: measures, also [`linux`]; [`test`]: tests.
 
+mod archive;
 mod bench;
-mod bench_hrt;
 mod boot;
 mod gdb;
 mod header;
 mod hrt;
 mod image;
+mod inspect;
 mod knc;
 mod linux;
+mod nested;
 mod pack;
 mod qemu;
 mod source_lines;
 mod terminal;
 mod test;
+mod top;
+mod top_view;
 mod trace_file;
 
 use std::path::PathBuf;
@@ -71,12 +76,17 @@ enum Command {
     Boot(boot::Options),
     /// Boot the kernel in QEMU and attach gdb to its own stub; what stands behind `--` is for gdb
     Gdb(gdb::Options),
-    /// Measure the kernel's primitives in guest instructions; `bench hrt`: programs, beside themselves on Linux
+    /// Watch a running kernel that was booted with --telemetry (q quits)
+    Top(top::Options),
+    /// Look at what a crashed kernel has left, with the console's commands
+    Inspect(inspect::Options),
+    /// Measure the kernel's primitives, beside Linux's and an earlier run; `bench scale`, `bench hrt`
     Bench(bench::Options),
     /// Run the tests: all, or the named parts
     Test {
         /// unit: on the host. model: races, explored. kernel: in QEMU. e2e: the shell, by a pseudo-terminal.
-        /// knc: instructions of the Knights Corner image. kvm: x2APIC and the TSC deadline, where KVM works. linux: programs
+        /// bench: no primitive dearer than in bench/baseline.json. knc: instructions of the Knights Corner image. kvm: x2APIC, the TSC
+        /// deadline and figures in cycles, on this machine's KVM or that of a Linux in QEMU. linux: programs
         /// beside themselves on Linux, where its kernel can be had. soak: two minutes of everything
         #[arg(value_enum)]
         parts: Vec<test::Part>,
@@ -94,6 +104,8 @@ fn main() -> ExitCode {
         }),
         Command::Boot(options) => boot::run(&options),
         Command::Gdb(options) => gdb::run(&options),
+        Command::Top(options) => top::run(&options),
+        Command::Inspect(options) => inspect::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Test { parts } => test::run(&parts),
     };

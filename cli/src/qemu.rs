@@ -1,16 +1,23 @@
 //! QEMU's arguments.
 
 use std::fs::{self, OpenOptions};
+use std::os::fd::RawFd;
 use std::path::Path;
 use std::process::Command;
 
+use anyhow::{Context, Result};
 use clap::ValueEnum;
+
+use crate::linux;
 
 /// Port of QEMU's isa-debug-exit device: the kernel's exit status becomes QEMU's, doubled and one more.
 const DEBUG_EXIT_PORT: &str = "0xf4";
 
 /// Port of QEMU's isa-debugcon device: the kernel writes its trace there.
 const TRACE_PORT: &str = "0xe9";
+
+/// Port of another one: the kernel writes what is left after a crash there.
+const CRASH_PORT: &str = "0xe8";
 
 /// What executes guest instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,10 +59,16 @@ pub struct Machine<'a> {
     pub accelerator: Accelerator,
     /// How its time passes.
     pub clock: Clock,
+    /// A window with a screen and a keyboard.
+    pub display: bool,
     /// What it boots.
     pub medium: Medium<'a>,
     /// The kernel's command line.
     pub command_line: &'a str,
+    /// QEMU's end of a connection for its monitor, a file descriptor it inherits.
+    pub monitor: Option<RawFd>,
+    /// Where the kernel's crash file goes.
+    pub crash: &'a Path,
     /// Where the kernel's trace goes, in its own format.
     pub trace: Option<&'a Path>,
     /// Further arguments.
@@ -69,9 +82,32 @@ pub fn kvm_is_usable() -> bool {
     accessible && flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm")
 }
 
+/// QEMU's version, the first number of it.
+///
+/// # Errors
+/// A QEMU that is not there, or says something else.
+pub fn major_version() -> Result<u32> {
+    let output = Command::new("qemu-system-x86_64").arg("--version").output().context("QEMU cannot be run")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_once("version ").and_then(|(_, version)| version.split('.').next()?.parse().ok());
+    version.with_context(|| format!("QEMU does not say its version: {}", text.trim()))
+}
+
 /// Words the kernel's command line needs for the devices given here.
 pub fn kernel_words() -> String {
-    format!("debug-exit={DEBUG_EXIT_PORT}")
+    format!("debug-exit={DEBUG_EXIT_PORT} crash-port={CRASH_PORT}")
+}
+
+/// Arguments that give the machine a line for telemetry, at a socket.
+pub fn telemetry_arguments(socket: &Path) -> [String; 4] {
+    let path = socket.display().to_string().replace(',', ",,");
+    [
+        "-chardev".into(),
+        format!("socket,id=telemetry,path={path},server=on,wait=off"),
+        "-device".into(),
+        // The third serial port, which has none of the first one's interrupts.
+        "isa-serial,index=2,irq=5,chardev=telemetry".into(),
+    ]
 }
 
 /// Words that make the kernel trace, and write the trace to the port given here.
@@ -87,7 +123,7 @@ pub fn kernel_status(code: i32) -> Option<u8> {
 /// What every machine has, and what executes its instructions.
 fn base_command(kvm: bool, clock: Clock) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
-    command.args(["-nodefaults", "-no-user-config", "-machine", "q35", "-display", "none"]);
+    command.args(["-nodefaults", "-no-user-config", "-machine", "q35"]);
     match (kvm, clock) {
         (true, _) => command.args(["-accel", "kvm", "-cpu", "host"]),
         (false, Clock::Real) => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
@@ -96,16 +132,25 @@ fn base_command(kvm: bool, clock: Clock) -> Command {
             command.args(["-accel", "tcg", "-icount", "shift=0,sleep=off", "-cpu", "max,-erms"])
         }
     };
-    command.args(["-serial", "stdio", "-monitor", "none"]);
+    command.args(["-serial", "stdio"]);
     command
 }
 
-/// The command that runs a Linux in the same machine, emulated, its serial line on standard output.
-pub fn linux_command(cpus: u32, clock: Clock, kernel: &Path, initrd: &Path, command_line: &str) -> Command {
-    let mut command = base_command(false, clock);
-    command.args(["-smp", &cpus.to_string(), "-m", "1G", "-no-reboot"]);
-    command.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd).args(["-append", command_line]);
+/// The command that runs a Linux in the same machine, its serial line on standard output.
+pub fn linux_command(machine: &linux::Machine<'_>, initrd: &Path, command_line: &str) -> Command {
+    let mut command = base_command(machine.accelerator == Accelerator::Kvm, machine.clock);
+    command.args(["-smp", &machine.cpus.to_string(), "-m", machine.memory, "-no-reboot"]);
+    command.args(["-monitor", "none", "-display", "none"]);
+    command.arg("-kernel").arg(machine.kernel).arg("-initrd").arg(initrd).args(["-append", command_line]);
     command
+}
+
+/// A port whose bytes go to a file.
+fn debug_console(command: &mut Command, name: &str, port: &str, path: &Path) {
+    // A comma would end the value; doubled it stands for itself.
+    let path = path.display().to_string().replace(',', ",,");
+    command.args(["-chardev", &format!("file,id={name},path={path}")]);
+    command.args(["-device", &format!("isa-debugcon,iobase={port},chardev={name}")]);
 }
 
 impl Machine<'_> {
@@ -122,11 +167,20 @@ impl Machine<'_> {
             Medium::Kernel(image) => command.arg("-kernel").arg(image).args(["-append", self.command_line]),
             Medium::Iso(iso) => command.arg("-cdrom").arg(iso).args(["-boot", "d"]),
         };
+        match self.display {
+            true => command.args(["-device", "VGA"]),
+            false => command.args(["-display", "none"]),
+        };
+        match self.monitor {
+            Some(end) => {
+                command.args(["-chardev", &format!("socket,id=monitor,fd={end}")]);
+                command.args(["-mon", "chardev=monitor,mode=readline"])
+            }
+            None => command.args(["-monitor", "none"]),
+        };
+        debug_console(&mut command, "crash", CRASH_PORT, self.crash);
         if let Some(path) = self.trace {
-            // A comma would end the value; doubled it stands for itself.
-            let path = path.display().to_string().replace(',', ",,");
-            command.args(["-chardev", &format!("file,id=trace,path={path}")]);
-            command.args(["-device", &format!("isa-debugcon,iobase={TRACE_PORT},chardev=trace")]);
+            debug_console(&mut command, "trace", TRACE_PORT, path);
         }
         command.args(self.extra);
         command

@@ -27,6 +27,9 @@ struct ProgramLines {
     functions: BTreeMap<String, Vec<u64>>,
 }
 
+/// Behind a function that did not call the one before, but was interrupted: its address is exact.
+const INTERRUPTED: &str = ", interrupted";
+
 /// Images are loaded at multiples of this.
 const PAGE: u64 = 4096;
 
@@ -56,6 +59,11 @@ impl SourceLines {
         Self { loader: Loader::new(&image.debug).ok(), line: Vec::new(), moved: 0, programs: programs.collect() }
     }
 
+    /// Tells where the image was loaded, instead of the kernel's own word on it.
+    pub fn set_image_start(&mut self, start: u64) {
+        self.moved = start.wrapping_sub(LINKED_AT);
+    }
+
     /// The same bytes, with ` at file:line` before the end of each line of a backtrace.
     pub fn add(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(bytes.len());
@@ -78,6 +86,8 @@ impl SourceLines {
     }
 
     fn source_of(&self, line: &str) -> Option<String> {
+        let interrupted = line.strip_suffix(INTERRUPTED);
+        let line = interrupted.unwrap_or(line);
         let (number, address) = frame(line)?;
         let (loader, linked) = match program_frame(line) {
             Some((program, name, offset)) => {
@@ -87,7 +97,8 @@ impl SourceLines {
             None => (self.loader.as_ref()?, address.wrapping_sub(self.moved)),
         };
         // A return address points behind the call.
-        let mut frames = loader.find_frames(linked.wrapping_sub(u64::from(number != 0))).ok()?;
+        let back = u64::from(number != 0 && interrupted.is_none());
+        let mut frames = loader.find_frames(linked.wrapping_sub(back)).ok()?;
         let mut places = Vec::new();
         while let Ok(Some(frame)) = frames.next() {
             places.extend(frame.location.and_then(|location| describe(&location)));

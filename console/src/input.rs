@@ -5,11 +5,13 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use arch_contract::{ConsoleEvent, LineTrigger};
 use kernel::arch::{Architecture, Machine};
 use kernel::interrupts;
-use kernel::lock::InterruptGuard;
+use kernel::lock::SpinLock;
 use kernel::memory::{OutOfMemory, try_box};
 use kernel::output;
 use kernel::time::Deadline;
 use kernel::wait::Channel;
+
+use crate::session::{self, Place};
 
 /// Bytes kept before the device has to hold them back.
 const CAPACITY: usize = 4096;
@@ -17,8 +19,8 @@ const CONTROL_C: u8 = 0x03;
 /// How often a console without an interrupt is looked at.
 const POLL: core::time::Duration = core::time::Duration::from_millis(10);
 
-/// Set by Ctrl-C; long commands look at it.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Who moves bytes from the device to the channel.
+static PUMP: SpinLock<()> = SpinLock::new(());
 
 /// Set while the device keeps what the channel has no room for.
 static HELD_BACK: AtomicBool = AtomicBool::new(false);
@@ -43,13 +45,14 @@ fn interrupt(bytes: &Channel<u8>) {
 /// Moves bytes from the device to the channel while there is room. What stays in the device is fetched when the
 /// channel is empty: the device holds back further input meanwhile, and does not interrupt for it.
 fn pump(bytes: &Channel<u8>) {
-    let _guard = InterruptGuard::new();
+    // The line may be steered to another CPU than the reader's: what one of them takes first must be first in the channel.
+    let _alone = PUMP.lock();
     while bytes.len() < CAPACITY {
         let Some(byte) = Machine::console_read() else { return };
         if byte == CONTROL_C {
-            INTERRUPTED.store(true, Ordering::Relaxed);
+            session::interrupt(Place::Serial);
         }
-        // There is room: only this function adds, with interrupts off on the CPU the line is steered to.
+        // There is room: only this function adds, on one CPU at a time.
         let _ = bytes.try_send(byte);
     }
     HELD_BACK.store(true, Ordering::Relaxed);
@@ -101,14 +104,4 @@ impl Input {
             }
         }
     }
-}
-
-/// True if Ctrl-C was typed since [`clear_interrupted`].
-pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
-}
-
-/// Forgets an earlier Ctrl-C.
-pub fn clear_interrupted() {
-    INTERRUPTED.store(false, Ordering::Relaxed);
 }

@@ -1,9 +1,12 @@
 //! The console: a shell on the machine's first serial line.
 //!
 //! - [`editor`]: keys to lines, with history and completion; pure, tested on the host.
-//! - [`shell`]: lines to commands; interactive or from the command line's `run=`.
+//! - [`shell`]: a person's or a script's session; [`execute`]: command lines, aliases, filters; [`session`]: keys and text.
 //! - [`commands`]: what can be typed.
 //! - [`render`]: text from a `Snapshot`; pure, tested on recorded snapshots.
+//! - [`screen`]: a session on a screen with a keyboard.
+//! - [`state`]: what commands show, a machine or what a crashed one has left.
+//! - [`post_mortem`]: the prompt when the kernel is no longer.
 //! - [`input`]: bytes from the serial interrupt; [`load`]: test load for `spawn`.
 #![cfg_attr(not(test), no_std)]
 
@@ -11,10 +14,17 @@ extern crate alloc;
 
 pub mod commands;
 pub mod editor;
+pub mod execute;
 pub mod input;
 pub mod load;
+pub mod post_mortem;
 pub mod render;
+pub mod screen;
+pub mod session;
 pub mod shell;
+pub mod state;
 
 pub use commands::{Command, CommandError, CommandResult, Context};
+pub use execute::{execute_frozen, execute_on, execute_running, needs_cpus};
 pub use shell::run;
+pub use state::{Needs, State};

@@ -144,14 +144,15 @@ pub fn threads(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     for thread in &snapshot.threads {
         writeln!(
             out,
-            "{:>8}  {:<31} {:>3}  {:<8} {:>12} {:>10} {:>10}",
+            "{:>8}  {:<31} {:>3}  {:<8} {:>12} {:>10} {:>10}{}",
             thread.id,
             thread.name,
             thread.cpu,
             activity(thread),
             Time(thread.run_ns),
             Bytes(thread.stack_size),
-            Bytes(thread.stack_used)
+            Bytes(thread.stack_used),
+            WaitsFor(thread.waits_for)
         )?;
     }
     if snapshot.threads_omitted > 0 {
@@ -163,9 +164,22 @@ pub fn threads(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     Ok(())
 }
 
+/// Whose mutex a thread waits for, if it does.
+struct WaitsFor(u64);
+
+impl fmt::Display for WaitsFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            owner => write!(f, "  for a mutex of thread {owner}"),
+        }
+    }
+}
+
 /// `thread N`.
 pub fn thread(thread: &ThreadState, out: &mut dyn Write) -> fmt::Result {
-    writeln!(out, "thread {} \"{}\" on CPU {}: {}", thread.id, thread.name, thread.cpu, activity(thread))?;
+    let waits_for = WaitsFor(thread.waits_for);
+    writeln!(out, "thread {} \"{}\" on CPU {}: {}{waits_for}", thread.id, thread.name, thread.cpu, activity(thread))?;
     writeln!(out, "  ran    {}", Time(thread.run_ns))?;
     let top = thread.stack_bottom + thread.stack_size;
     let (size, used) = (Bytes(thread.stack_size), Bytes(thread.stack_used));
@@ -220,7 +234,9 @@ pub fn memory(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     let total: u64 = snapshot.memory.nodes.iter().map(|node| node.total).sum();
     let free: u64 = snapshot.memory.nodes.iter().map(|node| node.free).sum();
     let image = snapshot.machine.image.1;
-    writeln!(out, "of the used, {} are free in object caches", Bytes(snapshot.memory.cached))?;
+    let cached = snapshot.memory.cached;
+    let allocated = (total - free).saturating_sub(cached);
+    writeln!(out, "of the used, {} are free small objects; {allocated} bytes are allocated", Bytes(cached))?;
     writeln!(
         out,
         "stacks: {} in use, {} kept for reuse",

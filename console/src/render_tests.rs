@@ -16,6 +16,7 @@ fn recorded() -> Snapshot {
         stack_size: 16_384,
         stack_used: 512,
         resumes_at: 0,
+        waits_for: if id == 3 { 2 } else { 0 },
     };
     Snapshot {
         version: kernel::snapshot::VERSION,
@@ -28,6 +29,7 @@ fn recorded() -> Snapshot {
             timer: "APIC one-shot".into(),
             interrupt_controller: "xAPIC and I/O APIC".into(),
             cpus_listed: 3,
+            ready_at_ns: 1_000_000,
             image: (0x20_0000, 0x10_0000),
         },
         cpus: vec![

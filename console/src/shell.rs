@@ -8,39 +8,49 @@ use arch_contract::PowerAction;
 use kernel::command_line::Options;
 use kernel::output;
 
-use crate::commands::{self, Command, Context};
+use crate::commands::{self, Command};
 use crate::editor::{Edit, Editor};
-use crate::input::{self, Input};
+use crate::execute::{Execution, Person};
+use crate::screen;
+use crate::session::{self, Serial, Session, Unattended};
+use crate::state::Here;
 
 /// Around the output of `run=` commands, so that `aero` can tell it from the boot's: ASCII start and end of text, the
 /// latter followed by the exit status in decimal.
 const START_OF_TEXT: u8 = 0x02;
 const END_OF_TEXT: u8 = 0x03;
+const CONTROL_C: u8 = 0x03;
 
-/// Writes to the console, a line at a time so that lines of several CPUs do not mix.
-#[derive(Default)]
-struct ConsoleWriter {
+/// Writes to a session, a line at a time so that lines of several CPUs do not mix.
+struct LineWriter<'a> {
+    session: &'a dyn Session,
     line: String,
 }
 
-impl Write for ConsoleWriter {
+impl<'a> LineWriter<'a> {
+    fn new(session: &'a dyn Session) -> Self {
+        Self { session, line: String::new() }
+    }
+
+    fn flush(&mut self) {
+        if !self.line.is_empty() {
+            self.session.print(&self.line);
+        }
+        self.line.clear();
+    }
+}
+
+impl Write for LineWriter<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.line.push_str(text);
-        if self.line.ends_with('\n') || self.line.len() > 512 {
+        if self.line.ends_with(['\n', '\r']) || self.line.len() > 512 {
             self.flush();
         }
         Ok(())
     }
 }
 
-impl ConsoleWriter {
-    fn flush(&mut self) {
-        output::print(format_args!("{}", self.line));
-        self.line.clear();
-    }
-}
-
-impl Drop for ConsoleWriter {
+impl Drop for LineWriter<'_> {
     fn drop(&mut self) {
         self.flush();
     }
@@ -48,51 +58,67 @@ impl Drop for ConsoleWriter {
 
 /// The console's life: the commands of `run=` and then the end of the machine, or a prompt for good.
 pub fn run(options: &Options<'static>, extra: &'static [Command]) {
-    match options.run {
-        Some(script) => run_script(script, extra),
-        None => interact(extra),
+    if let Some(script) = options.run {
+        run_script(script, extra);
     }
-}
-
-fn run_script(script: &str, extra: &'static [Command]) -> ! {
-    output::write_bytes(&[START_OF_TEXT]);
-    let mut status = 0;
-    for line in script.split(';') {
-        status = status.max(execute(line, extra));
-    }
-    output::write_bytes(&[END_OF_TEXT]);
-    output::print(format_args!("{status}\n"));
-    output::power(PowerAction::PowerOff, status)
-}
-
-fn interact(extra: &'static [Command]) {
-    let input = match Input::open() {
-        Ok(input) => input,
+    let serial = match Serial::open() {
+        Ok(serial) => serial,
         Err(error) => {
             log::error!("console: {error}; there is no prompt");
             return;
         }
     };
-    kernel::println!("Type `help` for the commands, `poweroff` to end.");
+    if screen::open(options.keyboard, extra).is_err() {
+        log::error!("console: out of memory for the screen; there is nothing on it");
+    }
+    if let Some(script) = options.script {
+        execute(script, extra, serial);
+    }
+    interact(serial, extra);
+}
+
+fn run_script(script: &str, extra: &'static [Command]) -> ! {
+    output::write_bytes(&[START_OF_TEXT]);
+    let status = {
+        let mut out = LineWriter::new(&Unattended);
+        Execution { extra, state: &Here, person: None }.run(script, &mut out)
+    };
+    output::write_bytes(&[END_OF_TEXT]);
+    output::print(format_args!("{status}\n"));
+    output::power(PowerAction::PowerOff, status)
+}
+
+/// A person's session at a terminal.
+pub fn interact(session: &dyn Session, extra: &'static [Command]) {
+    session.print("Type `help` for the commands, `poweroff` to end.\n");
     let mut editor = Editor::new();
     let mut status = 0;
     loop {
         let prompt = if status == 0 { "aero> ".to_string() } else { alloc::format!("aero [{status}]> ") };
-        editor.redraw(&prompt, &mut ConsoleWriter::default());
+        editor.redraw(&prompt, &mut LineWriter::new(session));
         let edit = loop {
-            let byte = input.next();
+            let byte = session.key();
             let complete = |before: &str| completions(before, extra);
-            match editor.feed(byte, &prompt, &complete, &mut ConsoleWriter::default()) {
+            match editor.feed(byte, &prompt, &complete, &mut LineWriter::new(session)) {
                 Edit::More => {}
                 edit => break edit,
             }
         };
-        input::clear_interrupted();
+        session.clear_interrupted();
         status = match edit {
-            Edit::Line(line) => line.split(';').map(|part| execute(part, extra)).max().unwrap_or(0),
+            Edit::Line(line) => {
+                let status = execute(&line, extra, session);
+                // The Ctrl-C was for the command, and what was typed before it is given up.
+                if session::interrupted() {
+                    while session.key() != CONTROL_C {}
+                }
+                status
+            }
             Edit::TooLong(length) => {
                 let limit = crate::editor::LINE_LIMIT;
-                kernel::println!("error: the line of {length} characters is longer than {limit}; nothing was done");
+                let mut out = LineWriter::new(session);
+                let _ =
+                    writeln!(out, "error: the line of {length} characters is longer than {limit}; nothing was done");
                 2
             }
             Edit::Cancelled | Edit::More => 0,
@@ -100,46 +126,22 @@ fn interact(extra: &'static [Command]) {
     }
 }
 
-/// Runs one command line; its status: 0 done, 1 failed, 2 wrongly used.
-fn execute(line: &str, extra: &'static [Command]) -> u8 {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let Some((&name, arguments)) = words.split_first() else { return 0 };
-    let mut out = ConsoleWriter::default();
-    let Some(command) = commands::all(extra).find(|command| command.name == name) else {
-        let near = commands::all(extra).map(|command| command.name).min_by_key(|known| distance(known, name));
-        let _ = writeln!(
-            out,
-            "error: there is no command `{name}`; did you mean `{}`? `help` lists all",
-            near.unwrap_or("help")
-        );
-        return 2;
-    };
-    let mut context = Context { arguments, out: &mut out, extra };
-    match (command.run)(&mut context) {
-        Ok(()) => 0,
-        Err(error) => {
-            let _ = writeln!(out, "error: {name}: {}", error.text);
-            if error.is_usage() {
-                let _ = writeln!(out, "usage: {name} {}", command.arguments);
-            }
-            error.status
-        }
-    }
+fn execute(line: &str, extra: &'static [Command], session: &dyn Session) -> u8 {
+    let mut out = LineWriter::new(session);
+    Execution { extra, state: &Here, person: Some(&Attending(session)) }.run(line, &mut out)
 }
 
-/// How many letters have to change to make one word of the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let cost = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(diagonal + 1).min(row[j] + 1);
+/// The person of a session.
+struct Attending<'a>(&'a dyn Session);
+
+impl Person for Attending<'_> {
+    fn key(&self) -> u8 {
+        let key = self.0.key();
+        if key == CONTROL_C {
+            self.0.clear_interrupted();
         }
+        key
     }
-    row[b.len()]
 }
 
 /// Words that can stand at the end of `before`: commands first, then what the command takes.
@@ -159,13 +161,6 @@ fn completions(before: &str, extra: &'static [Command]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn near_misses_have_small_distances() {
-        assert_eq!(distance("threads", "thraeds"), 2);
-        assert_eq!(distance("mem", "mem"), 0);
-        assert_eq!(distance("", "abc"), 3);
-    }
 
     #[test]
     fn completion_offers_commands_and_then_their_words() {

@@ -41,11 +41,13 @@ pub struct Registers {
     pub system: SystemRegisters,
     /// Floating-point and vector state, if it is known.
     pub vectors: Option<[u8; AREA_LIMIT]>,
+    /// They are those of a thread that does not run: only what a callee preserves is known.
+    pub is_suspended: bool,
 }
 
 impl Default for Registers {
     fn default() -> Self {
-        Self { general: General::zero(), system: SystemRegisters::zero(), vectors: None }
+        Self { general: General::zero(), system: SystemRegisters::zero(), vectors: None, is_suspended: false }
     }
 }
 
@@ -127,6 +129,21 @@ impl Registers {
     }
 }
 
+/// True if a register, by its number in gdb's order, is known of a thread that does not run: those a callee preserves
+/// (System V ABI, 3.2.1), where it goes on, and those that are the same for all.
+fn is_preserved(index: usize, piece: &Piece<'_>) -> bool {
+    const INSTRUCTION_POINTER: usize = 16;
+    const SEGMENTS: core::ops::Range<usize> = 18..24;
+    const BASES: core::ops::Range<usize> = 57..59;
+    match index {
+        // RBX, RBP, RSP, R12 to R15.
+        1 | 6 | 7 | 12..=INSTRUCTION_POINTER => true,
+        _ if SEGMENTS.contains(&index) || BASES.contains(&index) => true,
+        // Behind them the rest of the vectors, which are bytes, and the control registers, which are numbers.
+        _ => index >= BASES.end && matches!(piece, Piece::Number(..)),
+    }
+}
+
 /// The x87 tag word from FXSAVE's bit per register: 0 in use, 3 empty.
 fn full_tags(abridged: u8) -> u64 {
     (0..8).filter(|bit| abridged & 1 << bit == 0).fold(0, |tags, bit| tags | 3 << (2 * bit))
@@ -141,9 +158,15 @@ impl gdbstub::arch::Registers for Registers {
 
     fn gdb_serialize(&self, mut write_byte: impl FnMut(Option<u8>)) {
         let mut copy = self.clone();
-        copy.for_each(&Machine::vector_layout(), |piece| match piece {
-            Piece::Bytes(bytes) => bytes.iter().for_each(|&byte| write_byte(Some(byte))),
-            Piece::Number(number, size) => number.to_le_bytes()[..size].iter().for_each(|&byte| write_byte(Some(byte))),
+        let mut index = 0;
+        copy.for_each(&Machine::vector_layout(), |piece| {
+            let is_known = !self.is_suspended || is_preserved(index, &piece);
+            let mut write = |byte: u8| write_byte(is_known.then_some(byte));
+            match piece {
+                Piece::Bytes(bytes) => bytes.iter().copied().for_each(&mut write),
+                Piece::Number(number, size) => number.to_le_bytes()[..size].iter().copied().for_each(&mut write),
+            }
+            index += 1;
         });
     }
 

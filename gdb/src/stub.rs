@@ -10,8 +10,8 @@ use gdbstub::stub::{GdbStub, MultiThreadStopReason};
 use gdbstub::target::ext::breakpoints::WatchKind;
 use kernel::arch::{Architecture, Machine};
 use kernel::debug::{Debugger, Reason, Stop};
-use kernel::memory::OutOfMemory;
 
+use crate::deferred;
 use crate::framing::{Event, Framer, PACKET_LIMIT};
 use crate::target::{Kernel, tid_of};
 
@@ -76,10 +76,7 @@ unsafe impl Sync for PacketBuffer {}
 static PACKET_BUFFER: PacketBuffer = PacketBuffer(UnsafeCell::new([0; PACKET_LIMIT]));
 
 /// Gives the kernel this stub; false if there is no line to a gdb.
-///
-/// # Errors
-/// [`OutOfMemory`].
-pub fn install() -> Result<bool, OutOfMemory> {
+pub fn install() -> bool {
     kernel::debug::install(&STUB)
 }
 
@@ -110,7 +107,12 @@ impl Debugger for Stub {
         let State { kernel, framer, session, interrupted, packet_begun } = unsafe { &mut *self.0.get() };
         let (was_interrupted, is_new) = (core::mem::take(interrupted), core::mem::take(packet_begun));
         kernel.during(stop, |kernel| {
-            if goes_on_stepping(kernel, was_interrupted || is_new) {
+            let is_message = kernel.stop().reason == Reason::Message;
+            if is_message {
+                // To a gdb that waits for a stop; if there is none, the console has it.
+                deferred::send_output(matches!(session, Some(GdbStubStateMachine::Running(_))) && !is_new);
+            }
+            if is_message && !was_interrupted && !is_new || goes_on_stepping(kernel, was_interrupted || is_new) {
                 return kernel.give_orders();
             }
             *session = session.take().and_then(|session| match session {
@@ -144,6 +146,8 @@ fn reason_of(kernel: &mut Kernel, was_interrupted: bool) -> MultiThreadStopReaso
     match stop.reason {
         Reason::Attention if was_interrupted => signal(Signal::SIGINT),
         Reason::Attention | Reason::Stepped => signal(Signal::SIGTRAP),
+        Reason::Message if was_interrupted => signal(Signal::SIGINT),
+        Reason::Watchdog | Reason::Message => signal(Signal::SIGTRAP),
         Reason::Breakpoint => {
             let at = stop.registers(stop.host).instruction_pointer;
             if stop.has_planted(at) { MultiThreadStopReason::SwBreak(tid) } else { signal(Signal::SIGTRAP) }
@@ -171,8 +175,16 @@ fn new_session(kernel: &mut Kernel) -> Option<Session> {
 /// Listens to gdb until it lets the CPUs go on. The session goes on with the next stop, unless gdb has left.
 fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) -> Option<Session> {
     let mut session = session;
+    // gdb's Ctrl-C can overtake the packet that lets the CPUs go on: they stop before they have begun. Before any other packet
+    // it is late, for a stop that gdb has meanwhile been told of.
+    let mut interrupted = false;
     loop {
         session = match session {
+            Some(GdbStubStateMachine::Running(running)) if core::mem::take(&mut interrupted) => {
+                let tid = tid_of(kernel.stop().host);
+                let reason = MultiThreadStopReason::SignalWithThread { tid, signal: Signal::SIGINT };
+                running.report_stop(kernel, reason).ok()
+            }
             Some(GdbStubStateMachine::Running(running)) => return Some(running.into()),
             Some(GdbStubStateMachine::Disconnected(_)) => {
                 kernel.release();
@@ -188,7 +200,15 @@ fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) 
                     continue;
                 };
                 match framer.push(byte) {
-                    Event::Packet => take_packet(kernel, framer, idle),
+                    Event::Packet => {
+                        let next = take_packet(kernel, framer, idle);
+                        interrupted &= matches!(next, Some(GdbStubStateMachine::Running(_)));
+                        next
+                    }
+                    Event::Interrupt => {
+                        interrupted = true;
+                        idle
+                    }
                     Event::Damaged => {
                         Machine::debug_line_write(REPEAT);
                         idle

@@ -13,6 +13,7 @@ use gdbstub::target::ext::breakpoints::{
     Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint,
     SwBreakpointOps, WatchKind,
 };
+use gdbstub::target::ext::monitor_cmd::{ConsoleOutput, MonitorCmd, MonitorCmdOps};
 use gdbstub::target::ext::section_offsets::{Offsets, SectionOffsets, SectionOffsetsOps};
 use gdbstub::target::ext::target_description_xml_override::{
     TargetDescriptionXmlOverride, TargetDescriptionXmlOverrideOps,
@@ -23,6 +24,7 @@ use kernel::arch::Machine;
 use kernel::cpu;
 use kernel::debug::{Order, Stop};
 
+use crate::monitor;
 use crate::registers::{Registers, Window, X64, describe};
 
 /// gdb's error numbers are those of POSIX.
@@ -48,6 +50,8 @@ pub struct Kernel {
     named: [Option<Order>; arch_contract::MAX_CPUS],
     /// See [`RangeStep`].
     pub range_step: Option<RangeStep>,
+    /// A kernel thread whose registers gdb sees instead of the CPUs', by its number.
+    selected: Option<u64>,
 }
 
 // SAFETY: used by the host of a stop only.
@@ -70,7 +74,8 @@ pub fn tid_of(cpu: usize) -> Tid {
 impl Kernel {
     /// Not stopped.
     pub const fn new() -> Self {
-        Self { stop: None, others: Order::Run, named: [None; arch_contract::MAX_CPUS], range_step: None }
+        let named = [None; arch_contract::MAX_CPUS];
+        Self { stop: None, others: Order::Run, named, range_step: None, selected: None }
     }
 
     /// Lets `work` work on a stop.
@@ -91,6 +96,7 @@ impl Kernel {
     /// Gives each CPU the order that gdb has for it.
     pub fn give_orders(&mut self) {
         let (others, named) = (self.others, self.named);
+        self.selected = None;
         for cpu in cpu::all() {
             self.stop().order(cpu.index, named[cpu.index].unwrap_or(others));
         }
@@ -148,6 +154,10 @@ impl Target for Kernel {
         Some(self)
     }
 
+    fn support_monitor_cmd(&mut self) -> Option<MonitorCmdOps<'_, Self>> {
+        Some(self)
+    }
+
     fn support_target_description_xml_override(&mut self) -> Option<TargetDescriptionXmlOverrideOps<'_, Self>> {
         Some(self)
     }
@@ -156,7 +166,21 @@ impl Target for Kernel {
 impl MultiThreadBase for Kernel {
     fn read_registers(&mut self, registers: &mut Registers, tid: Tid) -> TargetResult<(), Self> {
         let cpu = self.stopped_cpu(tid)?;
+        let selected = self.selected;
         let stop = self.stop();
+        let runs_on = |thread: u64| cpu::all().map(|cpu| cpu.index).find(|&cpu| stop.running(cpu).0 == thread);
+        let cpu = match selected {
+            None => cpu,
+            Some(thread) => match runs_on(thread) {
+                Some(cpu) => cpu,
+                None => {
+                    registers.system = *stop.system(cpu);
+                    registers.is_suspended = true;
+                    registers.general = monitor::registers_of(thread).ok_or(TargetError::Errno(NO_SUCH_CPU))?;
+                    return Ok(());
+                }
+            },
+        };
         registers.general = *stop.registers(cpu);
         registers.system = *stop.system(cpu);
         registers.set_vectors(stop.vectors(cpu));
@@ -165,6 +189,10 @@ impl MultiThreadBase for Kernel {
 
     fn write_registers(&mut self, registers: &Registers, tid: Tid) -> TargetResult<(), Self> {
         let cpu = self.stopped_cpu(tid)?;
+        if self.selected.is_some() {
+            // They are not in registers.
+            return Err(TargetError::Errno(NO_ACCESS));
+        }
         let stop = self.stop();
         *stop.registers(cpu) = registers.general;
         if let Some(vectors) = &registers.vectors {
@@ -197,6 +225,16 @@ impl MultiThreadBase for Kernel {
 
     fn support_thread_extra_info(&mut self) -> Option<ThreadExtraInfoOps<'_, Self>> {
         Some(self)
+    }
+}
+
+impl MonitorCmd for Kernel {
+    fn handle_monitor_cmd(&mut self, line: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Never> {
+        match core::str::from_utf8(line) {
+            Ok(line) => monitor::execute(line, &mut self.selected, &mut out),
+            Err(_) => gdbstub::outputln!(out, "error: the command is not text"),
+        }
+        Ok(())
     }
 }
 

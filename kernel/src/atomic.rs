@@ -1,6 +1,6 @@
 //! Where the files that are model-checked get their atomics: the checker includes the same files with its own.
 
-pub use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
+pub use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
 /// Declares a `const fn`; the model checker's atomics have no `const` constructors, so its version drops the `const`.
 macro_rules! const_fn {
@@ -9,6 +9,8 @@ macro_rules! const_fn {
     };
 }
 pub(crate) use const_fn;
+
+pub use crate::frozen::passes;
 
 /// Tells the CPU it is in a spin loop.
 #[inline(always)]

@@ -90,10 +90,27 @@ impl CpuSet {
         }
     }
 
+    /// Number of CPUs in it.
+    pub fn len(&self) -> usize {
+        // By looking, because the CPUs this is compiled for need not count bits by an instruction.
+        self.iter().count()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.words == [0; MAX_CPUS / 64]
+    }
+
     /// The CPUs in it, in order.
     pub fn iter(&self) -> impl Iterator<Item = usize> + Clone {
-        let words = self.words;
-        (0..MAX_CPUS).filter(move |cpu| words[cpu / 64] >> (cpu % 64) & 1 != 0)
+        self.words.into_iter().enumerate().flat_map(|(index, word)| {
+            let mut left = word;
+            core::iter::from_fn(move || {
+                let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
+                left &= left - 1;
+                Some(index * 64 + bit)
+            })
+        })
     }
 }
 
@@ -125,6 +142,8 @@ struct Request {
     run: unsafe fn(*const Request),
     drop_closure: unsafe fn(*mut Request),
     layout: Layout,
+    /// Whose block this is, to be kept there again.
+    home: &'static Cpu,
     /// The caller and each target that has not run it.
     references: AtomicUsize,
 }
@@ -145,7 +164,7 @@ unsafe fn drop_closure<F>(request: *mut Request) {
     unsafe { ptr::drop_in_place(&raw mut (*request.cast::<RequestWith<F>>()).closure) };
 }
 
-/// Layout of the blocks kept for the next request: most requests fit.
+/// Layout of the block each CPU keeps for its next request: most requests fit.
 const KEPT_BLOCK: Layout = match Layout::from_size_align(128, 16) {
     Ok(layout) => layout,
     Err(_) => panic!("16 is a power of two"),
@@ -155,27 +174,33 @@ fn is_kept(layout: Layout) -> bool {
     layout.size() <= KEPT_BLOCK.size() && layout.align() <= KEPT_BLOCK.align()
 }
 
-/// Memory for a request: the block this CPU kept, or a new one. Interrupts off.
+/// Gives a CPU the block it keeps. Once.
+pub(crate) fn prepare(cpu: &Cpu) -> Result<(), OutOfMemory> {
+    cpu.kept_call_block.store(memory::allocate(KEPT_BLOCK, Placement::Near)?.as_ptr(), Ordering::Relaxed);
+    Ok(())
+}
+
+/// Memory for a request: the block this CPU kept, or a new one while that is in use. Interrupts off.
 #[inline(always)]
-fn take_block(layout: Layout) -> Option<NonNull<u8>> {
+fn take_block(layout: Layout, home: &Cpu) -> Option<NonNull<u8>> {
     if !is_kept(layout) {
         return memory::allocate(layout, Placement::Near).ok();
     }
-    let kept = cpu::this().kept_call_block.swap(ptr::null_mut(), Ordering::Acquire);
+    let kept = home.kept_call_block.swap(ptr::null_mut(), Ordering::Acquire);
     NonNull::new(kept).or_else(|| memory::allocate(KEPT_BLOCK, Placement::Near).ok())
 }
 
-/// Keeps the block for the next request, or frees it. Any context: which CPU keeps it does not matter.
+/// Keeps the block for its CPU's next request, or frees it. Any context, any CPU.
 ///
 /// # Safety
 /// The block came from [`take_block`] with this layout and is not used any more.
 #[inline(always)]
-unsafe fn return_block(block: NonNull<u8>, layout: Layout) {
+unsafe fn return_block(block: NonNull<u8>, layout: Layout, home: &Cpu) {
     if !is_kept(layout) {
         // SAFETY: the caller's obligation.
         return unsafe { memory::free(block, layout) };
     }
-    if let Some(other) = NonNull::new(cpu::this().kept_call_block.swap(block.as_ptr(), Ordering::AcqRel)) {
+    if let Some(other) = NonNull::new(home.kept_call_block.swap(block.as_ptr(), Ordering::AcqRel)) {
         // SAFETY: kept by an earlier call of this function, so of this layout.
         unsafe { memory::free(other, KEPT_BLOCK) };
     }
@@ -193,7 +218,8 @@ impl Call {
     fn new<F: Fn() + Send + Sync + 'static>(closure: F, count: usize) -> Result<Self, CallError> {
         let nodes = Layout::array::<CallNode>(count).map_err(|_| CallError::OutOfMemory)?;
         let (layout, offset) = Layout::new::<RequestWith<F>>().extend(nodes).map_err(|_| CallError::OutOfMemory)?;
-        let memory = take_block(layout).ok_or(CallError::OutOfMemory)?.as_ptr();
+        let home = cpu::this();
+        let memory = take_block(layout, home).ok_or(CallError::OutOfMemory)?.as_ptr();
         let request = memory.cast::<RequestWith<F>>();
         // SAFETY: the block has room for the request, and for `count` nodes at `offset`.
         unsafe {
@@ -202,6 +228,7 @@ impl Call {
                     run: run_closure::<F>,
                     drop_closure: drop_closure::<F>,
                     layout,
+                    home,
                     references: AtomicUsize::new(count + 1),
                 },
                 closure,
@@ -284,8 +311,8 @@ unsafe fn release(request: *mut Request) {
     unsafe {
         if (*request).references.fetch_sub(1, Ordering::AcqRel) == 1 {
             ((*request).drop_closure)(request);
-            let layout = (*request).layout;
-            return_block(NonNull::new_unchecked(request.cast()), layout);
+            let Request { layout, home, .. } = *request;
+            return_block(NonNull::new_unchecked(request.cast()), layout, home);
         }
     }
 }
@@ -347,19 +374,22 @@ pub fn on_set<F: Fn() + Send + Sync + 'static>(cpus: CpuSet, function: F, limit:
     }
     let guard = InterruptGuard::new();
     let here = cpu::this();
-    let others = || cpus.iter().filter(|&index| index != here.index).filter_map(cpu::get);
-    let call = Call::new(function, others().count())?;
+    let mut others = cpus;
+    others.remove(here.index);
+    let call = Call::new(function, others.len())?;
     let mut result = Ok(());
-    for (index, target) in others().enumerate() {
-        result = result.and(call.send(index, target));
+    for (index, cpu) in others.iter().enumerate() {
+        // All of the set are there, as was seen above.
+        if let Some(target) = cpu::get(cpu) {
+            result = result.and(call.send(index, target));
+        }
     }
-    if cpus.iter().any(|index| index == here.index) {
+    if others != cpus {
         // SAFETY: the request is alive.
         unsafe { ((*call.request).run)(call.request) };
     }
-    let targets: CpuSet = others().map(|cpu| cpu.index).collect();
     drop(guard);
-    for (index, cpu) in targets.iter().enumerate() {
+    for (index, cpu) in others.iter().enumerate() {
         result = result.and(call.wait(index, cpu, limit));
     }
     result

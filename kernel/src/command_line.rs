@@ -5,6 +5,8 @@ use core::time::Duration;
 use firmware::words::{number, words};
 use log::LevelFilter;
 
+use crate::scheduler::Idle;
+
 /// What the kernel does after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterCrash {
@@ -16,6 +18,15 @@ pub enum AfterCrash {
     Reboot,
 }
 
+/// A keyboard's layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keyboard {
+    /// American, 104 keys.
+    Us,
+    /// German, 105 keys.
+    German,
+}
+
 /// The options, with their defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options<'a> {
@@ -25,6 +36,8 @@ pub struct Options<'a> {
     pub cpus: usize,
     /// `quantum_us=`: time slice.
     pub quantum: Duration,
+    /// `idle=`: what a CPU does that has nothing to run.
+    pub idle: Idle,
     /// `panic=`: what to do after a crash.
     pub after_crash: AfterCrash,
     /// `trace=`: whether the tracer is on from the start.
@@ -35,6 +48,10 @@ pub struct Options<'a> {
     pub waits_for_debugger: bool,
     /// `run=`: commands to execute instead of an interactive session.
     pub run: Option<&'a str>,
+    /// `keyboard=`: what is printed on the keys.
+    pub keyboard: Keyboard,
+    /// `script=`: commands to execute before the first prompt.
+    pub script: Option<&'a str>,
 }
 
 /// A word that was not understood.
@@ -49,7 +66,7 @@ pub struct Unknown<'a> {
 }
 
 /// Words for the architecture's start-up code.
-const ARCHITECTURE_WORDS: [&str; 2] = ["debug-exit", "trace-port"];
+const ARCHITECTURE_WORDS: [&str; 3] = ["debug-exit", "trace-port", "crash-port"];
 
 /// Reads the line; calls `unknown` for each word that is not understood and goes on with the defaults.
 pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options<'a> {
@@ -57,11 +74,14 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
         log: LevelFilter::Info,
         cpus: arch_contract::MAX_CPUS,
         quantum: crate::scheduler::DEFAULT_QUANTUM,
+        idle: Idle::Halt,
         after_crash: AfterCrash::Halt,
         trace: false,
         watchdog: None,
         waits_for_debugger: false,
         run: None,
+        script: None,
+        keyboard: Keyboard::Us,
     };
     for word in words(line) {
         let expected = match word.key {
@@ -85,6 +105,17 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
                     continue;
                 }
                 _ => "quantum_us=NUMBER, from 10 to 1000000",
+            },
+            "idle" => match word.value {
+                "halt" => {
+                    options.idle = Idle::Halt;
+                    continue;
+                }
+                "poll" => {
+                    options.idle = Idle::Poll;
+                    continue;
+                }
+                _ => "idle=halt or idle=poll",
             },
             "gdb" => match word.value {
                 "wait" => {
@@ -130,8 +161,25 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
                 options.run = Some(word.value);
                 continue;
             }
+            "keyboard" => match word.value {
+                "us" => {
+                    options.keyboard = Keyboard::Us;
+                    continue;
+                }
+                "de" => {
+                    options.keyboard = Keyboard::German;
+                    continue;
+                }
+                _ => "keyboard=us or keyboard=de",
+            },
+            "script" => {
+                options.script = Some(word.value);
+                continue;
+            }
             key if ARCHITECTURE_WORDS.contains(&key) => continue,
-            _ => "log=, cpus=, quantum_us=, panic=, trace=, watchdog= or run=; `help boot` explains them",
+            _ => {
+                "log=, cpus=, quantum_us=, idle=, panic=, trace=, watchdog=, gdb=, script= or run=; `help boot` explains them"
+            }
         };
         unknown(Unknown { key: word.key, value: word.value, expected });
     }
@@ -163,11 +211,12 @@ mod tests {
     #[test]
     fn known_words_are_taken_and_others_reported() {
         let mut unknown = Vec::new();
-        let line = "log=debug cpus=2 quantum_us=100 panic=exit run=\"mem; cpus\" colour=red cpus=none";
+        let line = "log=debug cpus=2 quantum_us=100 idle=poll panic=exit run=\"mem; cpus\" colour=red cpus=none";
         let options = parse(line, |word| unknown.push((word.key, word.value)));
         assert_eq!(options.log, LevelFilter::Debug);
         assert_eq!(options.cpus, 2);
         assert_eq!(options.quantum, Duration::from_micros(100));
+        assert_eq!(options.idle, Idle::Poll);
         assert_eq!(options.after_crash, AfterCrash::Exit);
         assert_eq!(options.run, Some("mem; cpus"));
         assert_eq!(unknown, [("colour", "red"), ("cpus", "none")]);

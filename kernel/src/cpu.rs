@@ -4,7 +4,6 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use arch_contract::MAX_CPUS;
-use arrayvec::ArrayVec;
 
 use crate::arch::{Architecture, Machine};
 use crate::call::CallNode;
@@ -86,10 +85,6 @@ impl<T> core::ops::Deref for CacheLine<T> {
     }
 }
 
-/// Most trap stacks an architecture asks for.
-const TRAP_STACK_LIMIT: usize = 8;
-const _: () = assert!(Machine::INTERRUPT_STACKS <= TRAP_STACK_LIMIT);
-
 /// One CPU. What its owner uses at every switch comes first; what others write has cache lines of its own.
 #[repr(C)]
 pub struct Cpu {
@@ -101,6 +96,10 @@ pub struct Cpu {
     pub hardware_id: u32,
     /// Set in an interrupt handler to make the interrupted thread give way.
     pub(crate) give_way: AtomicBool,
+    /// True if it does so for a thread that was woken.
+    pub(crate) displaced: AtomicBool,
+    /// When the counter reaches this, whoever is woken may displace the running thread again.
+    pub(crate) undisturbed_until: AtomicU64,
     pub(crate) in_interrupt: AtomicBool,
     pub(crate) tick_armed: AtomicBool,
     pub(crate) run_queue: Owned<RunQueue>,
@@ -112,7 +111,7 @@ pub struct Cpu {
     /// A stack for finishing what a thread cannot finish on its own: exit, migration.
     pub(crate) scheduler_stack_top: AtomicUsize,
     /// Tops of its trap stacks.
-    pub(crate) trap_stack_tops: Owned<ArrayVec<usize, TRAP_STACK_LIMIT>>,
+    pub(crate) trap_stack_tops: [AtomicUsize; Machine::INTERRUPT_STACKS],
     pub(crate) caches: Owned<ObjectCaches>,
     pub(crate) stock: Owned<Stock>,
     /// Event counts.
@@ -121,7 +120,7 @@ pub struct Cpu {
     pub(crate) mailbox: CacheLine<Mailbox<Thread>>,
     pub(crate) attention: CacheLine<AttentionWord>,
     pub(crate) calls: CacheLine<Mailbox<CallNode>>,
-    /// Memory of the last finished call, for the next one.
+    /// Memory for its next call; null while one uses it.
     pub(crate) kept_call_block: AtomicPtr<u8>,
     pub(crate) timers: CacheLine<SpinLock<TimerQueue>>,
     pub(crate) registry: CacheLine<SpinLock<Registry>>,
@@ -140,6 +139,8 @@ impl Cpu {
             node,
             hardware_id,
             give_way: AtomicBool::new(false),
+            displaced: AtomicBool::new(false),
+            undisturbed_until: AtomicU64::new(0),
             in_interrupt: AtomicBool::new(false),
             tick_armed: AtomicBool::new(false),
             run_queue: Owned::new(RunQueue::new()),
@@ -147,7 +148,7 @@ impl Cpu {
             idle: AtomicPtr::new(core::ptr::null_mut()),
             switches_at_tick: AtomicU64::new(0),
             scheduler_stack_top: AtomicUsize::new(0),
-            trap_stack_tops: Owned::new(ArrayVec::new()),
+            trap_stack_tops: [const { AtomicUsize::new(0) }; Machine::INTERRUPT_STACKS],
             caches: Owned::new(ObjectCaches::new()),
             stock: Owned::new(Stock::new()),
             counters: Counters::default(),
@@ -159,6 +160,11 @@ impl Cpu {
             registry: CacheLine(SpinLock::new(Registry::new())),
             interrupt_counts: [const { Counter(AtomicU64::new(0)) }; 256],
         }
+    }
+
+    /// Tops of its trap stacks, of [`crate::memory::stack::DEFAULT_SIZE`] bytes each.
+    pub(crate) fn trap_stack_tops(&self) -> impl Iterator<Item = usize> {
+        self.trap_stack_tops.iter().map(|top| top.load(Ordering::Relaxed))
     }
 
     /// True if this is the CPU the caller runs on. Only stable with interrupts off.

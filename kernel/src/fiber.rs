@@ -35,6 +35,8 @@ pub(crate) struct Ring {
     own: Node,
     /// Who runs; null as long as there are no others.
     current: Cell<*const Node>,
+    /// Stack of a fiber that has ended, for the next one: making them one after the other takes no lock.
+    spare: Cell<Option<Stack>>,
 }
 
 // SAFETY: touched by its thread only.
@@ -42,7 +44,36 @@ unsafe impl Sync for Ring {}
 
 impl Ring {
     pub(crate) fn new() -> Self {
-        Self { own: Node::new(None), current: Cell::new(ptr::null()) }
+        Self { own: Node::new(None), current: Cell::new(ptr::null()), spare: Cell::new(None) }
+    }
+
+    /// A stack of at least so many bytes.
+    #[inline(always)]
+    fn take_stack(&self, size: usize) -> Result<Stack, OutOfMemory> {
+        if size == DEFAULT_SIZE
+            && let Some(spare) = self.spare.take()
+        {
+            return Ok(spare);
+        }
+        Stack::new(size)
+    }
+
+    /// Takes a stack back that nobody uses any more.
+    #[inline(always)]
+    fn return_stack(&self, stack: Stack) {
+        if stack.size() == DEFAULT_SIZE && self.spare.get().is_none() {
+            self.spare.set(Some(stack));
+        } else {
+            stack.release();
+        }
+    }
+
+    /// Gives back what a thread that is over has kept.
+    #[inline(always)]
+    pub(crate) fn release_spare(&self) {
+        if let Some(spare) = self.spare.take() {
+            spare.release();
+        }
     }
 
     /// Forgets the fibers of a thread that is over.
@@ -109,10 +140,11 @@ where
     if size_of::<Body<F, T>>() > stack_size.max(DEFAULT_SIZE) / 2 {
         return Err(OutOfMemory);
     }
-    let stack = Stack::new(stack_size.max(DEFAULT_SIZE))?;
+    let fibers = thread::current().fibers();
+    let stack = fibers.take_stack(stack_size.max(DEFAULT_SIZE))?;
     let align = align_of::<Body<F, T>>().max(16);
     let start = ((stack.top() - size_of::<Body<F, T>>()) & !(align - 1)) as *mut Body<F, T>;
-    let current = thread::current().fibers().current();
+    let current = fibers.current();
     // SAFETY: the top of a stack nobody uses yet; the ring belongs to this thread.
     unsafe {
         start.write(Body {
@@ -207,7 +239,7 @@ impl<T> Fiber<T> {
         fiber.run_to_end();
         // SAFETY: it has ended and left a result, which is read once, here.
         let result = unsafe { (*fiber.result).assume_init_read() };
-        fiber.stack.release();
+        thread::current().fibers().return_stack(fiber.stack);
         result
     }
 

@@ -1,7 +1,8 @@
 //! The kernel's state at one moment, as far as several CPUs have one: what every command, test and tool reads.
 //!
 //! Each CPU describes itself and its threads, with interrupts off, so what is said of one CPU is true together. A CPU
-//! that does not answer is described from outside and marked as such.
+//! that does not answer is described from outside and marked as such. On a frozen machine all are described from outside, as they
+//! stopped.
 
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -9,32 +10,35 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
+use arch_contract::fault::Registers;
 use arrayvec::ArrayString;
 use serde::{Deserialize, Serialize};
 
 use crate::arch::{Architecture, Machine};
+use crate::backtrace::{self, Frame};
 use crate::call;
 use crate::cpu::{self, Cpu};
+use crate::debug;
+use crate::frozen;
 use crate::interrupts::{self, Purpose};
 use crate::lock::SpinLock;
 use crate::memory;
-use crate::panic::walk_stack;
 use crate::program::{self, Program};
-use crate::start::boot_information;
+use crate::start::{boot_information, ready_at_ns};
 use crate::thread::{self, NAME_LIMIT};
 use crate::time;
 
 /// Version of the format: changes with every change of these types.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Most threads described per CPU unless asked for more.
 pub const THREAD_LIMIT: usize = 512;
 /// How long a CPU may take to describe itself.
-const ANSWER_LIMIT: Duration = Duration::from_millis(250);
+const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 /// Most ready threads listed per CPU.
 const READY_LIMIT: usize = 64;
 
 /// The state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// [`VERSION`] of the kernel that took it.
     pub version: u32,
@@ -61,7 +65,7 @@ pub struct Snapshot {
 }
 
 /// What does not change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineState {
     /// Architecture.
     pub architecture: String,
@@ -77,6 +81,8 @@ pub struct MachineState {
     pub interrupt_controller: String,
     /// CPUs the firmware lists.
     pub cpus_listed: u32,
+    /// Time at which the first thread could run, in ns since the image was entered.
+    pub ready_at_ns: u64,
     /// Physical address of the image, and its length in bytes.
     pub image: (u64, u64),
 }
@@ -179,14 +185,16 @@ pub struct ThreadState {
     pub stack_used: u64,
     /// Address where it goes on; 0 while it runs.
     pub resumes_at: u64,
+    /// Number of the thread whose mutex it waits for, 0 for none.
+    pub waits_for: u64,
 }
 
 /// Memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryState {
     /// By node.
     pub nodes: Vec<NodeState>,
-    /// Bytes free in the CPUs' object caches.
+    /// Bytes of free small objects, in the CPUs' caches and in slabs.
     pub cached: u64,
     /// Stacks in use.
     pub stacks: u64,
@@ -195,7 +203,7 @@ pub struct MemoryState {
 }
 
 /// Memory of a node, in bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeState {
     /// Number.
     pub node: u32,
@@ -245,6 +253,9 @@ struct RawThread {
     stack_size: usize,
     stack_pointer: usize,
     resumes_at: usize,
+    address: usize,
+    /// Address of the thread whose mutex it waits for.
+    waits_for: Option<usize>,
 }
 
 struct Part {
@@ -273,17 +284,26 @@ impl Snapshot {
         Self::take_with(THREAD_LIMIT)
     }
 
+    /// One without threads: what else there is can be told where their list is broken.
+    pub fn take_without_threads() -> Self {
+        Self::take_with(0)
+    }
+
     /// As [`Snapshot::take`], with at most so many threads described per CPU.
     pub fn take_with(thread_limit: usize) -> Self {
         let taken_at_ns = time::now_ns();
-        let (mut cpus, mut threads, mut omitted) = (Vec::new(), Vec::new(), 0);
-        for cpu in cpu::all() {
-            let part = describe(cpu, thread_limit);
+        let mut parts: Vec<Part> = cpu::all().map(|cpu| describe(cpu, thread_limit)).collect();
+        let id_at = |address: usize| {
+            let mut all = parts.iter().flat_map(|part| &part.threads);
+            all.find(|raw| raw.address == address).map_or(0, |raw| raw.id)
+        };
+        let described = |part: &Part| {
             let certain = part.cpu.answered;
-            threads.extend(part.threads.iter().map(|raw| raw.describe(certain)));
-            omitted += part.omitted;
-            cpus.push(part.cpu);
-        }
+            part.threads.iter().map(|raw| raw.describe(certain, raw.waits_for.map_or(0, id_at))).collect::<Vec<_>>()
+        };
+        let threads = parts.iter().flat_map(described).collect();
+        let omitted = parts.iter().map(|part| part.omitted).sum();
+        let cpus = parts.iter_mut().map(|part| core::mem::take(&mut part.cpu)).collect();
         let boot = boot_information();
         Self {
             version: VERSION,
@@ -296,6 +316,7 @@ impl Snapshot {
                 timer: Machine::timer_name().to_string(),
                 interrupt_controller: Machine::interrupt_controller_name().to_string(),
                 cpus_listed: boot.cpus.len() as u32,
+                ready_at_ns: ready_at_ns(),
                 image: (boot.image.start, boot.image.len()),
             },
             cpus,
@@ -335,23 +356,38 @@ fn describe(cpu: &'static Cpu, thread_limit: usize) -> Part {
     let mut part = Part { cpu: CpuState::default(), threads: Vec::new(), omitted: 0 };
     let _ = part.threads.try_reserve_exact(room);
     let _ = part.cpu.ready.try_reserve_exact(READY_LIMIT);
+    if frozen::is_active() {
+        fill(&mut part, cpu, View::Frozen);
+        return part;
+    }
     let shared = Arc::new(SpinLock::new(part));
     let theirs = shared.clone();
-    let answer = call::on(cpu.index, move || fill(&mut theirs.lock(), cpu::this(), true), ANSWER_LIMIT);
+    let answer = call::on(cpu.index, move || fill(&mut theirs.lock(), cpu::this(), View::Own), ANSWER_LIMIT);
     let mut part = shared.lock();
     if answer.is_err() {
-        fill(&mut part, cpu, false);
+        fill(&mut part, cpu, View::Outside);
     }
     let empty = Part { cpu: CpuState::default(), threads: Vec::new(), omitted: 0 };
     core::mem::replace(&mut part, empty)
 }
 
+/// Who describes a CPU.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum View {
+    /// Itself.
+    Own,
+    /// Another one, while it may go on.
+    Outside,
+    /// The host of a frozen machine.
+    Frozen,
+}
+
 /// Describes a CPU and its threads within the room there is.
-fn fill(part: &mut Part, cpu: &Cpu, is_own: bool) {
+fn fill(part: &mut Part, cpu: &Cpu, view: View) {
     part.threads.clear();
     part.cpu.ready.clear();
     // A CPU that does not answer may have stopped while it held a lock.
-    let locks = if is_own {
+    let locks = if view == View::Own {
         Some((cpu.registry.lock(), cpu.timers.lock()))
     } else {
         cpu.registry.try_lock().zip(cpu.timers.try_lock())
@@ -360,19 +396,18 @@ fn fill(part: &mut Part, cpu: &Cpu, is_own: bool) {
         part.cpu = CpuState { index: cpu.index as u32, hardware_id: cpu.hardware_id, ..CpuState::default() };
         return;
     };
-    for thread in registry.iter() {
-        if part.threads.len() == part.threads.capacity() {
-            break;
-        }
+    for thread in registry.iter().take(part.threads.capacity()) {
         let state = thread.state();
         let suspended = match state {
             // SAFETY: a suspended thread's context is not written while its CPU is here; from outside, whatever is
             // read is marked uncertain.
             thread::State::Ready | thread::State::Blocked => Machine::suspended_at(unsafe { &*thread.context.get() }),
+            thread::State::Running if view == View::Frozen => {
+                debug::stopped_registers(cpu.index).copied().unwrap_or_default()
+            }
             _ => Default::default(),
         };
-        let mut name = ArrayString::new();
-        name.push_str(thread.name());
+        let name = ArrayString::from(thread.name()).unwrap_or_default();
         part.threads.push(RawThread {
             id: thread.id(),
             name,
@@ -382,7 +417,9 @@ fn fill(part: &mut Part, cpu: &Cpu, is_own: bool) {
             stack_bottom: thread.stack().bottom(),
             stack_size: thread.stack().size(),
             stack_pointer: suspended.stack_pointer,
-            resumes_at: suspended.instruction_pointer,
+            resumes_at: if state == thread::State::Running { 0 } else { suspended.instruction_pointer },
+            address: core::ptr::from_ref(thread) as usize,
+            waits_for: thread.waits_for_thread().filter(|_| state == thread::State::Blocked),
         });
     }
     part.omitted = (registry.len() - part.threads.len()) as u64;
@@ -390,12 +427,15 @@ fn fill(part: &mut Part, cpu: &Cpu, is_own: bool) {
     let ready = &mut part.cpu.ready;
     let mut ready_count = 0;
     let mut running = 0;
-    if is_own {
-        // SAFETY: this CPU's queue, interrupts off.
+    if view != View::Outside {
+        // SAFETY: this CPU's queue, interrupts off; or that of one that is stopped.
         let queue = unsafe { cpu.run_queue.get() };
         ready.extend(queue.iter().take(READY_LIMIT.min(ready.capacity())).map(thread::Thread::id));
         ready_count = queue.len() as u64;
-        running = thread::current().id();
+        running = match view {
+            View::Frozen => debug::stopped_thread(cpu.index).map_or(0, thread::Thread::id),
+            _ => thread::current().id(),
+        };
     } else if let Some(thread) = part.threads.iter().find(|thread| thread.state == thread::State::Running) {
         running = thread.id;
     }
@@ -405,7 +445,7 @@ fn fill(part: &mut Part, cpu: &Cpu, is_own: bool) {
         index: cpu.index as u32,
         hardware_id: cpu.hardware_id,
         node: cpu.node as u32,
-        answered: is_own,
+        answered: view == View::Own || debug::stopped_registers(cpu.index).is_some(),
         running,
         idle: running == idle_id,
         ready: core::mem::take(ready),
@@ -424,7 +464,7 @@ fn fill(part: &mut Part, cpu: &Cpu, is_own: bool) {
 }
 
 impl RawThread {
-    fn describe(&self, certain: bool) -> ThreadState {
+    fn describe(&self, certain: bool, waits_for: u64) -> ThreadState {
         let top = self.stack_bottom + self.stack_size;
         let on_stack = (self.stack_bottom..=top).contains(&self.stack_pointer);
         ThreadState {
@@ -443,6 +483,7 @@ impl RawThread {
             stack_size: self.stack_size as u64,
             stack_used: if on_stack { (top - self.stack_pointer) as u64 } else { 0 },
             resumes_at: self.resumes_at as u64,
+            waits_for,
         }
     }
 }
@@ -491,14 +532,43 @@ fn describe_table(table: &arch_contract::boot::FirmwareTable) -> TableState {
     TableState { signature: signature.collect(), address: table.address, length: table.length, intact: table.intact }
 }
 
-/// Return addresses of a thread's stack, innermost first, and whether that is certain; `None` if there is no such
+/// Of a thread on a frozen machine.
+fn frozen_backtrace(thread: &ThreadState) -> Vec<Frame> {
+    backtrace::frames(&registers_of(thread.id).unwrap_or_default()).collect()
+}
+
+/// Calls `each` with the numbers of all threads of a frozen machine.
+pub(crate) fn for_each_thread(mut each: impl FnMut(u64)) {
+    for cpu in cpu::all() {
+        cpu.registry.lock().iter().for_each(|thread| each(thread.id()));
+    }
+}
+
+/// Where a thread of a frozen machine is, or goes on; `None` if there is no such thread.
+pub fn registers_of(id: u64) -> Option<Registers> {
+    let of = |cpu: &Cpu| {
+        if debug::stopped_thread(cpu.index).is_some_and(|running| running.id() == id) {
+            return debug::stopped_registers(cpu.index).copied();
+        }
+        let registry = cpu.registry.lock();
+        let thread = registry.iter().find(|thread| thread.id() == id)?;
+        // SAFETY: suspended, as all CPUs are stopped.
+        Some(Machine::suspended_at(unsafe { &*thread.context.get() }))
+    };
+    cpu::all().find_map(of)
+}
+
+/// The frames of a thread's stack, innermost first, and whether that is certain; `None` if there is no such
 /// thread. For a running thread, where its CPU was interrupted to look.
-pub fn backtrace(id: u64) -> Option<(Vec<usize>, bool)> {
+pub fn backtrace(id: u64) -> Option<(Vec<Frame>, bool)> {
     let snapshot = Snapshot::take_with(usize::MAX >> 16);
     let thread = snapshot.threads.iter().find(|thread| thread.id == id)?;
-    let addresses = Arc::new(SpinLock::new(Vec::new()));
-    let _ = addresses.lock().try_reserve(64);
-    let theirs = addresses.clone();
+    if frozen::is_active() {
+        return Some((frozen_backtrace(thread), true));
+    }
+    let found = Arc::new(SpinLock::new(Vec::new()));
+    let _ = found.lock().try_reserve(backtrace::FRAME_LIMIT);
+    let theirs = found.clone();
     let walk = move || {
         let here = cpu::this();
         let registry = here.registry.lock();
@@ -510,13 +580,10 @@ pub fn backtrace(id: u64) -> Option<(Vec<usize>, bool)> {
             _ => Machine::suspended_at(unsafe { &*thread.context.get() }),
         };
         let mut list = theirs.lock();
-        walk_stack(registers.instruction_pointer, registers.frame_pointer, |address| {
-            if list.len() < list.capacity() {
-                list.push(address);
-            }
-        });
+        let room = list.capacity();
+        list.extend(backtrace::frames(&registers).take(room));
     };
     let answered = call::on(thread.cpu as usize, walk, ANSWER_LIMIT).is_ok();
-    let list = core::mem::take(&mut *addresses.lock());
+    let list = core::mem::take(&mut *found.lock());
     Some((list, answered))
 }

@@ -14,11 +14,11 @@ use crate::memory::stack::{DEFAULT_SIZE, Stack};
 use crate::memory::{self, OutOfMemory};
 use crate::thread;
 use crate::time::{self, Deadline};
-use crate::{debug, interrupts, output, panic, scheduler, symbols, trace, watchdog};
+use crate::{call, debug, interrupts, output, panic, scheduler, symbols, telemetry, trace, watchdog};
 
 /// How long a CPU may take to answer its start-up signal. Real ones take below a millisecond; an emulator on a busy
 /// host can take long.
-const START_CPU_LIMIT: Duration = Duration::from_millis(500);
+const START_CPU_LIMIT: Duration = Duration::from_secs(1);
 
 /// Time between two looks whether it has.
 const START_CPU_POLL: Duration = Duration::from_micros(50);
@@ -48,12 +48,18 @@ pub fn ready_at_ns() -> u64 {
     READY_AT.load(Ordering::Relaxed)
 }
 
-/// Whether there is a line to a debugger, as [`debug::install`] says.
-pub type DebuggerLine = Result<bool, OutOfMemory>;
+/// What the image gives the kernel.
+pub struct Parts {
+    /// Runs in the first thread.
+    pub first: fn(&Options<'static>),
+    /// A prompt for a machine that has crashed.
+    pub post_mortem: debug::PostMortem,
+    /// Installs a debugger, as [`debug::install`] does; false if there is no line to one.
+    pub install_debugger: fn() -> bool,
+}
 
-/// Starts the kernel on the boot CPU and runs `first` in the first thread. Interrupts are off; the arch crate has
-/// readied this CPU and the clock. `debugger` installs one.
-pub fn kernel_main(boot: &'static BootInformation, debugger: fn() -> DebuggerLine, first: fn(&Options<'static>)) -> ! {
+/// Starts the kernel on the boot CPU. Interrupts are off; the arch crate has readied this CPU and the clock.
+pub fn kernel_main(boot: &'static BootInformation, parts: &'static Parts) -> ! {
     BOOT.store(core::ptr::from_ref(boot).cast_mut(), Ordering::Release);
     Machine::install(&CALLBACKS);
     symbols::init(boot.symbols, Machine::physical_to_virtual(boot.image.start) as usize);
@@ -70,16 +76,19 @@ pub fn kernel_main(boot: &'static BootInformation, debugger: fn() -> DebuggerLin
     output::init(options.log);
     panic::set_after_crash(options.after_crash);
     scheduler::set_quantum(options.quantum);
+    scheduler::set_idle(options.idle);
     greet(boot);
-    match debugger() {
-        Ok(true) if options.waits_for_debugger => {
+    if let Err(OutOfMemory) = debug::init(parts.post_mortem) {
+        log::warn!("out of memory for debugging: there is no gdb, and no prompt after a crash");
+    }
+    match (parts.install_debugger)() {
+        true if options.waits_for_debugger => {
             log::info!("waiting for gdb on the second serial line");
             debug::break_here();
         }
-        Ok(true) => log::info!("gdb is listened to on the second serial line"),
-        Ok(false) if options.waits_for_debugger => log::warn!("gdb=wait, but there is no second serial line"),
-        Ok(false) => {}
-        Err(OutOfMemory) => log::warn!("out of memory for the debugger: it stays off"),
+        true => log::info!("gdb is listened to on the second serial line"),
+        false if options.waits_for_debugger => log::warn!("gdb=wait, but there is no second serial line"),
+        false => {}
     }
 
     let start = move || {
@@ -92,8 +101,13 @@ pub fn kernel_main(boot: &'static BootInformation, debugger: fn() -> DebuggerLin
         {
             log::warn!("watchdog: {error}; it stays off");
         }
+        match telemetry::start() {
+            Ok(true) => log::info!("telemetry is on the third serial line"),
+            Ok(false) => {}
+            Err(error) => log::warn!("telemetry: {error}; it stays off"),
+        }
         READY_AT.store(time::now_ns(), Ordering::Relaxed);
-        first(&options);
+        (parts.first)(&options);
     };
     match thread::Builder::new("main").stack_size(MAIN_STACK_SIZE).spawn(start) {
         Ok(main) => main.detach(),
@@ -118,13 +132,12 @@ fn create_cpu(index: usize) -> Result<&'static Cpu, OutOfMemory> {
     };
     // SAFETY: the CPU does not run yet, or is this one; nobody else refers to its data.
     unsafe { cpu.caches.get() }.set_home(cpu.node);
+    call::prepare(cpu)?;
     let idle = thread::create_idle(cpu)?;
     cpu.idle.store(core::ptr::from_ref(idle).cast_mut(), Ordering::Release);
     cpu.scheduler_stack_top.store(Stack::new(DEFAULT_SIZE)?.top(), Ordering::Relaxed);
-    // SAFETY: the CPU does not run yet, or is this one; nobody else refers to its data.
-    let tops = unsafe { cpu.trap_stack_tops.get() };
-    for _ in 0..Machine::INTERRUPT_STACKS {
-        tops.push(Stack::new(DEFAULT_SIZE)?.top());
+    for top in &cpu.trap_stack_tops {
+        top.store(Stack::new(DEFAULT_SIZE)?.top(), Ordering::Relaxed);
     }
     Ok(cpu)
 }
@@ -141,8 +154,7 @@ fn place_first(cpu: Cpu) -> Result<&'static Cpu, OutOfMemory> {
 
 /// Makes the running flow this CPU's idle thread, and the CPU known to the others. Interrupts off.
 fn join(cpu: &'static Cpu) {
-    // SAFETY: this CPU's data.
-    Machine::set_interrupt_stacks(unsafe { cpu.trap_stack_tops.get() });
+    Machine::set_interrupt_stacks(&cpu.trap_stack_tops.each_ref().map(|top| top.load(Ordering::Relaxed)));
     // SAFETY: set by `create_cpu`.
     let idle: &'static thread::Thread = unsafe { &*cpu.idle.load(Ordering::Acquire) };
     cpu.switched_at.store(Machine::cycles(), Ordering::Relaxed);

@@ -69,14 +69,6 @@ pub fn resolve_in(table: &'static [u8], image: usize, address: usize) -> Symbol<
     Symbol { address, function: find(table, address.wrapping_sub(image)), program: None }
 }
 
-/// The function of a backtrace's frame. But for the innermost, the address is a return address, which can be past the
-/// end of the function that called.
-pub fn resolve_frame(number: usize, address: usize) -> Symbol<'static> {
-    let back = usize::from(number != 0);
-    let inside = resolve(address.wrapping_sub(back));
-    Symbol { address, function: inside.function.map(|(name, offset)| (name, offset + back)), ..inside }
-}
-
 fn find(table: &[u8], offset: usize) -> Option<(&str, usize)> {
     let offset = u32::try_from(offset).ok()?;
     let word = |at: usize| Some(u32::from_le_bytes(table.get(at..at.checked_add(4)?)?.try_into().ok()?));

@@ -5,16 +5,21 @@
 //! set of queues with its workers. A small closure (three words) is kept in the queue itself, so that queueing allocates
 //! nothing. Tasks that a CPU pins to itself are in queues that only it touches, without any lock.
 
+mod rest;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::mem::{MaybeUninit, align_of, size_of};
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use rest::{Rest, Worker, Workers};
 
 use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, CacheLine, Owned};
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::{self, OutOfMemory};
+use crate::program;
 use crate::thread::{self, Builder, JoinHandle, NoSuchCpu, SpawnError};
 use crate::time::Deadline;
 use crate::wait::Event;
@@ -107,7 +112,7 @@ impl Task {
 }
 
 /// A first-in-first-out queue whose capacity is a power of two, or none at first. Workers leave it empty, unless their
-/// program was killed; then the tasks in it, functions of that program, are forgotten.
+/// program ended before them; then the tasks in it, functions of that program, are forgotten.
 struct Ring {
     slots: Box<[MaybeUninit<Task>]>,
     /// The capacity less one: as a number it is signed, -1 for none.
@@ -218,10 +223,12 @@ struct CpuQueues {
     filled: AtomicU32,
     /// False for a CPU that does not run.
     is_present: bool,
-    /// Set by the worker before it sleeps, cleared by whoever wakes it.
-    asleep: AtomicBool,
+    worker: Worker,
     wake: Event,
 }
+
+/// The calling thread is not on the CPU whose queues it means.
+struct Elsewhere;
 
 impl CpuQueues {
     fn new(index: usize) -> Self {
@@ -230,7 +237,7 @@ impl CpuQueues {
             common: SpinLock::new(Rings::new()),
             filled: AtomicU32::new(0),
             is_present: cpu::get(index).is_some(),
-            asleep: AtomicBool::new(false),
+            worker: Worker::new(),
             wake: Event::new(),
         }
     }
@@ -238,7 +245,7 @@ impl CpuQueues {
     fn put(&self, ring: usize, task: Task) -> Result<(), OutOfMemory> {
         let mut common = self.common.lock();
         common.push(ring, task)?;
-        // Ordered before the look whether the worker sleeps: see `Shared::work`.
+        // Ordered before the look whether the worker is awake: see `Workers::rest`.
         self.filled.swap(common.filled, Ordering::SeqCst);
         Ok(())
     }
@@ -258,10 +265,10 @@ impl CpuQueues {
         Some(task)
     }
 
-    /// Runs the first task that this CPU has pinned to itself, unless one in the common queues goes first. False if there
-    /// is none, or if this is not CPU `index`. By a thread, whose interrupts are on.
+    /// Runs the first task that this CPU, `index`, has pinned to itself, unless one in the common queues goes first. False if
+    /// there is none. By a thread, whose interrupts are on.
     #[inline(always)]
-    fn run_own(&self, index: usize) -> bool {
+    fn run_own(&self, index: usize) -> Result<bool, Elsewhere> {
         Machine::disable_interrupts();
         let task = (cpu::this().index == index).then(|| {
             // SAFETY: this CPU's, interrupts off.
@@ -271,7 +278,14 @@ impl CpuQueues {
             (own.filled != 0 && goes_first).then(|| own.pop(own.filled.trailing_zeros()))
         });
         Machine::enable_interrupts();
-        task.flatten().map(Task::run).is_some()
+        Ok(task.ok_or(Elsewhere)?.map(Task::run).is_some())
+    }
+
+    /// True if this CPU has pinned tasks to itself. By its worker there.
+    fn has_own_tasks(&self) -> bool {
+        let _guard = InterruptGuard::new();
+        // SAFETY: on its CPU, interrupts off.
+        unsafe { self.own.get() }.filled != 0
     }
 
     /// Runs the first task of the common queues.
@@ -282,17 +296,15 @@ impl CpuQueues {
 
 struct Shared {
     cpus: Box<[CacheLine<CpuQueues>]>,
-    /// Number of workers that sleep, as a hint.
-    sleepers: AtomicUsize,
-    stopping: AtomicBool,
+    threads: SpinLock<Vec<JoinHandle<()>>>,
+    workers: Workers,
 }
 
-/// Queues and workers on all CPUs. Dropping it, which no task of its own may, waits until the workers have run all that
-/// is queued, and ended.
+/// Queues and workers on all CPUs. Dropping it, which no task of its own may, waits until all that is queued has run, also
+/// by the last tasks, and the workers have ended. Who else queues must have done so before.
 pub struct Pool {
-    /// From a box. The workers use it as long as they live.
+    /// From a box. The workers use it as long as they live. Nothing else is here: tasks may use the pool while it is dropped.
     shared: *const Shared,
-    workers: Vec<JoinHandle<()>>,
 }
 
 // SAFETY: what is shared is made for it, and lives as long as the pool.
@@ -324,15 +336,12 @@ impl Pool {
         let mut cpus = Vec::new();
         cpus.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
         cpus.extend((0..cpu::limit()).map(|index| CacheLine(CpuQueues::new(index))));
-        let mut workers = Vec::new();
-        workers.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
-        let shared = memory::try_box(Shared {
-            cpus: cpus.into_boxed_slice(),
-            sleepers: AtomicUsize::new(0),
-            stopping: AtomicBool::new(false),
-        })?;
+        let mut threads = Vec::new();
+        threads.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
+        let (cpus, threads) = (cpus.into_boxed_slice(), SpinLock::new(threads));
+        let shared = memory::try_box(Shared { cpus, threads, workers: Workers::new() })?;
         // Workers of CPUs that have one end with the pool, also if a later one cannot be spawned.
-        let mut pool = Self { shared: Box::into_raw(shared), workers };
+        let pool = Self { shared: Box::into_raw(shared) };
         for cpu in cpu::all() {
             let theirs = Theirs(pool.shared);
             let index = cpu.index;
@@ -341,7 +350,7 @@ impl Pool {
                 // SAFETY: this is a worker.
                 unsafe { theirs.get() }.work(index);
             })?;
-            pool.workers.push(worker);
+            pool.shared().threads.lock().push(worker);
         }
         Ok(pool)
     }
@@ -372,8 +381,7 @@ impl Pool {
             // SAFETY: this CPU's, interrupts off.
             unsafe { cpu.own.get() }.push(2 * priority as usize, task).map_err(|_| QueueError::OutOfMemory)?;
             drop(guard);
-            // On one CPU nothing needs ordering, but the worker may sleep.
-            if cpu.asleep.load(Ordering::Relaxed) {
+            if !cpu.worker.is_awake_here() {
                 shared.wake_worker(index, true);
             }
             return Ok(());
@@ -394,8 +402,10 @@ impl Pool {
         };
         let ring = 2 * priority as usize + usize::from(!is_pinned);
         cpu.put(ring, task).map_err(|OutOfMemory| QueueError::OutOfMemory)?;
-        let wanted =
-            if is_pinned { cpu.asleep.load(Ordering::SeqCst) } else { shared.sleepers.load(Ordering::SeqCst) != 0 };
+        let wanted = match is_pinned {
+            true => !cpu.worker.is_awake(),
+            false => shared.workers.may_sleep(),
+        };
         if wanted {
             shared.wake_worker(index, is_pinned);
         }
@@ -407,12 +417,13 @@ impl Pool {
     pub fn run_one(&self) -> bool {
         let shared = self.shared();
         let index = cpu::this_index();
-        shared.cpus.get(index).is_some_and(|cpu| cpu.run_own(index) || cpu.run_common())
+        let run = |cpu: &CpuQueues| Ok::<_, Elsewhere>(cpu.run_own(index)? || cpu.run_common());
+        shared.cpus.get(index).is_some_and(|cpu| run(cpu).unwrap_or(false))
     }
 
     /// True for a thread that is one of its workers.
     pub fn is_worker(&self) -> bool {
-        self.workers.iter().any(|worker| ptr::eq(worker.thread(), thread::current()))
+        self.shared().threads.lock().iter().any(|worker| ptr::eq(worker.thread(), thread::current()))
     }
 }
 
@@ -420,9 +431,10 @@ impl Drop for Pool {
     fn drop(&mut self) {
         assert!(!self.is_worker(), "a pool of tasks was dropped by one of its own tasks, which it would wait for");
         let shared = self.shared();
-        shared.stopping.store(true, Ordering::SeqCst);
-        shared.cpus.iter().for_each(|cpu| cpu.wake.signal());
-        for mut worker in self.workers.drain(..) {
+        let threads = core::mem::take(&mut *shared.threads.lock());
+        shared.workers.end_when_asleep(threads.len());
+        shared.tell_all();
+        for mut worker in threads {
             // A program's end forces timeouts on who waits; its workers end then too.
             while let Err(still_there) = worker.join_until(Deadline::NEVER) {
                 worker = still_there;
@@ -440,18 +452,15 @@ impl Shared {
         let others = self.cpus.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, cpu)| cpu);
         let candidates = core::iter::once(&self.cpus[index]).chain(others);
         for cpu in candidates.take(if pinned { 1 } else { self.cpus.len() }) {
-            if cpu.asleep.swap(false, Ordering::SeqCst) {
-                self.sleepers.fetch_sub(1, Ordering::SeqCst);
+            if self.workers.wake(&cpu.worker) {
                 cpu.wake.signal();
                 return;
             }
         }
     }
 
-    fn has_own_tasks(&self, index: usize) -> bool {
-        let _guard = InterruptGuard::new();
-        // SAFETY: by the worker on its CPU, interrupts off.
-        unsafe { self.cpus[index].own.get() }.filled != 0
+    fn tell_all(&self) {
+        self.cpus.iter().for_each(|cpu| cpu.wake.signal());
     }
 
     /// Runs a task that another CPU may spare.
@@ -461,35 +470,42 @@ impl Shared {
         stolen.map(Task::run).is_some()
     }
 
+    /// Runs what a worker finds, until it finds nothing, or a task takes it to another CPU.
+    #[inline(never)]
+    fn run_all(&self, index: usize) -> Result<(), Elsewhere> {
+        let queues = &self.cpus[index];
+        while queues.run_own(index)? || queues.run_common() || self.run_stolen(index) {}
+        Ok(())
+    }
+
+    /// True if there is something for a worker to run.
+    fn has_tasks_for(&self, index: usize) -> bool {
+        self.cpus[index].has_own_tasks()
+            || self.cpus.iter().enumerate().any(|(other, cpu)| {
+                let mine = if other == index { ALL } else { SHARED };
+                cpu.filled.load(Ordering::SeqCst) & mine != 0
+            })
+    }
+
     /// A worker's life.
     fn work(&self, index: usize) {
         let queues = &self.cpus[index];
-        loop {
-            while queues.run_own(index) || queues.run_common() || self.run_stolen(index) {}
-            if cpu::this_index() != index {
-                // A task took the worker elsewhere. Its CPU runs, or the worker would not.
+        while !self.workers.have_ended() {
+            if let Err(Elsewhere) = self.run_all(index) {
+                // Its CPU runs, or the worker would not.
                 let _ = thread::migrate(index);
                 continue;
             }
-            if self.stopping.load(Ordering::SeqCst) {
-                return;
+            let rest = self.workers.rest(&queues.worker, || self.has_tasks_for(index));
+            if rest == Rest::End {
+                self.tell_all();
             }
-            // Announced first and looked again after: a task queued in between finds a sleeper or is found.
-            queues.asleep.store(true, Ordering::SeqCst);
-            self.sleepers.fetch_add(1, Ordering::SeqCst);
-            let work_came = self.has_own_tasks(index)
-                || self.cpus.iter().enumerate().any(|(other, cpu)| {
-                    let mine = if other == index { ALL } else { SHARED };
-                    cpu.filled.load(Ordering::SeqCst) & mine != 0
-                });
-            if !work_came {
+            if rest != Rest::None {
                 // A program's end forces it; then the worker's next step ends it.
                 let _ = queues.wake.wait_until(Deadline::NEVER);
-                crate::program::leave_if_ending();
+                program::leave_if_ending();
             }
-            if queues.asleep.swap(false, Ordering::SeqCst) {
-                self.sleepers.fetch_sub(1, Ordering::SeqCst);
-            }
+            self.workers.wake(&queues.worker);
         }
     }
 }

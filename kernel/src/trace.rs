@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use arch_contract::{MAX_CPUS, TRACE_ENTRIES, TraceEntry};
+use arch_contract::{Export, MAX_CPUS, TRACE_ENTRIES, TraceEntry};
 use serde::Serialize;
 use trace_format::{Event, Header, Kind, MAGIC, Ring as RingHeader, Thread as NamedThread, VERSION};
 
@@ -122,6 +122,32 @@ impl View {
     }
 }
 
+/// How far somebody has read each CPU's ring.
+pub struct Position {
+    read: [usize; MAX_CPUS],
+}
+
+impl Position {
+    /// Behind what was recorded so far.
+    pub fn now() -> Self {
+        let mut read = [0; MAX_CPUS];
+        views().for_each(|view| read[view.cpu] = view.recorded);
+        Self { read }
+    }
+
+    /// Calls `each` with the CPU and the event for what was recorded since, as far as it was not overwritten.
+    pub fn read(&mut self, mut each: impl FnMut(usize, &Event)) {
+        for view in views() {
+            let read = &mut self.read[view.cpu];
+            // Tracing that begins anew counts from zero again.
+            let fresh = view.recorded.checked_sub(*read).unwrap_or(view.recorded);
+            let first = view.kept().saturating_sub(fresh);
+            (first..view.kept()).for_each(|position| each(view.cpu, &view.get(position)));
+            *read = view.recorded;
+        }
+    }
+}
+
 /// Number of events kept, and of older ones that were overwritten.
 pub fn counts() -> (usize, usize) {
     views().fold((0, 0), |(kept, lost), view| (kept + view.kept(), lost + view.recorded - view.kept()))
@@ -196,6 +222,6 @@ pub(crate) fn export() {
 fn write(record: &impl Serialize) {
     let mut buffer = [0; RECORD_LIMIT];
     if let Ok(bytes) = postcard::to_slice(record, &mut buffer) {
-        Machine::export(bytes);
+        Machine::export(Export::Trace, bytes);
     }
 }

@@ -12,6 +12,7 @@ use arch_contract::fault::Registers;
 use arrayvec::ArrayString;
 
 use crate::arch::{Architecture, Machine};
+use crate::backtrace;
 use crate::call;
 use crate::cpu::{self, Cpu};
 use crate::debug;
@@ -23,30 +24,51 @@ use crate::time::{self, spin_until};
 pub const SHORTEST: Duration = Duration::from_millis(100);
 /// Looks per limit.
 const LOOKS: u64 = 4;
-/// Voluntary switches between two looks that the watchdog itself causes on its CPU.
-const OWN_SWITCHES: u64 = 2;
+/// Voluntary switches between two looks that are no sign of life: the watchdog's own, seen before it has counted them.
+const OWN_SWITCHES: u64 = 1;
 /// How long all CPUs may take to say where they are.
-const SAMPLE_LIMIT: Duration = Duration::from_millis(100);
+const SAMPLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// The limit in ns, 0 while it is off.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 static STARTED: AtomicBool = AtomicBool::new(false);
+/// Times the watchers of CPU 0 and 1 have slept, each on its CPU.
+static SLEPT: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
 /// Where a CPU was when it was asked, and by which thread.
 struct Sample {
     instruction_pointer: AtomicUsize,
+    stack_pointer: AtomicUsize,
     frame_pointer: AtomicUsize,
     thread: AtomicU64,
 }
 
+impl Sample {
+    /// What a backtrace needs.
+    fn registers(&self) -> Registers {
+        Registers {
+            instruction_pointer: self.instruction_pointer.load(Ordering::Acquire),
+            stack_pointer: self.stack_pointer.load(Ordering::Relaxed),
+            frame_pointer: self.frame_pointer.load(Ordering::Relaxed),
+            ..Registers::zero()
+        }
+    }
+}
+
 static SAMPLES: [Sample; MAX_CPUS] = [const {
-    Sample { instruction_pointer: AtomicUsize::new(0), frame_pointer: AtomicUsize::new(0), thread: AtomicU64::new(0) }
+    Sample {
+        instruction_pointer: AtomicUsize::new(0),
+        stack_pointer: AtomicUsize::new(0),
+        frame_pointer: AtomicUsize::new(0),
+        thread: AtomicU64::new(0),
+    }
 }; MAX_CPUS];
 
 /// This CPU was asked where it is, whatever it was doing: the arch crate's callback.
 pub(crate) fn sampled(registers: &Registers) {
     let place = &SAMPLES[cpu::this().index];
     place.thread.store(thread::try_current().map_or(0, thread::Thread::id), Ordering::Relaxed);
+    place.stack_pointer.store(registers.stack_pointer, Ordering::Relaxed);
     place.frame_pointer.store(registers.frame_pointer, Ordering::Relaxed);
     place.instruction_pointer.store(registers.instruction_pointer, Ordering::Release);
 }
@@ -105,8 +127,10 @@ struct Watched {
     reported: bool,
 }
 
+/// Switches that no preemption forced, and no watcher made.
 fn voluntary_switches(cpu: &Cpu) -> u64 {
-    cpu.counters.switches.read().saturating_sub(cpu.counters.preemptions.read())
+    let slept = SLEPT.get(cpu.index).map_or(0, |slept| slept.load(Ordering::Relaxed));
+    cpu.counters.switches.read().saturating_sub(cpu.counters.preemptions.read() + slept)
 }
 
 /// A watcher's life.
@@ -117,10 +141,15 @@ fn watch_from(index: usize) {
         let limit = LIMIT.load(Ordering::SeqCst);
         let pause = if limit == 0 { Duration::from_secs(1) } else { Duration::from_nanos(limit / LOOKS) };
         thread::sleep(pause);
+        SLEPT[index].fetch_add(1, Ordering::Relaxed);
         for cpu in cpu::all().filter(|cpu| is_mine(cpu)) {
             let state = &mut watched[cpu.index];
-            if limit == 0 || cpu.attention.is_asleep() || state.stops != debug::stops() {
+            if limit == 0 || cpu.attention.is_idle() {
                 *state = Watched::of_now();
+            } else if state.stops != debug::stops() {
+                // Nobody is late who was stopped.
+                *state = Watched { voluntary: voluntary_switches(cpu), reported: state.reported, ..Watched::of_now() };
+                state.idle = cpu.counters.idle_cycles.read();
             } else {
                 look(cpu, state, limit, pause);
             }
@@ -173,11 +202,14 @@ fn report(cpu: &Cpu, what: core::fmt::Arguments<'_>) {
         let sample = &SAMPLES[cpu.index];
         match sample.instruction_pointer.load(Ordering::Acquire) {
             0 => crate::println!("CPU {} does not say where it is", cpu.index),
-            at => {
+            _ => {
                 crate::println!("CPU {} is at:", cpu.index);
-                panic::print_backtrace(at, sample.frame_pointer.load(Ordering::Relaxed));
+                backtrace::print(&sample.registers());
             }
         }
+    }
+    if panic::halts_after_crash() {
+        debug::stop_for_watchdog();
     }
 }
 

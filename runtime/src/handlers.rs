@@ -16,10 +16,9 @@ use crate::{attempt, borrow, deadline};
 /// A program's function with a place of its own, for timers and interrupts.
 struct Callback {
     handler: Handler,
-    program: &'static Program,
 }
 
-// SAFETY: words that do not change, and a program, which locks.
+// SAFETY: words that do not change.
 unsafe impl Sync for Callback {}
 // SAFETY: what its function may do in an interrupt, the interface says.
 unsafe impl InterruptSafe for Callback {}
@@ -32,17 +31,14 @@ impl Callback {
     /// In a box that whoever has the registration frees after it.
     fn new(function: Option<unsafe extern "C" fn(*mut u8)>, argument: *mut u8) -> Result<&'static Self, Status> {
         let function = function.ok_or(INVALID)?;
-        let program = program::current().ok_or(INVALID)?;
         let handler = Handler { function, argument };
-        let boxed = kernel::memory::try_box(Self { handler, program }).map_err(|_| OUT_OF_MEMORY)?;
-        program.add_handler();
+        let boxed = kernel::memory::try_box(Self { handler }).map_err(|_| OUT_OF_MEMORY)?;
         Ok(alloc::boxed::Box::leak(boxed))
     }
 
     /// # Safety
     /// Nothing can call it any more.
     unsafe fn free(&'static self) {
-        self.program.remove_handler();
         // SAFETY: made by `Box::leak`, freed once.
         drop(unsafe { alloc::boxed::Box::from_raw(ptr::from_ref(self).cast_mut()) });
     }
@@ -159,13 +155,17 @@ pub unsafe extern "C" fn aero_interrupt_unregister(interrupt: *mut abi::Interrup
 struct OwnedLine {
     number: u32,
     callback: &'static Callback,
+    program: &'static Program,
 }
 
 impl Drop for OwnedLine {
     fn drop(&mut self) {
         match interrupts::unregister_line(self.number) {
-            // SAFETY: an unregistered handler is not called and does not run.
-            Ok(()) => unsafe { self.callback.free() },
+            Ok(()) => {
+                self.program.remove_handler();
+                // SAFETY: an unregistered handler is not called and does not run.
+                unsafe { self.callback.free() };
+            }
             // Not masked, it may still come: its handler stays.
             Err(error) => log::error!("line {} stays registered: {error}", self.number),
         }
@@ -198,6 +198,7 @@ pub unsafe extern "C" fn aero_line_register(
     if line.is_null() {
         return INVALID;
     }
+    let program = attempt!(program::current().ok_or(INVALID));
     let callback = attempt!(Callback::new(handler, argument));
     let status = line_status(interrupts::register_line(number, trigger, cpu as usize, callback, Callback::call));
     if status != OK {
@@ -205,8 +206,9 @@ pub unsafe extern "C" fn aero_line_register(
         unsafe { callback.free() };
         return status;
     }
+    program.add_handler();
     // SAFETY: the interface's own condition.
-    unsafe { keep(OwnedLine { number, callback }, line) }
+    unsafe { keep(OwnedLine { number, callback, program }, line) }
 }
 
 pub unsafe extern "C" fn aero_line_steer(line: *const abi::Line, cpu: u32) -> Status {

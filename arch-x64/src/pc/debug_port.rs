@@ -1,24 +1,33 @@
-//! QEMU's debug console (`-device isa-debugcon`): a port that takes bytes for a file of whoever started the machine.
+//! QEMU's debug consoles (`-device isa-debugcon`): ports that take bytes for files of whoever started the machine.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use arch_contract::Export;
 use x86_64::instructions::port::Port;
 
-/// The port, 0 if there is none.
-static PORT: AtomicU32 = AtomicU32::new(0);
+/// The ports by what they take, 0 where there is none.
+static PORTS: [AtomicU32; 2] = [AtomicU32::new(0), AtomicU32::new(0)];
+
+fn port(what: Export) -> &'static AtomicU32 {
+    &PORTS[what as usize]
+}
 
 /// Notes that QEMU was given the device at this port.
-pub fn set(port: u16) {
-    PORT.store(u32::from(port), Ordering::Relaxed);
+pub fn set(what: Export, number: u16) {
+    port(what).store(u32::from(number), Ordering::Relaxed);
+}
+
+/// True if there is a port.
+pub fn is_there(what: Export) -> bool {
+    port(what).load(Ordering::Relaxed) != 0
 }
 
 /// Writes bytes, if there is a port.
-pub fn write(bytes: &[u8]) {
-    let port = PORT.load(Ordering::Relaxed) as u16;
-    if port == 0 {
+pub fn write(what: Export, bytes: &[u8]) {
+    if !is_there(what) {
         return;
     }
-    let mut port = Port::<u8>::new(port);
+    let mut port = Port::<u8>::new(port(what).load(Ordering::Relaxed) as u16);
     for &byte in bytes {
         // SAFETY: whoever started the machine says that the port takes bytes.
         unsafe { port.write(byte) };

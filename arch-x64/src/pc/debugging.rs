@@ -10,15 +10,15 @@ impl Debugging for Machine {
     const BREAKPOINT: u8 = debug::BREAKPOINT;
 
     fn debug_line_init() -> bool {
-        debug_line::init()
+        debug_line::LINE.init()
     }
 
     fn debug_line_read() -> Option<u8> {
-        debug_line::receive()
+        debug_line::LINE.receive()
     }
 
     fn debug_line_write(byte: u8) {
-        debug_line::send(byte);
+        debug_line::LINE.send(byte);
     }
 
     fn debug_line_watch(watch: bool) {

@@ -2,14 +2,20 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use arch_contract::{Architecture, ConsoleEvent, IpiError, LineError, LineTrigger, PowerAction, StartCpuError};
+use arch_contract::{
+    Architecture, ConsoleEvent, Export, Framebuffer, IpiError, LineError, LineTrigger, PowerAction, StartCpuError,
+};
 
-use super::{debug_port, entry, io_apic, power, serial, timer};
+use super::uart::Polled;
+use super::{debug_port, entry, io_apic, keyboard, power, screen, serial, timer};
 use crate::context::Context;
 use crate::{apic, cpu, descriptors, paging, trampoline, trap, vectors};
 
 /// A PC.
 pub struct Machine;
+
+/// COM3, which is polled.
+static TELEMETRY: Polled = Polled::at(0x3e8);
 
 /// Set by a CPU on its way up, cleared by the one that starts it.
 static ANSWERED: AtomicBool = AtomicBool::new(false);
@@ -47,6 +53,11 @@ impl Architecture for Machine {
     crate::bare_cpu_methods!();
     crate::context_methods!();
     crate::vector_methods!();
+
+    #[inline(always)]
+    fn cycles_in_order() -> u64 {
+        crate::cpu::cycles_in_order()
+    }
 
     fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
         vectors::keep(function, argument);
@@ -161,8 +172,37 @@ impl Architecture for Machine {
         serial::is_raised()
     }
 
-    fn export(bytes: &[u8]) {
-        debug_port::write(bytes);
+    fn export(what: Export, bytes: &[u8]) {
+        debug_port::write(what, bytes);
+    }
+
+    fn screen() -> Option<Framebuffer> {
+        screen::framebuffer()
+    }
+
+    fn keyboard_init() -> Option<u32> {
+        let line = io_apic::line_of_isa(keyboard::ISA_INTERRUPT);
+        (line < io_apic::line_count() && keyboard::init()).then_some(line)
+    }
+
+    fn keyboard_read() -> Option<u8> {
+        keyboard::receive()
+    }
+
+    fn telemetry_init() -> bool {
+        TELEMETRY.init()
+    }
+
+    fn telemetry_read() -> Option<u8> {
+        TELEMETRY.receive()
+    }
+
+    fn telemetry_write(bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| TELEMETRY.send(byte));
+    }
+
+    fn exports(what: Export) -> bool {
+        debug_port::is_there(what)
     }
 
     fn power(action: PowerAction, status: u8) -> ! {

@@ -2,7 +2,8 @@
 //!
 //! - [`start`]: from the loader's entry to the kernel's, in order.
 //! - [`machine`]: [`Machine`], the contract's implementer.
-//! - [`serial`], [`io_apic`], [`timer`], [`power`]: devices; [`debugging`], [`debug_line`]: for a debugger.
+//! - [`serial`], [`io_apic`], [`timer`], [`power`]: devices; [`screen`], [`keyboard`]: for a person;
+//!   [`debugging`], [`debug_line`]: for a debugger.
 
 mod debug_line;
 mod debug_port;
@@ -10,8 +11,10 @@ mod debugging;
 #[expect(bad_asm_style, reason = "symbol differences need AT&T syntax, see the macro `address`")]
 mod entry;
 mod io_apic;
+mod keyboard;
 mod machine;
 mod power;
+mod screen;
 mod serial;
 mod start;
 mod timer;

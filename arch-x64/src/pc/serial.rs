@@ -11,9 +11,6 @@ const BASE: u16 = 0x3f8;
 /// ISA interrupt of COM1.
 pub const ISA_INTERRUPT: u8 = 4;
 
-/// Polls for room to transmit before the line counts as stuck: over 10 ms even where a port access takes 100 ns.
-const TRANSMIT_POLLS: u32 = 200_000;
-
 /// Set while the UART takes nothing (its other end is held up): output is dropped then rather than waited for.
 static STUCK: AtomicBool = AtomicBool::new(false);
 

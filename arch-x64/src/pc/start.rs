@@ -6,14 +6,14 @@ use core::ptr::addr_of;
 use arch_contract::boot::{
     BootInformation, CpuDescription, FirmwareTable, MAX_REGIONS, MemoryRegion, Notice, PhysicalRange,
 };
-use arch_contract::{MAX_CPUS, PAGE_SIZE};
+use arch_contract::{Export, MAX_CPUS, PAGE_SIZE};
 use arrayvec::{ArrayString, ArrayVec};
 use firmware::acpi::{self, Platform};
 use firmware::memory_map::{self, RangeList};
 use firmware::{Notices, PhysicalMemory, multiboot2, pvh, words};
 use raw_cpuid::CpuId;
 
-use super::{debug_port, io_apic, power, serial, timer};
+use super::{debug_port, io_apic, power, screen, serial, timer};
 use crate::paging::{self, AddressSpace, Use, physical_to_virtual, virtual_to_physical};
 use crate::{apic, cpu, descriptors, trampoline, vectors};
 
@@ -98,8 +98,10 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     if let Some(port) = words::value(&storage.command_line, "debug-exit").and_then(words::number) {
         power::set_debug_exit(port as u16);
     }
-    if let Some(port) = words::value(&storage.command_line, "trace-port").and_then(words::number) {
-        debug_port::set(port as u16);
+    for (word, what) in [("trace-port", Export::Trace), ("crash-port", Export::Crash)] {
+        if let Some(port) = words::value(&storage.command_line, word).and_then(words::number) {
+            debug_port::set(what, port as u16);
+        }
     }
     say(", memory");
     let mut tables = FrameSource::take(&mut free);
@@ -128,6 +130,7 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     say(", ACPI");
 
     enable_apic(platform, &mut tables);
+    screen::init(&mut || tables.next());
     io_apic::init(platform, &mut || tables.next());
     cpu::mark_started();
     list_cpus(platform, &mut storage.cpus, &mut storage.notices);

@@ -5,13 +5,13 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use raw_cpuid::CpuId;
 use x86_64::instructions::port::Port;
 
+use crate::calibration::{self, Reading, Run};
 use crate::{apic, cpu};
 
 /// ACPI power management timer (ACPI 6.5, 4.8.3.3): 24 bits are always there.
-const PM_TIMER_HZ: u64 = 3_579_545;
-const PM_TIMER_MASK: u32 = 0xff_ffff;
+const PM_TIMER: calibration::Reference = calibration::Reference { hz: 3_579_545, mask: 0xff_ffff };
 /// Programmable interval timer (8254).
-const PIT_HZ: u64 = 1_193_182;
+const PIT: calibration::Reference = calibration::Reference { hz: 1_193_182, mask: 0xffff };
 const PIT_CHANNEL_2: u16 = 0x42;
 const PIT_COMMAND: u16 = 0x43;
 /// Gate and output of PIT channel 2, in the PC's system control port B.
@@ -19,10 +19,6 @@ const CONTROL_B: u16 = 0x61;
 const CONTROL_B_GATE: u8 = 1 << 0;
 const CONTROL_B_SPEAKER: u8 = 1 << 1;
 
-/// Length of the calibration: long enough for 0.01% (PM timer: 10,739 ticks), short enough for a quick boot.
-const CALIBRATION_MS: u64 = 3;
-/// Polls before the reference timer counts as stopped.
-const REFERENCE_POLLS: u32 = 10_000_000;
 /// Longest one-shot, so that the count fits its register on any clock; the kernel asks again.
 const LONGEST_TICKS: u64 = u32::MAX as u64;
 /// Binary point of [`TICKS_PER_CYCLE`].
@@ -67,7 +63,7 @@ pub fn calibrate(pm_timer_port: u16) -> Reference {
         Some(run) => (Some(run), Reference::PmTimer),
         None => (run_pit(), Reference::Pit),
     };
-    let Some(run) = run else { return Reference::None };
+    let Some((run, reference_hz)) = run else { return Reference::None };
     if run.cycles == 0 || run.apic_ticks == 0 {
         return Reference::None;
     }
@@ -75,7 +71,7 @@ pub fn calibrate(pm_timer_port: u16) -> Reference {
     if stated.is_some() {
         return Reference::Cpuid;
     }
-    let frequency = u128::from(run.cycles) * u128::from(run.reference_hz) / u128::from(run.reference_ticks);
+    let frequency = u128::from(run.cycles) * u128::from(reference_hz) / u128::from(run.reference_ticks);
     CYCLE_HZ.store(frequency as u64, Ordering::Relaxed);
     reference
 }
@@ -89,53 +85,13 @@ fn stated_frequency() -> Option<u64> {
     from_hypervisor.or(from_crystal).filter(|&frequency| frequency > 1_000_000)
 }
 
-/// What elapsed on the three clocks.
-struct Run {
-    reference_hz: u64,
-    reference_ticks: u64,
-    cycles: u64,
-    apic_ticks: u64,
-}
-
-/// Runs all clocks while `elapsed` (ticks of the reference since the start, `None` if it does not run) is below the
-/// calibration's length.
-fn run(reference_hz: u64, mut elapsed: impl FnMut() -> Option<u64>) -> Option<Run> {
-    let wanted = reference_hz * CALIBRATION_MS / 1000;
-    // Start and end right after a tick.
-    let first = next_tick(&mut elapsed)?;
-    apic::enable_counting_only();
-    apic::start_one_shot(u32::MAX);
-    let start = cpu::cycles();
-    let ticks_at_start = apic::remaining_ticks();
-    let mut now = first;
-    let mut polls = 0;
-    while now - first < wanted {
-        now = elapsed()?;
-        polls += 1;
-        if polls > REFERENCE_POLLS {
-            return None;
-        }
-    }
-    let last = next_tick(&mut elapsed)?;
-    let cycles = cpu::cycles() - start;
-    let apic_ticks = u64::from(ticks_at_start - apic::remaining_ticks());
-    apic::start_one_shot(0);
-    Some(Run { reference_hz, reference_ticks: last - first, cycles, apic_ticks })
-}
-
-fn next_tick(elapsed: &mut impl FnMut() -> Option<u64>) -> Option<u64> {
-    let before = elapsed()?;
-    (0..REFERENCE_POLLS).find_map(|_| elapsed().filter(|&now| now != before))
-}
-
-fn run_pm_timer(port: u16) -> Option<Run> {
+fn run_pm_timer(port: u16) -> Option<(Run, u64)> {
     // SAFETY: the FADT names the port; reading it has no effect.
-    let read = || unsafe { Port::<u32>::new(port).read() } & PM_TIMER_MASK;
-    let start = read();
-    run(PM_TIMER_HZ, || Some(u64::from(read().wrapping_sub(start) & PM_TIMER_MASK)))
+    let read = || unsafe { Port::<u32>::new(port).read() }.into();
+    run(PM_TIMER, read)
 }
 
-fn run_pit() -> Option<Run> {
+fn run_pit() -> Option<(Run, u64)> {
     // SAFETY: channel 2 drives only the speaker, which stays off.
     unsafe {
         let mut control = Port::<u8>::new(CONTROL_B);
@@ -148,15 +104,29 @@ fn run_pit() -> Option<Run> {
     }
     let read = || {
         // SAFETY: latching and reading channel 2 has no other effect.
-        unsafe {
+        let left = unsafe {
             Port::<u8>::new(PIT_COMMAND).write(0b1000_0000);
             let low: u8 = Port::new(PIT_CHANNEL_2).read();
             let high: u8 = Port::new(PIT_CHANNEL_2).read();
             u16::from_le_bytes([low, high])
-        }
+        };
+        left.wrapping_neg().into()
     };
-    let start = read();
-    run(PIT_HZ, || Some(u64::from(start.wrapping_sub(read()))))
+    run(PIT, read)
+}
+
+/// Runs all clocks; `read` reads the reference. What elapsed, and the reference's rate.
+fn run(reference: calibration::Reference, mut read: impl FnMut() -> u64) -> Option<(Run, u64)> {
+    apic::enable_counting_only();
+    let start = || apic::start_one_shot(u32::MAX);
+    let run = calibration::measure(reference, start, || {
+        let before = cpu::cycles();
+        let reference = read() & reference.mask;
+        let apic = apic::remaining_ticks();
+        Reading { before, reference, apic, after: cpu::cycles() }
+    });
+    apic::start_one_shot(0);
+    Some((run?, reference.hz))
 }
 
 /// Prepares this CPU's timer.

@@ -2,14 +2,18 @@
 
 use alloc::format;
 use core::hint::black_box;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
 use arch_contract::PowerAction;
 use kernel::arch::{Architecture, Machine};
+use kernel::lock::InterruptGuard;
 use kernel::memory::stack::{self, Keep};
+use kernel::time::Deadline;
+use kernel::wait::Event;
 use kernel::{call, cpu, debug, memory, output, thread, watchdog};
 
-use super::{Command, CommandError, CommandResult, Context, parse_number, programs};
+use super::{Command, CommandError, CommandResult, Context, Needs, parse_number, programs};
 use crate::load::{self, KillError, Kind};
 use crate::render;
 
@@ -20,6 +24,7 @@ const SPAWN_LIMIT: u64 = 100_000;
 pub const COMMANDS: &[Command] = &[
     Command {
         name: "spawn",
+        needs: Needs::Cpus,
         arguments: "spin|yield|sleep|allocate|deaf [COUNT [CPU]]",
         about: "starts test load: threads that are busy until killed",
         details: "spin computes without giving way, yield gives way all the time, sleep sleeps a millisecond at a time,\n\
@@ -30,6 +35,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "kill",
+        needs: Needs::Cpus,
         arguments: "N | all",
         about: "ends a program, or test load started by `spawn`",
         details: "N is a program's number in `programs`, or a load thread's in `threads`. Other threads cannot be killed:\n\
@@ -39,6 +45,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "reclaim",
+        needs: Needs::Cpus,
         arguments: "",
         about: "gives back the memory that dead threads and freed stacks keep for reuse",
         details: "The kernel does that by itself when memory is short.",
@@ -47,6 +54,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "watchdog",
+        needs: Needs::Cpus,
         arguments: "[SECONDS | off]",
         about: "reports a CPU that takes no interrupts, and a thread that never gives way",
         details: "Each once, with the backtraces of all CPUs. Off unless asked for: a thread may compute for long.",
@@ -55,6 +63,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "break",
+        needs: Needs::Cpus,
         arguments: "",
         about: "stops all CPUs for gdb",
         details: "`aero gdb` boots with a line to gdb, and attaches one. Without that line it is an error.",
@@ -70,6 +79,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "steer",
+        needs: Needs::Cpus,
         arguments: "LINE CPU",
         about: "delivers a device's interrupt line to another CPU",
         details: "`irqs` shows the lines in use.",
@@ -78,15 +88,18 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "panic",
-        arguments: "[null | overflow | opcode | MESSAGE]",
+        needs: Needs::Cpus,
+        arguments: "[null | overflow | opcode | heap | lock | threads | MESSAGE]",
         about: "crashes the kernel, to see the report",
-        details: "null reads address 0, overflow uses up a thread's stack, opcode executes an invalid instruction;\n\
+        details: "null reads address 0, overflow uses up a thread's stack, opcode executes an invalid instruction, heap writes\n\
+                  to freed memory before it panics, threads over a thread's description, lock panics with a lock taken;\n\
                   anything else is the message of a panic.",
-        words: &["null", "overflow", "opcode"],
+        words: &["null", "overflow", "opcode", "heap", "lock", "threads"],
         run: panic,
     },
     Command {
         name: "reboot",
+        needs: Needs::Machine,
         arguments: "",
         about: "starts the machine over",
         details: "",
@@ -98,6 +111,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "poweroff",
+        needs: Needs::Machine,
         arguments: "",
         about: "switches the machine off",
         details: "",
@@ -223,10 +237,53 @@ fn panic(context: &mut Context<'_>) -> CommandResult {
             let depth = handle.join().map_err(CommandError::failed)?;
             Err(CommandError::failed(format!("the stack did not overflow after {depth} calls")))
         }
+        ["heap"] => {
+            break_heap();
+            panic!("with a broken heap")
+        }
+        ["lock"] => {
+            output::for_kept_log(|_| panic!("with the log locked"));
+            Err(CommandError::failed("no log is kept"))
+        }
+        ["threads"] => break_thread(),
         ["opcode"] => Machine::execute_invalid_instruction(),
         [] => panic!("asked for at the prompt"),
         words => panic!("{}", words.join(" ")),
     }
+}
+
+/// Makes the lists of free memory lead nowhere.
+fn break_heap() {
+    const NOWHERE: u64 = 0xdead_dead_dead_dead;
+    for size in (4..=12).map(|shift| 1usize << shift) {
+        let block = alloc::boxed::Box::into_raw(alloc::vec![0u8; size].into_boxed_slice());
+        // SAFETY: not safe: it is written to after it was freed, which is what this is for.
+        unsafe {
+            drop(alloc::boxed::Box::from_raw(block));
+            block.cast::<u64>().write_unaligned(NOWHERE);
+        }
+    }
+}
+
+/// Panics after writing over a thread's description.
+fn break_thread() -> CommandResult {
+    let (send, receive) = (alloc::sync::Arc::new(Event::new()), alloc::sync::Arc::new(AtomicUsize::new(0)));
+    let (ready, place) = (send.clone(), receive.clone());
+    let victim = thread::Builder::new("victim").spawn(move || {
+        place.store(core::ptr::from_ref(thread::current()) as usize, Ordering::Relaxed);
+        ready.signal();
+        thread::sleep(Duration::from_secs(3600));
+    });
+    victim.map_err(CommandError::failed)?.detach();
+    send.wait_until(Deadline::after(call::DEFAULT_LIMIT)).map_err(CommandError::failed)?;
+    // The list goes on behind it.
+    load::spawn(Kind::Sleep, cpu::this_index()).map_err(CommandError::failed)?;
+    let victim = receive.load(Ordering::Relaxed) as *mut u8;
+    // A timer is in it, which an interrupt could come upon first.
+    let _guard = InterruptGuard::new();
+    // SAFETY: not safe: it is somebody else's, which is what this is for.
+    unsafe { victim.write_bytes(0xa5, size_of::<thread::Thread>()) };
+    panic!("with a broken list of threads")
 }
 
 /// Recurses until the stack's guard ends it.

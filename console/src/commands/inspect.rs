@@ -2,18 +2,15 @@
 
 use alloc::format;
 
-use kernel::snapshot::{self, Snapshot};
-use kernel::{output, start, symbols};
-
-use super::{Command, CommandError, CommandResult, Context};
+use super::{Command, CommandError, CommandResult, Context, Needs, State, parse_number};
 use crate::render::{self, Time};
 
-/// Reads the whole state and renders it.
+/// Reads the state and renders it.
 macro_rules! view {
-    ($render:path) => {
+    ($render:path, with_threads: $with_threads:literal) => {
         |context| {
             context.no_arguments()?;
-            Ok($render(&Snapshot::take(), context.out)?)
+            Ok($render(&context.state.snapshot($with_threads), context.out)?)
         }
     };
 }
@@ -22,72 +19,98 @@ macro_rules! view {
 pub const COMMANDS: &[Command] = &[
     Command {
         name: "cpus",
+        needs: Needs::Nothing,
         arguments: "",
         about: "CPUs: what each runs, and counts of switches, preemptions, mail, calls",
         details: "ready: threads in the run queue. mail: threads made ready by other CPUs. calls: functions run for other CPUs.",
         words: &[],
-        run: view!(render::cpus),
+        run: view!(render::cpus, with_threads: true),
     },
     Command {
         name: "threads",
+        needs: Needs::Nothing,
         arguments: "",
         about: "all threads, by CPU",
         details: "Each CPU describes its own threads, so a line is true of one moment. Where a CPU does not answer,\n\
                   the state has a question mark. At most 512 threads per CPU are shown.",
         words: &[],
-        run: view!(render::threads),
+        run: view!(render::threads, with_threads: true),
     },
-    Command { name: "thread", arguments: "N", about: "one thread", details: "", words: &[], run: thread },
+    Command {
+        name: "thread",
+        needs: Needs::Nothing,
+        arguments: "N",
+        about: "one thread",
+        details: "",
+        words: &[],
+        run: thread,
+    },
     Command {
         name: "bt",
-        arguments: "N",
-        about: "a thread's backtrace",
+        needs: Needs::Nothing,
+        arguments: "N | cpu N",
+        about: "a thread's backtrace, or that of what runs on a CPU",
         details: "For a thread that is running on another CPU, from where that CPU was interrupted to look.",
         words: &[],
         run: backtrace,
     },
     Command {
+        name: "registers",
+        needs: Needs::Nothing,
+        arguments: "[cpu N | thread N]",
+        about: "registers of all CPUs, of one, or of a thread, on a machine that is stopped",
+        details: "After a crash, and from gdb by `monitor`. Of a thread that waits, those that a callee preserves.",
+        words: &["cpu", "thread"],
+        run: registers,
+    },
+    Command {
         name: "runqueues",
+        needs: Needs::Nothing,
         arguments: "",
         about: "ready threads of each CPU, next first",
         details: "",
         words: &[],
-        run: view!(render::run_queues),
+        run: view!(render::run_queues, with_threads: true),
     },
     Command {
         name: "mem",
+        needs: Needs::Nothing,
         arguments: "",
         about: "memory by NUMA node, object caches, stacks",
         details: "records: what the allocator needs for itself. largest: the largest block that can be allocated.",
         words: &[],
-        run: view!(render::memory),
+        run: view!(render::memory, with_threads: false),
     },
     Command {
         name: "irqs",
+        needs: Needs::Nothing,
         arguments: "",
         about: "interrupts by vector and CPU, and where lines are steered",
         details: "",
         words: &[],
-        run: view!(render::interrupts),
+        run: view!(render::interrupts, with_threads: false),
     },
     Command {
         name: "timers",
+        needs: Needs::Nothing,
         arguments: "",
         about: "the clock, and the timers set on each CPU",
         details: "",
         words: &[],
-        run: view!(render::timers),
+        run: view!(render::timers, with_threads: false),
     },
     Command {
         name: "acpi",
+        needs: Needs::Nothing,
         arguments: "",
         about: "firmware tables, APIC ids, and what was wrong with them",
         details: "",
         words: &[],
-        run: view!(render::firmware),
+        run: view!(render::firmware, with_threads: false),
     },
     Command {
         name: "uptime",
+        needs: Needs::Nothing,
         arguments: "",
         about: "time since the image was entered",
         details: "",
@@ -96,6 +119,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "log",
+        needs: Needs::Nothing,
         arguments: "[off | error | warn | info | debug | trace]",
         about: "shows the kept log, or sets the most detailed level logged",
         details: "",
@@ -106,7 +130,7 @@ pub const COMMANDS: &[Command] = &[
 
 fn thread(context: &mut Context<'_>) -> CommandResult {
     let id = context.one_number("the thread's number")?;
-    let snapshot = Snapshot::take_with(usize::MAX >> 16);
+    let snapshot = context.state.snapshot_of_all();
     let thread = snapshot.threads.iter().find(|thread| thread.id == id).ok_or_else(|| no_such_thread(id))?;
     Ok(render::thread(thread, context.out)?)
 }
@@ -115,33 +139,75 @@ fn no_such_thread(id: u64) -> CommandError {
     CommandError::failed(format!("there is no thread {id}; `threads` lists them"))
 }
 
-fn backtrace(context: &mut Context<'_>) -> CommandResult {
-    let id = context.one_number("the thread's number")?;
-    let (addresses, certain) = snapshot::backtrace(id).ok_or_else(|| no_such_thread(id))?;
-    if !certain {
-        return Err(CommandError::failed(format!("the CPU of thread {id} does not answer")));
+/// The thread that runs on a CPU.
+fn running_on(state: &dyn State, text: &str) -> Result<u64, CommandError> {
+    let wanted = parse_number(text, "the CPU")?;
+    let snapshot = state.snapshot(true);
+    let cpu = snapshot.cpus.iter().find(|cpu| u64::from(cpu.index) == wanted);
+    cpu.map(|cpu| cpu.running)
+        .ok_or_else(|| CommandError::failed(format!("there is no CPU {wanted}; `cpus` lists them")))
+}
+
+fn registers(context: &mut Context<'_>) -> CommandResult {
+    if context.state.offers() == Needs::Cpus {
+        return Err(CommandError::failed(
+            "all CPUs run: they have registers to show after a crash, and when gdb has stopped them",
+        ));
     }
-    for (number, &address) in addresses.iter().enumerate() {
-        writeln!(context.out, "  #{number} {}", symbols::resolve_frame(number, address))?;
+    let threads = match context.arguments {
+        [] => context.state.snapshot(true).cpus.iter().map(|cpu| (Some(cpu.index), cpu.running)).collect(),
+        ["cpu", number] => alloc::vec![(None, running_on(context.state, number)?)],
+        ["thread", number] => alloc::vec![(None, parse_number(number, "the thread's number")?)],
+        _ => return Err(CommandError::usage("needs a CPU, a thread, or nothing")),
+    };
+    for (cpu, id) in threads {
+        let registers = context.state.registers(id).ok_or_else(|| no_such_thread(id))?;
+        if let Some(cpu) = cpu {
+            writeln!(context.out, "CPU {cpu}, thread {id}:")?;
+        }
+        write!(context.out, "{registers}")?;
+    }
+    Ok(())
+}
+
+fn backtrace(context: &mut Context<'_>) -> CommandResult {
+    let id = match context.arguments {
+        ["cpu", number] => running_on(context.state, number)?,
+        _ => context.one_number("the thread's number")?,
+    };
+    let frames = context.state.backtrace(id).ok_or_else(|| no_such_thread(id))?;
+    let frames = frames.map_err(|_| CommandError::failed(format!("the CPU of thread {id} does not answer")))?;
+    for (number, frame) in frames.iter().enumerate() {
+        writeln!(context.out, "  #{number} {frame}")?;
     }
     Ok(())
 }
 
 fn uptime(context: &mut Context<'_>) -> CommandResult {
     context.no_arguments()?;
-    let now = kernel::time::now_ns();
-    writeln!(context.out, "up {}, ready after {}", Time(now), Time(start::ready_at_ns()))?;
+    let state = context.state.snapshot(false);
+    writeln!(context.out, "up {}, ready after {}", Time(state.taken_at_ns), Time(state.machine.ready_at_ns))?;
+    if let Some(report) = context.state.report() {
+        writeln!(context.out, "crashed: {report}")?;
+    }
     Ok(())
 }
 
 fn log_level(context: &mut Context<'_>) -> CommandResult {
     match context.arguments {
         [] => {
-            output::for_kept_log(|part| {
-                let _ = context.out.write_str(part);
+            let out = &mut *context.out;
+            context.state.log(&mut |part| {
+                let _ = out.write_str(part);
             });
+            if context.state.offers() == Needs::Nothing {
+                return Ok(());
+            }
             writeln!(context.out, "level: {}", log::max_level().as_str().to_ascii_lowercase())?;
             Ok(())
+        }
+        [_] if context.state.offers() == Needs::Nothing => {
+            Err(CommandError::failed("the machine is gone, and logs no more"))
         }
         [name] => {
             let level = kernel::command_line::level(name)

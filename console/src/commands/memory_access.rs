@@ -4,7 +4,7 @@ use alloc::format;
 
 use kernel::arch::{Architecture, Machine};
 
-use super::{Command, CommandError, CommandResult, Context, parse_number};
+use super::{Command, CommandError, CommandResult, Context, Needs, parse_number};
 
 /// Most bytes `peek` shows.
 const PEEK_LIMIT: u64 = 4096;
@@ -17,6 +17,7 @@ struct MayWriteAnyMemory(());
 pub const COMMANDS: &[Command] = &[
     Command {
         name: "peek",
+        needs: Needs::Machine,
         arguments: "ADDRESS [BYTES]",
         about: "shows memory at a virtual address (16 bytes)",
         details: "1, 2, 4 or 8 aligned bytes are read in one access, as device registers need it.\n\
@@ -26,6 +27,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "poke",
+        needs: Needs::Machine,
         arguments: "ADDRESS VALUE [BYTES]",
         about: "writes 1, 2, 4 or 8 bytes (8), little endian, to a virtual address",
         details: "Anything writable can be written, also what the kernel needs: it may crash.\n\

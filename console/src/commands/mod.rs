@@ -2,6 +2,7 @@
 
 mod control;
 mod inspect;
+mod lines;
 mod memory_access;
 mod programs;
 mod trace;
@@ -12,10 +13,15 @@ use core::fmt::{self, Write};
 
 use firmware::words::number;
 
+use crate::execute::Person;
+pub use crate::state::{Needs, State};
+
 /// A command.
 pub struct Command {
     /// What is typed.
     pub name: &'static str,
+    /// What it works with at least.
+    pub needs: Needs,
     /// Its arguments, as `help` shows them.
     pub arguments: &'static str,
     /// What it does, in one line.
@@ -32,9 +38,12 @@ pub struct Command {
 pub struct Context<'a> {
     /// What was typed after its name.
     pub arguments: &'a [&'a str],
+    /// What it shows.
+    pub state: &'a dyn State,
     /// Where its text goes.
     pub out: &'a mut dyn Write,
     pub(crate) extra: &'static [Command],
+    pub(crate) person: Option<&'a dyn Person>,
 }
 
 /// Done, or why not.
@@ -115,8 +124,15 @@ pub fn parse_number(text: &str, what: &str) -> Result<u64, CommandError> {
 }
 
 /// The console's own commands, in the order `help` lists them.
-static COMMANDS: &[&[Command]] =
-    &[&[HELP], inspect::COMMANDS, memory_access::COMMANDS, programs::COMMANDS, trace::COMMANDS, control::COMMANDS];
+static COMMANDS: &[&[Command]] = &[
+    &[HELP],
+    inspect::COMMANDS,
+    memory_access::COMMANDS,
+    programs::COMMANDS,
+    trace::COMMANDS,
+    lines::COMMANDS,
+    control::COMMANDS,
+];
 
 /// All commands, with the image's.
 pub fn all(extra: &'static [Command]) -> impl Iterator<Item = &'static Command> {
@@ -125,10 +141,12 @@ pub fn all(extra: &'static [Command]) -> impl Iterator<Item = &'static Command> 
 
 const HELP: Command = Command {
     name: "help",
+    needs: Needs::Nothing,
     arguments: "[COMMAND | boot | keys]",
     about: "lists the commands, or explains one",
     details: "`help boot` explains the kernel's command line, `help keys` the editing keys.\n\
-              Several commands can stand on one line, separated by `;`.",
+              Several commands can stand on one line, separated by `;`. Behind ` | ` a filter: grep [-v] TEXT, head LINES,\n\
+              tail LINES, more [LINES].",
     words: &["boot", "keys"],
     run: help,
 };
@@ -138,13 +156,17 @@ Words of the kernel's command line (aero boot --append \"...\"):
   log=off|error|warn|info|debug|trace   most detailed level logged (info)
   cpus=N                                most CPUs started (all)
   quantum_us=N                          time slice where several threads are ready (5000)
-  panic=halt|exit|reboot                what to do after a crash (halt)
+  idle=halt|poll                        what a CPU does that has nothing to run; one that polls is woken sooner (halt)
+  panic=halt|exit|reboot                what to do after a crash; halt gives the prompt `post-mortem>` (halt)
   trace=on|off                          trace from the start (off)
   gdb=wait                              wait for gdb on the second serial line before the first thread runs
-  watchdog=SECONDS|off                  report CPUs and threads that hang (off)
+  watchdog=SECONDS|off                  report CPUs and threads that hang, then give that prompt (off)
   run=\"CMD; CMD\"                        run commands, then power off with their status
+  keyboard=us|de                        the keyboard's layout, where there is a screen (us)
+  script=\"CMD; CMD\"                     run commands before the first prompt
   debug-exit=PORT                       port of QEMU's isa-debug-exit device
-  trace-port=PORT                       port of QEMU's isa-debugcon device, which gets the trace at the end";
+  trace-port=PORT                       port of QEMU's isa-debugcon device, which gets the trace at the end
+  crash-port=PORT                       port of another one, which gets the crash file";
 
 const KEYS_HELP: &str = "\
 Left, Right, Home, End       move          Ctrl-A, Ctrl-E   start, end of line
@@ -156,7 +178,8 @@ Backspace, Delete            delete        Ctrl-C           give the line up, st
 fn help(context: &mut Context<'_>) -> CommandResult {
     match context.arguments {
         [] => {
-            for command in all(context.extra) {
+            let offered = context.state.offers();
+            for command in all(context.extra).filter(|command| command.needs <= offered) {
                 let usage = format!("{} {}", command.name, command.arguments);
                 writeln!(context.out, "  {usage:<36} {}", command.about)?;
             }

@@ -5,12 +5,12 @@ use alloc::sync::Arc;
 use core::time::Duration;
 
 use kernel::program::{self, Outcome, Program};
+use kernel::thread;
 use kernel::thread::Builder;
 use kernel::time::Deadline;
-use kernel::{Snapshot, thread};
 
-use super::{Command, CommandError, CommandResult, Context};
-use crate::{input, render};
+use super::{Command, CommandError, CommandResult, Context, Needs};
+use crate::{render, session};
 
 /// Time between two looks whether Ctrl-C was typed.
 const POLL: Duration = Duration::from_millis(20);
@@ -23,6 +23,7 @@ const IN_BACKGROUND: &str = "&";
 pub const COMMANDS: &[Command] = &[
     Command {
         name: "run",
+        needs: Needs::Cpus,
         arguments: "NAME [ARGUMENTS] [&]",
         about: "runs a program of the image",
         details: "Waits for its end, and has its exit status; Ctrl-C kills it. With & at the end it goes on in the\n\
@@ -32,19 +33,23 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "programs",
+        needs: Needs::Nothing,
         arguments: "",
         about: "lists the image's programs, and those that run",
         details: "",
         words: &[],
         run: |context| {
             context.no_arguments()?;
+            if context.state.offers() == Needs::Nothing {
+                return Ok(render::programs(&context.state.snapshot(false), context.out)?);
+            }
             for file in program::files() {
                 writeln!(context.out, "  {:<20} {}", file.name, render::Bytes(file.elf.len() as u64))?;
             }
             if program::files().next().is_none() {
                 writeln!(context.out, "the image has no programs; `aero boot --hrt DIR` puts some in")?;
             }
-            Ok(render::programs(&Snapshot::take(), context.out)?)
+            Ok(render::programs(&context.state.snapshot(false), context.out)?)
         },
     },
 ];
@@ -71,7 +76,7 @@ fn run(context: &mut Context<'_>) -> CommandResult {
         return reporter.map(kernel::thread::JoinHandle::detach).map_err(CommandError::failed);
     }
     while program.wait_until(Deadline::after(POLL)).is_err() {
-        if input::interrupted() {
+        if session::interrupted() {
             program.end(Outcome::Killed);
         }
     }

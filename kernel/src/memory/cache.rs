@@ -2,7 +2,8 @@
 
 use core::ptr::{self, NonNull};
 
-use super::zone::{self, ZONES};
+use super::zone;
+use crate::frozen;
 
 /// Largest size that is cached, in bytes.
 pub const CACHED_LIMIT: usize = 4096;
@@ -13,8 +14,8 @@ const SMALLEST_SHIFT: u32 = 4;
 const CLASS_BYTES: usize = 32 * 1024;
 const CLASS_OBJECTS: usize = 128;
 
-/// Objects taken from a zone at once.
-const REFILL: usize = 8;
+/// Objects taken from a zone at once, or given back to it: few, so that no single allocation takes long.
+const BATCH: usize = 8;
 
 /// Class of a size from 1 to [`CACHED_LIMIT`].
 #[inline(always)]
@@ -63,6 +64,16 @@ impl ObjectCaches {
         Self { home: (0, 0), classes: [const { ClassCache { first: ptr::null_mut(), count: 0, limit: 0 } }; CLASSES] }
     }
 
+    /// Empty caches of memory in a place.
+    pub fn of_span(start: usize, length: usize) -> Self {
+        let mut caches = Self::new();
+        caches.home = (start, length);
+        for cache in &mut caches.classes {
+            cache.limit = usize::MAX - 1;
+        }
+        caches
+    }
+
     /// Tells the cache which node is its CPU's.
     pub fn set_home(&mut self, node: usize) {
         self.home = zone::span(node);
@@ -91,11 +102,11 @@ impl ObjectCaches {
     pub fn free(&mut self, at: NonNull<u8>, class: usize) {
         let cache = &mut self.classes[class];
         if (at.as_ptr() as usize).wrapping_sub(self.home.0) >= self.home.1 {
-            return zone::of(at).lock().free_object(at, class);
+            return send_home(at, class);
         }
         cache.put(at);
         if cache.count > cache.limit {
-            cache.drain(class, cache.limit / 2);
+            cache.drain(class, cache.limit - BATCH.min(cache.limit / 2));
         }
     }
 
@@ -109,6 +120,14 @@ impl ObjectCaches {
     /// Bytes in free objects.
     pub fn bytes(&self) -> u64 {
         self.classes.iter().enumerate().map(|(class, cache)| (cache.count * size_of_class(class)) as u64).sum()
+    }
+}
+
+/// Frees an object of another node.
+fn send_home(at: NonNull<u8>, class: usize) {
+    // On a frozen machine, what was there before stays.
+    if !frozen::is_active() {
+        zone::of(at).lock().free_object(at, class);
     }
 }
 
@@ -132,21 +151,13 @@ impl ClassCache {
 
     #[cold]
     fn refill(&mut self, class: usize, node: usize) -> Option<NonNull<u8>> {
-        for node in zone::by_distance(node) {
-            let Some(zone) = ZONES.get(node) else { continue };
-            let mut zone = zone.lock();
-            for _ in 0..REFILL {
-                match zone.allocate_object(class) {
-                    Some(object) => self.put(object),
-                    None => break,
-                }
-            }
-            drop(zone);
-            if let Some(object) = self.take() {
-                return Some(object);
-            }
+        if let Some(object) = frozen::allocate(size_of_class(class)) {
+            return object;
         }
-        None
+        zone::find_nearest(node, |zone| {
+            (0..BATCH).map_while(|_| zone.allocate_object(class)).for_each(|object| self.put(object));
+            self.take()
+        })
     }
 
     #[cold]

@@ -18,12 +18,13 @@ use arch_contract::boot::{BootInformation, MAX_NODES};
 
 use crate::arch::{Architecture, Machine};
 use crate::cpu;
+use crate::frozen;
 use crate::lock::InterruptGuard;
 use crate::start::boot_information;
 use crate::trace;
 use cache::{CACHED_LIMIT, class_of};
 use trace_format::Kind;
-use zone::{NodeSet, ZONES};
+use zone::{NodeSet, ZONES, Zone};
 
 /// There is not enough memory (of the kind asked for) for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,13 +78,15 @@ fn trace_allocation(size: usize, found: Result<NonNull<u8>, OutOfMemory>) {
 #[cold]
 fn allocate_from_zones(size: usize, placement: Placement) -> Result<NonNull<u8>, OutOfMemory> {
     let _guard = InterruptGuard::new();
-    let try_node = |node: usize| {
-        let mut zone = ZONES.get(node)?.lock();
+    if let Some(found) = frozen::allocate(size) {
+        return found.ok_or(OutOfMemory);
+    }
+    let take = |zone: &mut Zone| {
         if size <= CACHED_LIMIT { zone.allocate_object(class_of(size)) } else { zone.allocate_bytes(size) }
     };
     let found = match placement {
-        Placement::Node(node) => try_node(node),
-        Placement::Near => zone::by_distance(cpu::this().node).find_map(try_node),
+        Placement::Node(node) => ZONES.get(node).and_then(|zone| take(&mut zone.lock())),
+        Placement::Near => zone::find_nearest(cpu::this().node, take),
     };
     found.ok_or(OutOfMemory)
 }
@@ -108,7 +111,7 @@ pub unsafe fn free(at: NonNull<u8>, layout: Layout) {
         let here = cpu::this();
         // SAFETY: this CPU's caches, interrupts off, not re-entered below.
         unsafe { here.caches.get() }.free(at, class_of(size));
-    } else {
+    } else if !frozen::is_active() {
         zone::of(at).lock().free_block(at);
     }
 }
@@ -200,8 +203,10 @@ impl Drop for DmaBuffer {
 pub struct NodeUsage {
     /// All the kernel manages.
     pub total: u64,
-    /// Free in the zone, not counting what caches hold.
+    /// Free in whole pages, not counting what slabs and caches hold.
     pub free: u64,
+    /// Free objects in pages of which others are in use.
+    pub free_in_slabs: u64,
     /// Used for the zone's own records.
     pub records: u64,
     /// Largest free block.
@@ -213,13 +218,16 @@ pub fn node_usage(node: usize) -> Option<NodeUsage> {
     ZONES.get(node).map(|zone| zone.lock().usage())
 }
 
-/// Bytes in all object caches, free for allocation though not in their zones.
+/// Bytes of free small objects: in the CPUs' object caches and in the zones' slabs.
 pub fn cached_bytes() -> u64 {
     // SAFETY: reads counters that their CPU may be changing: a count for display, off by one batch at most.
-    cpu::all().map(|cpu| unsafe { cpu.caches.get() }.bytes()).sum()
+    let bytes =
+        |cpu: &cpu::Cpu| frozen::own_cached_bytes(cpu.index).unwrap_or_else(|| unsafe { cpu.caches.get() }.bytes());
+    let in_slabs = (0..MAX_NODES).filter_map(node_usage).map(|usage| usage.free_in_slabs).sum::<u64>();
+    cpu::all().map(bytes).sum::<u64>() + in_slabs
 }
 
-/// Bytes free in all zones and caches.
+/// Bytes that are not allocated: free pages and free small objects.
 pub fn free_bytes() -> u64 {
     (0..MAX_NODES).filter_map(node_usage).map(|usage| usage.free).sum::<u64>() + cached_bytes()
 }

@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use arch_contract::{PAGE_SIZE, Protection};
 
-use super::zone::{self, ZONES};
+use super::zone;
 use super::{OutOfMemory, free};
 use crate::arch::{Architecture, Machine};
 use crate::call;
@@ -57,6 +57,8 @@ struct Stacks {
     /// First address of the window that no slot has used.
     fresh: usize,
     classes: [Class; CLASSES],
+    /// Bit n set: class n has freed, mapped stacks.
+    nonempty: u32,
     live: usize,
 }
 
@@ -66,6 +68,7 @@ unsafe impl Send for Stacks {}
 static STACKS: SpinLock<Stacks> = SpinLock::new(Stacks {
     fresh: 0,
     classes: [const { Class { mapped: 0, mapped_count: 0, empty: None } }; CLASSES],
+    nonempty: 0,
     live: 0,
 });
 
@@ -130,9 +133,7 @@ impl Stack {
 
     fn map(&self) -> Result<(), OutOfMemory> {
         let node = cpu::this().node;
-        let memory = zone::by_distance(node)
-            .find_map(|node| ZONES.get(node)?.lock().allocate_bytes(self.size()))
-            .ok_or(OutOfMemory)?;
+        let memory = zone::find_nearest(node, |zone| zone.allocate_bytes(self.size())).ok_or(OutOfMemory)?;
         let physical = Machine::virtual_to_physical(memory.as_ptr());
         let mut table = super::page_table_frame;
         for offset in (0..self.size()).step_by(PAGE_SIZE) {
@@ -168,6 +169,20 @@ fn class_of(size: usize) -> usize {
 }
 
 impl Stacks {
+    /// A class with more freed, mapped stacks than `keep`.
+    fn class_above(&self, keep: usize) -> Option<usize> {
+        // The mask first: mostly there are one or two classes with any.
+        let mut left = self.nonempty;
+        while left != 0 {
+            let class = left.trailing_zeros() as usize;
+            if self.classes[class].mapped_count > keep {
+                return Some(class);
+            }
+            left &= left - 1;
+        }
+        None
+    }
+
     fn take_mapped(&mut self, class: usize) -> Option<Stack> {
         let list = &mut self.classes[class];
         let top = list.mapped;
@@ -177,12 +192,17 @@ impl Stacks {
         // SAFETY: a freed stack's top word is its link.
         list.mapped = unsafe { (*((top - size_of::<FreeStack>()) as *const FreeStack)).next };
         list.mapped_count -= 1;
+        if list.mapped_count == 0 {
+            self.nonempty &= !(1 << class);
+        }
         let size = 1 << (class as u32 + SMALLEST_SLOT_SHIFT - 1);
         Some(Stack { bottom: top - size, top })
     }
 
     fn put_mapped(&mut self, stack: Stack) {
-        let list = &mut self.classes[class_of(stack.size())];
+        let class = class_of(stack.size());
+        self.nonempty |= 1 << class;
+        let list = &mut self.classes[class];
         // SAFETY: nothing uses the stack any more.
         unsafe {
             ((stack.top - size_of::<FreeStack>()) as *mut FreeStack).write(FreeStack { next: list.mapped });
@@ -240,20 +260,19 @@ pub fn reclaim(keep: Keep) -> u64 {
         let mut unmapped: Option<NonNull<Unmapped>> = None;
         let mut stacks = STACKS.lock();
         let mut batch = 0;
-        for class in 0..CLASSES {
-            while stacks.classes[class].mapped_count > keep && batch < KEPT {
-                let Some(stack) = stacks.take_mapped(class) else { break };
-                let slot = stack.guard().start;
-                if let Some(memory) = stack.unmap() {
-                    let note = memory.cast::<Unmapped>();
-                    // SAFETY: the memory of a freed stack, through the direct map.
-                    unsafe { note.write(Unmapped { next: unmapped, class, slot }) };
-                    unmapped = Some(note);
-                    bytes += stack.size() as u64;
-                    batch += 1;
-                }
+        while let Some(class) = stacks.class_above(keep).filter(|_| batch < KEPT) {
+            let Some(stack) = stacks.take_mapped(class) else { break };
+            let slot = stack.guard().start;
+            if let Some(memory) = stack.unmap() {
+                let note = memory.cast::<Unmapped>();
+                // SAFETY: the memory of a freed stack, through the direct map.
+                unsafe { note.write(Unmapped { next: unmapped, class, slot }) };
+                unmapped = Some(note);
+                bytes += stack.size() as u64;
+                batch += 1;
             }
         }
+        let is_last = stacks.class_above(keep).is_none();
         drop(stacks);
         if batch == 0 {
             return bytes;
@@ -272,6 +291,9 @@ pub fn reclaim(keep: Keep) -> u64 {
         if let Err(error) = flushed {
             log::error!("stacks: {error}; lost {bytes} bytes of memory for safety");
             return 0;
+        }
+        if is_last {
+            return bytes;
         }
     }
 }

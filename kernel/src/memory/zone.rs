@@ -70,6 +70,8 @@ pub struct Zone {
     slabs: [List; CLASSES],
     free_frames: u64,
     total_frames: u64,
+    /// Bytes of free objects in slabs.
+    free_in_slabs: u64,
     record_bytes: u64,
 }
 
@@ -126,6 +128,13 @@ pub fn by_distance(from: usize) -> impl Iterator<Item = usize> {
     .filter(|&node| ZONES.get(node).is_some())
 }
 
+/// What `find` finds in a zone: in `node`'s own first, then in nearer before farther ones.
+#[inline(always)]
+pub fn find_nearest<T>(node: usize, mut find: impl FnMut(&mut Zone) -> Option<T>) -> Option<T> {
+    let mut look = |node: usize| find(&mut ZONES.get(node)?.lock());
+    look(node).or_else(|| by_distance(node).find_map(look))
+}
+
 /// Where a node's memory begins in the direct map, and its span in bytes.
 pub fn span(node: usize) -> (usize, usize) {
     (SPANS[node].0.load(Ordering::Relaxed), SPANS[node].1.load(Ordering::Relaxed))
@@ -142,7 +151,15 @@ pub fn may_contain(node: usize, at: NonNull<u8>) -> bool {
 ///
 /// # Panics
 /// If it belongs to none: the address was never allocated.
+#[inline]
 pub fn of(at: NonNull<u8>) -> &'static SpinLock<Zone> {
+    if NODES.load(Ordering::Relaxed) == 1 && may_contain(0, at) {
+        return &ZONES.0[0];
+    }
+    of_several(at)
+}
+
+fn of_several(at: NonNull<u8>) -> &'static SpinLock<Zone> {
     let frame = Machine::virtual_to_physical(at.as_ptr()) / PAGE_SIZE as u64;
     let owner = (0..NODES.load(Ordering::Relaxed)).filter(|&node| may_contain(node, at)).find(|&node| {
         // Spans of nodes can overlap where their memory interleaves; the record tells.
@@ -186,6 +203,7 @@ impl Zone {
             slabs: [List { first: NONE }; CLASSES],
             free_frames: 0,
             total_frames: 0,
+            free_in_slabs: 0,
             record_bytes: 0,
         }
     }
@@ -387,6 +405,7 @@ impl Zone {
             frame.order = class as u8;
             (frame.in_use, frame.free_object, frame.fresh) = (0, NO_OBJECT, 0);
             self.slabs[class] = self.link(self.slabs[class], index);
+            self.free_in_slabs += PAGE_SIZE as u64;
         }
         let index = self.slabs[class].first;
         let page = self.address_of(index);
@@ -407,6 +426,7 @@ impl Zone {
         if usize::from(frame.in_use) == PAGE_SIZE / size {
             self.slabs[class] = self.unlink(self.slabs[class], index);
         }
+        self.free_in_slabs -= size as u64;
         Some(at)
     }
 
@@ -433,11 +453,13 @@ impl Zone {
         let was_full = usize::from(frame.in_use) == PAGE_SIZE / size;
         frame.in_use -= 1;
         let is_empty = frame.in_use == 0;
+        self.free_in_slabs += size as u64;
         if was_full {
             self.slabs[class] = self.link(self.slabs[class], index);
         }
         if is_empty {
             self.slabs[class] = self.unlink(self.slabs[class], index);
+            self.free_in_slabs -= PAGE_SIZE as u64;
             self.return_block(index, 0);
         }
     }
@@ -448,6 +470,7 @@ impl Zone {
         NodeUsage {
             total: self.total_frames * PAGE_SIZE as u64,
             free: self.free_frames * PAGE_SIZE as u64,
+            free_in_slabs: self.free_in_slabs,
             records: self.record_bytes,
             largest_free: if largest == 0 { 0 } else { (PAGE_SIZE as u64) << (largest - 1) },
         }

@@ -4,7 +4,7 @@
 //! interrupts off. Before that, and in a crash, writing polls the device.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use arch_contract::{ConsoleEvent, PowerAction};
@@ -142,7 +142,9 @@ impl Write for Length {
 /// Runs `write` with the device, at a moment when the queue has room for `length` bytes if this CPU can wait for that
 /// with interrupts on.
 fn with_device(length: usize, write: impl FnOnce(&mut Device)) {
-    if CRASHED.load(Ordering::Relaxed) {
+    if CRASHED.load(Ordering::Relaxed) || debug::is_stopped() {
+        // What was written before comes first. Who writes is the host: nobody else runs.
+        flush();
         write(&mut Device { queued: false, watched: false });
         return;
     }
@@ -194,12 +196,53 @@ pub fn power(action: PowerAction, status: u8) -> ! {
     Machine::power(action, status)
 }
 
-/// Writes formatted text to the console. Any context.
+/// Who else is told what [`print`] writes, 0 for nobody.
+static MIRROR: AtomicUsize = AtomicUsize::new(0);
+
+/// Gives `mirror` what the kernel says to everybody, from now on: in any context, a piece at a time.
+pub fn set_mirror(mirror: fn(&str)) {
+    MIRROR.store(mirror as usize, Ordering::Release);
+}
+
+/// True once the kernel has crashed.
+pub fn has_crashed() -> bool {
+    CRASHED.load(Ordering::Relaxed)
+}
+
+/// Writes to the mirror, if there is one.
+struct Mirror;
+
+impl Write for Mirror {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mirror = MIRROR.load(Ordering::Acquire);
+        if mirror != 0 {
+            // SAFETY: set from a function of this type.
+            unsafe { core::mem::transmute::<usize, fn(&str)>(mirror)(text) };
+        }
+        Ok(())
+    }
+}
+
+/// Writes formatted text to the console, and to whoever else is told. Any context.
 pub fn print(arguments: fmt::Arguments<'_>) {
+    let _ = Mirror.write_fmt(arguments);
+    write_to_device(arguments);
+}
+
+fn write_to_device(arguments: fmt::Arguments<'_>) {
     let mut length = Length(0);
     let _ = length.write_fmt(arguments);
     with_device(length.0, |device| {
         let _ = Raw(device).write_fmt(arguments);
+    });
+}
+
+/// Writes text to the serial line only, `\n` as `\r\n`. Any context.
+pub fn print_to_serial(text: &str) {
+    let mut length = Length(0);
+    let _ = length.write_str(text);
+    with_device(length.0, |device| {
+        let _ = Raw(device).write_str(text);
     });
 }
 
@@ -215,6 +258,11 @@ macro_rules! println {
         $crate::output::print(format_args!("{}\n", format_args!($($argument)*)))
     };
 }
+
+/// Colours of the log where it is mirrored (ECMA-48, 8.3.117).
+const RED: &str = "\x1b[31m";
+const YELLOW: &str = "\x1b[33m";
+const PLAIN: &str = "\x1b[0m";
 
 struct Logger;
 
@@ -244,7 +292,14 @@ impl Log for Logger {
         if !CRASHED.load(Ordering::Relaxed) {
             let _ = RING.lock().write_fmt(line);
         }
-        print(line);
+        let (begin, end) = match record.level() {
+            _ if has_crashed() => ("", ""),
+            Level::Error => (RED, PLAIN),
+            Level::Warn => (YELLOW, PLAIN),
+            _ => ("", ""),
+        };
+        let _ = Mirror.write_fmt(format_args!("{begin}{line}{end}"));
+        write_to_device(line);
     }
 
     fn flush(&self) {}

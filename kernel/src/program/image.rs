@@ -107,6 +107,8 @@ pub struct Image {
     place: Range<usize>,
     /// What of that is code.
     code: ArrayVec<Range<usize>, SEGMENT_LIMIT>,
+    /// Where the addresses of the functions are that make its global objects.
+    constructors: Range<usize>,
     program: ::abi::Program,
 }
 
@@ -141,12 +143,14 @@ impl Image {
             layout,
             place: 0..0,
             code: ArrayVec::new(),
+            constructors: 0..0,
             program: ::abi::Program { magic: 0, version: 0, main: None, stack_size: 0 },
         };
         // From here on, dropping the image gives back what it has so far.
         image.fill(&elf, file)?;
         image.place = take_place(size)?;
         image.relocate(&elf, resolve)?;
+        image.constructors = image.find_constructors(&elf)?;
         image.program = image.find_program(&elf)?;
         image.map(&segments)?;
         Ok(image)
@@ -160,6 +164,16 @@ impl Image {
     /// Its first address.
     pub fn start(&self) -> usize {
         self.place.start
+    }
+
+    /// The functions that make its global objects, in their order, of a mapped image.
+    pub fn constructors(&self) -> impl Iterator<Item = unsafe extern "C" fn()> {
+        let words = self.constructors.clone().step_by(size_of::<usize>());
+        // SAFETY: `find_constructors` saw that they are in the image, which is mapped there.
+        let addresses = words.map(|place| unsafe { (place as *const usize).read_unaligned() });
+        let code = addresses.filter(|&address| self.is_code(address));
+        // SAFETY: addresses of code of the image, which says what they are.
+        code.map(|address| unsafe { core::mem::transmute::<usize, unsafe extern "C" fn()>(address) })
     }
 
     /// True if an address is in it.
@@ -226,6 +240,17 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    fn find_constructors(&self, elf: &File<'_>) -> Result<Range<usize>, LoadError> {
+        let sections = elf.section_headers().ok_or(LoadError::NotElf)?;
+        let Some(section) = sections.iter().find(|section| section.sh_type == abi::SHT_INIT_ARRAY) else {
+            return Ok(0..0);
+        };
+        let place = range(section.sh_addr, section.sh_size).ok_or(LoadError::NotElf)?;
+        let fits = place.end <= self.layout.size() && place.len().is_multiple_of(size_of::<usize>());
+        let start = self.place.start;
+        if fits { Ok(start + place.start..start + place.end) } else { Err(LoadError::NotElf) }
     }
 
     fn find_program(&mut self, elf: &File<'_>) -> Result<::abi::Program, LoadError> {

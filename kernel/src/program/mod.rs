@@ -5,6 +5,7 @@
 //! other threads: one in the program's own code at its next interrupt, one that waits by a forced timeout, after which
 //! the interface's function does not return. Nobody is ended inside the kernel's code.
 
+mod deadlock;
 pub mod heap;
 pub mod image;
 
@@ -19,12 +20,11 @@ use arch_contract::fault::{Fault, FaultKind, Registers};
 use arrayvec::ArrayString;
 
 use crate::arch::{Architecture, Machine};
+use crate::backtrace;
 use crate::cpu;
 use crate::lock::SpinLock;
 use crate::memory::{self, OutOfMemory};
-use crate::panic;
 use crate::scheduler;
-use crate::snapshot;
 use crate::start::boot_information;
 use crate::symbols::{self, Symbol};
 use crate::thread::{self, Builder, NAME_LIMIT, SpawnError, Thread};
@@ -41,8 +41,6 @@ const KILL_POLL: Duration = Duration::from_millis(1);
 const DEADLOCK_POLL: Duration = Duration::from_secs(1);
 /// How long ending them may take.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// Threads of a deadlock whose backtraces are shown.
-const DEADLOCK_BACKTRACES: usize = 16;
 /// The interrupt flag in [`Fault`]'s flags.
 const INTERRUPTS_ON: u64 = 1 << 9;
 /// Faults that are no single thread's: non-maskable interrupt, double fault, machine check.
@@ -80,7 +78,7 @@ pub struct Program {
     threads: AtomicUsize,
     /// Threads that still touch the program to say that they have.
     leaving: AtomicUsize,
-    /// Functions of its own that interrupts may call.
+    /// Functions of its own that devices may call.
     handlers: AtomicUsize,
     /// Set once its threads shall end.
     ending: AtomicBool,
@@ -211,16 +209,10 @@ fn forget(program: &Arc<Program>) {
 
 /// A supervisor's life: waits for the end of its program, tells if it never comes, and gives everything back.
 fn supervise(program: &Arc<Program>) {
-    let mut last_look = None;
-    let mut reported = None;
+    let mut watch = deadlock::Watch::default();
     while !program.ending.load(Ordering::Acquire) && program.started_threads() > 0 {
         if program.changed.wait_until(Deadline::after(DEADLOCK_POLL)).is_err() {
-            let look = program.standstill();
-            if look.is_some() && look == last_look && look != reported {
-                program.report_deadlock();
-                reported = look;
-            }
-            last_look = look;
+            watch.look(program);
         }
     }
     program.end(Outcome::Exited(0));
@@ -330,7 +322,7 @@ impl Program {
         self.leaving.fetch_sub(1, Ordering::Release);
     }
 
-    /// An interrupt may call a function of it from now on.
+    /// A device may call a function of it from now on.
     pub fn add_handler(&self) {
         self.handlers.fetch_add(1, Ordering::Relaxed);
     }
@@ -344,39 +336,6 @@ impl Program {
         for cpu in cpu::all() {
             let registry = cpu.registry.lock();
             registry.iter().filter(|thread| ptr::eq(thread.program(), self)).for_each(&mut each);
-        }
-    }
-
-    /// If all of its threads wait, and neither a time nor an interrupt will end that: how far they had come, the same at
-    /// the next look if none has moved. Threads are looked at one after the other, so one look alone shows nothing.
-    fn standstill(&self) -> Option<u64> {
-        let (mut all_wait, mut come) = (self.handlers.load(Ordering::Relaxed) == 0, 0u64);
-        self.for_each_thread(|thread| {
-            all_wait &= thread.waits_for_ever();
-            come = come.wrapping_add(thread.id()).wrapping_add(thread.run_cycles.load(Ordering::Relaxed));
-        });
-        all_wait.then_some(come)
-    }
-
-    fn report_deadlock(&self) {
-        // Printing under a registry's lock would hold up its CPU.
-        let mut threads = arrayvec::ArrayVec::<u64, DEADLOCK_BACKTRACES>::new();
-        self.for_each_thread(|thread| {
-            // Those that do not fit are not shown.
-            let _ = threads.try_push(thread.id());
-        });
-        crate::println!(
-            "program {self}: deadlock: its {} threads wait for each other, without a deadline; `kill {}` ends it",
-            self.started_threads(),
-            self.id
-        );
-        for id in threads {
-            if let Some((addresses, true)) = snapshot::backtrace(id) {
-                crate::println!("thread {id} waits at:");
-                for (number, &address) in addresses.iter().enumerate() {
-                    crate::println!("  #{number} {}", symbols::resolve_frame(number, address));
-                }
-            }
         }
     }
 
@@ -407,6 +366,8 @@ impl Program {
             // SAFETY: the program outlives its threads.
             let program = unsafe { &*(owner as *const Self) };
             Machine::reset_vectors();
+            // SAFETY: code of the image; what that does is the program's business.
+            program.image.constructors().for_each(|construct| unsafe { construct() });
             // SAFETY: the loader checked that it is code of the image; what that does is the program's business.
             let status = unsafe { main(count as i32, values as *const *const u8) };
             program.end(Outcome::Exited(status));
@@ -433,6 +394,11 @@ pub fn current() -> Option<&'static Program> {
     unsafe { thread::try_current()?.program().as_ref() }
 }
 
+/// True if the calling thread belongs to a program that ends.
+pub fn is_ending() -> bool {
+    current().is_some_and(Program::is_ending)
+}
+
 /// The image's programs.
 pub fn files() -> impl Iterator<Item = File> {
     Archive(boot_information().programs).files()
@@ -457,10 +423,7 @@ pub fn by_id(id: u64) -> Option<Arc<Program>> {
 /// handler it does nothing: the thread there is whichever was interrupted.
 #[inline(always)]
 pub fn leave_if_ending() {
-    if let Some(program) = current()
-        && program.is_ending()
-        && !cpu::in_interrupt()
-    {
+    if is_ending() && !cpu::in_interrupt() {
         scheduler::exit();
     }
 }
@@ -506,7 +469,7 @@ fn report(program: &Program, reason: fmt::Arguments<'_>, registers: &Registers) 
         thread.name(),
         program.image.start()
     );
-    panic::print_backtrace(registers.instruction_pointer, registers.frame_pointer);
+    backtrace::print(registers);
     program.end(Outcome::Failed(kept));
 }
 

@@ -8,10 +8,12 @@ use crate::atomic::{AtomicU8, Ordering, const_fn};
 pub enum Attention {
     /// Runs one thread without a tick: it would not look until that thread blocks.
     Solo = 0,
-    /// Runs several threads by the tick: it looks at the latest then.
-    Ticking = 1,
     /// Halted, or about to.
-    Asleep = 2,
+    Asleep = 1,
+    /// Runs several threads by the tick: it looks at the latest then.
+    Ticking = 2,
+    /// Has nothing to run, and looks all the time.
+    Polling = 3,
 }
 
 /// The word a CPU publishes its [`Attention`] in. Its owner writes it and then looks into its mailbox by
@@ -33,14 +35,21 @@ impl AttentionWord {
         self.0.store(attention as u8, Ordering::Release);
     }
 
-    /// True if its owner sleeps, or is about to.
-    pub fn is_asleep(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == Attention::Asleep as u8
+    /// True if this was published last. For its owner.
+    #[inline(always)]
+    pub fn is(&self, attention: Attention) -> bool {
+        self.0.load(Ordering::Relaxed) == attention as u8
+    }
+
+    /// True if its owner has nothing to run.
+    pub fn is_idle(&self) -> bool {
+        let word = self.0.load(Ordering::Relaxed);
+        word == Attention::Asleep as u8 || word == Attention::Polling as u8
     }
 
     /// True if the owner of a mailbox that was just pushed to must be interrupted to see it.
     #[inline(always)]
     pub fn wants_interrupt(&self) -> bool {
-        self.0.load(Ordering::Acquire) != Attention::Ticking as u8
+        self.0.load(Ordering::Acquire) < Attention::Ticking as u8
     }
 }

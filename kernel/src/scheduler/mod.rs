@@ -5,7 +5,7 @@ pub(crate) mod attention;
 pub(crate) mod mailbox;
 pub(crate) mod run_queue;
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 
 use trace_format::Kind;
@@ -111,12 +111,24 @@ fn empty_mailbox(here: &Cpu) {
     });
 }
 
+/// Where the running thread went that gives its CPU away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// Into the run queue, so that the next one is not alone.
+    InQueue,
+    /// To wait for something.
+    ToWait,
+}
+
 /// Gives the CPU to the next ready thread, or to the idle thread. The caller has put the running thread wherever it
 /// waits; if that was the run queue and nobody else is ready, it goes on at once. Interrupts off.
 #[inline(always)]
-fn switch(here: &'static Cpu) {
+fn switch(here: &'static Cpu, leaving: Leaving) {
     let current = thread::current();
     let next = next_thread(here, current);
+    if leaving == Leaving::ToWait {
+        note_if_alone(here);
+    }
     if core::ptr::eq(next, current) {
         current.set_state(State::Running);
         if current.shall_move() {
@@ -180,7 +192,23 @@ fn account(here: &Cpu, leaving: &Thread) {
 #[inline(always)]
 pub(crate) fn block() {
     thread::current().set_state(State::Blocked);
-    switch(cpu::this());
+    switch(cpu::this(), Leaving::ToWait);
+}
+
+/// The thread that runs next is the only one: whoever wakes another need not wait for a tick that is still armed.
+#[inline(always)]
+fn note_if_alone(here: &Cpu) {
+    // SAFETY: this CPU's queue, interrupts off.
+    if here.attention.is(Attention::Ticking) && unsafe { here.run_queue.get() }.is_empty() {
+        become_solo(here);
+    }
+}
+
+#[cold]
+fn become_solo(here: &Cpu) {
+    here.attention.publish(Attention::Solo);
+    // Mail that came before the word was changed has sent no interrupt.
+    empty_mailbox(here);
 }
 
 /// Panics where there is no thread that could block.
@@ -216,7 +244,7 @@ pub(crate) fn yield_now() {
     let current = thread::current();
     current.set_state(State::Ready);
     queue.push(current);
-    switch(here);
+    switch(here, Leaving::InQueue);
 }
 
 /// The interrupted thread gives way: on its own stack, interrupts off.
@@ -250,7 +278,16 @@ extern "C" fn give_way(_: usize) {
     current.set_state(State::Ready);
     // SAFETY: this CPU's queue, interrupts off.
     unsafe { here.run_queue.get() }.push(current);
-    switch(here);
+    let was_displaced = here.displaced.load(Ordering::Relaxed);
+    here.displaced.store(false, Ordering::Relaxed);
+    let left_at = Machine::cycles();
+    switch(here, Leaving::InQueue);
+    if was_displaced {
+        // As long as it had to wait, at most a quantum, it is let alone.
+        let back_at = Machine::cycles();
+        let waited = back_at.wrapping_sub(left_at).min(QUANTUM_CYCLES.load(Ordering::Relaxed));
+        cpu::this().undisturbed_until.store(back_at.wrapping_add(waited), Ordering::Relaxed);
+    }
 }
 
 /// Moves the calling thread if it was told to.
@@ -317,6 +354,7 @@ extern "C" fn exit_suspended(thread: usize) -> ! {
 
 fn resume_next(here: &'static Cpu) -> ! {
     let next = next_thread(here, core::ptr::null());
+    note_if_alone(here);
     next.set_state(State::Running);
     trace::event(Kind::Switch, next.id(), 0);
     Machine::set_current(core::ptr::from_ref(next) as usize);
@@ -324,19 +362,65 @@ fn resume_next(here: &'static Cpu) -> ! {
     unsafe { Machine::resume(next.context.get()) }
 }
 
-/// The idle thread: sleeps until there is something to run. Interrupts off at the start.
+/// What a CPU does that has nothing to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Halts, until an interrupt wakes it.
+    Halt,
+    /// Looks for work all the time: it needs no interrupt, and no hypervisor to go on.
+    Poll,
+}
+
+static IDLE_POLLS: AtomicBool = AtomicBool::new(false);
+
+/// What idle CPUs do.
+pub fn idle_mode() -> Idle {
+    if IDLE_POLLS.load(Ordering::Relaxed) { Idle::Poll } else { Idle::Halt }
+}
+
+/// Sets what idle CPUs do.
+pub fn set_idle(idle: Idle) {
+    IDLE_POLLS.store(idle == Idle::Poll, Ordering::Relaxed);
+}
+
+/// Takes interrupts and looks for mail until there is something to run. Interrupts off at the start and the end.
+fn poll(here: &Cpu) {
+    here.attention.publish(Attention::Polling);
+    // SAFETY: this CPU's queue, interrupts off.
+    while unsafe { here.run_queue.get() }.is_empty() {
+        Machine::enable_interrupts();
+        // Right after they are enabled none is taken; QEMU's emulator extends that over a spin hint (STI, PAUSE, CLI).
+        let has_mail = !here.mailbox.is_empty();
+        Machine::spin_hint();
+        Machine::disable_interrupts();
+        if has_mail {
+            break;
+        }
+    }
+}
+
+/// The idle thread: waits until there is something to run. Interrupts off at the start.
 pub(crate) fn idle() -> ! {
     loop {
         let here = cpu::this();
         take_mail(here);
         // SAFETY: this CPU's queue, interrupts off.
         if unsafe { here.run_queue.get() }.is_empty() {
-            here.attention.publish(Attention::Asleep);
-            if here.mailbox.is_surely_empty() {
-                Machine::wait_for_interrupt();
+            let polls = IDLE_POLLS.load(Ordering::Relaxed);
+            if polls {
+                poll(here);
+            } else {
+                here.attention.publish(Attention::Asleep);
+                if here.mailbox.is_surely_empty() {
+                    Machine::wait_for_interrupt();
+                }
             }
             let ticking = here.tick_armed.load(Ordering::Relaxed);
             here.attention.publish(if ticking { Attention::Ticking } else { Attention::Solo });
+            if polls {
+                // Mail that came before the word was changed has sent no interrupt.
+                empty_mailbox(here);
+            }
             continue;
         }
         let before = here.switched_at.load(Ordering::Relaxed);
@@ -352,16 +436,31 @@ pub(crate) fn idle() -> ! {
         if others_ready && !here.tick_armed.load(Ordering::Relaxed) {
             arm_tick(here);
         }
+        note_if_alone(here);
         idle.set_state(State::Ready);
         switch_to(here, idle, next);
     }
 }
 
-/// The interrupt other CPUs send when they left mail, or want the running thread to move.
+/// The interrupt other CPUs send when they left mail, or want the running thread to move. A thread that has the CPU for itself
+/// makes room at once for those who were woken, and has its turn again after them, for at least as long as it waited; where several take
+/// turns, they wait for theirs.
 pub(crate) fn reschedule_interrupt(_: usize) {
     let here = cpu::this();
+    // SAFETY: this CPU's queue, interrupts off.
+    let was_alone = unsafe { here.run_queue.get() }.is_empty();
     empty_mailbox(here);
-    if thread::current().shall_move() || program::current().is_some_and(|program| program.is_ending()) {
+    // SAFETY: as above.
+    let has_company = !unsafe { here.run_queue.get() }.is_empty();
+    if was_alone
+        && has_company
+        && !is_idle(here, Machine::current())
+        && Machine::cycles() >= here.undisturbed_until.load(Ordering::Relaxed)
+    {
+        here.displaced.store(true, Ordering::Relaxed);
+        here.give_way.store(true, Ordering::Relaxed);
+    }
+    if thread::current().shall_move() || program::is_ending() {
         here.give_way.store(true, Ordering::Relaxed);
     }
 }
@@ -383,9 +482,7 @@ fn tick(_: usize) {
     // SAFETY: this CPU's queue, interrupts off.
     let mut others_ready = !unsafe { here.run_queue.get() }.is_empty();
     if !others_ready {
-        here.attention.publish(Attention::Solo);
-        // Mail that came before the word was changed has sent no interrupt.
-        empty_mailbox(here);
+        become_solo(here);
         // SAFETY: as above.
         others_ready = !unsafe { here.run_queue.get() }.is_empty();
     }
@@ -395,6 +492,8 @@ fn tick(_: usize) {
             arm_tick(here);
         }
         if same_thread {
+            // Also if somebody who was told to make room has ended, or moved, instead.
+            here.displaced.store(false, Ordering::Relaxed);
             here.give_way.store(true, Ordering::Relaxed);
         }
     }

@@ -9,7 +9,8 @@ pub(crate) mod stock;
 
 use core::cell::UnsafeCell;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use arrayvec::ArrayString;
@@ -28,7 +29,7 @@ use crate::time::Deadline;
 use crate::time::timer::TimerNode;
 use crate::wait::WaitList;
 use crate::wait::claim::Claim;
-use crate::wait::list;
+use crate::wait::{list, mutex};
 pub use spawn::{Builder, JoinError, JoinHandle, SpawnError, empty_stock, spawn};
 pub(crate) use spawn::{create_idle, next_id};
 
@@ -79,6 +80,17 @@ pub struct Thread {
     /// The program it belongs to, null for the kernel's own.
     program: AtomicPtr<Program>,
     fibers: Ring,
+    /// Address of the state of the mutex it waits for, 0 for none.
+    wanted_mutex: AtomicUsize,
+}
+
+/// A thread waits for a mutex while this exists.
+pub(crate) struct WaitsForMutex<'a>(&'a Thread);
+
+impl Drop for WaitsForMutex<'_> {
+    fn drop(&mut self) {
+        self.0.wanted_mutex.store(0, Ordering::Relaxed);
+    }
 }
 
 struct Exit {
@@ -173,6 +185,22 @@ impl Thread {
     /// True if it waits, and no time will end that.
     pub(crate) fn waits_for_ever(&self) -> bool {
         self.state() == State::Blocked && !self.timeout.is_set()
+    }
+
+    /// Notes that it waits for the mutex with this state. By itself.
+    pub(crate) fn waits_for(&self, state: &AtomicUsize) -> WaitsForMutex<'_> {
+        self.wanted_mutex.store(ptr::from_ref(state) as usize, Ordering::Relaxed);
+        WaitsForMutex(self)
+    }
+
+    /// Address of the thread whose mutex it waits for, as far as that can be told while it may go on.
+    pub(crate) fn waits_for_thread(&self) -> Option<usize> {
+        let mut state = [0; size_of::<usize>()];
+        // The mutex may be gone when this looks: then whatever is there now is read, or nothing.
+        match self.wanted_mutex.load(Ordering::Relaxed) {
+            0 => None,
+            at => Machine::probe_read(at, &mut state).is_ok().then(|| mutex::owner(usize::from_ne_bytes(state))),
+        }
     }
 
     /// True if it was told to run elsewhere from its next turn on.

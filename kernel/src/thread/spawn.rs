@@ -5,7 +5,7 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::{ManuallyDrop, MaybeUninit, needs_drop};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use arrayvec::ArrayString;
 use intrusive_collections::LinkedListLink;
@@ -261,6 +261,7 @@ impl Thread {
                 exit: SpinLock::new(exit),
                 program: AtomicPtr::new(core::ptr::null_mut()),
                 fibers: Ring::new(),
+                wanted_mutex: AtomicUsize::new(0),
             });
             Ok(thread.as_ref())
         }
@@ -314,6 +315,7 @@ impl Thread {
     pub(crate) fn finish(&'static self) {
         self.set_state(State::Exited);
         cpu::this().registry.lock().remove(self);
+        self.fibers.release_spare();
         let mut exit = self.exit.lock();
         exit.exited = true;
         exit.joiners.wake_all();

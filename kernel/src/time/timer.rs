@@ -12,6 +12,7 @@ use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, Cpu};
 use crate::lock::InterruptGuard;
 use crate::memory::OutOfMemory;
+use crate::program::{self, Program};
 use crate::trace;
 use crate::wait::InterruptSafe;
 
@@ -28,9 +29,11 @@ pub(crate) struct TimerNode {
     last_on: AtomicU32,
     function: fn(usize),
     argument: usize,
+    /// The program that made it, null for the kernel.
+    program: *const Program,
 }
 
-// SAFETY: link and deadline are only touched under the queue's lock.
+// SAFETY: link and deadline are only touched under the queue's lock; the program is only compared.
 unsafe impl Sync for TimerNode {}
 // SAFETY: nothing in it belongs to a CPU.
 unsafe impl Send for TimerNode {}
@@ -66,6 +69,12 @@ impl TimerQueue {
     /// Number of timers set, cycles of the earliest deadline, number of timers that fired.
     pub(crate) fn summary(&self) -> (usize, Option<u64>, u64) {
         (self.count, self.first().map(|node| node.deadline.load(Ordering::Relaxed)), self.fired)
+    }
+
+    /// True if one of a program's timers is set here.
+    pub(crate) fn has_of(&self, program: *const Program) -> bool {
+        let is_its = |node: &TimerNode| ptr::eq(node.program, program);
+        self.first().is_some_and(is_its) || self.tree.iter().any(is_its)
     }
 
     #[inline(always)]
@@ -135,6 +144,7 @@ impl TimerNode {
             last_on: AtomicU32::new(NO_CPU),
             function,
             argument,
+            program: ptr::null(),
         }
     }
 
@@ -234,12 +244,13 @@ impl Timer {
     pub fn new<C: InterruptSafe + 'static>(context: &'static C, function: fn(&C)) -> Result<Self, OutOfMemory> {
         // SAFETY: a `fn(&C)` called with the address of a `&'static C`: a reference and its address are passed alike.
         let function = unsafe { core::mem::transmute::<fn(&C), fn(usize)>(function) };
-        let node = TimerNode::new(function, ptr::from_ref(context) as usize);
+        let program = program::current().map_or(ptr::null(), ptr::from_ref);
+        let node = TimerNode { program, ..TimerNode::new(function, ptr::from_ref(context) as usize) };
         crate::memory::try_box(node).map(|node| Self { node })
     }
 
     /// Calls the function once at `deadline`, on this CPU. Replaces an earlier deadline that has not come.
-    #[inline]
+    #[inline(always)]
     pub fn set(&mut self, deadline: Deadline) {
         let _guard = InterruptGuard::new();
         self.node.cancel();

@@ -13,7 +13,7 @@ pub(crate) mod claim;
 mod condition;
 mod event;
 pub(crate) mod list;
-mod mutex;
+pub(crate) mod mutex;
 mod queue;
 mod reader_writer;
 mod semaphore;

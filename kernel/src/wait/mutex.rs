@@ -2,20 +2,29 @@
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Outcome, TimedOut, WaitList, list};
+use crate::arch::{Architecture, Machine};
 use crate::lock::SpinLock;
+use crate::thread;
 use crate::time::Deadline;
 
-const FREE: u32 = 0;
-const LOCKED: u32 = 1;
-/// Locked, and perhaps somebody waits.
-const CONTENDED: u32 = 2;
+/// The state of a free mutex. That of a locked one is the address of its owner, a thread, and these:
+const FREE: usize = 0;
+/// Locked, also where there are no threads yet.
+const LOCKED: usize = 1;
+/// Perhaps somebody waits.
+const CONTENDED: usize = 2;
+
+/// The address of the thread that owns a mutex with this state.
+pub(crate) fn owner(state: usize) -> usize {
+    state & !(LOCKED | CONTENDED)
+}
 
 /// Data for one thread at a time. For threads only: locking may block, so it is not interrupt-safe.
 pub struct Mutex<T> {
-    state: AtomicU32,
+    state: AtomicUsize,
     waiters: SpinLock<WaitList>,
     data: UnsafeCell<T>,
 }
@@ -28,7 +37,7 @@ unsafe impl<T: Send> Send for Mutex<T> {}
 impl<T> Mutex<T> {
     /// A free mutex around `data`.
     pub const fn new(data: T) -> Self {
-        Self { state: AtomicU32::new(FREE), waiters: SpinLock::new(WaitList::new()), data: UnsafeCell::new(data) }
+        Self { state: AtomicUsize::new(FREE), waiters: SpinLock::new(WaitList::new()), data: UnsafeCell::new(data) }
     }
 
     /// Locks. Blocks.
@@ -71,8 +80,8 @@ impl<T> Mutex<T> {
     }
 
     #[inline(always)]
-    fn try_acquire(&self) -> Result<u32, u32> {
-        self.state.compare_exchange(FREE, LOCKED, Ordering::Acquire, Ordering::Relaxed)
+    fn try_acquire(&self) -> Result<usize, usize> {
+        self.state.compare_exchange(FREE, Machine::current() | LOCKED, Ordering::Acquire, Ordering::Relaxed)
     }
 
     #[cold]
@@ -80,10 +89,14 @@ impl<T> Mutex<T> {
         loop {
             let guard = self.waiters.lock();
             // Once marked, whoever unlocks looks for us under the lock we hold.
-            if self.state.swap(CONTENDED, Ordering::Acquire) == FREE {
+            if self.state.fetch_or(LOCKED | CONTENDED, Ordering::Acquire) == FREE {
+                self.state.store(Machine::current() | LOCKED | CONTENDED, Ordering::Relaxed);
                 return Ok(());
             }
-            if list::wait_in(&self.waiters, guard, |waiters| waiters, deadline, || ()) == Outcome::TimedOut {
+            let waits = thread::current().waits_for(&self.state);
+            let outcome = list::wait_in(&self.waiters, guard, |waiters| waiters, deadline, || ());
+            drop(waits);
+            if outcome == Outcome::TimedOut {
                 return self.try_acquire().map(|_| ()).map_err(|_| TimedOut);
             }
         }
@@ -91,7 +104,7 @@ impl<T> Mutex<T> {
 
     #[inline(always)]
     fn release(&self) {
-        if self.state.swap(FREE, Ordering::Release) == CONTENDED {
+        if self.state.swap(FREE, Ordering::Release) & CONTENDED != 0 {
             self.wake_next();
         }
     }

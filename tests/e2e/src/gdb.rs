@@ -1,14 +1,29 @@
 //! A real gdb, driven by its prompt, on a machine whose second serial line is a socket.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::Instant;
 
-use crate::LIMIT;
+use crate::transcript::Transcript;
+use crate::{BUILD_LIMIT, LIMIT, Session};
 
 const PROMPT: &str = "(gdb) ";
+/// Options that keep gdb from asking, and from styles.
+const QUIET: [&str; 11] = [
+    "-nx",
+    "-iex",
+    "set pagination off",
+    "-iex",
+    "set confirm off",
+    "-iex",
+    "set style enabled off",
+    "-iex",
+    "set width 0",
+    "-iex",
+    "set remotetimeout 20",
+];
 
 /// Arguments of `aero boot` that give the machine a line to gdb, at this socket.
 pub fn line(socket: &Path) -> [String; 3] {
@@ -29,56 +44,51 @@ fn symbols() -> PathBuf {
 /// A gdb.
 pub struct Gdb {
     child: Child,
-    output: Receiver<Vec<u8>>,
-    text: String,
-    all: String,
+    output: Transcript,
 }
 
 impl Gdb {
     /// Starts gdb and attaches it.
     pub fn attach(socket: &Path) -> Self {
-        let mut child = Command::new("sh")
-            // Its errors are answers too.
-            .args(["-c", "exec gdb \"$@\" 2>&1", "gdb"])
-            .args([
-                "-nx",
-                "-q",
-                "-iex",
-                "set pagination off",
-                "-iex",
-                "set confirm off",
-                "-iex",
-                "set style enabled off",
-            ])
-            .args(["-iex", "set remotetimeout 20"])
-            .arg(symbols())
+        let mut command = Command::new("sh");
+        // Its errors are answers too.
+        command.args(["-c", "exec gdb \"$@\" 2>&1", "gdb"]).arg("-q").args(QUIET).arg(symbols());
+        let mut gdb = Self::spawn(command);
+        gdb.wait_for_prompt();
+        let answer = gdb.command(&format!("target remote {}", socket.display()));
+        assert!(answer.contains("Remote debugging using"), "gdb does not attach: {answer}");
+        gdb
+    }
+
+    /// Starts one that is attached, by `aero` with these arguments.
+    pub fn start(arguments: &[String]) -> Self {
+        let mut command = Command::new("sh");
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+        command.current_dir(root).args(["-c", "exec \"$@\" 2>&1", "aero"]).arg(crate::aero().get_program());
+        command.args(arguments).arg("--").args(QUIET);
+        let mut gdb = Self::spawn(command);
+        gdb.output.wait_at_most(BUILD_LIMIT, "aero: the kernel's console goes to");
+        gdb.wait_for_prompt();
+        gdb
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command
+            // For [`Gdb::interrupt`]: `aero` leaves the signal to gdb.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("gdb is installed: `./aero doctor`");
-        let mut from = child.stdout.take().expect("a pipe");
-        let (send, output) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(length @ 1..) = from.read(&mut buffer) {
-                if send.send(buffer[..length].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut gdb = Self { child, output, text: String::new(), all: String::new() };
-        gdb.wait_for(PROMPT);
-        let answer = gdb.command(&format!("target remote {}", socket.display()));
-        assert!(answer.contains("Remote debugging using"), "gdb does not attach: {answer}");
-        gdb
+        let from = child.stdout.take().expect("a pipe");
+        Self { child, output: Transcript::new("gdb", from) }
     }
 
     /// Types a command that ends at the next stop, or at the next prompt.
     pub fn type_in(&mut self, line: &str) {
         let input = self.child.stdin.as_mut().expect("a pipe");
         writeln!(input, "{line}").and_then(|()| input.flush()).expect("gdb takes commands");
-        self.all.push_str(line);
-        self.all.push('\n');
+        self.output.note(line);
     }
 
     /// Types a command; what it said until the next prompt.
@@ -94,29 +104,13 @@ impl Gdb {
 
     /// Waits for a text; what came before it.
     pub fn wait_for(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            if let Some(at) = self.text.find(text) {
-                let before = self.text[..at].to_string();
-                self.text.drain(..at + text.len());
-                return before;
-            }
-            match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(bytes) => {
-                    let text = String::from_utf8_lossy(&bytes);
-                    self.text.push_str(&text);
-                    self.all.push_str(&text);
-                }
-                Err(RecvTimeoutError::Timeout) => panic!("gdb: {text:?} did not appear; all of it:\n{}", self.all),
-                Err(RecvTimeoutError::Disconnected) => panic!("gdb ended before {text:?}; all of it:\n{}", self.all),
-            }
-        }
+        self.output.wait_for(text)
     }
 
     /// What Ctrl-C at its terminal does.
     pub fn interrupt(&mut self) {
-        // SAFETY: a signal to our own child.
-        unsafe { libc::kill(self.child.id() as i32, libc::SIGINT) };
+        // SAFETY: a signal to our own child's group.
+        unsafe { libc::kill(-(self.child.id() as i32), libc::SIGINT) };
     }
 
     /// Dies without a word to the kernel.
@@ -131,4 +125,114 @@ impl Drop for Gdb {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A machine with a line to gdb, at its prompt.
+pub fn machine(name: &str, options: &[&str]) -> (Session, PathBuf) {
+    let socket = socket(name);
+    let mut arguments: Vec<String> = options.iter().map(|option| (*option).into()).collect();
+    arguments.extend(line(&socket));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    (Session::start(&arguments), socket)
+}
+
+/// Times a packet is sent, as gdb does it: the protocol is made for lines that lose bytes.
+const TRIES: usize = 3;
+
+/// Somebody who speaks gdb's protocol, faster than gdb does.
+pub struct Client {
+    stream: UnixStream,
+}
+
+impl Client {
+    /// Connects, and says nothing yet.
+    pub fn connect(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).expect("QEMU listens");
+        stream.set_read_timeout(Some(LIMIT / 10)).expect("a time");
+        stream.set_write_timeout(Some(LIMIT)).expect("a time");
+        Self { stream }
+    }
+
+    /// The connection, for what is no protocol.
+    pub fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("the line takes bytes");
+    }
+
+    /// Sends a packet and returns the answer's text.
+    pub fn ask(&mut self, text: &str) -> String {
+        for attempt in 0..TRIES {
+            self.send(packet(text).as_bytes());
+            if let Some(answer) = self.receive() {
+                // What was only late answers again.
+                while attempt != 0 && self.receive().is_some() {}
+                return answer;
+            }
+        }
+        panic!("no answer to {text}")
+    }
+
+    /// Says hello again, and passes over what still comes for earlier packets.
+    pub fn begin_anew(&mut self) {
+        let mut answer = self.ask("qSupported:swbreak+");
+        while !answer.contains("PacketSize") {
+            answer = self.receive().expect("the hello is answered");
+        }
+    }
+
+    /// Sends a packet that is answered by the next stop, and returns that.
+    pub fn resume(&mut self, text: &str) -> String {
+        self.send(packet(text).as_bytes());
+        self.stop(text)
+    }
+
+    /// Sends a packet that is answered by the next stop, and then a Ctrl-C; returns the stop.
+    pub fn resume_and_interrupt(&mut self, text: &str) -> String {
+        self.go_on(text);
+        self.interrupt();
+        self.stop("Ctrl-C")
+    }
+
+    /// Sends a packet that is answered by the next stop, and waits until it has come.
+    pub fn go_on(&mut self, text: &str) {
+        self.send(packet(text).as_bytes());
+        let mut acknowledged = [0];
+        self.stream.read_exact(&mut acknowledged).expect("the packet is acknowledged");
+        assert_eq!(acknowledged, [b'+']);
+    }
+
+    /// Sends a Ctrl-C.
+    pub fn interrupt(&mut self) {
+        self.send(&[0x03]);
+    }
+
+    /// Waits for a stop.
+    pub fn stop(&mut self, after: &str) -> String {
+        (0..TRIES).find_map(|_| self.receive()).unwrap_or_else(|| panic!("the stop after {after} is lost"))
+    }
+
+    /// The next packet's text, without what acknowledges ours; `None` if none begins in time.
+    fn receive(&mut self) -> Option<String> {
+        let mut answer = Vec::new();
+        while !(answer.len() > 3 && answer[answer.len() - 3] == b'#') {
+            let mut byte = [0];
+            match self.stream.read_exact(&mut byte) {
+                Ok(()) if answer.is_empty() && byte == [b'+'] => {}
+                Ok(()) => answer.push(byte[0]),
+                Err(error) if answer.is_empty() && error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&answer)),
+            }
+        }
+        self.send(b"+");
+        Some(String::from_utf8_lossy(&answer).into_owned())
+    }
+}
+
+/// A packet with its frame.
+fn packet(text: &str) -> String {
+    let sum = text.bytes().fold(0u8, u8::wrapping_add);
+    format!("${text}#{sum:02x}")
 }

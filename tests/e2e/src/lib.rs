@@ -1,17 +1,23 @@
 //! A person at a terminal: `aero boot` on a pseudo-terminal, keys in, text out, with deadlines.
 
 pub mod gdb;
+pub mod screen;
+pub mod transcript;
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use transcript::Transcript;
 
 /// Longest wait for something that must appear.
 pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Longest wait for what is built before a machine starts: the first program of a clean clone brings libraries with it.
+pub const BUILD_LIMIT: Duration = Duration::from_secs(600);
 
 /// The `aero` program under test.
 pub fn aero() -> Command {
@@ -40,11 +46,7 @@ pub fn stderr(output: &Output) -> String {
 pub struct Session {
     child: Child,
     terminal: File,
-    output: Receiver<Vec<u8>>,
-    /// What came and was not waited for yet.
-    text: String,
-    /// All that came.
-    all: String,
+    output: Transcript,
 }
 
 impl Session {
@@ -55,30 +57,39 @@ impl Session {
 
     /// Boots with further options and waits for a text.
     pub fn start_until(options: &[&str], text: &str) -> Self {
-        let (controller, terminal) = open_terminal();
-        let side = || Stdio::from(terminal.try_clone().expect("a descriptor can be duplicated"));
-        let child = aero()
-            .arg("boot")
-            .args(options)
-            .stdin(side())
-            .stdout(side())
-            .stderr(side())
-            .spawn()
-            .expect("aero can be run");
-        drop(terminal);
-        let mut reader = controller.try_clone().expect("a descriptor can be duplicated");
-        let (send, output) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(length @ 1..) = reader.read(&mut buffer) {
-                if send.send(buffer[..length].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        let mut session = Self { child, terminal: controller, output, text: String::new(), all: String::new() };
+        let arguments: Vec<&str> = ["boot"].iter().chain(options).copied().collect();
+        let mut session = Self::spawn(&arguments);
+        session.output.wait_at_most(BUILD_LIMIT, "aero: booting");
         session.wait_for(text);
         session
+    }
+
+    /// All that came so far.
+    pub fn all(&self) -> &str {
+        self.output.all()
+    }
+
+    /// Gives the terminal another size.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        set_size(&self.terminal, columns, rows);
+    }
+
+    /// Runs `aero` with these arguments and waits for a text.
+    pub fn start_command(arguments: &[&str], text: &str) -> Self {
+        let mut session = Self::spawn(arguments);
+        session.wait_for(text);
+        session
+    }
+
+    fn spawn(arguments: &[&str]) -> Self {
+        let (controller, terminal) = open_terminal();
+        let side = || Stdio::from(terminal.try_clone().expect("a descriptor can be duplicated"));
+        set_size(&controller, 100, 40);
+        let child =
+            aero().args(arguments).stdin(side()).stdout(side()).stderr(side()).spawn().expect("aero can be run");
+        drop(terminal);
+        let reader = controller.try_clone().expect("a descriptor can be duplicated");
+        Self { child, terminal: controller, output: Transcript::new("aero", reader) }
     }
 
     /// Types keys.
@@ -91,23 +102,7 @@ impl Session {
 
     /// Waits until a text appears; returns what came before it.
     pub fn wait_for(&mut self, text: &str) -> String {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            if let Some(at) = self.text.find(text) {
-                let before = self.text[..at].to_string();
-                self.text.drain(..at + text.len());
-                return before;
-            }
-            match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(bytes) => {
-                    let text = String::from_utf8_lossy(&bytes);
-                    self.text.push_str(&text);
-                    self.all.push_str(&text);
-                }
-                Err(RecvTimeoutError::Timeout) => panic!("{text:?} did not appear; all output:\n{}", self.all),
-                Err(RecvTimeoutError::Disconnected) => panic!("aero ended before {text:?}; all output:\n{}", self.all),
-            }
-        }
+        self.output.wait_for(text)
     }
 
     /// Types a command and returns its output, up to the next prompt.
@@ -124,17 +119,9 @@ impl Session {
 
     /// Waits for aero's end and returns its exit status.
     pub fn end(&mut self) -> i32 {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            while let Ok(bytes) = self.output.try_recv() {
-                self.all.push_str(&String::from_utf8_lossy(&bytes));
-            }
-            if let Some(status) = self.child.try_wait().expect("aero can be waited for") {
-                return status.code().unwrap_or(-1);
-            }
-            assert!(Instant::now() < deadline, "aero did not end; all output:\n{}", self.all);
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        // Its side of the terminal is closed when it ends.
+        self.output.wait_for_end();
+        self.child.wait().expect("aero can be waited for").code().unwrap_or(-1)
     }
 }
 
@@ -146,6 +133,13 @@ impl Drop for Session {
 }
 
 /// A pseudo-terminal: the side we hold, and the side the program gets.
+fn set_size(terminal: &File, columns: u16, rows: u16) {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: reads a size of this type.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    assert_eq!(result, 0, "the terminal takes no size: {}", std::io::Error::last_os_error());
+}
+
 fn open_terminal() -> (File, OwnedFd) {
     let (mut controller, mut terminal) = (0, 0);
     // SAFETY: the two integers are written; the other arguments may be null.

@@ -1,19 +1,11 @@
 //! A real gdb on the kernel's own stub: on all CPUs, whatever they do, and whatever becomes of gdb.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::path::Path;
+use std::time::Instant;
 
-use e2e::gdb::{Gdb, line, socket};
+use e2e::gdb::{Client, Gdb, line, machine, socket};
 use e2e::{LIMIT, Session};
-
-fn machine(name: &str, options: &[&str]) -> (Session, std::path::PathBuf) {
-    let socket = socket(name);
-    let mut arguments: Vec<String> = options.iter().map(|option| (*option).into()).collect();
-    arguments.extend(line(&socket));
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    (Session::start(&arguments), socket)
-}
 
 #[test]
 fn every_cpu_is_a_thread_with_its_registers() {
@@ -34,6 +26,63 @@ fn every_cpu_is_a_thread_with_its_registers() {
     assert!(gdb.command("x/wx 0xffffa00000000000").contains("Cannot access memory"));
     gdb.command("detach");
     assert!(shell.command("uptime").contains("up "));
+}
+
+#[test]
+fn a_thread_that_does_not_run_has_the_registers_that_are_known() {
+    let (_shell, socket) = machine("threads", &["--cpus", "2"]);
+    let mut gdb = Gdb::attach(&socket);
+    // The console's thread waits for a key.
+    assert!(gdb.command("monitor thread 2").contains("its registers are shown"));
+    gdb.command("maintenance flush register-cache");
+    let registers = gdb.command("info registers rip rsp rbx rax xmm0 cs cr3");
+    for known in [
+        "rip            0xffff8",
+        "rsp            0xffffc",
+        "rbx            0x",
+        "cs             0x",
+        "cr3            0x",
+    ] {
+        assert!(registers.contains(known), "{known:?} is not in {registers}");
+    }
+    let unknown = |name: &str| registers.lines().any(|line| line.starts_with(name) && line.contains("<unavailable>"));
+    assert!(unknown("rax") && unknown("xmm0"), "{registers}");
+    let backtrace = gdb.command("backtrace");
+    assert!(
+        backtrace.contains("kernel::scheduler::switch") && backtrace.contains("console::shell::interact"),
+        "{backtrace}"
+    );
+    assert!(gdb.command("monitor thread 77777").contains("there is no thread 77777"));
+    gdb.command("monitor thread off");
+    gdb.command("maintenance flush register-cache");
+    assert!(!gdb.command("info registers rax xmm0").contains("<unavailable>"));
+    assert!(gdb.command("monitor help").contains("runqueues"));
+    gdb.command("detach");
+}
+
+#[test]
+fn a_command_that_needs_cpus_runs_when_they_do() {
+    let (mut shell, socket) = machine("deferred", &["--cpus", "2"]);
+    let mut gdb = Gdb::attach(&socket);
+    assert!(gdb.command("monitor spawn sleep 2 1").contains("it needs CPUs that run: `continue`"));
+    assert!(gdb.command("monitor spawn spin").contains("another command waits"));
+    gdb.type_in("continue");
+    // As the output of what is debugged; and on the console.
+    for _ in 0..2 {
+        gdb.wait_for(" on CPU 1");
+    }
+    shell.wait_for("gdb: spawn sleep 2 1");
+    gdb.interrupt();
+    let stopped = gdb.wait_for_prompt();
+    assert!(stopped.contains("SIGINT"), "{stopped}");
+    assert_eq!(gdb.command("monitor threads").matches("load-sleep").count(), 2);
+    assert!(gdb.command("monitor bench empty").contains("it needs CPUs that run"));
+    gdb.type_in("continue");
+    gdb.wait_for("empty");
+    gdb.interrupt();
+    gdb.wait_for_prompt();
+    gdb.command("detach");
+    assert!(shell.command("kill all").contains("ended after"));
 }
 
 #[test]
@@ -137,56 +186,20 @@ fn faults_and_panics_stop_before_they_are_reported() {
     shell.wait_for("*** end of report ***");
 }
 
-/// A packet with its frame.
-fn packet(text: &str) -> String {
-    let sum = text.bytes().fold(0u8, u8::wrapping_add);
-    format!("${text}#{sum:02x}")
-}
-
-/// Times a packet is sent, as gdb does it: the protocol is made for lines that lose bytes.
-const TRIES: usize = 3;
-
-/// Sends a packet and returns the answer's text.
-fn ask(stream: &mut UnixStream, text: &str) -> String {
-    let mut answer = Vec::new();
-    let mut tries = 0;
-    stream.write_all(packet(text).as_bytes()).expect("the line takes bytes");
-    while !(answer.len() > 3 && answer[answer.len() - 3] == b'#') {
-        let mut byte = [0];
-        match stream.read_exact(&mut byte) {
-            Ok(()) => answer.push(byte[0]),
-            Err(error) => {
-                tries += 1;
-                assert!(answer.is_empty() && tries < TRIES, "no answer to {text}: {error} after {answer:?}");
-                stream.write_all(packet(text).as_bytes()).expect("the line takes bytes");
-            }
-        }
-    }
-    stream.write_all(b"+").expect("the line takes bytes");
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-fn connect(socket: &Path) -> UnixStream {
-    let stream = UnixStream::connect(socket).expect("QEMU listens");
-    stream.set_read_timeout(Some(LIMIT / 10)).expect("a time");
-    stream.set_write_timeout(Some(LIMIT)).expect("a time");
-    stream
-}
-
 #[test]
 fn the_line_stands_noise_and_gdbs_that_come_and_go() {
     let (mut shell, socket) = machine("noise", &["--cpus", "2"]);
     // Nobody says goodbye.
     for _ in 0..100 {
-        let mut stream = connect(&socket);
-        assert!(ask(&mut stream, "qSupported:swbreak+").contains("PacketSize"));
+        let mut client = Client::connect(&socket);
+        assert!(client.ask("qSupported:swbreak+").contains("PacketSize"));
     }
     for _ in 0..300 {
-        let mut stream = connect(&socket);
-        assert!(ask(&mut stream, "qSupported:swbreak+").contains("PacketSize"));
-        assert!(ask(&mut stream, "D").contains("OK"));
+        let mut client = Client::connect(&socket);
+        assert!(client.ask("qSupported:swbreak+").contains("PacketSize"));
+        assert!(client.ask("D").contains("OK"));
     }
-    let mut stream = connect(&socket);
+    let mut stream = Client::connect(&socket).into_stream();
     stream.write_all(&[b'a'; 1 << 16]).expect("the line takes bytes");
     stream.write_all(b"$m0,").expect("the line takes bytes");
     stream.write_all(&[b'1'; 1 << 17]).expect("the line takes bytes");
@@ -200,8 +213,80 @@ fn the_line_stands_noise_and_gdbs_that_come_and_go() {
     // It dies with a breakpoint in the code: the next one gets in.
     gdb.die();
     let mut gdb = Gdb::attach(&socket);
-    gdb.command("detach");
+    let detached = gdb.command("detach");
+    assert!(detached.contains("detached]"), "{detached}");
     assert!(shell.command("uptime").contains("up "));
+}
+
+#[test]
+fn a_cpu_that_was_stopped_as_it_was_about_to_halt_hears_of_interrupts() {
+    let (mut shell, socket) = machine("halt", &["--cpus", "1"]);
+    let mut gdb = Gdb::attach(&socket);
+    // Rust's has no labels.
+    gdb.command("set language c");
+    for _ in 0..5 {
+        let planted = gdb.command("hbreak *&halt_start");
+        assert!(planted.contains("breakpoint"), "{planted}");
+        let stopped = gdb.command("continue");
+        assert!(stopped.contains("wait_for_interrupt"), "{stopped}");
+        assert!(gdb.command("x/i $pc").contains("hlt"));
+        // One interrupt, which comes while all is stopped, and would be taken before the instruction.
+        shell.keys("\r");
+        gdb.command("delete");
+        // A timer's interrupt, which would end the wait after all, comes before too.
+        let asked_at = Instant::now();
+        while gdb.command("monitor timers").lines().any(|line| line.contains(" in ") && !line.ends_with(" in 0 ns")) {
+            assert!(asked_at.elapsed() < LIMIT, "a timer does not come");
+        }
+        gdb.type_in("continue");
+        shell.wait_for("aero> ");
+        gdb.interrupt();
+        gdb.wait_for_prompt();
+    }
+    gdb.command("detach");
+}
+
+#[test]
+fn a_backtrace_leads_through_an_interrupt_from_each_of_its_instructions() {
+    let (mut shell, socket) = machine("interrupted", &["--cpus", "2"]);
+    // Two take turns on CPU 1, by interrupts.
+    shell.command("spawn spin 2 1");
+    let mut gdb = Gdb::attach(&socket);
+    // Rust's has no names of assembly.
+    gdb.command("set language c");
+    // Not every interrupt makes the thread give way, and each goes on behind the handler.
+    let gives_way = (0..20).any(|_| walk_from_each_instruction_of_an_interrupt(&mut gdb));
+    assert!(gives_way, "no thread gave way");
+    gdb.command("detach");
+    assert!(shell.command("kill all").contains("ended after"));
+}
+
+/// True if the interrupted thread gave way.
+fn walk_from_each_instruction_of_an_interrupt(gdb: &mut Gdb) -> bool {
+    gdb.command("hbreak *&interrupt_common if $_thread == 2");
+    let stopped = gdb.command("continue");
+    assert!(stopped.contains("interrupt_common"), "{stopped}");
+    gdb.command("delete");
+    let is_whole = |trace: &str| trace.contains("console::load::work") && trace.contains("context::start");
+    // Until its frame moves to the thread's own stack, the kernel's own walk says the same.
+    let mut gives_way = false;
+    loop {
+        let instruction = gdb.command("x/i $pc");
+        let trace = gdb.command("backtrace");
+        assert!(is_whole(&trace), "{instruction}\n{trace}");
+        if !gives_way {
+            let threads = gdb.command("monitor threads");
+            let running = threads.lines().find(|line| line.contains("load-spin") && line.contains("running"));
+            let running = running.and_then(|line| line.split_whitespace().next()).expect("a thread that runs");
+            let walk = gdb.command(&format!("monitor bt {running}"));
+            assert!(is_whole(&walk) && walk.contains(", interrupted"), "{instruction}\n{walk}");
+        }
+        if instruction.contains("iretq") {
+            return gives_way;
+        }
+        gives_way |= instruction.contains("%rdx,%rsp");
+        gdb.command("nexti");
+    }
 }
 
 #[test]
@@ -234,4 +319,84 @@ fn aero_gdb_boots_attaches_and_leaves_nothing_behind() {
     assert!(out.contains("kernel/src/scheduler/mod.rs"), "no sources: {out}");
     let console = errors.lines().find_map(|line| line.split_once("console goes to ")).expect("a place").1;
     assert!(!Path::new(console).exists(), "{console} is left");
+}
+
+/// Numbers that look random, the same in each run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+}
+
+#[test]
+fn packets_of_any_content_do_no_harm() {
+    /// Beginnings of packets that gdb sends, those that change the machine left out.
+    const BEGINNINGS: [&str; 21] = [
+        "?",
+        "g",
+        "m",
+        "p",
+        "Hg",
+        "Hc",
+        "T",
+        "z0,",
+        "z1,",
+        "z2,",
+        "qSupported:",
+        "qXfer:features:read:",
+        "qRcmd,",
+        "qOffsets",
+        "qfThreadInfo",
+        "qsThreadInfo",
+        "qThreadExtraInfo,",
+        "vMustReplyEmpty",
+        "vFile:",
+        "QStartNoAckMode:",
+        "!",
+    ];
+    const CHARACTERS: &[u8] = b"0123456789abcdef,;:.-+pQ}*{target.xml";
+    let (mut shell, socket) = machine("packets", &["--cpus", "2"]);
+    let mut numbers = Numbers(1);
+    let mut client = Client::connect(&socket);
+    assert!(client.ask("qSupported:swbreak+").contains("PacketSize"));
+    for _ in 0..1500 {
+        let mut text = BEGINNINGS[numbers.below(BEGINNINGS.len())].to_string();
+        for _ in 0..numbers.below(40) {
+            text.push(char::from(CHARACTERS[numbers.below(CHARACTERS.len())]));
+        }
+        // Whatever it answers: what gdbstub cannot parse ends its session, and a hello begins the next.
+        client.ask(&text);
+        if numbers.below(20) == 0 {
+            client.begin_anew();
+        }
+    }
+    drop(client);
+    let mut gdb = Gdb::attach(&socket);
+    assert!(gdb.command("backtrace").contains("#0"));
+    assert!(gdb.command("monitor cpus").contains("idle"));
+    gdb.command("detach");
+    assert!(shell.command("uptime").contains("up "));
+}
+
+#[test]
+fn a_ctrl_c_that_overtakes_the_order_to_go_on_stops() {
+    let (mut shell, socket) = machine("overtaken", &["--cpus", "2"]);
+    let mut client = Client::connect(&socket);
+    client.begin_anew();
+    // As gdb sends it if Ctrl-C is pressed while it is about to let all go on.
+    for _ in 0..3 {
+        client.interrupt();
+        let stopped = client.resume("vCont;c");
+        assert!(stopped.starts_with("$T02"), "{stopped}");
+    }
+    // Before any other packet it is late: gdb has seen another stop meanwhile.
+    client.interrupt();
+    assert!(client.ask("?").starts_with("$T"));
+    client.go_on("vCont;c");
+    assert!(shell.command("uptime").contains("up "));
+    client.interrupt();
+    assert!(client.stop("Ctrl-C").starts_with("$T02"));
 }

@@ -86,8 +86,10 @@ fn load_is_spawned_shown_steered_around_and_killed() {
     let trace = shell.command(&format!("bt {id}"));
     assert!(trace.contains("console::load::work"), "{trace}");
     assert!(shell.command("kill all").contains("56 threads ended"));
-    assert!(!shell.command("threads").contains("load-"));
-    assert!(shell.command("kill 1").contains("is neither a program nor load"));
+    let threads = shell.command("threads");
+    assert!(!threads.contains("load-"), "{threads}");
+    let refused = shell.command("kill 1");
+    assert!(refused.contains("is neither a program nor load"), "{refused:?} after {threads}");
 }
 
 #[test]
@@ -132,16 +134,47 @@ fn the_watchdog_names_what_hangs() {
     let report = shell.wait_for("CPU 3 is at:");
     assert!(report.contains("watchdog: CPU 2, thread ") && report.contains("\"load-spin\" has run without giving way"));
     assert!(report.contains("CPU 1 is at:") && report.contains("console::load::work"), "{report}");
-    // Waits until the report is over.
-    shell.keys("\r");
+    shell.wait_for("post-mortem> ");
+    shell.keys("continue\r\r");
     shell.wait_for("aero> ");
     shell.command("kill all");
     shell.command("spawn deaf 1 1");
     let report = shell.wait_for("CPU 3 is at:");
     assert!(report.contains("watchdog: CPU 1, thread ") && report.contains("\"load-deaf\" takes no interrupts"));
     assert!(report.contains("console::load::work"), "{report}");
-    shell.keys("\r");
+    shell.wait_for("post-mortem> ");
+    shell.keys("continue\r\r");
     shell.wait_for("aero> ");
     shell.command("kill all");
     assert!(shell.command("watchdog off; watchdog").contains("the watchdog is off"));
+}
+
+#[test]
+fn filters_aliases_pages_repetition_and_a_script() {
+    let mut shell = Session::start(&["--append", "script=\"alias l threads | grep load; spawn sleep 3 1\""]);
+    let listed = shell.command("l");
+    assert_eq!(listed.lines().filter(|line| line.contains("load-sleep")).count(), 3, "{listed}");
+    assert_eq!(listed.lines().filter(|line| !line.trim().is_empty()).count(), 3, "{listed}");
+    assert_eq!(shell.command("threads | grep -v load | head 1").trim().lines().count(), 1);
+    assert!(shell.command("help | tail 1").contains("`help COMMAND` says more"));
+    assert!(shell.command("threads | sort").contains("behind `|` there can be"));
+    assert!(shell.command("alias").contains("threads | grep load"));
+    shell.command("alias l");
+    assert!(shell.command("l").contains("there is no command `l`"));
+    // A page, another one, and enough.
+    shell.keys("help | more 6\r");
+    for key in [" ", "q"] {
+        let page = shell.wait_for("-- more");
+        assert!(page.contains("  "), "{page}");
+        shell.keys(key);
+    }
+    shell.wait_for("\x1b[K");
+    shell.keys("watch 1 uptime | grep up\r");
+    for _ in 0..3 {
+        shell.wait_for("every 1 s: uptime | grep up");
+        shell.wait_for("up ");
+    }
+    shell.keys("\x03");
+    shell.wait_for("\x1b[K");
+    assert!(shell.command("watch 1 nonsense").contains("there is no command"));
 }

@@ -20,8 +20,10 @@ mod attention;
 #[path = "../../../kernel/src/scheduler/mailbox.rs"]
 mod mailbox;
 
+#[path = "../../../kernel/src/task/rest.rs"]
+mod rest;
+
 #[path = "support/wait.rs"]
-#[allow(dead_code, reason = "not all methods are explored")]
 mod wait;
 
 use std::sync::atomic::Ordering;
@@ -31,6 +33,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicPtr, AtomicUsize};
 use loom::sync::{Arc, Condvar, Mutex};
 use mailbox::{Linked, Mailbox};
+use rest::{Rest, Worker, Workers};
 use support::raw::RawSpinLock;
 use wait::claim::Claim;
 use wait::{Channel, Event, TimedOut};
@@ -104,6 +107,7 @@ impl Interrupt {
         while !*arrived {
             arrived = self.changed.wait(arrived).unwrap();
         }
+        *arrived = false;
     }
 }
 
@@ -143,6 +147,79 @@ fn a_cpu_going_to_sleep_misses_no_note() {
 #[test]
 fn a_cpu_stopping_its_tick_misses_no_note() {
     a_note_is_never_missed(Attention::Ticking, Attention::Solo);
+}
+
+#[test]
+fn a_cpu_that_no_longer_polls_misses_no_note() {
+    a_note_is_never_missed(Attention::Polling, Attention::Solo);
+}
+
+/// A pool of two workers, each with tasks of its own; a task is the one it queues, and for whom.
+#[derive(Default)]
+struct Tasks(Mutex<Vec<Option<usize>>>);
+
+impl Tasks {
+    fn take(&self) -> Option<Option<usize>> {
+        self.0.lock().unwrap().pop()
+    }
+}
+
+struct SmallPool {
+    workers: Workers,
+    each: [(Worker, Tasks, Interrupt); 2],
+    ran: AtomicUsize,
+}
+
+impl SmallPool {
+    fn queue(&self, index: usize, then: Option<usize>) {
+        let (worker, tasks, wake) = &self.each[index];
+        tasks.0.lock().unwrap().push(then);
+        if !worker.is_awake() && self.workers.wake(worker) {
+            wake.send();
+        }
+    }
+
+    fn tell_all(&self) {
+        self.each.iter().for_each(|(_, _, wake)| wake.send());
+    }
+
+    fn work(&self, index: usize) {
+        let (worker, tasks, wake) = &self.each[index];
+        while !self.workers.have_ended() {
+            while let Some(then) = tasks.take() {
+                if let Some(other) = then {
+                    self.queue(other, None);
+                }
+                self.ran.fetch_add(1, Ordering::SeqCst);
+            }
+            let rest = self.workers.rest(worker, || !tasks.0.lock().unwrap().is_empty());
+            if rest == Rest::End {
+                self.tell_all();
+            }
+            if rest != Rest::None {
+                wake.wait();
+            }
+            self.workers.wake(worker);
+        }
+    }
+}
+
+#[test]
+fn a_pool_ends_when_its_last_task_has_run_and_not_before() {
+    explore(|| {
+        let each = [(); 2].map(|()| (Worker::new(), Tasks::default(), Interrupt::default()));
+        let pool = Arc::new(SmallPool { workers: Workers::new(), each, ran: AtomicUsize::new(0) });
+        // One task that queues another for the other worker.
+        pool.queue(0, Some(1));
+        let threads = [0, 1].map(|index| {
+            let pool = pool.clone();
+            loom::thread::spawn(move || pool.work(index))
+        });
+        pool.workers.end_when_asleep(2);
+        pool.tell_all();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(pool.ran.load(Ordering::SeqCst), 2);
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What runtimes are made of: fibers, tasks, groups, per-CPU variables.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,10 +11,10 @@ use kernel::per_cpu::PerCpu;
 use kernel::task::{Place, Pool, Priority, QueueError};
 use kernel::thread::{self, Builder};
 use kernel::time::Deadline;
-use kernel::wait::Event;
+use kernel::wait::{Barrier, Event};
 use kernel::{cpu, fiber};
 
-use crate::support::{CountsDrops, LIMIT, SHORT, eventually, join, text};
+use crate::support::{CountsDrops, LIMIT, SHORT, eventually, join, text, until_blocked};
 use crate::{TestResult, ensure, tests};
 
 tests![
@@ -24,6 +25,9 @@ tests![
     tasks_go_by_priority,
     tasks_are_stolen_by_idle_workers,
     a_hundred_thousand_tasks_all_run,
+    a_dropped_pool_has_run_all_its_tasks,
+    tasks_of_a_pool_that_is_dropped_may_wait_for_further_ones,
+    a_task_that_moves_its_worker_leaves_pinned_tasks_where_they_are,
     closures_of_all_sizes_are_dropped_once,
     a_group_meets_in_rounds,
     a_group_shares_reduces_and_elects,
@@ -80,19 +84,24 @@ fn fibers_give_results_and_drop_them() -> TestResult {
 fn a_thread_with_fibers_may_block_and_move() -> TestResult {
     let body = || {
         let fiber = fiber::create(|| {
+            let mut joined = 0;
             for round in 0..50 {
                 let _ = thread::migrate(round % cpu::limit());
-                thread::sleep(core::time::Duration::from_micros(10));
+                let other = Builder::new("other").cpu((round + 1) % cpu::limit()).spawn(|| ());
+                if other.is_ok_and(|other| other.join().is_ok()) {
+                    joined += 1;
+                }
                 fiber::yield_now();
             }
-            thread::current().id()
+            (joined, thread::current().id())
         });
         let fiber = fiber.map_err(text)?;
         while !fiber.has_ended() {
             thread::yield_now();
             fiber.yield_to();
         }
-        let id = fiber.join();
+        let (joined, id) = fiber.join();
+        ensure!(joined == 50, "of 50 threads a fiber waited for {joined}");
         ensure!(id == thread::current().id(), "a fiber saw another thread");
         Ok(())
     };
@@ -184,6 +193,105 @@ fn a_hundred_thousand_tasks_all_run() -> TestResult {
         .map_err(text)?;
     }
     eventually("all tasks run", || ran.load(Ordering::Relaxed) == count)
+}
+
+/// Drops a pool on a thread of its own, so that one that waits for ever is named.
+fn drop_in_time(pool: impl Send + 'static) -> TestResult {
+    join(Builder::new("drops a pool").spawn(move || drop(pool)).map_err(text)?)
+}
+
+fn a_dropped_pool_has_run_all_its_tasks() -> TestResult {
+    let ran = Arc::new(AtomicUsize::new(0));
+    for round in 1..=500 {
+        let pool = Pool::new().map_err(text)?;
+        for cpu in cpu::all() {
+            let ran = ran.clone();
+            let count = move || _ = ran.fetch_add(1, Ordering::Relaxed);
+            pool.queue(Place::Pinned(cpu.index), Priority::Normal, count).map_err(text)?;
+        }
+        drop_in_time(pool)?;
+        let (ran, wanted) = (ran.load(Ordering::Relaxed), round * cpu::count());
+        ensure!(ran == wanted, "{ran} of {wanted} tasks had run when pool {round} was dropped");
+    }
+    Ok(())
+}
+
+/// A pool its tasks know, and what they count.
+#[derive(Clone, Copy)]
+struct Known {
+    pool: *const Pool,
+    ran: &'static AtomicUsize,
+}
+
+// SAFETY: whoever drops the pool waits for its tasks.
+unsafe impl Send for Known {}
+
+impl Known {
+    /// Queues a task on a CPU that counts if it runs there.
+    fn queue_on(self, cpu: usize, then: impl FnOnce(Self) + Send + 'static) -> TestResult {
+        let task = move || {
+            self.ran.fetch_add(usize::from(cpu::this_index() == cpu), Ordering::SeqCst);
+            then(self);
+        };
+        // SAFETY: this is called by a task, or before the pool is dropped.
+        unsafe { &*self.pool }.queue(Place::Pinned(cpu), Priority::Normal, task).map_err(text)
+    }
+}
+
+fn tasks_of_a_pool_that_is_dropped_may_wait_for_further_ones() -> TestResult {
+    static RAN: AtomicUsize = AtomicUsize::new(0);
+    static MEETING: SpinLock<Option<Arc<Barrier>>> = SpinLock::new(None);
+    let meet = || {
+        let meeting = MEETING.lock().clone();
+        meeting.is_some_and(|meeting| meeting.wait_until(Deadline::after(LIMIT / 2)).is_ok())
+    };
+    for _ in 0..20 {
+        RAN.store(0, Ordering::SeqCst);
+        *MEETING.lock() = Some(Arc::new(Barrier::new(cpu::count())));
+        let dropping = Arc::new(Event::new());
+        let pool = Box::into_raw(Box::new(Pool::new().map_err(text)?));
+        let known = Known { pool, ran: &RAN };
+        let (here, is_dropping) = (cpu::this_index(), dropping.clone());
+        known.queue_on(here, move |known| {
+            let _ = is_dropping.wait_until(Deadline::after(LIMIT));
+            // One on each CPU; they all meet, and each is followed by another there.
+            for cpu in cpu::all().filter(|cpu| cpu.index != here) {
+                let _ = known.queue_on(cpu.index, move |known| {
+                    if meet() {
+                        let _ = known.queue_on(cpu::this_index(), |_| ());
+                    }
+                });
+            }
+            if meet() {
+                let _ = known.queue_on(here, |_| ());
+            }
+        })?;
+        // SAFETY: from a box; only its tasks use it from here on.
+        let pool = unsafe { Box::from_raw(pool) };
+        let dropper = Builder::new("drops a pool").spawn(move || drop(pool)).map_err(text)?;
+        until_blocked(&dropper)?;
+        dropping.signal();
+        join(dropper)?;
+        let ran = RAN.load(Ordering::SeqCst);
+        ensure!(ran == 2 * cpu::count(), "{ran} of {} tasks ran where they were pinned", 2 * cpu::count());
+    }
+    Ok(())
+}
+
+fn a_task_that_moves_its_worker_leaves_pinned_tasks_where_they_are() -> TestResult {
+    static RAN: AtomicUsize = AtomicUsize::new(0);
+    RAN.store(0, Ordering::SeqCst);
+    let pool = Box::into_raw(Box::new(Pool::new().map_err(text)?));
+    let known = Known { pool, ran: &RAN };
+    let (rounds, last) = (100, cpu::limit() - 1);
+    for _ in 0..rounds {
+        known.queue_on(last, |_| _ = thread::migrate(0))?;
+    }
+    // SAFETY: from a box; only its tasks use it from here on.
+    drop_in_time(unsafe { Box::from_raw(pool) })?;
+    let ran = RAN.load(Ordering::SeqCst);
+    ensure!(ran == rounds, "{ran} of {rounds} tasks ran where they were pinned");
+    Ok(())
 }
 
 fn closures_of_all_sizes_are_dropped_once() -> TestResult {

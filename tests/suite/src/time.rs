@@ -7,7 +7,6 @@ use core::time::Duration;
 use kernel::call;
 use kernel::cpu;
 use kernel::lock::{InterruptGuard, SpinLock};
-use kernel::thread;
 use kernel::time::{Deadline, Timer, cycles, now_ns, spin_until};
 
 use crate::support::{LIMIT, Random, eventually, text};
@@ -67,17 +66,32 @@ fn count(count: &AtomicU64) {
     count.fetch_add(1, Ordering::SeqCst);
 }
 
+/// Until those of this CPU have fired that were set before, for up to 3 ms: one fires whose deadline is later.
+fn wait_for_timers_of_before() -> TestResult {
+    static LATER: AtomicU64 = AtomicU64::new(0);
+    LATER.store(0, Ordering::SeqCst);
+    let mut later = Timer::new(&LATER, count).map_err(text)?;
+    later.set(Deadline::after(Duration::from_millis(4)));
+    eventually("a later timer fires", || LATER.load(Ordering::SeqCst) == 1)
+}
+
 fn a_cancelled_timer_never_fires() -> TestResult {
     COUNT.store(0, Ordering::SeqCst);
     let mut timer = Timer::new(&COUNT, count).map_err(text)?;
     for _ in 0..100 {
+        // On a machine that stands still in here, it could fire before it is cancelled.
+        let interrupts = InterruptGuard::new();
         timer.set(Deadline::after(Duration::from_millis(3)));
-        ensure!(timer.cancel(), "it was not set");
+        let was_set = timer.cancel();
+        drop(interrupts);
+        ensure!(was_set, "it was not set");
     }
     ensure!(!timer.cancel(), "it was set after being cancelled");
+    let interrupts = InterruptGuard::new();
     timer.set(Deadline::after(Duration::from_millis(3)));
     drop(timer);
-    thread::sleep(Duration::from_millis(10));
+    drop(interrupts);
+    wait_for_timers_of_before()?;
     ensure!(COUNT.load(Ordering::SeqCst) == 0, "it fired");
     Ok(())
 }
@@ -85,13 +99,15 @@ fn a_cancelled_timer_never_fires() -> TestResult {
 fn a_timer_can_be_set_again() -> TestResult {
     COUNT.store(0, Ordering::SeqCst);
     let mut timer = Timer::new(&COUNT, count).map_err(text)?;
-    // Replacing a deadline leaves one.
+    // Replacing a deadline leaves one; the first cannot fire before.
+    let interrupts = InterruptGuard::new();
     timer.set(Deadline::after(Duration::from_micros(500)));
     timer.set(Deadline::after(Duration::from_micros(200)));
+    drop(interrupts);
     eventually("it fires", || COUNT.load(Ordering::SeqCst) == 1)?;
     timer.set(Deadline::NOW);
     eventually("it fires at once", || COUNT.load(Ordering::SeqCst) == 2)?;
-    thread::sleep(Duration::from_millis(2));
+    wait_for_timers_of_before()?;
     ensure!(COUNT.load(Ordering::SeqCst) == 2, "a replaced deadline fired too");
     Ok(())
 }

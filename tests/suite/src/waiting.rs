@@ -4,14 +4,16 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
 
+use kernel::arch::{Architecture, Machine};
 use kernel::lock::SpinLock;
 use kernel::thread::{self, Builder, JoinHandle};
 use kernel::time::Deadline;
 use kernel::wait::{
     Arrival, Barrier, Channel, Condition, Event, Mutex, ReaderWriterLock, Semaphore, TimedOut, TrySendError, WaitQueue,
 };
-use kernel::{call, cpu, interrupts};
+use kernel::{call, cpu, interrupts, scheduler};
 
 use crate::support::{LIMIT, Random, SHORT, eventually, join, takes_at_least, text, until_blocked};
 use crate::{TestResult, ensure, tests};
@@ -32,6 +34,8 @@ tests![
     channel_keeps_order_and_loses_nothing,
     channel_is_bounded,
     interrupt_handlers_wake_threads,
+    whoever_is_woken_runs_at_once_beside_one_that_computes,
+    whoever_is_woken_all_the_time_leaves_others_a_share,
 ];
 
 /// Spawns one thread per number, spread over the CPUs.
@@ -412,4 +416,110 @@ fn interrupt_handlers_wake_threads() -> TestResult {
         "interrupts were not counted: {counted:?}"
     );
     eventually("nothing is left", || EVENT.wait_until(Deadline::NOW).is_err())
+}
+
+/// A thread that has another CPU for itself makes room for one that is woken there, without a tick, and goes on afterwards.
+fn whoever_is_woken_runs_at_once_beside_one_that_computes() -> TestResult {
+    static SIGNAL: Event = Event::new();
+    static WOKEN: AtomicU64 = AtomicU64::new(0);
+    static COMPUTED: AtomicU64 = AtomicU64::new(0);
+    static STOP: AtomicBool = AtomicBool::new(false);
+    const ROUNDS: u64 = 50;
+    if cpu::count() < 2 {
+        return Ok(());
+    }
+    let other = (cpu::this_index() + 1) % cpu::limit();
+    SIGNAL.reset();
+    WOKEN.store(0, Ordering::SeqCst);
+    STOP.store(false, Ordering::SeqCst);
+    let waiting = Builder::new("waiting").cpu(other).spawn(|| {
+        for _ in 0..ROUNDS {
+            SIGNAL.wait();
+            WOKEN.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let waiting = waiting.map_err(text)?;
+    until_blocked(&waiting)?;
+    // So many ticks do not come before the deadline.
+    scheduler::set_quantum(LIMIT * 2 / ROUNDS as u32);
+    let deadline = Deadline::after(LIMIT);
+    let computing = Builder::new("computing").cpu(other).spawn(|| {
+        while !STOP.load(Ordering::SeqCst) {
+            COMPUTED.fetch_add(1, Ordering::SeqCst);
+            Machine::spin_hint();
+        }
+    });
+    let computing = computing.map_err(text)?;
+    let result = (0..ROUNDS).try_for_each(|round| {
+        ensure!(!deadline.has_passed(), "only {round} of {ROUNDS} wake-ups before the deadline: by ticks?");
+        until_blocked(&waiting)?;
+        let before = COMPUTED.load(Ordering::SeqCst);
+        eventually("the other thread computes", || COMPUTED.load(Ordering::SeqCst) > before)?;
+        SIGNAL.signal();
+        eventually("who was woken runs", || WOKEN.load(Ordering::SeqCst) == round + 1)
+    });
+    STOP.store(true, Ordering::SeqCst);
+    scheduler::set_quantum(scheduler::DEFAULT_QUANTUM);
+    // However it ended, nobody is left behind.
+    (0..ROUNDS).for_each(|_| SIGNAL.latch());
+    join(computing)?;
+    join(waiting)?;
+    result
+}
+
+/// A thread that is woken again as soon as it waits, and works long each time, does not keep one that computes from its share.
+fn whoever_is_woken_all_the_time_leaves_others_a_share() -> TestResult {
+    static SIGNAL: Event = Event::new();
+    static WORKED: AtomicU64 = AtomicU64::new(0);
+    static COMPUTED: AtomicU64 = AtomicU64::new(0);
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static DONE: AtomicU64 = AtomicU64::new(0);
+    const ROUNDS: u64 = 40;
+    const BURST: Duration = Duration::from_millis(3);
+    /// A piece of work, the same for both.
+    fn work(count: &AtomicU64) {
+        (0..100).for_each(|_| Machine::spin_hint());
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    if cpu::count() < 2 {
+        return Ok(());
+    }
+    let other = (cpu::this_index() + 1) % cpu::limit();
+    SIGNAL.reset();
+    DONE.store(0, Ordering::SeqCst);
+    STOP.store(false, Ordering::SeqCst);
+    let waiting = Builder::new("waiting").cpu(other).spawn(|| {
+        for _ in 0..ROUNDS {
+            SIGNAL.wait();
+            let end = Deadline::after(BURST);
+            while !end.has_passed() {
+                work(&WORKED);
+            }
+            DONE.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let waiting = waiting.map_err(text)?;
+    until_blocked(&waiting)?;
+    let computing = Builder::new("computing").cpu(other).spawn(|| {
+        while !STOP.load(Ordering::SeqCst) {
+            work(&COMPUTED);
+        }
+    });
+    let computing = computing.map_err(text)?;
+    eventually("the other thread computes", || COMPUTED.load(Ordering::SeqCst) > 0)?;
+    for count in [&WORKED, &COMPUTED] {
+        count.store(0, Ordering::SeqCst);
+    }
+    let result = (1..=ROUNDS).try_for_each(|round| {
+        until_blocked(&waiting)?;
+        SIGNAL.signal();
+        eventually("who was woken has worked", || DONE.load(Ordering::SeqCst) == round)
+    });
+    let waited = join(waiting);
+    let (worked, computed) = (WORKED.load(Ordering::SeqCst), COMPUTED.load(Ordering::SeqCst));
+    STOP.store(true, Ordering::SeqCst);
+    join(computing)?;
+    result.and(waited)?;
+    ensure!(computed >= worked / 4, "one thread did {computed} pieces of work, while the other did {worked}");
+    Ok(())
 }

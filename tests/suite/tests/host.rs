@@ -5,6 +5,7 @@ use std::process::{Command, ExitCode};
 use arch_contract::PowerAction;
 use arch_contract::boot::BootInformation;
 use kernel::arch::{Architecture, Machine};
+use kernel::start::Parts;
 
 #[global_allocator]
 static ALLOCATOR: arch::HostAllocator = arch::HostAllocator;
@@ -60,10 +61,8 @@ fn boot(machine: &str) -> ! {
 }
 
 fn enter(boot: &'static BootInformation) -> ! {
-    kernel::start::kernel_main(
-        boot,
-        || Ok(false),
-        |_| {
+    static PARTS: Parts = Parts {
+        first: |_| {
             let machine = std::env::var("AERO_HOST_MACHINE").unwrap_or_default();
             let parts: Vec<&str> = machine.splitn(4, ',').collect();
             let (listed, silent, filter) = (parts[0], parts[2], parts[3]);
@@ -72,7 +71,10 @@ fn enter(boot: &'static BootInformation) -> ! {
             let failed = suite::run(suite::all(), filter, &mut Console);
             Machine::power(PowerAction::PowerOff, u8::from(failed > 0))
         },
-    )
+        post_mortem: |_| (),
+        install_debugger: || false,
+    };
+    kernel::start::kernel_main(boot, &PARTS)
 }
 
 struct Console;

@@ -108,6 +108,9 @@ fn main(arguments: Arguments) -> i32 {
             spin()
         }
         Some("deadlock") => deadlock(),
+        Some("overrun") => overrun(),
+        Some("stale") => stale(),
+        Some("partial-deadlock") => partial_deadlock(),
         Some("tasks") => endless_tasks(),
         Some("patient") => {
             // No deadlock: one waits for ever, but for another that a time wakes.
@@ -124,6 +127,54 @@ fn main(arguments: Arguments) -> i32 {
     }
 }
 
+/// A table, and what stands behind it.
+#[repr(C)]
+struct Neighbours {
+    table: [AtomicU32; 4],
+    victim: AtomicU32,
+}
+
+static NEIGHBOURS: Neighbours = Neighbours { table: [const { AtomicU32::new(0) }; 4], victim: AtomicU32::new(1) };
+
+/// Fills the table, and one more.
+#[inline(never)]
+fn fill(count: usize) {
+    for index in 0..count {
+        // SAFETY: for all but the last; that is what it is for.
+        unsafe { (*NEIGHBOURS.table.as_ptr().wrapping_add(index)).store(7, Ordering::Relaxed) };
+    }
+}
+
+/// Another thread writes where it should not; it shows later.
+fn overrun() -> i32 {
+    let filler = Builder::new("filler").spawn(|| fill(black_box(5)));
+    let _ = filler.map(hrt::thread::JoinHandle::join);
+    assert!(NEIGHBOURS.victim.load(Ordering::Relaxed) == 1, "somebody has changed the victim");
+    0
+}
+
+#[inline(never)]
+fn give_back(block: *mut u64) {
+    // SAFETY: from `Box::into_raw`.
+    drop(unsafe { Box::from_raw(block) });
+}
+
+#[inline(never)]
+fn write_late(block: *mut u64) {
+    // SAFETY: it is not, the block is another's by now; that is what it is for.
+    unsafe { block.write_volatile(0xdead) };
+}
+
+/// Writes to a block after it was freed, and was given to somebody else.
+fn stale() -> i32 {
+    let block = Box::into_raw(Box::new(1u64));
+    give_back(block);
+    let mine = black_box(Box::new(2u64));
+    write_late(block);
+    assert!(*mine == 2, "somebody has written to my block");
+    0
+}
+
 #[inline(never)]
 #[expect(unconditional_recursion, reason = "using up the stack is what it is for")]
 fn recurse(depth: u64) -> u64 {
@@ -137,7 +188,6 @@ fn spin() -> i32 {
     }
 }
 
-/// Two threads, two mutexes, in opposite orders.
 /// Tasks that never end on all CPUs, others that never begin, and a member of a group who waits for ever.
 fn endless_tasks() -> i32 {
     let Ok(pool) = Pool::new() else { return 1 };
@@ -160,7 +210,21 @@ fn endless_tasks() -> i32 {
     0
 }
 
+/// As [`deadlock`], while another thread goes on.
+fn partial_deadlock() -> i32 {
+    let ticking = thread::spawn(|| {
+        loop {
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let status = deadlock();
+    drop(ticking);
+    status
+}
+
+/// Two threads, two mutexes, in opposite orders; a timer that is not set changes nothing.
 fn deadlock() -> i32 {
+    let Ok(_timer) = Timer::new(|| ()) else { return 1 };
     let (Ok(first), Ok(second), Ok(both)) = (Mutex::new(0), Mutex::new(0), hrt::wait::Barrier::new(2)) else {
         return 1;
     };

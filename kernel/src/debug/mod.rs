@@ -2,29 +2,36 @@
 //!
 //! A CPU that comes to a breakpoint, or that is told that something came on the debugger's line, becomes the *host*: it makes all
 //! others stop by NMI, whatever they do, and runs the debugger on a stack of its own, interrupts off. The others wait where
-//! they are, their registers in their slots, until the host has given each an order. Nothing here takes a lock or allocates, but
-//! for [`install`].
+//! they are, their registers in their slots, until the host has given each an order. After a crash, or a watchdog's report, the
+//! host runs the post-mortem prompt instead. Nothing here takes a lock or allocates, but for `init`.
+
+mod breakpoints;
+mod step;
+mod stop;
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use arch_contract::MAX_CPUS;
-use arch_contract::debug::{
-    DebugEvent, Debugging, HARDWARE_BREAKPOINTS, HardwareBreakpoint, RESUME_FLAG, SystemRegisters, TRAP_FLAG,
-};
+use arch_contract::debug::{DebugEvent, Debugging, HARDWARE_BREAKPOINTS, RESUME_FLAG, SystemRegisters, TRAP_FLAG};
 use arch_contract::fault::Registers;
 
 use crate::arch::{Architecture, Machine};
 use crate::cpu;
+use crate::frozen;
+use crate::lock::InterruptGuard;
 use crate::memory::stack::Stack;
 use crate::memory::{self, OutOfMemory};
+use crate::panic::FaultText;
 use crate::time::spin_until;
+pub use breakpoints::BREAKPOINT_LIMIT;
+pub use stop::Stop;
 
 /// Stack the debugger runs on, in bytes.
 const STACK_SIZE: usize = 64 * 1024;
 /// How long the other CPUs may take to stop.
-const STOP_LIMIT: Duration = Duration::from_millis(500);
+const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// Alignment of a vector state, in bytes.
 const VECTOR_ALIGN: usize = 64;
 
@@ -52,6 +59,10 @@ pub enum Reason {
     Stepped,
     /// A hardware breakpoint, by its index.
     Hardware(usize),
+    /// The watchdog has reported something.
+    Watchdog,
+    /// There is something to say to whoever debugs; then all go on.
+    Message,
     /// A fault: whether it was an access to memory, for which the debugger has a signal of its own.
     Fault {
         /// An access that nothing allows.
@@ -87,8 +98,14 @@ struct Slot {
     is_held: AtomicBool,
     /// Set on a CPU that is in this module's code.
     is_inside: AtomicBool,
+    /// What the next breakpoint on it is for: nothing of its own, or the number of one of [`Own`].
+    own_stop: AtomicU8,
+    /// The host has sent an NMI; one that comes for nothing may be that one.
+    is_awaited: AtomicBool,
     /// Set by an NMI that found the CPU there.
     was_called: AtomicBool,
+    /// It was told to execute one instruction.
+    is_stepping: AtomicBool,
     /// Interrupts are off for a step and were on before.
     masked_for_step: AtomicBool,
 }
@@ -106,7 +123,10 @@ static SLOTS: [Slot; MAX_CPUS] = [const {
         order: AtomicU8::new(Order::Stay as u8),
         is_held: AtomicBool::new(false),
         is_inside: AtomicBool::new(false),
+        own_stop: AtomicU8::new(0),
+        is_awaited: AtomicBool::new(false),
         was_called: AtomicBool::new(false),
+        is_stepping: AtomicBool::new(false),
         masked_for_step: AtomicBool::new(false),
     }
 }; MAX_CPUS];
@@ -119,14 +139,6 @@ static STOPS: AtomicU64 = AtomicU64::new(0);
 static LAST_STOP_CYCLES: AtomicU64 = AtomicU64::new(0);
 static STACK_TOP: AtomicUsize = AtomicUsize::new(0);
 
-/// Written by the host only.
-struct Breakpoints(UnsafeCell<[Option<HardwareBreakpoint>; HARDWARE_BREAKPOINTS]>);
-
-// SAFETY: the host writes while all others are stopped; they read when they go on.
-unsafe impl Sync for Breakpoints {}
-
-static BREAKPOINTS: Breakpoints = Breakpoints(UnsafeCell::new([None; HARDWARE_BREAKPOINTS]));
-
 struct Installed(UnsafeCell<Option<&'static dyn Debugger>>);
 
 // SAFETY: written once, by the boot CPU alone, before `IS_INSTALLED`.
@@ -135,14 +147,22 @@ unsafe impl Sync for Installed {}
 static INSTALLED: Installed = Installed(UnsafeCell::new(None));
 static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
-/// Gives the kernel a debugger, if there is a line to one; false if not. Once, by the boot CPU, before other CPUs start.
+/// A prompt for a person, on a frozen machine. Returns when the machine shall go on, which it cannot after a crash.
+pub type PostMortem = fn(&mut Stop);
+
+struct PostMortemPrompt(UnsafeCell<Option<PostMortem>>);
+
+// SAFETY: written once, by the boot CPU alone, before `IS_READY`.
+unsafe impl Sync for PostMortemPrompt {}
+
+static POST_MORTEM: PostMortemPrompt = PostMortemPrompt(UnsafeCell::new(None));
+static IS_READY: AtomicBool = AtomicBool::new(false);
+
+/// Readies stopping, and gives the kernel a prompt for it. Once, by the boot CPU, before other CPUs start.
 ///
 /// # Errors
 /// [`OutOfMemory`]; the kernel goes on without.
-pub fn install(debugger: &'static dyn Debugger) -> Result<bool, OutOfMemory> {
-    if !Machine::debug_line_init() {
-        return Ok(false);
-    }
+pub(crate) fn init(post_mortem: PostMortem) -> Result<(), OutOfMemory> {
     let layout = core::alloc::Layout::from_size_align(Machine::vector_layout().size.max(1), VECTOR_ALIGN)
         .map_err(|_| OutOfMemory)?;
     for slot in &SLOTS[..crate::start::boot_information().cpus.len()] {
@@ -150,11 +170,29 @@ pub fn install(debugger: &'static dyn Debugger) -> Result<bool, OutOfMemory> {
         slot.vectors.store(area.as_ptr(), Ordering::Relaxed);
     }
     STACK_TOP.store(Stack::new(STACK_SIZE)?.top(), Ordering::Relaxed);
+    frozen::init()?;
+    // SAFETY: see `PostMortemPrompt`.
+    unsafe { *POST_MORTEM.0.get() = Some(post_mortem) };
+    IS_READY.store(true, Ordering::Release);
+    Ok(())
+}
+
+/// Gives the kernel a debugger, if there is a line to one; false if not, or if stopping is not possible. Once, by the boot CPU,
+/// before other CPUs start.
+pub fn install(debugger: &'static dyn Debugger) -> bool {
+    if !IS_READY.load(Ordering::Acquire) || !Machine::debug_line_init() {
+        return false;
+    }
     // SAFETY: see `Installed`.
     unsafe { *INSTALLED.0.get() = Some(debugger) };
     IS_INSTALLED.store(true, Ordering::Release);
     Machine::debug_line_watch(true);
-    Ok(true)
+    true
+}
+
+fn post_mortem() -> Option<PostMortem> {
+    // SAFETY: not written any more.
+    IS_READY.load(Ordering::Acquire).then(|| unsafe { *POST_MORTEM.0.get() }).flatten()
 }
 
 fn debugger() -> Option<&'static dyn Debugger> {
@@ -193,10 +231,43 @@ pub(crate) fn before_crash() {
     }
 }
 
+/// The watchdog has reported something: a debugger that is attached sees it, or else the post-mortem prompt comes.
+pub(crate) fn stop_for_watchdog() {
+    stop_for(Own::Watchdog);
+}
+
+/// Stops all CPUs for a moment, in which the debugger can say something to whoever debugs; nothing if there is none.
+pub fn stop_for_message() {
+    if is_installed() {
+        stop_for(Own::Message);
+    }
+}
+
+/// Breakpoints of the kernel's own.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Own {
+    Watchdog = 1,
+    Message = 2,
+}
+
+fn stop_for(own: Own) {
+    if IS_READY.load(Ordering::Acquire) {
+        // On this CPU, and nothing in between.
+        let _guard = InterruptGuard::new();
+        SLOTS[cpu::this().index].own_stop.store(own as u8, Ordering::SeqCst);
+        Machine::breakpoint();
+    }
+}
+
 /// This CPU turns to the debugger: the arch crate's callback.
 pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
-    let Some(debugger) = debugger() else { return false };
-    if Machine::local() == 0 || crate::panic::has_crashed() {
+    if let DebugEvent::Fault(fault) = event
+        && frozen::end_by_fault(fault, format_args!("{}", FaultText(fault)), registers)
+    {
+        return true;
+    }
+    if !IS_READY.load(Ordering::Acquire) || Machine::local() == 0 || crate::panic::has_crashed() {
         return false;
     }
     let slot = &SLOTS[cpu::this().index];
@@ -205,58 +276,84 @@ pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
         slot.was_called.store(true, Ordering::SeqCst);
         return matches!(event, DebugEvent::Attention);
     }
-    finish_step(slot, registers);
-    let taken = handle(debugger, slot, event, registers);
+    step::finish(slot, registers);
+    let taken = handle(slot, event, registers);
     loop {
         slot.is_inside.store(false, Ordering::SeqCst);
         if !slot.was_called.swap(false, Ordering::SeqCst) {
             return taken;
         }
         slot.is_inside.store(true, Ordering::SeqCst);
-        handle(debugger, slot, &DebugEvent::Attention, registers);
+        handle(slot, &DebugEvent::Attention, registers);
     }
 }
 
-fn handle(debugger: &dyn Debugger, slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
+/// What the host runs.
+#[derive(Clone, Copy)]
+enum Visitor {
+    Debugger(&'static dyn Debugger),
+    PostMortem(PostMortem),
+}
+
+fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
+    let debugger = debugger();
+    let visitor_of = |reason: Reason| match (reason, debugger, post_mortem()) {
+        (Reason::Watchdog, Some(debugger), _) if debugger.takes_faults() => Some(Visitor::Debugger(debugger)),
+        (Reason::Watchdog, _, post_mortem) => post_mortem.map(Visitor::PostMortem),
+        (_, debugger, _) => debugger.map(Visitor::Debugger),
+    };
     let started_at = Machine::cycles();
     let here = cpu::this().index;
     let reason = match event {
         DebugEvent::Attention => {
-            if is_stopped() {
+            let was_stopped = is_stopped();
+            if was_stopped {
                 wait_for_order(slot, registers);
             }
             // Also after the wait: the same NMI may have come for a byte on the line.
-            if !look(debugger) {
-                return true;
+            match debugger {
+                Some(debugger) if look(debugger) => Reason::Attention,
+                Some(_) => return true,
+                // Without a line, one that nobody here has sent is somebody else's. Of two that were sent, to ask where this CPU
+                // is and to stop it, the first may have done for both: the second comes when all go on.
+                None => return was_stopped || slot.is_awaited.swap(false, Ordering::SeqCst),
             }
-            Reason::Attention
         }
-        DebugEvent::Breakpoint => Reason::Breakpoint,
+        DebugEvent::Breakpoint => match slot.own_stop.swap(0, Ordering::SeqCst) {
+            own if own == Own::Watchdog as u8 => Reason::Watchdog,
+            own if own == Own::Message as u8 => Reason::Message,
+            _ => Reason::Breakpoint,
+        },
         DebugEvent::Trap { stepped: _, hit } if *hit != 0 => Reason::Hardware(hit.trailing_zeros() as usize),
         DebugEvent::Trap { .. } => Reason::Stepped,
-        DebugEvent::Fault(_) if !debugger.takes_faults() => return false,
+        DebugEvent::Fault(_) if !debugger.is_some_and(Debugger::takes_faults) => return false,
         DebugEvent::Fault(fault) => {
             Reason::Fault { is_access: matches!(fault.kind, arch_contract::fault::FaultKind::Page { .. }) }
         }
     };
-    let is_at_breakpoint = reason == Reason::Breakpoint && before_breakpoint(registers);
+    if is_stale(slot, reason, registers) {
+        return true;
+    }
+    let Some(visitor) = visitor_of(reason) else { return false };
+    let is_at_breakpoint = reason == Reason::Breakpoint && breakpoints::before_breakpoint(registers);
     while HOST.compare_exchange(NO_CPU, here, Ordering::SeqCst, Ordering::SeqCst).is_err() {
         // Another one was first.
         wait_for_order(slot, registers);
         let comes_again = match reason {
             // The instruction is executed again.
             Reason::Breakpoint => is_at_breakpoint,
-            // A step that was done is no longer wanted, and what came on the line was for the other one too.
-            Reason::Stepped | Reason::Attention => true,
-            // SAFETY: written by hosts only; none is there for this CPU any more.
-            Reason::Hardware(index) => unsafe { (*BREAKPOINTS.0.get())[index] }.is_none(),
-            Reason::Fault { .. } => false,
+            // A step that was done is no longer wanted.
+            Reason::Stepped => true,
+            // What came on the line may have been for the other one too; or it came when that one had looked for the last time.
+            Reason::Attention => !debugger.is_some_and(look),
+            Reason::Hardware(index) => breakpoints::is_free(index),
+            Reason::Fault { .. } | Reason::Watchdog | Reason::Message => false,
         };
         if comes_again {
             return true;
         }
     }
-    host(debugger, slot, reason, registers, started_at);
+    host(visitor, slot, reason, registers, started_at);
     // A fault that was looked at is still one, unless the code goes on elsewhere.
     match event {
         DebugEvent::Fault(fault) => registers.instruction_pointer != fault.registers.instruction_pointer,
@@ -264,31 +361,15 @@ fn handle(debugger: &dyn Debugger, slot: &Slot, event: &DebugEvent<'_>, register
     }
 }
 
-/// Breakpoints that the debugger has put into the code, by address; 0 for none. Written by the host.
-pub const BREAKPOINT_LIMIT: usize = 256;
-
-struct Planted {
-    addresses: [AtomicUsize; BREAKPOINT_LIMIT],
-    originals: [AtomicU8; BREAKPOINT_LIMIT],
-}
-
-static PLANTED: Planted = Planted {
-    addresses: [const { AtomicUsize::new(0) }; BREAKPOINT_LIMIT],
-    originals: [const { AtomicU8::new(0) }; BREAKPOINT_LIMIT],
-};
-
-fn planted_at(address: usize) -> Option<usize> {
-    PLANTED.addresses.iter().position(|place| place.load(Ordering::Relaxed) == address)
-}
-
-/// If one of the debugger's breakpoints was executed, the code goes on at it: true then.
-fn before_breakpoint(registers: &mut Registers) -> bool {
-    let at = registers.instruction_pointer.wrapping_sub(1);
-    let is_planted = planted_at(at).is_some();
-    if is_planted {
-        registers.instruction_pointer = at;
+/// True for what the CPU came to before it was stopped for another reason, if the debugger has meanwhile taken it away. An NMI can
+/// come in between, on the first instructions of the exception's handler.
+fn is_stale(slot: &Slot, reason: Reason, registers: &mut Registers) -> bool {
+    match reason {
+        Reason::Breakpoint => breakpoints::before_gone(registers),
+        Reason::Hardware(index) => breakpoints::is_free(index),
+        Reason::Stepped => !slot.is_stepping.swap(false, Ordering::Relaxed),
+        Reason::Attention | Reason::Watchdog | Reason::Message | Reason::Fault { .. } => false,
     }
-    is_planted
 }
 
 /// Lets the debugger look at its line, after another CPU that does: what comes when that one has just looked must be seen.
@@ -309,7 +390,10 @@ fn describe(slot: &Slot, registers: &Registers) {
     unsafe {
         *slot.registers.get() = *registers;
         *slot.system.get() = Machine::system_registers();
-        Machine::save_vectors(slot.vectors.load(Ordering::Relaxed));
+        let vectors = slot.vectors.load(Ordering::Relaxed);
+        if !vectors.is_null() {
+            Machine::save_vectors(vectors);
+        }
     }
 }
 
@@ -339,67 +423,26 @@ fn wait_for_order(slot: &Slot, registers: &mut Registers) {
 }
 
 /// Takes over what the debugger has made of this CPU's registers, and its breakpoints.
-fn go_on(slot: &Slot, registers: &mut Registers, step: bool) {
+fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) {
     // SAFETY: the host has given its order and does not look any more.
     let changed = unsafe {
         Machine::restore_vectors(slot.vectors.load(Ordering::Relaxed));
         *slot.registers.get()
     };
     *registers = changed;
-    // SAFETY: written by the host before its order.
-    Machine::set_hardware_breakpoints(unsafe { &*BREAKPOINTS.0.get() });
+    breakpoints::set_here();
     registers.flags = registers.flags & !TRAP_FLAG | RESUME_FLAG;
-    if step {
-        begin_step(slot, registers);
-    }
-}
-
-/// Instructions whose step differs when interrupts are off (SDM Vol. 2).
-mod opcode {
-    pub const PUSH_FLAGS: u8 = 0x9c;
-    pub const POP_FLAGS: u8 = 0x9d;
-    pub const INTERRUPT_RETURN: u8 = 0xcf;
-    pub const DISABLE_INTERRUPTS: u8 = 0xfa;
-    pub const ENABLE_INTERRUPTS: u8 = 0xfb;
-    pub const HALT: u8 = 0xf4;
-    pub const WIDE: u8 = 0x48;
-}
-
-/// A step happens with interrupts off: what interrupts meanwhile would be stepped into. But an instruction that itself has
-/// to do with that is executed as it is.
-fn begin_step(slot: &Slot, registers: &mut Registers) {
-    use arch_contract::debug::INTERRUPT_FLAG;
-    registers.flags |= TRAP_FLAG;
-    let mut code = [0; 2];
-    let readable = Machine::probe_read(registers.instruction_pointer, &mut code).is_ok();
-    let instruction = if code[0] == opcode::WIDE { code[1] } else { code[0] };
-    let special = [
-        opcode::PUSH_FLAGS,
-        opcode::POP_FLAGS,
-        opcode::INTERRUPT_RETURN,
-        opcode::DISABLE_INTERRUPTS,
-        opcode::ENABLE_INTERRUPTS,
-        opcode::HALT,
-    ];
-    if readable && !special.contains(&instruction) && registers.flags & INTERRUPT_FLAG != 0 {
-        registers.flags &= !INTERRUPT_FLAG;
-        slot.masked_for_step.store(true, Ordering::Relaxed);
-    }
-}
-
-/// The step, if there was one, is over, however it ended.
-fn finish_step(slot: &Slot, registers: &mut Registers) {
-    use arch_contract::debug::INTERRUPT_FLAG;
-    registers.flags &= !TRAP_FLAG;
-    if slot.masked_for_step.swap(false, Ordering::Relaxed) {
-        registers.flags |= INTERRUPT_FLAG;
+    slot.is_stepping.store(steps, Ordering::Relaxed);
+    if steps {
+        step::begin(slot, registers);
     }
 }
 
 /// This CPU runs the debugger.
-fn host(debugger: &dyn Debugger, slot: &Slot, reason: Reason, registers: &mut Registers, started_at: u64) {
+fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers, started_at: u64) {
     Machine::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
     Machine::debug_line_watch(false);
+    cpu::all().filter(|cpu| !cpu.is_this()).for_each(|cpu| SLOTS[cpu.index].is_awaited.store(true, Ordering::SeqCst));
     Machine::debug_stop_others();
     describe(slot, registers);
     let here = cpu::this().index;
@@ -408,7 +451,7 @@ fn host(debugger: &dyn Debugger, slot: &Slot, reason: Reason, registers: &mut Re
     STOPS.fetch_add(1, Ordering::Relaxed);
     LAST_STOP_CYCLES.store(Machine::cycles().wrapping_sub(started_at), Ordering::Relaxed);
     let mut stop = Stop { reason, host: here, all_stopped, orders: [Order::Run; MAX_CPUS] };
-    on_own_stack(&mut Visit { debugger, stop: &mut stop });
+    on_own_stack(&mut Visit { visitor, stop: &mut stop });
     let orders = stop.orders;
     for cpu in cpu::all() {
         let slot = &SLOTS[cpu.index];
@@ -427,9 +470,62 @@ fn host(debugger: &dyn Debugger, slot: &Slot, reason: Reason, registers: &mut Re
     }
 }
 
+/// Calls `function` on the frozen machine: this CPU has crashed, and others that answer have stopped for good. Not if the debugger
+/// has crashed.
+pub(crate) fn with_crashed(registers: &Registers, function: impl FnOnce()) {
+    let here = cpu::this().index;
+    if !IS_READY.load(Ordering::Acquire)
+        || HOST.compare_exchange(NO_CPU, here, Ordering::SeqCst, Ordering::SeqCst).is_err()
+    {
+        return;
+    }
+    describe(&SLOTS[here], registers);
+    function();
+    HOST.store(NO_CPU, Ordering::SeqCst);
+}
+
+/// The post-mortem prompt, if there is one: this CPU has crashed, and others that answer have stopped for good.
+pub(crate) fn after_crash(registers: &Registers, is_access: bool) {
+    let Some(post_mortem) = post_mortem() else { return };
+    let here = cpu::this().index;
+    if HOST.compare_exchange(NO_CPU, here, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        // It was the debugger that crashed.
+        return;
+    }
+    Machine::debug_line_watch(false);
+    describe(&SLOTS[here], registers);
+    let all_stopped = cpu::all().all(|cpu| cpu.index == here || SLOTS[cpu.index].is_stopped.load(Ordering::SeqCst));
+    let reason = Reason::Fault { is_access };
+    let mut stop = Stop { reason, host: here, all_stopped, orders: [Order::Stay; MAX_CPUS] };
+    on_own_stack(&mut Visit { visitor: Visitor::PostMortem(post_mortem), stop: &mut stop });
+}
+
+/// Another CPU has crashed, this one stops for good.
+pub(crate) fn stop_for_good(registers: &Registers) -> ! {
+    let slot = &SLOTS[cpu::this().index];
+    describe(slot, registers);
+    slot.is_stopped.store(true, Ordering::SeqCst);
+    Machine::halt_forever()
+}
+
+/// Registers of a CPU that is stopped.
+pub(crate) fn stopped_registers(cpu: usize) -> Option<&'static Registers> {
+    let slot = SLOTS.get(cpu)?;
+    let is_there = HOST.load(Ordering::Relaxed) == cpu || slot.is_stopped.load(Ordering::SeqCst);
+    // SAFETY: written before it stopped, and by the host, which is the caller.
+    is_there.then(|| unsafe { &*slot.registers.get() })
+}
+
+/// The thread that runs on a CPU that is stopped.
+pub(crate) fn stopped_thread(cpu: usize) -> Option<&'static crate::thread::Thread> {
+    stopped_registers(cpu)?;
+    // SAFETY: noted by the CPU, where the thread still is; threads' memory is never given back while they run.
+    unsafe { (SLOTS[cpu].thread.load(Ordering::Relaxed) as *const crate::thread::Thread).as_ref() }
+}
+
 /// What the debugger's stack is given.
 struct Visit<'a> {
-    debugger: &'a dyn Debugger,
+    visitor: Visitor,
     stop: &'a mut Stop,
 }
 
@@ -443,7 +539,10 @@ fn on_own_stack(visit: &mut Visit<'_>) {
     extern "C" fn run(way: usize) -> ! {
         // SAFETY: the way of the suspended flow below, which waits.
         let way = unsafe { &mut *(way as *mut Way<'_, '_>) };
-        way.visit.debugger.stopped(way.visit.stop);
+        match way.visit.visitor {
+            Visitor::Debugger(debugger) => debugger.stopped(way.visit.stop),
+            Visitor::PostMortem(post_mortem) => post_mortem(way.visit.stop),
+        }
         // SAFETY: suspended by `switch_through`, resumed once.
         unsafe { Machine::resume(&raw const way.back) }
     }
@@ -451,133 +550,6 @@ fn on_own_stack(visit: &mut Visit<'_>) {
     let at = &raw mut way;
     // SAFETY: the debugger's stack is used by the host only; `run` comes back here.
     unsafe { Machine::switch_through(&raw mut (*at).back, STACK_TOP.load(Ordering::Relaxed), run, at as usize) };
-}
-
-/// All CPUs are stopped; the debugger works with this.
-pub struct Stop {
-    /// Why.
-    pub reason: Reason,
-    /// The CPU it happened on.
-    pub host: usize,
-    /// False if a CPU does not answer.
-    pub all_stopped: bool,
-    orders: [Order; MAX_CPUS],
-}
-
-impl Stop {
-    /// A CPU's registers.
-    pub fn registers(&mut self, cpu: usize) -> &mut Registers {
-        // SAFETY: it is stopped, and this is the host's only reference.
-        unsafe { &mut *SLOTS[cpu].registers.get() }
-    }
-
-    /// A CPU's further registers.
-    pub fn system(&self, cpu: usize) -> &SystemRegisters {
-        // SAFETY: as above.
-        unsafe { &*SLOTS[cpu].system.get() }
-    }
-
-    /// A CPU's floating-point and vector state, as [`Debugging::vector_layout`] says.
-    pub fn vectors(&mut self, cpu: usize) -> &mut [u8] {
-        let area = SLOTS[cpu].vectors.load(Ordering::Relaxed);
-        // SAFETY: as above; the area has that size.
-        unsafe { core::slice::from_raw_parts_mut(area, Machine::vector_layout().size) }
-    }
-
-    /// True if the CPU is stopped: it is there, and has answered.
-    pub fn is_stopped(&self, cpu: usize) -> bool {
-        cpu == self.host || SLOTS[cpu].is_stopped.load(Ordering::SeqCst)
-    }
-
-    /// Tells a CPU what to do when the debugger is done.
-    pub fn order(&mut self, cpu: usize, order: Order) {
-        self.orders[cpu] = order;
-    }
-
-    /// The hardware breakpoints of all CPUs.
-    pub fn hardware_breakpoints(&mut self) -> &mut [Option<HardwareBreakpoint>; HARDWARE_BREAKPOINTS] {
-        // SAFETY: this is the host, and all others are stopped.
-        unsafe { &mut *BREAKPOINTS.0.get() }
-    }
-
-    /// Puts a breakpoint into the code; false if nothing is mapped there, or there are too many.
-    pub fn plant(&mut self, address: usize) -> bool {
-        if planted_at(address).is_some() {
-            return true;
-        }
-        let Some(index) = planted_at(0) else { return false };
-        let mut original = [0];
-        if address == 0 || Machine::probe_read(address, &mut original).is_err() {
-            return false;
-        }
-        if Machine::write_protected(address, &[Machine::BREAKPOINT]).is_err() {
-            return false;
-        }
-        PLANTED.originals[index].store(original[0], Ordering::Relaxed);
-        PLANTED.addresses[index].store(address, Ordering::Relaxed);
-        true
-    }
-
-    /// True if there is one of the debugger's breakpoints.
-    pub fn has_planted(&self, address: usize) -> bool {
-        address != 0 && planted_at(address).is_some()
-    }
-
-    /// Number and name of the thread that runs on a CPU.
-    pub fn running(&self, cpu: usize) -> (u64, &str) {
-        // SAFETY: noted by the CPU, where the thread still is; threads' memory is never given back while they run.
-        let thread = unsafe { (SLOTS[cpu].thread.load(Ordering::Relaxed) as *const crate::thread::Thread).as_ref() };
-        thread.map_or((0, ""), |thread| (thread.id(), thread.name()))
-    }
-
-    /// Takes a breakpoint out of the code again; false if there is none.
-    pub fn remove(&mut self, address: usize) -> bool {
-        let Some(index) = planted_at(address).filter(|_| address != 0) else { return false };
-        PLANTED.addresses[index].store(0, Ordering::Relaxed);
-        let mut now = [0];
-        // Code that is gone, or written anew since, has no breakpoint of ours.
-        if Machine::probe_read(address, &mut now).is_ok() && now[0] == Machine::BREAKPOINT {
-            return Machine::write_protected(address, &[PLANTED.originals[index].load(Ordering::Relaxed)]).is_ok();
-        }
-        true
-    }
-
-    /// Takes all breakpoints away.
-    pub fn remove_all(&mut self) {
-        for place in &PLANTED.addresses {
-            let address = place.load(Ordering::Relaxed);
-            if address != 0 {
-                self.remove(address);
-            }
-        }
-        *self.hardware_breakpoints() = [None; HARDWARE_BREAKPOINTS];
-    }
-
-    /// Reads memory, without the debugger's breakpoints in it; returns how many bytes could be read.
-    pub fn read(&self, address: usize, bytes: &mut [u8]) -> usize {
-        let mut done = 0;
-        while done < bytes.len() {
-            let at = address.wrapping_add(done);
-            // Up to the next page: what can be read in one can be read whole.
-            let length = (arch_contract::PAGE_SIZE - at % arch_contract::PAGE_SIZE).min(bytes.len() - done);
-            if Machine::is_device_memory(at) || Machine::probe_read(at, &mut bytes[done..done + length]).is_err() {
-                break;
-            }
-            done += length;
-        }
-        for (place, original) in PLANTED.addresses.iter().zip(&PLANTED.originals) {
-            let offset = place.load(Ordering::Relaxed).wrapping_sub(address);
-            if place.load(Ordering::Relaxed) != 0 && offset < done {
-                bytes[offset] = original.load(Ordering::Relaxed);
-            }
-        }
-        done
-    }
-
-    /// Writes memory, also where that is read-only; false if it cannot be.
-    pub fn write(&mut self, address: usize, bytes: &[u8]) -> bool {
-        !Machine::is_device_memory(address) && Machine::write_protected(address, bytes).is_ok()
-    }
 }
 
 /// Time from the event to all CPUs stopped, of the last stop, in cycles.

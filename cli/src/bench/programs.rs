@@ -101,17 +101,8 @@ impl Systems {
     fn ours(&self, commands: &[String], clock: Clock) -> Result<Printed> {
         let options = boot::Options {
             cpus: self.cpus,
-            mem: "512M".into(),
-            accel: Accelerator::Tcg,
-            iso: false,
-            run: Some(String::new()),
-            timeout: Some(LIMIT.as_secs()),
-            append: String::new(),
-            hrt: Vec::new(),
-            isa: Isa::default(),
-            trace: None,
             icount: clock == Clock::Instructions,
-            qemu: Vec::new(),
+            ..boot::Options::for_commands(LIMIT)
         };
         let script: Vec<String> = commands.iter().map(|command| format!("run {command}")).collect();
         let mut output = Vec::new();
@@ -125,8 +116,17 @@ impl Systems {
 
     fn linux(&self, commands: &[String], clock: Clock) -> Result<Printed> {
         let commands: Vec<String> = commands.iter().map(|command| format!("/{command}")).collect();
-        let files = linux::file_system(&self.programs, &commands)?;
-        Ok(parse(&linux::execute(&self.linux, &files, self.cpus, clock, LIMIT)?))
+        let machine = linux::Machine {
+            kernel: &self.linux,
+            cpus: self.cpus,
+            memory: linux::MEMORY,
+            accelerator: Accelerator::Tcg,
+            clock,
+            words: "",
+            limit: LIMIT,
+            echo: false,
+        };
+        Ok(parse(&machine.execute(linux::file_system_with(&self.programs, &commands)?)?))
     }
 
     fn both(&self, commands: &[String], clock: Clock) -> Result<(Printed, Printed)> {

@@ -1,0 +1,139 @@
+//! Memory: allocated, mapped, copied.
+
+use std::hint::black_box;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use report::Counter;
+
+use crate::system::{self, Spinners, check};
+use crate::{Benchmark, Outcome, benchmark, cycles, repeat, samples};
+
+/// The benchmarks.
+pub const BENCHMARKS: &[Benchmark] = &[
+    benchmark("malloc_free_64", 1, |counter| allocate(counter, 64)),
+    benchmark("malloc_free_4096", 1, |counter| allocate(counter, 4096)),
+    benchmark("malloc_free_2m", 1, |counter| allocate(counter, 2 << 20)),
+    benchmark("malloc_free_64_remote", 2, |counter| allocate_remotely(counter, 64)),
+    benchmark("malloc_free_4096_remote", 2, |counter| allocate_remotely(counter, 4096)),
+    benchmark("malloc_free_2m_remote", 2, |counter| allocate_remotely(counter, 2 << 20)),
+    benchmark("mmap_touch", 1, map),
+    benchmark("munmap", 1, unmap),
+    benchmark("memcpy_64k", 1, copy),
+    benchmark("memset_64k", 1, fill),
+];
+
+fn allocate(counter: Counter, size: usize) -> Outcome {
+    repeat(
+        counter,
+        // SAFETY: freed once, and used in between only as memory of at least a byte.
+        || unsafe {
+            let block = libc::malloc(black_box(size));
+            black_box(block);
+            libc::free(block);
+            block
+        },
+        |block| !block.is_null(),
+    )
+}
+
+/// Blocks are handed to a thread on another CPU, which frees them.
+fn allocate_remotely(counter: Counter, size: usize) -> Outcome {
+    #[derive(Default)]
+    struct Desk {
+        block: AtomicUsize,
+        took: AtomicU64,
+        stop: AtomicBool,
+    }
+    let desk = Arc::new(Desk::default());
+    let theirs = desk.clone();
+    let freeing = system::on_cpu(1, move || {
+        while !theirs.stop.load(Ordering::Relaxed) {
+            let block = theirs.block.load(Ordering::Acquire);
+            if block != 0 {
+                let start = cycles();
+                // SAFETY: allocated by the other thread, which gave it away.
+                unsafe { libc::free(block as *mut libc::c_void) };
+                theirs.took.store(cycles() - start, Ordering::Relaxed);
+                theirs.block.store(0, Ordering::Release);
+            }
+            std::hint::spin_loop();
+        }
+    });
+    let mut samples = samples(counter)?;
+    while !samples.is_complete() {
+        let start = cycles();
+        // SAFETY: any size may be asked for.
+        let block = unsafe { libc::malloc(black_box(size)) };
+        let took = cycles() - start;
+        desk.block.store(block as usize, Ordering::Release);
+        while desk.block.load(Ordering::Acquire) != 0 {
+            std::hint::spin_loop();
+        }
+        let together = took + desk.took.load(Ordering::Relaxed);
+        samples.add_duration(together.saturating_sub(2 * counter.overhead));
+    }
+    desk.stop.store(true, Ordering::Relaxed);
+    freeing.join().map_err(|_| "the freeing thread ended early")?;
+    Ok(samples)
+}
+
+const PAGE: usize = 4096;
+
+fn map_page() -> *mut u8 {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping wherever the system likes.
+    unsafe { libc::mmap(ptr::null_mut(), PAGE, access, kind, -1, 0).cast() }
+}
+
+fn map(counter: Counter) -> Outcome {
+    let mut samples = samples(counter)?;
+    while !samples.is_complete() {
+        let start = cycles();
+        let page = map_page();
+        if page == libc::MAP_FAILED.cast() {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        // SAFETY: a page of ours.
+        unsafe { page.write_volatile(1) };
+        samples.add(start, cycles());
+        // SAFETY: as above; not used any more.
+        check(unsafe { libc::munmap(page.cast(), PAGE) })?;
+    }
+    Ok(samples)
+}
+
+/// With the process's threads running on all other CPUs, so that their TLBs must be flushed.
+fn unmap(counter: Counter) -> Outcome {
+    let _spinners = Spinners::start(1..system::cpu_count());
+    let mut samples = samples(counter)?;
+    while !samples.is_complete() {
+        let page = map_page();
+        if page == libc::MAP_FAILED.cast() {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        // SAFETY: a page of ours.
+        unsafe { page.write_volatile(1) };
+        let start = cycles();
+        // SAFETY: as above; not used any more.
+        let result = unsafe { libc::munmap(page.cast(), PAGE) };
+        samples.add(start, cycles());
+        check(result)?;
+    }
+    Ok(samples)
+}
+
+const BLOCK: usize = 64 << 10;
+
+fn copy(counter: Counter) -> Outcome {
+    let (from, mut to) = (vec![7u8; BLOCK], vec![0u8; BLOCK]);
+    let samples = repeat(counter, || black_box(&mut to).copy_from_slice(black_box(&from)), |()| true)?;
+    if to == from { Ok(samples) } else { Err("the copy is not right".into()) }
+}
+
+fn fill(counter: Counter) -> Outcome {
+    let mut bytes = vec![0u8; BLOCK];
+    let samples = repeat(counter, || black_box(&mut bytes).fill(black_box(7)), |()| true)?;
+    if bytes.iter().all(|&byte| byte == 7) { Ok(samples) } else { Err("not all was filled".into()) }
+}

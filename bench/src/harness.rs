@@ -1,0 +1,207 @@
+//! How single operations are timed, and what benchmarks on several CPUs share.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, compiler_fence};
+use core::time::Duration;
+
+use kernel::arch::{Architecture, Machine};
+use kernel::cpu;
+use kernel::thread::{self, Builder, JoinHandle};
+use kernel::time::Deadline;
+use report::{Counter, REPETITIONS, Samples};
+
+/// True where benchmarks shall leave out what they measure.
+#[cfg(feature = "hollow")]
+pub static HOLLOW: AtomicBool = AtomicBool::new(false);
+
+/// True if what is measured is left out, to see that every benchmark notices; never in an image.
+#[inline(always)]
+fn is_hollow() -> bool {
+    #[cfg(feature = "hollow")]
+    return HOLLOW.load(Ordering::Relaxed);
+    #[cfg(not(feature = "hollow"))]
+    false
+}
+
+/// When somebody else must have answered, or the benchmark has failed.
+pub fn deadline() -> Deadline {
+    Deadline::after(if is_hollow() { Duration::from_millis(50) } else { Duration::from_secs(5) })
+}
+
+/// What a benchmark is told.
+#[derive(Clone, Copy)]
+pub struct Setting {
+    /// The time counter.
+    pub counter: Counter,
+    /// True once the user wants no more.
+    pub interrupted: fn() -> bool,
+}
+
+/// A benchmark's result: its samples, or why there are none.
+pub type Outcome = Result<Samples, String>;
+
+/// An error's text.
+pub fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+/// An error, unless a condition holds.
+pub fn check(condition: bool, what: &str) -> Result<(), String> {
+    if condition { Ok(()) } else { Err(what.into()) }
+}
+
+/// The time counter, between whose readings the compiler moves no access to memory.
+#[inline(always)]
+pub fn cycles() -> u64 {
+    compiler_fence(Ordering::SeqCst);
+    let now = Machine::cycles_in_order();
+    compiler_fence(Ordering::SeqCst);
+    now
+}
+
+/// Does what is measured: everything that a figure stands for goes through here. `None` where it is left out.
+#[inline(always)]
+pub fn work<R>(operation: impl FnOnce() -> R) -> Option<R> {
+    if is_hollow() { None } else { Some(operation()) }
+}
+
+impl Setting {
+    /// Looks at the machine's counter.
+    pub fn new(interrupted: fn() -> bool) -> Self {
+        Self { counter: Counter::examine(cycles, cycles), interrupted }
+    }
+
+    /// Room for the usual number of samples.
+    pub fn samples(&self) -> Outcome {
+        self.samples_of(REPETITIONS)
+    }
+
+    /// Room for `count` samples.
+    pub fn samples_of(&self, count: usize) -> Outcome {
+        Samples::new(self.counter, count).ok_or_else(|| "out of memory for the samples".into())
+    }
+
+    /// Times `operation` once for each sample. Whether it was done, the caller sees afterwards.
+    #[inline(always)]
+    pub fn repeat_blindly(&self, mut operation: impl FnMut()) -> Outcome {
+        let mut samples = self.samples()?;
+        while !samples.is_complete() {
+            let start = cycles();
+            work(&mut operation);
+            samples.add(start, cycles());
+        }
+        Ok(samples)
+    }
+
+    /// Times `operation` once for each sample, and looks at each result when the time is taken.
+    #[inline(always)]
+    pub fn repeat<R>(&self, mut operation: impl FnMut() -> R, mut is_right: impl FnMut(R) -> bool) -> Outcome {
+        let mut samples = self.samples()?;
+        let mut wrong = 0;
+        while !samples.is_complete() {
+            let start = cycles();
+            let result = work(&mut operation);
+            let end = cycles();
+            samples.add(start, end);
+            wrong += usize::from(!result.is_some_and(&mut is_right));
+        }
+        check(wrong == 0, "what was measured did not happen, or not rightly")?;
+        Ok(samples)
+    }
+}
+
+/// The CPU `steps` after this one.
+pub fn cpu_after(steps: usize) -> usize {
+    (cpu::this_index() + steps) % cpu::limit()
+}
+
+/// All CPUs but this one, in the order of their distance.
+pub fn other_cpus() -> impl Iterator<Item = usize> {
+    (1..cpu::count()).map(cpu_after)
+}
+
+/// Waits until a thread sleeps, and its CPU too if that is another one and has nothing else to do.
+pub fn wait_until_blocked<T>(handle: &JoinHandle<T>) -> Result<(), String> {
+    let deadline = deadline();
+    while handle.thread().state() != thread::State::Blocked {
+        check(!deadline.has_passed(), "a thread that shall wait does not")?;
+        // Sleeping lets the other CPUs run under any emulator, and reach their idle loops.
+        thread::sleep(Duration::from_micros(20));
+    }
+    thread::sleep(Duration::from_micros(20));
+    Ok(())
+}
+
+/// Waits without giving the CPU up.
+#[inline(always)]
+pub fn spin_for(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), String> {
+    // Most answers come before it is worth looking at the clock, which would count too.
+    for _ in 0..LOOKS_WITHOUT_CLOCK {
+        if condition() {
+            return Ok(());
+        }
+        Machine::spin_hint();
+    }
+    spin_long(what, &mut condition)
+}
+
+const LOOKS_WITHOUT_CLOCK: usize = 1_000;
+
+#[cold]
+fn spin_long(what: &str, condition: &mut dyn FnMut() -> bool) -> Result<(), String> {
+    let until = deadline();
+    while !condition() {
+        check(!until.has_passed(), what)?;
+        Machine::spin_hint();
+    }
+    Ok(())
+}
+
+/// Waits for a thread's end, which must come soon.
+pub fn finish<T>(handle: JoinHandle<T>) -> Result<T, String> {
+    let ended = handle.join_until(deadline()).map_err(|_| "a thread does not come to its end")?;
+    ended.map_err(text)
+}
+
+/// Threads that keep CPUs busy until they are dropped.
+pub struct Spinners {
+    handles: Vec<JoinHandle<()>>,
+}
+
+static SPIN: AtomicBool = AtomicBool::new(false);
+static SPINNING: AtomicUsize = AtomicUsize::new(0);
+
+impl Spinners {
+    /// One on each of these CPUs; returns when they run.
+    ///
+    /// # Errors
+    /// A CPU that does not run it in time; no memory.
+    pub fn start(cpus: impl Iterator<Item = usize>) -> Result<Self, String> {
+        SPIN.store(true, Ordering::Relaxed);
+        SPINNING.store(0, Ordering::Relaxed);
+        let mut spinners = Self { handles: Vec::new() };
+        for cpu in cpus {
+            let handle = Builder::new("bench-spinner").cpu(cpu).spawn(|| {
+                SPINNING.fetch_add(1, Ordering::Relaxed);
+                while SPIN.load(Ordering::Relaxed) {
+                    Machine::spin_hint();
+                }
+            });
+            spinners.handles.push(handle.map_err(text)?);
+        }
+        let wanted = spinners.handles.len();
+        spin_for("a CPU does not run threads", || SPINNING.load(Ordering::Relaxed) == wanted)?;
+        Ok(spinners)
+    }
+}
+
+impl Drop for Spinners {
+    fn drop(&mut self) {
+        SPIN.store(false, Ordering::Relaxed);
+        for handle in self.handles.drain(..) {
+            // One that does not end is left alone.
+            let _ = handle.join_until(deadline());
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Every benchmark does its work and sees that it was done: run natively, each passes, and with its work left out each fails.
+
+use std::process::ExitCode;
+
+use arch_contract::PowerAction;
+use arch_contract::boot::BootInformation;
+use kernel::arch::{Architecture, Machine};
+use kernel::start::Parts;
+
+#[global_allocator]
+static ALLOCATOR: arch::HostAllocator = arch::HostAllocator;
+
+/// `empty` has no work; of the other nobody sees whether it was done, but by its instructions (`aero bench` looks at their number).
+const UNSEEN: [&str; 2] = ["empty", "yield_alone"];
+/// Takes ten seconds by itself, and is run without its work only.
+const LONG: &str = "noise";
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        kernel::println!("{info}");
+        Machine::power(PowerAction::PowerOff, 101)
+    }));
+    let config = arch::Config {
+        cpus: 2,
+        nodes: 1,
+        memory: 1 << 30,
+        silent_cpu: None,
+        command_line: "panic=exit log=warn".into(),
+    };
+    arch::boot(config, enter)
+}
+
+fn enter(boot: &'static BootInformation) -> ! {
+    static PARTS: Parts = Parts {
+        first: |_| {
+            let wrong = bench::all().filter(|benchmark| !is_right(benchmark)).count();
+            kernel::println!("{} benchmarks, {wrong} of them wrong", bench::all().count());
+            Machine::power(PowerAction::PowerOff, u8::from(wrong > 0));
+        },
+        post_mortem: |_| (),
+        install_debugger: || false,
+    };
+    kernel::start::kernel_main(boot, &PARTS)
+}
+
+/// True if a benchmark succeeds as it is, and fails without its work.
+fn is_right(benchmark: &bench::Benchmark) -> bool {
+    let setting = bench::Setting::new(|| false);
+    bench::leave_work_out(false);
+    if benchmark.name != LONG
+        && let Err(reason) = (benchmark.run)(&setting)
+    {
+        kernel::println!("{} fails: {reason}", benchmark.name);
+        return false;
+    }
+    bench::leave_work_out(true);
+    let hollow = (benchmark.run)(&setting);
+    bench::leave_work_out(false);
+    if hollow.is_ok() && !UNSEEN.contains(&benchmark.name) {
+        kernel::println!("{} does not notice that nothing is measured", benchmark.name);
+        return false;
+    }
+    true
+}

@@ -1,0 +1,96 @@
+//! An archive that Linux unpacks into its first file system.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+const PROGRAM: u32 = 0o100_755;
+const DIRECTORY: u32 = 0o040_755;
+
+/// An archive as the kernel unpacks it (Linux, Documentation/driver-api/early-userspace/buffer-format.rst: "newc").
+#[derive(Default)]
+pub struct Archive {
+    bytes: Vec<u8>,
+    entries: u32,
+    directories: BTreeSet<String>,
+}
+
+impl Archive {
+    /// Adds a file of this machine, executable, at an absolute path.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn add_file(&mut self, at: &Path, file: &Path) -> Result<()> {
+        let content = fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        self.add(&at.display().to_string(), &content);
+        Ok(())
+    }
+
+    /// Adds a file, executable, at an absolute path.
+    pub fn add(&mut self, at: &str, content: &[u8]) {
+        let name = at.trim_start_matches('/');
+        for (end, _) in name.match_indices('/') {
+            self.add_directory(&name[..end]);
+        }
+        self.entry(name, PROGRAM, content);
+    }
+
+    /// Adds a directory whose parent is there, unless it is there itself.
+    pub fn add_directory(&mut self, name: &str) {
+        if self.directories.insert(name.to_string()) {
+            self.entry(name, DIRECTORY, &[]);
+        }
+    }
+
+    fn entry(&mut self, name: &str, mode: u32, content: &[u8]) {
+        self.entries += 1;
+        let name_size = name.len() as u32 + 1;
+        let size = u32::try_from(content.len()).expect("files are smaller than 4 GiB");
+        // Magic, inode, mode, owner, group, links, time, size, four device numbers, length of the name, checksum.
+        let header = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
+        self.bytes.extend_from_slice(b"070701");
+        header.iter().for_each(|field| self.bytes.extend_from_slice(format!("{field:08x}").as_bytes()));
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.push(0);
+        self.pad();
+        self.bytes.extend_from_slice(content);
+        self.pad();
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    /// The bytes of the archive.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.entry("TRAILER!!!", 0, &[]);
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Archive;
+
+    #[test]
+    fn an_archive_is_as_the_format_says() {
+        let mut archive = Archive::default();
+        archive.add("/a", b"hello");
+        archive.add("/b/c/d", b"");
+        archive.add("/b/e", b"");
+        let bytes = archive.finish();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.starts_with("07070100000001000081ed"), "{text}");
+        // The header has 110 bytes, the name two: padded to 112; the content five: padded to eight.
+        assert_eq!(&bytes[110..120], b"a\0hello\0\0\0");
+        assert_eq!(&text[120..126], "070701");
+        assert!(bytes.len() % 4 == 0 && text.contains("TRAILER!!!"));
+        // Each directory comes once, before what is in it.
+        let entries: Vec<&str> =
+            text.split("070701").skip(1).map(|entry| entry[104..].split('\0').next().unwrap()).collect();
+        assert_eq!(entries, ["a", "b", "b/c", "b/c/d", "b/e", "TRAILER!!!"]);
+        assert!(text[120..].starts_with("07070100000002000041ed"), "{text}");
+    }
+}

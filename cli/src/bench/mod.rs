@@ -1,0 +1,232 @@
+//! `aero bench`: what the kernel's primitives cost, beside Linux's in the same QEMU, limits and an earlier run.
+//!
+//! - [`measure`]: runs both sides; [`reference`]: what is known of each row; [`judge`]: what is wrong with a run.
+//! - [`table`], [`plot`], [`document`]: results for the terminal, as a picture, and in docs/PERFORMANCE.md.
+//! - [`profile`]: where a benchmark's instructions are.
+//! - [`scale`]: with many CPUs and threads; [`programs`]: whole programs, beside themselves on Linux.
+
+pub mod document;
+mod judge;
+mod measure;
+mod plot;
+mod profile;
+pub mod programs;
+mod reference;
+mod scale;
+mod table;
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use crate::image::{self, Which};
+use crate::linux;
+use crate::qemu::Accelerator;
+use crate::status;
+use measure::Setting;
+
+/// Options of `aero bench`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Benchmarks, by their names or how they begin; all if none is given. `scale`: with up to 64 CPUs and 100,000 threads.
+    /// `hrt`: parallel programs, beside themselves as Linux processes
+    names: Vec<String>,
+    /// Number of CPUs; for `scale` the most
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=255))]
+    cpus: Option<u32>,
+    /// tcg: instructions are counted, by QEMU's emulator. kvm: cycles of the real CPU. auto: kvm where it can be used
+    #[arg(long, value_enum, default_value = "tcg")]
+    accel: Accelerator,
+    /// What CPUs do that have nothing to run, on both systems
+    #[arg(long, value_enum, default_value = "halt")]
+    idle: Idle,
+    /// Measure another system's primitives too, in the same QEMU
+    #[arg(long, value_enum)]
+    compare: Option<Other>,
+    /// Write the figures to a file as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the distributions, or for `scale` the curves, as SVG
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+    /// Compare with an earlier run's JSON: exit status 1 if a median is more than 5% worse. Without names, what that run had
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// Measure everything on both systems, and write it to bench/baseline.json and docs/PERFORMANCE.md
+    #[arg(long, conflicts_with_all = ["names", "cpus", "accel", "idle", "compare", "baseline"])]
+    record: bool,
+    /// Print which functions a benchmark's instructions are in
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["names", "accel", "compare", "baseline", "record", "json", "plot"])]
+    profile: Option<String>,
+    /// The Linux kernel to compare with, a bzImage; Debian's cloud kernel, fetched by apt-get, if none is given
+    #[arg(long, value_name = "FILE")]
+    linux: Option<PathBuf>,
+}
+
+impl Options {
+    /// An error for what `scale` and `hrt` do not do.
+    fn refuse_others(&self, name: &str, further: &[(&str, bool)]) -> Result<()> {
+        ensure!(self.names.len() == 1, "`aero bench {name}` takes no further names");
+        let common = [("--compare", self.compare.is_some()), ("--baseline", self.baseline.is_some())];
+        let given = common.iter().chain(further).find(|(_, is_given)| *is_given);
+        ensure!(given.is_none(), "`aero bench {name}` has no {}", given.map_or("", |option| option.0));
+        Ok(())
+    }
+}
+
+/// Another system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Other {
+    /// A Linux kernel with our static programs
+    Linux,
+}
+
+/// What CPUs do that have nothing to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Idle {
+    /// They sleep until an interrupt comes
+    Halt,
+    /// They look for work all the time
+    Poll,
+}
+
+/// CPUs unless told otherwise.
+const CPUS: u32 = 2;
+
+/// Runs `aero bench`.
+pub fn run(options: &Options) -> Result<u8> {
+    match options.names.first().map(String::as_str) {
+        Some("hrt") => {
+            options
+                .refuse_others("hrt", &[("--plot", options.plot.is_some()), ("--idle", options.idle != Idle::Halt)])?;
+            programs::run(options.cpus.unwrap_or(CPUS), options.linux.as_deref(), options.json.as_deref())
+        }
+        Some("scale") => {
+            let further = [("--linux", options.linux.is_some()), ("--idle", options.idle != Idle::Halt)];
+            options.refuse_others("scale", &further)?;
+            scale::run(options.cpus, options.accel, options.json.as_deref(), options.plot.as_deref())
+        }
+        _ => primitives(options, Rows::AsAsked),
+    }
+}
+
+/// Measures what the committed baseline has, and compares.
+///
+/// # Errors
+/// What does not run, and rows that are worse.
+pub fn check() -> Result<()> {
+    let options = Options {
+        names: Vec::new(),
+        cpus: None,
+        accel: Accelerator::Tcg,
+        idle: Idle::Halt,
+        compare: None,
+        json: None,
+        plot: None,
+        baseline: Some(measure::baseline()),
+        record: false,
+        profile: None,
+        linux: None,
+    };
+    let status = primitives(&options, Rows::All)?;
+    ensure!(
+        status == status::DONE,
+        "rows are not as they should be: see above; `./aero bench --record` takes them as they are"
+    );
+    Ok(())
+}
+
+/// What is measured if no names are given and there is a baseline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rows {
+    /// What the baseline has.
+    AsAsked,
+    /// All; the baseline must have them.
+    All,
+}
+
+fn primitives(options: &Options, rows: Rows) -> Result<u8> {
+    ensure!(
+        options.linux.is_none() || options.compare.is_some() || options.record,
+        "--linux names the kernel to compare with: with `--compare linux` or `--record`"
+    );
+    let setting = Setting { idle: options.idle, ..Setting::new(options.cpus.unwrap_or(CPUS), options.accel)? };
+    let baseline = options.baseline.as_deref().map(measure::read).transpose()?;
+    let names: Vec<String> = match &baseline {
+        Some(baseline) if options.names.is_empty() && rows == Rows::AsAsked => {
+            baseline.results.iter().map(|row| row.name.clone()).collect()
+        }
+        _ => options.names.clone(),
+    };
+    let image = image::build(Which::X64)?;
+    if let Some(name) = &options.profile {
+        profile::run(&image, setting, name)?;
+        return Ok(status::DONE);
+    }
+    let mut report = measure::ours(&image, setting, &format!("bench --json {}", names.join(" ")))?;
+    if options.compare == Some(Other::Linux) || options.record {
+        let kernel = linux::kernel(options.linux.as_deref())?;
+        // A name may stand for several.
+        let measured: Vec<String> = match options.names.is_empty() {
+            true => Vec::new(),
+            false => report.results.iter().map(|row| row.name.clone()).collect(),
+        };
+        report.linux = measure::linux(&kernel, setting, &measured)?.map(Box::new);
+    }
+    table::write(&report, &mut io::stdout().lock())?;
+    println!("image: {} bytes", fs::metadata(&image.boot)?.len());
+    if let Some(path) = &options.json {
+        measure::write(&report, path)?;
+    }
+    if let Some(path) = &options.plot {
+        plot::distributions(&report, path)?;
+    }
+    let mut wrong = judge::impossible(&report);
+    if options.record && wrong.is_empty() {
+        measure::write(&report, &measure::baseline())?;
+        document::update()?;
+        plot::distributions(&report, &document::picture())?;
+    }
+    if let Some(baseline) = &baseline {
+        wrong.extend(judge::regressions(&report, baseline)?);
+        if options.names.is_empty() {
+            wrong.extend(judge::missing(&report, baseline));
+        }
+        if rows == Rows::All {
+            wrong.extend(judge::unrecorded(&report, baseline));
+        }
+    }
+    for line in &wrong {
+        eprintln!("aero: {line}");
+    }
+    if let (Some(path), true) = (&options.baseline, wrong.is_empty()) {
+        println!("no row is more than 5% worse than in {}", path.display());
+    }
+    Ok(if wrong.is_empty() { status::DONE } else { status::FAILED })
+}
+
+/// Measures a few primitives that both systems have, on both. On KVM their CPUs poll when idle: where KVM is itself emulated, one
+/// that halts can miss what wakes it.
+///
+/// # Errors
+/// What does not run, and figures that are not what the accelerator gives.
+pub fn compare(kernel: &std::path::Path, names: &[&str], accelerator: Accelerator) -> Result<()> {
+    let names: Vec<String> = names.iter().map(|name| (*name).into()).collect();
+    let idle = if accelerator == Accelerator::Kvm { Idle::Poll } else { Idle::Halt };
+    let setting = Setting { idle, ..Setting::new(CPUS, accelerator)? };
+    let image = image::build(Which::X64)?;
+    let mut report = measure::ours(&image, setting, &format!("bench --json {}", names.join(" ")))?;
+    report.linux = measure::linux(kernel, setting, &names)?.map(Box::new);
+    table::write(&report, &mut io::stdout().lock())?;
+    let linux = report.linux.as_ref().context("Linux has none of them")?;
+    let is_counted = accelerator == Accelerator::Tcg;
+    for (system, meta) in [("Aerokernel", &report.meta), ("Linux", &linux.meta)] {
+        ensure!(meta.icount == is_counted, "{system}'s figures are not {accelerator:?}'s: {}", table::heading(meta));
+    }
+    let lone = names.iter().find(|name| report.row(name).is_none() || report.linux_row(name).is_none());
+    ensure!(lone.is_none(), "{} was not measured on both systems", lone.map_or("", String::as_str));
+    Ok(())
+}

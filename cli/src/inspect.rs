@@ -1,0 +1,85 @@
+//! `aero inspect`: what a crashed kernel has left, with the console's commands.
+
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use console::execute_on;
+use kernel::crash_file::CrashFile;
+
+use crate::hrt;
+use crate::image::{Image, built_x64};
+use crate::source_lines::SourceLines;
+
+/// Options of `aero inspect`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// The file; `aero boot` says where it is
+    file: PathBuf,
+    /// Commands, instead of a prompt
+    #[arg(value_name = "CMD; CMD")]
+    commands: Option<String>,
+}
+
+const PROMPT: &str = "inspect> ";
+
+/// Standard output, backtraces with file and line.
+struct Out {
+    lines: SourceLines,
+}
+
+impl fmt::Write for Out {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        io::stdout().write_all(&self.lines.add(text.as_bytes())).map_err(|_| fmt::Error)
+    }
+}
+
+/// The image that crashed, with its debug information: what was built last, unless that is newer than the crash.
+fn image_of(options: &Options, crash: &CrashFile) -> Image {
+    let mut image = built_x64();
+    let written = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
+    let programs = crash.snapshot.iter().flat_map(|snapshot| &snapshot.programs);
+    image.programs = programs.map(|program| (program.name.clone(), hrt::debug_path(&program.name))).collect();
+    if written(&image.debug) > written(&options.file) {
+        eprintln!("aero: the kernel was built again since: no source lines");
+        image.debug = PathBuf::new();
+        image.programs.clear();
+    }
+    image
+}
+
+/// Runs `aero inspect`.
+pub fn run(options: &Options) -> Result<u8> {
+    let path = options.file.display();
+    let bytes = fs::read(&options.file).with_context(|| format!("{path} cannot be read"))?;
+    let crash = CrashFile::read(&bytes).map_err(|error| anyhow!("{path}: {error}"))?;
+    let mut lines = SourceLines::new(&image_of(options, &crash));
+    lines.set_image_start(crash.snapshot.as_ref().map_or(0, |snapshot| snapshot.machine.image.0));
+    let mut out = Out { lines };
+    if let Some(commands) = &options.commands {
+        return Ok(execute_on(commands, &crash, &mut out));
+    }
+    let is_terminal = io::stdin().is_terminal();
+    writeln!(out, "CPU {} crashed: {}", crash.header.cpu, crash.header.what)?;
+    if crash.snapshot.is_none() {
+        writeln!(out, "its state could not be told any more")?;
+    }
+    if is_terminal {
+        writeln!(out, "`help` lists the commands; Ctrl-D ends")?;
+    }
+    let mut status = 0;
+    let mut input = io::stdin().lock();
+    loop {
+        if is_terminal {
+            write!(out, "{PROMPT}")?;
+            io::stdout().flush()?;
+        }
+        let mut line = String::new();
+        if input.read_line(&mut line)? == 0 {
+            return Ok(status);
+        }
+        status = execute_on(line.trim(), &crash, &mut out);
+    }
+}

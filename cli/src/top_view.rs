@@ -1,0 +1,194 @@
+//! What `aero top` shows: rates, threads and latencies, as widgets and as text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use kernel::snapshot::{Activity, CpuState, Snapshot, ThreadState};
+use kernel::telemetry::latency::Histogram;
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::Line;
+use ratatui::widgets::{Block, Paragraph, Row, Table};
+
+use crate::top::{View, bucket_end};
+
+/// Columns of the table of CPUs.
+const CPU_HEADS: [&str; 8] = ["CPU", "busy", "running", "ready", "switches/s", "wake-ups/s", "IPIs/s", "interrupts/s"];
+/// Columns of the table of threads.
+const THREAD_HEADS: [&str; 6] = ["thread", "name", "CPU", "state", "CPU time", "stack"];
+/// Widest bar of a histogram.
+const BAR: u64 = 40;
+/// Vectors that CPUs send each other.
+const IPI_PURPOSES: [&str; 2] = ["mail", "call"];
+
+/// A CPU's interrupts, and those of them that other CPUs sent.
+fn interrupts(state: &Snapshot, cpu: usize) -> (u64, u64) {
+    let counts = state.interrupts.iter().map(|one| {
+        let count = one.counts.get(cpu).copied().unwrap_or(0);
+        (count, if IPI_PURPOSES.contains(&one.purpose.as_str()) { count } else { 0 })
+    });
+    counts.fold((0, 0), |(all, ipis), (count, ipi)| (all + count, ipis + ipi))
+}
+
+/// Part of the time a CPU was not idle.
+fn busy(view: &View, cpu: &CpuState) -> f64 {
+    let before = view.before.cpus.iter().find(|old| old.index == cpu.index).map_or(0, |old| old.idle_ns);
+    1.0 - (cpu.idle_ns.saturating_sub(before) as f64 / 1e9 / view.seconds()).min(1.0)
+}
+
+fn cpu_row(view: &View, cpu: &CpuState) -> [String; 8] {
+    let seconds = view.seconds();
+    let index = cpu.index as usize;
+    let none = CpuState::default();
+    let before = view.before.cpus.iter().find(|old| old.index == cpu.index).unwrap_or(&none);
+    let rate = |now: u64, before: u64| format!("{:.0}", now.saturating_sub(before) as f64 / seconds);
+    let ((all, ipis), (all_before, ipis_before)) = (interrupts(&view.now, index), interrupts(&view.before, index));
+    let name =
+        view.now.threads.iter().find(|thread| thread.id == cpu.running).map_or("", |thread| thread.name.as_str());
+    [
+        cpu.index.to_string(),
+        format!("{:.0} %", 100.0 * busy(view, cpu)),
+        format!("{} {name}", cpu.running),
+        cpu.ready_count.to_string(),
+        rate(cpu.switches, before.switches),
+        rate(cpu.remote_wakeups, before.remote_wakeups),
+        rate(ipis, ipis_before),
+        rate(all, all_before),
+    ]
+}
+
+/// Threads with the part of the time they ran, those that ran most first.
+fn busiest(view: &View) -> Vec<(&ThreadState, f64)> {
+    let before: BTreeMap<u64, u64> = view.before.threads.iter().map(|thread| (thread.id, thread.run_ns)).collect();
+    let part = |thread: &ThreadState| {
+        let ran = thread.run_ns.saturating_sub(before.get(&thread.id).copied().unwrap_or(thread.run_ns));
+        ran as f64 / 1e9 / view.seconds()
+    };
+    let mut threads: Vec<(&ThreadState, f64)> = view.now.threads.iter().map(|thread| (thread, part(thread))).collect();
+    // A thread's time is counted when it gives up its CPU: one that runs has what the others leave.
+    for cpu in view.now.cpus.iter().filter(|cpu| !cpu.idle) {
+        let on_cpu = |thread: &ThreadState| thread.cpu == cpu.index && thread.id != cpu.running;
+        let others: f64 = threads.iter().filter(|(thread, _)| on_cpu(thread)).map(|(_, part)| part).sum();
+        if let Some((_, part)) = threads.iter_mut().find(|(thread, _)| thread.id == cpu.running) {
+            *part = part.max(busy(view, cpu) - others);
+        }
+    }
+    threads.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.id.cmp(&b.0.id)));
+    threads
+}
+
+fn thread_row((thread, part): &(&ThreadState, f64)) -> [String; 6] {
+    let state = match thread.activity {
+        Activity::Running => "running",
+        Activity::Ready => "ready",
+        Activity::Blocked => "blocked",
+        Activity::Exited => "exited",
+    };
+    let waits = if thread.waits_for == 0 { String::new() } else { format!(" for {}", thread.waits_for) };
+    [
+        thread.id.to_string(),
+        thread.name.clone(),
+        thread.cpu.to_string(),
+        format!("{state}{waits}"),
+        format!("{:.1} %", 100.0 * part),
+        format!("{} of {} KiB", thread.stack_used >> 10, thread.stack_size >> 10),
+    ]
+}
+
+fn summary(view: &View) -> String {
+    let state = &view.now;
+    let (total, free) =
+        state.memory.nodes.iter().fold((0, 0), |(total, free), node| (total + node.total, free + node.free));
+    format!(
+        "{}, up {:.1} s, {} CPUs, {} threads, {} programs, {} of {} MiB in use",
+        state.machine.architecture,
+        state.taken_at_ns as f64 / 1e9,
+        state.cpus.len(),
+        state.threads.len() as u64 + state.threads_omitted,
+        state.programs.len(),
+        (total - free) >> 20,
+        total >> 20
+    )
+}
+
+fn nanoseconds(value: u64) -> String {
+    match value {
+        u64::MAX => "more".into(),
+        0..1_000 => format!("{value} ns"),
+        1_000..1_000_000 => format!("{:.0} us", value as f64 / 1e3),
+        _ => format!("{:.0} ms", value as f64 / 1e6),
+    }
+}
+
+fn histogram(latencies: &Histogram) -> Vec<String> {
+    let total: u64 = latencies.buckets.iter().sum();
+    let most = latencies.buckets.iter().copied().max().unwrap_or(0).max(1);
+    let mut lines = vec![format!("{}: {total}", latencies.name)];
+    let used = latencies.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
+    lines.extend(used.map(|(bucket, &count)| {
+        let bar = "#".repeat((count * BAR).div_ceil(most) as usize);
+        format!("  to {:>7}  {count:>8}  {bar}", nanoseconds(bucket_end(bucket)))
+    }));
+    lines
+}
+
+fn latency_lines(view: &View) -> Vec<String> {
+    if !view.tracing {
+        return vec!["latencies are there while events are recorded: `t` begins, or `trace on` at the prompt".into()];
+    }
+    view.latencies.iter().flat_map(histogram).collect()
+}
+
+/// All of it as text.
+pub fn text(view: &View) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{}", summary(view));
+    let _ = writeln!(
+        out,
+        "\n{:>4} {:>6}  {:<28} {:>5} {:>11} {:>11} {:>8} {:>13}",
+        CPU_HEADS[0], CPU_HEADS[1], CPU_HEADS[2], CPU_HEADS[3], CPU_HEADS[4], CPU_HEADS[5], CPU_HEADS[6], CPU_HEADS[7]
+    );
+    for cpu in &view.now.cpus {
+        let [index, busy, running, ready, switches, wakeups, ipis, interrupts] = cpu_row(view, cpu);
+        let _ = writeln!(
+            out,
+            "{index:>4} {busy:>6}  {running:<28} {ready:>5} {switches:>11} {wakeups:>11} {ipis:>8} {interrupts:>13}"
+        );
+    }
+    let [id, name, cpu, state, time, stack] = THREAD_HEADS;
+    let _ = writeln!(out, "\n{id:>8}  {name:<31} {cpu:>3}  {state:<14} {time:>8}  {stack}");
+    for thread in busiest(view) {
+        let [id, name, cpu, state, time, stack] = thread_row(&thread);
+        let _ = writeln!(out, "{id:>8}  {name:<31} {cpu:>3}  {state:<14} {time:>8}  {stack}");
+    }
+    let _ = writeln!(out, "\n{}", latency_lines(view).join("\n"));
+    out
+}
+
+/// Draws all of it.
+pub fn draw(frame: &mut Frame<'_>, view: &View) {
+    let latencies = latency_lines(view);
+    let cpus = view.now.cpus.len() as u16 + 3;
+    let [top, middle, threads, bottom] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(cpus.min(frame.area().height / 3)),
+        Constraint::Min(4),
+        Constraint::Length((latencies.len() as u16 + 2).min(frame.area().height / 3)),
+    ])
+    .areas(frame.area());
+    let head = Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD);
+    frame.render_widget(Paragraph::new(summary(view)).style(Style::new().add_modifier(Modifier::BOLD)), top);
+    let widths = [4, 6, 28, 6, 11, 11, 8, 13].map(Constraint::Length);
+    let rows = view.now.cpus.iter().map(|cpu| Row::new(cpu_row(view, cpu)));
+    let table = Table::new(rows, widths).header(Row::new(CPU_HEADS).style(head));
+    frame.render_widget(table.block(Block::bordered().title("CPUs")), middle);
+    let widths = [8, 32, 4, 14, 9, 16].map(Constraint::Length);
+    let busiest = busiest(view);
+    let table = Table::new(busiest.iter().map(|thread| Row::new(thread_row(thread))), widths);
+    let table = table.header(Row::new(THREAD_HEADS).style(head));
+    frame.render_widget(table.block(Block::bordered().title("threads, busiest first")), threads);
+    let lines: Vec<Line<'_>> = latencies.into_iter().map(Line::from).collect();
+    let block = Block::bordered().title("latencies").title_bottom("q quits, t records events or no longer");
+    frame.render_widget(Paragraph::new(lines).block(block), bottom);
+}

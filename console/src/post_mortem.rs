@@ -1,0 +1,76 @@
+//! The prompt after a crash, or a report of the watchdog: on one CPU, all others stopped, by polling the console. Nothing is
+//! trusted but this code and the console's device; commands run as `kernel::frozen` says.
+
+use core::fmt::{self, Write};
+
+use arrayvec::ArrayString;
+use kernel::arch::{Architecture, Machine};
+use kernel::debug::{Reason, Stop};
+use kernel::output;
+
+use crate::execute::execute_frozen;
+
+const PROMPT: &str = "post-mortem> ";
+/// Longest line, in bytes.
+const LINE_LIMIT: usize = 256;
+const BACKSPACE: u8 = 0x08;
+const DELETE: u8 = 0x7f;
+const CONTROL_C: u8 = 0x03;
+const CONTROL_U: u8 = 0x15;
+
+/// Straight to the console.
+struct Direct;
+
+impl Write for Direct {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        output::print(format_args!("{text}"));
+        Ok(())
+    }
+}
+
+/// Reads lines and runs commands, until `continue`, which there is unless the machine has crashed. gdb can attach meanwhile.
+pub fn run(stop: &mut Stop) {
+    match stop.reason {
+        Reason::Watchdog => kernel::println!("All CPUs are stopped. `help` lists what works now, `continue` goes on."),
+        _ => kernel::println!("The kernel has crashed. `help` lists what works now, `poweroff` and `reboot` among it."),
+    }
+    let mut line = ArrayString::<LINE_LIMIT>::new();
+    output::print(format_args!("{PROMPT}"));
+    loop {
+        if stop.attend_debugger() {
+            kernel::println!("\ngdb was here");
+            output::print(format_args!("{PROMPT}{line}"));
+        }
+        let Some(byte) = Machine::console_read() else {
+            Machine::spin_hint();
+            continue;
+        };
+        match byte {
+            b'\r' | b'\n' => {
+                kernel::println!("");
+                if line.trim() == "continue" {
+                    if !stop.has_crashed() {
+                        return;
+                    }
+                    kernel::println!("error: continue: the kernel has crashed and cannot go on");
+                } else {
+                    execute_frozen(&line, &mut Direct);
+                }
+                line.clear();
+                output::print(format_args!("{PROMPT}"));
+            }
+            BACKSPACE | DELETE => {
+                if line.pop().is_some() {
+                    output::write_bytes(b"\x08 \x08");
+                }
+            }
+            CONTROL_C | CONTROL_U => {
+                line.clear();
+                output::print(format_args!("\n{PROMPT}"));
+            }
+            // What does not fit is not shown either.
+            b' '..=b'~' if line.try_push(char::from(byte)).is_ok() => output::write_bytes(&[byte]),
+            _ => {}
+        }
+    }
+}

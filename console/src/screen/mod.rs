@@ -1,0 +1,196 @@
+//! The console on a screen with a keyboard: a session of its own beside the serial line's, and the kernel's log.
+//!
+//! What is to be shown goes through a channel to one thread, which alone knows the text and paints it. After a crash, when no
+//! thread runs, the report is painted directly, from the top.
+
+mod keys;
+mod paint;
+mod text;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use arch_contract::LineTrigger;
+use kernel::arch::{Architecture, Machine};
+use kernel::command_line::Keyboard as Layout;
+use kernel::lock::SpinLock;
+use kernel::memory::{OutOfMemory, try_box};
+use kernel::thread::Builder;
+use kernel::time::Deadline;
+use kernel::wait::{Channel, InterruptSafe};
+use kernel::{interrupts, output};
+
+use crate::commands::Command;
+use crate::session::{self, Place, Session};
+use crate::shell;
+use keys::{Keyboard, Meaning};
+use paint::Painter;
+use text::{Cell, PLAIN, Text};
+
+/// Bytes that may wait to be shown, and keys that may wait to be read.
+const SHOWN_CAPACITY: usize = 32 * 1024;
+const KEYS_CAPACITY: usize = 256;
+/// Bytes taken before the screen is painted.
+const BATCH: usize = 2048;
+/// Stack of the session, as the serial line's.
+const STACK_SIZE: usize = 64 * 1024;
+const CONTROL_C: u8 = 0x03;
+
+/// A screen and its keyboard.
+struct Screen {
+    shown: Channel<u8>,
+    keys: Channel<u8>,
+    keyboard: SpinLock<Keyboard>,
+    /// The session has begun: log that comes now is shown.
+    is_open: AtomicBool,
+}
+
+// SAFETY: channels and a spin lock, which interrupt handlers may use without waiting.
+unsafe impl InterruptSafe for Screen {}
+
+/// The one there is.
+static SCREEN: AtomicUsize = AtomicUsize::new(0);
+
+fn screen() -> Option<&'static Screen> {
+    // SAFETY: null, or leaked by `open`.
+    unsafe { (SCREEN.load(Ordering::Acquire) as *const Screen).as_ref() }
+}
+
+/// Begins a session on the screen, if there is one.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub fn open(layout: Layout, extra: &'static [Command]) -> Result<(), OutOfMemory> {
+    let Some(framebuffer) = Machine::screen() else { return Ok(()) };
+    let screen: &'static Screen = Box::leak(try_box(Screen {
+        shown: Channel::new(SHOWN_CAPACITY)?,
+        keys: Channel::new(KEYS_CAPACITY)?,
+        keyboard: SpinLock::new(Keyboard::new(layout)),
+        is_open: AtomicBool::new(true),
+    })?);
+    SCREEN.store(core::ptr::from_ref(screen) as usize, Ordering::Release);
+    output::set_mirror(mirror);
+    let painter = Painter::new(framebuffer);
+    let (columns, rows) = painter.size();
+    Builder::new("screen").spawn(move || show(screen, &painter)).map_err(|_| OutOfMemory)?.detach();
+    match Machine::keyboard_init().map(|line| interrupts::register_line(line, LineTrigger::Default, 0, screen, pressed))
+    {
+        Some(Ok(())) => log::info!("a screen of {columns} x {rows} characters, with a keyboard"),
+        Some(Err(error)) => log::warn!("the keyboard's interrupt line cannot be used: {error}"),
+        None => log::warn!("a screen, but no keyboard"),
+    }
+    let session = Builder::new("screen-shell").stack_size(STACK_SIZE);
+    session.spawn(move || converse(screen, extra)).map_err(|_| OutOfMemory)?.detach();
+    Ok(())
+}
+
+fn converse(screen: &'static Screen, extra: &'static [Command]) {
+    session::is_on_screen();
+    shell::interact(screen, extra);
+}
+
+/// The keyboard's interrupt.
+fn pressed(screen: &Screen) {
+    while let Some(code) = Machine::keyboard_read() {
+        let meaning = screen.keyboard.lock().take(code);
+        match meaning {
+            Some(Meaning::View(byte)) => drop(screen.shown.try_send(byte)),
+            Some(Meaning::Byte(byte)) => screen.send_key(byte),
+            Some(Meaning::Bytes(bytes)) => bytes.iter().for_each(|&byte| screen.send_key(byte)),
+            None => {}
+        }
+    }
+}
+
+impl Screen {
+    fn send_key(&self, byte: u8) {
+        if byte == CONTROL_C {
+            session::interrupt(Place::Screen);
+        }
+        // A key that does not fit is lost, as on any keyboard.
+        let _ = self.keys.try_send(byte);
+    }
+}
+
+impl Session for Screen {
+    fn key(&self) -> u8 {
+        loop {
+            if let Ok(byte) = self.keys.receive_until(Deadline::NEVER) {
+                return byte;
+            }
+        }
+    }
+
+    fn print(&self, text: &str) {
+        for &byte in text.as_bytes() {
+            let _ = self.shown.send_until(byte, Deadline::NEVER);
+        }
+    }
+
+    fn clear_interrupted(&self) {
+        session::clear_interrupted(Place::Screen);
+    }
+}
+
+/// The life of the thread that paints.
+fn show(screen: &Screen, painter: &Painter) {
+    let (columns, rows) = painter.size();
+    let mut text = Text::new(columns, rows);
+    let mut batch: Vec<u8> = Vec::with_capacity(BATCH);
+    let mut cursor = None;
+    loop {
+        text.take_changed(|row, cells| {
+            cells.iter().enumerate().for_each(|(column, &cell)| painter.cell(row, column, cell, false));
+        });
+        let blank = Cell { character: ' ', color: PLAIN };
+        if let Some((row, column)) = text.cursor().filter(|&at| Some(at) != cursor || batch.len() > 1) {
+            painter.cell(row, column, blank, true);
+        }
+        cursor = text.cursor();
+        batch.clear();
+        batch.extend(screen.shown.receive_until(Deadline::NEVER).ok());
+        while batch.len() < BATCH
+            && let Some(byte) = screen.shown.try_receive()
+        {
+            batch.push(byte);
+        }
+        text.write(&batch);
+    }
+}
+
+/// Shows what the kernel says to everybody: its log, its reports. Any context.
+fn mirror(text: &str) {
+    if output::has_crashed() {
+        return paint_report(text);
+    }
+    let Some(screen) = screen().filter(|screen| screen.is_open.load(Ordering::Relaxed)) else { return };
+    // What there is no room for is on the serial line.
+    text.bytes().try_for_each(|byte| screen.shown.try_send(byte).map_err(drop)).ok();
+}
+
+/// Where the crash report goes on.
+static REPORT_AT: (AtomicUsize, AtomicUsize) = (AtomicUsize::new(0), AtomicUsize::new(0));
+
+fn paint_report(text: &str) {
+    let Some(framebuffer) = Machine::screen() else { return };
+    let painter = Painter::new(framebuffer);
+    let (columns, rows) = painter.size();
+    let (mut row, mut column) = (REPORT_AT.0.load(Ordering::Relaxed), REPORT_AT.1.load(Ordering::Relaxed));
+    let blank = Cell { character: ' ', color: PLAIN };
+    for character in text.chars() {
+        let ends = character == '\n';
+        let cell = Cell { character, ..blank };
+        if ends {
+            (column..columns).for_each(|column| painter.cell(row, column, blank, false));
+        } else if !character.is_control() {
+            painter.cell(row, column, cell, false);
+            column += 1;
+        }
+        if ends || column == columns {
+            (row, column) = ((row + 1) % rows, 0);
+        }
+    }
+    REPORT_AT.0.store(row, Ordering::Relaxed);
+    REPORT_AT.1.store(column, Ordering::Relaxed);
+}

@@ -1,0 +1,135 @@
+//! Backtraces: the chain of frame pointers, and how it goes on behind an interrupt.
+//!
+//! A handler runs on a trap stack. Its chain leads to the frame of the function that was interrupted, but where that function
+//! was is only in what the trap left at the top of its stack. So the walk looks there when the chain leaves a trap stack, at
+//! whatever instruction of the handler it began. A thread that gives way has the frame on its own stack, with a link in the
+//! chain; for the few instructions before that is there, and after it is gone, the walk misses the interrupted function.
+
+use core::fmt;
+
+use arch_contract::fault::{Registers, TrapFrame};
+
+use crate::arch::{Architecture, Machine};
+use crate::cpu::{self, Cpu};
+use crate::memory::stack::DEFAULT_SIZE;
+use crate::symbols;
+
+/// Most frames of a backtrace.
+pub const FRAME_LIMIT: usize = 32;
+
+/// A place in a backtrace. Shown with its function's name and the offset in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Where: the next instruction.
+    pub address: usize,
+    /// How it came to stop there.
+    pub left_by: LeftBy,
+}
+
+/// How a function was left that a backtrace names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftBy {
+    /// Not at all: it is the innermost.
+    Nothing,
+    /// By a trap, so the address is exact.
+    Interrupt,
+    /// By a call, so the address is where that returns, which can be past the function's end.
+    Call,
+}
+
+impl fmt::Display for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let back = usize::from(self.left_by == LeftBy::Call);
+        let inside = symbols::resolve(self.address.wrapping_sub(back));
+        let function = inside.function.map(|(name, offset)| (name, offset + back));
+        symbols::Symbol { address: self.address, function, ..inside }.fmt(f)?;
+        if self.left_by == LeftBy::Interrupt { f.write_str(", interrupted") } else { Ok(()) }
+    }
+}
+
+/// The frames of a flow with these registers, innermost first, [`FRAME_LIMIT`] at most. They are read by probes, so a broken
+/// chain only ends them.
+pub fn frames(registers: &Registers) -> impl Iterator<Item = Frame> + use<> {
+    let mut walk = Walk { frame_pointer: registers.frame_pointer, trap: Trap::with(registers.stack_pointer) };
+    let innermost = Frame { address: registers.instruction_pointer, left_by: LeftBy::Nothing };
+    core::iter::successors(Some(innermost), move |frame| walk.caller(frame)).take(FRAME_LIMIT)
+}
+
+/// Prints them, a line each.
+pub fn print(registers: &Registers) {
+    let mut previous = 0;
+    let mut repeated = 0;
+    for (number, frame) in frames(registers).enumerate() {
+        if frame.address == previous {
+            repeated += 1;
+            continue;
+        }
+        previous = frame.address;
+        crate::println!("  #{number} {frame}");
+    }
+    if repeated > 0 {
+        crate::println!("  ({repeated} frames that repeat the one before are left out)");
+    }
+}
+
+/// Where a walk is.
+struct Walk {
+    frame_pointer: usize,
+    /// The trap whose handler it is in.
+    trap: Option<Trap>,
+}
+
+impl Walk {
+    fn caller(&mut self, callee: &Frame) -> Option<Frame> {
+        if let Some(trap) = self.trap.take_if(|trap| !trap.is_on_stack(self.frame_pointer)) {
+            self.trap = Trap::with(read(trap.stack_pointer_at())?);
+            return Some(Frame { address: read(trap.instruction_pointer_at())?, left_by: LeftBy::Interrupt });
+        }
+        let at = self.frame_pointer;
+        let next = read(at)?;
+        let address = read(at.checked_add(size_of::<usize>())?).filter(|&address| address != 0)?;
+        // Callers' frames are at higher addresses of the same stack.
+        let leaves_trap = self.trap.as_ref().is_some_and(|trap| !trap.is_on_stack(next));
+        self.frame_pointer = if next > at || leaves_trap { next } else { 0 };
+        // The entry of interrupts links the thread that gives way to where it was interrupted.
+        let was_interrupted = callee.left_by == LeftBy::Call && Machine::is_interrupt_entry(callee.address);
+        Some(Frame { address, left_by: if was_interrupted { LeftBy::Interrupt } else { LeftBy::Call } })
+    }
+}
+
+/// A trap, by the stack its handler runs on.
+struct Trap {
+    stack_top: usize,
+    frame: TrapFrame,
+}
+
+impl Trap {
+    /// The trap on whose stack an address is.
+    fn with(address: usize) -> Option<Self> {
+        let frame = Machine::TRAP_FRAME?;
+        let mut traps = cpu::all().flat_map(Cpu::trap_stack_tops).map(|stack_top| Self { stack_top, frame });
+        traps.find(|trap| trap.is_on_stack(address))
+    }
+
+    fn is_on_stack(&self, address: usize) -> bool {
+        (self.stack_top - DEFAULT_SIZE..self.stack_top).contains(&address)
+    }
+
+    fn instruction_pointer_at(&self) -> usize {
+        self.stack_top - self.frame.instruction_pointer
+    }
+
+    fn stack_pointer_at(&self) -> usize {
+        self.stack_top - self.frame.stack_pointer
+    }
+}
+
+/// An aligned word, if there is memory.
+fn read(at: usize) -> Option<usize> {
+    let mut word = [0; size_of::<usize>()];
+    if at == 0 || !at.is_multiple_of(word.len()) {
+        return None;
+    }
+    Machine::probe_read(at, &mut word).ok()?;
+    Some(usize::from_ne_bytes(word))
+}

@@ -1,0 +1,330 @@
+//! What is left after a crash, for whoever started an emulated machine: `aero inspect` opens it.
+//!
+//! A file is a sequence of postcard values: [`Header`]; the snapshot, or none; the CPUs' registers; backtraces, each as
+//! `Some`, and `None` behind the last; the kept log; the last trace events. Each part is gathered by itself, so that what is
+//! broken costs no other: it is empty then.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+use arch_contract::Export;
+use arch_contract::fault::Registers;
+use postcard::ser_flavors::Flavor;
+use serde::{Deserialize, Serialize};
+use trace_format::Event;
+
+use crate::arch::{Architecture, Machine};
+use crate::backtrace;
+use crate::cpu;
+use crate::frozen;
+use crate::output;
+use crate::snapshot::{self, Snapshot};
+use crate::time;
+use crate::trace;
+
+/// First word of a file.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"ACRS");
+/// Version of the format: changes with every change of these types, [`snapshot::VERSION`] apart.
+pub const VERSION: u32 = 1;
+/// Threads per CPU described, and threads whose backtraces are kept.
+const THREAD_LIMIT: usize = 256;
+/// Trace events kept.
+const EVENT_LIMIT: usize = 4096;
+/// Bytes given to the machine at once.
+const CHUNK: usize = 256;
+
+/// What a file begins with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// [`MAGIC`].
+    pub magic: u32,
+    /// [`VERSION`].
+    pub version: u32,
+    /// [`snapshot::VERSION`] of the kernel that wrote it.
+    pub snapshot_version: u32,
+    /// What the report says first.
+    pub what: String,
+    /// The CPU that crashed.
+    pub cpu: u32,
+    /// Rate of the time counter in Hz, and the time counter when the image was entered.
+    pub clock: (u64, u64),
+}
+
+/// Registers of a CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuRegisters {
+    /// The CPU.
+    pub cpu: u32,
+    /// The thread it ran.
+    pub thread: u64,
+    /// Where.
+    pub instruction_pointer: u64,
+    /// Flags.
+    pub flags: u64,
+    /// General registers, as `Registers::names` says.
+    pub general: [u64; 16],
+}
+
+/// A frame of a backtrace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Where.
+    pub address: u64,
+    /// That, with the function's name and offset, as reports show it.
+    pub text: String,
+}
+
+/// A thread's backtrace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backtrace {
+    /// The thread.
+    pub thread: u64,
+    /// Innermost first.
+    pub frames: Vec<Frame>,
+}
+
+/// A file as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CrashFile {
+    /// What it begins with.
+    pub header: Header,
+    /// The state, if it could be told.
+    pub snapshot: Option<Snapshot>,
+    /// The CPUs'.
+    pub registers: Vec<CpuRegisters>,
+    /// The threads'.
+    pub backtraces: Vec<Backtrace>,
+    /// The kept log.
+    pub log: String,
+    /// The last trace events with their CPUs, oldest first.
+    pub events: Vec<(u32, Event)>,
+}
+
+/// Why a file cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// It is none.
+    NotACrashFile,
+    /// Another version of the kernel wrote it: its numbers, of the file's format and of the snapshot's.
+    WrongVersion(u32, u32),
+    /// It ends too early, or is damaged.
+    Damaged,
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotACrashFile => f.write_str("it is no crash file"),
+            Self::WrongVersion(file, snapshot) => write!(
+                f,
+                "it was written by another version: its format is {file}.{snapshot}, this one reads {VERSION}.{}",
+                snapshot::VERSION
+            ),
+            Self::Damaged => f.write_str("it is damaged, or not whole: the machine was ended while it was written"),
+        }
+    }
+}
+
+impl CrashFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn read(bytes: &[u8]) -> Result<Self, ReadError> {
+        let (magic, rest) = postcard::take_from_bytes::<u32>(bytes).map_err(|_| ReadError::NotACrashFile)?;
+        if magic != MAGIC {
+            return Err(ReadError::NotACrashFile);
+        }
+        let damaged = |_| ReadError::Damaged;
+        let (version, rest) = postcard::take_from_bytes::<u32>(rest).map_err(damaged)?;
+        let (snapshot_version, _) = postcard::take_from_bytes::<u32>(rest).map_err(damaged)?;
+        if (version, snapshot_version) != (VERSION, snapshot::VERSION) {
+            return Err(ReadError::WrongVersion(version, snapshot_version));
+        }
+        let (header, rest) = postcard::take_from_bytes(bytes).map_err(damaged)?;
+        let (snapshot, rest) = postcard::take_from_bytes(rest).map_err(damaged)?;
+        let (registers, mut rest) = postcard::take_from_bytes(rest).map_err(damaged)?;
+        let mut backtraces = Vec::new();
+        loop {
+            let (next, behind) = postcard::take_from_bytes::<Option<Backtrace>>(rest).map_err(damaged)?;
+            rest = behind;
+            match next {
+                Some(backtrace) => backtraces.push(backtrace),
+                None => break,
+            }
+        }
+        let (log, rest) = postcard::take_from_bytes(rest).map_err(damaged)?;
+        let (events, _) = postcard::take_from_bytes(rest).map_err(damaged)?;
+        Ok(Self { header, snapshot, registers, backtraces, log, events })
+    }
+}
+
+/// Gives the machine what is serialised, in pieces.
+struct Exported {
+    kept: [u8; CHUNK],
+    length: usize,
+}
+
+impl Flavor for Exported {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.kept[self.length] = byte;
+        self.length += 1;
+        if self.length == CHUNK {
+            Machine::export(Export::Crash, &self.kept);
+            self.length = 0;
+        }
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Machine::export(Export::Crash, &self.kept[..self.length]);
+        Ok(())
+    }
+}
+
+fn write(value: &impl Serialize) {
+    // Nothing in it can fail to be serialised.
+    let _ = postcard::serialize_with_flavor(value, Exported { kept: [0; CHUNK], length: 0 });
+}
+
+/// Gathers a part, and writes it; false if it cannot be gathered.
+fn part<T: Serialize>(gather: impl Fn() -> T) -> bool {
+    frozen::attempt(&mut || write(&gather())).is_ok()
+}
+
+/// As [`part`], with what stands for it if it cannot be gathered.
+fn part_or<T: Serialize>(gather: impl Fn() -> T, otherwise: &T) {
+    if !part(gather) {
+        write(otherwise);
+    }
+}
+
+/// Writes the file, if there is where to. All other CPUs are stopped.
+pub(crate) fn export(what: fmt::Arguments<'_>) {
+    if !Machine::exports(Export::Crash) {
+        return;
+    }
+    let header = |what: String| Header {
+        magic: MAGIC,
+        version: VERSION,
+        snapshot_version: snapshot::VERSION,
+        what,
+        cpu: cpu::this_index() as u32,
+        clock: (time::cycle_frequency_hz(), time::epoch_cycles()),
+    };
+    part_or(|| header(what.to_string()), &header(String::new()));
+    if !part(|| Some(Snapshot::take_with(THREAD_LIMIT))) {
+        part_or(|| Some(Snapshot::take_without_threads()), &None);
+    }
+    part_or(registers, &Vec::new());
+    let mut threads = [0; THREAD_LIMIT];
+    let mut count = 0;
+    // As far as the list can be followed.
+    let _ = frozen::attempt(&mut || {
+        snapshot::for_each_thread(|id| {
+            if let Some(place) = threads.get_mut(count) {
+                *place = id;
+                count += 1;
+            }
+        })
+    });
+    for &thread in &threads[..count] {
+        part_or(|| Some(backtrace(thread)), &Some(Backtrace { thread, frames: Vec::new() }));
+    }
+    write(&None::<Backtrace>);
+    part_or(kept_log, &String::new());
+    part_or(last_events, &Vec::new());
+}
+
+fn registers() -> Vec<CpuRegisters> {
+    let of = |cpu: &cpu::Cpu| {
+        let registers: &Registers = crate::debug::stopped_registers(cpu.index)?;
+        Some(CpuRegisters {
+            cpu: cpu.index as u32,
+            thread: crate::debug::stopped_thread(cpu.index).map_or(0, crate::thread::Thread::id),
+            instruction_pointer: registers.instruction_pointer as u64,
+            flags: registers.flags,
+            general: registers.general,
+        })
+    };
+    cpu::all().filter_map(of).collect()
+}
+
+fn backtrace(thread: u64) -> Backtrace {
+    let frames = backtrace::frames(&snapshot::registers_of(thread).unwrap_or_default());
+    let frames = frames.map(|frame| Frame { address: frame.address as u64, text: frame.to_string() });
+    Backtrace { thread, frames: frames.collect() }
+}
+
+fn kept_log() -> String {
+    let mut log = String::new();
+    output::for_kept_log(|part| log.push_str(part));
+    log
+}
+
+fn last_events() -> Vec<(u32, Event)> {
+    let mut events = Vec::new();
+    let _ = trace::for_last(EVENT_LIMIT, |cpu, event| events.push((cpu as u32, *event)));
+    events
+}
+
+impl From<&CpuRegisters> for Registers {
+    fn from(kept: &CpuRegisters) -> Self {
+        Self {
+            instruction_pointer: kept.instruction_pointer as usize,
+            flags: kept.flags,
+            general: kept.general,
+            ..Self::zero()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    fn file() -> Vec<u8> {
+        let header = Header {
+            magic: MAGIC,
+            version: VERSION,
+            snapshot_version: snapshot::VERSION,
+            what: "a test".into(),
+            cpu: 1,
+            clock: (1_000_000_000, 5),
+        };
+        let mut bytes = postcard::to_allocvec(&header).expect("it can be serialised");
+        bytes.extend(postcard::to_allocvec(&Some(Snapshot::default())).expect("it can be serialised"));
+        let registers = CpuRegisters { cpu: 1, thread: 2, instruction_pointer: 3, flags: 4, general: [5; 16] };
+        bytes.extend(postcard::to_allocvec(&vec![registers]).expect("it can be serialised"));
+        let backtrace = Backtrace { thread: 2, frames: vec![Frame { address: 3, text: "f+0x1".into() }] };
+        bytes.extend(postcard::to_allocvec(&Some(backtrace)).expect("it can be serialised"));
+        bytes.extend(postcard::to_allocvec(&None::<Backtrace>).expect("it can be serialised"));
+        bytes.extend(postcard::to_allocvec("log").expect("it can be serialised"));
+        bytes.extend(postcard::to_allocvec(&Vec::<(u32, Event)>::new()).expect("it can be serialised"));
+        bytes
+    }
+
+    #[test]
+    fn a_file_is_read_whole_or_not_at_all() {
+        let bytes = file();
+        let read = CrashFile::read(&bytes).expect("it is whole");
+        assert_eq!((read.header.what.as_str(), read.registers[0].general[15]), ("a test", 5));
+        assert_eq!((read.backtraces[0].frames[0].text.as_str(), read.log.as_str()), ("f+0x1", "log"));
+        for length in 0..bytes.len() {
+            assert!(CrashFile::read(&bytes[..length]).is_err(), "{length} bytes of {} were taken", bytes.len());
+        }
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let mut bytes = postcard::to_allocvec(&MAGIC).expect("it can be serialised");
+        bytes.extend([VERSION as u8 + 1, snapshot::VERSION as u8, 0, 0, 0]);
+        assert_eq!(CrashFile::read(&bytes), Err(ReadError::WrongVersion(VERSION + 1, snapshot::VERSION)));
+        assert_eq!(CrashFile::read(b"nothing"), Err(ReadError::NotACrashFile));
+    }
+}

@@ -1,0 +1,53 @@
+//! Executing one instruction on a CPU.
+
+use core::sync::atomic::Ordering;
+
+use arch_contract::debug::{INTERRUPT_FLAG, TRAP_FLAG};
+use arch_contract::fault::Registers;
+
+use super::Slot;
+use crate::arch::{Architecture, Machine};
+
+/// Instructions whose step differs when interrupts are off (SDM Vol. 2).
+mod opcode {
+    pub const PUSH_FLAGS: u8 = 0x9c;
+    pub const POP_FLAGS: u8 = 0x9d;
+    pub const INTERRUPT_RETURN: u8 = 0xcf;
+    pub const DISABLE_INTERRUPTS: u8 = 0xfa;
+    pub const ENABLE_INTERRUPTS: u8 = 0xfb;
+    pub const HALT: u8 = 0xf4;
+    pub const WIDE: u8 = 0x48;
+}
+
+/// A step happens with interrupts off: what interrupts meanwhile would be stepped into. But an instruction that itself has
+/// to do with that is executed as it is.
+pub(super) fn begin(slot: &Slot, registers: &mut Registers) {
+    registers.flags |= TRAP_FLAG;
+    let mut code = [0; 2];
+    let readable = Machine::probe_read(registers.instruction_pointer, &mut code).is_ok();
+    let instruction = if code[0] == opcode::WIDE { code[1] } else { code[0] };
+    let special = [
+        opcode::PUSH_FLAGS,
+        opcode::POP_FLAGS,
+        opcode::INTERRUPT_RETURN,
+        opcode::DISABLE_INTERRUPTS,
+        opcode::ENABLE_INTERRUPTS,
+        opcode::HALT,
+    ];
+    if readable && !special.contains(&instruction) && registers.flags & INTERRUPT_FLAG != 0 {
+        registers.flags &= !INTERRUPT_FLAG;
+        slot.masked_for_step.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The step, if there was one, is over, however it ended.
+pub(super) fn finish(slot: &Slot, registers: &mut Registers) {
+    if registers.flags & TRAP_FLAG == 0 {
+        // An NMI on the handler of what ended the step.
+        return;
+    }
+    registers.flags &= !TRAP_FLAG;
+    if slot.masked_for_step.swap(false, Ordering::Relaxed) {
+        registers.flags |= INTERRUPT_FLAG;
+    }
+}

@@ -1,0 +1,81 @@
+//! Latencies, from what the tracer records: from a wake-up to its thread's turn, and of interrupts.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+use trace_format::{Event, Kind};
+
+use crate::time::cycles_to_ns;
+use crate::trace::Position;
+
+/// Buckets of a histogram: the first has 0 ns, bucket n those from 2^(n-1) to 2^n - 1 ns, the last all above.
+pub const BUCKETS: usize = 32;
+
+/// How often latencies were how long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Of what.
+    pub name: String,
+    /// See [`BUCKETS`].
+    pub buckets: Vec<u64>,
+}
+
+impl Histogram {
+    fn new(name: &str) -> Self {
+        Self { name: name.to_string(), buckets: vec![0; BUCKETS] }
+    }
+
+    fn add(&mut self, nanoseconds: u64) {
+        let bucket = (u64::BITS - nanoseconds.leading_zeros()) as usize;
+        self.buckets[bucket.min(BUCKETS - 1)] += 1;
+    }
+}
+
+/// Reads the trace on from where it was.
+pub struct Latencies {
+    position: Position,
+}
+
+impl Latencies {
+    /// From now on.
+    pub fn new() -> Self {
+        Self { position: Position::now() }
+    }
+
+    /// What was recorded since the last call.
+    pub fn since_last(&mut self) -> Vec<Histogram> {
+        let mut events: Vec<(usize, Event)> = Vec::new();
+        self.position.read(|cpu, event| events.push((cpu, *event)));
+        events.sort_by_key(|(_, event)| event.cycles);
+        of(&events)
+    }
+}
+
+/// The latencies in events of all CPUs, in the order of their times.
+fn of(events: &[(usize, Event)]) -> Vec<Histogram> {
+    let mut turns = Histogram::new("wake-up to turn");
+    let mut interrupts = Histogram::new("interrupt");
+    let mut woken: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut begun: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+    for (cpu, event) in events {
+        match event.kind {
+            Kind::Wake => drop(woken.insert(event.first, event.cycles)),
+            Kind::Switch => {
+                if let Some(at) = woken.remove(&event.first) {
+                    turns.add(cycles_to_ns(event.cycles.saturating_sub(at)));
+                }
+            }
+            Kind::InterruptBegin => begun.entry(*cpu).or_default().push(event.cycles),
+            Kind::InterruptEnd => {
+                if let Some(at) = begun.get_mut(cpu).and_then(Vec::pop) {
+                    interrupts.add(cycles_to_ns(event.cycles.saturating_sub(at)));
+                }
+            }
+            _ => {}
+        }
+    }
+    vec![turns, interrupts]
+}

@@ -1,0 +1,70 @@
+//! gdbs that come and go while everything runs: no stop is lost, and none comes that nobody asked for. `./aero test soak` runs
+//! it; it takes minutes.
+
+use std::path::Path;
+
+use e2e::gdb::{Client, Gdb, machine};
+
+const CYCLES: usize = 1000;
+/// Cycles of a real gdb, which takes its time to attach.
+const GDB_CYCLES: usize = 20;
+
+/// Where a function is, behind its prologue.
+fn address_of(gdb: &mut Gdb, function: &str) -> String {
+    let said = gdb.command(&format!("tbreak {function}"));
+    gdb.command("delete");
+    let at = said.split("0x").nth(1).and_then(|rest| rest.split(|digit: char| !digit.is_ascii_hexdigit()).next());
+    at.unwrap_or_else(|| panic!("gdb does not know {function}: {said}")).to_string()
+}
+
+/// Attaches, stops at a breakpoint, goes on, stops by Ctrl-C, detaches.
+fn cycle(socket: &Path, number: usize, address: &str) {
+    let mut client = Client::connect(socket);
+    assert!(client.ask("qSupported:swbreak+;hwbreak+").contains("PacketSize"), "cycle {number}");
+    let stopped = client.ask("?");
+    assert!(stopped.starts_with("$T05"), "cycle {number}: attached to {stopped}");
+    let kind = if number.is_multiple_of(2) { "0" } else { "1" };
+    assert!(client.ask(&format!("Z{kind},{address},1")).contains("OK"), "cycle {number}");
+    let name = if number.is_multiple_of(2) { "swbreak" } else { "hwbreak" };
+    for _ in 0..2 {
+        let stopped = client.resume("vCont;c");
+        assert!(stopped.starts_with("$T05") && stopped.contains(name), "cycle {number}: {stopped} at no {name}");
+    }
+    assert!(client.ask(&format!("z{kind},{address},1")).contains("OK"), "cycle {number}");
+    let stopped = client.resume_and_interrupt("vCont;c");
+    assert!(stopped.starts_with("$T02"), "cycle {number}: {stopped} for a Ctrl-C");
+    assert!(client.ask("D").contains("OK"), "cycle {number}");
+}
+
+#[test]
+#[ignore = "takes minutes; `./aero test soak` runs it"]
+fn a_thousand_gdbs_lose_no_stop_and_get_none_too_many() {
+    let misbehave = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/programs/misbehave");
+    let (mut shell, socket) = machine("soak", &["--cpus", "4", "--hrt", misbehave]);
+    for load in ["spawn yield 8", "spawn allocate 8", "spawn sleep 8", "run misbehave busy &"] {
+        shell.command(load);
+    }
+    let mut gdb = Gdb::attach(&socket);
+    // What all interrupts come through, and the timer's.
+    let addresses =
+        ["kernel::interrupts::dispatch", "kernel::time::timer::interrupt"].map(|of| address_of(&mut gdb, of));
+    gdb.command("detach");
+    drop(gdb);
+    for number in 0..CYCLES {
+        cycle(&socket, number, &addresses[number / 2 % addresses.len()]);
+    }
+    for number in 0..GDB_CYCLES {
+        let mut gdb = Gdb::attach(&socket);
+        gdb.command("tbreak kernel::time::timer::interrupt");
+        gdb.type_in("continue");
+        let stopped = gdb.wait_for_prompt();
+        assert!(stopped.contains("hit Temporary breakpoint"), "gdb {number}: {stopped}");
+        gdb.command("detach");
+    }
+    shell.keys("kill all\r");
+    shell.wait_for("ended");
+    shell.wait_for("aero> ");
+    assert!(shell.command("uptime").contains("up "));
+    let threads = shell.command("threads");
+    assert!(!threads.contains("load-") && !threads.contains("misbehave"), "{threads}");
+}

@@ -1,0 +1,161 @@
+//! The prompt after a crash: whatever is broken, it shows what is left.
+
+use std::process::Command;
+
+use e2e::gdb::{Gdb, line, socket};
+use e2e::{Session, aero, boot_and_run, stderr, stdout};
+
+const PROMPT: &str = "post-mortem> ";
+
+/// Types a line at the prompt; what it says.
+fn ask(shell: &mut Session, line: &str) -> String {
+    shell.keys(format!("{line}\r"));
+    shell.wait_for(PROMPT)
+}
+
+#[test]
+fn all_that_can_be_read_is_shown() {
+    let mut shell = Session::start(&["--cpus", "4"]);
+    shell.command("trace on");
+    shell.command("spawn spin 1 2");
+    shell.keys("panic as asked\r");
+    shell.wait_for("panic: as asked");
+    shell.wait_for(PROMPT);
+    let threads = ask(&mut shell, "threads");
+    assert!(threads.contains("main") && threads.contains("load-spin"), "{threads}");
+    assert!(!threads.contains('?'), "all CPUs are stopped: {threads}");
+    let registers = ask(&mut shell, "registers");
+    assert_eq!(registers.matches("  rip ffff8").count(), 4, "{registers}");
+    let backtrace = ask(&mut shell, "bt cpu 2");
+    assert!(backtrace.contains("console::load::work"), "{backtrace}");
+    let backtrace = ask(&mut shell, "bt cpu 0");
+    assert!(backtrace.contains("kernel::panic::panicked"), "{backtrace}");
+    assert!(ask(&mut shell, "trace dump 5").contains("event"));
+    assert!(ask(&mut shell, "cpus").contains("load-spin"));
+    assert!(ask(&mut shell, "mem").contains("MiB"));
+    assert!(ask(&mut shell, "peek 0").contains("nothing accessible is mapped"));
+    // What needs a kernel says so.
+    assert!(ask(&mut shell, "spawn spin").contains("needs CPUs that run"));
+    assert!(ask(&mut shell, "continue").contains("cannot go on"));
+    assert!(ask(&mut shell, "nonsense").contains("there is no command"));
+    // A line is edited, or given up.
+    shell.keys("upx\x7ftimes\x7f\r");
+    assert!(shell.wait_for(PROMPT).contains("up "));
+    shell.keys("panic\x03");
+    shell.wait_for(PROMPT);
+    shell.keys("poweroff\r");
+    assert_eq!(shell.end(), 0);
+}
+
+#[test]
+fn it_works_with_the_heap_a_lock_or_the_threads_broken() {
+    for (broken, report) in
+        [("heap", "with a broken heap"), ("lock", "with the log locked"), ("threads", "with a broken list of threads")]
+    {
+        let mut shell = Session::start(&["--cpus", "2"]);
+        shell.command("spawn spin 1 1");
+        shell.keys(format!("panic {broken}\r"));
+        shell.wait_for(report);
+        shell.wait_for(PROMPT);
+        let threads = ask(&mut shell, "threads");
+        match broken {
+            "threads" => assert!(threads.contains("the command was ended: "), "{threads}"),
+            _ => assert!(threads.contains("load-spin"), "{broken}: {threads}"),
+        }
+        assert!(ask(&mut shell, "log").contains("2 of 2 CPUs run"), "{broken}");
+        assert!(ask(&mut shell, "uptime").contains("up "), "{broken}");
+        for round in 0..20 {
+            let memory = ask(&mut shell, "mem");
+            assert!(memory.contains("MiB"), "{broken}, {round}: {memory}");
+        }
+        shell.keys("poweroff\r");
+        assert_eq!(shell.end(), 0);
+    }
+}
+
+#[test]
+fn gdb_attaches_after_the_crash() {
+    let socket = socket("post-mortem");
+    let line = line(&socket);
+    let options: Vec<&str> = ["--cpus", "2"].into_iter().chain(line.iter().map(String::as_str)).collect();
+    let mut shell = Session::start(&options);
+    shell.keys("panic null\r");
+    shell.wait_for(PROMPT);
+    for _ in 0..2 {
+        let mut gdb = Gdb::attach(&socket);
+        let threads = gdb.command("info threads");
+        assert!(threads.contains("CPU 0, thread ") && threads.contains("CPU 1, thread "), "{threads}");
+        let backtrace = gdb.command("backtrace");
+        assert!(backtrace.contains("console::commands::control::panic"), "{backtrace}");
+        assert!(gdb.command("monitor threads").contains("main"));
+        gdb.command("detach");
+        shell.wait_for("gdb was here");
+        shell.wait_for(PROMPT);
+        assert!(ask(&mut shell, "uptime").contains("up "));
+    }
+}
+
+#[test]
+fn a_report_of_the_watchdog_can_be_looked_into_and_left() {
+    let mut shell = Session::start(&["--cpus", "2"]);
+    shell.command("watchdog 1");
+    shell.keys("spawn deaf 1 1\r");
+    shell.wait_for("takes no interrupts");
+    shell.wait_for(PROMPT);
+    let backtrace = ask(&mut shell, "bt cpu 1");
+    assert!(backtrace.contains("console::load::work"), "{backtrace}");
+    shell.keys("continue\r");
+    assert!(shell.command("uptime").contains("up "));
+    assert!(shell.command("spawn yield 1 0").contains("thread "));
+}
+
+/// Runs `aero inspect` on the file a machine's messages name.
+fn inspect(messages: &str, commands: &str) -> (Option<i32>, String, String) {
+    let named = messages.split("`./aero inspect ").nth(1).and_then(|rest| rest.split('`').next());
+    let file = named.unwrap_or_else(|| panic!("no crash file is named in {messages}"));
+    let output = aero().args(["inspect", file, commands]).output().expect("aero can be run");
+    (output.status.code(), stdout(&output), stderr(&output))
+}
+
+#[test]
+fn a_crash_file_has_what_the_prompt_shows() {
+    let output = boot_and_run("trace on; spawn spin 1 1; panic as asked", &["--cpus", "3"]);
+    assert_eq!(output.status.code(), Some(3));
+    let messages = stderr(&output);
+    let commands = "uptime; threads; bt cpu 0; bt cpu 1; registers; log; trace dump 5; mem";
+    let (status, out, errors) = inspect(&messages, commands);
+    assert_eq!(status, Some(0), "{out}{errors}");
+    for shown in [
+        "crashed: panic: as asked",
+        "load-spin",
+        "kernel::panic::panicked+",
+        " at console/src/commands/control.rs:",
+        "CPU 1, thread ",
+        "CPU 2, thread ",
+        "3 of 3 CPUs run",
+        "since ns",
+        "MiB",
+    ] {
+        assert!(out.contains(shown), "{shown:?} is not in {out}");
+    }
+    let (status, out, _) = inspect(&messages, "spawn spin");
+    assert!(status == Some(1) && out.contains("needs the machine, which is gone"), "{out}");
+}
+
+#[test]
+fn a_broken_kernel_leaves_what_is_left() {
+    let output = boot_and_run("panic threads", &[]);
+    let (status, out, errors) = inspect(&stderr(&output), "uptime; mem; log");
+    assert_eq!(status, Some(0), "{out}{errors}");
+    assert!(out.contains("with a broken list of threads") && out.contains("MiB") && out.contains("CPUs run"), "{out}");
+}
+
+#[test]
+fn what_is_no_crash_file_is_refused() {
+    let other = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    for (file, reason) in [(other, "it is no crash file"), ("/nonexistent", "cannot be read")] {
+        let output = Command::new(aero().get_program()).args(["inspect", file]).output().expect("aero can be run");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(reason), "{}", stderr(&output));
+    }
+}
