@@ -10,7 +10,7 @@ impl Debugging for Machine {
     const BREAKPOINT: u8 = debug::BREAKPOINT;
 
     fn debug_line_init() -> bool {
-        debug_line::LINE.init()
+        debug_line::init()
     }
 
     fn debug_line_read() -> Option<u8> {

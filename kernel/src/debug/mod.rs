@@ -6,6 +6,7 @@
 //! host runs the post-mortem prompt instead. Nothing here takes a lock or allocates, but for `init`.
 
 mod breakpoints;
+mod rendezvous;
 mod step;
 mod stop;
 
@@ -26,6 +27,8 @@ use crate::memory::{self, OutOfMemory};
 use crate::panic::FaultText;
 use crate::time::spin_until;
 pub use breakpoints::BREAKPOINT_LIMIT;
+pub use rendezvous::Order;
+use rendezvous::Rendezvous;
 pub use stop::Stop;
 
 /// Stack the debugger runs on, in bytes.
@@ -70,18 +73,6 @@ pub enum Reason {
     },
 }
 
-/// What a stopped CPU shall do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Order {
-    /// Stay stopped.
-    Stay = 0,
-    /// Go on.
-    Run = 1,
-    /// Execute one instruction, interrupts off, and stop.
-    Step = 2,
-}
-
 /// A CPU's state while it is stopped.
 struct Slot {
     registers: UnsafeCell<Registers>,
@@ -90,12 +81,8 @@ struct Slot {
     vectors: AtomicPtr<u8>,
     /// The thread it runs.
     thread: AtomicUsize,
-    /// True while it is stopped.
-    is_stopped: AtomicBool,
-    /// See [`Order`].
-    order: AtomicU8,
-    /// The host wants it to stay stopped when all others go on.
-    is_held: AtomicBool,
+    /// Whether it is stopped, and for how long.
+    rendezvous: Rendezvous,
     /// Set on a CPU that is in this module's code.
     is_inside: AtomicBool,
     /// What the next breakpoint on it is for: nothing of its own, or the number of one of [`Own`].
@@ -119,9 +106,7 @@ static SLOTS: [Slot; MAX_CPUS] = [const {
         system: UnsafeCell::new(SystemRegisters::zero()),
         vectors: AtomicPtr::new(core::ptr::null_mut()),
         thread: AtomicUsize::new(0),
-        is_stopped: AtomicBool::new(false),
-        order: AtomicU8::new(Order::Stay as u8),
-        is_held: AtomicBool::new(false),
+        rendezvous: Rendezvous::new(),
         is_inside: AtomicBool::new(false),
         own_stop: AtomicU8::new(0),
         is_awaited: AtomicBool::new(false),
@@ -372,15 +357,21 @@ fn is_stale(slot: &Slot, reason: Reason, registers: &mut Registers) -> bool {
     }
 }
 
-/// Lets the debugger look at its line, after another CPU that does: what comes when that one has just looked must be seen.
+/// Lets the debugger look at its line: true if it wants a stop. What comes when another CPU has just looked must be seen.
 fn look(debugger: &dyn Debugger) -> bool {
-    static LOOKING: AtomicBool = AtomicBool::new(false);
-    while LOOKING.swap(true, Ordering::SeqCst) {
+    attend(|| debugger.attention())
+}
+
+/// One CPU at a time attends to the debugger: also one that has not stopped in time must not take bytes from a host.
+fn attend<T>(work: impl FnOnce() -> T) -> T {
+    static ATTENDED: AtomicBool = AtomicBool::new(false);
+    // After a crash others may have stopped for good in here.
+    while ATTENDED.swap(true, Ordering::SeqCst) && !crate::panic::has_crashed() {
         Machine::spin_hint();
     }
-    let wants_stop = debugger.attention();
-    LOOKING.store(false, Ordering::SeqCst);
-    wants_stop
+    let result = work();
+    ATTENDED.store(false, Ordering::SeqCst);
+    result
 }
 
 /// Fills this CPU's slot.
@@ -401,25 +392,8 @@ fn describe(slot: &Slot, registers: &Registers) {
 fn wait_for_order(slot: &Slot, registers: &mut Registers) {
     describe(slot, registers);
     Machine::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
-    slot.is_stopped.store(true, Ordering::SeqCst);
-    let order = loop {
-        // Looked at in this order: a host gives its orders, and then is none any more.
-        let came_late = !is_stopped() && !slot.is_held.load(Ordering::SeqCst);
-        let order = slot.order.swap(Order::Stay as u8, Ordering::SeqCst);
-        if order != Order::Stay as u8 {
-            break order;
-        }
-        if came_late {
-            // The next host must not take this CPU for stopped: either it sees this, or this sees it.
-            slot.is_stopped.store(false, Ordering::SeqCst);
-            if !is_stopped() {
-                break Order::Run as u8;
-            }
-            slot.is_stopped.store(true, Ordering::SeqCst);
-        }
-        Machine::spin_hint();
-    };
-    go_on(slot, registers, order == Order::Step as u8);
+    let steps = slot.rendezvous.wait(is_stopped);
+    go_on(slot, registers, steps);
 }
 
 /// Takes over what the debugger has made of this CPU's registers, and its breakpoints.
@@ -447,21 +421,13 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
     describe(slot, registers);
     let here = cpu::this().index;
     let others = || cpu::all().filter(|cpu| cpu.index != here);
-    let all_stopped = spin_until(STOP_LIMIT, || others().all(|cpu| SLOTS[cpu.index].is_stopped.load(Ordering::SeqCst)));
+    let all_stopped = spin_until(STOP_LIMIT, || others().all(|cpu| SLOTS[cpu.index].rendezvous.is_stopped()));
     STOPS.fetch_add(1, Ordering::Relaxed);
     LAST_STOP_CYCLES.store(Machine::cycles().wrapping_sub(started_at), Ordering::Relaxed);
     let mut stop = Stop { reason, host: here, all_stopped, orders: [Order::Run; MAX_CPUS] };
     on_own_stack(&mut Visit { visitor, stop: &mut stop });
     let orders = stop.orders;
-    for cpu in cpu::all() {
-        let slot = &SLOTS[cpu.index];
-        slot.is_held.store(orders[cpu.index] == Order::Stay, Ordering::SeqCst);
-        // One that has not stopped yet finds no host any more, and goes on. One that gets an order no longer counts as
-        // stopped, however long it takes to go: the next host waits for it.
-        if cpu.index != here && orders[cpu.index] != Order::Stay && slot.is_stopped.swap(false, Ordering::SeqCst) {
-            slot.order.store(orders[cpu.index] as u8, Ordering::SeqCst);
-        }
-    }
+    cpu::all().for_each(|cpu| SLOTS[cpu.index].rendezvous.give(orders[cpu.index]));
     Machine::debug_line_watch(true);
     HOST.store(NO_CPU, Ordering::SeqCst);
     match orders[here] {
@@ -494,7 +460,7 @@ pub(crate) fn after_crash(registers: &Registers, is_access: bool) {
     }
     Machine::debug_line_watch(false);
     describe(&SLOTS[here], registers);
-    let all_stopped = cpu::all().all(|cpu| cpu.index == here || SLOTS[cpu.index].is_stopped.load(Ordering::SeqCst));
+    let all_stopped = cpu::all().all(|cpu| cpu.index == here || SLOTS[cpu.index].rendezvous.is_stopped());
     let reason = Reason::Fault { is_access };
     let mut stop = Stop { reason, host: here, all_stopped, orders: [Order::Stay; MAX_CPUS] };
     on_own_stack(&mut Visit { visitor: Visitor::PostMortem(post_mortem), stop: &mut stop });
@@ -504,14 +470,14 @@ pub(crate) fn after_crash(registers: &Registers, is_access: bool) {
 pub(crate) fn stop_for_good(registers: &Registers) -> ! {
     let slot = &SLOTS[cpu::this().index];
     describe(slot, registers);
-    slot.is_stopped.store(true, Ordering::SeqCst);
+    slot.rendezvous.stop_for_good();
     Machine::halt_forever()
 }
 
 /// Registers of a CPU that is stopped.
 pub(crate) fn stopped_registers(cpu: usize) -> Option<&'static Registers> {
     let slot = SLOTS.get(cpu)?;
-    let is_there = HOST.load(Ordering::Relaxed) == cpu || slot.is_stopped.load(Ordering::SeqCst);
+    let is_there = HOST.load(Ordering::Relaxed) == cpu || slot.rendezvous.is_stopped();
     // SAFETY: written before it stopped, and by the host, which is the caller.
     is_there.then(|| unsafe { &*slot.registers.get() })
 }
@@ -540,7 +506,7 @@ fn on_own_stack(visit: &mut Visit<'_>) {
         // SAFETY: the way of the suspended flow below, which waits.
         let way = unsafe { &mut *(way as *mut Way<'_, '_>) };
         match way.visit.visitor {
-            Visitor::Debugger(debugger) => debugger.stopped(way.visit.stop),
+            Visitor::Debugger(debugger) => attend(|| debugger.stopped(way.visit.stop)),
             Visitor::PostMortem(post_mortem) => post_mortem(way.visit.stop),
         }
         // SAFETY: suspended by `switch_through`, resumed once.

@@ -6,7 +6,7 @@ use arch_contract::MAX_CPUS;
 use arch_contract::debug::{Debugging, HARDWARE_BREAKPOINTS, HardwareBreakpoint, SystemRegisters};
 use arch_contract::fault::Registers;
 
-use super::{Order, Reason, SLOTS, breakpoints, debugger, look, stopped_thread};
+use super::{Order, Reason, SLOTS, attend, breakpoints, debugger, look, stopped_thread};
 use crate::arch::{Architecture, Machine};
 
 /// All CPUs are stopped; the debugger works with this.
@@ -42,7 +42,7 @@ impl Stop {
 
     /// True if the CPU is stopped: it is there, and has answered.
     pub fn is_stopped(&self, cpu: usize) -> bool {
-        cpu == self.host || SLOTS[cpu].is_stopped.load(Ordering::SeqCst)
+        cpu == self.host || SLOTS[cpu].rendezvous.is_stopped()
     }
 
     /// Tells a CPU what to do when the debugger is done.
@@ -79,7 +79,7 @@ impl Stop {
     /// Lets a debugger work on the stop, if there is one and something has come from it; false if not.
     pub fn attend_debugger(&mut self) -> bool {
         let Some(debugger) = debugger().filter(|debugger| look(*debugger)) else { return false };
-        debugger.stopped(self);
+        attend(|| debugger.stopped(self));
         true
     }
 

@@ -20,6 +20,8 @@ mod attention;
 #[path = "../../../kernel/src/scheduler/mailbox.rs"]
 mod mailbox;
 
+#[path = "../../../kernel/src/debug/rendezvous.rs"]
+mod rendezvous;
 #[path = "../../../kernel/src/task/rest.rs"]
 mod rest;
 
@@ -33,6 +35,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicPtr, AtomicUsize};
 use loom::sync::{Arc, Condvar, Mutex};
 use mailbox::{Linked, Mailbox};
+use rendezvous::{Order, Rendezvous};
 use rest::{Rest, Worker, Workers};
 use support::raw::RawSpinLock;
 use wait::claim::Claim;
@@ -40,8 +43,12 @@ use wait::{Channel, Event, TimedOut};
 
 /// Runs a model in all interleavings with up to three preemptions; more have not found more, and take hours.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
+    explore_with(3, model);
+}
+
+fn explore_with(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = Some(preemptions);
     builder.max_branches = 20_000;
     builder.check(model);
 }
@@ -220,6 +227,69 @@ fn a_pool_ends_when_its_last_task_has_run_and_not_before() {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(pool.ran.load(Ordering::SeqCst), 2);
     });
+}
+
+/// A CPU that is stopped, perhaps late, by hosts that come and go.
+struct Stopping {
+    has_host: AtomicUsize,
+    place: Rendezvous,
+    /// What is the CPU's while it runs and a host's while that has it stopped; counts steps.
+    owned: UnsafeCell<usize>,
+}
+
+impl Stopping {
+    fn has_host(&self) -> bool {
+        self.has_host.load(Ordering::SeqCst) != 0
+    }
+
+    fn stop(&self) {
+        let steps = self.place.wait(|| self.has_host());
+        // SAFETY: what is being tested; loom checks it.
+        self.owned.with_mut(|taken| unsafe { *taken += usize::from(steps) });
+    }
+
+    /// A host's visit; true if it has found the CPU stopped.
+    fn visit(&self, order: Order) -> bool {
+        self.has_host.store(1, Ordering::SeqCst);
+        let is_stopped = self.place.is_stopped();
+        if is_stopped {
+            // SAFETY: as above.
+            self.owned.with_mut(|taken| unsafe { *taken += 0 });
+        }
+        self.place.give(if is_stopped { order } else { Order::Run });
+        self.has_host.store(0, Ordering::SeqCst);
+        if is_stopped && order == Order::Stay {
+            // SAFETY: as above.
+            self.owned.with_mut(|taken| unsafe { *taken += 0 });
+        }
+        is_stopped
+    }
+}
+
+/// A CPU that comes to wait, and again if there is a host, while hosts give it these orders.
+fn stop_with(orders: [Order; 3]) {
+    // An order that is not seen while the CPU leaves needs so many.
+    explore_with(5, move || {
+        let place = Rendezvous::new();
+        let stopping = Arc::new(Stopping { has_host: AtomicUsize::new(0), place, owned: UnsafeCell::new(0) });
+        let theirs = stopping.clone();
+        let cpu = loom::thread::spawn(move || {
+            theirs.stop();
+            if theirs.has_host() {
+                theirs.stop();
+            }
+        });
+        let steps = orders.iter().filter(|&&order| stopping.visit(order) && order == Order::Step).count();
+        cpu.join().unwrap();
+        // SAFETY: the CPU is done.
+        stopping.owned.with(|taken| assert_eq!(unsafe { *taken }, steps, "an order was lost, or taken twice"));
+    });
+}
+
+#[test]
+fn a_stopped_cpu_stays_until_its_order_and_takes_it_once() {
+    stop_with([Order::Run, Order::Step, Order::Run]);
+    stop_with([Order::Stay, Order::Step, Order::Run]);
 }
 
 #[test]
