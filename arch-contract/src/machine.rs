@@ -246,7 +246,7 @@ pub trait Architecture: Debugging + Sized + 'static {
     fn vector_control() -> u64;
     /// Sets what [`Architecture::vector_control`] gave.
     fn set_vector_control(control: u64);
-    /// What state there is, for people ("x87 SSE AVX, 832 bytes by XSAVE").
+    /// What state there is, for people ("x87 SSE AVX by XSAVE, 832 bytes").
     fn vector_state(write: &mut dyn fmt::Write) -> fmt::Result;
 
     /// The fault that [`Callbacks::fault`] reported is dealt with, and this CPU goes on, without returning to it.

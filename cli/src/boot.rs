@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::hrt::{self, Isa};
 use crate::image::{Image, Which, root};
+use crate::iso;
 use crate::qemu::{self, Accelerator, Clock, Machine, Medium};
 use crate::source_lines::SourceLines;
 use crate::terminal::RawTerminal;
@@ -183,9 +184,9 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
     Ok(Outcome { status: status::CRASHED, report: format!("{console}\naero: {reason}; its console is above\n{note}") })
 }
 
-/// Tells the output of commands from the rest.
+/// Tells the output of commands from the rest of what a machine sends.
 #[derive(Default)]
-struct Filter {
+pub struct Filter {
     state: State,
     other: Vec<u8>,
     digits: String,
@@ -203,7 +204,8 @@ enum State {
 }
 
 impl Filter {
-    fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
+    /// What is output of commands in the machine's next bytes.
+    pub fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut inside = Vec::new();
         for &byte in bytes {
             match (&self.state, byte) {
@@ -221,7 +223,8 @@ impl Filter {
         inside
     }
 
-    fn status(&self) -> Option<u8> {
+    /// The commands' exit status, once it has come.
+    pub fn status(&self) -> Option<u8> {
         (self.state == State::After || self.state == State::Status).then(|| self.digits.parse().ok()).flatten()
     }
 }
@@ -362,7 +365,7 @@ impl Running {
         let trace_words = options.trace.as_ref().map_or_else(String::new, |_| qemu::trace_words());
         let line = format!("{} {trace_words} {words}", qemu::kernel_words());
         let trace = options.trace.as_deref().map(trace_file::raw_path);
-        let iso = if options.iso { Some(make_iso(&image.boot, &line)?) } else { None };
+        let iso = if options.iso { Some(iso::make(&image.boot, &line)?) } else { None };
         let mut extra = options.qemu.clone();
         if options.run.is_some() {
             extra.push("-no-reboot".into());
@@ -483,17 +486,6 @@ fn crash_path() -> Result<PathBuf> {
     Ok(directory.join(format!("{}-{number}.crash", std::process::id())))
 }
 
-/// The command line as words of GRUB's language: each in single quotes, without the double quotes inside.
-fn grub_words(command_line: &str) -> String {
-    let mut quoted = false;
-    let words = command_line.split(|character: char| {
-        quoted ^= character == '"';
-        character == ' ' && !quoted
-    });
-    let words = words.filter(|word| !word.is_empty());
-    words.map(|word| format!("'{}'", word.replace('"', "").replace('\'', "'\\''"))).collect::<Vec<_>>().join(" ")
-}
-
 /// Keeps a file open in the program.
 fn inherit(command: &mut Command, file: RawFd) {
     // SAFETY: fcntl is async-signal-safe and touches nothing else; the file is this process's, open until the program runs.
@@ -519,29 +511,6 @@ pub fn die_with_parent(command: &mut Command) {
     }
 }
 
-/// A CD with GRUB, the image and its command line.
-fn make_iso(image: &Path, command_line: &str) -> Result<PathBuf> {
-    let directory = image.with_extension(format!("iso-{}", std::process::id()));
-    let grub = directory.join("boot/grub");
-    fs::create_dir_all(&grub)?;
-    fs::copy(image, directory.join("boot/aerokernel"))?;
-    let words = grub_words(command_line);
-    fs::write(
-        grub.join("grub.cfg"),
-        format!("set timeout=0\nmenuentry Aerokernel {{\n  multiboot2 /boot/aerokernel {words}\n  boot\n}}\n"),
-    )?;
-    let iso = directory.with_extension(format!("{}.iso", std::process::id()));
-    let result =
-        Command::new("grub-mkrescue").args(["-d", "/usr/lib/grub/i386-pc", "-o"]).arg(&iso).arg(&directory).output();
-    fs::remove_dir_all(&directory)?;
-    match result {
-        Ok(output) if output.status.success() => Ok(iso),
-        Ok(output) => bail!("grub-mkrescue failed: {}", String::from_utf8_lossy(&output.stderr).trim()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Err(MissingTool("grub-mkrescue").into()),
-        Err(error) => Err(error).context("grub-mkrescue cannot be run"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -561,11 +530,6 @@ mod tests {
         let mut filter = Filter::default();
         assert_eq!(filter.take(b"\x02out\r\n\x18\r\n*** report"), b"out\n");
         assert_eq!(filter.status(), None);
-    }
-
-    #[test]
-    fn grub_gets_one_word_for_each() {
-        assert_eq!(grub_words("a=1  run=\"cpus; mem\" it's"), "'a=1' 'run=cpus; mem' 'it'\\''s'");
     }
 
     #[test]

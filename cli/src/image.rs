@@ -38,11 +38,6 @@ pub fn root() -> PathBuf {
     std::env::var_os("AERO_ROOT").map_or_else(|| PathBuf::from(compiled_in), PathBuf::from)
 }
 
-/// True if what is there is used as it was last built: `AERO_PREBUILT` is set, on a machine without a Rust toolchain.
-pub fn is_prebuilt() -> bool {
-    std::env::var_os("AERO_PREBUILT").is_some()
-}
-
 /// Cargo, as the `aero` script found it.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("AERO_CARGO").unwrap_or_else(|| "cargo".into()));
@@ -78,14 +73,6 @@ fn paths_of(name: &str) -> Image {
 
 fn build_x64(name: &str, features: &[&str]) -> Result<Image> {
     let image = paths_of(name);
-    if is_prebuilt() {
-        ensure!(
-            image.boot.is_file(),
-            "{} is not there; build it where there is a toolchain, or unset AERO_PREBUILT",
-            image.boot.display()
-        );
-        return Ok(image);
-    }
     let directory = root().join("target/kernel").join(name);
     let mut command = kernel_cargo("build", &directory, "-C force-frame-pointers=yes");
     command.args(["-p", "image-x64", "--target", "x86_64-unknown-none"]).args(features);

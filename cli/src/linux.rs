@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::archive::Archive;
-use crate::image::{cargo, is_prebuilt, root, run};
+use crate::image::{cargo, root, run};
 use crate::qemu::{self, Accelerator, Clock};
 
 /// Debian's package that depends on the newest kernel for virtual machines.
@@ -27,47 +27,25 @@ const END: &str = "linux: end ";
 const COMMAND_LINE: &str = "console=ttyS0 quiet mitigations=off nokaslr norandmaps clocksource=tsc tsc=reliable \
                             cryptomgr.notests panic=-1";
 
-/// Modules that make KVM of AMD's virtual machines, which QEMU emulates, in the order in which they are loaded.
-const KVM_MODULES: [&str; 3] = ["virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-amd.ko"];
-
 /// The kernel: `given`, or one fetched by the name of its Debian package and kept.
 pub fn kernel(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = given {
         ensure!(path.is_file(), "{} is no file; give a bzImage", path.display());
         return Ok(path.to_path_buf());
     }
-    let kept = kept("vmlinuz");
+    let kept = root().join("target/linux/vmlinuz");
     if !kept.is_file() {
-        fetch()?;
+        fetch(&kept)?;
     }
     Ok(kept)
 }
 
-/// The modules for KVM of the kernel that is fetched, in the order in which they are loaded.
-pub fn kvm_modules() -> Result<[PathBuf; 3]> {
-    let modules = KVM_MODULES.map(|path| kept(path.rsplit('/').next().unwrap_or(path)));
-    if !modules.iter().all(|module| module.is_file()) {
-        fetch()?;
-    }
-    Ok(modules)
-}
-
-/// Where the files of the kernel's package are kept.
-fn directory() -> PathBuf {
-    root().join("target/linux/kernel")
-}
-
-fn kept(name: &str) -> PathBuf {
-    directory().join(name)
-}
-
-/// Fetches the kernel and its modules: all of one version, or nothing.
-fn fetch() -> Result<()> {
+/// Fetches the kernel, to be kept at a path.
+fn fetch(kept: &Path) -> Result<()> {
     let advice = "where there is no apt-get, give a Linux kernel with --linux FILE";
     let fetch = root().join("target/linux/fetch");
     let _ = fs::remove_dir_all(&fetch);
-    let new = fetch.join("kept");
-    fs::create_dir_all(&new)?;
+    fs::create_dir_all(&fetch)?;
     eprintln!("aero: fetching Debian's {PACKAGE}");
     let described = output(Command::new("apt-cache").args(["depends", PACKAGE])).context(advice)?;
     let package = described
@@ -83,21 +61,7 @@ fn fetch() -> Result<()> {
     };
     let archive = find(&fetch, "linux-image")?;
     output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&fetch)).context(advice)?;
-    let all_modules = find(&fetch.join("lib/modules"), "")?.join("kernel");
-    for path in KVM_MODULES {
-        let path = all_modules.join(path);
-        // Newer packages have them compressed.
-        let compressed = path.with_extension("ko.xz");
-        if compressed.is_file() {
-            output(Command::new("xz").arg("-d").arg(&compressed))?;
-        }
-        let name = path.file_name().context("a module has a name")?.to_string_lossy().into_owned();
-        fs::rename(&path, new.join(&name))
-            .with_context(|| format!("the package {package} has no {}", path.display()))?;
-    }
-    fs::rename(find(&fetch.join("boot"), "vmlinuz")?, new.join("vmlinuz"))?;
-    let _ = fs::remove_dir_all(directory());
-    fs::rename(&new, directory())?;
+    fs::rename(find(&fetch.join("boot"), "vmlinuz")?, kept)?;
     fs::remove_dir_all(&fetch)?;
     Ok(())
 }
@@ -114,14 +78,6 @@ pub fn output(command: &mut Command) -> Result<String> {
 pub fn build(manifest: &Path, binary: &str) -> Result<PathBuf> {
     let directory = root().join("target/linux");
     let path = directory.join(TARGET).join("release").join(binary);
-    if is_prebuilt() {
-        ensure!(
-            path.is_file(),
-            "{} is not there; build it where there is a toolchain, or unset AERO_PREBUILT",
-            path.display()
-        );
-        return Ok(path);
-    }
     let mut command = cargo();
     command
         .env("RUSTFLAGS", "-C target-feature=+crt-static -C target-cpu=x86-64 -C strip=symbols")
@@ -159,8 +115,6 @@ pub struct Machine<'a> {
     pub kernel: &'a Path,
     /// CPUs.
     pub cpus: u32,
-    /// Memory, as QEMU takes it.
-    pub memory: &'a str,
     /// What executes it.
     pub accelerator: Accelerator,
     /// How its time passes.
@@ -169,8 +123,6 @@ pub struct Machine<'a> {
     pub words: &'a str,
     /// How long it may take.
     pub limit: Duration,
-    /// What the commands print goes to standard output as it comes, too.
-    pub echo: bool,
 }
 
 impl Machine<'_> {
@@ -196,7 +148,7 @@ impl Machine<'_> {
         let from = BufReader::new(child.stdout.take().context("QEMU has no output")?);
         let (send, lines) = mpsc::channel();
         thread::spawn(move || from.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        let output = read(&lines, self.limit, self.echo);
+        let output = read(&lines, self.limit);
         let _ = child.kill();
         child.wait()?;
         output
@@ -204,7 +156,7 @@ impl Machine<'_> {
 }
 
 /// What the commands printed, of what a machine prints.
-fn read(lines: &Receiver<String>, limit: Duration, echo: bool) -> Result<String> {
+fn read(lines: &Receiver<String>, limit: Duration) -> Result<String> {
     let deadline = Instant::now() + limit;
     let (mut all, mut wanted, mut failed) = (String::new(), None::<String>, None);
     let timed_out = loop {
@@ -219,9 +171,6 @@ fn read(lines: &Receiver<String>, limit: Duration, echo: bool) -> Result<String>
                 } else if let Some(wanted) = &mut wanted {
                     wanted.push_str(line);
                     wanted.push('\n');
-                    if echo {
-                        println!("{line}");
-                    }
                 } else if line.ends_with(BEGIN) {
                     wanted = Some(String::new());
                 }

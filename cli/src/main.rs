@@ -6,19 +6,20 @@
 //!   [`source_lines`]: adds file:line to backtraces; [`gdb`]: runs it with a gdb attached.
 //! - [`trace_file`]: a trace for Perfetto. [`inspect`]: what a crashed kernel has left.
 //! - [`top`]: a live view of a running one; [`top_view`]: what it shows.
-//! - [`bench`]: measures, also [`linux`]; [`test`]: tests.
+//! - [`bench`]: measures, also [`linux`]; [`test`]: tests, also in [`bochs`]. [`iso`]: CDs that boot.
 
 mod archive;
 mod bench;
+mod bochs;
 mod boot;
 mod gdb;
 mod header;
 mod hrt;
 mod image;
 mod inspect;
+mod iso;
 mod knc;
 mod linux;
-mod nested;
 mod pack;
 mod qemu;
 mod source_lines;
@@ -85,8 +86,8 @@ enum Command {
     /// Run the tests: all, or the named parts
     Test {
         /// unit: on the host. model: races, explored. kernel: in QEMU. e2e: the shell, by a pseudo-terminal.
-        /// bench: no primitive dearer than in bench/baseline.json. knc: instructions of the Knights Corner image. kvm: x2APIC, the TSC
-        /// deadline and figures in cycles, on this machine's KVM or that of a Linux in QEMU. linux: programs
+        /// bench: no primitive dearer than in bench/baseline.json. knc: instructions of the Knights Corner image. bochs: the suite
+        /// with x2APIC, the TSC deadline and AVX-512, in Bochs. kvm: the same with figures in cycles, where there is KVM. linux: programs
         /// beside themselves on Linux, where its kernel can be had. soak: two minutes of everything
         #[arg(value_enum)]
         parts: Vec<test::Part>,

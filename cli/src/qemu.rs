@@ -139,7 +139,7 @@ fn base_command(kvm: bool, clock: Clock) -> Command {
 /// The command that runs a Linux in the same machine, its serial line on standard output.
 pub fn linux_command(machine: &linux::Machine<'_>, initrd: &Path, command_line: &str) -> Command {
     let mut command = base_command(machine.accelerator == Accelerator::Kvm, machine.clock);
-    command.args(["-smp", &machine.cpus.to_string(), "-m", machine.memory, "-no-reboot"]);
+    command.args(["-smp", &machine.cpus.to_string(), "-m", linux::MEMORY, "-no-reboot"]);
     command.args(["-monitor", "none", "-display", "none"]);
     command.arg("-kernel").arg(machine.kernel).arg("-initrd").arg(initrd).args(["-append", command_line]);
     command

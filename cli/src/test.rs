@@ -8,10 +8,11 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use crate::bench;
+use crate::bochs;
 use crate::boot::{Options, Outcome, run_script};
-use crate::image::{self, Which, cargo};
+use crate::hrt::{self, Isa};
+use crate::image::{self, Image, Which, cargo};
 use crate::linux;
-use crate::nested;
 use crate::qemu::{self, Accelerator};
 use crate::status;
 
@@ -28,8 +29,9 @@ pub enum Part {
     E2e,
     /// Instructions of the Knights Corner image
     Knc,
-    /// x2APIC, the TSC deadline and figures in cycles, which only KVM has: this machine's, or a Linux's in QEMU; skipped where
-    /// neither can be had
+    /// The kernel's suite on an Intel CPU in Bochs: x2APIC, the TSC deadline, AVX-512
+    Bochs,
+    /// x2APIC, the TSC deadline and figures in cycles on KVM; skipped where there is none
     Kvm,
     /// The benchmarks: no row worse than in bench/baseline.json, none below what is possible
     Bench,
@@ -39,10 +41,21 @@ pub enum Part {
     Soak,
 }
 
-const ALL: [Part; 9] =
-    [Part::Unit, Part::Model, Part::Knc, Part::Kernel, Part::Bench, Part::Kvm, Part::E2e, Part::Linux, Part::Soak];
+const ALL: [Part; 10] = [
+    Part::Unit,
+    Part::Model,
+    Part::Knc,
+    Part::Kernel,
+    Part::Bench,
+    Part::Bochs,
+    Part::Kvm,
+    Part::E2e,
+    Part::Linux,
+    Part::Soak,
+];
 /// CPU counts of the kernel's suite.
 const SUITE_CPUS: [u32; 3] = [1, 2, 4];
+const BOCHS_CPUS: u32 = 2;
 
 /// Runs the parts, or all; a part that fails does not keep the others from running.
 pub fn run(parts: &[Part]) -> Result<u8> {
@@ -130,6 +143,7 @@ fn run_part(part: Part) -> Result<Ran> {
             tests.args(["test", "--quiet", "-p", "isa-audit"]).env("KNC_IMAGE", image.debug);
             succeed(tests)
         }
+        Part::Bochs => bochs(),
         Part::Kvm => return kvm(),
         Part::Linux => return linux(),
     };
@@ -164,41 +178,56 @@ fn run_in_suite(options: &Options, command: &str, out: &mut dyn Write) -> Result
     run_script(&image, options, command, out)
 }
 
-/// The tests that concern inter-processor interrupts and timers.
-const KVM_TESTS: &str = "timers; irqs; test suite::calls; test suite::time; test suite::waiting";
+/// What of the suite concerns inter-processor interrupts and timers.
+const INTERRUPT_TESTS: &str = "timers; irqs; test suite::calls; test suite::time; test suite::waiting";
+/// A machine with x2APIC and the TSC deadline timer says so in these words.
+const INTEL: [&str; 2] = ["timer TSC deadline", "controllers: x2APIC"];
+/// How long Bochs, which takes a tenth of it, may take for a script.
+const BOCHS_LIMIT: Duration = Duration::from_secs(180);
 
-/// What only KVM has, on KVM: this machine's, or where it has none that of a Linux in QEMU's emulator.
-fn kvm() -> Result<Ran> {
-    if qemu::kvm_is_usable() {
-        return on_kvm();
-    }
-    ensure!(!nested::is_inside(), "the modules for KVM are loaded, but KVM cannot be used");
-    let (kernel, modules) = match linux::kernel(None).and_then(|kernel| Ok((kernel, linux::kvm_modules()?))) {
-        Ok(files) => files,
-        Err(error) => return Ok(Ran::Not(format!("there is no KVM, and no Linux to have it in QEMU: {error:#}"))),
-    };
-    nested::run(&kernel, &modules, "test kvm").map(|()| Ran::Whole)
+/// The whole suite, and vector registers up to AVX-512, on a CPU of Intel's.
+fn bochs() -> Result<()> {
+    let suite = image::build(Which::Suite)?;
+    succeed_in_bochs(&suite, "timers; irqs; test", &INTEL)?;
+    let vectors = hrt::build(Which::X64, &[image::root().join("tests/programs/vectors")], Isa::V4)?;
+    succeed_in_bochs(&vectors, "log; run vectors 50 200", &["AVX-512", " 0 wrong"])
 }
 
-fn on_kvm() -> Result<Ran> {
-    // Where KVM is emulated by QEMU (7.2), an interrupt can come between STI and HLT, and what it brings is left until the next: the
-    // emulator forgets on VMRUN that STI holds interrupts back for one instruction. A CPU that polls does not care.
-    let options = Options { accel: Accelerator::Kvm, append: "idle=poll".into(), ..suite_options(120) };
+/// Runs commands in Bochs that must succeed, and print these parts.
+fn succeed_in_bochs(image: &Image, script: &str, parts: &[&str]) -> Result<()> {
+    eprintln!("aero: `{script}` in Bochs, {BOCHS_CPUS} CPUs");
     let mut output = Vec::new();
-    let outcome = run_in_suite(&options, KVM_TESTS, &mut output)?;
-    let output = String::from_utf8_lossy(&output);
+    let outcome = bochs::run_script(image, BOCHS_CPUS, script, BOCHS_LIMIT, &mut output)?;
+    check(&outcome, &output, parts)
+}
+
+/// Prints what a machine printed; an error unless it ended well and these parts are there.
+fn check(outcome: &Outcome, output: &[u8], parts: &[&str]) -> Result<()> {
+    let output = String::from_utf8_lossy(output);
     print!("{output}");
     ensure!(outcome.status == status::DONE, "status {}\n{}", outcome.status, outcome.report);
-    for part in ["timer TSC deadline", "controllers: x2APIC"] {
+    for part in parts {
         ensure!(output.contains(part), "the machine has no \"{part}\"");
     }
+    Ok(())
+}
+
+/// The same, and figures in cycles, by this machine's KVM.
+fn kvm() -> Result<Ran> {
+    if !qemu::kvm_is_usable() {
+        return Ok(Ran::Not("there is no KVM here; `aero test bochs` covers what QEMU's emulator has not".into()));
+    }
+    let options = Options { accel: Accelerator::Kvm, ..suite_options(120) };
+    let mut output = Vec::new();
+    let outcome = run_in_suite(&options, INTERRUPT_TESTS, &mut output)?;
+    check(&outcome, &output, &INTEL)?;
     match linux::kernel(None) {
         Ok(kernel) => bench::compare(&kernel, &KVM_PRIMITIVES, Accelerator::Kvm).map(|()| Ran::Whole),
         Err(error) => Ok(Ran::Not(format!("the suite passed, but there is no Linux for figures in cycles: {error:#}"))),
     }
 }
 
-/// What one CPU does for itself: between two, each way takes milliseconds where KVM is itself emulated.
+/// What one CPU does for itself, and what two do with each other.
 const KVM_PRIMITIVES: [&str; 6] =
     ["empty", "thread_create_join", "context_switch", "event_wake_local", "timer_set", "mutex_uncontended"];
 

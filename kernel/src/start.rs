@@ -1,6 +1,7 @@
 //! From the arch crate's entry to the first thread: the boot, as a story.
 
 use alloc::boxed::Box;
+use core::fmt;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use core::time::Duration;
 
@@ -235,5 +236,15 @@ fn start_other_cpus(boot: &BootInformation, most: usize) {
     }
     if wanted > 1 {
         log::info!("{} of {wanted} CPUs run", cpu::count());
+    }
+    log::info!("vector state: {VectorState}");
+}
+
+/// What floating-point and vector state threads have.
+struct VectorState;
+
+impl fmt::Display for VectorState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Machine::vector_state(f)
     }
 }

@@ -1,5 +1,4 @@
-//! The first process of the Linux that `aero` runs: loads modules, starts the other CPUs, runs the commands of a file, and ends the
-//! machine. It runs from an initial RAM file system and is linked statically.
+//! The first process of the Linux that `aero` runs: starts the other CPUs, runs the commands of a file, and ends the machine. It runs from an initial RAM file system and is linked statically.
 
 use std::ffi::CStr;
 use std::fs;
@@ -11,8 +10,6 @@ use std::thread;
 
 /// What to run: a command a line.
 const COMMANDS: &str = "/commands";
-/// Modules of the kernel to load: a path a line. Need not be there.
-const MODULES: &str = "/modules/list";
 /// Begins what `aero` reads.
 const BEGIN: &str = "linux: begin";
 /// Ends it; the number of commands that failed follows.
@@ -44,19 +41,7 @@ fn prepare() -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
-    for module in fs::read_to_string(MODULES).unwrap_or_default().lines() {
-        load_module(module).map_err(|error| io::Error::new(error.kind(), format!("{module}: {error}")))?;
-    }
     start_cpus()
-}
-
-fn load_module(path: &str) -> io::Result<()> {
-    let file = fs::File::open(path)?;
-    // SAFETY: a descriptor, an empty string of parameters, no flags.
-    match unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 fn mount(kind: &CStr, at: &CStr) -> io::Result<()> {

@@ -134,12 +134,10 @@ pub fn linux(kernel: &Path, setting: Setting, names: &[String]) -> Result<Option
     let machine = linux::Machine {
         kernel,
         cpus: setting.cpus,
-        memory: linux::MEMORY,
         accelerator: setting.accelerator(),
         clock: if setting.kvm { Clock::Real } else { Clock::Instructions },
         words: setting.words(),
         limit: LIMIT,
-        echo: false,
     };
     let output = machine.execute(files)?;
     Report::find_in(&output).with_context(|| format!("the benchmarks on Linux printed:\n{output}")).map(Some)

@@ -119,12 +119,10 @@ impl Systems {
         let machine = linux::Machine {
             kernel: &self.linux,
             cpus: self.cpus,
-            memory: linux::MEMORY,
             accelerator: Accelerator::Tcg,
             clock,
             words: "",
             limit: LIMIT,
-            echo: false,
         };
         Ok(parse(&machine.execute(linux::file_system_with(&self.programs, &commands)?)?))
     }

@@ -1,4 +1,4 @@
-//! Computes with x87, SSE and (where built for it) AVX registers in hundreds of threads, under preemption, migration and
+//! Computes with x87, SSE and (where built for them) AVX and AVX-512 registers in hundreds of threads, under preemption, migration and
 //! interrupts, and looks whether a register ever changes; also below the stack pointer, in the red zone.
 //!
 //! Arguments: threads per CPU, milliseconds.
@@ -108,6 +108,14 @@ fn spoil_registers() {
     unsafe {
         asm!("vpcmpeqd xmm1, xmm1, xmm1", "vinsertf128 ymm1, ymm1, xmm1, 1", "vmovaps ymm9, ymm1", out("ymm1") _, out("ymm9") _);
     }
+    #[cfg(target_feature = "avx512f")]
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "vpternlogd zmm9, zmm9, zmm9, 0xff", "vmovaps zmm31, zmm9", "kxnorw k1, k1, k1",
+            out("zmm9") _, out("zmm31") _, out("k1") _,
+        );
+    }
 }
 
 fn compute(shared: &Shared, seed: u64) {
@@ -205,7 +213,42 @@ fn held_in_registers(seed: u64) -> bool {
             out("ymm8") _, out("ymm9") _,
         );
     }
-    [low, high, x87, upper].iter().all(|&value| value == seed)
+    [low, high, x87, upper].iter().all(|&value| value == seed) && held_in_avx512(seed)
+}
+
+#[cfg(not(target_feature = "avx512f"))]
+fn held_in_avx512(_seed: u64) -> bool {
+    true
+}
+
+/// The same in the upper half of a register, one of those that only AVX-512 has, and a mask.
+#[cfg(target_feature = "avx512f")]
+#[inline(never)]
+fn held_in_avx512(seed: u64) -> bool {
+    let (upper, last, mask): (u64, u64, u64);
+    // SAFETY: uses only registers it names.
+    unsafe {
+        asm!(
+            "vpbroadcastq zmm9, {seed}",
+            "vpbroadcastq zmm31, {seed}",
+            "kmovw k1, {seed:e}",
+            "2:",
+            "dec {count}",
+            "jnz 2b",
+            "vextracti64x4 ymm8, zmm9, 1",
+            "vmovq {upper}, xmm8",
+            "vextracti64x4 ymm8, zmm31, 1",
+            "vmovq {last}, xmm8",
+            "kmovw {mask:e}, k1",
+            seed = in(reg) seed,
+            count = inout(reg) HELD_ROUNDS => _,
+            upper = out(reg) upper,
+            last = out(reg) last,
+            mask = out(reg) mask,
+            out("zmm8") _, out("zmm9") _, out("zmm31") _, out("k1") _,
+        );
+    }
+    upper == seed && last == seed && mask == seed & 0xffff
 }
 
 /// Holds a value below the stack pointer, where a leaf function may keep one (System V ABI AMD64, 3.2.2).
