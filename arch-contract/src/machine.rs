@@ -236,6 +236,8 @@ pub trait Architecture: Debugging + Sized + 'static {
     /// Registers of the caller, for backtraces.
     fn registers_here() -> Registers;
 
+    /// False where nothing uses floating-point and vector state yet, so that there is none to keep.
+    const KEEPS_VECTORS: bool = true;
     /// Calls `function(argument)`, and gives the interrupted code its floating-point and vector state back afterwards, all
     /// of it. Called where a thread that uses that state is interrupted, on a stack with room for the state.
     fn keep_vectors(function: extern "C" fn(usize), argument: usize);

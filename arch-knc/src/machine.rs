@@ -1,19 +1,35 @@
-//! [`Machine`]: the contract, fulfilled by the card as far as it is there.
+//! [`Machine`]: the contract, fulfilled by the card.
 
 use arch_contract::{Architecture, ConsoleEvent, Export, LineError, LineTrigger, PowerAction, StartCpuError};
 use arch_x64::context::Context;
-use arch_x64::{apic, cpu, descriptors, trap};
+use arch_x64::start_up::start_up_tables;
+use arch_x64::{apic, cpu, descriptors, paging, trampoline, trap};
 
-use crate::platform;
+use crate::{platform, ring};
 
 /// A Knights Corner card.
 pub struct Machine;
 
+/// Cycles between two looks at what a CPU spins for; what comes from another core's cache takes some 250 [SSDG].
+const SPIN_CYCLES: u32 = 32;
 /// Longest one-shot of the local APIC timer, in its ticks.
 const LONGEST_TICKS: u64 = u32::MAX as u64;
 
-/// Needs the ring console.
+/// Not there yet: needs a line of its own, another channel of the rings.
 impl arch_contract::debug::Debugging for Machine {}
+
+/// First Rust of a further CPU, on its own stack.
+extern "C" fn cpu_start(cpu: usize, local: usize) -> ! {
+    paging::control_registers();
+    cpu::claim_block(cpu, 0);
+    descriptors::load();
+    apic::enable();
+    cpu::claim_block(cpu, apic::id());
+    cpu::set_local(local);
+    apic::enable_one_shot();
+    cpu::mark_started();
+    trampoline::enter_kernel(cpu)
+}
 
 impl Architecture for Machine {
     const NAME: &'static str = "Knights Corner";
@@ -25,6 +41,8 @@ impl Architecture for Machine {
 
     arch_x64::bare_cpu_methods!();
     arch_x64::context_methods!();
+
+    const KEEPS_VECTORS: bool = false;
 
     /// Programs do not run here yet, so nobody has vector state to lose.
     fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
@@ -46,19 +64,34 @@ impl Architecture for Machine {
     fn set_vector_control(_: u64) {}
 
     fn vector_state(write: &mut dyn core::fmt::Write) -> core::fmt::Result {
-        write.write_str("not used yet")
+        write.write_str("none is kept yet")
     }
 
-    /// Not there yet: needs the card's start-up page tables.
-    fn start_cpu(_: usize, _: u32, _: usize, _: usize, _: &mut dyn FnMut() -> bool) -> Result<(), StartCpuError> {
-        Err(StartCpuError::NoTrampoline)
+    fn start_cpu(
+        cpu: usize,
+        hardware_id: u32,
+        stack_top: usize,
+        local: usize,
+        wait: &mut dyn FnMut() -> bool,
+    ) -> Result<(), StartCpuError> {
+        let page = trampoline::prepare(start_up_tables(), stack_top, cpu, local, cpu_start)
+            .ok_or(StartCpuError::NoTrampoline)?;
+        trampoline::start(hardware_id, page, wait)
     }
 
-    /// The card has no PAUSE; an empty statement keeps the loop.
+    /// The card has no PAUSE, but DELAY, which gives the core's other hardware threads the cycles [ISA].
     #[inline(always)]
     fn spin_hint() {
-        // SAFETY: no instruction at all.
-        unsafe { core::arch::asm!("", options(nomem, nostack, preserves_flags)) };
+        // SAFETY: waits so many cycles. `aero knc` knows these bytes.
+        unsafe {
+            core::arch::asm!(
+                "mov eax, {cycles}",
+                ".byte 0xc5, 0xfa, 0xae, 0xf0", // delay eax
+                cycles = const SPIN_CYCLES,
+                out("eax") _,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
     }
 
     fn cycle_frequency_hz() -> u64 {
@@ -93,25 +126,25 @@ impl Architecture for Machine {
     }
 
     fn interrupt_controller_name() -> &'static str {
-        "APIC with expanded ids"
-    }
-
-    /// Until the ring console is there, the host sees the last two characters as the POST code.
-    fn console_write(bytes: &[u8]) {
-        if let [.., first, second] = *bytes {
-            platform::show_post_code([first, second]);
+        match apic::mode() {
+            apic::Mode::Expanded => "APIC with expanded ids",
+            _ => "APIC with a PC's ids",
         }
     }
 
+    fn console_write(bytes: &[u8]) {
+        ring::send(bytes);
+    }
+
     fn console_try_write(bytes: &[u8]) -> usize {
-        Self::console_write(bytes);
-        bytes.len()
+        ring::try_send(bytes)
     }
 
     fn console_read() -> Option<u8> {
-        None
+        ring::receive()
     }
 
+    /// Both sides of the rings poll.
     fn console_line() -> Option<u32> {
         None
     }
@@ -130,8 +163,11 @@ impl Architecture for Machine {
         false
     }
 
-    /// Power and reset are the host's.
+    /// Power and reset are the host's: it is told that the card is done.
     fn power(_: PowerAction, _: u8) -> ! {
+        ring::wait_until_taken();
+        platform::show_post_code(*b"--");
+        ring::set_up(false);
         cpu::halt_forever()
     }
 }

@@ -1,33 +1,57 @@
-//! The card's registers, through the direct map.
+//! The card's registers.
 
-use arch_x64::paging::physical_to_virtual;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// Physical addresses of the register blocks [SSDG].
-const DBOX: u64 = 0x8_007c_0000;
-const SBOX: u64 = 0x8_007d_0000;
+use arch_contract::MapError;
+use arch_x64::paging::{TableSource, map_device};
+
+/// Physical address of the register blocks, DBOX and behind it SBOX, and their sizes [SSDG].
+const REGISTERS: u64 = 0x8_007c_0000;
+const DBOX: usize = 0;
+const SBOX: usize = 0x1_0000;
+const SIZE: usize = 0x2_0000;
 /// DBOX: two ASCII characters the host can read, low byte first.
-const POSTCODE: u64 = DBOX + 0x242c;
+const POSTCODE: usize = DBOX + 0x242c;
 /// SBOX scratchpad 4: ICC divider in 29:25, 0 means 20.
-const SPAD4: u64 = SBOX + 0xab30;
+const SPAD4: usize = SBOX + 0xab30;
 /// SBOX: feedback divider in 8:1, feed-forward code in 10:9.
-const CURRENT_RATIO: u64 = SBOX + 0x402c;
+const CURRENT_RATIO: usize = SBOX + 0x402c;
 /// Reference clock of the core's PLL, in Hz.
 const REFERENCE_HZ: u64 = 4_000_000_000;
 const DEFAULT_DIVIDER: u64 = 20;
 
-fn read(register: u64) -> u32 {
-    // SAFETY: the card's registers are mapped by whoever enters the kernel; reading these has no effect.
-    unsafe { physical_to_virtual(register).cast::<u32>().read_volatile() }
+/// Where they are mapped, 0 before.
+static MAPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// Maps the registers. Once.
+///
+/// # Errors
+/// See [`MapError`].
+pub fn map(tables: TableSource) -> Result<(), MapError> {
+    let registers = map_device(REGISTERS, SIZE, tables)?;
+    MAPPED.store(registers as usize, Ordering::Release);
+    Ok(())
+}
+
+fn register(offset: usize) -> Option<*mut u32> {
+    let registers = MAPPED.load(Ordering::Acquire);
+    (registers != 0).then(|| (registers + offset) as *mut u32)
+}
+
+fn read(offset: usize) -> u32 {
+    // SAFETY: one of the registers `map` has mapped; reading these has no effect.
+    register(offset).map_or(0, |register| unsafe { register.read_volatile() })
 }
 
 /// Shows two characters to the host.
 pub fn show_post_code(characters: [u8; 2]) {
-    let value = u32::from(u16::from_le_bytes(characters));
-    // SAFETY: as in `read`; the register only shows what is written.
-    unsafe { physical_to_virtual(POSTCODE).cast::<u32>().write_volatile(value) };
+    if let Some(register) = register(POSTCODE) {
+        // SAFETY: as in `read`; the register only shows what is written.
+        unsafe { register.write_volatile(u32::from(u16::from_le_bytes(characters))) };
+    }
 }
 
-/// The core clock, which is also the time counter's, in Hz. 1.1 GHz on a 3120A.
+/// The core clock, which is also the time counter's, in Hz; 0 if the registers name none. 1.1 GHz on a 3120A.
 pub fn core_hz() -> u64 {
     core_hz_of(read(SPAD4), read(CURRENT_RATIO))
 }

@@ -109,9 +109,10 @@ const fn x2apic_msr(register: Register) -> u32 {
     X2APIC_FIRST + (register as u32) / 16
 }
 
+/// Knights Corner has none of it, nor the fences it needs.
 #[inline(always)]
 fn uses_msrs() -> bool {
-    MODE.load(Ordering::Relaxed) == Mode::X2Apic as u8
+    cfg!(feature = "pc") && MODE.load(Ordering::Relaxed) == Mode::X2Apic as u8
 }
 
 #[inline(always)]

@@ -10,6 +10,7 @@
 //! - [`probe`]: memory accesses that may fail.
 //! - [`system_call`]: the SYSCALL instruction, from ring 0.
 //! - [`apic`]: the local APIC; [`debug`]: debug registers; [`calibration`]: how fast the clocks run.
+//! - [`long_mode`]: the first instructions; [`start_up`]: what start-up does everywhere.
 //! - [`trampoline`]: how a further CPU gets from real mode to the kernel.
 //!
 //! With feature `pc`, [`pc`]: the PC platform and [`pc::Machine`], the contract's implementer.
@@ -23,11 +24,14 @@ pub mod cpu;
 pub mod debug;
 pub mod descriptors;
 pub mod identity;
+
+pub mod long_mode;
 pub mod paging;
 #[cfg(feature = "pc")]
 pub mod pc;
 pub mod probe;
 mod shared;
+pub mod start_up;
 pub mod system_call;
 pub mod trace;
 pub mod trampoline;

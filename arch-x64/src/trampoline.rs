@@ -2,9 +2,12 @@
 
 use core::arch::{global_asm, naked_asm};
 use core::ptr::copy_nonoverlapping;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use arch_contract::{IpiError, StartCpuError};
 
 use crate::paging::{self, physical_to_virtual};
+use crate::{apic, cpu, trap};
 
 // Real mode to 64-bit mode in one step (SDM Vol. 3A, 10.8.5): the page tables map the page at its physical address.
 global_asm!(
@@ -153,4 +156,53 @@ pub fn prepare(
         to.add(offset(&raw const trampoline_data)).cast::<Data>().write_unaligned(data);
     }
     u8::try_from(page / arch_contract::PAGE_SIZE).ok()
+}
+
+/// Set by a CPU on its way up, cleared by the one that starts it.
+static ANSWERED: AtomicBool = AtomicBool::new(false);
+
+/// Waits until the start-up message is repeated (SDM Vol. 3A, 9.4.4: after 200 us, of which a wait is a quarter). The
+/// 10 ms after INIT are for CPUs before 1995.
+const WAITS_BEFORE_REPEAT: u32 = 6;
+
+/// Starts a CPU at the page that [`prepare`] gave. `wait` waits a little and is false when it has been long enough.
+///
+/// # Errors
+/// [`StartCpuError::NoAnswer`].
+pub fn start(hardware_id: u32, page: u8, wait: &mut dyn FnMut() -> bool) -> Result<(), StartCpuError> {
+    ANSWERED.store(false, Ordering::Release);
+    let send = |message: fn(u32, u8) -> Result<(), IpiError>| {
+        let were_enabled = cpu::interrupts_enabled();
+        cpu::disable_interrupts();
+        let result = message(hardware_id, page).map_err(|_| StartCpuError::NoAnswer);
+        if were_enabled {
+            cpu::enable_interrupts();
+        }
+        result
+    };
+    send(|id, _| apic::send_init(id))?;
+    wait();
+    send(apic::send_startup)?;
+    let mut waits = 0;
+    while !ANSWERED.load(Ordering::Acquire) {
+        if waits == WAITS_BEFORE_REPEAT {
+            send(apic::send_startup)?;
+        }
+        waits += 1;
+        if !wait() {
+            // Back into reset, so that it cannot wake up later on a page and a stack that are others' by then.
+            let _ = send(|id, _| apic::send_init(id));
+            return Err(StartCpuError::NoAnswer);
+        }
+    }
+    Ok(())
+}
+
+/// A CPU that was started is ready for the kernel.
+pub fn enter_kernel(cpu: usize) -> ! {
+    ANSWERED.store(true, Ordering::Release);
+    match trap::callbacks() {
+        Some(callbacks) => (callbacks.cpu_main)(cpu),
+        None => cpu::halt_forever(),
+    }
 }

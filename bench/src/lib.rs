@@ -62,6 +62,7 @@ pub fn all() -> impl Iterator<Item = &'static Benchmark> {
         local::BENCHMARKS,
         memory::BENCHMARKS,
         threads::BENCHMARKS,
+        if Machine::KEEPS_VECTORS { threads::WITH_VECTORS } else { &[] },
         events::BENCHMARKS,
         processors::BENCHMARKS,
         contention::BENCHMARKS,

@@ -44,15 +44,17 @@ pub const BENCHMARKS: &[Benchmark] = &[
         run: exit,
     },
     Benchmark { name: "context_switch", about: "switch by yield, one way", cpus: 1, run: |s| switch(s, yield_plainly) },
-    Benchmark {
-        name: "context_switch_vectors",
-        about: "the same, both with vector state to save, as when preempted",
-        cpus: 1,
-        run: |s| switch(s, yield_with_vectors),
-    },
     Benchmark { name: "yield_alone", about: "yield with nobody else to run", cpus: 1, run: yield_alone },
     Benchmark { name: "migration_round_trip", about: "thread to another CPU and back", cpus: 2, run: migrate },
 ];
+
+/// Where threads have vector state.
+pub const WITH_VECTORS: &[Benchmark] = &[Benchmark {
+    name: "context_switch_vectors",
+    about: "context_switch, both with vector state to save, as when preempted",
+    cpus: 1,
+    run: |s| switch(s, yield_with_vectors),
+}];
 
 fn spawn(setting: &Setting) -> Outcome {
     static RAN: AtomicUsize = AtomicUsize::new(0);

@@ -6,7 +6,8 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::card::Card;
 use crate::hrt::{self, Isa};
 use crate::image::{Image, Which, root};
 use crate::iso;
@@ -34,6 +36,8 @@ const PROMPT: &[u8] = b"aero> ";
 /// Begins a command to `aero` itself at the terminal.
 const ESCAPE_KEY: u8 = 0x01;
 const CONTROL_C: u8 = 0x03;
+/// How often a card's console is looked at.
+const RING_INTERVAL: Duration = Duration::from_millis(1);
 /// Deadline of `--run` unless told otherwise.
 const DEFAULT_RUN_LIMIT: Duration = Duration::from_secs(60);
 /// How long QEMU may take to end after it closed its output.
@@ -86,6 +90,9 @@ pub struct Options {
     /// Count instructions instead of time: a nanosecond each, the same in every run
     #[arg(long)]
     pub icount: bool,
+    /// A Knights Corner card instead of a PC: `aero knc` sets it.
+    #[arg(skip)]
+    pub card: bool,
     /// Further arguments for QEMU
     #[arg(last = true, value_name = "QEMU ARGUMENTS")]
     pub qemu: Vec<String>,
@@ -108,6 +115,7 @@ impl Options {
             isa: Isa::default(),
             trace: None,
             icount: false,
+            card: false,
             qemu: Vec::new(),
         }
     }
@@ -115,16 +123,20 @@ impl Options {
 
 /// Runs `aero boot`.
 pub fn run(options: &Options) -> Result<u8> {
-    let image = hrt::build(Which::X64, &options.hrt, options.isa)?;
+    run_image(&hrt::build(Which::X64, &options.hrt, options.isa)?, options)
+}
+
+/// Boots an image, for a person or for commands.
+pub fn run_image(image: &Image, options: &Options) -> Result<u8> {
     match &options.run {
         Some(script) => {
-            let outcome = run_script(&image, options, script, &mut std::io::stdout())?;
+            let outcome = run_script(image, options, script, &mut std::io::stdout())?;
             if !outcome.report.is_empty() {
                 eprint!("{}", outcome.report);
             }
             finish_trace(options, outcome.status)
         }
-        None => interact(&image, options).and_then(|status| finish_trace(options, status)),
+        None => interact(image, options).and_then(|status| finish_trace(options, status)),
     }
 }
 
@@ -148,7 +160,7 @@ pub struct Outcome {
 pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn Write) -> Result<Outcome> {
     ensure!(!script.contains('"'), "commands for --run cannot contain double quotes");
     let line = format!("panic=exit {} run=\"{script}\"", options.append);
-    let mut machine = Running::start(image, options, &line)?;
+    let mut machine = Running::start_either(image, options, &line)?;
     let limit = options.timeout.map_or(DEFAULT_RUN_LIMIT, Duration::from_secs);
     let deadline = Instant::now() + limit;
     let mut lines = SourceLines::new(image);
@@ -174,8 +186,11 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
     }
     let reason = match timed_out {
         true => format!("the kernel did not finish `{script}` within {} s and was asked where it is", limit.as_secs()),
-        false => match code.and_then(qemu::kernel_status) {
-            Some(_) => "the kernel crashed".into(),
+        false if filter.has_crashed() || code.and_then(qemu::kernel_status).is_some() => "the kernel crashed".into(),
+        false => match &machine.card {
+            Some(card) => {
+                format!("the card stopped with POST code \"{}\" before the kernel finished", card.post_code())
+            }
             None => format!("QEMU ended with {code:?} before the kernel finished"),
         },
     };
@@ -223,6 +238,11 @@ impl Filter {
         inside
     }
 
+    /// True if a crash report has begun.
+    fn has_crashed(&self) -> bool {
+        self.state == State::Crashed
+    }
+
     /// The commands' exit status, once it has come.
     pub fn status(&self) -> Option<u8> {
         (self.state == State::After || self.state == State::Status).then(|| self.digits.parse().ok()).flatten()
@@ -231,7 +251,7 @@ impl Filter {
 
 /// A person, or a pipe, at the prompt.
 fn interact(image: &Image, options: &Options) -> Result<u8> {
-    let mut machine = Running::start(image, options, &options.append)?;
+    let mut machine = Running::start_either(image, options, &options.append)?;
     let terminal = RawTerminal::enter();
     if terminal.is_interactive() {
         eprint!("aero: booting; Ctrl-A x ends the machine, Ctrl-A Ctrl-A sends Ctrl-A\r\n");
@@ -275,7 +295,7 @@ fn interact(image: &Image, options: &Options) -> Result<u8> {
     match code.and_then(qemu::kernel_status) {
         _ if quit => Ok(status::DONE),
         Some(kernel_status) => Ok(kernel_status),
-        None if code == Some(0) => Ok(status::DONE),
+        None if code == Some(0) || machine.card.is_some() => Ok(status::DONE),
         None => bail!("QEMU ended with {code:?}"),
     }
 }
@@ -328,7 +348,7 @@ fn read_keys(interactive: bool, ended: mpsc::Sender<InputEnd>) -> Receiver<Vec<u
 }
 
 /// Sends keys to the machine, from the moment on that the returned end is told that it listens.
-fn write_keys(mut to: ChildStdin, keys: Receiver<Vec<u8>>) -> mpsc::Sender<()> {
+fn write_keys(mut to: Box<dyn Write + Send>, keys: Receiver<Vec<u8>>) -> mpsc::Sender<()> {
     let (listens, wait) = mpsc::channel();
     thread::spawn(move || {
         if wait.recv().is_err() {
@@ -346,11 +366,13 @@ fn write_keys(mut to: ChildStdin, keys: Receiver<Vec<u8>>) -> mpsc::Sender<()> {
 /// A running QEMU.
 pub struct Running {
     child: Child,
-    input: Option<ChildStdin>,
+    input: Option<Box<dyn Write + Send>>,
     /// What comes on the console.
     pub output: Receiver<Vec<u8>>,
     /// QEMU's monitor.
     monitor: UnixStream,
+    /// The card that QEMU plays, if it does. It does not end by itself.
+    card: Option<Arc<Card>>,
     /// The CD made for it, removed with it.
     iso: Option<PathBuf>,
     /// Where the kernel leaves what is left after a crash.
@@ -394,12 +416,8 @@ impl Running {
         inherit(&mut command, qemus_end.as_raw_fd());
         // Ctrl-C at the terminal is not meant for the machine as a process.
         command.process_group(0);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(|error| match error.kind() {
-                ErrorKind::NotFound => anyhow::Error::new(MissingTool("qemu-system-x86_64")),
-                _ => anyhow::Error::new(error).context("QEMU cannot be started"),
-            })?;
-        let input = child.stdin.take();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(qemu_missing)?;
+        let input = child.stdin.take().map(|input| Box::new(input) as Box<dyn Write + Send>);
         let mut from = child.stdout.take().context("QEMU has no output")?;
         let (send, output) = mpsc::channel();
         thread::spawn(move || {
@@ -410,7 +428,45 @@ impl Running {
                 }
             }
         });
-        Ok(Self { child, input, output, monitor, iso, crash, telemetry })
+        Ok(Self { child, input, output, monitor, card: None, iso, crash, telemetry })
+    }
+
+    /// Boots what the options ask for.
+    fn start_either(image: &Image, options: &Options, words: &str) -> Result<Self> {
+        if options.card { Self::start_card(image, options, words) } else { Self::start(image, options, words) }
+    }
+
+    /// Boots a Knights Corner card.
+    fn start_card(image: &Image, options: &Options, words: &str) -> Result<Self> {
+        let card = Arc::new(Card::new(&image.boot, options.cpus, words)?);
+        let (monitor, qemus_end) = UnixStream::pair().context("there is no connection for QEMU's monitor")?;
+        let mut command = card.command(options.cpus);
+        qemu::monitor(&mut command, qemus_end.as_raw_fd());
+        command.args(&options.qemu);
+        die_with_parent(&mut command);
+        inherit(&mut command, qemus_end.as_raw_fd());
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.spawn().map_err(qemu_missing)?;
+        let rings = card.rings()?;
+        let (send, output) = mpsc::channel();
+        let (theirs, mut was_up) = (card.clone(), false);
+        thread::spawn(move || {
+            loop {
+                let is_up = rings.is_up().unwrap_or(false);
+                let bytes = rings.receive().unwrap_or_default();
+                let is_quiet = bytes.is_empty();
+                if (!is_quiet && send.send(bytes).is_err()) || (was_up && !is_up && is_quiet) || theirs.has_stopped() {
+                    return;
+                }
+                was_up |= is_up;
+                if is_quiet {
+                    thread::sleep(RING_INTERVAL);
+                }
+            }
+        });
+        let input: Box<dyn Write + Send> = Box::new(card.rings()?);
+        let crash = crash_path()?;
+        Ok(Self { child, input: Some(input), output, monitor, card: Some(card), iso: None, crash, telemetry: None })
     }
 
     /// Where the crash file is, if the kernel has written one; once. One that is empty is removed.
@@ -441,6 +497,10 @@ impl Running {
 
     /// Ends QEMU if it has not ended; its exit code.
     fn end(&mut self) -> Result<Option<i32>> {
+        if self.card.is_some() {
+            let _ = self.child.kill();
+            return Ok(self.child.wait()?.code());
+        }
         // QEMU closes its output right before it ends by itself.
         let deadline = Instant::now() + EXIT_LIMIT;
         while self.output.try_recv() == Err(mpsc::TryRecvError::Disconnected) && Instant::now() < deadline {
@@ -467,6 +527,13 @@ impl Drop for Running {
         if let Some(note) = self.take_crash_note() {
             eprintln!("aero: {note}");
         }
+    }
+}
+
+fn qemu_missing(error: std::io::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::NotFound => MissingTool("qemu-system-x86_64").into(),
+        _ => anyhow::Error::new(error).context("QEMU cannot be started"),
     }
 }
 

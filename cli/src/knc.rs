@@ -11,7 +11,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::bzimage;
 use crate::image::{Image, kernel_cargo, root};
+
+/// Where the card's bootstrap has images put (MPSS).
+pub const DOWNLOAD: u32 = 64 << 20;
 
 const TARGET: &str = "images/knc/x86_64-knc-none.json";
 
@@ -26,7 +30,9 @@ pub fn build() -> Result<Image> {
         let object = assemble(&directory, &for_the_card(&text)?)?;
         link(&[&object, &builtins], &image)?;
     }
-    Ok(Image { boot: image.clone(), debug: image, programs: Vec::new() })
+    let boot = directory.join("aerokernel-knc.bzImage");
+    bzimage::pack(&image, &boot, DOWNLOAD)?;
+    Ok(Image { boot, debug: image, programs: Vec::new() })
 }
 
 fn is_newer(a: &Path, b: &Path) -> bool {

@@ -1,6 +1,7 @@
 //! The `aero` command.
 //!
 //! - [`image`]: builds the kernel; [`pack`]: makes a boot image of it; [`knc`]: the one for Knights Corner.
+//! - [`card`]: a Knights Corner card; [`bzimage`]: its image; [`rings`]: its console.
 //! - [`hrt`]: builds programs and puts them into it; [`header`]: their interface in C.
 //! - [`boot`]: runs it in QEMU; [`qemu`]: QEMU's arguments; [`terminal`]: between QEMU and the person;
 //!   [`source_lines`]: adds file:line to backtraces; [`gdb`]: runs it with a gdb attached.
@@ -12,6 +13,8 @@ mod archive;
 mod bench;
 mod bochs;
 mod boot;
+mod bzimage;
+mod card;
 mod gdb;
 mod header;
 mod hrt;
@@ -22,6 +25,7 @@ mod knc;
 mod linux;
 mod pack;
 mod qemu;
+mod rings;
 mod source_lines;
 mod terminal;
 mod test;
@@ -83,6 +87,9 @@ enum Command {
     Inspect(inspect::Options),
     /// Measure the kernel's primitives, beside Linux's and an earlier run; `bench scale`, `bench hrt`
     Bench(bench::Options),
+    /// The kernel for Knights Corner (Xeon Phi), on a card that QEMU plays
+    #[command(subcommand)]
+    Knc(card::Command),
     /// Run the tests: all, or the named parts
     Test {
         /// unit: on the host. model: races, explored. kernel: in QEMU. e2e: the shell, by a pseudo-terminal.
@@ -108,6 +115,7 @@ fn main() -> ExitCode {
         Command::Top(options) => top::run(&options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Knc(command) => card::run(command),
         Command::Test { parts } => test::run(&parts),
     };
     match result {

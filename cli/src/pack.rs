@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
-use object::{Endianness, Object, ObjectSection, ObjectSymbol, SymbolKind};
+use object::{Endianness, Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
 
-/// First word of the packed symbols; the kernel's `arch-x64/src/pc/start.rs` looks for it.
+/// First word of the packed symbols; the kernel's `arch-x64/src/start_up.rs` looks for it.
 const SYMBOLS_MAGIC: u32 = 0x4d59_5341;
 /// First word of the packed programs: the same.
 const PROGRAMS_MAGIC: u32 = 0x4752_5041;
@@ -18,6 +18,8 @@ const PAGE: usize = 4096;
 /// Longest function name kept, in bytes.
 const NAME_LIMIT: usize = 120;
 const RELOCATION_SIZE: usize = 24;
+/// What the linker script keeps room for in the last segment.
+const EMPTY_SYMBOLS: usize = 8;
 
 type Segment = ProgramHeader64<Endianness>;
 
@@ -78,13 +80,7 @@ fn pack_bytes(bytes: &[u8], programs: &[Program]) -> Result<Vec<u8>> {
     check_relocations(&file)?;
     let header = FileHeader64::<Endianness>::parse(bytes)?;
     let endian = header.endian()?;
-    let image_start = file.symbol_by_name("__image_start").context("it has no symbol __image_start")?.address();
-    let table = symbol_table(&file, image_start)?;
-    let mut symbols = SYMBOLS_MAGIC.to_le_bytes().to_vec();
-    symbols.extend((table.len() as u32).to_le_bytes());
-    symbols.extend(table);
-    symbols.resize(symbols.len().next_multiple_of(8), 0);
-    symbols.extend(archive(programs)?);
+    let symbols = behind_image(&file, programs)?;
 
     let segments: Vec<&Segment> = header
         .program_headers(endian, bytes)?
@@ -104,7 +100,7 @@ fn pack_bytes(bytes: &[u8], programs: &[Program]) -> Result<Vec<u8>> {
         let (offset, mut data) = (segment.p_offset(endian), segment.data(endian, bytes).unwrap_or(&[]).to_vec());
         if segment.p_type(endian) == elf::PT_LOAD {
             if index == last_load {
-                ensure!(data.len() == 8, "its last segment is not the one for symbols");
+                ensure!(data.len() == EMPTY_SYMBOLS, "its last segment is not the one for symbols");
                 data = symbols.clone();
                 new.p_memsz.set(endian, data.len() as u64);
             }
@@ -129,6 +125,42 @@ fn pack_bytes(bytes: &[u8], programs: &[Program]) -> Result<Vec<u8>> {
     let header_bytes = object::pod::bytes_of(&new_header);
     out[..header_bytes.len()].copy_from_slice(header_bytes);
     out[header_bytes.len()..table_end].copy_from_slice(object::pod::bytes_of_slice(&headers));
+    Ok(out)
+}
+
+/// What stands behind the image: function names, and programs.
+fn behind_image(file: &object::File, programs: &[Program]) -> Result<Vec<u8>> {
+    let table = symbol_table(file, image_start(file)?)?;
+    let mut symbols = SYMBOLS_MAGIC.to_le_bytes().to_vec();
+    symbols.extend((table.len() as u32).to_le_bytes());
+    symbols.extend(table);
+    symbols.resize(symbols.len().next_multiple_of(8), 0);
+    symbols.extend(archive(programs)?);
+    Ok(symbols)
+}
+
+fn image_start(file: &object::File) -> Result<u64> {
+    Ok(file.symbol_by_name("__image_start").context("it has no symbol __image_start")?.address())
+}
+
+/// The image as it stands in memory, with function names behind it, entered at its first byte, which has this name.
+pub fn flat(bytes: &[u8], entry: &str) -> Result<Vec<u8>> {
+    let file = object::File::parse(bytes)?;
+    check_relocations(&file)?;
+    let start = image_start(&file)?;
+    let is_first = file.symbol_by_name(entry).is_some_and(|symbol| symbol.address() == start);
+    ensure!(is_first, "its first byte is not {entry}");
+    let mut out = Vec::new();
+    for segment in file.segments() {
+        let at = usize::try_from(segment.address().checked_sub(start).context("a segment is before the image")?)?;
+        ensure!(at >= out.len(), "its segments overlap");
+        out.resize(at, 0);
+        out.extend(segment.data()?);
+        out.resize(at + usize::try_from(segment.size())?, 0);
+    }
+    // The last segment is the one for symbols.
+    out.truncate(out.len().saturating_sub(EMPTY_SYMBOLS));
+    out.extend(behind_image(&file, &[])?);
     Ok(out)
 }
 

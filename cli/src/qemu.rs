@@ -145,6 +145,12 @@ pub fn linux_command(machine: &linux::Machine<'_>, initrd: &Path, command_line: 
     command
 }
 
+/// A monitor at a connection that QEMU inherits.
+pub fn monitor(command: &mut Command, end: RawFd) -> &mut Command {
+    command.args(["-chardev", &format!("socket,id=monitor,fd={end}")]);
+    command.args(["-mon", "chardev=monitor,mode=readline"])
+}
+
 /// A port whose bytes go to a file.
 fn debug_console(command: &mut Command, name: &str, port: &str, path: &Path) {
     // A comma would end the value; doubled it stands for itself.
@@ -172,10 +178,7 @@ impl Machine<'_> {
             false => command.args(["-display", "none"]),
         };
         match self.monitor {
-            Some(end) => {
-                command.args(["-chardev", &format!("socket,id=monitor,fd={end}")]);
-                command.args(["-mon", "chardev=monitor,mode=readline"])
-            }
+            Some(end) => monitor(&mut command, end),
             None => command.args(["-monitor", "none"]),
         };
         debug_console(&mut command, "crash", CRASH_PORT, self.crash);

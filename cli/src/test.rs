@@ -133,6 +133,7 @@ fn run_part(part: Part) -> Result<Ran> {
         }),
         Part::E2e => {
             image::build(Which::X64)?;
+            image::build(Which::Knc)?;
             let mut tests = cargo();
             tests.args(["test", "--quiet", "-p", "e2e"]).env("AERO", std::env::current_exe()?);
             succeed(tests)

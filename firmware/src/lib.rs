@@ -5,7 +5,8 @@
 //! [`PhysicalMemory`] supplies the bytes, so the same code runs in the kernel and under the host's fuzz tests.
 //!
 //! - [`acpi`]: RSDP, RSDT/XSDT, MADT, SRAT, SLIT, FADT.
-//! - [`pvh`] and [`multiboot2`]: the boot loaders' information.
+//! - [`sfi`]: what Knights Corner has instead.
+//! - [`pvh`], [`multiboot2`] and [`linux`]: the boot loaders' information.
 //! - [`memory_map`]: from a loader's list to sorted, disjoint, page-aligned usable memory.
 //! - [`words`]: the command line as key=value words.
 #![cfg_attr(not(test), no_std)]
@@ -13,9 +14,11 @@
 
 pub mod acpi;
 mod bytes;
+pub mod linux;
 pub mod memory_map;
 pub mod multiboot2;
 pub mod pvh;
+pub mod sfi;
 pub mod words;
 
 use arch_contract::boot::{MAX_NOTICES, Notice};

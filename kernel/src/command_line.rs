@@ -66,7 +66,7 @@ pub struct Unknown<'a> {
 }
 
 /// Words for the architecture's start-up code.
-const ARCHITECTURE_WORDS: [&str; 3] = ["debug-exit", "trace-port", "crash-port"];
+const ARCHITECTURE_WORDS: [&str; 5] = ["debug-exit", "trace-port", "crash-port", "phi.ring", "apic"];
 
 /// Reads the line; calls `unknown` for each word that is not understood and goes on with the defaults.
 pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options<'a> {

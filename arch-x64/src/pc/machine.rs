@@ -1,13 +1,11 @@
 //! [`Machine`]: the contract, fulfilled by a PC.
 
-use core::sync::atomic::{AtomicBool, Ordering};
-
 use arch_contract::{
-    Architecture, ConsoleEvent, Export, Framebuffer, IpiError, LineError, LineTrigger, PowerAction, StartCpuError,
+    Architecture, ConsoleEvent, Export, Framebuffer, LineError, LineTrigger, PowerAction, StartCpuError,
 };
 
 use super::uart::Polled;
-use super::{debug_port, entry, io_apic, keyboard, power, screen, serial, timer};
+use super::{debug_port, io_apic, keyboard, power, screen, serial, timer};
 use crate::context::Context;
 use crate::{apic, cpu, descriptors, paging, trampoline, trap, vectors};
 
@@ -16,13 +14,6 @@ pub struct Machine;
 
 /// COM3, which is polled.
 static TELEMETRY: Polled = Polled::at(0x3e8);
-
-/// Set by a CPU on its way up, cleared by the one that starts it.
-static ANSWERED: AtomicBool = AtomicBool::new(false);
-
-/// Waits until the start-up message is repeated (SDM Vol. 3A, 9.4.4: after 200 us, of which a wait is a quarter). The
-/// 10 ms after INIT are for CPUs before 1995.
-const WAITS_BEFORE_REPEAT: u32 = 6;
 
 /// First Rust of a further CPU, on its own stack.
 extern "C" fn cpu_start(cpu: usize, local: usize) -> ! {
@@ -35,11 +26,7 @@ extern "C" fn cpu_start(cpu: usize, local: usize) -> ! {
     cpu::set_local(local);
     timer::enable_on_this_cpu();
     cpu::mark_started();
-    ANSWERED.store(true, Ordering::Release);
-    match trap::callbacks() {
-        Some(callbacks) => (callbacks.cpu_main)(cpu),
-        None => cpu::halt_forever(),
-    }
+    trampoline::enter_kernel(cpu)
 }
 
 impl Architecture for Machine {
@@ -70,34 +57,9 @@ impl Architecture for Machine {
         local: usize,
         wait: &mut dyn FnMut() -> bool,
     ) -> Result<(), StartCpuError> {
-        let page = trampoline::prepare(entry::start_up_tables(), stack_top, cpu, local, cpu_start)
+        let page = trampoline::prepare(crate::start_up::start_up_tables(), stack_top, cpu, local, cpu_start)
             .ok_or(StartCpuError::NoTrampoline)?;
-        ANSWERED.store(false, Ordering::Release);
-        let send = |message: fn(u32, u8) -> Result<(), IpiError>| {
-            let were_enabled = cpu::interrupts_enabled();
-            cpu::disable_interrupts();
-            let result = message(hardware_id, page).map_err(|_| StartCpuError::NoAnswer);
-            if were_enabled {
-                cpu::enable_interrupts();
-            }
-            result
-        };
-        send(|id, _| apic::send_init(id))?;
-        wait();
-        send(apic::send_startup)?;
-        let mut waits = 0;
-        while !ANSWERED.load(Ordering::Acquire) {
-            if waits == WAITS_BEFORE_REPEAT {
-                send(apic::send_startup)?;
-            }
-            waits += 1;
-            if !wait() {
-                // Back into reset, so that it cannot wake up later on a page and a stack that are others' by then.
-                let _ = send(|id, _| apic::send_init(id));
-                return Err(StartCpuError::NoAnswer);
-            }
-        }
-        Ok(())
+        trampoline::start(hardware_id, page, wait)
     }
 
     #[inline(always)]

@@ -1,7 +1,6 @@
 //! From the loader's entry to the kernel's, in order.
 
 use core::cell::UnsafeCell;
-use core::ptr::addr_of;
 
 use arch_contract::boot::{
     BootInformation, CpuDescription, FirmwareTable, MAX_REGIONS, MemoryRegion, Notice, PhysicalRange,
@@ -14,37 +13,17 @@ use firmware::{Notices, PhysicalMemory, multiboot2, pvh, words};
 use raw_cpuid::CpuId;
 
 use super::{debug_port, io_apic, power, screen, serial, timer};
-use crate::paging::{self, AddressSpace, Use, physical_to_virtual, virtual_to_physical};
+use crate::paging;
+use crate::start_up::{self, FrameSource, StartUpMemory, TRAMPOLINE_LIMIT};
 use crate::{apic, cpu, descriptors, trampoline, vectors};
-
-unsafe extern "C" {
-    static __image_start: u8;
-    static __code_end: u8;
-    static __constants_end: u8;
-    static __image_end: u8;
-    /// Symbols packed behind the image: u32 magic, u32 bytes that follow. See `cli`'s pack module.
-    static __symbols_start: u8;
-}
 
 unsafe extern "Rust" {
     /// The kernel; provided by the image.
     safe fn aerokernel_main(boot: &'static BootInformation) -> !;
 }
 
-/// First word of the packed symbols: "ASYM".
-const SYMBOLS_MAGIC: u32 = 0x4d59_5341;
-/// Largest symbol table accepted, in bytes.
-const SYMBOLS_LIMIT: u32 = 16 << 20;
-/// First word of the packed programs, behind the symbols at the next multiple of 8: "APRG".
-const PROGRAMS_MAGIC: u32 = 0x4752_5041;
-/// Most bytes of programs accepted.
-const PROGRAMS_LIMIT: u32 = 1 << 30;
 /// Longest command line kept, in bytes.
 const COMMAND_LINE_LIMIT: usize = 4096;
-/// The trampoline must be below the video memory.
-const TRAMPOLINE_LIMIT: u64 = 0xa_0000;
-/// The start-up page tables map this much.
-const START_UP_LIMIT: u64 = 1 << 32;
 /// The interrupt vector table and the BIOS data area: left alone.
 const FIRMWARE_DATA: PhysicalRange = PhysicalRange { start: 0, end: 0x1000 };
 
@@ -86,14 +65,8 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     vectors::enable();
     say("kernel: traps");
 
-    let (symbols, programs) = packed();
-    let image = PhysicalRange {
-        start: virtual_to_physical(addr_of!(__image_start)),
-        end: match symbols {
-            [] => virtual_to_physical(addr_of!(__image_end)),
-            _ => virtual_to_physical(programs.as_ptr_range().end).next_multiple_of(PAGE_SIZE as u64),
-        },
-    };
+    let (symbols, programs) = start_up::packed();
+    let image = start_up::image(symbols, programs);
     let (loader, mut rsdp, mut free) = read_loader(magic, loader_information, image, storage);
     if let Some(port) = words::value(&storage.command_line, "debug-exit").and_then(words::number) {
         power::set_debug_exit(port as u16);
@@ -104,13 +77,13 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
         }
     }
     say(", memory");
-    let mut tables = FrameSource::take(&mut free);
-    let trampoline = take_trampoline(&mut free);
+    let mut tables = FrameSource::take(&mut free).unwrap_or_else(|reason| stop(reason));
+    let trampoline = start_up::take_trampoline(&mut free);
     match trampoline {
         Some(page) => trampoline::set_page(page),
         None => storage.notices.add("no free page below 1 MiB: only the boot CPU can run; limit", TRAMPOLINE_LIMIT),
     }
-    build_address_space(&free, image, trampoline, &mut tables);
+    start_up::build_address_space(&free, None, image, trampoline, &mut tables).unwrap_or_else(|reason| stop(reason));
     say(", paging");
 
     if rsdp == 0 {
@@ -169,47 +142,6 @@ fn say(stage: &str) {
     serial::send(stage.as_bytes());
 }
 
-/// What is packed behind the image: symbols, and programs. Without symbols there are no programs either.
-fn packed() -> (&'static [u8], &'static [u8]) {
-    // SAFETY: the linker script reserves 8 bytes there, and the packer puts the symbols behind them.
-    let symbols = unsafe { packed_part(addr_of!(__symbols_start), SYMBOLS_MAGIC, SYMBOLS_LIMIT) };
-    if symbols.is_empty() {
-        return (symbols, symbols);
-    }
-    let end = symbols.as_ptr_range().end;
-    let next = end.wrapping_add(end.align_offset(8));
-    // SAFETY: behind symbols the packer always puts a header for the programs.
-    (symbols, unsafe { packed_part(next, PROGRAMS_MAGIC, PROGRAMS_LIMIT) })
-}
-
-/// # Safety
-/// At `at` there are a u32 magic and a u32 length, and if the magic is right, so many bytes.
-unsafe fn packed_part(at: *const u8, magic: u32, limit: u32) -> &'static [u8] {
-    // SAFETY: by the caller's word.
-    unsafe {
-        let header = at.cast::<u32>();
-        let (found, length) = (header.read_unaligned(), header.add(1).read_unaligned());
-        let start = header.add(2).cast();
-        match found == magic && length <= limit {
-            true => core::slice::from_raw_parts(start, length as usize),
-            false => core::slice::from_raw_parts(start, 0),
-        }
-    }
-}
-
-/// Memory below 4 GiB as the start-up page tables map it.
-struct StartUpMemory;
-
-impl PhysicalMemory for StartUpMemory {
-    fn bytes(&self, address: u64, length: usize) -> Option<&[u8]> {
-        if address == 0 || address.checked_add(length as u64)? > START_UP_LIMIT {
-            return None;
-        }
-        // SAFETY: mapped by the start-up tables; reads of absent memory give ones.
-        Some(unsafe { core::slice::from_raw_parts(physical_to_virtual(address), length) })
-    }
-}
-
 /// Reads command line and memory map; returns the loader's name, the RSDP and the free memory.
 fn read_loader(magic: u32, at: u64, image: PhysicalRange, storage: &mut Storage) -> (&'static str, u64, RangeList) {
     let memory = StartUpMemory;
@@ -232,11 +164,7 @@ fn read_loader(magic: u32, at: u64, image: PhysicalRange, storage: &mut Storage)
             ("unknown", "", 0, RangeList::new())
         }
     };
-    let mut cut = line.len().min(COMMAND_LINE_LIMIT);
-    while !line.is_char_boundary(cut) {
-        cut -= 1;
-    }
-    storage.command_line.push_str(&line[..cut]);
+    start_up::keep(line, &mut storage.command_line);
     memory_map::remove(&mut free, image, notices);
     memory_map::remove(&mut free, FIRMWARE_DATA, notices);
     if free.is_empty() {
@@ -251,83 +179,6 @@ fn stop(reason: &str) -> ! {
     say(reason);
     say("\r\n");
     power::act(arch_contract::PowerAction::PowerOff, 3)
-}
-
-/// Frames for page tables, from the end of the last free range below 4 GiB.
-struct FrameSource {
-    next: u64,
-    start: u64,
-}
-
-/// At most this much goes into start-up page tables. Direct map with 2 MiB pages: 4 KiB per GiB.
-const TABLE_MEMORY: u64 = 32 << 20;
-
-impl FrameSource {
-    fn take(free: &mut RangeList) -> Self {
-        let candidate = free.iter_mut().filter(|range| range.end <= START_UP_LIMIT).max_by_key(|range| range.len());
-        let Some(range) = candidate else { stop("there is no usable memory below 4 GiB") };
-        let size = (range.len() / 4).min(TABLE_MEMORY) & !(PAGE_SIZE as u64 - 1);
-        range.end -= size;
-        Self { start: range.end, next: range.end + size }
-    }
-
-    fn next(&mut self) -> Option<u64> {
-        if self.next == self.start {
-            return None;
-        }
-        self.next -= PAGE_SIZE as u64;
-        // SAFETY: the frame was free, below 4 GiB and thereby mapped before and after the switch of page tables.
-        unsafe { physical_to_virtual(self.next).write_bytes(0, PAGE_SIZE) };
-        Some(self.next)
-    }
-
-    /// Returns what was not used.
-    fn give_back(self, free: &mut RangeList) {
-        if let Some(range) = free.iter_mut().find(|range| range.end == self.start) {
-            range.end = self.next;
-        }
-    }
-}
-
-fn take_trampoline(free: &mut RangeList) -> Option<u64> {
-    let page = free
-        .iter()
-        .filter_map(|range| {
-            let end = range.end.min(TRAMPOLINE_LIMIT);
-            (range.start + PAGE_SIZE as u64 <= end).then(|| end - PAGE_SIZE as u64)
-        })
-        .max()?;
-    let taken = PhysicalRange { start: page, end: page + PAGE_SIZE as u64 };
-    memory_map::remove(free, taken, &mut Notices::default());
-    Some(page)
-}
-
-/// All memory with the largest pages; the image with write-xor-execute; the lower half empty.
-fn build_address_space(free: &RangeList, image: PhysicalRange, trampoline: Option<u64>, tables: &mut FrameSource) {
-    let own_tables = PhysicalRange { start: tables.start, end: tables.next };
-    let code_end = virtual_to_physical(addr_of!(__code_end));
-    let constants_end = virtual_to_physical(addr_of!(__constants_end));
-    let mut source = || tables.next();
-    let mut build = || {
-        let mut space = AddressSpace::new(&mut source).ok_or(arch_contract::MapError::OutOfMemory)?;
-        for range in free {
-            space.map_direct(*range, Use::Data, &mut source)?;
-        }
-        space.map_direct(own_tables, Use::Data, &mut source)?;
-        space.map_direct(PhysicalRange { start: image.start, end: code_end }, Use::Code, &mut source)?;
-        space.map_direct(PhysicalRange { start: code_end, end: constants_end }, Use::Constants, &mut source)?;
-        space.map_direct(PhysicalRange { start: constants_end, end: image.end }, Use::Data, &mut source)?;
-        if let Some(page) = trampoline {
-            let range = PhysicalRange { start: page, end: page + PAGE_SIZE as u64 };
-            space.map_direct(range, Use::Data, &mut source)?;
-        }
-        Ok(space)
-    };
-    match build() {
-        Ok(space) => space.install(),
-        Err(arch_contract::MapError::OutOfMemory) => stop("the memory for page tables is used up"),
-        Err(arch_contract::MapError::AlreadyMapped) => stop("two memory ranges overlap"),
-    }
 }
 
 /// Firmware tables, mapped as they are asked for. They can be anywhere, also where no memory was reported.

@@ -1,5 +1,4 @@
-//! The Aerokernel for Knights Corner: links the parts together. Nothing enters it yet; the card's boot protocol (a
-//! bzImage with a 32-bit entry, SFI tables) is not there.
+//! The Aerokernel for Knights Corner: links the parts together.
 #![no_std]
 #![no_main]
 

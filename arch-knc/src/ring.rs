@@ -1,0 +1,178 @@
+//! The console: a ring for each direction in a region of the card's memory that the host reads and writes, both sides polling (3120A, its
+//! loader's layout, version 1). What the host wrote there is not believed: a region that makes no sense is no console.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use arch_contract::boot::PhysicalRange;
+use arch_x64::cpu;
+use arch_x64::paging::physical_to_virtual;
+
+/// "PHIR" and "RING", and the version.
+const REGION_MAGIC: u32 = 0x5249_4850;
+const RING_MAGIC: u32 = u32::from_le_bytes(*b"RING");
+const VERSION: u32 = 1;
+/// Offsets in the region's header.
+const REGION_SIZE: u64 = 8;
+const CHANNELS: u64 = 12;
+const CARD_FLAGS: u64 = 24;
+/// Set while the card runs.
+const CARD_IS_UP: u64 = 1 << 0;
+/// Channel descriptors: where, how large, their fields.
+const FIRST_CHANNEL: u64 = 64;
+const CHANNEL_SIZE: u64 = 64;
+const CHANNEL_LIMIT: u32 = 16;
+const TO_CARD: u64 = 8;
+const TO_HOST: u64 = 16;
+const KIND_CONSOLE: u32 = 1;
+/// A ring: size, producer's index, consumer's, data.
+const RING_SIZE: u64 = 4;
+const HEAD: u64 = 64;
+const TAIL: u64 = 128;
+const DATA: u64 = 192;
+/// Time counter cycles without any progress of the host's after which output is dropped: some seconds.
+const PATIENCE: u64 = 4_000_000_000;
+
+/// A ring that was checked.
+struct Ring {
+    /// Physical address, 0 if there is none.
+    at: AtomicU64,
+    size: AtomicU32,
+}
+
+static INPUT: Ring = Ring::new();
+static OUTPUT: Ring = Ring::new();
+/// Physical address of the region, 0 if there is none.
+static REGION: AtomicU64 = AtomicU64::new(0);
+
+fn word(physical: u64) -> &'static AtomicU32 {
+    // SAFETY: aligned, inside the region, which `init` was told is mapped memory that is nobody else's but the host's; words there
+    // are only accessed as atomics.
+    unsafe { &*physical_to_virtual(physical).cast() }
+}
+
+fn byte(physical: u64) -> *mut u8 {
+    physical_to_virtual(physical)
+}
+
+impl Ring {
+    const fn new() -> Self {
+        Self { at: AtomicU64::new(0), size: AtomicU32::new(0) }
+    }
+
+    /// Takes the ring that a descriptor names, if it lies in the region and is one.
+    fn set(&self, region: PhysicalRange, descriptor: u64) -> bool {
+        let (offset, size) = (word(descriptor).load(Ordering::Relaxed), word(descriptor + 4).load(Ordering::Relaxed));
+        let at = region.start + u64::from(offset);
+        let fits = offset.is_multiple_of(64) && size.is_power_of_two() && at + DATA + u64::from(size) <= region.end;
+        if !fits
+            || word(at).load(Ordering::Relaxed) != RING_MAGIC
+            || word(at + RING_SIZE).load(Ordering::Relaxed) != size
+        {
+            return false;
+        }
+        self.size.store(size, Ordering::Relaxed);
+        self.at.store(at, Ordering::Release);
+        true
+    }
+
+    /// Where it is and its size, if there is one.
+    fn get(&self) -> Option<(u64, u32)> {
+        let at = self.at.load(Ordering::Acquire);
+        (at != 0).then(|| (at, self.size.load(Ordering::Relaxed)))
+    }
+
+    /// Adds what there is room for; how many bytes that was. An absent ring takes everything.
+    fn send(&self, bytes: &[u8]) -> usize {
+        let Some((at, size)) = self.get() else { return bytes.len() };
+        let (head, tail) = (word(at + HEAD), word(at + TAIL));
+        let start = head.load(Ordering::Relaxed);
+        let used = start.wrapping_sub(tail.load(Ordering::Acquire));
+        let count = bytes.len().min(size.saturating_sub(used) as usize);
+        for (index, &value) in bytes[..count].iter().enumerate() {
+            let offset = start.wrapping_add(index as u32) & (size - 1);
+            // SAFETY: inside the ring's data; the host reads it only below `head`.
+            unsafe { byte(at + DATA + u64::from(offset)).write_volatile(value) };
+        }
+        fence(Ordering::SeqCst);
+        head.store(start.wrapping_add(count as u32), Ordering::Release);
+        count
+    }
+
+    /// Takes a byte, if there is one.
+    fn receive(&self) -> Option<u8> {
+        let (at, size) = self.get()?;
+        let (head, tail) = (word(at + HEAD), word(at + TAIL));
+        let next = tail.load(Ordering::Relaxed);
+        if head.load(Ordering::Acquire) == next {
+            return None;
+        }
+        // SAFETY: inside the ring's data, whatever the host's index is.
+        let value = unsafe { byte(at + DATA + u64::from(next & (size - 1))).read_volatile() };
+        fence(Ordering::SeqCst);
+        tail.store(next.wrapping_add(1), Ordering::Release);
+        Some(value)
+    }
+}
+
+/// Looks for the console in a region that is mapped and whose memory is nobody else's; false if it has none.
+pub fn init(region: PhysicalRange) -> bool {
+    let header = |offset| word(region.start + offset).load(Ordering::Relaxed);
+    let is_region = region.len() >= FIRST_CHANNEL + CHANNEL_SIZE
+        && [header(0), header(4)] == [REGION_MAGIC, VERSION]
+        && u64::from(header(REGION_SIZE)) <= region.len();
+    if !is_region {
+        return false;
+    }
+    let channels = (0..u64::from(header(CHANNELS).min(CHANNEL_LIMIT)))
+        .map(|number| region.start + FIRST_CHANNEL + number * CHANNEL_SIZE)
+        .take_while(|channel| channel + CHANNEL_SIZE <= region.end);
+    let console = channels.into_iter().find(|&channel| word(channel).load(Ordering::Relaxed) == KIND_CONSOLE);
+    let found =
+        console.is_some_and(|channel| INPUT.set(region, channel + TO_CARD) && OUTPUT.set(region, channel + TO_HOST));
+    if found {
+        REGION.store(region.start, Ordering::Relaxed);
+        set_up(true);
+    }
+    found
+}
+
+/// Tells the host whether the card runs.
+pub fn set_up(is_up: bool) {
+    let region = REGION.load(Ordering::Relaxed);
+    if region != 0 {
+        word(region + CARD_FLAGS).store(if is_up { CARD_IS_UP as u32 } else { 0 }, Ordering::Release);
+    }
+}
+
+/// Sends what there is room for; how many bytes that was.
+pub fn try_send(bytes: &[u8]) -> usize {
+    OUTPUT.send(bytes)
+}
+
+/// Sends bytes, waiting for the host to take them; drops the rest if it takes none for seconds.
+pub fn send(mut bytes: &[u8]) {
+    let mut since = cpu::cycles();
+    while !bytes.is_empty() {
+        let sent = OUTPUT.send(bytes);
+        bytes = &bytes[sent..];
+        if sent > 0 {
+            since = cpu::cycles();
+        } else if cpu::cycles().wrapping_sub(since) > PATIENCE {
+            return;
+        }
+    }
+}
+
+/// Waits until the host has taken everything, for seconds at most.
+pub fn wait_until_taken() {
+    let since = cpu::cycles();
+    let Some((at, _)) = OUTPUT.get() else { return };
+    while word(at + HEAD).load(Ordering::Relaxed) != word(at + TAIL).load(Ordering::Acquire)
+        && cpu::cycles().wrapping_sub(since) <= PATIENCE
+    {}
+}
+
+/// Takes a byte the host has sent, if there is one.
+pub fn receive() -> Option<u8> {
+    INPUT.receive()
+}

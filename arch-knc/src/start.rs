@@ -1,0 +1,172 @@
+//! From the bootstrap's entry to the kernel's, in order.
+
+use core::cell::UnsafeCell;
+
+use arch_contract::boot::{
+    BootInformation, CpuDescription, FirmwareTable, MAX_NODES, MAX_REGIONS, MemoryRegion, Notice, PhysicalRange,
+};
+use arch_contract::{MAX_CPUS, PAGE_SIZE};
+use arch_x64::start_up::{self, FrameSource, StartUpMemory, TRAMPOLINE_LIMIT};
+use arch_x64::{apic, cpu, descriptors, paging, trampoline};
+use arrayvec::{ArrayString, ArrayVec};
+use firmware::memory_map::{self, RangeList};
+use firmware::{Notices, linux, sfi, words};
+
+use crate::{platform, ring};
+
+unsafe extern "Rust" {
+    /// The kernel; provided by the image.
+    safe fn aerokernel_main(boot: &'static BootInformation) -> !;
+}
+
+/// Longest command line kept, in bytes.
+const COMMAND_LINE_LIMIT: usize = 4096;
+/// What the bootstrap has in the first page, and its tables: left alone.
+const FIRMWARE_DATA: [PhysicalRange; 2] =
+    [PhysicalRange { start: 0, end: 0x1000 }, PhysicalRange { start: 0xe_0000, end: 0x10_0000 }];
+/// Where the local APIC's registers are [SSDG].
+const LOCAL_APIC: u64 = 0xfee0_0000;
+/// Largest region of rings accepted, in bytes.
+const REGION_LIMIT: u64 = 64 << 20;
+
+/// What becomes [`BootInformation`]: static, because there is no heap yet.
+struct Storage {
+    command_line: ArrayString<COMMAND_LINE_LIMIT>,
+    memory: ArrayVec<MemoryRegion, MAX_REGIONS>,
+    cpus: ArrayVec<CpuDescription, MAX_CPUS>,
+    tables: sfi::Tables,
+    notices: Notices,
+    information: Option<BootInformation>,
+}
+
+struct Static<T>(UnsafeCell<T>);
+
+// SAFETY: only used by `start`, which runs once on the boot CPU.
+unsafe impl<T> Sync for Static<T> {}
+
+static STORAGE: Static<Storage> = Static(UnsafeCell::new(Storage {
+    command_line: ArrayString::new_const(),
+    memory: ArrayVec::new_const(),
+    cpus: ArrayVec::new_const(),
+    tables: sfi::Tables { cpus: ArrayVec::new_const(), tables: ArrayVec::new_const() },
+    notices: Notices(ArrayVec::new_const()),
+    information: None,
+}));
+
+/// All memory is alike: one node.
+static DISTANCES: [[u8; MAX_NODES]; MAX_NODES] = [[10; MAX_NODES]; MAX_NODES];
+
+/// The boot CPU's first Rust: 64-bit, at its final address, on the boot stack, first 4 GiB mapped.
+pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
+    let entry_cycles = cpu::cycles();
+    // SAFETY: `start` runs once.
+    let storage: &'static mut Storage = unsafe { &mut *STORAGE.0.get() };
+    cpu::claim_block(0, 0);
+    descriptors::build_idt();
+    descriptors::load();
+    paging::control_registers();
+
+    let (symbols, programs) = start_up::packed();
+    let image = start_up::image(symbols, programs);
+    let (region, mut free) = read_parameters(parameters, image, storage);
+    // While the start-up tables map it all.
+    storage.tables = sfi::parse(&StartUpMemory, &mut storage.notices);
+    let mut tables = FrameSource::take(&mut free).unwrap_or_else(|_| stop(*b"Em"));
+    let trampoline = start_up::take_trampoline(&mut free);
+    match trampoline {
+        Some(page) => trampoline::set_page(page),
+        None => storage.notices.add("no free page below 1 MiB: only the boot CPU can run; limit", TRAMPOLINE_LIMIT),
+    }
+    start_up::build_address_space(&free, region, image, trampoline, &mut tables).unwrap_or_else(|_| stop(*b"Ep"));
+    platform::map(&mut || tables.next()).unwrap_or_else(|_| stop(*b"Er"));
+    platform::show_post_code(*b"A1");
+    match region {
+        Some(region) if ring::init(region) => say("kernel: traps, memory, paging"),
+        Some(region) => storage.notices.add("there are no console rings at", region.start),
+        None => storage.notices.add("phi.ring=BASE,SIZE does not say where the console's rings are", 0),
+    }
+
+    enable_apic(&storage.command_line, &mut || tables.next());
+    cpu::mark_started();
+    list_cpus(&storage.tables, &mut storage.cpus);
+    say(", interrupts");
+    if platform::core_hz() == 0 {
+        stop(*b"Ec");
+    }
+    apic::enable_one_shot();
+    say(", clock\r\n");
+    platform::show_post_code(*b"A2");
+
+    tables.give_back(&mut free);
+    storage.memory.extend(free.iter().map(|&range| MemoryRegion { range, node: 0 }));
+    let information = storage.information.insert(BootInformation {
+        loader: "the card's bootstrap",
+        command_line: &storage.command_line,
+        memory: &storage.memory,
+        image,
+        cpus: &storage.cpus,
+        nodes: 1,
+        distances: &DISTANCES,
+        tables: &storage.tables.tables as &[FirmwareTable],
+        notices: &storage.notices.0 as &[Notice],
+        entry_cycles,
+        symbols,
+        programs,
+    });
+    aerokernel_main(information)
+}
+
+/// Says how far start-up got; the last word is where it stopped.
+fn say(stage: &str) {
+    ring::send(stage.as_bytes());
+}
+
+/// Ends a boot that cannot go on. The host sees two characters: `Em` no memory, `Ep` no memory for page tables, `Er` the card's
+/// registers cannot be mapped, `Ec` they name no clock.
+fn stop(code: [u8; 2]) -> ! {
+    platform::show_post_code(code);
+    cpu::halt_forever()
+}
+
+/// Reads command line and memory map; returns the region of rings and the free memory.
+fn read_parameters(at: u64, image: PhysicalRange, storage: &mut Storage) -> (Option<PhysicalRange>, RangeList) {
+    let memory = StartUpMemory;
+    let notices = &mut storage.notices;
+    let parameters = linux::parse(&memory, at, notices);
+    let mut free = memory_map::usable(parameters.memory_map(), notices);
+    start_up::keep(parameters.command_line, &mut storage.command_line);
+    let region = words::value(&storage.command_line, "phi.ring").and_then(ring_region);
+    let taken = [image, parameters.ram_disk].into_iter().chain(region).chain(FIRMWARE_DATA);
+    taken.for_each(|range| memory_map::remove(&mut free, range, notices));
+    (region, free)
+}
+
+/// `BASE,SIZE`, pages below 4 GiB.
+fn ring_region(text: &str) -> Option<PhysicalRange> {
+    let (base, size) = text.split_once(',')?;
+    let (start, size) = (words::number(base)?, words::number(size)?);
+    let page = PAGE_SIZE as u64;
+    let is_sensible = start.is_multiple_of(page) && size.is_multiple_of(page) && (page..=REGION_LIMIT).contains(&size);
+    let end = start.checked_add(size).filter(|&end| end <= u64::from(u32::MAX))?;
+    is_sensible.then_some(PhysicalRange { start, end })
+}
+
+/// `apic=pc` on the command line: ids as PCs have them. Where a card is played by a PC, its APIC is one.
+fn enable_apic(command_line: &str, tables: paging::TableSource) {
+    let mode = match words::value(command_line, "apic") {
+        Some("pc") => apic::Mode::XApic,
+        _ => apic::Mode::Expanded,
+    };
+    let registers = paging::map_device(LOCAL_APIC, PAGE_SIZE, tables).unwrap_or_else(|_| stop(*b"Er"));
+    apic::set_mode(mode, registers);
+    apic::enable();
+    cpu::claim_block(0, apic::id());
+}
+
+/// The boot CPU first, the others in the table's order.
+fn list_cpus(tables: &sfi::Tables, cpus: &mut ArrayVec<CpuDescription, MAX_CPUS>) {
+    let boot_id = apic::id();
+    cpus.push(CpuDescription { hardware_id: boot_id, node: 0 });
+    let others = tables.cpus.iter().filter(|&&id| id != boot_id);
+    cpus.extend(others.map(|&hardware_id| CpuDescription { hardware_id, node: 0 }).take(MAX_CPUS - 1));
+}

@@ -1,0 +1,148 @@
+//! From 32-bit protected mode to the kernel's first Rust, at whatever physical address the image was loaded: the start-up page tables,
+//! 64-bit mode, the direct map's addresses, relocation, the boot stack.
+
+/// Stack of the boot CPU until its first thread runs, in bytes.
+pub const BOOT_STACK_SIZE: usize = 64 * 1024;
+
+/// The image's first instructions, in section `.boot`; in Intel syntax.
+///
+/// - `stage`: body of an assembler macro `stage`, with a parameter `letter`: shows it. `A` the image runs, `e` the CPU is fit, `r`
+///   paging is on, `o` the image is relocated. It may change eax and edx.
+/// - `entry`: 32-bit code before all else: interrupts off, edi and esi what `start` is to be told, esi the address of a word of memory
+///   that can be borrowed.
+/// - `fit`: 32-bit code that goes to `boot_fit` or nowhere. `address REGISTER, SYMBOL` is where something is.
+/// - `start`: `extern "C" fn(u32, u64) -> !`, 64-bit, the first 4 GiB mapped at 0 and in the direct map.
+/// - `link_address`: where the linker script puts the image.
+/// - Then constants for the code given.
+#[macro_export]
+macro_rules! long_mode_entry {
+    (
+        stage: [$($stage:literal),* $(,)?],
+        entry: [$($entry:literal),* $(,)?],
+        fit: [$($fit:literal),* $(,)?],
+        start: $start:path,
+        link_address: $link_address:expr
+        $(, $name:ident = const $value:expr)* $(,)?
+    ) => {
+        ::core::arch::global_asm!(
+            // Everything here runs at whatever physical address the image was loaded, so addresses are relative to ebp.
+            ".pushsection .boot, \"ax\"",
+            ".code32",
+            // Only AT&T syntax takes a difference of symbols as displacement.
+            ".macro address register, symbol",
+            ".att_syntax prefix",
+            "leal \\symbol - boot_base(%ebp), %\\register",
+            ".intel_syntax noprefix",
+            ".endm",
+            ".macro stage letter",
+            $($stage,)*
+            ".endm",
+            $($entry,)*
+            "stage 0x41",
+            // Where are we? Borrow a word of what esi points to as a stack.
+            "mov ecx, [esi]",
+            "lea esp, [esi + 4]",
+            "call boot_base",
+            "boot_base: pop ebp",
+            "mov [esi], ecx",
+            "address esp, boot_stack_top",
+            $($fit,)*
+            "boot_fit:",
+            "stage 0x65",
+            // First 4 GiB with 2 MiB pages, at 0 and at the direct map's place.
+            "address ebx, boot_tables",
+            "lea eax, [ebx + 0x1003]",
+            "mov [ebx], eax",
+            "mov [ebx + 256 * 8], eax",
+            "lea eax, [ebx + 0x2003]",
+            "mov ecx, 0",
+            "3:",
+            "mov [ebx + ecx * 8 + 0x1000], eax",
+            "add eax, 0x1000",
+            "inc ecx",
+            "cmp ecx, 4",
+            "jb 3b",
+            "mov eax, 0x83",
+            "mov ecx, 0",
+            "4:",
+            "mov [ebx + ecx * 8 + 0x2000], eax",
+            "add eax, 0x200000",
+            "inc ecx",
+            "cmp ecx, 2048",
+            "jb 4b",
+            "mov eax, 0x20",
+            "mov cr4, eax",
+            "mov cr3, ebx",
+            "mov ecx, 0xc0000080",
+            "mov eax, 0x900",
+            "xor edx, edx",
+            "wrmsr",
+            "mov eax, 0x80010031",
+            "mov cr0, eax",
+            // The 64-bit code segment, by way of the stack.
+            "address eax, boot_gdt",
+            "push 0",
+            "push eax",
+            "push 0x00170000",
+            "lgdt [esp + 2]",
+            "address eax, boot_long_mode",
+            "push 8",
+            "push eax",
+            "retf",
+            ".balign 8, 0x90",
+            "boot_gdt: .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff",
+            ".code64",
+            "boot_long_mode:",
+            "mov eax, 16",
+            "mov ds, eax",
+            "mov es, eax",
+            "mov ss, eax",
+            "stage 0x72",
+            // To the direct map's addresses, leaving the lower half for good.
+            "movabs rbx, {boot_offset}",
+            "lea rax, [rip + 6f]",
+            "add rax, rbx",
+            "jmp rax",
+            "6:",
+            "lea rsp, [rip + boot_stack_top]",
+            // Relocate: every entry is R_X86_64_RELATIVE {{ where, kind, addend }}, checked when the image is packed.
+            "lea rcx, [rip + __image_start]",
+            "movabs rax, {boot_link_address}",
+            "sub rcx, rax",
+            "lea rdx, [rip + __relocations_start]",
+            "lea r8, [rip + __relocations_end]",
+            "7: cmp rdx, r8",
+            "jae 8f",
+            "mov rax, [rdx]",
+            "mov r9, [rdx + 16]",
+            "add r9, rcx",
+            "mov [rax + rcx], r9",
+            "add rdx, 24",
+            "jmp 7b",
+            "8:",
+            "stage 0x6f",
+            "mov edi, edi",
+            "mov esi, esi",
+            "xor ebp, ebp",
+            "push rbp",
+            "push rbp",
+            "call {boot_start}",
+            "ud2",
+            "boot_end:",
+            ".popsection",
+            ".pushsection .bss.boot, \"aw\", @nobits",
+            ".balign 4096",
+            ".globl boot_tables",
+            "boot_tables: .skip 6 * 4096",
+            "boot_stack: .skip {boot_stack_size}",
+            ".globl boot_stack_top",
+            "boot_stack_top:",
+            ".popsection",
+            boot_offset = const $crate::paging::PHYSICAL_OFFSET,
+            boot_link_address = const $link_address,
+            boot_stack_size = const $crate::long_mode::BOOT_STACK_SIZE,
+            boot_start = sym $start,
+            $($name = const $value,)*
+        );
+    };
+}

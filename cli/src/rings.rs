@@ -1,0 +1,138 @@
+//! The host's side of the rings in a card's memory: see `arch-knc/src/ring.rs`. The card's indices are not believed.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::thread;
+use std::time::Duration;
+
+/// Bytes of the region.
+pub const REGION_SIZE: u64 = 1 << 20;
+/// How often a full ring is looked at.
+const INTERVAL: Duration = Duration::from_millis(1);
+/// The console's rings: offsets in the region, bytes of data.
+const TO_CARD: u32 = 0x1000;
+const TO_HOST: u32 = 0x4000;
+const TO_CARD_SIZE: u32 = 4 << 10;
+const TO_HOST_SIZE: u32 = 64 << 10;
+/// Offsets in the region: the card's flags. In a ring: producer's index, consumer's, data.
+const CARD_FLAGS: u64 = 24;
+const HEAD: u64 = 64;
+const TAIL: u64 = 128;
+const DATA: u64 = 192;
+
+/// The region as the host prepares it: a console's two rings.
+pub fn region() -> Vec<u8> {
+    let mut bytes = vec![0; TO_HOST as usize + DATA as usize];
+    let mut put = |at: usize, words: &[u32]| {
+        for (word, place) in words.iter().zip(bytes[at..].chunks_exact_mut(4)) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+    };
+    put(0, &[0x5249_4850, 1, REGION_SIZE as u32, 1]);
+    put(64, &[1, 0, TO_CARD, TO_CARD_SIZE, TO_HOST, TO_HOST_SIZE]);
+    for (at, size) in [(TO_CARD, TO_CARD_SIZE), (TO_HOST, TO_HOST_SIZE)] {
+        put(at as usize, &[u32::from_le_bytes(*b"RING"), size]);
+    }
+    bytes
+}
+
+/// The rings of a card whose memory is a file.
+pub struct Rings {
+    memory: File,
+    region: u64,
+}
+
+impl Rings {
+    /// Those of the region at an offset in the file.
+    pub fn new(memory: File, region: u64) -> Self {
+        Self { memory, region }
+    }
+
+    fn word(&self, offset: u64) -> io::Result<u32> {
+        let mut bytes = [0; 4];
+        self.memory.read_exact_at(&mut bytes, self.region + offset)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    fn set_word(&self, offset: u64, value: u32) -> io::Result<()> {
+        self.memory.write_all_at(&value.to_le_bytes(), self.region + offset)
+    }
+
+    /// True while the kernel says that it runs.
+    pub fn is_up(&self) -> io::Result<bool> {
+        Ok(self.word(CARD_FLAGS)? & 1 != 0)
+    }
+
+    /// Takes what the card has sent.
+    pub fn receive(&self) -> io::Result<Vec<u8>> {
+        let at = u64::from(TO_HOST);
+        let (head, tail) = (self.word(at + HEAD)?, self.word(at + TAIL)?);
+        let count = head.wrapping_sub(tail).min(TO_HOST_SIZE);
+        let mut bytes = vec![0; count as usize];
+        let start = tail & (TO_HOST_SIZE - 1);
+        let first = (TO_HOST_SIZE - start).min(count) as usize;
+        let (before, after) = bytes.split_at_mut(first);
+        self.memory.read_exact_at(before, self.region + at + DATA + u64::from(start))?;
+        self.memory.read_exact_at(after, self.region + at + DATA)?;
+        self.set_word(at + TAIL, head)?;
+        Ok(bytes)
+    }
+
+    /// Sends what there is room for; how many bytes that was.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let at = u64::from(TO_CARD);
+        let (head, tail) = (self.word(at + HEAD)?, self.word(at + TAIL)?);
+        let room = TO_CARD_SIZE.saturating_sub(head.wrapping_sub(tail)) as usize;
+        let count = bytes.len().min(room);
+        for (index, &byte) in bytes[..count].iter().enumerate() {
+            let offset = head.wrapping_add(index as u32) & (TO_CARD_SIZE - 1);
+            self.memory.write_all_at(&[byte], self.region + at + DATA + u64::from(offset))?;
+        }
+        self.set_word(at + HEAD, head.wrapping_add(count as u32))?;
+        Ok(count)
+    }
+}
+
+impl io::Write for Rings {
+    /// Waits while the card takes nothing.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.send(bytes)? {
+                0 if !bytes.is_empty() => thread::sleep(INTERVAL),
+                count => return Ok(count),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions};
+
+    use super::*;
+
+    #[test]
+    fn what_goes_in_at_one_end_comes_out_at_the_other() {
+        let path = std::env::temp_dir().join(format!("aero-rings-{}", std::process::id()));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        file.set_len(REGION_SIZE).unwrap();
+        file.write_all_at(&region(), 0).unwrap();
+        let rings = Rings::new(file, 0);
+        assert_eq!(rings.send(&[7; 5000]).unwrap(), TO_CARD_SIZE as usize);
+        assert_eq!(rings.send(b"x").unwrap(), 0, "the ring is full");
+        // The card's part: bytes across the ring's end.
+        let at = u64::from(TO_HOST);
+        rings.set_word(at + TAIL, TO_HOST_SIZE - 2).unwrap();
+        rings.set_word(at + HEAD, TO_HOST_SIZE + 2).unwrap();
+        rings.memory.write_all_at(b"ab", at + DATA + u64::from(TO_HOST_SIZE) - 2).unwrap();
+        rings.memory.write_all_at(b"cd", at + DATA).unwrap();
+        assert_eq!(rings.receive().unwrap(), b"abcd");
+        assert!(rings.receive().unwrap().is_empty() && !rings.is_up().unwrap());
+    }
+}
