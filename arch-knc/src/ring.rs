@@ -59,20 +59,9 @@ impl Ring {
         Self { at: AtomicU64::new(0), size: AtomicU32::new(0) }
     }
 
-    /// Takes the ring that a descriptor names, if it lies in the region and is one.
-    fn set(&self, region: PhysicalRange, descriptor: u64) -> bool {
-        let (offset, size) = (word(descriptor).load(Ordering::Relaxed), word(descriptor + 4).load(Ordering::Relaxed));
-        let at = region.start + u64::from(offset);
-        let fits = offset.is_multiple_of(64) && size.is_power_of_two() && at + DATA + u64::from(size) <= region.end;
-        if !fits
-            || word(at).load(Ordering::Relaxed) != RING_MAGIC
-            || word(at + RING_SIZE).load(Ordering::Relaxed) != size
-        {
-            return false;
-        }
+    fn set(&self, (at, size): (u64, u32)) {
         self.size.store(size, Ordering::Relaxed);
         self.at.store(at, Ordering::Release);
-        true
     }
 
     /// Where it is and its size, if there is one.
@@ -114,6 +103,15 @@ impl Ring {
     }
 }
 
+/// The ring that a descriptor names, where and of which size, if it lies in the region and is one.
+fn find(region: PhysicalRange, descriptor: u64) -> Option<(u64, u32)> {
+    let (offset, size) = (word(descriptor).load(Ordering::Relaxed), word(descriptor + 4).load(Ordering::Relaxed));
+    let at = region.start + u64::from(offset);
+    let fits = offset.is_multiple_of(64) && size.is_power_of_two() && at + DATA + u64::from(size) <= region.end;
+    let is_ring = || [at, at + RING_SIZE].map(|place| word(place).load(Ordering::Relaxed)) == [RING_MAGIC, size];
+    (fits && is_ring()).then_some((at, size))
+}
+
 /// Looks for the console in a region that is mapped and whose memory is nobody else's; false if it has none.
 pub fn init(region: PhysicalRange) -> bool {
     let header = |offset| word(region.start + offset).load(Ordering::Relaxed);
@@ -127,13 +125,14 @@ pub fn init(region: PhysicalRange) -> bool {
         .map(|number| region.start + FIRST_CHANNEL + number * CHANNEL_SIZE)
         .take_while(|channel| channel + CHANNEL_SIZE <= region.end);
     let console = channels.into_iter().find(|&channel| word(channel).load(Ordering::Relaxed) == KIND_CONSOLE);
-    let found =
-        console.is_some_and(|channel| INPUT.set(region, channel + TO_CARD) && OUTPUT.set(region, channel + TO_HOST));
-    if found {
+    let rings = console.and_then(|channel| Some((find(region, channel + TO_CARD)?, find(region, channel + TO_HOST)?)));
+    if let Some((input, output)) = rings {
+        INPUT.set(input);
+        OUTPUT.set(output);
         REGION.store(region.start, Ordering::Relaxed);
         set_up(true);
     }
-    found
+    rings.is_some()
 }
 
 /// Tells the host whether the card runs.

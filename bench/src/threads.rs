@@ -10,6 +10,9 @@ use kernel::thread::{self, Builder};
 use crate::Benchmark;
 use crate::harness::{Outcome, Setting, check, cpu_after, cycles, finish, text, work};
 
+/// The one for where threads have vector state.
+pub const WITH_VECTORS: &str = "context_switch_vectors";
+
 /// The benchmarks.
 pub const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "thread_spawn", about: "spawn returns, warm", cpus: 1, run: spawn },
@@ -44,17 +47,15 @@ pub const BENCHMARKS: &[Benchmark] = &[
         run: exit,
     },
     Benchmark { name: "context_switch", about: "switch by yield, one way", cpus: 1, run: |s| switch(s, yield_plainly) },
+    Benchmark {
+        name: WITH_VECTORS,
+        about: "the same, both with vector state to save, as when preempted",
+        cpus: 1,
+        run: |s| switch(s, yield_with_vectors),
+    },
     Benchmark { name: "yield_alone", about: "yield with nobody else to run", cpus: 1, run: yield_alone },
     Benchmark { name: "migration_round_trip", about: "thread to another CPU and back", cpus: 2, run: migrate },
 ];
-
-/// Where threads have vector state.
-pub const WITH_VECTORS: &[Benchmark] = &[Benchmark {
-    name: "context_switch_vectors",
-    about: "context_switch, both with vector state to save, as when preempted",
-    cpus: 1,
-    run: |s| switch(s, yield_with_vectors),
-}];
 
 fn spawn(setting: &Setting) -> Outcome {
     static RAN: AtomicUsize = AtomicUsize::new(0);

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -372,7 +372,7 @@ pub struct Running {
     /// QEMU's monitor.
     monitor: UnixStream,
     /// The card that QEMU plays, if it does. It does not end by itself.
-    card: Option<Arc<Card>>,
+    card: Option<Card>,
     /// The CD made for it, removed with it.
     iso: Option<PathBuf>,
     /// Where the kernel leaves what is left after a crash.
@@ -438,24 +438,33 @@ impl Running {
 
     /// Boots a Knights Corner card.
     fn start_card(image: &Image, options: &Options, words: &str) -> Result<Self> {
-        let card = Arc::new(Card::new(&image.boot, options.cpus, words)?);
+        let card = Card::new(&image.boot, options.cpus, words)?;
         let (monitor, qemus_end) = UnixStream::pair().context("there is no connection for QEMU's monitor")?;
         let mut command = card.command(options.cpus);
         qemu::monitor(&mut command, qemus_end.as_raw_fd());
         command.args(&options.qemu);
         die_with_parent(&mut command);
         inherit(&mut command, qemus_end.as_raw_fd());
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.spawn().map_err(qemu_missing)?;
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(qemu_missing)?;
+        let mut from = child.stdout.take().context("QEMU has no output")?;
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let ends = has_ended.clone();
+        thread::spawn(move || {
+            // It says nothing there, but closes it at its end.
+            let _ = std::io::copy(&mut from, &mut std::io::sink());
+            ends.store(true, Ordering::Relaxed);
+        });
         let rings = card.rings()?;
         let (send, output) = mpsc::channel();
-        let (theirs, mut was_up) = (card.clone(), false);
+        let (post_code, mut was_up) = (card.post_code()?, false);
         thread::spawn(move || {
             loop {
                 let is_up = rings.is_up().unwrap_or(false);
                 let bytes = rings.receive().unwrap_or_default();
                 let is_quiet = bytes.is_empty();
-                if (!is_quiet && send.send(bytes).is_err()) || (was_up && !is_up && is_quiet) || theirs.has_stopped() {
+                let has_ended = has_ended.load(Ordering::Relaxed) || post_code.is_error() || (was_up && !is_up);
+                if (!is_quiet && send.send(bytes).is_err()) || (is_quiet && has_ended) {
                     return;
                 }
                 was_up |= is_up;
@@ -498,8 +507,10 @@ impl Running {
     /// Ends QEMU if it has not ended; its exit code.
     fn end(&mut self) -> Result<Option<i32>> {
         if self.card.is_some() {
+            // Its status says nothing of the kernel.
             let _ = self.child.kill();
-            return Ok(self.child.wait()?.code());
+            self.child.wait()?;
+            return Ok(None);
         }
         // QEMU closes its output right before it ends by itself.
         let deadline = Instant::now() + EXIT_LIMIT;

@@ -137,16 +137,26 @@ impl Card {
         Ok(Rings::new(self.memory.try_clone()?, RINGS))
     }
 
-    /// True if the kernel shows that it cannot boot.
-    pub fn has_stopped(&self) -> bool {
-        self.post_code().starts_with('E')
+    /// The POST code.
+    pub fn post_code(&self) -> Result<PostCode> {
+        Ok(PostCode(self.registers.try_clone()?))
+    }
+}
+
+/// Two characters that the kernel shows.
+pub struct PostCode(File);
+
+impl PostCode {
+    /// What they are.
+    pub fn text(&self) -> String {
+        let mut code = [0; 2];
+        let _ = self.0.read_exact_at(&mut code, POSTCODE);
+        code.iter().map(|&byte| char::from(byte)).filter(char::is_ascii_graphic).collect()
     }
 
-    /// What the POST code shows.
-    pub fn post_code(&self) -> String {
-        let mut code = [0; 2];
-        let _ = self.registers.read_exact_at(&mut code, POSTCODE);
-        code.iter().map(|&byte| char::from(byte)).filter(char::is_ascii_graphic).collect()
+    /// True if they say that it cannot boot.
+    pub fn is_error(&self) -> bool {
+        self.text().starts_with('E')
     }
 }
 
