@@ -189,7 +189,7 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
         false if filter.has_crashed() || code.and_then(qemu::kernel_status).is_some() => "the kernel crashed".into(),
         false => match &machine.card {
             Some(card) => {
-                format!("the card stopped with POST code \"{}\" before the kernel finished", card.post_code())
+                format!("the card stopped with POST code \"{}\" before the kernel finished", card.post_code()?.text())
             }
             None => format!("QEMU ended with {code:?} before the kernel finished"),
         },
