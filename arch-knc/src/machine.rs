@@ -163,10 +163,12 @@ impl Architecture for Machine {
         false
     }
 
-    /// Power and reset are the host's: it is told that the card is done.
-    fn power(_: PowerAction, _: u8) -> ! {
+    /// Power and reset are the host's: it is told that the card is done, and the status.
+    fn power(_: PowerAction, status: u8) -> ! {
+        cpu::disable_interrupts();
+        Self::stop_other_cpus();
         ring::wait_until_taken();
-        platform::show_post_code(*b"--");
+        platform::show_post_code([b'-', b'0' + status.min(9)]);
         ring::set_up(false);
         cpu::halt_forever()
     }

@@ -1,9 +1,11 @@
 //! The card's registers.
 
+use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use arch_contract::MapError;
-use arch_x64::paging::{TableSource, map_device};
+use arch_contract::{MapError, PAGE_SIZE};
+use arch_x64::paging::{TableSource, map_device, physical_to_virtual, virtual_to_physical};
+use arch_x64::start_up::start_up_tables;
 
 /// Physical address of the register blocks, DBOX and behind it SBOX, and their sizes [SSDG].
 const REGISTERS: u64 = 0x8_007c_0000;
@@ -23,11 +25,40 @@ const DEFAULT_DIVIDER: u64 = 20;
 /// Where they are mapped, 0 before.
 static MAPPED: AtomicUsize = AtomicUsize::new(0);
 
-/// Maps the registers. Once.
+/// A table of 2 MiB pages for the GiB with the registers.
+#[repr(align(4096))]
+struct EarlyTable(UnsafeCell<[u64; 512]>);
+
+// SAFETY: only written by `map_early`, before there is another CPU.
+unsafe impl Sync for EarlyTable {}
+
+static EARLY_TABLE: EarlyTable = EarlyTable(UnsafeCell::new([0; 512]));
+
+/// Makes the registers reachable with the start-up page tables, until [`map`] is called after those have been replaced.
+pub fn map_early() {
+    const GIB: u64 = 1 << 30;
+    const PAGE_2M: u64 = 1 << 21;
+    /// Present, writable; and for a page: write-through, not cached, large (SDM Vol. 3A, 4.5).
+    const TABLE: u64 = 0x3;
+    const PAGE: u64 = 0x9b;
+    // The start-up tables' second one, for the direct map's first 512 GiB, stands behind the first.
+    let second = physical_to_virtual(start_up_tables() + PAGE_SIZE as u64).cast::<u64>();
+    let table = EARLY_TABLE.0.get().cast::<u64>();
+    let place = (REGISTERS % GIB / PAGE_2M) as usize;
+    // SAFETY: the tables in use, changed where nothing is mapped yet, by the only CPU that runs.
+    unsafe {
+        table.add(place).write(REGISTERS & !(PAGE_2M - 1) | PAGE);
+        second.add((REGISTERS / GIB) as usize).write_volatile(virtual_to_physical(table.cast()) | TABLE);
+    }
+    MAPPED.store(physical_to_virtual(REGISTERS) as usize, Ordering::Release);
+}
+
+/// Maps the registers in the kernel's own tables. Once.
 ///
 /// # Errors
 /// See [`MapError`].
 pub fn map(tables: TableSource) -> Result<(), MapError> {
+    MAPPED.store(0, Ordering::Release);
     let registers = map_device(REGISTERS, SIZE, tables)?;
     MAPPED.store(registers as usize, Ordering::Release);
     Ok(())

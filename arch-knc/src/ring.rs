@@ -1,7 +1,7 @@
 //! The console: a ring for each direction in a region of the card's memory that the host reads and writes, both sides polling (3120A, its
 //! loader's layout, version 1). What the host wrote there is not believed: a region that makes no sense is no console.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use arch_contract::boot::PhysicalRange;
 use arch_x64::cpu;
@@ -29,8 +29,10 @@ const RING_SIZE: u64 = 4;
 const HEAD: u64 = 64;
 const TAIL: u64 = 128;
 const DATA: u64 = 192;
-/// Time counter cycles without any progress of the host's after which output is dropped: some seconds.
+/// Time counter cycles without any progress of the host's after which output is dropped: some seconds. Only once: then nobody reads,
+/// until somebody does.
 const PATIENCE: u64 = 4_000_000_000;
+static IS_STUCK: AtomicBool = AtomicBool::new(false);
 
 /// A ring that was checked.
 struct Ring {
@@ -92,8 +94,14 @@ impl Ring {
         let (at, size) = self.get()?;
         let (head, tail) = (word(at + HEAD), word(at + TAIL));
         let next = tail.load(Ordering::Relaxed);
-        if head.load(Ordering::Acquire) == next {
-            return None;
+        match head.load(Ordering::Acquire) {
+            end if end == next => return None,
+            // Nonsense: begin anew where the host is.
+            end if end.wrapping_sub(next) > size => {
+                tail.store(end, Ordering::Release);
+                return None;
+            }
+            _ => {}
         }
         // SAFETY: inside the ring's data, whatever the host's index is.
         let value = unsafe { byte(at + DATA + u64::from(next & (size - 1))).read_volatile() };
@@ -155,8 +163,10 @@ pub fn send(mut bytes: &[u8]) {
         let sent = OUTPUT.send(bytes);
         bytes = &bytes[sent..];
         if sent > 0 {
+            IS_STUCK.store(false, Ordering::Relaxed);
             since = cpu::cycles();
-        } else if cpu::cycles().wrapping_sub(since) > PATIENCE {
+        } else if IS_STUCK.load(Ordering::Relaxed) || cpu::cycles().wrapping_sub(since) > PATIENCE {
+            IS_STUCK.store(true, Ordering::Relaxed);
             return;
         }
     }
@@ -167,6 +177,7 @@ pub fn wait_until_taken() {
     let since = cpu::cycles();
     let Some((at, _)) = OUTPUT.get() else { return };
     while word(at + HEAD).load(Ordering::Relaxed) != word(at + TAIL).load(Ordering::Acquire)
+        && !IS_STUCK.load(Ordering::Relaxed)
         && cpu::cycles().wrapping_sub(since) <= PATIENCE
     {}
 }

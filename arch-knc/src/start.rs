@@ -65,12 +65,15 @@ pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
     descriptors::build_idt();
     descriptors::load();
     paging::control_registers();
+    platform::map_early();
+    platform::show_post_code(*b"A0");
 
     let (symbols, programs) = start_up::packed();
     let image = start_up::image(symbols, programs);
-    let (region, mut free) = read_parameters(parameters, image, storage);
-    // While the start-up tables map it all.
-    storage.tables = sfi::parse(&StartUpMemory, &mut storage.notices);
+    // SAFETY: not used any more when the kernel's own tables are built below.
+    let memory = unsafe { StartUpMemory::new() };
+    let (region, mut free) = read_parameters(&memory, parameters, image, storage);
+    storage.tables = sfi::parse(&memory, &mut storage.notices);
     let mut tables = FrameSource::take(&mut free).unwrap_or_else(|_| stop(*b"Em"));
     let trampoline = start_up::take_trampoline(&mut free);
     match trampoline {
@@ -86,7 +89,7 @@ pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
         None => storage.notices.add("phi.ring=BASE,SIZE does not say where the console's rings are", 0),
     }
 
-    enable_apic(&storage.command_line, &mut || tables.next());
+    enable_apic(&storage.command_line, &mut storage.notices, &mut || tables.next());
     cpu::mark_started();
     list_cpus(&storage.tables, &mut storage.cpus);
     say(", interrupts");
@@ -121,41 +124,62 @@ fn say(stage: &str) {
     ring::send(stage.as_bytes());
 }
 
-/// Ends a boot that cannot go on. The host sees two characters: `Em` no memory, `Ep` no memory for page tables, `Er` the card's
-/// registers cannot be mapped, `Ec` they name no clock.
+/// Ends a boot that cannot go on. The host sees two characters: `Em` no memory, `Ep` no memory for page tables, `Er` the APIC's
+/// registers cannot be mapped, `Ec` the card's name no clock.
 fn stop(code: [u8; 2]) -> ! {
     platform::show_post_code(code);
     cpu::halt_forever()
 }
 
 /// Reads command line and memory map; returns the region of rings and the free memory.
-fn read_parameters(at: u64, image: PhysicalRange, storage: &mut Storage) -> (Option<PhysicalRange>, RangeList) {
-    let memory = StartUpMemory;
+fn read_parameters(
+    memory: &StartUpMemory,
+    at: u64,
+    image: PhysicalRange,
+    storage: &mut Storage,
+) -> (Option<PhysicalRange>, RangeList) {
     let notices = &mut storage.notices;
-    let parameters = linux::parse(&memory, at, notices);
+    let parameters = linux::parse(memory, at, notices);
     let mut free = memory_map::usable(parameters.memory_map(), notices);
     start_up::keep(parameters.command_line, &mut storage.command_line);
     let region = words::value(&storage.command_line, "phi.ring").and_then(ring_region);
+    // Also where it cannot be used: the host writes there.
     let taken = [image, parameters.ram_disk].into_iter().chain(region).chain(FIRMWARE_DATA);
     taken.for_each(|range| memory_map::remove(&mut free, range, notices));
-    (region, free)
+    let usable = region.filter(|&region| is_usable(region, image));
+    if let (Some(region), None) = (region, usable) {
+        notices
+            .add("phi.ring names no whole pages below 4 GiB, 64 MiB at most, apart from the kernel, at", region.start);
+    }
+    (usable, free)
 }
 
-/// `BASE,SIZE`, pages below 4 GiB.
+/// `BASE,SIZE`.
 fn ring_region(text: &str) -> Option<PhysicalRange> {
     let (base, size) = text.split_once(',')?;
-    let (start, size) = (words::number(base)?, words::number(size)?);
-    let page = PAGE_SIZE as u64;
-    let is_sensible = start.is_multiple_of(page) && size.is_multiple_of(page) && (page..=REGION_LIMIT).contains(&size);
-    let end = start.checked_add(size).filter(|&end| end <= u64::from(u32::MAX))?;
-    is_sensible.then_some(PhysicalRange { start, end })
+    let start = words::number(base)?;
+    Some(PhysicalRange { start, end: start.saturating_add(words::number(size)?) })
+}
+
+/// True if the region can be mapped beside the image.
+fn is_usable(region: PhysicalRange, image: PhysicalRange) -> bool {
+    let is_page = |address: u64| address.is_multiple_of(PAGE_SIZE as u64);
+    let is_apart =
+        [image].iter().chain(&FIRMWARE_DATA).all(|other| region.end <= other.start || other.end <= region.start);
+    let has_size = !region.is_empty() && region.len() <= REGION_LIMIT && region.end <= u64::from(u32::MAX);
+    is_page(region.start) && is_page(region.end) && has_size && is_apart
 }
 
 /// `apic=pc` on the command line: ids as PCs have them. Where a card is played by a PC, its APIC is one.
-fn enable_apic(command_line: &str, tables: paging::TableSource) {
+fn enable_apic(command_line: &str, notices: &mut Notices, tables: paging::TableSource) {
     let mode = match words::value(command_line, "apic") {
         Some("pc") => apic::Mode::XApic,
-        _ => apic::Mode::Expanded,
+        None => apic::Mode::Expanded,
+        Some(other) => {
+            notices
+                .add("apic= can only be pc; ids are taken for expanded ones; length of what it is", other.len() as u64);
+            apic::Mode::Expanded
+        }
     };
     let registers = paging::map_device(LOCAL_APIC, PAGE_SIZE, tables).unwrap_or_else(|_| stop(*b"Er"));
     apic::set_mode(mode, registers);

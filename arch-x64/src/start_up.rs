@@ -82,14 +82,22 @@ pub fn keep<const LIMIT: usize>(line: &str, kept: &mut ArrayString<LIMIT>) {
 }
 
 /// Memory below 4 GiB as the start-up page tables map it.
-pub struct StartUpMemory;
+pub struct StartUpMemory(());
+
+impl StartUpMemory {
+    /// # Safety
+    /// It is no longer used when [`build_address_space`] is called.
+    pub unsafe fn new() -> Self {
+        Self(())
+    }
+}
 
 impl PhysicalMemory for StartUpMemory {
     fn bytes(&self, address: u64, length: usize) -> Option<&[u8]> {
         if address == 0 || address.checked_add(length as u64)? > START_UP_LIMIT {
             return None;
         }
-        // SAFETY: mapped by the start-up tables; reads of absent memory give ones.
+        // SAFETY: mapped by the start-up tables, which are in use (`new`); reads of absent memory give ones.
         Some(unsafe { core::slice::from_raw_parts(physical_to_virtual(address), length) })
     }
 }

@@ -8,10 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::boot::{Filter, Outcome, die_with_parent};
 use crate::image::{Image, root};
+use crate::scratch::Directory;
 use crate::{MissingTool, iso, status};
 
 /// A CPU with all that the kernel makes use of.
@@ -29,8 +30,7 @@ const DEBUGGER: &str = "-rc filename";
 /// Bochs or `grub-mkrescue` that are missing or do not start.
 pub fn run_script(image: &Image, cpus: u32, script: &str, limit: Duration, out: &mut dyn Write) -> Result<Outcome> {
     let line = format!("panic=exit run=\"{script}\"");
-    let directory = root().join("target/bochs").join(std::process::id().to_string());
-    fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    let directory = Directory::new(root().join("target/bochs").join(std::process::id().to_string()))?;
     let mut machine = Running::start(image, cpus, &line, directory)?;
     let deadline = Instant::now() + limit;
     let mut filter = Filter::default();
@@ -60,13 +60,12 @@ pub fn run_script(image: &Image, cpus: u32, script: &str, limit: Duration, out: 
 /// A machine and its files.
 struct Running {
     child: Child,
-    directory: PathBuf,
-    iso: PathBuf,
+    directory: Directory,
     serial: Option<File>,
 }
 
 impl Running {
-    fn start(image: &Image, cpus: u32, command_line: &str, directory: PathBuf) -> Result<Self> {
+    fn start(image: &Image, cpus: u32, command_line: &str, directory: Directory) -> Result<Self> {
         let missing = |error: std::io::Error| match error.kind() {
             ErrorKind::NotFound => MissingTool("bochs").into(),
             _ => anyhow::Error::from(error).context("Bochs cannot be run"),
@@ -74,21 +73,22 @@ impl Running {
         let help = Command::new("bochs").arg("--help").output().map_err(missing)?;
         let has_debugger =
             [help.stdout, help.stderr].iter().any(|text| String::from_utf8_lossy(text).contains(DEBUGGER));
-        let iso = iso::make(&image.boot, command_line)?;
-        let configuration = directory.join("configuration");
-        fs::write(&configuration, configuration_text(cpus, &iso, &directory))?;
+        let (path, iso) = (&directory.path, directory.path.join("iso"));
+        fs::rename(iso::make(&image.boot, command_line)?, &iso)?;
+        let configuration = path.join("configuration");
+        fs::write(&configuration, configuration_text(cpus, &iso, path))?;
         let mut command = Command::new("bochs");
         // Its screen, in the terminal, is not looked at.
         command.arg("-q").arg("-f").arg(&configuration).env("TERM", "vt100");
         if has_debugger {
-            let script = directory.join("debugger");
+            let script = path.join("debugger");
             fs::write(&script, "continue\n")?;
             command.arg("-rc").arg(script);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         die_with_parent(&mut command);
         let child = command.spawn().map_err(missing)?;
-        Ok(Self { child, directory, iso, serial: None })
+        Ok(Self { child, directory, serial: None })
     }
 
     /// What the machine has sent on its serial line since last asked.
@@ -96,7 +96,7 @@ impl Running {
         let mut bytes = Vec::new();
         if self.serial.is_none() {
             // Made when the first byte is sent.
-            self.serial = File::open(serial_path(&self.directory)).ok();
+            self.serial = File::open(serial_path(&self.directory.path)).ok();
         }
         if let Some(serial) = &mut self.serial {
             serial.read_to_end(&mut bytes)?;
@@ -105,7 +105,7 @@ impl Running {
     }
 
     fn end_of_log(&self) -> String {
-        let log = fs::read_to_string(log_path(&self.directory)).unwrap_or_default();
+        let log = fs::read_to_string(log_path(&self.directory.path)).unwrap_or_default();
         let lines: Vec<&str> = log.lines().filter(|line| line.contains("p[") || line.contains("e[")).collect();
         lines[lines.len().saturating_sub(10)..].join("\n")
     }
@@ -115,8 +115,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_file(&self.iso);
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -188,9 +188,7 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
         true => format!("the kernel did not finish `{script}` within {} s and was asked where it is", limit.as_secs()),
         false if filter.has_crashed() || code.and_then(qemu::kernel_status).is_some() => "the kernel crashed".into(),
         false => match &machine.card {
-            Some(card) => {
-                format!("the card stopped with POST code \"{}\" before the kernel finished", card.post_code()?.text())
-            }
+            Some(card) => card.post_code()?.end(),
             None => format!("QEMU ended with {code:?} before the kernel finished"),
         },
     };
@@ -295,8 +293,14 @@ fn interact(image: &Image, options: &Options) -> Result<u8> {
     match code.and_then(qemu::kernel_status) {
         _ if quit => Ok(status::DONE),
         Some(kernel_status) => Ok(kernel_status),
-        None if code == Some(0) || machine.card.is_some() => Ok(status::DONE),
-        None => bail!("QEMU ended with {code:?}"),
+        None if code == Some(0) => Ok(status::DONE),
+        None => match &machine.card {
+            Some(card) => {
+                let post_code = card.post_code()?;
+                post_code.status().with_context(|| post_code.end())
+            }
+            None => bail!("QEMU ended with {code:?}"),
+        },
     }
 }
 
@@ -463,11 +467,11 @@ impl Running {
                 let is_up = rings.is_up().unwrap_or(false);
                 let bytes = rings.receive().unwrap_or_default();
                 let is_quiet = bytes.is_empty();
-                let has_ended = has_ended.load(Ordering::Relaxed) || post_code.is_error() || (was_up && !is_up);
+                let has_ended = has_ended.load(Ordering::Relaxed) || post_code.error().is_some() || (was_up && !is_up);
                 if (!is_quiet && send.send(bytes).is_err()) || (is_quiet && has_ended) {
                     return;
                 }
-                was_up |= is_up;
+                was_up |= is_up || !is_quiet;
                 if is_quiet {
                     thread::sleep(RING_INTERVAL);
                 }

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use crate::image::{self, Which, root};
 use crate::knc::DOWNLOAD;
 use crate::rings::{self, Rings};
+use crate::scratch::Directory;
 use crate::{boot, bzimage};
 
 /// Time for commands unless told otherwise.
@@ -79,9 +80,9 @@ pub fn run(command: Command) -> Result<u8> {
     boot::run_image(&image, &boot::Options { card: true, cpus: threads, run, timeout, append, qemu, ..any })
 }
 
-/// The files of a card, removed with it.
+/// A card: its memory and its registers, files that are removed with it.
 pub struct Card {
-    directory: PathBuf,
+    directory: Directory,
     memory: File,
     registers: File,
 }
@@ -92,10 +93,9 @@ impl Card {
     /// # Errors
     /// Files that cannot be made, and an image that is none.
     pub fn new(image: &Path, threads: u32, command_line: &str) -> Result<Self> {
-        let directory = root().join("target/card").join(process::id().to_string());
-        fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+        let directory = Directory::new(root().join("target/card").join(process::id().to_string()))?;
         let file = |name: &str, size: u64| -> Result<File> {
-            let path = directory.join(name);
+            let path = directory.path.join(name);
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(true).open(&path);
             let file = file.with_context(|| format!("{} cannot be made", path.display()))?;
@@ -112,13 +112,13 @@ impl Card {
         memory.write_all_at(&parameters(&bytes, DOWNLOAD + bytes.len() as u32), PARAMETERS.into())?;
         memory.write_all_at(&rings::region(), RINGS)?;
         registers.write_all_at(&RATIO_1_GHZ.to_le_bytes(), CURRENT_RATIO)?;
-        fs::write(directory.join("firmware"), firmware(threads, entry))?;
+        fs::write(directory.path.join("firmware"), firmware(threads, entry))?;
         Ok(Self { directory, memory, registers })
     }
 
     /// What plays it.
     pub fn command(&self, threads: u32) -> process::Command {
-        let file = |name: &str| self.directory.join(name).display().to_string().replace(',', ",,");
+        let file = |name: &str| self.directory.path.join(name).display().to_string().replace(',', ",,");
         let backend = |name: &str, size: u64| {
             format!("memory-backend-file,id={name},size={size},mem-path={},share=on", file(name))
         };
@@ -128,7 +128,7 @@ impl Card {
         command.args(["-object", &backend("memory", MEMORY), "-object", &backend("registers", REGISTERS_SIZE)]);
         command.args(["-m", &format!("{}M,slots=1,maxmem=64G", MEMORY >> 20)]);
         command.args(["-device", &format!("pc-dimm,memdev=registers,addr={REGISTERS:#x}")]);
-        command.arg("-bios").arg(self.directory.join("firmware")).args(["-display", "none", "-no-reboot"]);
+        command.arg("-bios").arg(self.directory.path.join("firmware")).args(["-display", "none", "-no-reboot"]);
         command
     }
 
@@ -154,15 +154,28 @@ impl PostCode {
         code.iter().map(|&byte| char::from(byte)).filter(char::is_ascii_graphic).collect()
     }
 
-    /// True if they say that it cannot boot.
-    pub fn is_error(&self) -> bool {
-        self.text().starts_with('E')
+    /// The kernel's exit status, once it has ended.
+    pub fn status(&self) -> Option<u8> {
+        self.text().strip_prefix('-')?.parse().ok()
     }
-}
 
-impl Drop for Card {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
+    /// Why the kernel cannot boot, if it says so: see `arch-knc/src/start.rs`.
+    pub fn error(&self) -> Option<&'static str> {
+        match self.text().as_str() {
+            "Em" => Some("the boot parameters list no usable memory below 4 GiB"),
+            "Ep" => Some("there is not enough memory for page tables, or the memory map contradicts itself"),
+            "Er" => Some("the APIC's registers cannot be mapped"),
+            "Ec" => Some("the card's registers name no clock"),
+            _ => None,
+        }
+    }
+
+    /// What became of a card that has stopped.
+    pub fn end(&self) -> String {
+        match self.error() {
+            Some(error) => format!("the kernel cannot boot: {error}"),
+            None => format!("the card stopped before the kernel did, with POST code \"{}\"", self.text()),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ pub enum Which {
     X64,
     /// PCs, with the kernel's test suite
     Suite,
-    /// Knights Corner, as far as linking the kernel
+    /// Knights Corner
     Knc,
     /// All of them
     All,
@@ -24,7 +24,7 @@ pub enum Which {
 /// A built image.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// What a loader gets: stripped, with the symbol table packed behind. The Knights Corner image is not packed.
+    /// What a loader gets: stripped, with the symbol table packed behind.
     pub boot: PathBuf,
     /// What debuggers get.
     pub debug: PathBuf,

@@ -67,7 +67,7 @@ fn fetch(kept: &Path) -> Result<()> {
 }
 
 /// Runs a command; its standard output.
-pub fn output(command: &mut Command) -> Result<String> {
+fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("{name} cannot be run"))?;
     ensure!(output.status.success(), "{name} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -90,7 +90,7 @@ pub fn build(manifest: &Path, binary: &str) -> Result<PathBuf> {
 }
 
 /// A file system in memory: the first process and the commands it runs. Programs are still to be added.
-pub fn file_system(commands: &[String]) -> Result<Archive> {
+fn file_system(commands: &[String]) -> Result<Archive> {
     let init = build(&root().join("bench/linux/Cargo.toml"), "init")?;
     let mut archive = Archive::default();
     archive.add_file(Path::new("/init"), &init)?;

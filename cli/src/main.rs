@@ -1,7 +1,7 @@
 //! The `aero` command.
 //!
 //! - [`image`]: builds the kernel; [`pack`]: makes a boot image of it; [`knc`]: the one for Knights Corner.
-//! - [`card`]: a Knights Corner card; [`bzimage`]: its image; [`rings`]: its console.
+//! - [`card`]: a Knights Corner card; [`bzimage`]: its image; [`rings`]: its console. [`scratch`]: its files.
 //! - [`hrt`]: builds programs and puts them into it; [`header`]: their interface in C.
 //! - [`boot`]: runs it in QEMU; [`qemu`]: QEMU's arguments; [`terminal`]: between QEMU and the person;
 //!   [`source_lines`]: adds file:line to backtraces; [`gdb`]: runs it with a gdb attached.
@@ -26,6 +26,7 @@ mod linux;
 mod pack;
 mod qemu;
 mod rings;
+mod scratch;
 mod source_lines;
 mod terminal;
 mod test;

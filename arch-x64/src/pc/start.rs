@@ -144,7 +144,8 @@ fn say(stage: &str) {
 
 /// Reads command line and memory map; returns the loader's name, the RSDP and the free memory.
 fn read_loader(magic: u32, at: u64, image: PhysicalRange, storage: &mut Storage) -> (&'static str, u64, RangeList) {
-    let memory = StartUpMemory;
+    // SAFETY: only used here, with the start-up tables.
+    let memory = unsafe { StartUpMemory::new() };
     let notices = &mut storage.notices;
     let (name, line, rsdp, mut free) = match magic {
         pvh::MAGIC => {

@@ -166,7 +166,9 @@ Words of the kernel's command line (aero boot --append \"...\"):
   script=\"CMD; CMD\"                     run commands before the first prompt
   debug-exit=PORT                       port of QEMU's isa-debug-exit device
   trace-port=PORT                       port of QEMU's isa-debugcon device, which gets the trace at the end
-  crash-port=PORT                       port of another one, which gets the crash file";
+  crash-port=PORT                       port of another one, which gets the crash file
+  phi.ring=BASE,SIZE                    where a Knights Corner card's host has the console's rings
+  apic=pc                               that card's APIC has a PC's ids: QEMU plays it";
 
 const KEYS_HELP: &str = "\
 Left, Right, Home, End       move          Ctrl-A, Ctrl-E   start, end of line

@@ -14,7 +14,7 @@ use kernel::start::Parts;
 #[global_allocator]
 static ALLOCATOR: KernelAllocator = KernelAllocator;
 
-/// Where the card's start-up code will enter the kernel.
+/// Where the card's start-up code enters the kernel.
 #[unsafe(no_mangle)]
 fn aerokernel_main(boot: &'static BootInformation) -> ! {
     static PARTS: Parts = Parts {

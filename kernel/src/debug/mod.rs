@@ -192,7 +192,8 @@ pub fn is_installed() -> bool {
 
 /// True while all CPUs are stopped: locks may be held by who cannot give them back.
 pub fn is_stopped() -> bool {
-    HOST.load(Ordering::Relaxed) != NO_CPU
+    // A CPU that is to stay sees that when it sees the host gone.
+    HOST.load(Ordering::SeqCst) != NO_CPU
 }
 
 /// Times all CPUs were stopped: what waited meanwhile is not late.

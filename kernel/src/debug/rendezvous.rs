@@ -45,8 +45,9 @@ impl Rendezvous {
 
     /// True if the CPU is stopped, and stays until the order of the host that asks.
     pub fn is_stopped(&self) -> bool {
-        // A write, so that a CPU that leaves afterwards sees that there is a host.
-        self.phase.compare_exchange(STOPPED, STOPPED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        // A write, so that a CPU that leaves afterwards sees that there is a host, and one that was about to stays.
+        let stays = |phase| matches!(phase, STOPPED | LEAVING).then_some(STOPPED);
+        self.phase.fetch_update(Ordering::SeqCst, Ordering::SeqCst, stays).is_ok()
     }
 
     /// The CPU stops and never goes on.

@@ -255,6 +255,8 @@ impl Stopping {
         if is_stopped {
             // SAFETY: as above.
             self.owned.with_mut(|taken| unsafe { *taken += 0 });
+            // Not with each order, which would double the time.
+            assert!(order != Order::Stay || self.place.is_stopped(), "a CPU that was stopped no longer is");
         }
         self.place.give(if is_stopped { order } else { Order::Run });
         self.has_host.store(0, Ordering::SeqCst);
