@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::bzimage;
 use crate::image::{Image, kernel_cargo, root};
+use crate::scratch::Directory;
 
 /// Where the card's bootstrap has images put (MPSS).
 pub const DOWNLOAD: u32 = 64 << 20;
@@ -27,8 +28,12 @@ pub fn build() -> Result<Image> {
     let builtins = compile(&directory, &assembly)?;
     if !is_newer(&image, &assembly) {
         let text = fs::read_to_string(&assembly).context("the compiler left no assembly")?;
-        let object = assemble(&directory, &for_the_card(&text)?)?;
-        link(&[&object, &builtins], &image)?;
+        // In a directory of its own: another process may be at the same.
+        let own = Directory::new(directory.join(format!("build-{}", std::process::id())))?;
+        let object = assemble(&own.path, &for_the_card(&text)?)?;
+        let linked = own.path.join("aerokernel-knc");
+        link(&[&object, &builtins], &linked)?;
+        fs::rename(linked, &image)?;
     }
     let boot = directory.join("aerokernel-knc.bzImage");
     bzimage::pack(&image, &boot, DOWNLOAD)?;

@@ -1,7 +1,8 @@
 //! The `aero` command.
 //!
 //! - [`image`]: builds the kernel; [`pack`]: makes a boot image of it; [`knc`]: the one for Knights Corner.
-//! - [`card`]: a Knights Corner card; [`bzimage`]: its image; [`rings`]: its console. [`scratch`]: its files.
+//! - [`card`]: a Knights Corner card; [`bzimage`]: its image; [`rings`]: its console.
+//!   [`scratch`]: files that are not kept.
 //! - [`hrt`]: builds programs and puts them into it; [`header`]: their interface in C.
 //! - [`boot`]: runs it in QEMU; [`qemu`]: QEMU's arguments; [`terminal`]: between QEMU and the person;
 //!   [`source_lines`]: adds file:line to backtraces; [`gdb`]: runs it with a gdb attached.

@@ -1,4 +1,4 @@
-//! Directories for a machine's files.
+//! Directories for files that are not kept.
 
 use std::fs;
 use std::path::PathBuf;
