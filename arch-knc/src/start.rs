@@ -1,14 +1,12 @@
 //! From the bootstrap's entry to the kernel's, in order.
 
-use core::cell::UnsafeCell;
-
 use arch_contract::boot::{
-    BootInformation, CpuDescription, FirmwareTable, MAX_NODES, MAX_REGIONS, MemoryRegion, Notice, PhysicalRange,
+    BootInformation, CpuDescription, FirmwareTable, MAX_NODES, MemoryRegion, Notice, PhysicalRange,
 };
 use arch_contract::{MAX_CPUS, PAGE_SIZE};
-use arch_x64::start_up::{self, FrameSource, StartUpMemory, TRAMPOLINE_LIMIT};
-use arch_x64::{apic, cpu, descriptors, paging, trampoline};
-use arrayvec::{ArrayString, ArrayVec};
+use arch_x64::start_up::{self, FrameSource, Place, StartUpMemory, Storage};
+use arch_x64::{apic, cpu, descriptors, paging};
+use arrayvec::ArrayVec;
 use firmware::memory_map::{self, RangeList};
 use firmware::{Notices, linux, sfi, words};
 
@@ -19,8 +17,6 @@ unsafe extern "Rust" {
     safe fn aerokernel_main(boot: &'static BootInformation) -> !;
 }
 
-/// Longest command line kept, in bytes.
-const COMMAND_LINE_LIMIT: usize = 4096;
 /// What the bootstrap has in the first page, and its tables: left alone.
 const FIRMWARE_DATA: [PhysicalRange; 2] =
     [PhysicalRange { start: 0, end: 0x1000 }, PhysicalRange { start: 0xe_0000, end: 0x10_0000 }];
@@ -29,29 +25,8 @@ const LOCAL_APIC: u64 = 0xfee0_0000;
 /// Largest region of rings accepted, in bytes.
 const REGION_LIMIT: u64 = 64 << 20;
 
-/// What becomes [`BootInformation`]: static, because there is no heap yet.
-struct Storage {
-    command_line: ArrayString<COMMAND_LINE_LIMIT>,
-    memory: ArrayVec<MemoryRegion, MAX_REGIONS>,
-    cpus: ArrayVec<CpuDescription, MAX_CPUS>,
-    tables: sfi::Tables,
-    notices: Notices,
-    information: Option<BootInformation>,
-}
-
-struct Static<T>(UnsafeCell<T>);
-
-// SAFETY: only used by `start`, which runs once on the boot CPU.
-unsafe impl<T> Sync for Static<T> {}
-
-static STORAGE: Static<Storage> = Static(UnsafeCell::new(Storage {
-    command_line: ArrayString::new_const(),
-    memory: ArrayVec::new_const(),
-    cpus: ArrayVec::new_const(),
-    tables: sfi::Tables { cpus: ArrayVec::new_const(), tables: ArrayVec::new_const() },
-    notices: Notices(ArrayVec::new_const()),
-    information: None,
-}));
+static STORAGE: Place<sfi::Tables> =
+    Place::new(sfi::Tables { cpus: ArrayVec::new_const(), tables: ArrayVec::new_const() });
 
 /// All memory is alike: one node.
 static DISTANCES: [[u8; MAX_NODES]; MAX_NODES] = [[10; MAX_NODES]; MAX_NODES];
@@ -60,7 +35,7 @@ static DISTANCES: [[u8; MAX_NODES]; MAX_NODES] = [[10; MAX_NODES]; MAX_NODES];
 pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
     let entry_cycles = cpu::cycles();
     // SAFETY: `start` runs once.
-    let storage: &'static mut Storage = unsafe { &mut *STORAGE.0.get() };
+    let storage = unsafe { STORAGE.take() };
     cpu::claim_block(0, 0);
     descriptors::build_idt();
     descriptors::load();
@@ -73,13 +48,9 @@ pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
     // SAFETY: not used any more when the kernel's own tables are built below.
     let memory = unsafe { StartUpMemory::new() };
     let (region, mut free) = read_parameters(&memory, parameters, image, storage);
-    storage.tables = sfi::parse(&memory, &mut storage.notices);
+    storage.firmware = sfi::parse(&memory, &mut storage.notices);
     let mut tables = FrameSource::take(&mut free).unwrap_or_else(|_| stop(*b"Em"));
-    let trampoline = start_up::take_trampoline(&mut free);
-    match trampoline {
-        Some(page) => trampoline::set_page(page),
-        None => storage.notices.add("no free page below 1 MiB: only the boot CPU can run; limit", TRAMPOLINE_LIMIT),
-    }
+    let trampoline = start_up::take_trampoline(&mut free, &mut storage.notices);
     start_up::build_address_space(&free, region, image, trampoline, &mut tables).unwrap_or_else(|_| stop(*b"Ep"));
     platform::map(&mut || tables.next()).unwrap_or_else(|_| stop(*b"Er"));
     platform::show_post_code(*b"A1");
@@ -91,7 +62,7 @@ pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
 
     enable_apic(&storage.command_line, &mut storage.notices, &mut || tables.next());
     cpu::mark_started();
-    list_cpus(&storage.tables, &mut storage.cpus);
+    list_cpus(&storage.firmware, &mut storage.cpus);
     say(", interrupts");
     if platform::core_hz() == 0 {
         stop(*b"Ec");
@@ -110,7 +81,7 @@ pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
         cpus: &storage.cpus,
         nodes: 1,
         distances: &DISTANCES,
-        tables: &storage.tables.tables as &[FirmwareTable],
+        tables: &storage.firmware.tables as &[FirmwareTable],
         notices: &storage.notices.0 as &[Notice],
         entry_cycles,
         symbols,
@@ -136,12 +107,12 @@ fn read_parameters(
     memory: &StartUpMemory,
     at: u64,
     image: PhysicalRange,
-    storage: &mut Storage,
+    storage: &mut Storage<sfi::Tables>,
 ) -> (Option<PhysicalRange>, RangeList) {
     let notices = &mut storage.notices;
     let parameters = linux::parse(memory, at, notices);
     let mut free = memory_map::usable(parameters.memory_map(), notices);
-    start_up::keep(parameters.command_line, &mut storage.command_line);
+    start_up::keep_line(parameters.command_line, &mut storage.command_line);
     let region = words::value(&storage.command_line, "phi.ring").and_then(ring_region);
     // Also where it cannot be used: the host writes there.
     let taken = [image, parameters.ram_disk].into_iter().chain(region).chain(FIRMWARE_DATA);
@@ -172,19 +143,18 @@ fn is_usable(region: PhysicalRange, image: PhysicalRange) -> bool {
 
 /// `apic=pc` on the command line: ids as PCs have them. Where a card is played by a PC, its APIC is one.
 fn enable_apic(command_line: &str, notices: &mut Notices, tables: paging::TableSource) {
-    let mode = match words::value(command_line, "apic") {
-        Some("pc") => apic::Mode::XApic,
-        None => apic::Mode::Expanded,
-        Some(other) => {
-            notices
-                .add("apic= can only be pc; ids are taken for expanded ones; length of what it is", other.len() as u64);
-            apic::Mode::Expanded
-        }
-    };
+    let word = words::value(command_line, "apic");
+    let mode = if word == Some("pc") { apic::Mode::XApic } else { apic::Mode::Expanded };
     let registers = paging::map_device(LOCAL_APIC, PAGE_SIZE, tables).unwrap_or_else(|_| stop(*b"Er"));
     apic::set_mode(mode, registers);
     apic::enable();
     cpu::claim_block(0, apic::id());
+    if word.is_some() && mode == apic::Mode::Expanded {
+        notices.add(
+            "apic= can only be apic=pc; APIC ids are taken for expanded ones, this CPU's is",
+            u64::from(apic::id()),
+        );
+    }
 }
 
 /// The boot CPU first, the others in the table's order.

@@ -1,15 +1,17 @@
 //! What start-up has to do on every machine with this CPU: take memory for page tables, map everything, find what is packed behind
 //! the image.
 
+use core::cell::UnsafeCell;
 use core::ptr::addr_of;
 
-use arch_contract::boot::PhysicalRange;
-use arch_contract::{MapError, PAGE_SIZE};
-use arrayvec::ArrayString;
+use arch_contract::boot::{BootInformation, CpuDescription, MAX_REGIONS, MemoryRegion, PhysicalRange};
+use arch_contract::{MAX_CPUS, MapError, PAGE_SIZE};
+use arrayvec::{ArrayString, ArrayVec};
 use firmware::memory_map::{self, RangeList};
 use firmware::{Notices, PhysicalMemory};
 
 use crate::paging::{AddressSpace, Use, physical_to_virtual, virtual_to_physical};
+use crate::trampoline;
 
 unsafe extern "C" {
     static __image_start: u8;
@@ -29,7 +31,7 @@ const PROGRAMS_MAGIC: u32 = 0x4752_5041;
 /// Most bytes of programs accepted.
 const PROGRAMS_LIMIT: u32 = 1 << 30;
 /// A trampoline must be below a PC's video memory.
-pub const TRAMPOLINE_LIMIT: u64 = 0xa_0000;
+const TRAMPOLINE_LIMIT: u64 = 0xa_0000;
 /// The start-up page tables map this much.
 const START_UP_LIMIT: u64 = 1 << 32;
 
@@ -72,13 +74,63 @@ pub fn image(symbols: &[u8], programs: &[u8]) -> PhysicalRange {
     }
 }
 
+/// Longest command line kept, in bytes.
+pub const COMMAND_LINE_LIMIT: usize = 4096;
+
+/// What becomes [`BootInformation`], and what firmware told: static, because there is no heap yet.
+pub struct Storage<Firmware> {
+    /// The kernel's command line; see [`keep_line`].
+    pub command_line: ArrayString<COMMAND_LINE_LIMIT>,
+    /// Free memory.
+    pub memory: ArrayVec<MemoryRegion, MAX_REGIONS>,
+    /// The boot CPU first.
+    pub cpus: ArrayVec<CpuDescription, MAX_CPUS>,
+    /// What firmware told.
+    pub firmware: Firmware,
+    /// What was not as it should be.
+    pub notices: Notices,
+    /// For the kernel.
+    pub information: Option<BootInformation>,
+}
+
 /// Keeps a command line, as much of it as there is room for.
-pub fn keep<const LIMIT: usize>(line: &str, kept: &mut ArrayString<LIMIT>) {
-    let mut cut = line.len().min(kept.remaining_capacity());
+pub fn keep_line(line: &str, kept: &mut ArrayString<COMMAND_LINE_LIMIT>) {
+    let mut cut = line.len().min(COMMAND_LINE_LIMIT);
     while !line.is_char_boundary(cut) {
         cut -= 1;
     }
+    kept.clear();
     kept.push_str(&line[..cut]);
+}
+
+/// A place for one.
+pub struct Place<Firmware>(UnsafeCell<Storage<Firmware>>);
+
+// SAFETY: only given away by `take`, to one who is alone with it by its caller's word.
+unsafe impl<Firmware> Sync for Place<Firmware> {}
+
+impl<Firmware> Place<Firmware> {
+    /// Nothing is known yet.
+    pub const fn new(firmware: Firmware) -> Self {
+        Self(UnsafeCell::new(Storage {
+            command_line: ArrayString::new_const(),
+            memory: ArrayVec::new_const(),
+            cpus: ArrayVec::new_const(),
+            firmware,
+            notices: Notices(ArrayVec::new_const()),
+            information: None,
+        }))
+    }
+
+    /// What is in it.
+    ///
+    /// # Safety
+    /// Called once.
+    #[expect(clippy::mut_from_ref, reason = "by the caller's word there is only one")]
+    pub unsafe fn take(&'static self) -> &'static mut Storage<Firmware> {
+        // SAFETY: by the caller's word.
+        unsafe { &mut *self.0.get() }
+    }
 }
 
 /// Memory below 4 GiB as the start-up page tables map it.
@@ -144,17 +196,18 @@ impl FrameSource {
     }
 }
 
-/// A page below 1 MiB where further CPUs can start.
-pub fn take_trampoline(free: &mut RangeList) -> Option<u64> {
-    let page = free
-        .iter()
-        .filter_map(|range| {
-            let end = range.end.min(TRAMPOLINE_LIMIT);
-            (range.start + PAGE_SIZE as u64 <= end).then(|| end - PAGE_SIZE as u64)
-        })
-        .max()?;
-    let taken = PhysicalRange { start: page, end: page + PAGE_SIZE as u64 };
-    memory_map::remove(free, taken, &mut Notices::default());
+/// Takes a page below 1 MiB where further CPUs can start.
+pub fn take_trampoline(free: &mut RangeList, notices: &mut Notices) -> Option<u64> {
+    let last_page = |range: &PhysicalRange| {
+        let end = range.end.min(TRAMPOLINE_LIMIT);
+        (range.start + PAGE_SIZE as u64 <= end).then(|| end - PAGE_SIZE as u64)
+    };
+    let Some(page) = free.iter().filter_map(last_page).max() else {
+        notices.add("no free page below 1 MiB: only the boot CPU can run; limit", TRAMPOLINE_LIMIT);
+        return None;
+    };
+    memory_map::remove(free, PhysicalRange { start: page, end: page + PAGE_SIZE as u64 }, notices);
+    trampoline::set_page(page);
     Some(page)
 }
 

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::boot::{Filter, Outcome, die_with_parent};
+use crate::boot::{Filter, Outcome};
 use crate::image::{Image, root};
+use crate::running::die_with_parent;
 use crate::scratch::Directory;
 use crate::{MissingTool, iso, status};
 

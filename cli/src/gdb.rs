@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::boot::{self, Running};
+use crate::boot;
 use crate::hrt;
 use crate::image::{Image, Which, root};
+use crate::running::Running;
 use crate::{MissingTool, status};
 
 /// Options of `aero gdb`.

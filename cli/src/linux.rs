@@ -142,7 +142,7 @@ impl Machine<'_> {
         // Where instructions are counted, Linux cannot start the other CPUs while it boots; the first process does.
         let one = if self.clock == Clock::Instructions { " maxcpus=1" } else { "" };
         let mut command = qemu::linux_command(self, initrd, &format!("{COMMAND_LINE}{one} {}", self.words));
-        crate::boot::die_with_parent(&mut command);
+        crate::running::die_with_parent(&mut command);
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("QEMU cannot be started for Linux")?;
         let from = BufReader::new(child.stdout.take().context("QEMU has no output")?);

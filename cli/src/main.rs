@@ -4,7 +4,7 @@
 //! - [`card`]: a Knights Corner card; [`bzimage`]: its image; [`rings`]: its console.
 //!   [`scratch`]: files that are not kept.
 //! - [`hrt`]: builds programs and puts them into it; [`header`]: their interface in C.
-//! - [`boot`]: runs it in QEMU; [`qemu`]: QEMU's arguments; [`terminal`]: between QEMU and the person;
+//! - [`boot`]: runs it in QEMU; [`running`]: QEMU as a process; [`qemu`]: its arguments; [`terminal`]: between QEMU and the person;
 //!   [`source_lines`]: adds file:line to backtraces; [`gdb`]: runs it with a gdb attached.
 //! - [`trace_file`]: a trace for Perfetto. [`inspect`]: what a crashed kernel has left.
 //! - [`top`]: a live view of a running one; [`top_view`]: what it shows.
@@ -27,6 +27,7 @@ mod linux;
 mod pack;
 mod qemu;
 mod rings;
+mod running;
 mod scratch;
 mod source_lines;
 mod terminal;

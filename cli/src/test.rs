@@ -228,7 +228,7 @@ fn kvm() -> Result<Ran> {
     }
 }
 
-/// What one CPU does for itself, and what two do with each other.
+/// What one CPU does for itself: that varies least.
 const KVM_PRIMITIVES: [&str; 6] =
     ["empty", "thread_create_join", "context_switch", "event_wake_local", "timer_set", "mutex_uncontended"];
 

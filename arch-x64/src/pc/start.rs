@@ -6,7 +6,7 @@ use arch_contract::boot::{
     BootInformation, CpuDescription, FirmwareTable, MAX_REGIONS, MemoryRegion, Notice, PhysicalRange,
 };
 use arch_contract::{Export, MAX_CPUS, PAGE_SIZE};
-use arrayvec::{ArrayString, ArrayVec};
+use arrayvec::ArrayVec;
 use firmware::acpi::{self, Platform};
 use firmware::memory_map::{self, RangeList};
 use firmware::{Notices, PhysicalMemory, multiboot2, pvh, words};
@@ -14,49 +14,25 @@ use raw_cpuid::CpuId;
 
 use super::{debug_port, io_apic, power, screen, serial, timer};
 use crate::paging;
-use crate::start_up::{self, FrameSource, StartUpMemory, TRAMPOLINE_LIMIT};
-use crate::{apic, cpu, descriptors, trampoline, vectors};
+use crate::start_up::{self, FrameSource, Place, StartUpMemory, Storage};
+use crate::{apic, cpu, descriptors, vectors};
 
 unsafe extern "Rust" {
     /// The kernel; provided by the image.
     safe fn aerokernel_main(boot: &'static BootInformation) -> !;
 }
 
-/// Longest command line kept, in bytes.
-const COMMAND_LINE_LIMIT: usize = 4096;
 /// The interrupt vector table and the BIOS data area: left alone.
 const FIRMWARE_DATA: PhysicalRange = PhysicalRange { start: 0, end: 0x1000 };
 
-/// What becomes [`BootInformation`]: static, because there is no heap yet.
-struct Storage {
-    command_line: ArrayString<COMMAND_LINE_LIMIT>,
-    memory: ArrayVec<MemoryRegion, MAX_REGIONS>,
-    cpus: ArrayVec<CpuDescription, MAX_CPUS>,
-    platform: Option<Platform>,
-    notices: Notices,
-    information: Option<BootInformation>,
-}
-
-struct Static<T>(UnsafeCell<T>);
-
-// SAFETY: only used by `start`, which runs once on the boot CPU.
-unsafe impl<T> Sync for Static<T> {}
-
-static STORAGE: Static<Storage> = Static(UnsafeCell::new(Storage {
-    command_line: ArrayString::new_const(),
-    memory: ArrayVec::new_const(),
-    cpus: ArrayVec::new_const(),
-    platform: None,
-    notices: Notices(ArrayVec::new_const()),
-    information: None,
-}));
+static STORAGE: Place<Option<Platform>> = Place::new(None);
 
 /// The boot CPU's first Rust: 64-bit, at its final address, on the boot stack, first 4 GiB mapped.
 pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     let entry_cycles = cpu::cycles();
     serial::init();
     // SAFETY: `start` runs once.
-    let storage: &'static mut Storage = unsafe { &mut *STORAGE.0.get() };
+    let storage = unsafe { STORAGE.take() };
 
     cpu::claim_block(0, 0);
     descriptors::build_idt();
@@ -78,11 +54,7 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     }
     say(", memory");
     let mut tables = FrameSource::take(&mut free).unwrap_or_else(|reason| stop(reason));
-    let trampoline = start_up::take_trampoline(&mut free);
-    match trampoline {
-        Some(page) => trampoline::set_page(page),
-        None => storage.notices.add("no free page below 1 MiB: only the boot CPU can run; limit", TRAMPOLINE_LIMIT),
-    }
+    let trampoline = start_up::take_trampoline(&mut free, &mut storage.notices);
     start_up::build_address_space(&free, None, image, trampoline, &mut tables).unwrap_or_else(|reason| stop(reason));
     say(", paging");
 
@@ -90,7 +62,7 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
         let legacy = MappedMemory { tables: UnsafeCell::new(&mut tables) };
         rsdp = acpi::find_rsdp(&legacy).unwrap_or(0);
     }
-    let platform = storage.platform.insert(if rsdp == 0 {
+    let platform = storage.firmware.insert(if rsdp == 0 {
         storage.notices.add("ACPI: no RSDP found; assuming one CPU and no I/O APIC, searched up to", 0x10_0000);
         Platform::default()
     } else {
@@ -143,7 +115,12 @@ fn say(stage: &str) {
 }
 
 /// Reads command line and memory map; returns the loader's name, the RSDP and the free memory.
-fn read_loader(magic: u32, at: u64, image: PhysicalRange, storage: &mut Storage) -> (&'static str, u64, RangeList) {
+fn read_loader(
+    magic: u32,
+    at: u64,
+    image: PhysicalRange,
+    storage: &mut Storage<Option<Platform>>,
+) -> (&'static str, u64, RangeList) {
     // SAFETY: only used here, with the start-up tables.
     let memory = unsafe { StartUpMemory::new() };
     let notices = &mut storage.notices;
@@ -165,7 +142,7 @@ fn read_loader(magic: u32, at: u64, image: PhysicalRange, storage: &mut Storage)
             ("unknown", "", 0, RangeList::new())
         }
     };
-    start_up::keep(line, &mut storage.command_line);
+    start_up::keep_line(line, &mut storage.command_line);
     memory_map::remove(&mut free, image, notices);
     memory_map::remove(&mut free, FIRMWARE_DATA, notices);
     if free.is_empty() {

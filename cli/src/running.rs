@@ -1,0 +1,260 @@
+//! A machine that runs: QEMU as a process, a PC or a card, and what goes to it and comes from it.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::MissingTool;
+use crate::boot::Options;
+use crate::card::Card;
+use crate::image::{Image, root};
+use crate::iso;
+use crate::qemu::{self, Clock, Machine, Medium};
+use crate::top;
+use crate::trace_file;
+
+/// How often a card's console is looked at.
+const RING_INTERVAL: Duration = Duration::from_millis(1);
+/// How long QEMU may take to end after it closed its output.
+const EXIT_LIMIT: Duration = Duration::from_secs(10);
+/// How long a kernel that did not finish may take to report where it is, and how often it is asked.
+const REPORT_LIMIT: Duration = Duration::from_secs(2);
+const INTERROGATIONS: u32 = 3;
+
+/// A running QEMU.
+pub struct Running {
+    child: Child,
+    /// What is typed at it.
+    pub input: Option<Box<dyn Write + Send>>,
+    /// What comes on the console.
+    pub output: Receiver<Vec<u8>>,
+    /// QEMU's monitor.
+    monitor: UnixStream,
+    /// The card that QEMU plays, if it does. It does not end by itself.
+    pub card: Option<Card>,
+    /// The CD made for it, removed with it.
+    iso: Option<PathBuf>,
+    /// Where the kernel leaves what is left after a crash.
+    crash: PathBuf,
+    /// The socket of its telemetry, removed with it.
+    telemetry: Option<PathBuf>,
+}
+
+impl Running {
+    /// Boots, with further words for the kernel's command line.
+    pub fn start(image: &Image, options: &Options, words: &str) -> Result<Self> {
+        let trace_words = options.trace.as_ref().map_or_else(String::new, |_| qemu::trace_words());
+        let line = format!("{} {trace_words} {words}", qemu::kernel_words());
+        let trace = options.trace.as_deref().map(trace_file::raw_path);
+        let iso = if options.iso { Some(iso::make(&image.boot, &line)?) } else { None };
+        let mut extra = options.qemu.clone();
+        if options.run.is_some() {
+            extra.push("-no-reboot".into());
+        }
+        let telemetry = options.telemetry.clone().map(|given| given.map_or_else(telemetry_path, Ok)).transpose()?;
+        if let Some(socket) = &telemetry {
+            extra.extend(qemu::telemetry_arguments(socket));
+        }
+        let crash = crash_path()?;
+        let (monitor, qemus_end) = UnixStream::pair().context("there is no connection for QEMU's monitor")?;
+        let machine = Machine {
+            cpus: options.cpus,
+            memory: &options.mem,
+            accelerator: options.accel,
+            clock: if options.icount { Clock::Instructions } else { Clock::Real },
+            display: options.display,
+            medium: iso.as_deref().map_or(Medium::Kernel(&image.boot), Medium::Iso),
+            command_line: &line,
+            monitor: Some(qemus_end.as_raw_fd()),
+            crash: &crash,
+            trace: trace.as_deref(),
+            extra: &extra,
+        };
+        let mut command = machine.command();
+        die_with_parent(&mut command);
+        inherit(&mut command, qemus_end.as_raw_fd());
+        // Ctrl-C at the terminal is not meant for the machine as a process.
+        command.process_group(0);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(qemu_missing)?;
+        let input = child.stdin.take().map(|input| Box::new(input) as Box<dyn Write + Send>);
+        let mut from = child.stdout.take().context("QEMU has no output")?;
+        let (send, output) = mpsc::channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 16 * 1024];
+            while let Ok(length @ 1..) = from.read(&mut buffer) {
+                if send.send(buffer[..length].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, input, output, monitor, card: None, iso, crash, telemetry })
+    }
+
+    /// Boots what the options ask for.
+    pub fn start_either(image: &Image, options: &Options, words: &str) -> Result<Self> {
+        if options.card { Self::start_card(image, options, words) } else { Self::start(image, options, words) }
+    }
+
+    /// Boots a Knights Corner card.
+    fn start_card(image: &Image, options: &Options, words: &str) -> Result<Self> {
+        let card = Card::new(&image.boot, options.cpus, words)?;
+        let (monitor, qemus_end) = UnixStream::pair().context("there is no connection for QEMU's monitor")?;
+        let mut command = card.command(options.cpus);
+        qemu::monitor(&mut command, qemus_end.as_raw_fd());
+        command.args(&options.qemu);
+        die_with_parent(&mut command);
+        inherit(&mut command, qemus_end.as_raw_fd());
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().map_err(qemu_missing)?;
+        let mut from = child.stdout.take().context("QEMU has no output")?;
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let ends = has_ended.clone();
+        thread::spawn(move || {
+            // It says nothing there, but closes it at its end.
+            let _ = std::io::copy(&mut from, &mut std::io::sink());
+            ends.store(true, Ordering::Relaxed);
+        });
+        let rings = card.rings()?;
+        let (send, output) = mpsc::channel();
+        let (post_code, mut was_up) = (card.post_code()?, false);
+        thread::spawn(move || {
+            loop {
+                let is_up = rings.is_up().unwrap_or(false);
+                let bytes = rings.receive().unwrap_or_default();
+                let is_quiet = bytes.is_empty();
+                let has_ended = has_ended.load(Ordering::Relaxed) || post_code.error().is_some() || (was_up && !is_up);
+                if (!is_quiet && send.send(bytes).is_err()) || (is_quiet && has_ended) {
+                    return;
+                }
+                was_up |= is_up || !is_quiet;
+                if is_quiet {
+                    thread::sleep(RING_INTERVAL);
+                }
+            }
+        });
+        let input: Box<dyn Write + Send> = Box::new(card.rings()?);
+        let crash = crash_path()?;
+        Ok(Self { child, input: Some(input), output, monitor, card: Some(card), iso: None, crash, telemetry: None })
+    }
+
+    /// Where the crash file is, if the kernel has written one; once. One that is empty is removed.
+    pub fn take_crash_note(&mut self) -> Option<String> {
+        let crash = std::mem::take(&mut self.crash);
+        let is_written = fs::metadata(&crash).is_ok_and(|file| file.len() > 0);
+        if !is_written {
+            let _ = fs::remove_file(&crash);
+        }
+        is_written.then(|| format!("`./aero inspect {}` shows what was left", crash.display()))
+    }
+
+    /// Makes the kernel report where its CPUs are, by a non-maskable interrupt, and end; what it says, as far as it does.
+    pub fn interrogate(&mut self) -> Vec<u8> {
+        let mut said = Vec::new();
+        // One may be taken for what the kernel sent itself.
+        for _ in 0..INTERROGATIONS {
+            if !said.is_empty() || self.monitor.write_all(b"nmi\n").is_err() {
+                break;
+            }
+            let deadline = Instant::now() + REPORT_LIMIT;
+            while let Ok(bytes) = self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                said.extend(bytes);
+            }
+        }
+        said
+    }
+
+    /// Ends QEMU if it has not ended; its exit code.
+    pub fn end(&mut self) -> Result<Option<i32>> {
+        if self.card.is_some() {
+            // Its status says nothing of the kernel.
+            let _ = self.child.kill();
+            self.child.wait()?;
+            return Ok(None);
+        }
+        // QEMU closes its output right before it ends by itself.
+        let deadline = Instant::now() + EXIT_LIMIT;
+        while self.output.try_recv() == Err(mpsc::TryRecvError::Disconnected) && Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let _ = self.child.kill();
+        Ok(self.child.wait()?.code())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(iso) = &self.iso {
+            let _ = fs::remove_file(iso);
+        }
+        if let Some(socket) = &self.telemetry {
+            let _ = fs::remove_file(socket);
+        }
+        if let Some(note) = self.take_crash_note() {
+            eprintln!("aero: {note}");
+        }
+    }
+}
+
+fn qemu_missing(error: std::io::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::NotFound => MissingTool("qemu-system-x86_64").into(),
+        _ => anyhow::Error::new(error).context("QEMU cannot be started"),
+    }
+}
+
+/// A socket for a machine of this process, where `aero top` looks for one.
+fn telemetry_path() -> Result<PathBuf> {
+    let directory = top::default_directory();
+    fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    Ok(directory.join(format!("{}.socket", std::process::id())))
+}
+
+/// A file for a machine of this process.
+fn crash_path() -> Result<PathBuf> {
+    static MACHINES: AtomicU32 = AtomicU32::new(0);
+    let directory = root().join("target/crashes");
+    fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    let number = MACHINES.fetch_add(1, Ordering::Relaxed);
+    Ok(directory.join(format!("{}-{number}.crash", std::process::id())))
+}
+
+/// Keeps a file open in the program.
+fn inherit(command: &mut Command, file: RawFd) {
+    // SAFETY: fcntl is async-signal-safe and touches nothing else; the file is this process's, open until the program runs.
+    unsafe {
+        command.pre_exec(move || match libc::fcntl(file, libc::F_SETFD, 0) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+}
+
+/// Makes the program end when this one does, however it ends.
+pub fn die_with_parent(command: &mut Command) {
+    // SAFETY: prctl is async-signal-safe and touches nothing else.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 {
+                Ok(())
+            } else {
+                Err(std::io::Error::last_os_error())
+            }
+        });
+    }
+}
