@@ -67,7 +67,7 @@ fn ipi(setting: &Setting, until: Until) -> Outcome {
     };
     let vector = vector.map_err(text)?;
     let result = measure_ipi(setting, until, vector, &ARRIVALS);
-    interrupts::unregister_vector(vector);
+    interrupts::unregister_vector(vector).map_err(text)?;
     result
 }
 

@@ -1,6 +1,7 @@
 //! Inter-processor interrupts and device lines with a handler of the program's.
 
 use alloc::boxed::Box;
+use core::mem::ManuallyDrop;
 
 use crate::{Error, check, raw};
 
@@ -8,7 +9,7 @@ use crate::{Error, check, raw};
 /// allocate. Unregistered when dropped.
 pub struct Interrupt<F> {
     interrupt: *mut abi::Interrupt,
-    handler: Box<F>,
+    handler: ManuallyDrop<Box<F>>,
 }
 
 // SAFETY: a handle; the handler runs on all CPUs anyway.
@@ -31,7 +32,7 @@ impl<F: Fn() + Send + Sync + 'static> Interrupt<F> {
         let argument = core::ptr::from_ref(&*handler).cast_mut().cast();
         // SAFETY: the handler stays in its box until it is unregistered.
         check(unsafe { raw::aero_interrupt_register(Some(run::<F>), argument, &raw mut interrupt) })?;
-        Ok(Self { interrupt, handler })
+        Ok(Self { interrupt, handler: ManuallyDrop::new(handler) })
     }
 
     /// Interrupts a CPU.
@@ -61,8 +62,12 @@ impl<F: Fn() + Send + Sync + 'static> Interrupt<F> {
 
 impl<F> Drop for Interrupt<F> {
     fn drop(&mut self) {
-        // SAFETY: a live registration, not used again; its handler goes after it.
-        unsafe { raw::aero_interrupt_unregister(self.interrupt) };
+        // SAFETY: a live registration, not used again.
+        let status = unsafe { raw::aero_interrupt_unregister(self.interrupt) };
+        if status == abi::OK {
+            // SAFETY: dropped once, here; it does not run any more. Otherwise a CPU may still be in it, and it stays for ever.
+            unsafe { ManuallyDrop::drop(&mut self.handler) };
+        }
     }
 }
 
@@ -82,7 +87,7 @@ pub enum Trigger {
 /// runs in interrupt context: it must not block or allocate. Masked and unregistered when dropped.
 pub struct Line<F> {
     line: *mut abi::Line,
-    handler: Box<F>,
+    handler: ManuallyDrop<Box<F>>,
 }
 
 // SAFETY: a handle; the handler may run on any CPU.
@@ -112,7 +117,7 @@ impl<F: Fn() + Send + Sync + 'static> Line<F> {
         let argument = core::ptr::from_ref(&*handler).cast_mut().cast();
         // SAFETY: the handler stays in its box until it is unregistered.
         check(unsafe { raw::aero_line_register(number, trigger, cpu, Some(run::<F>), argument, &raw mut line) })?;
-        Ok(Self { line, handler })
+        Ok(Self { line, handler: ManuallyDrop::new(handler) })
     }
 
     /// Delivers it to another CPU from now on.
@@ -133,7 +138,11 @@ impl<F: Fn() + Send + Sync + 'static> Line<F> {
 
 impl<F> Drop for Line<F> {
     fn drop(&mut self) {
-        // SAFETY: a live registration, not used again; its handler goes after it.
-        unsafe { raw::aero_line_unregister(self.line) };
+        // SAFETY: a live registration, not used again.
+        let status = unsafe { raw::aero_line_unregister(self.line) };
+        if status == abi::OK {
+            // SAFETY: dropped once, here; it does not run any more. Otherwise a CPU may still be in it, and it stays for ever.
+            unsafe { ManuallyDrop::drop(&mut self.handler) };
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The clock, deadlines and one-shot timers.
 
 use alloc::boxed::Box;
+use core::mem::ManuallyDrop;
 use core::time::Duration;
 
 use crate::{Error, check, raw};
@@ -59,7 +60,7 @@ impl Deadline {
 /// Calls a function in an interrupt, once per [`Timer::set`]. It must not block or allocate.
 pub struct Timer<F> {
     timer: *mut abi::Timer,
-    function: Box<F>,
+    function: ManuallyDrop<Box<F>>,
 }
 
 // SAFETY: a handle; the function may run on any CPU.
@@ -80,7 +81,7 @@ impl<F: Fn() + Send + Sync + 'static> Timer<F> {
         let argument = core::ptr::from_ref(&*function).cast_mut().cast();
         // SAFETY: the function stays in its box until the timer is destroyed.
         check(unsafe { raw::aero_timer_create(Some(run::<F>), argument, &raw mut timer) })?;
-        Ok(Self { timer, function })
+        Ok(Self { timer, function: ManuallyDrop::new(function) })
     }
 
     /// Sets it on this CPU; replaces what was set.
@@ -103,7 +104,11 @@ impl<F: Fn() + Send + Sync + 'static> Timer<F> {
 
 impl<F> Drop for Timer<F> {
     fn drop(&mut self) {
-        // SAFETY: a live timer, not used again; its function goes after it.
-        unsafe { raw::aero_timer_destroy(self.timer) };
+        // SAFETY: a live timer, not used again.
+        let status = unsafe { raw::aero_timer_destroy(self.timer) };
+        if status == abi::OK {
+            // SAFETY: dropped once, here; it does not run any more. Otherwise it may still run, and stays for ever.
+            unsafe { ManuallyDrop::drop(&mut self.function) };
+        }
     }
 }

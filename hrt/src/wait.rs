@@ -73,9 +73,10 @@ impl<T> Mutex<T> {
 
     /// Locks. Blocks.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        // SAFETY: initialised. Without a deadline it succeeds, or the program ends.
-        unsafe { raw::aero_mutex_lock(&raw const *self.mutex, abi::NEVER) };
-        MutexGuard { mutex: self }
+        // SAFETY: initialised.
+        let status = unsafe { raw::aero_mutex_lock(&raw const *self.mutex, abi::NEVER) };
+        assert!(status == abi::OK, "a mutex was locked in an interrupt handler, where no thread can wait");
+        MutexGuard { mutex: self, _not_send: PhantomData }
     }
 
     /// Locks if that succeeds until a deadline. Blocks.
@@ -85,20 +86,25 @@ impl<T> Mutex<T> {
     pub fn lock_until(&self, deadline: Deadline) -> Result<MutexGuard<'_, T>, Error> {
         // SAFETY: initialised.
         check(unsafe { raw::aero_mutex_lock(&raw const *self.mutex, deadline.0) })?;
-        Ok(MutexGuard { mutex: self })
+        Ok(MutexGuard { mutex: self, _not_send: PhantomData })
     }
 
     /// Locks if it is free.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         // SAFETY: initialised.
-        check(unsafe { raw::aero_mutex_try_lock(&raw const *self.mutex) }).ok().map(|_| MutexGuard { mutex: self })
+        check(unsafe { raw::aero_mutex_try_lock(&raw const *self.mutex) }).ok().map(|_| MutexGuard { mutex: self, _not_send: PhantomData })
     }
 }
 
 /// A locked [`Mutex`].
 pub struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
+    /// Belongs to the thread that locked.
+    _not_send: PhantomData<*const ()>,
 }
+
+// SAFETY: a shared guard gives shared references to the data, no more.
+unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
 
 impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
@@ -248,7 +254,7 @@ impl<T> ReaderWriterLock<T> {
     pub fn read(&self, deadline: Deadline) -> Result<ReadGuard<'_, T>, Error> {
         // SAFETY: initialised.
         check(unsafe { raw::aero_reader_writer_read(&raw const *self.lock, deadline.0) })?;
-        Ok(ReadGuard { lock: self })
+        Ok(ReadGuard { lock: self, _not_send: PhantomData })
     }
 
     /// Locks for writing. Blocks.
@@ -258,14 +264,19 @@ impl<T> ReaderWriterLock<T> {
     pub fn write(&self, deadline: Deadline) -> Result<WriteGuard<'_, T>, Error> {
         // SAFETY: initialised.
         check(unsafe { raw::aero_reader_writer_write(&raw const *self.lock, deadline.0) })?;
-        Ok(WriteGuard { lock: self })
+        Ok(WriteGuard { lock: self, _not_send: PhantomData })
     }
 }
 
 /// A [`ReaderWriterLock`] locked for reading.
 pub struct ReadGuard<'a, T> {
     lock: &'a ReaderWriterLock<T>,
+    /// Belongs to the thread that locked.
+    _not_send: PhantomData<*const ()>,
 }
+
+// SAFETY: a shared guard gives shared references to the data, no more.
+unsafe impl<T: Sync> Sync for ReadGuard<'_, T> {}
 
 impl<T> Deref for ReadGuard<'_, T> {
     type Target = T;
@@ -285,7 +296,12 @@ impl<T> Drop for ReadGuard<'_, T> {
 /// A [`ReaderWriterLock`] locked for writing.
 pub struct WriteGuard<'a, T> {
     lock: &'a ReaderWriterLock<T>,
+    /// Belongs to the thread that locked.
+    _not_send: PhantomData<*const ()>,
 }
+
+// SAFETY: a shared guard gives shared references to the data, no more.
+unsafe impl<T: Sync> Sync for WriteGuard<'_, T> {}
 
 impl<T> Deref for WriteGuard<'_, T> {
     type Target = T;

@@ -12,12 +12,13 @@ use trace_format::Kind;
 
 use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, Cpu};
-use crate::interrupts::CALL_VECTOR;
+use crate::interrupts::{CALL_VECTOR, RESCHEDULE_VECTOR};
 use crate::lock::InterruptGuard;
 use crate::memory::{self, OutOfMemory, Placement};
 use crate::scheduler::mailbox::Linked;
 use crate::thread::NoSuchCpu;
 use crate::time::Deadline;
+use crate::time::timer::TimerNode;
 use crate::trace;
 
 /// How long a waiting call waits unless told otherwise.
@@ -33,8 +34,6 @@ pub enum CallError {
     OutOfMemory,
     /// The CPU does not run.
     NoSuchCpu(NoSuchCpu),
-    /// The CPU could not be interrupted.
-    NotSent(IpiError),
     /// The CPU did not answer in time; the function may still run there later.
     NoAnswer {
         /// Which CPU, the first if there are several.
@@ -47,7 +46,6 @@ impl fmt::Display for CallError {
         match self {
             Self::OutOfMemory => f.write_str("out of memory for the request"),
             Self::NoSuchCpu(error) => error.fmt(f),
-            Self::NotSent(error) => error.fmt(f),
             Self::NoAnswer { cpu } => write!(f, "CPU {cpu} did not answer in time; it may have interrupts off"),
         }
     }
@@ -252,15 +250,13 @@ impl Call {
         unsafe { &*self.nodes.add(index) }
     }
 
-    /// Leaves a node in a CPU's mailbox and interrupts it. The target's reference is given up if that fails.
+    /// Leaves a node in a CPU's mailbox and tells it.
     #[inline(always)]
-    fn send(&self, index: usize, target: &Cpu) -> Result<(), CallError> {
+    fn send(&self, index: usize, target: &Cpu) {
         // SAFETY: the node is in no mailbox and lives until the target gives its reference up.
         if unsafe { target.calls.push(self.node(index)) } {
-            trace::event(Kind::Ipi, target.index as u64, u64::from(CALL_VECTOR));
-            return Machine::send_ipi(target.index, CALL_VECTOR).map_err(CallError::NotSent);
+            tell(target, CALL_VECTOR);
         }
-        Ok(())
     }
 
     /// Waits until a target has run it, serving calls to this CPU meanwhile.
@@ -345,9 +341,9 @@ pub fn on<F: Fn() + Send + Sync + 'static>(cpu: usize, function: F, limit: Durat
         return Ok(());
     }
     let call = Call::new(function, 1)?;
-    let sent = call.send(0, target);
+    call.send(0, target);
     drop(guard);
-    sent.and_then(|()| call.wait(0, cpu, limit))
+    call.wait(0, cpu, limit)
 }
 
 /// Lets `function` run on a CPU without waiting for it. Any context.
@@ -361,7 +357,8 @@ pub fn start_on<F: Fn() + Send + Sync + 'static>(cpu: usize, function: F) -> Res
         function();
         return Ok(());
     }
-    Call::new(function, 1)?.send(0, target)
+    Call::new(function, 1)?.send(0, target);
+    Ok(())
 }
 
 /// Runs `function` on each CPU of a set, all at once, and waits at most `limit` for each. Any context.
@@ -377,11 +374,10 @@ pub fn on_set<F: Fn() + Send + Sync + 'static>(cpus: CpuSet, function: F, limit:
     let mut others = cpus;
     others.remove(here.index);
     let call = Call::new(function, others.len())?;
-    let mut result = Ok(());
     for (index, cpu) in others.iter().enumerate() {
         // All of the set are there, as was seen above.
         if let Some(target) = cpu::get(cpu) {
-            result = result.and(call.send(index, target));
+            call.send(index, target);
         }
     }
     if others != cpus {
@@ -389,6 +385,7 @@ pub fn on_set<F: Fn() + Send + Sync + 'static>(cpus: CpuSet, function: F, limit:
         unsafe { ((*call.request).run)(call.request) };
     }
     drop(guard);
+    let mut result = Ok(());
     for (index, cpu) in others.iter().enumerate() {
         result = result.and(call.wait(index, cpu, limit));
     }
@@ -401,6 +398,71 @@ pub fn on_set<F: Fn() + Send + Sync + 'static>(cpus: CpuSet, function: F, limit:
 /// See [`CallError`].
 pub fn on_all<F: Fn() + Send + Sync + 'static>(function: F, limit: Duration) -> Result<(), CallError> {
     on_set(CpuSet::all(), function, limit)
+}
+
+/// Interrupts a CPU for whose mailbox this one's item is the first: no later sender does. So if that fails, this CPU's timer
+/// tries again until it succeeds. Interrupts off.
+#[inline(always)]
+pub(crate) fn tell(target: &Cpu, vector: u8) {
+    trace::event(Kind::Ipi, target.index as u64, u64::from(vector));
+    if send(target.index, vector).is_err() {
+        tell_later(target);
+    }
+}
+
+#[inline(always)]
+fn send(cpu: usize, vector: u8) -> Result<(), IpiError> {
+    #[cfg(feature = "faults")]
+    if faults::shall_fail() {
+        return Err(IpiError::Busy);
+    }
+    Machine::send_ipi(cpu, vector)
+}
+
+/// For each CPU, the timer of the one that has to tell it, and whether one has.
+static UNTOLD: [(TimerNode, AtomicBool); MAX_CPUS] = {
+    let mut nodes = [const { (TimerNode::new(tell_again, 0), AtomicBool::new(false)) }; MAX_CPUS];
+    let mut cpu = 0;
+    while cpu < MAX_CPUS {
+        nodes[cpu].0 = TimerNode::new(tell_again, cpu);
+        cpu += 1;
+    }
+    nodes
+};
+/// Time between two attempts.
+const TELL_INTERVAL: Duration = Duration::from_micros(100);
+
+#[cold]
+fn tell_later(target: &Cpu) {
+    let (timer, is_set) = &UNTOLD[target.index];
+    if !is_set.swap(true, Ordering::AcqRel) {
+        timer.set(cpu::this(), Deadline::after(TELL_INTERVAL));
+    }
+}
+
+/// The timer of a CPU that was not told: interrupt context. Either mailbox may be the one.
+fn tell_again(cpu: usize) {
+    UNTOLD[cpu].1.store(false, Ordering::Release);
+    let Some(target) = cpu::get(cpu) else { return };
+    tell(target, CALL_VECTOR);
+    tell(target, RESCHEDULE_VECTOR);
+}
+
+/// Interrupts that fail because a test wants it.
+#[cfg(feature = "faults")]
+pub mod faults {
+    use core::sync::atomic::{AtomicUsize, Ordering};
+
+    static LEFT: AtomicUsize = AtomicUsize::new(0);
+
+    /// Makes the next `count` attempts to tell a CPU fail.
+    pub fn fail_next_interrupts(count: usize) {
+        LEFT.store(count, Ordering::SeqCst);
+    }
+
+    pub(super) fn shall_fail() -> bool {
+        LEFT.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+    }
 }
 
 /// Sends an inter-processor interrupt; its handler is registered with [`crate::interrupts::register_vector`].

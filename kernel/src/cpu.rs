@@ -9,6 +9,7 @@ use crate::arch::{Architecture, Machine};
 use crate::call::CallNode;
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::cache::ObjectCaches;
+use crate::program::Program;
 use crate::scheduler::attention::AttentionWord;
 use crate::scheduler::mailbox::Mailbox;
 use crate::scheduler::run_queue::RunQueue;
@@ -101,6 +102,8 @@ pub struct Cpu {
     /// When the counter reaches this, whoever is woken may displace the running thread again.
     pub(crate) undisturbed_until: AtomicU64,
     pub(crate) in_interrupt: AtomicBool,
+    /// The program whose handler runs here, null if none does.
+    pub(crate) handlers_program: AtomicPtr<Program>,
     pub(crate) tick_armed: AtomicBool,
     pub(crate) run_queue: Owned<RunQueue>,
     /// Cycles at the last switch.
@@ -142,6 +145,7 @@ impl Cpu {
             displaced: AtomicBool::new(false),
             undisturbed_until: AtomicU64::new(0),
             in_interrupt: AtomicBool::new(false),
+            handlers_program: AtomicPtr::new(core::ptr::null_mut()),
             tick_armed: AtomicBool::new(false),
             run_queue: Owned::new(RunQueue::new()),
             switched_at: AtomicU64::new(0),
@@ -210,7 +214,7 @@ pub(crate) fn this() -> &'static Cpu {
 
 /// True in an interrupt handler.
 #[inline(always)]
-pub(crate) fn in_interrupt() -> bool {
+pub fn in_interrupt() -> bool {
     let _guard = InterruptGuard::new();
     this().in_interrupt.load(Ordering::Relaxed)
 }

@@ -118,13 +118,15 @@ pub struct Fiber<T> {
     _not_send: PhantomData<*const T>,
 }
 
-/// Makes a fiber with the default stack. It first runs when somebody gives way to it.
+/// Makes a fiber with the default stack. It first runs when somebody gives way to it. Its handle may be forgotten, so what it
+/// borrows must live for ever.
 ///
 /// # Errors
 /// [`OutOfMemory`], also for a body that does not fit half of the stack.
 pub fn create<F, T>(body: F) -> Result<Fiber<T>, OutOfMemory>
 where
-    F: FnOnce() -> T,
+    F: FnOnce() -> T + 'static,
+    T: 'static,
 {
     create_with_stack(DEFAULT_SIZE, body)
 }
@@ -135,7 +137,8 @@ where
 /// As [`create`].
 pub fn create_with_stack<F, T>(stack_size: usize, body: F) -> Result<Fiber<T>, OutOfMemory>
 where
-    F: FnOnce() -> T,
+    F: FnOnce() -> T + 'static,
+    T: 'static,
 {
     if size_of::<Body<F, T>>() > stack_size.max(DEFAULT_SIZE) / 2 {
         return Err(OutOfMemory);
@@ -224,6 +227,11 @@ impl<T> Fiber<T> {
             // SAFETY: it has not ended, so it is in the ring of the thread that made it, which a handle does not leave.
             switch_to(thread, current, unsafe { &*self.node });
         }
+    }
+
+    /// True for the fiber that the calling thread runs now.
+    pub fn is_running(&self) -> bool {
+        ptr::eq(thread::current().fibers().current.get(), self.node)
     }
 
     /// True if its body has returned.

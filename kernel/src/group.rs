@@ -77,7 +77,8 @@ impl Group {
             self.missing.store(self.size, Ordering::Relaxed);
             self.round.store(round.wrapping_add(1), Ordering::SeqCst);
             if self.sleeping.load(Ordering::SeqCst) != 0 {
-                self.sleepers.lock().wake_all();
+                let mut sleepers = self.sleepers.lock();
+                sleepers.take_all().wake(sleepers);
             }
             return Ok(true);
         }

@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
+use core::time::Duration;
 
 use arch_contract::FIRST_VECTOR;
 pub use arch_contract::{LineError, LineTrigger};
@@ -9,7 +10,7 @@ use arrayvec::ArrayVec;
 use trace_format::Kind;
 
 use crate::arch::{Architecture, Machine};
-use crate::call;
+use crate::call::{self, CallError};
 use crate::cpu;
 use crate::lock::SpinLock;
 use crate::scheduler;
@@ -61,6 +62,8 @@ pub enum RegisterError {
     NotRegistered(u32),
     /// The interrupt controller refused.
     Line(LineError),
+    /// A CPU did not leave the handler in time.
+    NoAnswer(CallError),
 }
 
 impl fmt::Display for RegisterError {
@@ -70,6 +73,7 @@ impl fmt::Display for RegisterError {
             Self::LineInUse(line) => write!(f, "line {line} has a handler already"),
             Self::NotRegistered(line) => write!(f, "line {line} has no handler"),
             Self::Line(error) => error.fmt(f),
+            Self::NoAnswer(error) => error.fmt(f),
         }
     }
 }
@@ -126,18 +130,39 @@ pub fn register_vector<C: InterruptSafe + 'static>(context: &'static C, handler:
     Ok(vector)
 }
 
-/// Removes a vector's handler; it is not running on any CPU when this returns. For threads.
-pub fn unregister_vector(vector: u8) {
-    if !FREE_VECTORS.contains(&vector) {
-        return;
+/// Removes a vector's handler; it is not running on any CPU when this succeeds. For threads.
+///
+/// # Errors
+/// [`CallError`], if a CPU did not answer: the handler is not called any more, but may still be running there, and the
+/// vector is not given out again. Calling this again waits again.
+pub fn unregister_vector(vector: u8) -> Result<(), CallError> {
+    retire_vector(vector);
+    wait_for_handlers(call::DEFAULT_LIMIT)?;
+    release_vector(vector);
+    Ok(())
+}
+
+/// Keeps a vector's handler from being called from now on; one that runs goes on. Any context.
+pub fn retire_vector(vector: u8) {
+    if FREE_VECTORS.contains(&vector) {
+        HANDLERS[usize::from(vector)].function.store(retired as fn(usize) as usize, Ordering::Release);
     }
-    let slot = &HANDLERS[usize::from(vector)];
-    slot.function.store(retired as fn(usize) as usize, Ordering::Release);
-    // A CPU that answers a call has left the handlers it was in. Where one does not, the vector is never used again.
-    match call::on_all(|| (), call::DEFAULT_LIMIT) {
-        Ok(()) => slot.function.store(0, Ordering::Release),
-        Err(error) => log::warn!("interrupt vector {vector:#x} is retired: {error}"),
-    }
+}
+
+/// Waits until each CPU has left the handler it is in, if it is in one. For threads.
+///
+/// # Errors
+/// [`CallError`], if one has not within the limit.
+pub fn wait_for_handlers(limit: Duration) -> Result<(), CallError> {
+    // A CPU that answers a call has left the handlers it was in.
+    call::on_all(|| (), limit)
+}
+
+/// Lets a retired vector be given out again, once its handler runs nowhere any more.
+pub fn release_vector(vector: u8) {
+    let retired = retired as fn(usize) as usize;
+    let function = &HANDLERS[usize::from(vector)].function;
+    let _ = function.compare_exchange(retired, 0, Ordering::AcqRel, Ordering::Relaxed);
 }
 
 /// Handler of a vector that has none any more and cannot be given out again yet.
@@ -168,23 +193,43 @@ pub fn register_line<C: InterruptSafe + 'static>(
     }
     drop(known);
     if routed.is_err() {
-        unregister_vector(vector);
+        // Nothing was routed to it, so it was never called.
+        retire_vector(vector);
+        release_vector(vector);
     }
     routed
 }
 
-/// Masks a device line and removes its handler.
+/// Masks a device line and removes its handler; it is not running on any CPU when this succeeds. For threads.
+///
+/// # Errors
+/// See [`RegisterError`]. After [`RegisterError::NoAnswer`] the handler is not called any more, but may still be running; the
+/// line stays taken, and calling this again waits again.
+pub fn unregister_line(line: u32) -> Result<(), RegisterError> {
+    retire_line(line)?;
+    wait_for_handlers(call::DEFAULT_LIMIT).map_err(RegisterError::NoAnswer)?;
+    release_line(line);
+    Ok(())
+}
+
+/// Masks a device line and keeps its handler from being called from now on; one that runs goes on.
 ///
 /// # Errors
 /// See [`RegisterError`].
-pub fn unregister_line(line: u32) -> Result<(), RegisterError> {
-    let mut known = LINES.lock();
-    let position = known.iter().position(|entry| entry.number == line).ok_or(RegisterError::NotRegistered(line))?;
+pub fn retire_line(line: u32) -> Result<(), RegisterError> {
+    let known = LINES.lock();
+    let entry = known.iter().find(|entry| entry.number == line).ok_or(RegisterError::NotRegistered(line))?;
     Machine::mask_line(line).map_err(RegisterError::Line)?;
-    let vector = known.remove(position).vector;
-    drop(known);
-    unregister_vector(vector);
+    retire_vector(entry.vector);
     Ok(())
+}
+
+/// Lets a retired line and its vector be used again, once its handler runs nowhere any more.
+pub fn release_line(line: u32) {
+    let mut known = LINES.lock();
+    if let Some(position) = known.iter().position(|entry| entry.number == line) {
+        release_vector(known.remove(position).vector);
+    }
 }
 
 /// Delivers a device line to another CPU from now on.

@@ -1,17 +1,19 @@
 //! Timers, inter-processor interrupts and device lines: what calls a program's functions in interrupts.
 
-use core::ptr;
+use alloc::boxed::Box;
 
-use abi::{ANY, BUSY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status};
+use abi::{ANY, BUSY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
 use kernel::call;
 use kernel::interrupts::{self, LineError, LineTrigger, RegisterError};
-use kernel::program::{self, Program};
-use kernel::time::Timer;
+use kernel::program::Program;
+use kernel::program::objects::{Kind, Object};
+use kernel::time::{Deadline, Timer};
 use kernel::wait::InterruptSafe;
 
-use crate::owned::{keep, release};
+use crate::handles::{borrow, keep, program, reserve, take, try_take};
 use crate::plain::Handler;
-use crate::{attempt, borrow, deadline};
+use crate::pointers::place;
+use crate::{attempt, blocking, deadline};
 
 /// A program's function with a place of its own, for timers and interrupts.
 struct Callback {
@@ -28,32 +30,38 @@ impl Callback {
         self.handler.call_in_interrupt();
     }
 
-    /// In a box that whoever has the registration frees after it.
-    fn new(function: Option<unsafe extern "C" fn(*mut u8)>, argument: *mut u8) -> Result<&'static Self, Status> {
-        let function = function.ok_or(INVALID)?;
-        let handler = Handler { function, argument };
+    fn new(function: Option<unsafe extern "C" fn(*mut u8)>, argument: *mut u8) -> Result<OwnedCallback, Status> {
+        let handler = Handler::new(function.ok_or(INVALID)?, argument)?;
         let boxed = kernel::memory::try_box(Self { handler }).map_err(|_| OUT_OF_MEMORY)?;
-        Ok(alloc::boxed::Box::leak(boxed))
-    }
-
-    /// # Safety
-    /// Nothing can call it any more.
-    unsafe fn free(&'static self) {
-        // SAFETY: made by `Box::leak`, freed once.
-        drop(unsafe { alloc::boxed::Box::from_raw(ptr::from_ref(self).cast_mut()) });
+        Ok(OwnedCallback(Box::leak(boxed)))
     }
 }
 
-struct OwnedTimer {
-    timer: Option<Timer>,
-    callback: &'static Callback,
-}
+/// A callback that is freed with whoever has its registration, which must be over by then.
+struct OwnedCallback(&'static Callback);
 
-impl Drop for OwnedTimer {
+impl Drop for OwnedCallback {
     fn drop(&mut self) {
-        self.timer = None;
-        // SAFETY: a dropped timer's function is not called and does not run.
-        unsafe { self.callback.free() };
+        // SAFETY: made by `Box::leak`, freed once. The objects below are dropped when their functions can neither be called any
+        // more nor run: their destruction waits for that, and so does the program's end, by `silence`.
+        drop(unsafe { Box::from_raw(core::ptr::from_ref(self.0).cast_mut()) });
+    }
+}
+
+/// How long a timer's function may take to return when its timer is destroyed.
+const RETURN_LIMIT: core::time::Duration = call::DEFAULT_LIMIT;
+
+/// A timer, and what it calls. Dropped in this order.
+struct OwnedTimer {
+    timer: Timer,
+    _callback: OwnedCallback,
+}
+
+impl Object for OwnedTimer {
+    const KIND: Kind = Kind::Timer;
+
+    fn silence(&self) -> bool {
+        self.timer.withdraw()
     }
 }
 
@@ -62,61 +70,60 @@ pub unsafe extern "C" fn aero_timer_create(
     argument: *mut u8,
     timer: *mut *mut abi::Timer,
 ) -> Status {
-    if timer.is_null() {
-        return INVALID;
-    }
-    let callback = attempt!(Callback::new(function, argument));
-    let made = Timer::new(callback, Callback::call);
-    let owned = OwnedTimer { timer: made.ok(), callback };
-    if owned.timer.is_none() {
-        return OUT_OF_MEMORY;
-    }
     // SAFETY: the interface's own condition.
-    unsafe { keep(owned, timer) }
-}
-
-/// # Safety
-/// Null, misaligned, or a live handle that nobody else uses now.
-unsafe fn timer_of<'a>(timer: *mut abi::Timer) -> Option<&'a mut Timer> {
-    let owned = timer.cast::<OwnedTimer>();
-    if owned.is_null() || !owned.is_aligned() {
-        return None;
+    let place = attempt!(unsafe { place(timer) });
+    let callback = attempt!(Callback::new(function, argument));
+    let reserved = attempt!(reserve());
+    match Timer::new(callback.0, Callback::call) {
+        Ok(timer) => {
+            place.write(keep(reserved, OwnedTimer { timer, _callback: callback }));
+            OK
+        }
+        Err(_) => OUT_OF_MEMORY,
     }
-    // SAFETY: by the caller's word.
-    unsafe { (*owned).timer.as_mut() }
 }
 
 pub unsafe extern "C" fn aero_timer_set(timer: *mut abi::Timer, deadline_ns: u64) -> Status {
-    // SAFETY: the interface's own condition.
-    match unsafe { timer_of(timer) } {
-        Some(timer) => {
-            timer.set(deadline(deadline_ns));
-            OK
-        }
-        None => INVALID,
-    }
+    let mut timer = attempt!(try_take::<OwnedTimer, _>(timer));
+    timer.timer.set(deadline(deadline_ns));
+    OK
 }
 
 pub unsafe extern "C" fn aero_timer_cancel(timer: *mut abi::Timer) -> Status {
-    // SAFETY: the interface's own condition.
-    unsafe { timer_of(timer) }.map_or(INVALID, |timer| Status::from(timer.cancel()))
+    Status::from(attempt!(try_take::<OwnedTimer, _>(timer)).timer.cancel())
 }
 
 pub unsafe extern "C" fn aero_timer_destroy(timer: *mut abi::Timer) -> Status {
-    // SAFETY: the interface's own condition.
-    unsafe { release(timer) }
+    let timer = attempt!(take::<OwnedTimer, _>(timer));
+    let deadline = Deadline::after(RETURN_LIMIT);
+    while !timer.timer.withdraw() {
+        if deadline.has_passed() {
+            return TIMED_OUT;
+        }
+        core::hint::spin_loop();
+    }
+    timer.remove();
+    OK
 }
 
 struct OwnedInterrupt {
     vector: u8,
-    callback: &'static Callback,
+    _callback: OwnedCallback,
+}
+
+impl Object for OwnedInterrupt {
+    const KIND: Kind = Kind::Interrupt;
+
+    fn silence(&self) -> bool {
+        interrupts::retire_vector(self.vector);
+        true
+    }
 }
 
 impl Drop for OwnedInterrupt {
     fn drop(&mut self) {
-        interrupts::unregister_vector(self.vector);
-        // SAFETY: an unregistered handler is not called and does not run.
-        unsafe { self.callback.free() };
+        interrupts::retire_vector(self.vector);
+        interrupts::release_vector(self.vector);
     }
 }
 
@@ -125,50 +132,56 @@ pub unsafe extern "C" fn aero_interrupt_register(
     argument: *mut u8,
     interrupt: *mut *mut abi::Interrupt,
 ) -> Status {
-    if interrupt.is_null() {
-        return INVALID;
-    }
+    // SAFETY: the interface's own condition.
+    let place = attempt!(unsafe { place(interrupt) });
     let callback = attempt!(Callback::new(handler, argument));
-    match interrupts::register_vector(callback, Callback::call) {
-        // SAFETY: the interface's own condition.
-        Ok(vector) => unsafe { keep(OwnedInterrupt { vector, callback }, interrupt) },
-        Err(error) => {
-            // SAFETY: it was not registered.
-            unsafe { callback.free() };
-            if error == RegisterError::NoFreeVector { BUSY } else { INVALID }
+    let reserved = attempt!(reserve());
+    match interrupts::register_vector(callback.0, Callback::call) {
+        Ok(vector) => {
+            place.write(keep(reserved, OwnedInterrupt { vector, _callback: callback }));
+            OK
         }
+        Err(error) => line_status(Err(error)),
     }
 }
 
 pub unsafe extern "C" fn aero_interrupt_send(interrupt: *const abi::Interrupt, cpu: u32) -> Status {
-    // SAFETY: the interface's own condition.
-    let vector = attempt!(unsafe { borrow::<OwnedInterrupt, _>(interrupt) }).vector;
+    let vector = attempt!(borrow::<OwnedInterrupt, _>(interrupt)).vector;
     let sent = if cpu == ANY { call::broadcast_ipi(vector) } else { call::send_ipi(cpu as usize, vector) };
     if sent.is_ok() { OK } else { NO_SUCH_CPU }
 }
 
 pub unsafe extern "C" fn aero_interrupt_unregister(interrupt: *mut abi::Interrupt) -> Status {
-    // SAFETY: the interface's own condition.
-    unsafe { release(interrupt) }
+    let interrupt = attempt!(take::<OwnedInterrupt, _>(interrupt));
+    interrupts::retire_vector(interrupt.vector);
+    if attempt!(blocking(|| interrupts::wait_for_handlers(call::DEFAULT_LIMIT))).is_err() {
+        return TIMED_OUT;
+    }
+    interrupt.remove();
+    OK
 }
 
 struct OwnedLine {
     number: u32,
-    callback: &'static Callback,
     program: &'static Program,
+    _callback: OwnedCallback,
+}
+
+impl Object for OwnedLine {
+    const KIND: Kind = Kind::Line;
+
+    fn silence(&self) -> bool {
+        // Not masked, it may still come.
+        interrupts::retire_line(self.number)
+            .inspect_err(|error| log::error!("line {} stays registered: {error}", self.number))
+            .is_ok()
+    }
 }
 
 impl Drop for OwnedLine {
     fn drop(&mut self) {
-        match interrupts::unregister_line(self.number) {
-            Ok(()) => {
-                self.program.remove_handler();
-                // SAFETY: an unregistered handler is not called and does not run.
-                unsafe { self.callback.free() };
-            }
-            // Not masked, it may still come: its handler stays.
-            Err(error) => log::error!("line {} stays registered: {error}", self.number),
-        }
+        interrupts::release_line(self.number);
+        self.program.remove_handler();
     }
 }
 
@@ -177,6 +190,7 @@ fn line_status(result: Result<(), RegisterError>) -> Status {
         Ok(()) => OK,
         Err(RegisterError::NoFreeVector | RegisterError::LineInUse(_)) => BUSY,
         Err(RegisterError::Line(LineError::NoSuchCpu)) => NO_SUCH_CPU,
+        Err(RegisterError::NoAnswer(_)) => TIMED_OUT,
         Err(RegisterError::NotRegistered(_) | RegisterError::Line(LineError::NoSuchLine)) => INVALID,
     }
 }
@@ -195,29 +209,33 @@ pub unsafe extern "C" fn aero_line_register(
         abi::TRIGGER_LEVEL => LineTrigger::Level,
         _ => return INVALID,
     };
-    if line.is_null() {
-        return INVALID;
-    }
-    let program = attempt!(program::current().ok_or(INVALID));
-    let callback = attempt!(Callback::new(handler, argument));
-    let status = line_status(interrupts::register_line(number, trigger, cpu as usize, callback, Callback::call));
-    if status != OK {
-        // SAFETY: it was not registered.
-        unsafe { callback.free() };
-        return status;
-    }
-    program.add_handler();
     // SAFETY: the interface's own condition.
-    unsafe { keep(OwnedLine { number, callback, program }, line) }
+    let place = attempt!(unsafe { place(line) });
+    let program = attempt!(program());
+    let callback = attempt!(Callback::new(handler, argument));
+    let reserved = attempt!(reserve());
+    let status = line_status(interrupts::register_line(number, trigger, cpu as usize, callback.0, Callback::call));
+    if status == OK {
+        program.add_handler();
+        place.write(keep(reserved, OwnedLine { number, program, _callback: callback }));
+    }
+    status
 }
 
 pub unsafe extern "C" fn aero_line_steer(line: *const abi::Line, cpu: u32) -> Status {
-    // SAFETY: the interface's own condition.
-    let number = attempt!(unsafe { borrow::<OwnedLine, _>(line) }).number;
+    let number = attempt!(borrow::<OwnedLine, _>(line)).number;
     line_status(interrupts::steer(number, cpu as usize))
 }
 
 pub unsafe extern "C" fn aero_line_unregister(line: *mut abi::Line) -> Status {
-    // SAFETY: the interface's own condition.
-    unsafe { release(line) }
+    let line = attempt!(take::<OwnedLine, _>(line));
+    let status = line_status(interrupts::retire_line(line.number));
+    if status != OK {
+        return status;
+    }
+    if attempt!(blocking(|| interrupts::wait_for_handlers(call::DEFAULT_LIMIT))).is_err() {
+        return TIMED_OUT;
+    }
+    line.remove();
+    OK
 }

@@ -1,36 +1,47 @@
 //! The kernel's side of the interface that programs are linked against: the functions of [`abi::functions!`], by name.
 //!
 //! What can end the calling thread's program, or switch threads, keeps the vector control words, which the calling
-//! convention makes callees preserve, and does not return to a program that is ending.
+//! convention makes callees preserve. No function returns to a program that is ending.
 //!
 //! - `objects`: events, mutexes and the like, in the program's own memory.
 //! - `owned`: threads, channels and fibers, which the program owns by handles; `teams`: pools of tasks and groups;
-//!   `handlers`: timers, interrupts and device lines.
-//! - `plain`: text, memory, time, topology.
+//!   `handlers`: timers, interrupts and device lines; `handles`: from a handle to what it stands for.
+//! - `plain`: text, memory, time, topology. `pointers`: what a program's pointers lead to.
 #![no_std]
 
 extern crate alloc;
 
 mod handlers;
+mod handles;
 mod objects;
 mod owned;
 mod plain;
+mod pointers;
 mod teams;
 
 use abi::{INVALID, NEVER, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
 use kernel::arch::{Architecture, Machine};
+use kernel::cpu;
 use kernel::memory::OutOfMemory;
 use kernel::program;
 use kernel::time::Deadline;
 use kernel::wait::TimedOut;
 
-/// Fills a table of names and addresses, and checks each function against the definition.
+/// Fills a table of names and addresses, and checks each function against the definition. Each is called through a
+/// function that does not return to a program that is ending.
 macro_rules! table {
     ($($(#[doc = $doc:literal])* fn $name:ident($($parameter:ident: $kind:ty),* $(,)?) $(-> $result:ty)?;)*) => {
         const FUNCTIONS: &[(&str, fn() -> usize)] = {
             use abi::*;
             &[$((stringify!($name), || {
-                let function: unsafe extern "C" fn($($kind),*) $(-> $result)? = implementation::$name;
+                #[allow(unreachable_code, unused_variables, reason = "some functions of the interface do not return")]
+                unsafe extern "C" fn entry($($parameter: $kind),*) $(-> $result)? {
+                    // SAFETY: the caller's own obligation.
+                    let result = unsafe { implementation::$name($($parameter),*) };
+                    program::leave_if_ending();
+                    result
+                }
+                let function: unsafe extern "C" fn($($kind),*) $(-> $result)? = entry;
                 function as *const () as usize
             })),*]
         };
@@ -53,13 +64,19 @@ pub fn resolve(name: &str) -> Option<usize> {
 }
 
 /// Runs something that may switch threads, on behalf of a program.
+///
+/// # Errors
+/// [`INVALID`] in an interrupt handler, where no thread can wait: the program whose handler it is ends.
 #[inline(always)]
-fn blocking<T>(operation: impl FnOnce() -> T) -> T {
+fn blocking<T>(operation: impl FnOnce() -> T) -> Result<T, Status> {
+    if cpu::in_interrupt() {
+        program::fail_handler(format_args!("a blocking call in an interrupt handler, where no thread can wait"));
+        return Err(INVALID);
+    }
     let control = Machine::vector_control();
     let result = operation();
     Machine::set_vector_control(control);
-    program::leave_if_ending();
-    result
+    Ok(result)
 }
 
 /// A deadline from the interface's nanoseconds.
@@ -85,18 +102,10 @@ impl IntoStatus for Result<(), OutOfMemory> {
     }
 }
 
-/// The value behind a program's pointer, or `INVALID` for null and misaligned ones.
-///
-/// # Safety
-/// Otherwise the pointer leads to a live `T` for as long as the caller says.
-#[inline(always)]
-unsafe fn borrow<'a, T, O>(pointer: *const O) -> Result<&'a T, Status> {
-    let pointer = pointer.cast::<T>();
-    if pointer.is_null() || !pointer.is_aligned() {
-        return Err(INVALID);
+impl<T: IntoStatus> IntoStatus for Result<T, Status> {
+    fn into_status(self) -> Status {
+        self.map_or_else(|status| status, IntoStatus::into_status)
     }
-    // SAFETY: by the caller's word.
-    Ok(unsafe { &*pointer })
 }
 
 /// Unwraps, or returns the error as a status.
@@ -109,21 +118,3 @@ macro_rules! attempt {
     };
 }
 use attempt;
-
-/// Text of a program, valid UTF-8 or not: calls `each` with its good parts.
-///
-/// # Safety
-/// `text` leads to `length` readable bytes, or is null.
-unsafe fn for_text(text: *const u8, length: usize, mut each: impl FnMut(&str)) {
-    if text.is_null() {
-        return;
-    }
-    // SAFETY: by the caller's word.
-    let bytes = unsafe { core::slice::from_raw_parts(text, length) };
-    for chunk in bytes.utf8_chunks() {
-        each(chunk.valid());
-        if !chunk.invalid().is_empty() {
-            each("\u{fffd}");
-        }
-    }
-}

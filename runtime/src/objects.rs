@@ -3,7 +3,8 @@
 use abi::{BUSY, INVALID, OK, Status, TIMED_OUT};
 use kernel::wait::{self, Arrival};
 
-use crate::{IntoStatus, attempt, blocking, borrow, deadline};
+use crate::pointers::{self, borrow};
+use crate::{IntoStatus, attempt, blocking, deadline};
 
 type Mutex = wait::Mutex<()>;
 type ReaderWriterLock = wait::ReaderWriterLock<()>;
@@ -30,12 +31,8 @@ fits!(
 /// # Safety
 /// Null, misaligned, or memory for an `O` that nobody uses.
 unsafe fn place<T, O>(at: *mut O, object: T) -> Status {
-    let at = at.cast::<T>();
-    if at.is_null() || !at.is_aligned() {
-        return INVALID;
-    }
     // SAFETY: by the caller's word, and `fits`.
-    unsafe { at.write(object) };
+    attempt!(unsafe { pointers::place(at.cast::<T>()) }).write(object);
     OK
 }
 
@@ -110,7 +107,7 @@ pub unsafe extern "C" fn aero_condition_wait(
         (condition, attempt!(borrow::<Mutex, _>(mutex)).adopt())
     };
     blocking(|| {
-        let (guard, result) = condition.wait_until(guard, deadline(deadline_ns));
+        let (guard, result) = condition.wait_or_end(guard, deadline(deadline_ns));
         core::mem::forget(guard);
         result
     })
@@ -161,7 +158,7 @@ pub unsafe extern "C" fn aero_barrier_init(barrier: *mut abi::Barrier, threads: 
 pub unsafe extern "C" fn aero_barrier_wait(barrier: *const abi::Barrier, deadline_ns: u64) -> Status {
     // SAFETY: the interface's own condition.
     let barrier = attempt!(unsafe { borrow::<wait::Barrier, _>(barrier) });
-    match blocking(|| barrier.wait_until(deadline(deadline_ns))) {
+    match attempt!(blocking(|| barrier.wait_until(deadline(deadline_ns)))) {
         Ok(Arrival::Last) => 1,
         Ok(_) => OK,
         Err(_) => TIMED_OUT,

@@ -1,47 +1,24 @@
-//! Threads, channels and fibers: the program owns them, by handles into its heap.
-
-use core::ptr::NonNull;
+//! Threads, channels and fibers, which the program has by handles.
 
 use abi::{ANY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT, ThreadOptions};
 use kernel::arch::{Architecture, Machine};
+use kernel::program;
+use kernel::program::objects::{Kind, Object};
 use kernel::thread::{self, Builder, JoinHandle, SpawnError};
 use kernel::wait::Channel;
-use kernel::{fiber, program};
+use kernel::{cpu, fiber};
 
+use crate::handles::{borrow, keep, reserve, take};
 use crate::plain::Handler;
-use crate::{attempt, blocking, borrow, deadline, for_text};
+use crate::pointers::{array, for_text, place};
+use crate::{attempt, blocking, deadline};
 
-/// Keeps a value in the calling program's heap and gives the program a handle of it.
-///
-/// # Safety
-/// `handle` is null, or the program's memory for a pointer.
-pub(crate) unsafe fn keep<T, H>(value: T, handle: *mut *mut H) -> Status {
-    let Some(program) = program::current() else { return INVALID };
-    match program.heap().keep(value) {
-        Ok(kept) => {
-            // SAFETY: by the caller's word.
-            unsafe { handle.write(kept.as_ptr().cast()) };
-            OK
-        }
-        Err(_) => OUT_OF_MEMORY,
-    }
-}
-
-/// Drops what a handle stands for.
-///
-/// # Safety
-/// The handle came from [`keep`] and is not used again.
-pub(crate) unsafe fn release<H>(handle: *mut H) -> Status {
-    let (Some(program), Some(block)) = (program::current(), NonNull::new(handle)) else { return INVALID };
-    // SAFETY: by the caller's word.
-    match unsafe { program.heap().free(block.cast()) } {
-        Ok(()) => OK,
-        Err(_) => INVALID,
-    }
-}
-
-/// A thread's handle: taken out when it is joined.
+/// A thread that can be joined.
 struct Joinable(Option<JoinHandle<()>>);
+
+impl Object for Joinable {
+    const KIND: Kind = Kind::Thread;
+}
 
 pub unsafe extern "C" fn aero_thread_spawn(
     options: *const ThreadOptions,
@@ -50,34 +27,40 @@ pub unsafe extern "C" fn aero_thread_spawn(
     thread: *mut *mut abi::Thread,
 ) -> Status {
     let Some(function) = body else { return INVALID };
-    let handler = Handler { function, argument };
+    let mut name = NameBuffer::default();
+    let mut builder = Builder::new("");
+    if !options.is_null() {
+        // SAFETY: the interface's own condition.
+        let [options] = attempt!(unsafe { array(options, 1) }) else { return INVALID };
+        let length = if options.name.is_null() { 0 } else { options.name_length.min(thread::NAME_LIMIT) };
+        // SAFETY: as above.
+        for_text(attempt!(unsafe { array(options.name, length) }), |part| name.push(part));
+        builder = Builder::new(name.as_str()).stack_size(options.stack_size);
+        if options.cpu != ANY {
+            builder = builder.cpu(options.cpu as usize);
+        }
+    }
+    let handler = attempt!(Handler::new(function, argument));
     let run = move || {
         let handler = handler;
         Machine::reset_vectors();
         // SAFETY: what the program's function does is the program's business.
         unsafe { (handler.function)(handler.argument) };
     };
-    let mut name = NameBuffer::default();
-    let mut builder = Builder::new("");
-    // SAFETY: the interface's own condition.
-    if let Some(options) = unsafe { options.as_ref() } {
-        // SAFETY: as above.
-        unsafe { for_text(options.name, options.name_length.min(thread::NAME_LIMIT), |part| name.push(part)) };
-        builder = Builder::new(name.as_str()).stack_size(options.stack_size);
-        if options.cpu != ANY {
-            builder = builder.cpu(options.cpu as usize);
-        }
+    let mut wanted = None;
+    if !thread.is_null() {
+        // SAFETY: the interface's own condition.
+        wanted = Some((attempt!(unsafe { place(thread) }), attempt!(reserve::<Joinable>())));
     }
-    let handle = match builder.spawn(run) {
-        Ok(handle) => handle,
+    let spawned = match builder.spawn(run) {
+        Ok(spawned) => spawned,
         Err(SpawnError::NoSuchCpu(_)) => return NO_SUCH_CPU,
         Err(_) => return OUT_OF_MEMORY,
     };
-    if thread.is_null() {
-        return OK;
+    if let Some((thread, reserved)) = wanted {
+        thread.write(keep(reserved, Joinable(Some(spawned))));
     }
-    // SAFETY: the interface's own condition.
-    unsafe { keep(Joinable(Some(handle)), thread) }
+    OK
 }
 
 /// A thread's name while it is put together.
@@ -104,26 +87,30 @@ impl NameBuffer {
 }
 
 pub unsafe extern "C" fn aero_thread_join(thread: *mut abi::Thread, deadline_ns: u64) -> Status {
-    let place = thread.cast::<Joinable>();
-    if place.is_null() || !place.is_aligned() {
+    let mut joinable = attempt!(take::<Joinable, _>(thread));
+    let Some(handle) = joinable.0.take() else { return INVALID };
+    if handle.thread().id() == thread::current().id() {
+        joinable.0 = Some(handle);
         return INVALID;
     }
-    // SAFETY: the interface's own condition: a handle that nobody else uses.
-    let Some(handle) = (unsafe { (*place).0.take() }) else { return INVALID };
-    match blocking(|| handle.join_until(deadline(deadline_ns))) {
-        // SAFETY: joined, so the handle is used up.
-        Ok(_) => unsafe { release(thread) },
-        Err(handle) => {
-            // SAFETY: as above.
-            unsafe { (*place).0 = Some(handle) };
+    let joined = blocking(|| handle.join_until(deadline(deadline_ns)));
+    match joined {
+        Ok(Ok(_)) => {
+            joinable.remove();
+            OK
+        }
+        Ok(Err(handle)) => {
+            // Also if the program ends: then its end takes the handle back.
+            joinable.0 = Some(handle);
             TIMED_OUT
         }
+        Err(status) => status,
     }
 }
 
 pub unsafe extern "C" fn aero_thread_detach(thread: *mut abi::Thread) -> Status {
-    // SAFETY: the interface's own condition.
-    unsafe { release(thread) }
+    attempt!(take::<Joinable, _>(thread)).remove();
+    OK
 }
 
 pub unsafe extern "C" fn aero_thread_exit() -> ! {
@@ -131,15 +118,15 @@ pub unsafe extern "C" fn aero_thread_exit() -> ! {
 }
 
 pub unsafe extern "C" fn aero_thread_yield() {
-    blocking(thread::yield_now);
+    let _ = blocking(thread::yield_now);
 }
 
 pub unsafe extern "C" fn aero_thread_sleep(deadline_ns: u64) {
-    blocking(|| thread::sleep_until(deadline(deadline_ns)));
+    let _ = blocking(|| thread::sleep_until(deadline(deadline_ns)));
 }
 
 pub unsafe extern "C" fn aero_thread_migrate(cpu: u32) -> Status {
-    match blocking(|| thread::migrate(cpu as usize)) {
+    match attempt!(blocking(|| thread::migrate(cpu as usize))) {
         Ok(()) => OK,
         Err(_) => NO_SUCH_CPU,
     }
@@ -149,26 +136,33 @@ pub unsafe extern "C" fn aero_thread_id() -> u64 {
     thread::current().id()
 }
 
+/// A channel of words.
+struct WordChannel(Channel<u64>);
+
+impl Object for WordChannel {
+    const KIND: Kind = Kind::Channel;
+}
+
 pub unsafe extern "C" fn aero_channel_create(capacity: usize, channel: *mut *mut abi::Channel) -> Status {
-    if capacity == 0 || channel.is_null() {
+    // SAFETY: the interface's own condition.
+    let channel = attempt!(unsafe { place(channel) });
+    if capacity == 0 {
         return INVALID;
     }
-    match Channel::<u64>::new(capacity) {
-        // SAFETY: the interface's own condition.
-        Ok(made) => unsafe { keep(made, channel) },
-        Err(_) => OUT_OF_MEMORY,
-    }
+    let reserved = attempt!(reserve());
+    let Ok(made) = Channel::new(capacity) else { return OUT_OF_MEMORY };
+    channel.write(keep(reserved, WordChannel(made)));
+    OK
 }
 
 pub unsafe extern "C" fn aero_channel_destroy(channel: *mut abi::Channel) -> Status {
-    // SAFETY: the interface's own condition.
-    unsafe { release(channel) }
+    attempt!(take::<WordChannel, _>(channel)).remove();
+    OK
 }
 
 pub unsafe extern "C" fn aero_channel_send(channel: *const abi::Channel, word: u64, deadline_ns: u64) -> Status {
-    // SAFETY: the interface's own condition.
-    let channel = attempt!(unsafe { borrow::<Channel<u64>, _>(channel) });
-    match blocking(|| channel.send_until(word, deadline(deadline_ns))) {
+    let channel = attempt!(borrow::<WordChannel, _>(channel));
+    match attempt!(blocking(|| channel.0.send_until(word, deadline(deadline_ns)))) {
         Ok(()) => OK,
         Err(_) => TIMED_OUT,
     }
@@ -180,30 +174,44 @@ pub unsafe extern "C" fn aero_channel_receive(
     deadline_ns: u64,
 ) -> Status {
     // SAFETY: the interface's own condition.
-    let channel = attempt!(unsafe { borrow::<Channel<u64>, _>(channel) });
-    if word.is_null() {
-        return INVALID;
-    }
-    match blocking(|| channel.receive_until(deadline(deadline_ns))) {
+    let word = attempt!(unsafe { place(word) });
+    let channel = attempt!(borrow::<WordChannel, _>(channel));
+    match attempt!(blocking(|| channel.0.receive_until(deadline(deadline_ns)))) {
         Ok(received) => {
-            // SAFETY: as above.
-            unsafe { word.write(received) };
+            word.write(received);
             OK
         }
         Err(_) => TIMED_OUT,
     }
 }
 
-/// A fiber's handle. At the program's end its thread is over, so it is not run to its end but forgotten.
-struct OwnedFiber(Option<fiber::Fiber<()>>);
+/// A fiber, and the thread whose it is. At the program's end that is over, so the fiber is not run to its end but forgotten.
+struct OwnedFiber {
+    fiber: Option<fiber::Fiber<()>>,
+    thread: u64,
+}
 
-// SAFETY: dropped elsewhere only once its thread is over; see `Drop`.
+// SAFETY: only its own thread runs or joins it; it is dropped elsewhere only once that is over, see `Drop`.
 unsafe impl Send for OwnedFiber {}
+// SAFETY: as above.
+unsafe impl Sync for OwnedFiber {}
+
+impl Object for OwnedFiber {
+    const KIND: Kind = Kind::Fiber;
+}
+
+impl OwnedFiber {
+    /// The fiber, for its own thread.
+    fn for_caller(&self) -> Result<&fiber::Fiber<()>, Status> {
+        let is_its = !cpu::in_interrupt() && self.thread == thread::current().id();
+        self.fiber.as_ref().filter(|_| is_its).ok_or(INVALID)
+    }
+}
 
 impl Drop for OwnedFiber {
     fn drop(&mut self) {
-        if let Some(fiber) = self.0.take() {
-            // SAFETY: joined fibers were taken out; the others' thread is over, because the program is.
+        if let Some(fiber) = self.fiber.take() {
+            // SAFETY: it has ended without a result that needs dropping, or its thread is over, because the program is.
             unsafe { fiber.abandon() };
         }
     }
@@ -216,7 +224,9 @@ pub unsafe extern "C" fn aero_fiber_create(
     fiber: *mut *mut abi::Fiber,
 ) -> Status {
     let Some(body) = body else { return INVALID };
-    if fiber.is_null() {
+    // SAFETY: the interface's own condition.
+    let place = attempt!(unsafe { place(fiber) });
+    if cpu::in_interrupt() {
         return INVALID;
     }
     let run = move || {
@@ -224,38 +234,54 @@ pub unsafe extern "C" fn aero_fiber_create(
         // SAFETY: what the program's function does is the program's business.
         unsafe { body(argument) };
     };
+    let reserved = attempt!(reserve());
     match fiber::create_with_stack(stack_size, run) {
-        // SAFETY: the interface's own condition.
-        Ok(made) => unsafe { keep(OwnedFiber(Some(made)), fiber) },
+        Ok(made) => {
+            place.write(keep(reserved, OwnedFiber { fiber: Some(made), thread: thread::current().id() }));
+            OK
+        }
         Err(_) => OUT_OF_MEMORY,
     }
 }
 
-pub unsafe extern "C" fn aero_fiber_yield() {
+/// Runs something that switches fibers.
+fn switching(operation: impl FnOnce()) {
     let control = Machine::vector_control();
-    fiber::yield_now();
+    operation();
     Machine::set_vector_control(control);
 }
 
+pub unsafe extern "C" fn aero_fiber_yield() {
+    if !cpu::in_interrupt() {
+        switching(fiber::yield_now);
+    }
+}
+
 pub unsafe extern "C" fn aero_fiber_yield_to(fiber: *const abi::Fiber) -> Status {
-    // SAFETY: the interface's own condition.
-    let OwnedFiber(Some(fiber)) = attempt!(unsafe { borrow::<OwnedFiber, _>(fiber) }) else { return INVALID };
-    let control = Machine::vector_control();
-    fiber.yield_to();
-    Machine::set_vector_control(control);
+    let fiber = attempt!(borrow::<OwnedFiber, _>(fiber));
+    let fiber = attempt!(fiber.for_caller());
+    switching(|| fiber.yield_to());
     OK
 }
 
 pub unsafe extern "C" fn aero_fiber_join(fiber: *mut abi::Fiber) -> Status {
-    let place = fiber.cast::<OwnedFiber>();
-    if place.is_null() || !place.is_aligned() {
-        return INVALID;
+    {
+        let fiber = attempt!(borrow::<OwnedFiber, _>(fiber));
+        let fiber = attempt!(fiber.for_caller());
+        if fiber.is_running() {
+            return INVALID;
+        }
+        while !fiber.has_ended() {
+            if program::is_ending() {
+                // The caller does not go on, and the program's end takes the fiber back.
+                return INVALID;
+            }
+            switching(fiber::yield_now);
+        }
     }
-    // SAFETY: the interface's own condition: a handle that nobody else uses.
-    let Some(made) = (unsafe { (*place).0.take() }) else { return INVALID };
-    let control = Machine::vector_control();
-    made.join();
-    Machine::set_vector_control(control);
-    // SAFETY: as above.
-    unsafe { release(fiber) }
+    let mut ended = attempt!(take::<OwnedFiber, _>(fiber)).remove();
+    if let Some(fiber) = ended.fiber.take() {
+        fiber.join();
+    }
+    OK
 }

@@ -3,19 +3,23 @@
 use core::fmt;
 use core::ptr::{self, NonNull};
 
-use abi::{ANY, INVALID, NO_SUCH_CPU, OK, Status};
+use abi::{ANY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
 use kernel::arch::{Architecture, Machine};
 use kernel::memory::{self, Placement};
-use kernel::program::{self, Outcome};
+use kernel::program::heap::FreeError;
+use kernel::program::{self, Outcome, Program};
 use kernel::time;
 use kernel::{call, cpu, output, thread, trace};
 
-use crate::for_text;
+use crate::attempt;
+use crate::handles::program;
+use crate::pointers::{array, for_text};
 
 pub unsafe extern "C" fn aero_print(text: *const u8, length: usize) {
     // SAFETY: the interface's own condition.
-    unsafe { for_text(text, length, |part| output::print(format_args!("{part}"))) };
-    program::leave_if_ending();
+    if let Ok(bytes) = unsafe { array(text, length) } {
+        for_text(bytes, |part| output::print(format_args!("{part}")));
+    }
 }
 
 pub unsafe extern "C" fn aero_exit(status: i32) -> ! {
@@ -26,24 +30,25 @@ pub unsafe extern "C" fn aero_exit(status: i32) -> ! {
 }
 
 /// A program's text, for a report.
-struct Text(*const u8, usize);
+struct Text<'a>(&'a [u8]);
 
-impl fmt::Display for Text {
+impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut result = Ok(());
-        // SAFETY: `aero_panic`'s own condition.
-        unsafe { for_text(self.0, self.1, |part| result = result.and_then(|()| f.write_str(part))) };
+        for_text(self.0, |part| result = result.and_then(|()| f.write_str(part)));
         result
     }
 }
 
 pub unsafe extern "C" fn aero_panic(text: *const u8, length: usize) -> ! {
-    program::fail_current(format_args!("panic: {}", Text(text, length)));
+    // SAFETY: the interface's own condition.
+    let text = unsafe { array(text, length) }.unwrap_or(b"without a text");
+    program::fail_current(format_args!("panic: {}", Text(text)));
     thread::exit()
 }
 
 pub unsafe extern "C" fn aero_allocate(size: usize, align: usize, node: u32) -> *mut u8 {
-    let Some(program) = program::current() else { return ptr::null_mut() };
+    let Ok(program) = program() else { return ptr::null_mut() };
     let placement = if node == ANY { Placement::Near } else { Placement::Node(node as usize) };
     if size == 0 {
         return ptr::null_mut();
@@ -52,10 +57,16 @@ pub unsafe extern "C" fn aero_allocate(size: usize, align: usize, node: u32) -> 
 }
 
 pub unsafe extern "C" fn aero_free(memory: *mut u8) {
-    let (Some(program), Some(block)) = (program::current(), NonNull::new(memory)) else { return };
+    let (Ok(program), Some(block)) = (program(), NonNull::new(memory)) else { return };
     // SAFETY: the interface's own condition.
-    if unsafe { program.heap().free(block) }.is_err() {
-        program::fail_current(format_args!("freed {block:p}, which is not allocated"));
+    match unsafe { program.heap().free(block) } {
+        Ok(()) => (),
+        Err(FreeError::NotABlock) => {
+            program::fail_current(format_args!("freed {block:p}, which is not allocated"));
+        }
+        Err(FreeError::Overrun(overrun)) => {
+            program::fail_current(format_args!("{overrun}"));
+        }
     }
 }
 
@@ -84,6 +95,7 @@ pub unsafe extern "C" fn aero_node_distance(from: u32, to: u32) -> u32 {
 pub(crate) struct Handler {
     pub function: unsafe extern "C" fn(*mut u8),
     pub argument: *mut u8,
+    program: &'static Program,
 }
 
 // SAFETY: where the program's function runs is the program's business.
@@ -92,6 +104,11 @@ unsafe impl Sync for Handler {}
 unsafe impl Send for Handler {}
 
 impl Handler {
+    /// A function of the calling program.
+    pub fn new(function: unsafe extern "C" fn(*mut u8), argument: *mut u8) -> Result<Self, Status> {
+        Ok(Self { function, argument, program: program()? })
+    }
+
     /// Calls it in an interrupt: whoever was interrupted keeps floating-point and vector state.
     pub fn call_in_interrupt(&self) {
         extern "C" fn call(handler: usize) {
@@ -101,7 +118,7 @@ impl Handler {
             // SAFETY: what the program's function does is the program's business.
             unsafe { (handler.function)(handler.argument) };
         }
-        Machine::keep_vectors(call, ptr::from_ref(self) as usize);
+        program::as_handler_of(self.program, || Machine::keep_vectors(call, ptr::from_ref(self) as usize));
     }
 }
 
@@ -111,17 +128,18 @@ pub unsafe extern "C" fn aero_cpu_call(
     argument: *mut u8,
 ) -> Status {
     let Some(function) = function else { return INVALID };
-    let handler = Handler { function, argument };
+    let handler = attempt!(Handler::new(function, argument));
+    // A CPU that does not answer in time has it later: the program is there as long as it may.
+    let under_way = handler.program.begin_call();
     let run = move || {
-        let handler = handler;
+        let (handler, _) = (handler, &under_way);
         handler.call_in_interrupt();
     };
-    let result = call::on(cpu as usize, run, call::DEFAULT_LIMIT);
-    program::leave_if_ending();
-    match result {
+    match call::on(cpu as usize, run, call::DEFAULT_LIMIT) {
         Ok(()) => OK,
         Err(call::CallError::NoSuchCpu(_)) => NO_SUCH_CPU,
-        Err(_) => abi::TIMED_OUT,
+        Err(call::CallError::OutOfMemory) => OUT_OF_MEMORY,
+        Err(call::CallError::NoAnswer { .. }) => TIMED_OUT,
     }
 }
 

@@ -4,19 +4,34 @@ use abi::{ANY, BUSY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT,
 use kernel::group::Group;
 use kernel::task::{Place, Pool, Priority, QueueError};
 
-use crate::owned::{keep, release};
+use kernel::program::objects::{Borrowed, Kind, Object};
+
+use crate::handles::{borrow, keep, reserve, take};
 use crate::plain::Handler;
-use crate::{attempt, blocking, borrow, deadline};
+use crate::pointers::{array, place};
+use crate::{attempt, blocking, deadline};
+
+/// A pool of a program's.
+struct OwnedPool(Pool);
+
+impl Object for OwnedPool {
+    const KIND: Kind = Kind::Pool;
+}
+
+/// A group of a program's.
+struct OwnedGroup(Group);
+
+impl Object for OwnedGroup {
+    const KIND: Kind = Kind::Group;
+}
 
 pub unsafe extern "C" fn aero_pool_create(pool: *mut *mut abi::Pool) -> Status {
-    if pool.is_null() {
-        return INVALID;
-    }
-    match Pool::new() {
-        // SAFETY: the interface's own condition.
-        Ok(made) => unsafe { keep(made, pool) },
-        Err(_) => OUT_OF_MEMORY,
-    }
+    // SAFETY: the interface's own condition.
+    let pool = attempt!(unsafe { place(pool) });
+    let reserved = attempt!(reserve());
+    let Ok(made) = Pool::new() else { return OUT_OF_MEMORY };
+    pool.write(keep(reserved, OwnedPool(made)));
+    OK
 }
 
 pub unsafe extern "C" fn aero_pool_queue(
@@ -26,11 +41,11 @@ pub unsafe extern "C" fn aero_pool_queue(
     argument: *mut u8,
 ) -> Status {
     let Some(function) = body else { return INVALID };
-    // SAFETY: the interface's own condition.
-    let pool = attempt!(unsafe { borrow::<Pool, _>(pool) });
+    let pool = attempt!(borrow::<OwnedPool, _>(pool));
     let (mut place, mut priority) = (Place::Here, Priority::Normal);
-    // SAFETY: the interface's own condition.
-    if let Some(options) = unsafe { options.as_ref() } {
+    if !options.is_null() {
+        // SAFETY: the interface's own condition.
+        let [options] = attempt!(unsafe { array(options, 1) }) else { return INVALID };
         let cpu = if options.cpu == ANY { kernel::cpu::this_index() } else { options.cpu as usize };
         place = if options.pinned == 0 { Place::Near(cpu) } else { Place::Pinned(cpu) };
         priority = match options.priority {
@@ -40,13 +55,13 @@ pub unsafe extern "C" fn aero_pool_queue(
             _ => return INVALID,
         };
     }
-    let handler = Handler { function, argument };
+    let handler = attempt!(Handler::new(function, argument));
     let task = move || {
         let handler = handler;
         // SAFETY: what the program's function does is the program's business.
         unsafe { (handler.function)(handler.argument) };
     };
-    match pool.queue(place, priority, task) {
+    match pool.0.queue(place, priority, task) {
         Ok(()) => OK,
         Err(QueueError::OutOfMemory) => OUT_OF_MEMORY,
         Err(QueueError::NoSuchCpu(_)) => NO_SUCH_CPU,
@@ -54,44 +69,39 @@ pub unsafe extern "C" fn aero_pool_queue(
 }
 
 pub unsafe extern "C" fn aero_pool_run_one(pool: *const abi::Pool) -> Status {
-    // SAFETY: the interface's own condition.
-    Status::from(attempt!(unsafe { borrow::<Pool, _>(pool) }).run_one())
+    Status::from(attempt!(borrow::<OwnedPool, _>(pool)).0.run_one())
 }
 
 pub unsafe extern "C" fn aero_pool_destroy(pool: *mut abi::Pool) -> Status {
-    // SAFETY: the interface's own condition.
-    if attempt!(unsafe { borrow::<Pool, _>(pool) }).is_worker() {
+    let owned = attempt!(take::<OwnedPool, _>(pool));
+    if owned.0.is_worker() {
         return BUSY;
     }
-    // SAFETY: the interface's own condition.
-    blocking(|| unsafe { release(pool) })
+    attempt!(blocking(|| drop(owned.remove())));
+    OK
 }
 
 pub unsafe extern "C" fn aero_group_create(members: u32, group: *mut *mut abi::Group) -> Status {
-    if members == 0 || group.is_null() {
+    // SAFETY: the interface's own condition.
+    let group = attempt!(unsafe { place(group) });
+    if members == 0 {
         return INVALID;
     }
-    match Group::new(members as usize) {
-        // SAFETY: the interface's own condition.
-        Ok(made) => unsafe { keep(made, group) },
-        Err(_) => OUT_OF_MEMORY,
-    }
+    let reserved = attempt!(reserve());
+    let Ok(made) = Group::new(members as usize) else { return OUT_OF_MEMORY };
+    group.write(keep(reserved, OwnedGroup(made)));
+    OK
 }
 
 pub unsafe extern "C" fn aero_group_barrier(group: *const abi::Group, deadline_ns: u64) -> Status {
-    // SAFETY: the interface's own condition.
-    let group = attempt!(unsafe { borrow::<Group, _>(group) });
-    blocking(|| group.barrier(deadline(deadline_ns))).map_or(TIMED_OUT, Status::from)
+    let group = attempt!(borrow::<OwnedGroup, _>(group));
+    attempt!(blocking(|| group.0.barrier(deadline(deadline_ns)))).map_or(TIMED_OUT, Status::from)
 }
 
 /// A group in which there is such a rank.
-///
-/// # Safety
-/// As for [`borrow`].
-unsafe fn group_with<'a>(group: *const abi::Group, rank: u32) -> Result<&'a Group, Status> {
-    // SAFETY: by the caller's word.
-    let group = unsafe { borrow::<Group, _>(group) }?;
-    if (rank as usize) < group.size() { Ok(group) } else { Err(INVALID) }
+fn group_with(group: *const abi::Group, rank: u32) -> Result<Borrowed<'static, OwnedGroup>, Status> {
+    let group = borrow::<OwnedGroup, _>(group)?;
+    if (rank as usize) < group.0.size() { Ok(group) } else { Err(INVALID) }
 }
 
 pub unsafe extern "C" fn aero_group_share(
@@ -101,10 +111,11 @@ pub unsafe extern "C" fn aero_group_share(
     words: *mut u64,
     deadline_ns: u64,
 ) -> Status {
-    // SAFETY: the interface's own condition.
-    let group = attempt!(unsafe { group_with(group, rank) });
-    if words.is_null() || !words.is_aligned() {
-        return INVALID;
+    let group = attempt!(group_with(group, rank));
+    // Read and written at once, while nothing has begun, because there is room for all of them or the program is wrong.
+    for index in 0..group.0.size() {
+        // SAFETY: the interface's own condition.
+        attempt!(unsafe { place(words.wrapping_add(index)) });
     }
     let mut index = 0;
     let each = |given| {
@@ -112,7 +123,7 @@ pub unsafe extern "C" fn aero_group_share(
         unsafe { words.add(index).write(given) };
         index += 1;
     };
-    let shared = blocking(|| group.share(rank as usize, word, deadline(deadline_ns), each));
+    let shared = attempt!(blocking(|| group.0.share(rank as usize, word, deadline(deadline_ns), each)));
     if shared.is_ok() { OK } else { TIMED_OUT }
 }
 
@@ -123,17 +134,15 @@ pub unsafe extern "C" fn aero_group_broadcast(
     word: *mut u64,
     deadline_ns: u64,
 ) -> Status {
+    let group = attempt!(group_with(group, rank.max(root)));
     // SAFETY: the interface's own condition.
-    let group = attempt!(unsafe { group_with(group, rank.max(root)) });
-    if word.is_null() || !word.is_aligned() {
-        return INVALID;
-    }
-    // SAFETY: the interface's own condition.
-    let given = unsafe { word.read() };
-    match blocking(|| group.broadcast(rank as usize, root as usize, given, deadline(deadline_ns))) {
+    let word = attempt!(unsafe { place(word) });
+    // SAFETY: the caller has put a word there.
+    let given = unsafe { word.assume_init_read() };
+    let broadcast = || group.0.broadcast(rank as usize, root as usize, given, deadline(deadline_ns));
+    match attempt!(blocking(broadcast)) {
         Ok(received) => {
-            // SAFETY: as above.
-            unsafe { word.write(received) };
+            word.write(received);
             OK
         }
         Err(_) => TIMED_OUT,
@@ -141,27 +150,25 @@ pub unsafe extern "C" fn aero_group_broadcast(
 }
 
 pub unsafe extern "C" fn aero_group_set_cpus(group: *const abi::Group, cpus: *const u32, count: usize) -> Status {
-    // SAFETY: the interface's own condition.
-    let group = attempt!(unsafe { borrow::<Group, _>(group) });
-    if cpus.is_null() || !cpus.is_aligned() || count == 0 {
+    let group = attempt!(borrow::<OwnedGroup, _>(group));
+    if count == 0 {
         return INVALID;
     }
     // SAFETY: the interface's own condition.
-    let cpus = unsafe { core::slice::from_raw_parts(cpus, count) };
-    match group.set_cpus(cpus.iter().map(|&cpu| cpu as usize)) {
+    let cpus = attempt!(unsafe { array(cpus, count) });
+    match group.0.set_cpus(cpus.iter().map(|&cpu| cpu as usize)) {
         Ok(()) => OK,
         Err(_) => NO_SUCH_CPU,
     }
 }
 
 pub unsafe extern "C" fn aero_group_follow(group: *const abi::Group, rank: u32) -> Status {
-    // SAFETY: the interface's own condition.
-    let group = attempt!(unsafe { group_with(group, rank) });
-    blocking(|| group.follow(rank as usize));
+    let group = attempt!(group_with(group, rank));
+    attempt!(blocking(|| group.0.follow(rank as usize)));
     OK
 }
 
 pub unsafe extern "C" fn aero_group_destroy(group: *mut abi::Group) -> Status {
-    // SAFETY: the interface's own condition.
-    unsafe { release(group) }
+    attempt!(take::<OwnedGroup, _>(group)).remove();
+    OK
 }

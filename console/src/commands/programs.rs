@@ -1,10 +1,11 @@
 //! Commands for programs: what can be run, what runs.
 
 use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use core::time::Duration;
 
-use kernel::program::{self, Outcome, Program};
+use kernel::program::{self, Left, Outcome, Program};
 use kernel::thread;
 use kernel::thread::Builder;
 use kernel::time::Deadline;
@@ -80,12 +81,15 @@ fn run(context: &mut Context<'_>) -> CommandResult {
             program.end(Outcome::Killed);
         }
     }
-    let leaked = program.leaked();
+    let left = program.left();
+    let leaked = left.memory;
     if leaked.blocks > 0 {
         writeln!(context.out, "program {program} left {} B in {} blocks; taken back", leaked.bytes, leaked.blocks)?;
     }
     match program.outcome() {
-        Some(Outcome::Exited(0)) | None => Ok(()),
+        Some(Outcome::Exited(0)) | None => left
+            .overrun
+            .map_or(Ok(()), |overrun| Err(CommandError::failed(format!("`{name}` was wrong with its memory: {overrun}")))),
         Some(Outcome::Exited(status)) => Err(CommandError {
             status: u8::try_from(status).unwrap_or(u8::MAX),
             ..CommandError::failed(format!("`{name}` exited with status {status}"))
@@ -94,14 +98,15 @@ fn run(context: &mut Context<'_>) -> CommandResult {
     }
 }
 
-fn describe(program: &Program) -> alloc::string::String {
+fn describe(program: &Program) -> String {
     let outcome = program.outcome().map_or_else(|| "ended".into(), |outcome| format!("{outcome}"));
-    match program.leaked() {
-        leaked if leaked.blocks > 0 => {
-            format!("{outcome}; it left {} B in {} blocks, taken back", leaked.bytes, leaked.blocks)
-        }
-        _ => outcome,
-    }
+    let Left { memory, overrun } = program.left();
+    let memory = match memory.blocks {
+        0 => String::new(),
+        blocks => format!("; it left {} B in {blocks} blocks, taken back", memory.bytes),
+    };
+    let overrun = overrun.map_or_else(String::new, |overrun| format!("; {overrun}"));
+    format!("{outcome}{memory}{overrun}")
 }
 
 /// Kills a program; false if there is none of that number.

@@ -5,6 +5,8 @@
 //! infallible face for `alloc`'s containers.
 
 pub(crate) mod cache;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod stack;
 pub(crate) mod zone;
 
@@ -56,6 +58,7 @@ pub(crate) fn init(boot: &BootInformation) {
 /// [`OutOfMemory`].
 #[inline(always)]
 pub fn allocate(layout: Layout, placement: Placement) -> Result<NonNull<u8>, OutOfMemory> {
+    may_fail()?;
     let size = layout.size().max(layout.align());
     if size <= CACHED_LIMIT && placement == Placement::Near {
         let _guard = InterruptGuard::new();
@@ -89,6 +92,17 @@ fn allocate_from_zones(size: usize, placement: Placement) -> Result<NonNull<u8>,
         Placement::Near => zone::find_nearest(cpu::this().node, take),
     };
     found.ok_or(OutOfMemory)
+}
+
+/// Where an allocation may be made to fail that [`allocate`] has no part in; see [`faults`].
+///
+/// # Errors
+/// [`OutOfMemory`], if a test wants it.
+#[inline(always)]
+pub(crate) fn may_fail() -> Result<(), OutOfMemory> {
+    #[cfg(feature = "faults")]
+    faults::allocation()?;
+    Ok(())
 }
 
 /// Allocates before this CPU has caches: the boot CPU's own data.

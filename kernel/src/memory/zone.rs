@@ -1,10 +1,10 @@
 //! A zone: the memory of one NUMA node. A buddy allocator of frames, and slabs of small objects in single frames.
 //!
-//! The zone keeps a 16-byte record per frame in its own memory. Every operation takes bounded time: at most one step
+//! The zone keeps a 16-byte record per frame in its own memory, and beside it a word for whoever has the frame. Every operation takes bounded time: at most one step
 //! per block order, except [`Zone::allocate_bytes_below`], which looks at all free blocks.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use arch_contract::PAGE_SIZE;
 use arch_contract::boot::{BootInformation, MAX_NODES, MemoryRegion, PhysicalRange};
@@ -63,6 +63,7 @@ pub struct Zone {
     /// Physical frame number of the first frame with a record.
     base: u64,
     frames: *mut Frame,
+    owners: *mut AtomicU64,
     frame_count: u32,
     free: [List; ORDERS],
     /// Bit n set: there are free blocks of order n.
@@ -88,6 +89,8 @@ static NODES: AtomicUsize = AtomicUsize::new(0);
 /// Virtual address range of each zone: where its memory begins and its span in bytes. For nodes without, the span is 0.
 static SPANS: [(AtomicUsize, AtomicUsize); MAX_NODES] =
     [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; MAX_NODES];
+/// The owner words of each zone's frames; see [`owner`].
+static OWNERS: [AtomicPtr<AtomicU64>; MAX_NODES] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_NODES];
 /// For each node, which nodes have memory: bit set.
 static WITH_MEMORY: AtomicU64 = AtomicU64::new(0);
 static DISTANCES: [[core::sync::atomic::AtomicU8; MAX_NODES]; MAX_NODES] =
@@ -171,6 +174,17 @@ fn of_several(at: NonNull<u8>) -> &'static SpinLock<Zone> {
     }
 }
 
+/// The owner word of the frame at an address, by which whoever has the frame finds what it knows of it: 0 unless it was
+/// set. `None` for addresses that are no zone's. Takes no lock, so what is read of another's frame is out of date at once.
+#[inline(always)]
+pub fn owner(at: NonNull<u8>) -> Option<&'static AtomicU64> {
+    let node = if may_contain(0, at) { 0 } else { (1..NODES.load(Ordering::Relaxed)).find(|&node| may_contain(node, at))? };
+    let index = (at.as_ptr() as usize - SPANS[node].0.load(Ordering::Relaxed)) / PAGE_SIZE;
+    // SAFETY: `init` made a word for each frame of the span before it published the span, and none of them ever goes. Where
+    // spans overlap, an address always leads to the same one's word.
+    unsafe { OWNERS[node].load(Ordering::Relaxed).add(index).as_ref() }
+}
+
 /// Builds the zones from the boot information.
 pub fn init(boot: &BootInformation) {
     let count = boot.nodes.clamp(1, MAX_NODES);
@@ -184,6 +198,7 @@ pub fn init(boot: &BootInformation) {
         let regions = || boot.memory.iter().filter(move |region| usize::from(region.node) == node);
         if let Some(zone) = Zone::build(regions) {
             let start = Machine::physical_to_virtual(zone.base * PAGE_SIZE as u64) as usize;
+            OWNERS[node].store(zone.owners, Ordering::Relaxed);
             span.0.store(start, Ordering::Relaxed);
             span.1.store(zone.frame_count as usize * PAGE_SIZE, Ordering::Relaxed);
             *ZONES.0[node].lock() = zone;
@@ -197,6 +212,7 @@ impl Zone {
         Self {
             base: 0,
             frames: core::ptr::null_mut(),
+            owners: core::ptr::null_mut(),
             frame_count: 0,
             free: [List { first: NONE }; ORDERS],
             nonempty: 0,
@@ -216,7 +232,8 @@ impl Zone {
         let mut zone = Self::empty();
         zone.base = first;
         zone.frame_count = u32::try_from(last - first).ok()?;
-        let records = (u64::from(zone.frame_count) * size_of::<Frame>() as u64).next_multiple_of(page);
+        let per_frame = (size_of::<Frame>() + size_of::<AtomicU64>()) as u64;
+        let records = (u64::from(zone.frame_count) * per_frame).next_multiple_of(page);
         let host = regions().max_by_key(|region| region.range.len())?.range;
         if host.len() <= records {
             return None;
@@ -225,8 +242,12 @@ impl Zone {
         let records_start = host.end - records;
         zone.frames = Machine::physical_to_virtual(records_start).cast();
         zone.record_bytes = records;
-        // SAFETY: the records' memory is the zone's own, and zero is a valid record: `Kind::Inside`.
-        unsafe { zone.frames.cast::<u8>().write_bytes(0, records as usize) };
+        // SAFETY: the records' memory is the zone's own, and zero is a valid record, `Kind::Inside`, and a valid owner word. A
+        // record's size is a multiple of the word's alignment.
+        unsafe {
+            zone.frames.cast::<u8>().write_bytes(0, records as usize);
+            zone.owners = zone.frames.add(zone.frame_count as usize).cast();
+        }
         for region in regions() {
             let mut range = region.range;
             if range.start == host.start {
@@ -380,6 +401,41 @@ impl Zone {
         Some(self.address_of(index))
     }
 
+    /// `pages` frames in a row, aligned to `align` bytes, a power of two; no more is taken than that.
+    pub fn allocate_pages(&mut self, pages: usize, align: usize) -> Option<NonNull<u8>> {
+        let order = order_of((pages * PAGE_SIZE).max(align))?;
+        let index = self.take_block(order)?;
+        for (offset, order) in powers_of_two(pages) {
+            let frame = self.frame(index + offset as u32);
+            frame.kind = Kind::Allocated;
+            frame.order = order as u8;
+        }
+        let mut offset = pages;
+        while offset < 1 << order {
+            let spare = offset.trailing_zeros() as usize;
+            self.return_block(index + offset as u32, spare);
+            offset += 1 << spare;
+        }
+        Some(self.address_of(index))
+    }
+
+    /// Frees what [`Zone::allocate_pages`] gave, with the same number of frames.
+    ///
+    /// # Panics
+    /// As [`Zone::free_block`].
+    pub fn free_pages(&mut self, at: NonNull<u8>, pages: usize) {
+        let index = self.index_of(at);
+        for (offset, order) in powers_of_two(pages) {
+            let frame = self.frame(index + offset as u32);
+            assert!(
+                frame.kind == Kind::Allocated && usize::from(frame.order) == order,
+                "freed {pages} frames at {at:p}, which were not allocated as such ({:?})",
+                frame.kind
+            );
+            self.return_block(index + offset as u32, order);
+        }
+    }
+
     /// Frees a block.
     ///
     /// # Panics
@@ -475,6 +531,17 @@ impl Zone {
             largest_free: if largest == 0 { 0 } else { (PAGE_SIZE as u64) << (largest - 1) },
         }
     }
+}
+
+/// A number of frames as blocks: where each begins and its order, the largest first, so that each is aligned to its size.
+fn powers_of_two(pages: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut offset = 0;
+    core::iter::from_fn(move || {
+        let order = (pages - offset).checked_ilog2()? as usize;
+        let start = offset;
+        offset += 1 << order;
+        Some((start, order))
+    })
 }
 
 /// Order of the smallest block of `size` bytes; `None` if there are none so large.

@@ -1,53 +1,110 @@
-//! What a program owns: memory and kernel objects, in lists per CPU, so that all of it can be given back at its end.
+//! A program's memory: blocks of sizes a few percent apart, cut from spans of pages that only the program has.
+//!
+//! What is known of a block stands nowhere near it, so that a program that writes beyond its blocks harms only itself: its
+//! blocks are still found, freed and taken back. Where a block is larger than was asked for, the first bytes behind the end
+//! have a pattern that is looked at when the block is freed and at the program's end.
+//!
+//! A span belongs to a shard, one for each CPU and one for each node that was asked for by number; its lock guards the
+//! span. A block is freed to its span, whoever frees it.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::alloc::Layout;
-use core::mem::{align_of, needs_drop, size_of};
+use core::cell::UnsafeCell;
 use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::cpu;
+use arch_contract::PAGE_SIZE;
+
+use super::regions::{RUN_LIMIT, Region, Regions, Scope, give_pages, scope, set_owner, take_pages};
+use super::table::Table;
+use crate::cpu::{self, CacheLine};
 use crate::lock::SpinLock;
-use crate::memory::{self, OutOfMemory, Placement};
+use crate::memory::{self, OutOfMemory, Placement, zone};
 
-/// In front of every block.
-#[repr(C, align(16))]
-struct Header {
-    next: *mut Header,
-    previous: *mut Header,
-    /// Size and alignment of the whole, and where in it the block begins.
-    size: usize,
-    align: u32,
-    offset: u32,
-    /// Which list it is in.
-    list: u32,
-    /// [`LIVE`] while it is allocated.
-    mark: u32,
-    /// Ends what is in the block, `None` for plain memory.
-    destroy: Option<unsafe fn(*mut u8)>,
-}
-
-const HEADER_SIZE: usize = size_of::<Header>();
-const LIVE: u32 = 0x4c49_5645;
-const FREED: u32 = 0x6672_6565;
 /// Largest block, in bytes.
 const SIZE_LIMIT: usize = 1 << 40;
 /// Largest alignment, in bytes.
 const ALIGN_LIMIT: usize = 1 << 30;
 
-struct List {
-    first: *mut Header,
-    /// Plain memory in it.
-    blocks: usize,
-    bytes: usize,
+/// Blocks up to this size are 16 bytes apart in size, and come from spans of [`FINE_PAGES`].
+const FINE_LIMIT: usize = 1024;
+const FINE_STEP: usize = 16;
+const FINE_CLASSES: usize = FINE_LIMIT / FINE_STEP;
+const FINE_PAGES: usize = 4;
+/// Blocks up to this size are an eighth of a power of two apart, and come from spans of [`COARSE_PAGES`]; larger ones have
+/// pages of their own.
+const COARSE_LIMIT: usize = 8192;
+const COARSE_PER_DOUBLING: usize = 8;
+const COARSE_PAGES: usize = 8;
+const CLASSES: usize = FINE_CLASSES + COARSE_PER_DOUBLING * (COARSE_LIMIT / FINE_LIMIT).ilog2() as usize;
+
+const NONE: u32 = u32::MAX;
+/// An entry of a block in use: this, and the bytes that are behind what was asked for.
+const IN_USE: u16 = 1 << 15;
+/// An entry of a free block: the number of the next one, or this.
+const LAST: u16 = IN_USE - 1;
+
+/// What stands behind a block's end, and how many bytes of it.
+const PATTERN: u8 = 0xfd;
+const PATTERN_SIZE: usize = 16;
+
+/// Blocks of one size, or a single large one, and what is known of them.
+struct Span {
+    /// The shard whose lock guards the rest, [`NONE`] while the entry of the table is free.
+    shard: AtomicU32,
+    blocks: UnsafeCell<Blocks>,
 }
 
-// SAFETY: the headers are only touched under the list's lock.
-unsafe impl Send for List {}
+// SAFETY: `blocks` is only touched under the lock of the span's shard, or of the list of free entries.
+unsafe impl Sync for Span {}
+// SAFETY: what it points to is the heap's own.
+unsafe impl Send for Span {}
+
+/// A span's blocks.
+struct Blocks {
+    start: usize,
+    /// Bytes of a block.
+    size: usize,
+    pages: usize,
+    /// The region its pages are of, null if they are a zone's.
+    region: *mut Region,
+    /// Which of the heap's lists of regions that is in.
+    regions: usize,
+    /// An entry for each block of a class; for a large one, bytes that were asked for are in `asked`.
+    entries: *mut u16,
+    asked: usize,
+    class: u16,
+    capacity: u16,
+    in_use: u16,
+    first_free: u16,
+    /// Blocks from here on were never used.
+    fresh: u16,
+    /// In the shard's list of spans with a free block, or of free entries.
+    next: u32,
+    previous: u32,
+}
+
+/// `class` of a span with a single, large block.
+const LARGE: u16 = u16::MAX;
+
+struct Shard {
+    /// The first span with a free block, by class.
+    with_free: [u32; CLASSES],
+    usage: Usage,
+}
 
 /// The blocks of one program.
 pub struct Heap {
-    lists: Box<[SpinLock<List>]>,
+    /// The upper half of the owner words of its pages.
+    id: u32,
+    shards: Box<[CacheLine<SpinLock<Shard>>]>,
+    /// CPUs that there may be; the shards of nodes follow theirs.
+    cpus: usize,
+    /// For each node memory that may come from elsewhere too, and memory that may not.
+    regions: Box<[SpinLock<Regions>]>,
+    spans: Table<Span>,
+    free_entries: SpinLock<u32>,
 }
 
 /// What was not freed.
@@ -59,135 +116,389 @@ pub struct Usage {
     pub bytes: usize,
 }
 
-/// An address that is not that of a live block.
+/// A block behind whose end was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotABlock;
+pub struct Overrun {
+    /// Where it is.
+    pub address: usize,
+    /// Its size as asked for, in bytes.
+    pub size: usize,
+}
+
+impl core::fmt::Display for Overrun {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "a block of {} bytes at {:#x} was written to behind its end", self.size, self.address)
+    }
+}
+
+/// Why a block was not freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreeError {
+    /// The address is not that of a live block of this heap.
+    NotABlock,
+    /// It was freed, but its program has written behind its end.
+    Overrun(Overrun),
+}
+
+/// Class of a size up to [`COARSE_LIMIT`], and bytes of its blocks.
+fn class_of(size: usize) -> (usize, usize) {
+    if size <= FINE_LIMIT {
+        let class = size.saturating_sub(1) / FINE_STEP;
+        return (class, (class + 1) * FINE_STEP);
+    }
+    let shift = (size - 1).ilog2() as usize;
+    let step_shift = shift - COARSE_PER_DOUBLING.ilog2() as usize;
+    let steps = ((size - 1) >> step_shift) - COARSE_PER_DOUBLING + 1;
+    let doubling = shift - FINE_LIMIT.ilog2() as usize;
+    (FINE_CLASSES + doubling * COARSE_PER_DOUBLING + steps - 1, (1 << shift) + (steps << step_shift))
+}
+
+/// The class of blocks for a size and alignment, and their bytes; `None` if it needs pages of its own.
+fn class_for(size: usize, align: usize) -> Option<(usize, usize)> {
+    if align <= FINE_STEP && size <= COARSE_LIMIT {
+        return Some(class_of(size));
+    }
+    // Spans begin at pages, so blocks whose size is a multiple of the alignment are aligned.
+    let mut wanted = size.max(1).next_multiple_of(align);
+    while wanted <= COARSE_LIMIT && align <= PAGE_SIZE {
+        let (class, block) = class_of(wanted);
+        if block.is_multiple_of(align) {
+            return Some((class, block));
+        }
+        wanted = block + 1;
+    }
+    None
+}
+
+fn pages_of(class: usize) -> usize {
+    if class < FINE_CLASSES { FINE_PAGES } else { COARSE_PAGES }
+}
 
 impl Heap {
-    /// An empty one.
-    pub fn new() -> Result<Self, OutOfMemory> {
-        let mut lists = Vec::new();
-        lists.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
-        lists.resize_with(cpu::limit(), || SpinLock::new(List { first: ptr::null_mut(), blocks: 0, bytes: 0 }));
-        Ok(Self { lists: lists.into_boxed_slice() })
+    /// An empty one; no two that live have the same `id`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn new(id: u32) -> Result<Self, OutOfMemory> {
+        let (cpus, nodes) = (cpu::limit(), memory::node_count());
+        let mut shards = Vec::new();
+        shards.try_reserve_exact(cpus + nodes).map_err(|_| OutOfMemory)?;
+        shards.resize_with(cpus + nodes, || {
+            CacheLine(SpinLock::new(Shard { with_free: [NONE; CLASSES], usage: Usage::default() }))
+        });
+        let mut regions = Vec::new();
+        regions.try_reserve_exact(2 * nodes).map_err(|_| OutOfMemory)?;
+        regions.extend((0..nodes).map(|node| SpinLock::new(Regions::new(node, Scope::Nearest))));
+        regions.extend((0..nodes).map(|node| SpinLock::new(Regions::new(node, Scope::NodeOnly))));
+        Ok(Self {
+            id,
+            shards: shards.into_boxed_slice(),
+            cpus,
+            regions: regions.into_boxed_slice(),
+            spans: Table::new(),
+            free_entries: SpinLock::new(NONE),
+        })
     }
 
-    /// Allocates plain memory.
+    /// Allocates memory.
     ///
     /// # Errors
     /// [`OutOfMemory`], also for absurd sizes and alignments.
     pub fn allocate(&self, size: usize, align: usize, placement: Placement) -> Result<NonNull<u8>, OutOfMemory> {
-        self.allocate_block(size, align, placement, None)
-    }
-
-    /// Takes ownership of a value; it is dropped when it is freed.
-    ///
-    /// # Errors
-    /// [`OutOfMemory`].
-    pub fn keep<T>(&self, value: T) -> Result<NonNull<T>, OutOfMemory> {
-        unsafe fn destroy<T>(value: *mut u8) {
-            if needs_drop::<T>() {
-                // SAFETY: the block holds a T, which nobody uses any more.
-                unsafe { value.cast::<T>().drop_in_place() };
-            }
-        }
-        let block = self.allocate_block(size_of::<T>(), align_of::<T>(), Placement::Near, Some(destroy::<T>))?.cast();
-        // SAFETY: allocated for a T.
-        unsafe { block.write(value) };
-        Ok(block)
-    }
-
-    fn allocate_block(
-        &self,
-        size: usize,
-        align: usize,
-        placement: Placement,
-        destroy: Option<unsafe fn(*mut u8)>,
-    ) -> Result<NonNull<u8>, OutOfMemory> {
         if size > SIZE_LIMIT || align > ALIGN_LIMIT || !align.is_power_of_two() {
             return Err(OutOfMemory);
         }
-        let align = align.max(align_of::<Header>());
-        let offset = HEADER_SIZE.next_multiple_of(align);
-        let layout = Layout::from_size_align(offset + size, align).map_err(|_| OutOfMemory)?;
-        let whole = memory::allocate(layout, placement)?;
-        // SAFETY: inside of what was allocated; the header is aligned because `offset` is a multiple of 16.
-        let (block, header) = unsafe {
-            let block = whole.add(offset);
-            (block, block.cast::<Header>().sub(1).as_ptr())
+        let nodes = self.shards.len() - self.cpus;
+        let (shard, regions) = match placement {
+            Placement::Near => (cpu::this_index(), cpu::this_node()),
+            Placement::Node(node) if node < nodes => (self.cpus + node, nodes + node),
+            Placement::Node(_) => return Err(OutOfMemory),
         };
-        let index = cpu::this_index();
-        let mut list = self.lists[index].lock();
-        // SAFETY: the new header is ours; the first one is live, under the list's lock.
-        unsafe {
-            header.write(Header {
-                next: list.first,
-                previous: ptr::null_mut(),
-                size: layout.size(),
-                align: align as u32,
-                offset: offset as u32,
-                list: index as u32,
-                mark: LIVE,
-                destroy,
-            });
-            if let Some(first) = list.first.as_mut() {
-                first.previous = header;
-            }
+        match class_for(size, align) {
+            Some((class, block)) => self.allocate_small(shard, regions, class, block, size),
+            None => self.allocate_large(shard, regions, size, align, scope(placement)),
         }
-        list.first = header;
-        if destroy.is_none() {
-            list.blocks += 1;
-            list.bytes += size;
-        }
-        Ok(block)
     }
 
-    /// Frees a block.
-    ///
-    /// # Errors
-    /// [`NotABlock`] where it can be told; nothing happened then.
-    ///
-    /// # Safety
-    /// `block` is readable memory with a header's bytes in front; if it is a block of this heap, nobody uses it any more.
-    pub unsafe fn free(&self, block: NonNull<u8>) -> Result<(), NotABlock> {
-        if !block.cast::<Header>().is_aligned() {
-            return Err(NotABlock);
+    #[inline(always)]
+    fn allocate_small(
+        &self,
+        shard: usize,
+        regions: usize,
+        class: usize,
+        block: usize,
+        size: usize,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        memory::may_fail()?;
+        let mut state = self.shards[shard].lock();
+        let mut index = state.with_free[class];
+        if index == NONE {
+            drop(state);
+            index = self.make_span(shard, regions, class, block)?;
+            state = self.shards[shard].lock();
+            self.link(&mut state, index);
+            index = state.with_free[class];
         }
-        // SAFETY: readable by the caller's word.
-        let header = unsafe { block.cast::<Header>().sub(1).as_ptr() };
-        // SAFETY: as above.
-        let list = self.lists.get(unsafe { (*header).list } as usize).ok_or(NotABlock)?;
-        let mut list = list.lock();
-        // SAFETY: as above; marked, so it is a header of ours.
-        unsafe {
-            if (*header).mark != LIVE {
-                return Err(NotABlock);
-            }
-            list.remove(header);
+        // SAFETY: a span of this shard, whose lock is held.
+        let blocks = unsafe { self.blocks(index) };
+        let at = blocks.take(size);
+        if blocks.first_free == LAST && blocks.fresh == blocks.capacity {
+            self.unlink(&mut state, index);
         }
-        drop(list);
-        // SAFETY: in no list any more.
-        unsafe { give_back(header) };
-        Ok(())
+        state.usage.blocks += 1;
+        state.usage.bytes += size;
+        drop(state);
+        // SAFETY: inside of a block that was just taken.
+        unsafe { write_pattern(at, size, block) };
+        Ok(at)
     }
 
-    /// Plain memory that is not freed.
-    pub fn usage(&self) -> Usage {
-        self.lists.iter().fold(Usage::default(), |usage, list| {
-            let list = list.lock();
-            Usage { blocks: usage.blocks + list.blocks, bytes: usage.bytes + list.bytes }
+    /// A span for a class, in no list.
+    #[cold]
+    fn make_span(&self, shard: usize, regions: usize, class: usize, block: usize) -> Result<u32, OutOfMemory> {
+        let pages = pages_of(class);
+        let capacity = pages * PAGE_SIZE / block;
+        let entries = memory::allocate(entries_layout(capacity), Placement::Near)?.cast::<u16>();
+        let taken = self.regions[regions].lock().take(pages);
+        let index = taken.and_then(|(region, start)| {
+            let blocks = Blocks {
+                start: start.as_ptr() as usize,
+                size: block,
+                pages,
+                region: region.as_ptr(),
+                regions,
+                entries: entries.as_ptr(),
+                asked: 0,
+                class: class as u16,
+                capacity: capacity as u16,
+                in_use: 0,
+                first_free: LAST,
+                fresh: 0,
+                next: NONE,
+                previous: NONE,
+            };
+            self.enter(shard, blocks).inspect_err(|_| self.regions[regions].lock().give(region, start, pages))
+        });
+        index.inspect_err(|_| {
+            // SAFETY: allocated above, and in no span.
+            unsafe { memory::free(entries.cast(), entries_layout(capacity)) };
         })
     }
 
-    /// Frees everything: objects first, because they may refer to memory. Nobody uses any of it any more.
-    pub fn release_all(&self) {
-        for objects_only in [Pass::Objects, Pass::All] {
-            for list in &self.lists {
-                while let Some(header) = list.lock().take(objects_only) {
-                    // SAFETY: taken out of its list.
-                    unsafe { give_back(header) };
-                }
+    #[cold]
+    fn allocate_large(
+        &self,
+        shard: usize,
+        regions: usize,
+        size: usize,
+        align: usize,
+        scope: Scope,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let pages = size.max(1).div_ceil(PAGE_SIZE);
+        let (region, start) = if pages <= RUN_LIMIT && align <= PAGE_SIZE {
+            memory::may_fail()?;
+            let (region, start) = self.regions[regions].lock().take(pages)?;
+            (region.as_ptr(), start)
+        } else {
+            let (node, _) = self.regions[regions].lock().placement();
+            (ptr::null_mut(), take_pages(node, scope, pages, align)?)
+        };
+        let blocks = Blocks {
+            start: start.as_ptr() as usize,
+            size: pages * PAGE_SIZE,
+            pages,
+            region,
+            regions,
+            entries: ptr::null_mut(),
+            asked: size,
+            class: LARGE,
+            capacity: 1,
+            in_use: 1,
+            first_free: LAST,
+            fresh: 1,
+            next: NONE,
+            previous: NONE,
+        };
+        self.enter(shard, blocks).inspect_err(|_| self.give_back(region, regions, start, pages))?;
+        let mut state = self.shards[shard].lock();
+        state.usage.blocks += 1;
+        state.usage.bytes += size;
+        drop(state);
+        // SAFETY: inside of a block that was just taken.
+        unsafe { write_pattern(start, size, pages * PAGE_SIZE) };
+        Ok(start)
+    }
+
+    /// Gives pages back to where they are from.
+    fn give_back(&self, region: *mut Region, regions: usize, start: NonNull<u8>, pages: usize) {
+        match NonNull::new(region) {
+            Some(region) => self.regions[regions].lock().give(region, start, pages),
+            None => give_pages(start, pages),
+        }
+    }
+
+    /// Puts a span into the table and marks its pages.
+    fn enter(&self, shard: usize, blocks: Blocks) -> Result<u32, OutOfMemory> {
+        let start = NonNull::new(blocks.start as *mut u8).ok_or(OutOfMemory)?;
+        let marked = if blocks.class == LARGE { 1 } else { blocks.pages };
+        let mut free = self.free_entries.lock();
+        let index = match *free {
+            NONE => {
+                let entry = Span { shard: AtomicU32::new(shard as u32), blocks: UnsafeCell::new(blocks) };
+                self.spans.push(entry)? as u32
             }
+            index => {
+                // SAFETY: a free entry, under the lock of their list.
+                let place = unsafe { self.blocks(index) };
+                *free = place.next;
+                *place = blocks;
+                self.spans.get(index as usize).ok_or(OutOfMemory)?.shard.store(shard as u32, Ordering::Release);
+                index
+            }
+        };
+        drop(free);
+        set_owner(start, marked, u64::from(self.id) << 32 | u64::from(index));
+        Ok(index)
+    }
+
+    /// # Safety
+    /// There is such a span, and the caller has the lock that guards it; one reference at a time.
+    #[expect(clippy::mut_from_ref, reason = "the caller holds the lock that guards it")]
+    unsafe fn blocks(&self, index: u32) -> &mut Blocks {
+        let span = self.spans.get(index as usize).expect("a span that is in a list is in the table");
+        // SAFETY: the caller's obligation.
+        unsafe { &mut *span.blocks.get() }
+    }
+
+    fn link(&self, state: &mut Shard, index: u32) {
+        // SAFETY: spans of this shard, whose lock is held.
+        unsafe {
+            let blocks = self.blocks(index);
+            let class = usize::from(blocks.class);
+            let next = state.with_free[class];
+            (blocks.next, blocks.previous) = (next, NONE);
+            if next != NONE {
+                self.blocks(next).previous = index;
+            }
+            state.with_free[class] = index;
+        }
+    }
+
+    fn unlink(&self, state: &mut Shard, index: u32) {
+        // SAFETY: spans of this shard, whose lock is held.
+        unsafe {
+            let blocks = self.blocks(index);
+            let (class, next, previous) = (usize::from(blocks.class), blocks.next, blocks.previous);
+            if next != NONE {
+                self.blocks(next).previous = previous;
+            }
+            if previous == NONE {
+                state.with_free[class] = next;
+            } else {
+                self.blocks(previous).next = next;
+            }
+        }
+    }
+
+    /// Frees a block. Any address may be given.
+    ///
+    /// # Errors
+    /// See [`FreeError`].
+    ///
+    /// # Safety
+    /// If it is a block of this heap, nobody uses it any more.
+    pub unsafe fn free(&self, at: NonNull<u8>) -> Result<(), FreeError> {
+        let word = zone::owner(at).ok_or(FreeError::NotABlock)?.load(Ordering::Acquire);
+        let (id, index) = ((word >> 32) as u32, word as u32);
+        let span = self.spans.get(index as usize).filter(|_| id == self.id).ok_or(FreeError::NotABlock)?;
+        let shard = span.shard.load(Ordering::Acquire);
+        let mut state = self.shards.get(shard as usize).ok_or(FreeError::NotABlock)?.lock();
+        // Between the two looks it may have become free, or another shard's: then its block was freed by another too.
+        if span.shard.load(Ordering::Relaxed) != shard {
+            return Err(FreeError::NotABlock);
+        }
+        // SAFETY: a span of this shard, whose lock is held.
+        let blocks = unsafe { self.blocks(index) };
+        let (number, size) = blocks.find(at.as_ptr() as usize).ok_or(FreeError::NotABlock)?;
+        let overrun = blocks.overrun(number);
+        let was_full = blocks.in_use == blocks.capacity;
+        blocks.put(number);
+        let (is_empty, is_large) = (blocks.in_use == 0, blocks.class == LARGE);
+        state.usage.blocks -= 1;
+        state.usage.bytes -= size;
+        let class = usize::from(blocks.class);
+        let is_only_one = !is_large && blocks.next == NONE && state.with_free[class] == index;
+        if was_full && !is_large {
+            self.link(&mut state, index);
+        }
+        // A shard keeps one span of a class, to be used again.
+        let goes = is_empty && !was_full && !is_only_one || is_large;
+        if goes {
+            if !is_large {
+                self.unlink(&mut state, index);
+            }
+            span.shard.store(NONE, Ordering::Release);
+        }
+        drop(state);
+        if goes {
+            self.release(index);
+        }
+        overrun.map_or(Ok(()), |overrun| Err(FreeError::Overrun(overrun)))
+    }
+
+    /// Gives the memory of a span back that is in no list and has no block in use, and frees its entry.
+    fn release(&self, index: u32) {
+        // SAFETY: it is in no list any more, and its blocks are all free, so that nobody else can come to it.
+        let blocks = unsafe { self.blocks(index) };
+        let (region, regions, pages) = (blocks.region, blocks.regions, blocks.pages);
+        if let Some(start) = NonNull::new(blocks.start as *mut u8) {
+            set_owner(start, if blocks.class == LARGE { 1 } else { pages }, 0);
+            self.give_back(region, regions, start, pages);
+        }
+        if let Some(entries) = NonNull::new(blocks.entries) {
+            // SAFETY: allocated in `make_span` with this layout.
+            unsafe { memory::free(entries.cast(), entries_layout(usize::from(blocks.capacity))) };
+        }
+        let mut free = self.free_entries.lock();
+        blocks.next = *free;
+        *free = index;
+    }
+
+    /// What is not freed.
+    pub fn usage(&self) -> Usage {
+        self.shards.iter().fold(Usage::default(), |usage, shard| {
+            let of_shard = shard.lock().usage;
+            Usage { blocks: usage.blocks + of_shard.blocks, bytes: usage.bytes + of_shard.bytes }
+        })
+    }
+
+    /// The first block, if there is one, behind whose end the program has written.
+    pub fn find_overrun(&self) -> Option<Overrun> {
+        (0..self.spans.len() as u32).find_map(|index| {
+            let span = self.spans.get(index as usize)?;
+            let shard = span.shard.load(Ordering::Acquire);
+            let state = self.shards.get(shard as usize)?.lock();
+            if span.shard.load(Ordering::Relaxed) != shard {
+                return None;
+            }
+            // SAFETY: a span of this shard, whose lock is held.
+            let blocks = unsafe { self.blocks(index) };
+            let found = (0..blocks.fresh).find_map(|number| blocks.overrun(number));
+            drop(state);
+            found
+        })
+    }
+
+    /// Frees everything. Nobody uses any of it any more.
+    pub fn release_all(&self) {
+        for (index, span) in self.spans.iter().enumerate() {
+            if span.shard.swap(NONE, Ordering::AcqRel) != NONE {
+                self.release(index as u32);
+            }
+        }
+        self.regions.iter().for_each(|regions| regions.lock().release_all());
+        for shard in &self.shards {
+            *shard.lock() = Shard { with_free: [NONE; CLASSES], usage: Usage::default() };
         }
     }
 }
@@ -198,61 +509,114 @@ impl Drop for Heap {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Pass {
-    Objects,
-    All,
+fn entries_layout(capacity: usize) -> Layout {
+    // A span has at most 1,024 blocks.
+    Layout::array::<u16>(capacity).unwrap_or(Layout::new::<u16>())
 }
 
-impl List {
-    /// # Safety
-    /// It is in this list.
-    unsafe fn remove(&mut self, header: *mut Header) {
-        // SAFETY: live headers, under this list's lock.
-        unsafe {
-            let Header { next, previous, size, offset, destroy, .. } = *header;
-            match previous.as_mut() {
-                Some(previous) => previous.next = next,
-                None => self.first = next,
-            }
-            if let Some(next) = next.as_mut() {
-                next.previous = previous;
-            }
-            (*header).mark = FREED;
-            if destroy.is_none() {
-                self.blocks -= 1;
-                self.bytes -= size - offset as usize;
-            }
-        }
-    }
-
-    fn take(&mut self, pass: Pass) -> Option<*mut Header> {
-        let mut header = self.first;
-        // SAFETY: live headers, under this list's lock.
-        unsafe {
-            while pass == Pass::Objects && !header.is_null() && (*header).destroy.is_none() {
-                header = (*header).next;
-            }
-            if header.is_null() {
-                return None;
-            }
-            self.remove(header);
-        }
-        Some(header)
-    }
-}
-
+/// Writes the pattern behind `size` bytes, as far as the block goes.
+///
 /// # Safety
-/// The header is in no list, and nobody uses its block.
-unsafe fn give_back(header: *mut Header) {
-    // SAFETY: by the caller's word; the layout is the one it was allocated with.
-    unsafe {
-        let Header { size, align, offset, destroy, .. } = *header;
-        let block = header.add(1).cast::<u8>();
-        if let Some(destroy) = destroy {
-            destroy(block);
+/// `at` is a block of `block` bytes that is the caller's.
+#[inline(always)]
+unsafe fn write_pattern(at: NonNull<u8>, size: usize, block: usize) {
+    for offset in size..block.min(size + PATTERN_SIZE) {
+        // SAFETY: inside of the block.
+        unsafe { at.add(offset).write(PATTERN) };
+    }
+}
+
+impl Blocks {
+    /// Takes a block for so many bytes. There is a free one.
+    #[inline(always)]
+    fn take(&mut self, size: usize) -> NonNull<u8> {
+        let number = if self.first_free == LAST {
+            self.fresh += 1;
+            self.fresh - 1
+        } else {
+            self.first_free
+        };
+        debug_assert!(number < self.capacity);
+        // SAFETY: there is an entry for each of the span's blocks.
+        let entry = unsafe { &mut *self.entries.add(usize::from(number)) };
+        if number == self.first_free {
+            self.first_free = *entry;
         }
-        let whole = NonNull::new_unchecked(block.sub(offset as usize));
-        memory::free(whole, Layout::from_size_align_unchecked(size, align as usize));
+        *entry = IN_USE | (self.size - size) as u16;
+        self.in_use += 1;
+        // SAFETY: an address in the span, which does not begin at 0.
+        unsafe { NonNull::new_unchecked((self.start + usize::from(number) * self.size) as *mut u8) }
+    }
+
+    /// Bytes that were asked for, of a block in use.
+    fn asked(&self, number: u16) -> Option<usize> {
+        if self.class == LARGE {
+            return (self.in_use != 0).then_some(self.asked);
+        }
+        // SAFETY: there is an entry for each block, and callers' numbers are below `fresh`.
+        let entry = unsafe { *self.entries.add(usize::from(number)) };
+        (entry & IN_USE != 0).then(|| self.size - usize::from(entry & !IN_USE))
+    }
+
+    /// The number and size of the block in use that begins at an address.
+    fn find(&self, address: usize) -> Option<(u16, usize)> {
+        let offset = address.checked_sub(self.start)?;
+        let number = offset / self.size;
+        if number >= usize::from(self.fresh) || !offset.is_multiple_of(self.size) {
+            return None;
+        }
+        Some((number as u16, self.asked(number as u16)?))
+    }
+
+    /// Takes a block back that is in use.
+    fn put(&mut self, number: u16) {
+        self.in_use -= 1;
+        if self.class != LARGE {
+            // SAFETY: there is an entry for each of the span's blocks.
+            unsafe { *self.entries.add(usize::from(number)) = self.first_free };
+            self.first_free = number;
+        }
+    }
+
+    /// A block in use behind whose end something else stands than there should.
+    fn overrun(&self, number: u16) -> Option<Overrun> {
+        let size = self.asked(number)?;
+        let address = self.start + usize::from(number) * self.size;
+        let mut behind = size..self.size.min(size + PATTERN_SIZE);
+        // SAFETY: inside of the block.
+        let is_intact = behind.all(|offset| unsafe { ((address + offset) as *const u8).read_volatile() } == PATTERN);
+        (!is_intact).then_some(Overrun { address, size })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_fits_its_class_and_not_the_one_below() {
+        let mut last = (0, 0);
+        for size in 1..=COARSE_LIMIT {
+            let (class, block) = class_of(size);
+            assert!(block >= size && class < CLASSES, "{size}: class {class} of {block} bytes");
+            assert!(size == 1 || (class, block) == last || (class == last.0 + 1 && size == last.1 + 1), "{size}");
+            last = (class, block);
+        }
+        assert_eq!(last, (CLASSES - 1, COARSE_LIMIT));
+    }
+
+    #[test]
+    fn aligned_blocks_are_multiples_of_their_alignment() {
+        for align in (0..14).map(|shift| 1usize << shift) {
+            for size in (1..=COARSE_LIMIT).step_by(7) {
+                match class_for(size, align) {
+                    Some((class, block)) => {
+                        assert!(block >= size && block.is_multiple_of(align.min(PAGE_SIZE)), "{size} {align}: {block}");
+                        assert_eq!(class_of(block), (class, block));
+                    }
+                    None => assert!(align > PAGE_SIZE || size.next_multiple_of(align) > COARSE_LIMIT, "{size} {align}"),
+                }
+            }
+        }
     }
 }

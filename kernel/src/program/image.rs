@@ -21,7 +21,7 @@ use crate::memory::{self, OutOfMemory, Placement};
 /// Largest image in memory, in bytes.
 pub const SIZE_LIMIT: usize = 256 << 20;
 /// Most images loaded at once.
-const IMAGE_LIMIT: usize = 64;
+pub(super) const IMAGE_LIMIT: usize = 64;
 /// Most segments of an image.
 const SEGMENT_LIMIT: usize = 16;
 /// Longest name of a symbol kept in an error, in bytes.

@@ -8,30 +8,37 @@
 mod deadlock;
 pub mod heap;
 pub mod image;
+pub mod objects;
+mod regions;
+mod table;
 
 use alloc::sync::Arc;
+use alloc::format;
 use alloc::vec::Vec;
 use core::fmt;
-use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use arch_contract::fault::{Fault, FaultKind, Registers};
-use arrayvec::ArrayString;
+use arrayvec::{ArrayString, ArrayVec};
 
 use crate::arch::{Architecture, Machine};
 use crate::backtrace;
+use crate::call;
 use crate::cpu;
-use crate::lock::SpinLock;
-use crate::memory::{self, OutOfMemory};
+use crate::interrupts;
+use crate::lock::{InterruptGuard, SpinLock};
+use crate::memory::{self, OutOfMemory, Placement};
 use crate::scheduler;
 use crate::start::boot_information;
 use crate::symbols::{self, Symbol};
 use crate::thread::{self, Builder, NAME_LIMIT, SpawnError, Thread};
 use crate::time::Deadline;
 use crate::wait::Event;
-use heap::{Heap, Usage};
+use heap::{Heap, Overrun, Usage};
 use image::{Image, LoadError};
+use objects::Objects;
 
 /// Longest reason kept of a program that failed, in bytes.
 const REASON_LIMIT: usize = 160;
@@ -71,15 +78,22 @@ impl fmt::Display for Outcome {
 pub struct Program {
     id: u64,
     name: ArrayString<NAME_LIMIT>,
-    image: Image,
-    file: File,
+    code: Code,
+    /// Its function names, in the format of [`symbols`].
+    symbols: &'static [u8],
+    file_name: &'static str,
     heap: Heap,
+    objects: Objects,
+    /// Where its arguments are in its heap.
+    arguments: AtomicPtr<u8>,
     /// Threads that have not ended.
     threads: AtomicUsize,
     /// Threads that still touch the program to say that they have.
     leaving: AtomicUsize,
     /// Functions of its own that devices may call.
     handlers: AtomicUsize,
+    /// Functions of its own that CPUs were asked to call, and have not returned.
+    calls: AtomicUsize,
     /// Set once its threads shall end.
     ending: AtomicBool,
     outcome: SpinLock<Option<Outcome>>,
@@ -87,13 +101,39 @@ pub struct Program {
     changed: Event,
     /// Latched when all it had is given back.
     finished: Event,
-    /// What it left allocated.
-    leaked: SpinLock<Usage>,
+    /// What it left.
+    left: SpinLock<Left>,
     started_at: AtomicU64,
 }
 
+/// What a program runs.
+enum Code {
+    /// An image that was loaded for it.
+    Image(Image),
+    /// A function of the kernel's own image.
+    Function(fn() -> i32),
+}
+
+impl Code {
+    fn image(&self) -> Option<&Image> {
+        match self {
+            Self::Image(image) => Some(image),
+            Self::Function(_) => None,
+        }
+    }
+}
+
+/// What a program left behind at its end. All of it was taken back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Memory that it had not freed.
+    pub memory: Usage,
+    /// A block that it had written behind.
+    pub overrun: Option<Overrun>,
+}
+
 /// All that run.
-static RUNNING: SpinLock<Vec<Arc<Program>>> = SpinLock::new(Vec::new());
+static RUNNING: SpinLock<ArrayVec<Arc<Program>, { image::IMAGE_LIMIT }>> = SpinLock::new(ArrayVec::new_const());
 
 /// Why a program did not start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,29 +193,23 @@ pub fn start(
     resolve: &dyn Fn(&str) -> Option<usize>,
 ) -> Result<Arc<Program>, StartError> {
     let image = Image::load(file.elf, resolve)?;
-    let mut name = ArrayString::new();
-    file.name.chars().take_while(|&character| name.try_push(character).is_ok()).for_each(drop);
-    let program = try_arc(Program {
-        id: thread::next_id(),
-        name,
-        image,
-        file: *file,
-        handlers: AtomicUsize::new(0),
-        heap: Heap::new()?,
-        // The caller, until the first thread is there.
-        threads: AtomicUsize::new(1),
-        leaving: AtomicUsize::new(0),
-        ending: AtomicBool::new(false),
-        outcome: SpinLock::new(None),
-        changed: Event::new(),
-        finished: Event::new(),
-        leaked: SpinLock::new(Usage::default()),
-        started_at: AtomicU64::new(crate::time::now_ns()),
-    })?;
+    let program = Program::new(file.name, Code::Image(image), file.symbols)?;
     let values = program.keep_arguments(file.name, arguments)?;
+    program.arguments.store(values, Ordering::Relaxed);
+    launch(program, arguments.len() + 1)
+}
+
+/// Runs a function of the kernel's own image as a program: with what a program has, and its end.
+///
+/// # Errors
+/// See [`StartError`]; nothing is left of it then.
+pub fn start_function(name: &'static str, function: fn() -> i32) -> Result<Arc<Program>, StartError> {
+    launch(Program::new(name, Code::Function(function), &[])?, 0)
+}
+
+fn launch(program: Arc<Program>, count: usize) -> Result<Arc<Program>, StartError> {
     let mut running = RUNNING.lock();
-    running.try_reserve(1).map_err(|_| OutOfMemory)?;
-    running.push(program.clone());
+    running.try_push(program.clone()).map_err(|_| LoadError::TooMany)?;
     drop(running);
     let supervised = program.clone();
     let supervisor = Builder::new("supervisor").spawn(move || supervise(&supervised));
@@ -186,7 +220,7 @@ pub fn start(
             return Err(error.into());
         }
     }
-    let started = program.start_main(values, arguments.len() + 1);
+    let started = program.start_main(count);
     program.remove_thread();
     if let Err(error) = started {
         program.end(Outcome::Killed);
@@ -224,20 +258,103 @@ fn supervise(program: &Arc<Program>) {
     while program.leaving.load(Ordering::Acquire) != 0 {
         Machine::spin_hint();
     }
-    let stuck = program.started_threads();
-    *program.leaked.lock() = program.heap.usage();
-    if stuck == 0 {
-        program.heap.release_all();
-    } else {
-        // Its threads may still use all of it.
-        log::error!("program {} ({}): {stuck} of its threads do not end; its memory is kept", program.name, program.id);
-        core::mem::forget(program.clone());
+    match program.wait_until_unused() {
+        Ok(()) => program.take_everything_back(),
+        Err(user) => {
+            log::error!("program {program}: {user}; its memory is kept");
+            *program.left.lock() = Left { memory: program.heap.usage(), overrun: None };
+            core::mem::forget(program.clone());
+        }
     }
     forget(program);
     program.finished.latch();
 }
 
+/// What may still use a program's memory at its end.
+enum User {
+    Threads(usize),
+    Handlers,
+    Calls(usize),
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Threads(count) => write!(f, "{count} of its threads do not end"),
+            Self::Handlers => f.write_str("a CPU does not leave one of its interrupt handlers"),
+            Self::Calls(count) => write!(f, "CPUs have not run {count} of the functions it asked them to run"),
+        }
+    }
+}
+
 impl Program {
+    fn new(name: &'static str, code: Code, symbols: &'static [u8]) -> Result<Arc<Self>, StartError> {
+        let id = thread::next_id();
+        let mut kept = ArrayString::new();
+        name.chars().take_while(|&character| kept.try_push(character).is_ok()).for_each(drop);
+        let program = Self {
+            id,
+            name: kept,
+            code,
+            symbols,
+            file_name: name,
+            heap: Heap::new(id as u32)?,
+            objects: Objects::new(id),
+            arguments: AtomicPtr::new(ptr::null_mut()),
+            // The caller, until the first thread is there.
+            threads: AtomicUsize::new(1),
+            leaving: AtomicUsize::new(0),
+            handlers: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
+            ending: AtomicBool::new(false),
+            outcome: SpinLock::new(None),
+            changed: Event::new(),
+            finished: Event::new(),
+            left: SpinLock::new(Left::default()),
+            started_at: AtomicU64::new(crate::time::now_ns()),
+        };
+        Ok(try_arc(program)?)
+    }
+
+    /// Waits until nothing can run the program's code any more. Its threads were told to end.
+    fn wait_until_unused(&self) -> Result<(), User> {
+        match self.started_threads() {
+            0 => (),
+            stuck => return Err(User::Threads(stuck)),
+        }
+        let deadline = Deadline::after(KILL_LIMIT);
+        loop {
+            let left = self.silence();
+            if left.is_ok() || deadline.has_passed() {
+                return left;
+            }
+            thread::sleep(KILL_POLL);
+        }
+    }
+
+    /// Stops timers, interrupts and lines, and looks whether a CPU is still in a function of the program.
+    fn silence(&self) -> Result<(), User> {
+        if !self.objects.silence_all() || interrupts::wait_for_handlers(call::DEFAULT_LIMIT).is_err() {
+            return Err(User::Handlers);
+        }
+        match self.calls.load(Ordering::Acquire) {
+            0 => (),
+            calls => return Err(User::Calls(calls)),
+        }
+        // What ran until now may have set a timer.
+        if self.objects.silence_all() { Ok(()) } else { Err(User::Handlers) }
+    }
+
+    fn take_everything_back(&self) {
+        if let Some(arguments) = NonNull::new(self.arguments.load(Ordering::Relaxed)) {
+            // SAFETY: the program, whose arguments they are, is over. It may have freed them, which is no error.
+            let _ = unsafe { self.heap.free(arguments) };
+        }
+        *self.left.lock() = Left { memory: self.heap.usage(), overrun: self.heap.find_overrun() };
+        self.objects.release_all();
+        self.heap.release_all();
+    }
+
     /// Its number, from the same count as threads'.
     pub fn id(&self) -> u64 {
         self.id
@@ -258,9 +375,14 @@ impl Program {
         self.heap.usage()
     }
 
-    /// What it owns.
+    /// Its memory.
     pub fn heap(&self) -> &Heap {
         &self.heap
+    }
+
+    /// Its objects.
+    pub fn objects(&self) -> &Objects {
+        &self.objects
     }
 
     /// Time it was started, in ns.
@@ -268,9 +390,13 @@ impl Program {
         self.started_at.load(Ordering::Relaxed)
     }
 
-    /// Where its image is.
+    /// Where its image is; 0 if it is the kernel's.
     pub fn image_start(&self) -> usize {
-        self.image.start()
+        self.code.image().map_or(0, Image::start)
+    }
+
+    fn is_code(&self, address: usize) -> bool {
+        self.code.image().is_some_and(|image| image.is_code(address))
     }
 
     /// True once it ends.
@@ -284,9 +410,9 @@ impl Program {
         *self.outcome.lock()
     }
 
-    /// What it had not freed at its end.
-    pub fn leaked(&self) -> Usage {
-        *self.leaked.lock()
+    /// What it left at its end.
+    pub fn left(&self) -> Left {
+        *self.left.lock()
     }
 
     /// Waits until it has ended and all it had is given back.
@@ -332,6 +458,12 @@ impl Program {
         self.handlers.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// A CPU is asked to run a function of it: while the result exists, nothing of the program is given back.
+    pub fn begin_call(&'static self) -> CallUnderWay {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        CallUnderWay(self)
+    }
+
     fn for_each_thread(&self, mut each: impl FnMut(&Thread)) {
         for cpu in cpu::all() {
             let registry = cpu.registry.lock();
@@ -339,43 +471,54 @@ impl Program {
         }
     }
 
-    /// C strings and an array of pointers to them.
-    fn keep_arguments(&self, name: &str, arguments: &[&str]) -> Result<usize, OutOfMemory> {
-        let mut pointers: Vec<*const u8> = Vec::new();
-        pointers.try_reserve_exact(arguments.len() + 2).map_err(|_| OutOfMemory)?;
-        for text in core::iter::once(&name).chain(arguments) {
-            let mut bytes: Vec<u8> = Vec::new();
-            bytes.try_reserve_exact(text.len() + 1).map_err(|_| OutOfMemory)?;
-            bytes.extend_from_slice(text.as_bytes());
-            bytes.push(0);
-            let at = bytes.as_ptr();
-            self.heap.keep(bytes)?;
-            pointers.push(at);
+    /// C strings behind an array of pointers to them, all in one block of the program's.
+    fn keep_arguments(&self, name: &str, arguments: &[&str]) -> Result<*mut u8, OutOfMemory> {
+        let texts = || core::iter::once(&name).chain(arguments);
+        let pointers = (arguments.len() + 2) * size_of::<*const u8>();
+        let size = pointers + texts().map(|text| text.len() + 1).sum::<usize>();
+        let block = self.heap.allocate(size, align_of::<*const u8>(), Placement::Near)?.as_ptr();
+        // SAFETY: the block was made for the pointers, a null pointer, and behind them the texts with a zero each.
+        unsafe {
+            let mut text_at = block.add(pointers);
+            for (index, text) in texts().enumerate() {
+                block.cast::<*const u8>().add(index).write(text_at);
+                text_at.copy_from_nonoverlapping(text.as_ptr(), text.len());
+                text_at.add(text.len()).write(0);
+                text_at = text_at.add(text.len() + 1);
+            }
+            block.cast::<*const u8>().add(arguments.len() + 1).write(ptr::null());
         }
-        pointers.push(ptr::null());
-        let at = pointers.as_ptr() as usize;
-        self.heap.keep(Pointers(pointers))?;
-        Ok(at)
+        Ok(block)
     }
 
-    fn start_main(self: &Arc<Self>, values: usize, count: usize) -> Result<(), StartError> {
-        let described = *self.image.program();
-        let Some(main) = described.main else { return Err(LoadError::BadEntry.into()) };
+    fn start_main(self: &Arc<Self>, count: usize) -> Result<(), StartError> {
+        let stack_size = self.code.image().map_or(0, |image| image.program().stack_size);
         let owner = Arc::as_ptr(self) as usize;
         let body = move || {
             // SAFETY: the program outlives its threads.
             let program = unsafe { &*(owner as *const Self) };
             Machine::reset_vectors();
-            // SAFETY: code of the image; what that does is the program's business.
-            program.image.constructors().for_each(|construct| unsafe { construct() });
-            // SAFETY: the loader checked that it is code of the image; what that does is the program's business.
-            let status = unsafe { main(count as i32, values as *const *const u8) };
-            program.end(Outcome::Exited(status));
+            program.end(Outcome::Exited(program.run_main(count)));
         };
-        let main_name = alloc::format!("{}/main", self.name);
-        let builder = Builder::new(&main_name).stack_size(described.stack_size).program(self);
+        let main_name = format!("{}/main", self.name);
+        let builder = Builder::new(&main_name).stack_size(stack_size).program(self);
         builder.spawn(body)?.detach();
         Ok(())
+    }
+
+    fn run_main(&self, count: usize) -> i32 {
+        match &self.code {
+            Code::Function(function) => function(),
+            Code::Image(image) => {
+                // SAFETY: code of the image; what that does is the program's business.
+                image.constructors().for_each(|construct| unsafe { construct() });
+                // The loader refuses images without one.
+                let Some(main) = image.program().main else { return 0 };
+                let values = self.arguments.load(Ordering::Relaxed).cast::<*const u8>();
+                // SAFETY: the loader checked that it is code of the image; what that does is the program's business.
+                unsafe { main(count as i32, values) }
+            }
+        }
     }
 
     /// Wakes its waiting threads by their timeouts, and interrupts those that run.
@@ -385,8 +528,14 @@ impl Program {
     }
 }
 
-/// Pointers into memory that is kept with them.
-struct Pointers(#[expect(dead_code, reason = "kept for its memory")] Vec<*const u8>);
+/// A CPU was asked to run a function of a program, and may not have.
+pub struct CallUnderWay(&'static Program);
+
+impl Drop for CallUnderWay {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Release);
+    }
+}
 
 /// The calling thread's program.
 pub fn current() -> Option<&'static Program> {
@@ -438,6 +587,38 @@ pub fn fail_current(reason: fmt::Arguments<'_>) -> Option<core::convert::Infalli
     scheduler::exit()
 }
 
+/// Runs a handler of a program's: interrupt context.
+#[inline(always)]
+pub fn as_handler_of(program: &'static Program, handler: impl FnOnce()) {
+    let _guard = InterruptGuard::new();
+    let here = cpu::this();
+    let outer = here.handlers_program.swap(ptr::from_ref(program).cast_mut(), Ordering::Relaxed);
+    handler();
+    here.handlers_program.store(outer, Ordering::Relaxed);
+}
+
+/// The program on whose behalf the kernel is called: the calling thread's, or that of the handler that runs.
+#[inline(always)]
+pub fn caller() -> Option<&'static Program> {
+    let guard = InterruptGuard::new();
+    let here = cpu::this();
+    if here.in_interrupt.load(Ordering::Relaxed) {
+        // SAFETY: null, or a program whose handler runs, for which its end waits.
+        return unsafe { here.handlers_program.load(Ordering::Relaxed).as_ref() };
+    }
+    drop(guard);
+    current()
+}
+
+/// Ends the program whose handler runs as failed, and reports it. The handler goes on.
+pub fn fail_handler(reason: fmt::Arguments<'_>) {
+    if let Some(program) = caller()
+        && !program.is_ending()
+    {
+        report(program, reason, &Machine::registers_here());
+    }
+}
+
 /// A fault: if it is a program's own, ends that and does not return. On the fault's stack, interrupts off.
 pub(crate) fn contain(fault: &Fault, text: fmt::Arguments<'_>) {
     let Some(program) = current() else { return };
@@ -467,7 +648,7 @@ fn report(program: &Program, reason: fmt::Arguments<'_>, registers: &Registers) 
         program.id,
         thread.id(),
         thread.name(),
-        program.image.start()
+        program.image_start()
     );
     backtrace::print(registers);
     program.end(Outcome::Failed(kept));
@@ -489,14 +670,15 @@ impl fmt::Write for Cut<'_> {
 /// The function of a program's image an address is in. Any context: gives up where the list is in use.
 pub(crate) fn resolve(address: usize) -> Option<Symbol<'static>> {
     let running = RUNNING.try_lock()?;
-    let program = running.iter().find(|program| program.image.contains(address))?;
-    let symbol = symbols::resolve_in(program.file.symbols, program.image.start(), address);
-    Some(Symbol { program: Some(program.file.name), ..symbol })
+    let image = |program: &Arc<Program>| program.code.image().filter(|image| image.contains(address)).map(Image::start);
+    let (program, start) = running.iter().find_map(|program| Some((program, image(program)?)))?;
+    let symbol = symbols::resolve_in(program.symbols, start, address);
+    Some(Symbol { program: Some(program.file_name), ..symbol })
 }
 
 /// True if the calling thread was interrupted in its own program's code, which ends.
 pub(crate) fn interrupted_in_ending(interrupted: usize) -> bool {
-    current().is_some_and(|program| program.is_ending() && program.image.is_code(interrupted))
+    current().is_some_and(|program| program.is_ending() && program.is_code(interrupted))
 }
 
 /// What `aero build --hrt` packs behind the image: u32 count; for each file three u32 lengths, of name, ELF file and

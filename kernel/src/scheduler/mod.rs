@@ -11,6 +11,7 @@ use core::time::Duration;
 use trace_format::Kind;
 
 use crate::arch::{Architecture, Machine};
+use crate::call;
 use crate::cpu::{self, Cpu};
 use crate::interrupts::RESCHEDULE_VECTOR;
 use crate::lock::InterruptGuard;
@@ -72,14 +73,7 @@ fn send(to: usize, thread: &Thread) {
     // SAFETY: the thread is ours (see `make_runnable`) and in no queue.
     let first = unsafe { cpu.mailbox.push(thread) };
     if first && cpu.attention.wants_interrupt() {
-        interrupt(cpu);
-    }
-}
-
-fn interrupt(cpu: &Cpu) {
-    trace::event(Kind::Ipi, cpu.index as u64, u64::from(RESCHEDULE_VECTOR));
-    if let Err(error) = Machine::send_ipi(cpu.index, RESCHEDULE_VECTOR) {
-        panic!("CPU {} cannot be told about a ready thread: {error}", cpu.index);
+        call::tell(cpu, RESCHEDULE_VECTOR);
     }
 }
 
@@ -89,7 +83,7 @@ pub(crate) fn nudge(cpu: usize) {
     if let Some(cpu) = cpu::get(cpu)
         && !cpu.is_this()
     {
-        interrupt(cpu);
+        call::tell(cpu, RESCHEDULE_VECTOR);
     }
 }
 

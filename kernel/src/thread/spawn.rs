@@ -318,8 +318,7 @@ impl Thread {
         self.fibers.release_spare();
         let mut exit = self.exit.lock();
         exit.exited = true;
-        exit.joiners.wake_all();
-        drop(exit);
+        exit.joiners.take_all().wake(exit);
         // SAFETY: the program waits for this.
         if let Some(program) = unsafe { self.program.swap(core::ptr::null_mut(), Ordering::Relaxed).as_ref() } {
             program.remove_thread();

@@ -192,6 +192,24 @@ impl TimerNode {
         cancelled
     }
 
+    /// Takes it out, without waiting; false if its function is running on another CPU.
+    fn withdraw(&self) -> bool {
+        let _guard = InterruptGuard::new();
+        loop {
+            let index = self.queued_on.load(Ordering::Acquire);
+            let Some(cpu) = cpu::get(index as usize) else { break };
+            let mut queue = cpu.timers.lock();
+            if self.queued_on.load(Ordering::Relaxed) == index {
+                queue.remove(self);
+                self.queued_on.store(NO_CPU, Ordering::Relaxed);
+                // It may be running as well, if its function has set it again.
+                break;
+            }
+        }
+        let last = cpu::get(self.last_on.load(Ordering::Relaxed) as usize);
+        last.is_none_or(|cpu| cpu.is_this() || !ptr::eq(RUNNING[cpu.index].load(Ordering::Acquire), self))
+    }
+
     fn wait_until_not_running(&self) {
         let Some(cpu) = cpu::get(self.last_on.load(Ordering::Relaxed) as usize) else { return };
         let _guard = InterruptGuard::new();
@@ -255,6 +273,11 @@ impl Timer {
         let _guard = InterruptGuard::new();
         self.node.cancel();
         self.node.set(cpu::this(), deadline);
+    }
+
+    /// Withdraws, without waiting; false if the function is running on another CPU, where it may set the timer again.
+    pub fn withdraw(&self) -> bool {
+        self.node.withdraw()
     }
 
     /// Withdraws; true if the function was not and will not be called. It is not running when this returns.

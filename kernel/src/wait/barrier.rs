@@ -46,7 +46,7 @@ impl Barrier {
         if guard.arrived >= self.size {
             guard.arrived = 0;
             guard.generation += 1;
-            guard.waiters.wake_all();
+            guard.waiters.take_all().wake(guard);
             return Ok(Arrival::Last);
         }
         let generation = guard.generation;

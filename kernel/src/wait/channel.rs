@@ -58,7 +58,7 @@ impl<T> Channel<T> {
             let mut guard = self.state.lock();
             if guard.messages.len() < guard.capacity {
                 guard.messages.push_back(message);
-                guard.receivers.wake_one();
+                guard.receivers.take_one().wake(guard);
                 return Ok(());
             }
             if timed_out {
@@ -79,7 +79,7 @@ impl<T> Channel<T> {
             return Err(TrySendError(message));
         }
         guard.messages.push_back(message);
-        guard.receivers.wake_one();
+        guard.receivers.take_one().wake(guard);
         Ok(())
     }
 
@@ -101,7 +101,7 @@ impl<T> Channel<T> {
         loop {
             let mut guard = self.state.lock();
             if let Some(message) = guard.messages.pop_front() {
-                guard.senders.wake_one();
+                guard.senders.take_one().wake(guard);
                 return Ok(message);
             }
             if timed_out {
@@ -116,7 +116,7 @@ impl<T> Channel<T> {
     pub fn try_receive(&self) -> Option<T> {
         let mut guard = self.state.lock();
         let message = guard.messages.pop_front()?;
-        guard.senders.wake_one();
+        guard.senders.take_one().wake(guard);
         Some(message)
     }
 

@@ -29,23 +29,42 @@ impl Condition {
         deadline: Deadline,
     ) -> (MutexGuard<'a, T>, Result<(), TimedOut>) {
         let mutex = guard.mutex();
+        let result = self.unlock_and_wait(guard, deadline);
+        (mutex.lock(), result)
+    }
+
+    /// As [`Condition::wait_until`] for a thread of a program: once that ends, it goes on without the mutex.
+    pub fn wait_or_end<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        deadline: Deadline,
+    ) -> (Option<MutexGuard<'a, T>>, Result<(), TimedOut>) {
+        let mutex = guard.mutex();
+        let result = self.unlock_and_wait(guard, deadline);
+        (mutex.lock_until(Deadline::NEVER).ok(), result)
+    }
+
+    #[inline(always)]
+    fn unlock_and_wait<T>(&self, guard: MutexGuard<'_, T>, deadline: Deadline) -> Result<(), TimedOut> {
+        let mutex = guard.mutex();
         core::mem::forget(guard);
         let waiters = self.waiters.lock();
         let unlock = || MutexGuard::release_forgotten(mutex);
         let outcome = list::wait_in(&self.waiters, waiters, |waiters| waiters, deadline, unlock);
-        let result = if outcome == Outcome::TimedOut { Err(TimedOut) } else { Ok(()) };
-        (mutex.lock(), result)
+        if outcome == Outcome::TimedOut { Err(TimedOut) } else { Ok(()) }
     }
 
     /// Wakes who waits longest; false if nobody did.
     #[inline]
     pub fn signal(&self) -> bool {
-        self.waiters.lock().wake_one()
+        let mut waiters = self.waiters.lock();
+        waiters.take_one().wake(waiters) != 0
     }
 
     /// Wakes everybody; how many there were.
     pub fn broadcast(&self) -> usize {
-        self.waiters.lock().wake_all()
+        let mut waiters = self.waiters.lock();
+        waiters.take_all().wake(waiters)
     }
 }
 

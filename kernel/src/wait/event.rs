@@ -62,21 +62,24 @@ impl Event {
     #[inline]
     pub fn signal(&self) {
         let mut state = self.state.lock();
-        if !state.waiters.wake_one() && state.memory == Memory::Clear {
+        let taken = state.waiters.take_one();
+        if taken.is_empty() && state.memory == Memory::Clear {
             state.memory = Memory::Signalled;
         }
+        taken.wake(state);
     }
 
     /// Wakes all who wait now and leaves nothing behind; how many there were.
     pub fn broadcast(&self) -> usize {
-        self.state.lock().waiters.wake_all()
+        let mut state = self.state.lock();
+        state.waiters.take_all().wake(state)
     }
 
     /// Wakes all, and lets everybody pass until [`Event::reset`].
     pub fn latch(&self) {
         let mut state = self.state.lock();
         state.memory = Memory::Latched;
-        state.waiters.wake_all();
+        state.waiters.take_all().wake(state);
     }
 
     /// Forgets signals and latch.

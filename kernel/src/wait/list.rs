@@ -1,9 +1,13 @@
 //! The list of waiting threads, and the one way to wait in it.
 
+use core::ptr;
+use core::sync::atomic::Ordering;
+
 use intrusive_collections::{LinkedList, LinkedListLink, UnsafeRef, intrusive_adapter};
 
 use crate::lock::{SpinGuard, SpinLock};
 use crate::scheduler;
+use crate::scheduler::mailbox::Linked;
 use crate::thread::{self, Thread};
 use crate::time::Deadline;
 
@@ -38,26 +42,65 @@ impl WaitList {
         self.list.is_empty()
     }
 
-    /// Wakes who waits longest; false if nobody did.
+    /// Takes out the thread that waits longest, to be woken once the lock is released.
     #[inline(always)]
-    pub fn wake_one(&mut self) -> bool {
+    pub fn take_one(&mut self) -> Taken {
         while let Some(thread) = self.list.pop_front() {
             let thread = UnsafeRef::into_raw(thread);
             // SAFETY: a thread in a wait list cannot end before it left its wait, for which it needs our lock.
             let thread = unsafe { &*thread };
             // One that lost its wait to its timeout is not ours to wake.
             if thread.claim().try_wake() {
-                scheduler::make_runnable(thread);
-                return true;
+                thread.next().store(ptr::null_mut(), Ordering::Relaxed);
+                return Taken { first: thread };
             }
         }
-        false
+        Taken::NONE
     }
 
-    /// Wakes everybody; how many there were.
-    pub fn wake_all(&mut self) -> usize {
+    /// Takes all threads out, to be woken once the lock is released.
+    pub fn take_all(&mut self) -> Taken {
+        let all = self.take_one();
+        // SAFETY: a thread that was taken waits until it is woken, by whoever has the chain.
+        let mut last = unsafe { all.first.as_ref() };
+        while let Some(thread) = last {
+            let next = self.take_one().first;
+            thread.next().store(next.cast_mut(), Ordering::Relaxed);
+            // SAFETY: as above.
+            last = unsafe { next.as_ref() };
+        }
+        all
+    }
+}
+
+/// Threads taken out of a wait list: they are woken by nobody else. The object they waited for may be gone as soon as one
+/// of them runs, so they are woken after the last access to it: see [`Taken::wake`].
+#[must_use = "the threads wait for ever otherwise"]
+pub struct Taken {
+    /// Linked by their own links.
+    first: *const Thread,
+}
+
+impl Taken {
+    /// No thread.
+    pub const NONE: Self = Self { first: ptr::null() };
+
+    /// True if there is none.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.first.is_null()
+    }
+
+    /// Releases the lock under which they were taken and wakes them; how many there were.
+    #[inline(always)]
+    pub fn wake<T>(self, guard: SpinGuard<'_, T>) -> usize {
+        let _interrupts = SpinGuard::release(guard);
+        let mut thread = self.first;
         let mut count = 0;
-        while self.wake_one() {
+        // SAFETY: a thread that was taken waits until it is woken, here; the link is read before.
+        while let Some(taken) = unsafe { thread.as_ref() } {
+            thread = taken.next().load(Ordering::Relaxed);
+            scheduler::make_runnable(taken);
             count += 1;
         }
         count

@@ -1,6 +1,7 @@
 //! The mutex: one thread at a time, others sleep.
 
 use core::cell::UnsafeCell;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -44,9 +45,10 @@ impl<T> Mutex<T> {
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         if self.try_acquire().is_err() {
-            let _ = self.acquire_slowly(Deadline::NEVER);
+            // A program's end forces a timeout; without the lock the caller must not go on.
+            while self.acquire_slowly(Deadline::NEVER).is_err() {}
         }
-        MutexGuard { mutex: self }
+        MutexGuard::new(self)
     }
 
     /// Locks if that succeeds until `deadline`. Blocks.
@@ -57,12 +59,12 @@ impl<T> Mutex<T> {
         if self.try_acquire().is_err() {
             self.acquire_slowly(deadline)?;
         }
-        Ok(MutexGuard { mutex: self })
+        Ok(MutexGuard::new(self))
     }
 
     /// Locks if it is free.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        self.try_acquire().ok().map(|_| MutexGuard { mutex: self })
+        self.try_acquire().ok().map(|_| MutexGuard::new(self))
     }
 
     /// The guard of a lock that was taken and whose guard was forgotten.
@@ -71,7 +73,7 @@ impl<T> Mutex<T> {
     /// It was, by the caller, and nobody has adopted it since.
     #[inline(always)]
     pub unsafe fn adopt(&self) -> MutexGuard<'_, T> {
-        MutexGuard { mutex: self }
+        MutexGuard::new(self)
     }
 
     /// The data, by a borrow that proves nobody else has it.
@@ -111,16 +113,25 @@ impl<T> Mutex<T> {
 
     #[cold]
     fn wake_next(&self) {
-        self.waiters.lock().wake_one();
+        let mut waiters = self.waiters.lock();
+        waiters.take_one().wake(waiters);
     }
 }
 
-/// A locked [`Mutex`].
+/// A locked [`Mutex`]. It belongs to the thread that locked.
 pub struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
+    _not_send: PhantomData<*const ()>,
 }
 
+// SAFETY: a shared guard gives shared references to the data, no more.
+unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
+
 impl<'a, T> MutexGuard<'a, T> {
+    fn new(mutex: &'a Mutex<T>) -> Self {
+        Self { mutex, _not_send: PhantomData }
+    }
+
     /// The mutex this is the lock of.
     pub(super) fn mutex(&self) -> &'a Mutex<T> {
         self.mutex

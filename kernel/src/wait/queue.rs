@@ -38,12 +38,14 @@ impl WaitQueue {
     /// Wakes who waits longest; false if nobody did.
     #[inline]
     pub fn wake_one(&self) -> bool {
-        self.waiters.lock().wake_one()
+        let mut waiters = self.waiters.lock();
+        waiters.take_one().wake(waiters) != 0
     }
 
     /// Wakes everybody; how many there were.
     pub fn wake_all(&self) -> usize {
-        self.waiters.lock().wake_all()
+        let mut waiters = self.waiters.lock();
+        waiters.take_all().wake(waiters)
     }
 }
 

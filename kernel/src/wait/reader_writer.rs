@@ -1,8 +1,10 @@
 //! The reader-writer lock: many readers or one writer.
 
 use core::cell::UnsafeCell;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
+use super::list::Taken;
 use super::{Outcome, TimedOut, WaitList, list};
 use crate::lock::SpinLock;
 use crate::time::Deadline;
@@ -45,7 +47,7 @@ impl<T> ReaderWriterLock<T> {
     /// # Safety
     /// It was, by the caller, and nobody has adopted it since.
     pub unsafe fn adopt_read(&self) -> ReadGuard<'_, T> {
-        ReadGuard { lock: self }
+        ReadGuard { lock: self, _not_send: PhantomData }
     }
 
     /// The guard of a lock that was taken for writing and whose guard was forgotten.
@@ -53,7 +55,7 @@ impl<T> ReaderWriterLock<T> {
     /// # Safety
     /// As for [`ReaderWriterLock::adopt_read`].
     pub unsafe fn adopt_write(&self) -> WriteGuard<'_, T> {
-        WriteGuard { lock: self }
+        WriteGuard { lock: self, _not_send: PhantomData }
     }
 
     /// Locks for reading. Blocks.
@@ -83,7 +85,7 @@ impl<T> ReaderWriterLock<T> {
             let mut guard = self.state.lock();
             if !guard.writing && guard.writers_waiting == 0 {
                 guard.readers += 1;
-                return Ok(ReadGuard { lock: self });
+                return Ok(ReadGuard { lock: self, _not_send: PhantomData });
             }
             let outcome = list::wait_in(&self.state, guard, |state| &mut state.reader_list, deadline, || ());
             if outcome == Outcome::TimedOut {
@@ -103,7 +105,7 @@ impl<T> ReaderWriterLock<T> {
             if !guard.writing && guard.readers == 0 {
                 guard.writing = true;
                 guard.writers_waiting -= usize::from(counted);
-                return Ok(WriteGuard { lock: self });
+                return Ok(WriteGuard { lock: self, _not_send: PhantomData });
             }
             guard.writers_waiting += usize::from(!counted);
             counted = true;
@@ -112,7 +114,8 @@ impl<T> ReaderWriterLock<T> {
                 let mut guard = self.state.lock();
                 guard.writers_waiting -= 1;
                 // The wake-up meant for us, if there was one, is passed on.
-                guard.let_next_in();
+                let next = guard.next_in();
+                next.wake(guard);
                 return Err(TimedOut);
             }
         }
@@ -120,17 +123,13 @@ impl<T> ReaderWriterLock<T> {
 }
 
 impl State {
-    /// Wakes who may try now.
-    fn let_next_in(&mut self) {
-        if self.writing {
-            return;
-        }
-        if self.writers_waiting > 0 {
-            if self.readers == 0 {
-                self.writer_list.wake_one();
-            }
-        } else {
-            self.reader_list.wake_all();
+    /// Takes out the threads that may try now.
+    fn next_in(&mut self) -> Taken {
+        match (self.writing, self.writers_waiting, self.readers) {
+            (true, ..) => Taken::NONE,
+            (false, 0, _) => self.reader_list.take_all(),
+            (false, _, 0) => self.writer_list.take_one(),
+            (false, ..) => Taken::NONE,
         }
     }
 }
@@ -138,7 +137,11 @@ impl State {
 /// A lock held for reading.
 pub struct ReadGuard<'a, T> {
     lock: &'a ReaderWriterLock<T>,
+    _not_send: PhantomData<*const ()>,
 }
+
+// SAFETY: a shared guard gives shared references to the data, no more.
+unsafe impl<T: Sync> Sync for ReadGuard<'_, T> {}
 
 impl<T> Deref for ReadGuard<'_, T> {
     type Target = T;
@@ -152,14 +155,19 @@ impl<T> Drop for ReadGuard<'_, T> {
     fn drop(&mut self) {
         let mut state = self.lock.state.lock();
         state.readers -= 1;
-        state.let_next_in();
+        let next = state.next_in();
+        next.wake(state);
     }
 }
 
 /// A lock held for writing.
 pub struct WriteGuard<'a, T> {
     lock: &'a ReaderWriterLock<T>,
+    _not_send: PhantomData<*const ()>,
 }
+
+// SAFETY: as for `ReadGuard`.
+unsafe impl<T: Sync> Sync for WriteGuard<'_, T> {}
 
 impl<T> Deref for WriteGuard<'_, T> {
     type Target = T;
@@ -180,6 +188,7 @@ impl<T> Drop for WriteGuard<'_, T> {
     fn drop(&mut self) {
         let mut state = self.lock.state.lock();
         state.writing = false;
-        state.let_next_in();
+        let next = state.next_in();
+        next.wake(state);
     }
 }

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicI64, Ordering};
 
+use super::list::Taken;
 use super::{InterruptSafe, Outcome, TimedOut, WaitList, list};
 use crate::lock::SpinLock;
 use crate::time::Deadline;
@@ -32,7 +33,8 @@ impl Semaphore {
     /// Takes a unit. Blocks.
     #[inline]
     pub fn down(&self) {
-        let _ = self.down_until(Deadline::NEVER);
+        // A program's end forces a timeout; without the unit the caller must not go on.
+        while self.down_until(Deadline::NEVER).is_err() {}
     }
 
     /// Takes a unit if there is one until `deadline`. Blocks.
@@ -86,8 +88,10 @@ impl Semaphore {
     #[cold]
     fn hand_over(&self) {
         let mut guard = self.promises.lock();
-        if guard.laid_down < 0 || !guard.waiters.wake_one() {
+        let taken = if guard.laid_down < 0 { Taken::NONE } else { guard.waiters.take_one() };
+        if taken.is_empty() {
             guard.laid_down += 1;
         }
+        taken.wake(guard);
     }
 }

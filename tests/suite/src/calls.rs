@@ -143,7 +143,7 @@ fn a_broadcast_interrupt_reaches_all_others() -> TestResult {
     while ARRIVED.load(Ordering::SeqCst) < others && !deadline.has_passed() {
         kernel::thread::yield_now();
     }
-    interrupts::unregister_vector(vector);
+    interrupts::unregister_vector(vector).map_err(text)?;
     sent?;
     ensure!(ARRIVED.load(Ordering::SeqCst) == others, "{} of {others} CPUs took it", ARRIVED.load(Ordering::SeqCst));
     Ok(())
@@ -173,7 +173,7 @@ fn a_handler_never_runs_once_unregistered() -> TestResult {
             let runs = spin_until(LIMIT, || registration.load(Ordering::SeqCst) > 0);
             ensure!(runs, "the handler did not run in round {round}");
         }
-        interrupts::unregister_vector(vector);
+        interrupts::unregister_vector(vector).map_err(text)?;
         registration.fetch_or(ENDED, Ordering::SeqCst);
         // Long enough for a handler that still runs, against the rule, to find out.
         spin_until(Duration::from_micros(100), || false);

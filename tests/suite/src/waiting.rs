@@ -407,7 +407,7 @@ fn interrupt_handlers_wake_threads() -> TestResult {
         }
         Ok(())
     })();
-    interrupts::unregister_vector(vector);
+    interrupts::unregister_vector(vector).map_err(text)?;
     result?;
     let counts = kernel::Snapshot::take().interrupts;
     let counted = counts.iter().find(|entry| entry.vector == vector).map(|entry| entry.counts.clone());

@@ -1,0 +1,32 @@
+//! Allocations that fail because a test wants it: of one thread, the one of a given number.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::OutOfMemory;
+use crate::cpu;
+use crate::thread;
+
+/// The thread whose allocations are counted, 0 for none.
+static THREAD: AtomicU64 = AtomicU64::new(0);
+static SEEN: AtomicU64 = AtomicU64::new(0);
+static FAILING: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Runs `operation` while the calling thread's allocation number `failing`, from 0, fails; its result, and how many
+/// allocations it made. One caller at a time.
+pub fn with_failing<T>(failing: u64, operation: impl FnOnce() -> T) -> (T, u64) {
+    FAILING.store(failing, Ordering::Relaxed);
+    SEEN.store(0, Ordering::Relaxed);
+    THREAD.store(thread::current().id(), Ordering::Relaxed);
+    let result = operation();
+    THREAD.store(0, Ordering::Relaxed);
+    (result, SEEN.load(Ordering::Relaxed))
+}
+
+/// An allocation: fails if it is the one.
+pub(super) fn allocation() -> Result<(), OutOfMemory> {
+    let wanted = THREAD.load(Ordering::Relaxed);
+    if wanted == 0 || cpu::in_interrupt() || thread::try_current().is_none_or(|thread| thread.id() != wanted) {
+        return Ok(());
+    }
+    if SEEN.fetch_add(1, Ordering::Relaxed) == FAILING.load(Ordering::Relaxed) { Err(OutOfMemory) } else { Ok(()) }
+}

@@ -1,0 +1,262 @@
+//! Page runs for a program's blocks, cut from larger regions that hold nothing else.
+//!
+//! The first and the last page of a region stay unused, so that what a program writes a little before or behind a block of
+//! its own hits its own memory or nothing, never the kernel's.
+
+use alloc::boxed::Box;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::Ordering;
+
+use arch_contract::PAGE_SIZE;
+
+use crate::memory::zone::{self, ZONES, Zone};
+use crate::memory::{self, OutOfMemory, Placement};
+
+/// Pages of a program's first region, and the most a later one has; each is twice as large as the one before.
+const FIRST_PAGES: usize = 64;
+const MOST_PAGES: usize = 1024;
+/// Most pages of a run.
+pub(super) const RUN_LIMIT: usize = 32;
+/// Regions that are searched before another is made.
+const SEARCHED: usize = 8;
+
+/// A region: memory of a zone.
+pub(super) struct Region {
+    start: NonNull<u8>,
+    pages: usize,
+    free: usize,
+    /// Bit n set: page n is free.
+    map: [u64; MOST_PAGES / 64],
+    next: *mut Region,
+    previous: *mut Region,
+}
+
+/// The regions that a program has of one node.
+pub(super) struct Regions {
+    /// Where its memory comes from.
+    placement: (usize, Scope),
+    first: *mut Region,
+    next_pages: usize,
+}
+
+/// Where memory may come from if a node has none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// From the nearest that has some.
+    Nearest,
+    /// From nowhere else.
+    NodeOnly,
+}
+
+// SAFETY: the regions belong to the list.
+unsafe impl Send for Regions {}
+
+impl Region {
+    fn is_free(&self, page: usize) -> bool {
+        self.map[page / 64] >> (page % 64) & 1 != 0
+    }
+
+    fn mark(&mut self, page: usize, count: usize, free: bool) {
+        for page in page..page + count {
+            let bit = 1 << (page % 64);
+            if free {
+                self.map[page / 64] |= bit;
+            } else {
+                self.map[page / 64] &= !bit;
+            }
+        }
+        if free {
+            self.free += count;
+        } else {
+            self.free -= count;
+        }
+    }
+
+    /// The first run of `count` free pages.
+    fn find(&self, count: usize) -> Option<usize> {
+        let mut page = 0;
+        while page + count <= self.pages {
+            // Words without a free page are passed over at once.
+            if page.is_multiple_of(64) && self.map[page / 64] == 0 {
+                page += 64;
+                continue;
+            }
+            match (page..page + count).rev().find(|&page| !self.is_free(page)) {
+                Some(taken) => page = taken + 1,
+                None => return Some(page),
+            }
+        }
+        None
+    }
+
+    fn is_empty(&self) -> bool {
+        self.free == self.pages - 2
+    }
+}
+
+/// Frees a block of a zone that was taken by [`take_pages`].
+pub(super) fn give_pages(at: NonNull<u8>, pages: usize) {
+    zone::of(at).lock().free_pages(at, pages);
+}
+
+/// Pages in a row, straight from a zone.
+pub(super) fn take_pages(
+    node: usize,
+    scope: Scope,
+    pages: usize,
+    align: usize,
+) -> Result<NonNull<u8>, OutOfMemory> {
+    memory::may_fail()?;
+    let take = |zone: &mut Zone| zone.allocate_pages(pages, align);
+    let found = match scope {
+        Scope::Nearest => zone::find_nearest(node, take),
+        Scope::NodeOnly => ZONES.get(node).and_then(|zone| take(&mut zone.lock())),
+    };
+    found.ok_or(OutOfMemory)
+}
+
+impl Regions {
+    pub(super) const fn new(node: usize, scope: Scope) -> Self {
+        Self { placement: (node, scope), first: ptr::null_mut(), next_pages: FIRST_PAGES }
+    }
+
+    /// Where its memory comes from.
+    pub(super) fn placement(&self) -> (usize, Scope) {
+        self.placement
+    }
+
+    /// Takes a run of at most [`RUN_LIMIT`] pages.
+    pub(super) fn take(&mut self, count: usize) -> Result<(NonNull<Region>, NonNull<u8>), OutOfMemory> {
+        let mut region = self.first;
+        for _ in 0..SEARCHED {
+            let Some(at) = NonNull::new(region) else { break };
+            if let Some(found) = self.take_from(at, count) {
+                return Ok((at, found));
+            }
+            // SAFETY: the list's regions live, and the list is borrowed.
+            region = unsafe { at.as_ref() }.next;
+        }
+        let at = self.add(count)?;
+        let found = self.take_from(at, count).ok_or(OutOfMemory)?;
+        Ok((at, found))
+    }
+
+    fn take_from(&mut self, mut at: NonNull<Region>, count: usize) -> Option<NonNull<u8>> {
+        // SAFETY: one of the list's regions, which is borrowed.
+        let region = unsafe { at.as_mut() };
+        let page = region.find(count)?;
+        region.mark(page, count, false);
+        // SAFETY: inside of the region.
+        let found = unsafe { region.start.add(page * PAGE_SIZE) };
+        if region.free == 0 {
+            self.unlink(at);
+        }
+        Some(found)
+    }
+
+    /// Gives a run back; a region of which nothing is used goes back to its zone, if it is not the last.
+    pub(super) fn give(&mut self, mut at: NonNull<Region>, start: NonNull<u8>, count: usize) {
+        // SAFETY: a region with a run in use lives, and this is the list it belongs to.
+        let region = unsafe { at.as_mut() };
+        let was_full = region.free == 0;
+        region.mark((start.as_ptr() as usize - region.start.as_ptr() as usize) / PAGE_SIZE, count, true);
+        let is_empty = region.is_empty();
+        if was_full {
+            self.link(at);
+        }
+        // SAFETY: as above.
+        if is_empty && (self.first != at.as_ptr() || !unsafe { at.as_ref() }.next.is_null()) {
+            self.unlink(at);
+            release(at);
+        }
+    }
+
+    /// Gives back what is left once all runs were given back.
+    pub(super) fn release_all(&mut self) {
+        while let Some(region) = NonNull::new(self.first) {
+            self.unlink(region);
+            release(region);
+        }
+    }
+
+    /// Makes a region in which there is a run of `count` pages.
+    fn add(&mut self, count: usize) -> Result<NonNull<Region>, OutOfMemory> {
+        let mut region = memory::try_box(Region {
+            start: NonNull::dangling(),
+            pages: 0,
+            free: 0,
+            map: [0; MOST_PAGES / 64],
+            next: ptr::null_mut(),
+            previous: ptr::null_mut(),
+        })?;
+        let (node, scope) = self.placement;
+        let mut pages = self.next_pages;
+        // Where memory is short, a smaller one does.
+        let start = loop {
+            match take_pages(node, scope, pages, PAGE_SIZE) {
+                Ok(start) => break start,
+                Err(error) if pages / 2 < count + 2 => return Err(error),
+                Err(_) => pages /= 2,
+            }
+        };
+        self.next_pages = (self.next_pages * 2).min(MOST_PAGES);
+        region.start = start;
+        region.pages = pages;
+        region.mark(1, pages - 2, true);
+        let at = NonNull::from(Box::leak(region));
+        self.link(at);
+        Ok(at)
+    }
+
+    fn link(&mut self, mut at: NonNull<Region>) {
+        // SAFETY: regions of this list, which is borrowed.
+        unsafe {
+            let region = at.as_mut();
+            (region.next, region.previous) = (self.first, ptr::null_mut());
+            if let Some(first) = self.first.as_mut() {
+                first.previous = at.as_ptr();
+            }
+        }
+        self.first = at.as_ptr();
+    }
+
+    fn unlink(&mut self, at: NonNull<Region>) {
+        // SAFETY: regions of this list, which is borrowed.
+        unsafe {
+            let (next, previous) = (at.as_ref().next, at.as_ref().previous);
+            match previous.as_mut() {
+                Some(previous) => previous.next = next,
+                None => self.first = next,
+            }
+            if let Some(next) = next.as_mut() {
+                next.previous = previous;
+            }
+        }
+    }
+}
+
+/// Gives a region that is in no list back to its zone.
+fn release(at: NonNull<Region>) {
+    // SAFETY: made by `Regions::add` from a box, and used no more.
+    let region = unsafe { Box::from_raw(at.as_ptr()) };
+    give_pages(region.start, region.pages);
+}
+
+/// Marks a run of pages as owned, or with 0 as nobody's.
+pub(super) fn set_owner(start: NonNull<u8>, pages: usize, word: u64) {
+    for page in 0..pages {
+        // SAFETY: the caller's pages.
+        let at = unsafe { start.add(page * PAGE_SIZE) };
+        if let Some(owner) = zone::owner(at) {
+            owner.store(word, Ordering::Release);
+        }
+    }
+}
+
+/// Where memory of this placement comes from, for the CPU's own node or a given one.
+pub(super) fn scope(placement: Placement) -> Scope {
+    match placement {
+        Placement::Near => Scope::Nearest,
+        Placement::Node(_) => Scope::NodeOnly,
+    }
+}
