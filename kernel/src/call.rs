@@ -16,6 +16,7 @@ use crate::interrupts::{CALL_VECTOR, RESCHEDULE_VECTOR};
 use crate::lock::InterruptGuard;
 use crate::memory::{self, OutOfMemory, Placement};
 use crate::scheduler::mailbox::Linked;
+use crate::start::boot_information;
 use crate::thread::NoSuchCpu;
 use crate::time::Deadline;
 use crate::time::timer::TimerNode;
@@ -162,19 +163,28 @@ unsafe fn drop_closure<F>(request: *mut Request) {
     unsafe { ptr::drop_in_place(&raw mut (*request.cast::<RequestWith<F>>()).closure) };
 }
 
-/// Layout of the block each CPU keeps for its next request: most requests fit.
-const KEPT_BLOCK: Layout = match Layout::from_size_align(128, 16) {
-    Ok(layout) => layout,
-    Err(_) => panic!("16 is a power of two"),
-};
+/// Bytes of the block each CPU keeps for its next request, besides those of a node for each CPU: most requests fit, also those
+/// to all CPUs, so that they need no memory, of which there may be none.
+const KEPT_SIZE: usize = 128;
+const KEPT_ALIGN: usize = 16;
+static KEPT_BYTES: AtomicUsize = AtomicUsize::new(KEPT_SIZE);
 
+#[inline(always)]
+fn kept_block() -> Layout {
+    // SAFETY: the alignment is a power of two, and the size that of a few kilobytes.
+    unsafe { Layout::from_size_align_unchecked(KEPT_BYTES.load(Ordering::Relaxed), KEPT_ALIGN) }
+}
+
+#[inline(always)]
 fn is_kept(layout: Layout) -> bool {
-    layout.size() <= KEPT_BLOCK.size() && layout.align() <= KEPT_BLOCK.align()
+    layout.size() <= KEPT_BYTES.load(Ordering::Relaxed) && layout.align() <= KEPT_ALIGN
 }
 
 /// Gives a CPU the block it keeps. Once.
 pub(crate) fn prepare(cpu: &Cpu) -> Result<(), OutOfMemory> {
-    cpu.kept_call_block.store(memory::allocate(KEPT_BLOCK, Placement::Near)?.as_ptr(), Ordering::Relaxed);
+    // The same for all CPUs, and set before the first one's block is made.
+    KEPT_BYTES.store(KEPT_SIZE + boot_information().cpus.len() * size_of::<CallNode>(), Ordering::Relaxed);
+    cpu.kept_call_block.store(memory::allocate(kept_block(), Placement::Near)?.as_ptr(), Ordering::Relaxed);
     Ok(())
 }
 
@@ -185,7 +195,7 @@ fn take_block(layout: Layout, home: &Cpu) -> Option<NonNull<u8>> {
         return memory::allocate(layout, Placement::Near).ok();
     }
     let kept = home.kept_call_block.swap(ptr::null_mut(), Ordering::Acquire);
-    NonNull::new(kept).or_else(|| memory::allocate(KEPT_BLOCK, Placement::Near).ok())
+    NonNull::new(kept).or_else(|| memory::allocate(kept_block(), Placement::Near).ok())
 }
 
 /// Keeps the block for its CPU's next request, or frees it. Any context, any CPU.
@@ -200,7 +210,7 @@ unsafe fn return_block(block: NonNull<u8>, layout: Layout, home: &Cpu) {
     }
     if let Some(other) = NonNull::new(home.kept_call_block.swap(block.as_ptr(), Ordering::AcqRel)) {
         // SAFETY: kept by an earlier call of this function, so of this layout.
-        unsafe { memory::free(other, KEPT_BLOCK) };
+        unsafe { memory::free(other, kept_block()) };
     }
 }
 

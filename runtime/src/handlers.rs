@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 
 use abi::{ANY, BUSY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
-use kernel::call;
+use kernel::call::{self, CallError};
 use kernel::interrupts::{self, LineError, LineTrigger, RegisterError};
 use kernel::program::Program;
 use kernel::program::objects::{Kind, Object};
@@ -106,6 +106,14 @@ pub unsafe extern "C" fn aero_timer_destroy(timer: *mut abi::Timer) -> Status {
     OK
 }
 
+/// Waits until no handler runs that was called before.
+fn wait_for_handlers() -> Result<(), Status> {
+    blocking(|| interrupts::wait_for_handlers(call::DEFAULT_LIMIT))?.map_err(|error| match error {
+        CallError::OutOfMemory => OUT_OF_MEMORY,
+        CallError::NoAnswer { .. } | CallError::NoSuchCpu(_) => TIMED_OUT,
+    })
+}
+
 struct OwnedInterrupt {
     vector: u8,
     _callback: OwnedCallback,
@@ -154,9 +162,7 @@ pub unsafe extern "C" fn aero_interrupt_send(interrupt: *const abi::Interrupt, c
 pub unsafe extern "C" fn aero_interrupt_unregister(interrupt: *mut abi::Interrupt) -> Status {
     let interrupt = attempt!(take::<OwnedInterrupt, _>(interrupt));
     interrupts::retire_vector(interrupt.vector);
-    if attempt!(blocking(|| interrupts::wait_for_handlers(call::DEFAULT_LIMIT))).is_err() {
-        return TIMED_OUT;
-    }
+    attempt!(wait_for_handlers());
     interrupt.remove();
     OK
 }
@@ -233,9 +239,7 @@ pub unsafe extern "C" fn aero_line_unregister(line: *mut abi::Line) -> Status {
     if status != OK {
         return status;
     }
-    if attempt!(blocking(|| interrupts::wait_for_handlers(call::DEFAULT_LIMIT))).is_err() {
-        return TIMED_OUT;
-    }
+    attempt!(wait_for_handlers());
     line.remove();
     OK
 }

@@ -143,6 +143,7 @@ pub fn node_distance(from: usize, to: usize) -> Option<u8> {
 
 /// A zeroed frame for a page table, by physical address.
 pub(crate) fn page_table_frame() -> Option<u64> {
+    may_fail().ok()?;
     let node = cpu::this_node();
     let frame = zone::by_distance(node).find_map(|node| ZONES.get(node)?.lock().allocate_bytes(PAGE_SIZE))?;
     // SAFETY: a frame of ours.
@@ -155,6 +156,8 @@ pub(crate) fn page_table_frame() -> Option<u64> {
 /// # Errors
 /// [`OutOfMemory`].
 pub fn try_box<T>(value: T) -> Result<Box<T>, OutOfMemory> {
+    // On the host a box is not from this allocator.
+    may_fail()?;
     let layout = Layout::new::<T>();
     if layout.size() == 0 {
         return Ok(Box::new(value));

@@ -132,6 +132,7 @@ impl Stack {
     }
 
     fn map(&self) -> Result<(), OutOfMemory> {
+        super::may_fail()?;
         let node = cpu::this().node;
         let memory = zone::find_nearest(node, |zone| zone.allocate_bytes(self.size())).ok_or(OutOfMemory)?;
         let physical = Machine::virtual_to_physical(memory.as_ptr());

@@ -7,6 +7,7 @@
 extern crate alloc;
 
 mod calls;
+mod interface;
 mod memory;
 mod runtimes;
 mod soak;
@@ -52,7 +53,16 @@ pub(crate) use ensure;
 
 /// All tests.
 pub fn all() -> impl Iterator<Item = &'static Test> {
-    [threads::TESTS, waiting::TESTS, calls::TESTS, time::TESTS, memory::TESTS, runtimes::TESTS, state::TESTS]
+    [
+        threads::TESTS,
+        waiting::TESTS,
+        calls::TESTS,
+        time::TESTS,
+        memory::TESTS,
+        runtimes::TESTS,
+        interface::TESTS,
+        state::TESTS,
+    ]
         .into_iter()
         .flatten()
 }

@@ -1,0 +1,683 @@
+//! The interface of programs at its edges: what did not answer, ran out of memory, was destroyed or was never there.
+//!
+//! The programs here are functions of this image, which call the interface as an image of their own would.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::time::Duration;
+
+use abi::{ANY, INVALID, NEVER, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
+use kernel::memory::faults::with_failing;
+use kernel::memory::stack::{self, Keep};
+use kernel::program::{self, Outcome, Program};
+use kernel::time::{Deadline, spin_until};
+use kernel::{call, cpu, memory, thread};
+
+use crate::support::{LIMIT, eventually, text};
+use crate::{TestResult, ensure, tests};
+
+tests![
+    a_program_ends_only_when_its_calls_have_run,
+    a_program_ends_only_when_its_handlers_have_returned,
+    a_timer_goes_only_when_its_function_has_returned,
+    every_function_fails_at_every_allocation_and_nothing_has_happened,
+    stale_and_wrong_handles_are_invalid,
+    handles_of_another_program_are_invalid,
+    fibers_are_their_threads_own,
+    a_program_ends_while_it_joins,
+    many_objects_and_blocks_end_at_once,
+    an_overrun_harms_nobody_else_and_is_named,
+    of_memory_taken_nearly_all_is_given,
+    a_blocking_call_in_a_handler_ends_the_program,
+    nothing_is_left_of_any_program,
+];
+
+/// Declares the interface's functions, as a program has them.
+macro_rules! declare {
+    ($($(#[doc = $doc:literal])* fn $name:ident($($parameter:ident: $kind:ty),* $(,)?) $(-> $result:ty)?;)*) => {
+        #[allow(dead_code, clippy::missing_safety_doc, reason = "all of it, as in the definition")]
+        mod api {
+            use abi::*;
+            $(pub unsafe fn $name($($parameter: $kind),*) $(-> $result)? {
+                type Entry = unsafe extern "C" fn($($kind),*) $(-> $result)?;
+                let address = runtime::resolve(stringify!($name)).expect("the interface has it");
+                // SAFETY: `resolve` has it checked against the same definition.
+                let entry = unsafe { core::mem::transmute::<usize, Entry>(address) };
+                // SAFETY: the caller's obligation.
+                unsafe { entry($($parameter),*) }
+            })*
+        }
+    };
+}
+abi::functions!(declare);
+use api::*;
+
+/// Ends a program's function with the line as its status unless a condition holds.
+macro_rules! check {
+    ($condition:expr) => {
+        if !$condition {
+            return line!() as i32;
+        }
+    };
+}
+
+fn start(body: fn() -> i32) -> Result<Arc<Program>, String> {
+    program::start_function("test", body).map_err(text)
+}
+
+fn end(program: &Program) -> Result<Outcome, String> {
+    program.wait_until(Deadline::after(LIMIT)).map_err(|_| String::from("the program does not end"))?;
+    program.outcome().ok_or_else(|| "no outcome".into())
+}
+
+/// Runs a program that must succeed.
+fn succeed(body: fn() -> i32) -> TestResult {
+    match end(&*start(body)?)? {
+        Outcome::Exited(0) => Ok(()),
+        Outcome::Exited(line) => Err(format!("the check in line {line} failed")),
+        outcome => Err(format!("the program {outcome}")),
+    }
+}
+
+static RELEASED: AtomicBool = AtomicBool::new(false);
+static STARTED: AtomicU32 = AtomicU32::new(0);
+static RAN: AtomicU32 = AtomicU32::new(0);
+
+fn reset() {
+    RELEASED.store(false, Ordering::SeqCst);
+    STARTED.store(0, Ordering::SeqCst);
+    RAN.store(0, Ordering::SeqCst);
+}
+
+unsafe extern "C" fn hold(_: *mut u8) {
+    STARTED.fetch_add(1, Ordering::SeqCst);
+    spin_until(LIMIT, || RELEASED.load(Ordering::SeqCst));
+    RAN.fetch_add(1, Ordering::SeqCst);
+}
+
+unsafe extern "C" fn note(_: *mut u8) {
+    RAN.fetch_add(1, Ordering::SeqCst);
+}
+
+/// A program that is over, but of which a CPU has something in hand, is not given back before that is done.
+fn kept_until_released(body: fn() -> i32, then_ran: u32) -> TestResult {
+    reset();
+    let program = start(body)?;
+    eventually("the program's function returns", || program.outcome().is_some())?;
+    let early = program.wait_until(Deadline::after(Duration::from_millis(300)));
+    RELEASED.store(true, Ordering::SeqCst);
+    ensure!(early.is_err(), "the program was given back while a CPU was in its function");
+    let outcome = end(&program)?;
+    ensure!(outcome == Outcome::Exited(0), "the program {outcome}");
+    let ran = RAN.load(Ordering::SeqCst);
+    ensure!(ran == then_ran, "{ran} of its functions ran instead of {then_ran}");
+    Ok(())
+}
+
+fn a_program_ends_only_when_its_calls_have_run() -> TestResult {
+    if cpu::count() == 1 {
+        return Ok(());
+    }
+    let body = || {
+        // SAFETY: functions of this image.
+        let (first, second) = unsafe {
+            (aero_cpu_call(1, Some(hold), ptr::null_mut()), aero_cpu_call(1, Some(note), ptr::null_mut()))
+        };
+        check!(first == TIMED_OUT && second == TIMED_OUT);
+        0
+    };
+    kept_until_released(body, 2)
+}
+
+fn a_program_ends_only_when_its_handlers_have_returned() -> TestResult {
+    if cpu::count() == 1 {
+        return Ok(());
+    }
+    let body = || {
+        let mut interrupt = ptr::null_mut();
+        // SAFETY: a function of this image, and a place for the handle.
+        unsafe {
+            check!(aero_interrupt_register(Some(hold), ptr::null_mut(), &raw mut interrupt) == OK);
+            check!(aero_interrupt_send(interrupt, 1) == OK);
+            check!(spin_until(LIMIT, || STARTED.load(Ordering::SeqCst) == 1));
+            check!(aero_interrupt_unregister(interrupt) == TIMED_OUT);
+            // It was called before, and is not any more.
+            check!(aero_interrupt_send(interrupt, 0) == OK);
+        }
+        0
+    };
+    kept_until_released(body, 1)
+}
+
+fn a_timer_goes_only_when_its_function_has_returned() -> TestResult {
+    if cpu::count() == 1 {
+        return Ok(());
+    }
+    let body = || {
+        static TIMER: AtomicPtr<abi::Timer> = AtomicPtr::new(ptr::null_mut());
+        unsafe extern "C" fn set(_: *mut u8) {
+            // SAFETY: the handle below.
+            unsafe { aero_timer_set(TIMER.load(Ordering::SeqCst), 0) };
+        }
+        let mut timer = ptr::null_mut();
+        // SAFETY: functions of this image, and a place for the handle.
+        unsafe {
+            check!(aero_timer_create(Some(hold), ptr::null_mut(), &raw mut timer) == OK);
+            TIMER.store(timer, Ordering::SeqCst);
+            check!(aero_cpu_call(1, Some(set), ptr::null_mut()) == OK);
+            check!(spin_until(LIMIT, || STARTED.load(Ordering::SeqCst) == 1));
+            check!(aero_timer_destroy(timer) == TIMED_OUT);
+        }
+        0
+    };
+    kept_until_released(body, 1)
+}
+
+/// Calls `function` again and again, each time with another allocation failing, until none is left to fail.
+fn sweep(function: impl Fn() -> (Status, bool)) -> Result<u64, i32> {
+    for failing in 0..1000 {
+        let ((status, has_happened), allocations) = with_failing(failing, &function);
+        if allocations <= failing {
+            return if status == OK { Ok(failing) } else { Err(status - 10_000) };
+        }
+        // Some find another way.
+        if status == OK {
+            continue;
+        }
+        if status != OUT_OF_MEMORY {
+            return Err(status - 20_000);
+        }
+        for _ in 0..3 {
+            // SAFETY: no condition.
+            unsafe {
+                aero_thread_yield();
+                aero_fiber_yield();
+            }
+        }
+        if has_happened || RAN.load(Ordering::SeqCst) != 0 {
+            return Err(failing as i32 - 30_000);
+        }
+    }
+    Err(-40_000)
+}
+
+/// As [`sweep`], of a function that makes something and gives a handle of it, which is undone by `destroy`.
+fn sweep_maker<H>(make: unsafe fn(*mut *mut H) -> Status, destroy: unsafe fn(*mut H) -> Status) -> Result<u64, i32> {
+    sweep(|| {
+        let mut handle = ptr::null_mut();
+        // SAFETY: a place for the handle.
+        let status = unsafe { make(&raw mut handle) };
+        if status == OK {
+            // SAFETY: the handle, not used again.
+            RAN.store(0, Ordering::SeqCst);
+            let destroyed = unsafe { destroy(handle) };
+            RAN.store(0, Ordering::SeqCst);
+            return (destroyed, false);
+        }
+        (status, !handle.is_null())
+    })
+}
+
+/// Ends with the error as status unless a sweep met as many allocations as it must at least.
+macro_rules! swept {
+    ($sweep:expr, $least:expr) => {
+        match $sweep {
+            Ok(allocations) if allocations >= $least => (),
+            Ok(_) => return line!() as i32,
+            Err(reason) => return reason - line!() as i32 * 100_000,
+        }
+    };
+}
+
+fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestResult {
+    reset();
+    succeed(|| {
+        unsafe fn spawn(at: *mut *mut abi::Thread) -> Status {
+            // SAFETY: a function of this image.
+            unsafe { aero_thread_spawn(ptr::null(), Some(note), ptr::null_mut(), at) }
+        }
+        unsafe fn join(handle: *mut abi::Thread) -> Status {
+            // SAFETY: the caller's handle.
+            unsafe { aero_thread_join(handle, NEVER) }
+        }
+        unsafe fn big_thread(at: *mut *mut abi::Thread) -> Status {
+            let options = abi::ThreadOptions { name: ptr::null(), name_length: 0, cpu: ANY, stack_size: 2 * stack::DEFAULT_SIZE };
+            // SAFETY: a function of this image.
+            unsafe { aero_thread_spawn(&raw const options, Some(note), ptr::null_mut(), at) }
+        }
+        unsafe fn channel(at: *mut *mut abi::Channel) -> Status {
+            // SAFETY: a place for the handle.
+            unsafe { aero_channel_create(1000, at) }
+        }
+        unsafe fn timer(at: *mut *mut abi::Timer) -> Status {
+            // SAFETY: a function of this image.
+            unsafe { aero_timer_create(Some(note), ptr::null_mut(), at) }
+        }
+        unsafe fn interrupt(at: *mut *mut abi::Interrupt) -> Status {
+            // SAFETY: a function of this image.
+            unsafe { aero_interrupt_register(Some(note), ptr::null_mut(), at) }
+        }
+        unsafe fn small_fiber(at: *mut *mut abi::Fiber) -> Status {
+            // SAFETY: a function of this image.
+            unsafe { aero_fiber_create(Some(note), ptr::null_mut(), 0, at) }
+        }
+        unsafe fn big_fiber(at: *mut *mut abi::Fiber) -> Status {
+            // SAFETY: a function of this image.
+            unsafe { aero_fiber_create(Some(note), ptr::null_mut(), 2 * stack::DEFAULT_SIZE, at) }
+        }
+        unsafe fn group(at: *mut *mut abi::Group) -> Status {
+            // SAFETY: a place for the handle.
+            unsafe { aero_group_create(5, at) }
+        }
+        swept!(sweep_maker(spawn, join), 1);
+        thread::empty_stock();
+        swept!(sweep_maker(big_thread, join), 2);
+        swept!(sweep_maker(channel, aero_channel_destroy), 1);
+        swept!(sweep_maker(timer, aero_timer_destroy), 3);
+        swept!(sweep_maker(interrupt, aero_interrupt_unregister), 2);
+        swept!(sweep_maker(small_fiber, aero_fiber_join), 1);
+        swept!(sweep_maker(big_fiber, aero_fiber_join), 1);
+        swept!(sweep_maker(group, aero_group_destroy), 1);
+        swept!(sweep_maker(aero_pool_create, aero_pool_destroy), 1);
+        for size in [1, 100, 5000, 20_000, 1 << 20] {
+            // SAFETY: no condition; freed at once.
+            let allocate = || unsafe {
+                let block = aero_allocate(size, 16, ANY);
+                aero_free(block);
+                (if block.is_null() { OUT_OF_MEMORY } else { OK }, false)
+            };
+            swept!(sweep(allocate), 1);
+        }
+        let call = || {
+            // SAFETY: a function of this image.
+            let status = unsafe { aero_cpu_call(cpu::limit() as u32 - 1, Some(note), ptr::null_mut()) };
+            let ran = RAN.swap(0, Ordering::SeqCst);
+            (status, status != OK && ran != 0)
+        };
+        swept!(sweep(call), 0);
+        let mut pool = ptr::null_mut();
+        // SAFETY: a place for the handle.
+        check!(unsafe { aero_pool_create(&raw mut pool) } == OK);
+        let queue = || {
+            let options = abi::TaskOptions { cpu: cpu::limit() as u32 - 1, priority: 1, pinned: 1 };
+            // SAFETY: a live pool, a function of this image.
+            let status = unsafe { aero_pool_queue(pool, &raw const options, Some(note), ptr::null_mut()) };
+            if status == OK {
+                eventually("the task runs", || RAN.swap(0, Ordering::SeqCst) == 1).map_or((1, true), |()| (OK, false))
+            } else {
+                (status, false)
+            }
+        };
+        swept!(sweep(queue), 0);
+        // SAFETY: a live pool.
+        check!(unsafe { aero_pool_destroy(pool) } == OK);
+        0
+    })
+}
+
+unsafe extern "C" fn wait_for_ever(_: *mut u8) {
+    // SAFETY: no condition.
+    unsafe { aero_thread_sleep(NEVER) };
+}
+
+/// One handle of each kind.
+fn one_of_each() -> Result<[*mut u8; 7], i32> {
+    let (mut thread, mut channel, mut timer, mut interrupt) =
+        (ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+    let (mut fiber, mut pool, mut group) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+    // SAFETY: functions of this image, and places for the handles.
+    let made = unsafe {
+        [
+            aero_thread_spawn(ptr::null(), Some(wait_for_ever), ptr::null_mut(), &raw mut thread),
+            aero_channel_create(1, &raw mut channel),
+            aero_timer_create(Some(note), ptr::null_mut(), &raw mut timer),
+            aero_interrupt_register(Some(note), ptr::null_mut(), &raw mut interrupt),
+            aero_fiber_create(Some(note), ptr::null_mut(), 0, &raw mut fiber),
+            aero_pool_create(&raw mut pool),
+            aero_group_create(1, &raw mut group),
+        ]
+    };
+    if made != [OK; 7] {
+        return Err(line!() as i32);
+    }
+    Ok([thread.cast(), channel.cast(), timer.cast(), interrupt.cast(), fiber.cast(), pool.cast(), group.cast()])
+}
+
+/// Each function that takes a handle, with the place of its kind in [`one_of_each`].
+type Use = unsafe fn(*mut u8) -> Status;
+const USES: [(usize, Use); 20] = {
+    // SAFETY of all: any number may be given as a handle; other pointers are good.
+    unsafe fn word() -> *mut u64 {
+        static WORDS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
+        WORDS.as_ptr().cast_mut().cast()
+    }
+    [
+        (0, |at| unsafe { aero_thread_join(at.cast(), 0) }),
+        (0, |at| unsafe { aero_thread_detach(at.cast()) }),
+        (1, |at| unsafe { aero_channel_send(at.cast(), 1, 0) }),
+        (1, |at| unsafe { aero_channel_receive(at.cast(), word(), 0) }),
+        (1, |at| unsafe { aero_channel_destroy(at.cast()) }),
+        (2, |at| unsafe { aero_timer_set(at.cast(), NEVER) }),
+        (2, |at| unsafe { aero_timer_cancel(at.cast()) }),
+        (2, |at| unsafe { aero_timer_destroy(at.cast()) }),
+        (3, |at| unsafe { aero_interrupt_send(at.cast(), 0) }),
+        (3, |at| unsafe { aero_interrupt_unregister(at.cast()) }),
+        (4, |at| unsafe { aero_fiber_yield_to(at.cast()) }),
+        (4, |at| unsafe { aero_fiber_join(at.cast()) }),
+        (5, |at| unsafe { aero_pool_queue(at.cast(), ptr::null(), Some(note), ptr::null_mut()) }),
+        (5, |at| unsafe { aero_pool_run_one(at.cast()) }),
+        (5, |at| unsafe { aero_pool_destroy(at.cast()) }),
+        (6, |at| unsafe { aero_group_barrier(at.cast(), 0) }),
+        (6, |at| unsafe { aero_group_share(at.cast(), 0, 1, word(), 0) }),
+        (6, |at| unsafe { aero_group_broadcast(at.cast(), 0, 0, word(), 0) }),
+        (6, |at| unsafe { aero_group_follow(at.cast(), 0) }),
+        (6, |at| unsafe { aero_group_destroy(at.cast()) }),
+    ]
+};
+
+/// The place of the only function a kind has that uses a handle up, for kinds that do not need their end waited for.
+const DESTROYERS: [(usize, usize); 6] = [(1, 4), (2, 7), (3, 9), (4, 11), (5, 14), (6, 19)];
+
+fn stale_and_wrong_handles_are_invalid() -> TestResult {
+    reset();
+    succeed(|| {
+        let handles = match one_of_each() {
+            Ok(handles) => handles,
+            Err(line) => return line,
+        };
+        let block = Arc::new(0u64);
+        let nonsense = [ptr::null_mut(), 0x10 as *mut u8, usize::MAX as *mut u8, Arc::as_ptr(&block) as *mut u8];
+        for (function, &(kind, use_it)) in USES.iter().enumerate() {
+            let wrong = handles.iter().enumerate().filter(|(other, _)| *other != kind).map(|(_, &handle)| handle);
+            for handle in wrong.chain(nonsense) {
+                // SAFETY: any number may be given.
+                if unsafe { use_it(handle) } != INVALID {
+                    return line!() as i32 * 100 + function as i32;
+                }
+            }
+        }
+        for (kind, destroyer) in DESTROYERS {
+            // SAFETY: not used again but to see that it is refused.
+            if unsafe { USES[destroyer].1(handles[kind]) } != OK {
+                return line!() as i32 * 100 + kind as i32;
+            }
+        }
+        // SAFETY: the same.
+        check!(unsafe { aero_thread_detach(handles[0].cast()) } == OK);
+        for again in [false, true] {
+            for (function, &(kind, use_it)) in USES.iter().enumerate() {
+                // SAFETY: any number may be given.
+                if unsafe { use_it(handles[kind]) } != INVALID {
+                    return line!() as i32 * 100 + function as i32;
+                }
+            }
+            // Their places are used again then, for others.
+            if !again && one_of_each().is_err() {
+                return line!() as i32;
+            }
+        }
+        0
+    })
+}
+
+fn handles_of_another_program_are_invalid() -> TestResult {
+    static HANDLES: [AtomicPtr<u8>; 7] = [const { AtomicPtr::new(ptr::null_mut()) }; 7];
+    reset();
+    let owner = start(|| {
+        match one_of_each() {
+            Ok(handles) => HANDLES.iter().zip(handles).for_each(|(place, handle)| place.store(handle, Ordering::SeqCst)),
+            Err(line) => return line,
+        }
+        STARTED.store(1, Ordering::SeqCst);
+        // SAFETY: no condition.
+        while !RELEASED.load(Ordering::SeqCst) {
+            unsafe { aero_thread_yield() };
+        }
+        0
+    })?;
+    eventually("the handles are there", || STARTED.load(Ordering::SeqCst) == 1 || owner.outcome().is_some())?;
+    let result = succeed(|| {
+        // Its own, in the same places.
+        check!(one_of_each().is_ok());
+        for (function, &(kind, use_it)) in USES.iter().enumerate() {
+            // SAFETY: any number may be given.
+            if unsafe { use_it(HANDLES[kind].load(Ordering::SeqCst)) } != INVALID {
+                return line!() as i32 * 100 + function as i32;
+            }
+        }
+        0
+    });
+    RELEASED.store(true, Ordering::SeqCst);
+    let outcome = end(&owner)?;
+    ensure!(outcome == Outcome::Exited(0), "the owner {outcome}");
+    result
+}
+
+fn fibers_are_their_threads_own() -> TestResult {
+    static FIBER: AtomicPtr<abi::Fiber> = AtomicPtr::new(ptr::null_mut());
+    static STATUS: AtomicU32 = AtomicU32::new(0);
+    reset();
+    succeed(|| {
+        unsafe extern "C" fn make(_: *mut u8) {
+            let mut fiber = ptr::null_mut();
+            // SAFETY: a function of this image, and a place for the handle.
+            unsafe { aero_fiber_create(Some(note), ptr::null_mut(), 0, &raw mut fiber) };
+            FIBER.store(fiber, Ordering::SeqCst);
+        }
+        unsafe extern "C" fn join_self(_: *mut u8) {
+            // SAFETY: any handle may be given.
+            let status = unsafe { aero_fiber_join(FIBER.load(Ordering::SeqCst)) };
+            STATUS.store(status as u32, Ordering::SeqCst);
+        }
+        let mut thread = ptr::null_mut();
+        // SAFETY: functions of this image, and places for the handles.
+        unsafe {
+            // A fiber whose thread is over.
+            check!(aero_thread_spawn(ptr::null(), Some(make), ptr::null_mut(), &raw mut thread) == OK);
+            check!(aero_thread_join(thread, NEVER) == OK);
+            let fiber = FIBER.load(Ordering::SeqCst);
+            check!(!fiber.is_null());
+            check!(aero_fiber_join(fiber) == INVALID && aero_fiber_yield_to(fiber) == INVALID);
+            check!(RAN.load(Ordering::SeqCst) == 0);
+            // One that joins itself.
+            let mut fiber = ptr::null_mut();
+            check!(aero_fiber_create(Some(join_self), ptr::null_mut(), 0, &raw mut fiber) == OK);
+            FIBER.store(fiber, Ordering::SeqCst);
+            check!(aero_fiber_join(fiber) == OK);
+            check!(STATUS.load(Ordering::SeqCst) as i32 == INVALID);
+        }
+        0
+    })
+}
+
+fn a_program_ends_while_it_joins() -> TestResult {
+    unsafe extern "C" fn for_ever(_: *mut u8) {
+        loop {
+            STARTED.fetch_add(1, Ordering::SeqCst);
+            // SAFETY: no condition.
+            unsafe { aero_fiber_yield() };
+        }
+    }
+    let fiber = || {
+        let mut fiber = ptr::null_mut();
+        // SAFETY: a function of this image, and a place for the handle.
+        unsafe {
+            check!(aero_fiber_create(Some(for_ever), ptr::null_mut(), 0, &raw mut fiber) == OK);
+            aero_fiber_join(fiber)
+        }
+    };
+    let thread = || {
+        let mut thread = ptr::null_mut();
+        // SAFETY: a function of this image, and a place for the handle.
+        unsafe {
+            check!(aero_thread_spawn(ptr::null(), Some(wait_for_ever), ptr::null_mut(), &raw mut thread) == OK);
+            STARTED.store(1, Ordering::SeqCst);
+            aero_thread_join(thread, NEVER)
+        }
+    };
+    for body in [fiber, thread] {
+        reset();
+        let program = start(body)?;
+        eventually("it runs", || STARTED.load(Ordering::SeqCst) > 0)?;
+        program.end(Outcome::Killed);
+        let outcome = end(&program)?;
+        ensure!(outcome == Outcome::Killed, "the program {outcome}");
+    }
+    Ok(())
+}
+
+fn many_objects_and_blocks_end_at_once() -> TestResult {
+    succeed(|| {
+        for _ in 0..5000 {
+            let mut channel = ptr::null_mut();
+            // SAFETY: a place for the handle.
+            check!(unsafe { aero_channel_create(1, &raw mut channel) } == OK);
+            for _ in 0..40 {
+                // SAFETY: no condition.
+                check!(!unsafe { aero_allocate(32, 16, ANY) }.is_null());
+            }
+        }
+        0
+    })
+}
+
+fn an_overrun_harms_nobody_else_and_is_named() -> TestResult {
+    let program = start(|| {
+        let mut blocks = [ptr::null_mut(); 8];
+        for block in &mut blocks {
+            // SAFETY: no condition.
+            *block = unsafe { aero_allocate(100, 16, ANY) };
+            check!(!block.is_null());
+        }
+        let mut channel = ptr::null_mut();
+        // SAFETY: a place for the handle; and bytes behind and before blocks, which is what this is for: they are the
+        // program's all the same.
+        unsafe {
+            check!(aero_channel_create(1, &raw mut channel) == OK);
+            blocks[3].write_bytes(b'A', 300);
+            blocks[7].sub(64).write_bytes(b'A', 64);
+            // The kernel still knows its blocks.
+            aero_free(blocks[0]);
+            check!(aero_channel_send(channel, 1, NEVER) == OK);
+        }
+        0
+    })?;
+    let outcome = end(&program)?;
+    ensure!(outcome == Outcome::Exited(0), "the program {outcome}");
+    let left = program.left();
+    ensure!(left.memory.blocks == 7 && left.memory.bytes == 700, "left {:?}", left.memory);
+    ensure!(left.overrun.is_some_and(|overrun| overrun.size == 100), "{:?} was named", left.overrun);
+    let program = start(|| {
+        // SAFETY: one byte too many, which is what this is for.
+        unsafe {
+            let block = aero_allocate(100, 16, ANY);
+            block.write_bytes(b'A', 101);
+            aero_free(block);
+        }
+        0
+    })?;
+    match end(&program)? {
+        Outcome::Failed(reason) => {
+            ensure!(reason.contains("a block of 100 bytes"), "it failed, but: {reason}");
+            Ok(())
+        }
+        outcome => Err(format!("the program {outcome}")),
+    }
+}
+
+fn of_memory_taken_nearly_all_is_given() -> TestResult {
+    static SIZE: AtomicU64 = AtomicU64::new(0);
+    static GIVEN: AtomicU64 = AtomicU64::new(0);
+    static TAKEN: AtomicU64 = AtomicU64::new(0);
+    const ENOUGH: u64 = 32 << 20;
+    /// Most bytes that a program takes from a zone at once for small blocks.
+    const REGION: u64 = 4 << 20;
+    fn free_pages() -> u64 {
+        memory::nodes().filter_map(memory::node_usage).map(|usage| usage.free).sum()
+    }
+    for (size, permille) in [(64, 950), (100, 850), (1024, 950), (4096, 950), (5000, 850), (65_536, 950), (1 << 20, 950)] {
+        SIZE.store(size, Ordering::SeqCst);
+        GIVEN.store(0, Ordering::SeqCst);
+        TAKEN.store(0, Ordering::SeqCst);
+        succeed(|| {
+            let size = SIZE.load(Ordering::SeqCst);
+            let free = free_pages();
+            while GIVEN.load(Ordering::SeqCst) < ENOUGH {
+                // SAFETY: no condition.
+                check!(!unsafe { aero_allocate(size as usize, 16, ANY) }.is_null());
+                GIVEN.fetch_add(size, Ordering::SeqCst);
+            }
+            TAKEN.store(free - free_pages(), Ordering::SeqCst);
+            0
+        })?;
+        let (given, taken) = (GIVEN.load(Ordering::SeqCst), TAKEN.load(Ordering::SeqCst));
+        // The last region is not full yet.
+        ensure!(given * 1000 / (taken - REGION) >= permille, "of {taken} bytes {given} are in blocks of {size}");
+    }
+    Ok(())
+}
+
+fn a_blocking_call_in_a_handler_ends_the_program() -> TestResult {
+    static STATUS: AtomicU32 = AtomicU32::new(0);
+    static EVENT: abi::Event = abi::Event::uninit();
+    let program = start(|| {
+        unsafe extern "C" fn block(_: *mut u8) {
+            // SAFETY: a live event.
+            let status = unsafe { aero_event_wait(&raw const EVENT, NEVER) };
+            STATUS.store(status as u32, Ordering::SeqCst);
+        }
+        let mut timer = ptr::null_mut();
+        // SAFETY: a function of this image, a place for the handle, an event that nobody else uses.
+        unsafe {
+            check!(aero_event_init((&raw const EVENT).cast_mut()) == OK);
+            check!(aero_timer_create(Some(block), ptr::null_mut(), &raw mut timer) == OK);
+            check!(aero_timer_set(timer, 0) == OK);
+            aero_thread_sleep(NEVER);
+        }
+        line!() as i32
+    })?;
+    let outcome = end(&program)?;
+    ensure!(STATUS.load(Ordering::SeqCst) as i32 == INVALID, "the call returned {}", STATUS.load(Ordering::SeqCst) as i32);
+    match outcome {
+        Outcome::Failed(reason) => {
+            ensure!(reason.contains("a blocking call in an interrupt handler"), "it failed, but: {reason}");
+            Ok(())
+        }
+        outcome => Err(format!("the program {outcome}")),
+    }
+}
+
+/// Bytes that are allocated once nothing is kept for reuse.
+fn allocated() -> Result<u64, String> {
+    call::on_all(thread::empty_stock, LIMIT).map_err(text)?;
+    stack::reclaim(Keep::None);
+    call::on_all(memory::flush_this_cpus_caches, LIMIT).map_err(text)?;
+    Ok(memory::total_bytes() - memory::free_bytes())
+}
+
+fn nothing_is_left_of_any_program() -> TestResult {
+    let others = || tests_of_programs().filter(|(name, _)| !name.contains("nothing_is_left"));
+    for (name, run) in others() {
+        // The first time fills what is kept for good.
+        run()?;
+        let (before, stacks) = (allocated()?, stack::usage().0);
+        run()?;
+        // The supervisor ends after it has said that the program has.
+        let deadline = Deadline::after(LIMIT);
+        while (allocated()?, stack::usage().0) != (before, stacks) {
+            if deadline.has_passed() {
+                let (after, stacks_after) = (allocated()?, stack::usage().0);
+                return Err(format!("{name}: {before} bytes and {stacks} stacks before, {after} and {stacks_after} after"));
+            }
+            thread::yield_now();
+        }
+    }
+    Ok(())
+}
+
+fn tests_of_programs() -> impl Iterator<Item = (&'static str, fn() -> TestResult)> {
+    TESTS.iter().map(|test| (test.name, test.run))
+}
