@@ -254,6 +254,11 @@ pub trait Architecture: Debugging + Sized + 'static {
     /// The fault that [`Callbacks::fault`] reported is dealt with, and this CPU goes on, without returning to it.
     fn fault_contained();
 
+    /// Writes what the hardware knows of a fault with this vector besides, for its report; nothing for most.
+    fn fault_details(_vector: u8, _write: &mut dyn fmt::Write) -> fmt::Result {
+        Ok(())
+    }
+
     /// Executes an instruction no CPU has, for testing the crash report. Never returns.
     fn execute_invalid_instruction() -> !;
 

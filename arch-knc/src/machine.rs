@@ -3,7 +3,7 @@
 use arch_contract::{Architecture, ConsoleEvent, Export, LineError, LineTrigger, PowerAction, StartCpuError};
 use arch_x64::context::Context;
 use arch_x64::start_up::start_up_tables;
-use arch_x64::{apic, cpu, descriptors, paging, trampoline, trap};
+use arch_x64::{apic, cpu, descriptors, machine_check, paging, trampoline, trap};
 
 use crate::{platform, ring};
 
@@ -21,6 +21,7 @@ impl arch_contract::debug::Debugging for Machine {}
 /// First Rust of a further CPU, on its own stack.
 extern "C" fn cpu_start(cpu: usize, local: usize) -> ! {
     paging::control_registers();
+    machine_check::enable();
     cpu::claim_block(cpu, 0);
     descriptors::load();
     apic::enable();

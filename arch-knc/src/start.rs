@@ -5,7 +5,7 @@ use arch_contract::boot::{
 };
 use arch_contract::{MAX_CPUS, PAGE_SIZE};
 use arch_x64::start_up::{self, FrameSource, Place, StartUpMemory, Storage};
-use arch_x64::{apic, cpu, descriptors, paging};
+use arch_x64::{apic, cpu, descriptors, machine_check, paging};
 use arrayvec::ArrayVec;
 use firmware::memory_map::{self, RangeList};
 use firmware::{Notices, linux, sfi, words};
@@ -40,6 +40,7 @@ pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
     descriptors::build_idt();
     descriptors::load();
     paging::control_registers();
+    machine_check::enable();
     platform::map_early();
     platform::show_post_code(*b"A0");
 

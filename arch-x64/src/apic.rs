@@ -202,6 +202,24 @@ fn command(apic_id: u32, low: u32) -> Result<(), IpiError> {
     Ok(())
 }
 
+/// The command register's upper half, which what runs between the halves of a command may overwrite: an NMI, an exception at a
+/// breakpoint. `None` where a command is a single write, or before the registers are mapped.
+pub(crate) fn begun_command() -> Option<u32> {
+    let is_mapped = !uses_msrs() && REGISTERS.load(Ordering::Relaxed) != 0;
+    // SAFETY: `set_mode` was given a mapping of the registers.
+    is_mapped.then(|| unsafe { mapped(Register::CommandHigh).read_volatile() })
+}
+
+/// Puts back what [`begun_command`] gave, so that the interrupted code can go on with its command.
+pub(crate) fn resume_command(high: Option<u32>) {
+    let Some(high) = high else { return };
+    // SAFETY: as in `begun_command`. Where the last command is not sent in time, the interrupted one finds no better state.
+    unsafe {
+        becomes_free(mapped(Register::CommandLow));
+        mapped(Register::CommandHigh).write_volatile(high);
+    }
+}
+
 /// Waits until an earlier command is sent; false if that takes too long.
 ///
 /// # Safety
@@ -226,6 +244,16 @@ pub fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
 
 /// Sends an NMI to all other CPUs that were started: one that was not would take it in real mode, in emulators at least.
 pub fn broadcast_nmi() {
+    let were_enabled = cpu::interrupts_enabled();
+    cpu::disable_interrupts();
+    broadcast_nmi_undisturbed();
+    if were_enabled {
+        cpu::enable_interrupts();
+    }
+}
+
+/// As [`broadcast_nmi`], interrupts off: the halves of a command stay together.
+fn broadcast_nmi_undisturbed() {
     let own = cpu::index();
     for apic_id in (0..MAX_CPUS).filter(|&index| index != own).filter_map(cpu::apic_id_of) {
         let _ = command(apic_id, COMMAND_ASSERT | COMMAND_NMI);

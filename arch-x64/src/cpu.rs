@@ -3,7 +3,7 @@
 use core::arch::{asm, naked_asm};
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use arch_contract::MAX_CPUS;
 use x86_64::VirtAddr;
@@ -30,6 +30,10 @@ pub struct CpuBlock {
     apic_id: AtomicU32,
     /// True once the CPU runs kernel code.
     started: AtomicBool,
+    /// True in the handler of an NMI: no other one comes before the CPU executes an IRET (SDM Vol. 3A, 6.7.1).
+    in_nmi: AtomicBool,
+    /// DR7 as it was before a breakpoint in the handler of an NMI turned it off, else 0.
+    breakpoints_off: AtomicU64,
     /// Its GDT and TSS. Touched by its own CPU only.
     pub(crate) descriptors: UnsafeCell<Descriptors>,
 }
@@ -55,6 +59,8 @@ static BLOCKS: [CpuBlock; MAX_CPUS] = [const {
         index: AtomicU32::new(0),
         apic_id: AtomicU32::new(0),
         started: AtomicBool::new(false),
+        in_nmi: AtomicBool::new(false),
+        breakpoints_off: AtomicU64::new(0),
         descriptors: UnsafeCell::new(Descriptors::new()),
     }
 }; MAX_CPUS];
@@ -86,6 +92,21 @@ pub(crate) fn trace_words(index: usize) -> (&'static AtomicUsize, &'static Atomi
 pub fn apic_id_of(index: usize) -> Option<u32> {
     let block = BLOCKS.get(index)?;
     block.started.load(Ordering::Acquire).then(|| block.apic_id.load(Ordering::Relaxed))
+}
+
+/// True in the handler of an NMI on this CPU.
+pub(crate) fn in_nmi() -> bool {
+    block().in_nmi.load(Ordering::Relaxed)
+}
+
+/// Notes that this CPU enters or leaves the handler of an NMI.
+pub(crate) fn set_in_nmi(inside: bool) {
+    block().in_nmi.store(inside, Ordering::Relaxed);
+}
+
+/// What DR7 is to be again at the end of the NMI's handler, 0 if nothing.
+pub(crate) fn breakpoints_off() -> &'static AtomicU64 {
+    &block().breakpoints_off
 }
 
 /// Frame of the interrupt being handled.

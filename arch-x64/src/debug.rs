@@ -1,6 +1,7 @@
 //! What a debugger needs of this CPU: debug registers, control registers, writes to protected memory.
 
 use core::arch::asm;
+use core::sync::atomic::Ordering;
 
 use arch_contract::ProbeError;
 use arch_contract::debug::{HARDWARE_BREAKPOINTS, HardwareBreakpoint, SystemRegisters, Watch};
@@ -46,6 +47,27 @@ fn control_of(index: usize, breakpoint: &HardwareBreakpoint) -> u64 {
     1 << (2 * index + 1) | (condition | length << 2) << (16 + 4 * index)
 }
 
+/// A breakpoint or step in the handler of an NMI: nobody could be told. They are off until the handler ends.
+pub(crate) fn ignore_in_nmi() {
+    let control: u64;
+    take_trap();
+    // SAFETY: without breakpoints no debug exception comes.
+    unsafe {
+        asm!("mov {}, dr7", out(reg) control, options(nomem, nostack, preserves_flags));
+        asm!("mov dr7, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
+    }
+    crate::cpu::breakpoints_off().store(control, Ordering::Relaxed);
+}
+
+/// The handler of an NMI ends: breakpoints that came in its way are on again, unless the debugger has set others.
+pub(crate) fn leave_nmi() {
+    let control = crate::cpu::breakpoints_off().swap(0, Ordering::Relaxed);
+    if control != 0 {
+        // SAFETY: as it was.
+        unsafe { asm!("mov dr7, {}", in(reg) control, options(nomem, nostack, preserves_flags)) };
+    }
+}
+
 /// Sets this CPU's hardware breakpoints.
 pub fn set_hardware_breakpoints(breakpoints: &[Option<HardwareBreakpoint>; HARDWARE_BREAKPOINTS]) {
     let address = |index: usize| breakpoints[index].map_or(0, |breakpoint| breakpoint.address as u64);
@@ -53,6 +75,7 @@ pub fn set_hardware_breakpoints(breakpoints: &[Option<HardwareBreakpoint>; HARDW
     let control = each.fold(0, |control, (index, breakpoint)| {
         control | breakpoint.as_ref().map_or(0, |breakpoint| control_of(index, breakpoint))
     });
+    crate::cpu::breakpoints_off().store(0, Ordering::Relaxed);
     // SAFETY: off while the addresses change; debug exceptions have a handler.
     unsafe {
         asm!("mov dr7, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));

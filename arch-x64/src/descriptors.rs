@@ -15,7 +15,7 @@ use x86_64::{PrivilegeLevel, VirtAddr};
 use crate::trap;
 
 /// Number of interrupt stacks a CPU needs.
-pub const INTERRUPT_STACKS: usize = 5;
+pub const INTERRUPT_STACKS: usize = 7;
 
 /// Which interrupt stack a vector uses: an index into the stacks given to [`set_interrupt_stacks`].
 #[derive(Clone, Copy)]
@@ -26,6 +26,9 @@ enum Stack {
     DoubleFault = 2,
     NonMaskable = 3,
     Debug = 4,
+    MachineCheck = 5,
+    /// No vector's: see [`use_fault_stack`].
+    NestedFault = 6,
 }
 
 /// A CPU's GDT and TSS.
@@ -84,7 +87,7 @@ pub fn build_idt() {
         idt.page_fault.set_handler_addr(stub(14)).set_stack_index(Stack::Fault as u16);
         idt.x87_floating_point.set_handler_addr(stub(16)).set_stack_index(Stack::Fault as u16);
         idt.alignment_check.set_handler_addr(stub(17)).set_stack_index(Stack::Fault as u16);
-        idt.machine_check.set_handler_addr(stub(18)).set_stack_index(Stack::NonMaskable as u16);
+        idt.machine_check.set_handler_addr(stub(18)).set_stack_index(Stack::MachineCheck as u16);
         idt.simd_floating_point.set_handler_addr(stub(19)).set_stack_index(Stack::Fault as u16);
         for vector in 32..=255u8 {
             idt[vector].set_handler_addr(stub(usize::from(vector))).set_stack_index(Stack::Interrupt as u16);
@@ -139,9 +142,37 @@ pub fn restore_fault_stack() {
 
 /// Lets further faults of this CPU use the double fault's stack, because the fault's own is in use while one is reported.
 pub(crate) fn move_fault_stack() {
-    // SAFETY: as in `set_interrupt_stacks`: only this CPU's hardware reads it, and interrupts are off.
+    use_fault_stack(FaultStack::WhileReporting);
+}
+
+/// Stacks for faults that come while another one's handler may be on the faults' own stack, on its first instructions even.
+#[derive(Clone, Copy)]
+pub(crate) enum FaultStack {
+    /// While a fault is reported, or a debugger has stopped the machine at a breakpoint.
+    WhileReporting,
+    /// In the handler of an NMI, which may come on either of the other stacks.
+    InNonMaskable,
+}
+
+/// Lets further faults of this CPU use another stack; where they went before, for [`put_fault_stack_back`].
+pub(crate) fn use_fault_stack(stack: FaultStack) -> VirtAddr {
+    // SAFETY: as in `set_interrupt_stacks`: only this CPU's hardware reads it, interrupts are off, and an NMI's handler puts back
+    // what it changes.
+    let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() };
+    let table = descriptors.tss.interrupt_stack_table;
+    let top = match stack {
+        FaultStack::WhileReporting => table[Stack::DoubleFault as usize],
+        FaultStack::InNonMaskable => table[Stack::NestedFault as usize],
+    };
+    put_fault_stack_back(top);
+    table[Stack::Fault as usize]
+}
+
+/// Undoes [`use_fault_stack`].
+pub(crate) fn put_fault_stack_back(top: VirtAddr) {
+    // SAFETY: as in `use_fault_stack`.
     let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() };
     let mut table = descriptors.tss.interrupt_stack_table;
-    table[Stack::Fault as usize] = table[Stack::DoubleFault as usize];
+    table[Stack::Fault as usize] = top;
     descriptors.tss.interrupt_stack_table = table;
 }

@@ -4,7 +4,7 @@
 //! - [`identity`]: what the CPU says it is.
 //! - [`cpu`]: per-CPU block behind GS, interrupt flag, halting.
 //! - [`descriptors`]: GDT, TSS with interrupt stacks, IDT.
-//! - [`trap`]: entry and exit of interrupts and exceptions.
+//! - [`trap`]: entry and exit of interrupts and exceptions; [`machine_check`]: errors of the hardware's.
 //! - [`context`]: the context switch.
 //! - [`paging`]: page tables, the direct map, write-xor-execute for the image.
 //! - [`probe`]: memory accesses that may fail.
@@ -26,6 +26,7 @@ pub mod descriptors;
 pub mod identity;
 
 pub mod long_mode;
+pub mod machine_check;
 pub mod paging;
 #[cfg(feature = "pc")]
 pub mod pc;

@@ -12,12 +12,18 @@ use x86_64::{PhysAddr, VirtAddr};
 /// Where physical address 0 is in the direct map (DESIGN.md, decision 1).
 pub const PHYSICAL_OFFSET: usize = 0xffff_8000_0000_0000;
 /// Where device registers are mapped.
-pub const DEVICE_WINDOW: Range<usize> = 0xffff_a000_0000_0000..0xffff_a080_0000_0000;
+pub const DEVICE_WINDOW: Range<usize> = 0xffff_e000_0000_0000..0xffff_e080_0000_0000;
 /// Where thread stacks are mapped: 64 TiB.
 pub const STACK_WINDOW: Range<usize> = 0xffff_c000_0000_0000..0xffff_e000_0000_0000;
 
 /// Where programs' images are mapped: 64 GiB.
-pub const PROGRAM_WINDOW: Range<usize> = 0xffff_b000_0000_0000..0xffff_b010_0000_0000;
+pub const PROGRAM_WINDOW: Range<usize> = 0xffff_e100_0000_0000..0xffff_e110_0000_0000;
+
+const _: () = {
+    // All memory that may be reported fits the direct map, and no window is in another's way.
+    assert!(PHYSICAL_OFFSET + firmware::memory_map::HIGHEST_ADDRESS as usize <= STACK_WINDOW.start);
+    assert!(STACK_WINDOW.end <= DEVICE_WINDOW.start && DEVICE_WINDOW.end <= PROGRAM_WINDOW.start);
+};
 
 const SIZE_2M: u64 = 1 << 21;
 const SIZE_1G: u64 = 1 << 30;

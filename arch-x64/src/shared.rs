@@ -177,6 +177,10 @@ macro_rules! bare_cpu_methods {
             $crate::trap::interrupted()
         }
 
+        fn fault_details(vector: u8, write: &mut dyn ::core::fmt::Write) -> ::core::fmt::Result {
+            if vector == $crate::trap::MACHINE_CHECK { $crate::machine_check::describe(write) } else { Ok(()) }
+        }
+
         fn stop_other_cpus() {
             $crate::trap::stop_at_next_nmi();
             $crate::apic::broadcast_nmi();

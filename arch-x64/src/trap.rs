@@ -12,6 +12,7 @@ use arch_contract::debug::DebugEvent;
 use arch_contract::fault::{Access, Fault, FaultKind, Registers, TrapFrame};
 use x86_64::registers::control::Cr2;
 
+use crate::descriptors::FaultStack;
 use crate::{apic, cpu, descriptors, probe};
 
 /// Bytes below the stack pointer that compiled code may use (System V ABI AMD64, 3.2.2).
@@ -170,6 +171,9 @@ global_asm!(
     "cld",
     "mov rdi, rsp",
     "call {exception}",
+    "test al, al",
+    "jnz 4f",
+    ".cfi_remember_state",
     pop!("r15"),
     pop!("r14"),
     pop!("r13"),
@@ -188,6 +192,38 @@ global_asm!(
     "add rsp, 16",
     ".cfi_adjust_cfa_offset -16",
     "iretq",
+    // Back into the handler of an NMI, without an IRET, which would let the next NMI in, onto the stack this one is on: flags and
+    // address go onto the interrupted stack. The kernel's code has no red zone.
+    "4:",
+    ".cfi_restore_state",
+    "mov rdi, [rsp + {frame_rsp}]",
+    "sub rdi, 16",
+    "mov rax, [rsp + {frame_rip}]",
+    "mov [rdi + 8], rax",
+    "mov rax, [rsp + {frame_rflags}]",
+    "mov [rdi], rax",
+    "mov [rsp + {frame_rsp}], rdi",
+    pop!("r15"),
+    pop!("r14"),
+    pop!("r13"),
+    pop!("r12"),
+    pop!("r11"),
+    pop!("r10"),
+    pop!("r9"),
+    pop!("r8"),
+    pop!("rbp"),
+    pop!("rdi"),
+    pop!("rsi"),
+    pop!("rdx"),
+    pop!("rcx"),
+    pop!("rbx"),
+    pop!("rax"),
+    // Past vector, code, RIP, CS and RFLAGS.
+    "mov rsp, [rsp + 40]",
+    ".cfi_def_cfa rsp, 16",
+    "popfq",
+    ".cfi_adjust_cfa_offset -8",
+    "ret",
     ".cfi_endproc",
     ".size exception_common, . - exception_common",
     interrupt = sym interrupt_entry,
@@ -197,6 +233,9 @@ global_asm!(
     red_zone = const RED_ZONE,
     rip = const FRAME_RIP,
     frame = const cpu::INTERRUPT_FRAME,
+    frame_rip = const core::mem::offset_of!(ExceptionFrame, rip),
+    frame_rflags = const core::mem::offset_of!(ExceptionFrame, rflags),
+    frame_rsp = const core::mem::offset_of!(ExceptionFrame, rsp),
 );
 
 unsafe extern "C" {
@@ -351,8 +390,12 @@ const ACCESS_FAULTS: [u64; 4] = [12, 13, PAGE_FAULT, 17];
 const NON_MASKABLE: u64 = 2;
 const DOUBLE_FAULT: u64 = 8;
 const BREAKPOINT: u64 = 3;
-#[cfg(feature = "pc")]
+/// Vector of machine checks.
+pub const MACHINE_CHECK: u8 = 18;
 const DEBUG: u64 = 1;
+/// Single steps, in RFLAGS.
+#[cfg(feature = "pc")]
+const TRAP_FLAG: u64 = 1 << 8;
 const PAGE_FAULT: u64 = 14;
 /// Page fault error code bits (SDM Vol. 3A, 4.7).
 const PAGE_FAULT_WRITE: u64 = 1 << 1;
@@ -379,9 +422,39 @@ pub fn stop_at_next_nmi() {
     STOPPING.store(true, Ordering::SeqCst);
 }
 
-extern "C" fn exception_entry(frame: &mut ExceptionFrame) {
-    handle_exception(frame);
+/// True if the code that was interrupted is the handler of an NMI, to which there is a way of its own back.
+extern "C" fn exception_entry(frame: &mut ExceptionFrame) -> bool {
+    match frame.vector {
+        NON_MASKABLE => {
+            cpu::set_in_nmi(true);
+            beside_what_was_interrupted(FaultStack::InNonMaskable, || handle_exception(frame));
+            #[cfg(feature = "pc")]
+            crate::debug::leave_nmi();
+            cpu::set_in_nmi(false);
+        }
+        #[cfg(feature = "pc")]
+        DEBUG if cpu::in_nmi() => {
+            crate::debug::ignore_in_nmi();
+            frame.rflags &= !TRAP_FLAG;
+        }
+        DEBUG | BREAKPOINT => beside_what_was_interrupted(FaultStack::WhileReporting, || handle_exception(frame)),
+        _ => handle_exception(frame),
+    }
     frame.rip = cpu::past_halt(frame.rip);
+    cpu::in_nmi()
+}
+
+/// Runs a handler that may have come between any two instructions, also of other handlers, and that may probe memory, stop other
+/// CPUs and send interrupts: a fault's frame and address, and a command that was begun, stay as they are.
+fn beside_what_was_interrupted(stack: FaultStack, handler: impl FnOnce()) {
+    let address = Cr2::read_raw();
+    let command = apic::begun_command();
+    let fault_stack = descriptors::use_fault_stack(stack);
+    handler();
+    descriptors::put_fault_stack_back(fault_stack);
+    apic::resume_command(command);
+    // SAFETY: only says where the last page fault was.
+    unsafe { core::arch::asm!("mov cr2, {}", in(reg) address, options(nomem, nostack, preserves_flags)) };
 }
 
 fn handle_exception(frame: &mut ExceptionFrame) {

@@ -149,12 +149,13 @@ pub fn control() -> u64 {
     control
 }
 
-/// Sets the control words.
+/// Sets the control words. An x87 exception that is pending is dropped: the next instruction that waits, such as FLDCW, would
+/// raise it, in whichever thread that is (SDM Vol. 1, 8.6). The status word is not kept across calls.
 #[inline(always)]
 pub fn set_control(control: u64) {
     // SAFETY: reads the two words, which `control` or the default gave.
     unsafe {
-        asm!("ldmxcsr [{0}]", "fldcw [{0} + 4]", in(reg) &raw const control, options(nostack, preserves_flags, readonly));
+        asm!("ldmxcsr [{0}]", "fnclex", "fldcw [{0} + 4]", in(reg) &raw const control, options(nostack, preserves_flags, readonly));
     }
 }
 

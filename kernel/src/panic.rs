@@ -107,7 +107,10 @@ impl fmt::Display for FaultText<'_> {
             FaultKind::Other { vector: NON_MASKABLE, .. } => {
                 f.write_str("non-maskable interrupt: somebody outside asks where the kernel is, or hardware has failed")
             }
-            FaultKind::Other { vector, code } => write!(f, "{} (vector {vector}, code {code:#x})", fault.name),
+            FaultKind::Other { vector, code } => {
+                write!(f, "{} (vector {vector}, code {code:#x})", fault.name)?;
+                Machine::fault_details(vector, f)
+            }
         }
     }
 }

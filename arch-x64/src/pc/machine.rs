@@ -7,7 +7,7 @@ use arch_contract::{
 use super::uart::Polled;
 use super::{debug_port, io_apic, keyboard, power, screen, serial, timer};
 use crate::context::Context;
-use crate::{apic, cpu, descriptors, paging, trampoline, trap, vectors};
+use crate::{apic, cpu, descriptors, machine_check, paging, trampoline, trap, vectors};
 
 /// A PC.
 pub struct Machine;
@@ -18,6 +18,7 @@ static TELEMETRY: Polled = Polled::at(0x3e8);
 /// First Rust of a further CPU, on its own stack.
 extern "C" fn cpu_start(cpu: usize, local: usize) -> ! {
     paging::control_registers();
+    machine_check::enable();
     vectors::enable();
     cpu::claim_block(cpu, 0);
     descriptors::load();

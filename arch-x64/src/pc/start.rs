@@ -15,7 +15,7 @@ use raw_cpuid::CpuId;
 use super::{debug_port, io_apic, power, screen, serial, timer};
 use crate::paging;
 use crate::start_up::{self, FrameSource, Place, StartUpMemory, Storage};
-use crate::{apic, cpu, descriptors, vectors};
+use crate::{apic, cpu, descriptors, machine_check, vectors};
 
 unsafe extern "Rust" {
     /// The kernel; provided by the image.
@@ -38,6 +38,7 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     descriptors::build_idt();
     descriptors::load();
     paging::control_registers();
+    machine_check::enable();
     vectors::enable();
     say("kernel: traps");
 

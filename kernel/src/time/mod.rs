@@ -35,6 +35,12 @@ fn scale(value: u64, factor: u64) -> u64 {
     ((u128::from(value) * u128::from(factor)) >> SHIFT) as u64
 }
 
+/// As [`scale`], the largest number for what does not fit.
+#[inline(always)]
+fn scale_saturating(value: u64, factor: u64) -> u64 {
+    u64::try_from((u128::from(value) * u128::from(factor)) >> SHIFT).unwrap_or(u64::MAX)
+}
+
 /// Nanoseconds since the image was entered. Never goes back on one CPU.
 #[inline]
 pub fn now_ns() -> u64 {
@@ -68,10 +74,10 @@ pub fn cycles_to_ns(cycles: u64) -> u64 {
     scale(cycles, NS_PER_CYCLE.load(Ordering::Relaxed))
 }
 
-/// A number of nanoseconds in cycles.
+/// A number of nanoseconds in cycles, the largest number if it has no room for them.
 #[inline(always)]
 pub fn ns_to_cycles(nanoseconds: u64) -> u64 {
-    scale(nanoseconds, CYCLES_PER_NS.load(Ordering::Relaxed))
+    scale_saturating(nanoseconds, CYCLES_PER_NS.load(Ordering::Relaxed))
 }
 
 /// The end of a wait.
@@ -89,9 +95,7 @@ impl Deadline {
     /// So much from now.
     pub fn after(duration: Duration) -> Self {
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        // Far more than any machine's life, far less than the counter's range.
-        let cycles = ns_to_cycles(nanoseconds.min(u64::MAX >> 8));
-        Self { cycles: Machine::cycles().saturating_add(cycles) }
+        Self { cycles: Machine::cycles().saturating_add(ns_to_cycles(nanoseconds)) }
     }
 
     /// When [`cycles`] reaches this value.
@@ -126,5 +130,33 @@ pub fn spin_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool 
             return false;
         }
         Machine::spin_hint();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// At every clock rate a later time is a later deadline, and exact to the resolution of the factor.
+        #[test]
+        fn times_do_not_wrap(hz in 1_000_000u64..10_000_000_000, ns in any::<u64>(), more in any::<u64>()) {
+            let factor = ratio(hz, NANOSECONDS_PER_SECOND);
+            let cycles = scale_saturating(ns, factor);
+            prop_assert!(scale_saturating(ns.saturating_add(more), factor) >= cycles);
+            let exact = u128::from(ns) * u128::from(hz) / u128::from(NANOSECONDS_PER_SECOND);
+            let error = exact.min(u64::MAX.into()) - u128::from(cycles);
+            prop_assert!(error <= (exact >> 20) + 1, "{cycles} instead of {exact}");
+        }
+
+        /// A machine's life in cycles, 100 years, fits in nanoseconds.
+        #[test]
+        fn a_machines_life_fits(hz in 1_000_000u64..10_000_000_000, years in 0u64..100) {
+            let cycles = years * 365 * 86_400 * hz;
+            let ns = scale(cycles, ratio(NANOSECONDS_PER_SECOND, hz));
+            let exact = years * 365 * 86_400 * NANOSECONDS_PER_SECOND;
+            prop_assert!(exact.abs_diff(ns) <= (exact >> 20) + 1, "{ns} instead of {exact}");
+        }
     }
 }

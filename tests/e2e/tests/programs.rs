@@ -129,7 +129,7 @@ fn a_program_that_misbehaves_is_named_and_the_kernel_goes_on() {
     for (argument, told) in [
         ("null", "misbehave` failed: page fault: read from 0x0"),
         ("wild", "misbehave` failed: page fault: write to 0xfffff00000000000"),
-        ("code", "misbehave` failed: page fault: write to 0xffffb"),
+        ("code", "misbehave` failed: page fault: write to 0xffffe1"),
         ("divide", "misbehave` failed: divide error"),
         ("overflow", "stack overflow in thread"),
         ("fiber-overflow", "stack overflow in a fiber of thread"),
