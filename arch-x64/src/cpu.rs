@@ -32,7 +32,7 @@ pub struct CpuBlock {
     started: AtomicBool,
     /// True in the handler of an NMI: no other one comes before the CPU executes an IRET (SDM Vol. 3A, 6.7.1).
     in_nmi: AtomicBool,
-    /// DR7 as it was before a breakpoint in the handler of an NMI turned it off, else 0.
+    /// DR7 as it was before a breakpoint in the handler of an NMI turned it off, else 0. On PCs.
     breakpoints_off: AtomicU64,
     /// Its GDT and TSS. Touched by its own CPU only.
     pub(crate) descriptors: UnsafeCell<Descriptors>,
@@ -104,6 +104,7 @@ pub(crate) fn set_in_nmi(inside: bool) {
     block().in_nmi.store(inside, Ordering::Relaxed);
 }
 
+#[cfg(feature = "pc")]
 /// What DR7 is to be again at the end of the NMI's handler, 0 if nothing.
 pub(crate) fn breakpoints_off() -> &'static AtomicU64 {
     &block().breakpoints_off
@@ -242,4 +243,21 @@ pub fn cycles() -> u64 {
         asm!("rdtsc", "shl rdx, 32", "or rax, rdx", out("rax") counter, out("rdx") _, options(nomem, nostack));
     }
     counter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exception_before_the_halt_goes_past_it() {
+        // What nothing uses is not linked, and then its labels are missing.
+        core::hint::black_box(wait_for_interrupt as *const ());
+        let (start, end) = (&raw const halt_start as u64, &raw const halt_end as u64);
+        assert_eq!(end, start + 1, "HLT has one byte");
+        assert_eq!(past_halt(start), end);
+        for elsewhere in [start - 1, end, end + 1] {
+            assert_eq!(past_halt(elsewhere), elsewhere);
+        }
+    }
 }

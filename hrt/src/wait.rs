@@ -92,7 +92,9 @@ impl<T> Mutex<T> {
     /// Locks if it is free.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         // SAFETY: initialised.
-        check(unsafe { raw::aero_mutex_try_lock(&raw const *self.mutex) }).ok().map(|_| MutexGuard { mutex: self, _not_send: PhantomData })
+        check(unsafe { raw::aero_mutex_try_lock(&raw const *self.mutex) })
+            .ok()
+            .map(|_| MutexGuard { mutex: self, _not_send: PhantomData })
     }
 }
 

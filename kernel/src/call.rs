@@ -423,7 +423,7 @@ pub(crate) fn tell(target: &Cpu, vector: u8) {
 #[inline(always)]
 fn send(cpu: usize, vector: u8) -> Result<(), IpiError> {
     #[cfg(feature = "faults")]
-    if faults::shall_fail() {
+    if faults::meet_interrupt() {
         return Err(IpiError::Busy);
     }
     Machine::send_ipi(cpu, vector)
@@ -458,19 +458,32 @@ fn tell_again(cpu: usize) {
     tell(target, RESCHEDULE_VECTOR);
 }
 
-/// Interrupts that fail because a test wants it.
+/// Interrupts that fail because a test wants it, or that it wants to know of.
 #[cfg(feature = "faults")]
 pub mod faults {
     use core::sync::atomic::{AtomicUsize, Ordering};
 
+    use crate::lock::SpinLock;
+
     static LEFT: AtomicUsize = AtomicUsize::new(0);
+    static HOOK: SpinLock<Option<fn()>> = SpinLock::new(None);
+
+    /// Calls a function at the next attempt to tell a CPU, before it is told.
+    pub fn on_next_interrupt(hook: fn()) {
+        *HOOK.lock() = Some(hook);
+    }
 
     /// Makes the next `count` attempts to tell a CPU fail.
     pub fn fail_next_interrupts(count: usize) {
         LEFT.store(count, Ordering::SeqCst);
     }
 
-    pub(super) fn shall_fail() -> bool {
+    /// Calls the hook; true if this attempt shall fail.
+    pub(super) fn meet_interrupt() -> bool {
+        let hook = HOOK.lock().take();
+        if let Some(hook) = hook {
+            hook();
+        }
         LEFT.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
     }
 }

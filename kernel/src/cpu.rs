@@ -171,6 +171,11 @@ impl Cpu {
         self.trap_stack_tops.iter().map(|top| top.load(Ordering::Relaxed))
     }
 
+    /// True if it has nothing to run, as it was at some moment during the call.
+    pub fn is_asleep(&self) -> bool {
+        self.attention.is_idle()
+    }
+
     /// True if this is the CPU the caller runs on. Only stable with interrupts off.
     pub fn is_this(&self) -> bool {
         core::ptr::eq(self, this())

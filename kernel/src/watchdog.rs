@@ -71,6 +71,30 @@ pub(crate) fn sampled(registers: &Registers) {
     place.stack_pointer.store(registers.stack_pointer, Ordering::Relaxed);
     place.frame_pointer.store(registers.frame_pointer, Ordering::Relaxed);
     place.instruction_pointer.store(registers.instruction_pointer, Ordering::Release);
+    #[cfg(feature = "faults")]
+    faults::run_hook();
+}
+
+/// What tests do in the handler of an NMI.
+#[cfg(feature = "faults")]
+pub mod faults {
+    use core::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Address of a `fn()`, 0 for none: all CPUs may be in the handler at once, so there is no lock.
+    static HOOK: AtomicUsize = AtomicUsize::new(0);
+
+    /// Calls a function in each handler that says where its CPU is, from now on.
+    pub fn on_samples(hook: Option<fn()>) {
+        HOOK.store(hook.map_or(0, |hook| hook as usize), Ordering::SeqCst);
+    }
+
+    pub(super) fn run_hook() {
+        let hook = HOOK.load(Ordering::SeqCst);
+        if hook != 0 {
+            // SAFETY: `on_samples` stores nothing else.
+            unsafe { core::mem::transmute::<usize, fn()>(hook)() };
+        }
+    }
 }
 
 /// Watches from now on: what lasts longer than `limit` is reported.

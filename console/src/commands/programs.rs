@@ -87,9 +87,9 @@ fn run(context: &mut Context<'_>) -> CommandResult {
         writeln!(context.out, "program {program} left {} B in {} blocks; taken back", leaked.bytes, leaked.blocks)?;
     }
     match program.outcome() {
-        Some(Outcome::Exited(0)) | None => left
-            .overrun
-            .map_or(Ok(()), |overrun| Err(CommandError::failed(format!("`{name}` was wrong with its memory: {overrun}")))),
+        Some(Outcome::Exited(0)) | None => left.overrun.map_or(Ok(()), |overrun| {
+            Err(CommandError::failed(format!("`{name}` was wrong with its memory: {overrun}")))
+        }),
         Some(Outcome::Exited(status)) => Err(CommandError {
             status: u8::try_from(status).unwrap_or(u8::MAX),
             ..CommandError::failed(format!("`{name}` exited with status {status}"))

@@ -178,7 +178,8 @@ fn of_several(at: NonNull<u8>) -> &'static SpinLock<Zone> {
 /// set. `None` for addresses that are no zone's. Takes no lock, so what is read of another's frame is out of date at once.
 #[inline(always)]
 pub fn owner(at: NonNull<u8>) -> Option<&'static AtomicU64> {
-    let node = if may_contain(0, at) { 0 } else { (1..NODES.load(Ordering::Relaxed)).find(|&node| may_contain(node, at))? };
+    let node =
+        if may_contain(0, at) { 0 } else { (1..NODES.load(Ordering::Relaxed)).find(|&node| may_contain(node, at))? };
     let index = (at.as_ptr() as usize - SPANS[node].0.load(Ordering::Relaxed)) / PAGE_SIZE;
     // SAFETY: `init` made a word for each frame of the span before it published the span, and none of them ever goes. Where
     // spans overlap, an address always leads to the same one's word.

@@ -12,8 +12,8 @@ pub mod objects;
 mod regions;
 mod table;
 
-use alloc::sync::Arc;
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ptr::{self, NonNull};

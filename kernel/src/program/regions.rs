@@ -100,12 +100,7 @@ pub(super) fn give_pages(at: NonNull<u8>, pages: usize) {
 }
 
 /// Pages in a row, straight from a zone.
-pub(super) fn take_pages(
-    node: usize,
-    scope: Scope,
-    pages: usize,
-    align: usize,
-) -> Result<NonNull<u8>, OutOfMemory> {
+pub(super) fn take_pages(node: usize, scope: Scope, pages: usize, align: usize) -> Result<NonNull<u8>, OutOfMemory> {
     memory::may_fail()?;
     let take = |zone: &mut Zone| zone.allocate_pages(pages, align);
     let found = match scope {

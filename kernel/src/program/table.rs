@@ -60,7 +60,8 @@ impl<T> Table<T> {
         let (chunk, offset) = Self::place(index);
         let place = self.chunks.get(chunk).ok_or(OutOfMemory)?;
         if place.load(Ordering::Relaxed).is_null() {
-            let memory = memory::allocate(Layout::array::<T>(FIRST << chunk).map_err(|_| OutOfMemory)?, Placement::Near)?;
+            let memory =
+                memory::allocate(Layout::array::<T>(FIRST << chunk).map_err(|_| OutOfMemory)?, Placement::Near)?;
             place.store(memory.cast().as_ptr(), Ordering::Relaxed);
         }
         // SAFETY: the chunk has room for it, and nobody reads above the length.

@@ -6,10 +6,12 @@ use core::time::Duration;
 
 use kernel::call::{self, CallError, CpuSet};
 use kernel::lock::InterruptGuard;
+use kernel::thread::Builder;
 use kernel::time::{Deadline, spin_until};
+use kernel::wait::Event;
 use kernel::{cpu, interrupts};
 
-use crate::support::{LIMIT, eventually, text};
+use crate::support::{LIMIT, eventually, join, text, until_blocked};
 use crate::{TestResult, ensure, tests};
 
 tests![
@@ -21,6 +23,7 @@ tests![
     calls_cross_without_deadlock,
     a_broadcast_interrupt_reaches_all_others,
     a_handler_never_runs_once_unregistered,
+    a_cpu_that_could_not_be_told_is_told_later,
 ];
 
 fn a_call_runs_where_it_should() -> TestResult {
@@ -180,5 +183,32 @@ fn a_handler_never_runs_once_unregistered() -> TestResult {
     }
     let too_late = CALLS_TOO_LATE.load(Ordering::SeqCst);
     ensure!(too_late == 0, "{too_late} calls came after the handler was unregistered");
+    Ok(())
+}
+
+fn a_cpu_that_could_not_be_told_is_told_later() -> TestResult {
+    static WOKEN: Event = Event::new();
+    static RAN: AtomicU64 = AtomicU64::new(0);
+    let Some(other) = cpu::all().find(|cpu| cpu.index != cpu::this_index()) else { return Ok(()) };
+    RAN.store(0, Ordering::SeqCst);
+    let note = || {
+        RAN.fetch_add(1, Ordering::SeqCst);
+    };
+    for failures in [1, 3] {
+        call::faults::fail_next_interrupts(failures);
+        call::on(other.index, note, LIMIT).map_err(text)?;
+        call::faults::fail_next_interrupts(failures);
+        call::start_on(other.index, note).map_err(text)?;
+        // No later one interrupts, because the mailbox is not empty.
+        call::on(other.index, note, LIMIT).map_err(text)?;
+        let waiter = Builder::new("waiter").cpu(other.index).spawn(|| WOKEN.wait()).map_err(text)?;
+        until_blocked(&waiter)?;
+        call::faults::fail_next_interrupts(failures);
+        WOKEN.signal();
+        join(waiter)?;
+        call::faults::fail_next_interrupts(0);
+    }
+    let ran = RAN.load(Ordering::SeqCst);
+    ensure!(ran == 6, "{ran} of 6 calls ran");
     Ok(())
 }

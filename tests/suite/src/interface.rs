@@ -123,9 +123,8 @@ fn a_program_ends_only_when_its_calls_have_run() -> TestResult {
     }
     let body = || {
         // SAFETY: functions of this image.
-        let (first, second) = unsafe {
-            (aero_cpu_call(1, Some(hold), ptr::null_mut()), aero_cpu_call(1, Some(note), ptr::null_mut()))
-        };
+        let (first, second) =
+            unsafe { (aero_cpu_call(1, Some(hold), ptr::null_mut()), aero_cpu_call(1, Some(note), ptr::null_mut())) };
         check!(first == TIMED_OUT && second == TIMED_OUT);
         0
     };
@@ -211,8 +210,8 @@ fn sweep_maker<H>(make: unsafe fn(*mut *mut H) -> Status, destroy: unsafe fn(*mu
         // SAFETY: a place for the handle.
         let status = unsafe { make(&raw mut handle) };
         if status == OK {
-            // SAFETY: the handle, not used again.
             RAN.store(0, Ordering::SeqCst);
+            // SAFETY: the handle, not used again.
             let destroyed = unsafe { destroy(handle) };
             RAN.store(0, Ordering::SeqCst);
             return (destroyed, false);
@@ -223,6 +222,12 @@ fn sweep_maker<H>(make: unsafe fn(*mut *mut H) -> Status, destroy: unsafe fn(*mu
 
 /// Ends with the error as status unless a sweep met as many allocations as it must at least.
 macro_rules! swept {
+    ($sweep:expr) => {
+        match $sweep {
+            Ok(_) => (),
+            Err(reason) => return reason - line!() as i32 * 100_000,
+        }
+    };
     ($sweep:expr, $least:expr) => {
         match $sweep {
             Ok(allocations) if allocations >= $least => (),
@@ -244,7 +249,8 @@ fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestRe
             unsafe { aero_thread_join(handle, NEVER) }
         }
         unsafe fn big_thread(at: *mut *mut abi::Thread) -> Status {
-            let options = abi::ThreadOptions { name: ptr::null(), name_length: 0, cpu: ANY, stack_size: 2 * stack::DEFAULT_SIZE };
+            let options =
+                abi::ThreadOptions { name: ptr::null(), name_length: 0, cpu: ANY, stack_size: 2 * stack::DEFAULT_SIZE };
             // SAFETY: a function of this image.
             unsafe { aero_thread_spawn(&raw const options, Some(note), ptr::null_mut(), at) }
         }
@@ -297,7 +303,7 @@ fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestRe
             let ran = RAN.swap(0, Ordering::SeqCst);
             (status, status != OK && ran != 0)
         };
-        swept!(sweep(call), 0);
+        swept!(sweep(call));
         let mut pool = ptr::null_mut();
         // SAFETY: a place for the handle.
         check!(unsafe { aero_pool_create(&raw mut pool) } == OK);
@@ -311,7 +317,7 @@ fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestRe
                 (status, false)
             }
         };
-        swept!(sweep(queue), 0);
+        swept!(sweep(queue));
         // SAFETY: a live pool.
         check!(unsafe { aero_pool_destroy(pool) } == OK);
         0
@@ -428,7 +434,9 @@ fn handles_of_another_program_are_invalid() -> TestResult {
     reset();
     let owner = start(|| {
         match one_of_each() {
-            Ok(handles) => HANDLES.iter().zip(handles).for_each(|(place, handle)| place.store(handle, Ordering::SeqCst)),
+            Ok(handles) => {
+                HANDLES.iter().zip(handles).for_each(|(place, handle)| place.store(handle, Ordering::SeqCst))
+            }
             Err(line) => return line,
         }
         STARTED.store(1, Ordering::SeqCst);
@@ -598,7 +606,9 @@ fn of_memory_taken_nearly_all_is_given() -> TestResult {
     fn free_pages() -> u64 {
         memory::nodes().filter_map(memory::node_usage).map(|usage| usage.free).sum()
     }
-    for (size, permille) in [(64, 950), (100, 850), (1024, 950), (4096, 950), (5000, 850), (65_536, 950), (1 << 20, 950)] {
+    for (size, permille) in
+        [(64, 950), (100, 850), (1024, 950), (4096, 950), (5000, 850), (65_536, 950), (1 << 20, 950)]
+    {
         SIZE.store(size, Ordering::SeqCst);
         GIVEN.store(0, Ordering::SeqCst);
         TAKEN.store(0, Ordering::SeqCst);
@@ -640,7 +650,11 @@ fn a_blocking_call_in_a_handler_ends_the_program() -> TestResult {
         line!() as i32
     })?;
     let outcome = end(&program)?;
-    ensure!(STATUS.load(Ordering::SeqCst) as i32 == INVALID, "the call returned {}", STATUS.load(Ordering::SeqCst) as i32);
+    ensure!(
+        STATUS.load(Ordering::SeqCst) as i32 == INVALID,
+        "the call returned {}",
+        STATUS.load(Ordering::SeqCst) as i32
+    );
     match outcome {
         Outcome::Failed(reason) => {
             ensure!(reason.contains("a blocking call in an interrupt handler"), "it failed, but: {reason}");
@@ -670,7 +684,9 @@ fn nothing_is_left_of_any_program() -> TestResult {
         while (allocated()?, stack::usage().0) != (before, stacks) {
             if deadline.has_passed() {
                 let (after, stacks_after) = (allocated()?, stack::usage().0);
-                return Err(format!("{name}: {before} bytes and {stacks} stacks before, {after} and {stacks_after} after"));
+                return Err(format!(
+                    "{name}: {before} bytes and {stacks} stacks before, {after} and {stacks_after} after"
+                ));
             }
             thread::yield_now();
         }

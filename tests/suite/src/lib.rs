@@ -15,6 +15,7 @@ mod state;
 mod support;
 mod threads;
 mod time;
+mod traps;
 mod waiting;
 
 use alloc::string::String;
@@ -60,11 +61,12 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         time::TESTS,
         memory::TESTS,
         runtimes::TESTS,
+        traps::TESTS,
         interface::TESTS,
         state::TESTS,
     ]
-        .into_iter()
-        .flatten()
+    .into_iter()
+    .flatten()
 }
 
 /// The long tests.

@@ -1,15 +1,16 @@
 //! Everything a thread can wait on.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use core::time::Duration;
 
 use kernel::arch::{Architecture, Machine};
-use kernel::lock::SpinLock;
+use kernel::lock::{InterruptGuard, SpinLock};
 use kernel::thread::{self, Builder, JoinHandle};
-use kernel::time::Deadline;
+use kernel::time::{Deadline, Timer};
 use kernel::wait::{
     Arrival, Barrier, Channel, Condition, Event, Mutex, ReaderWriterLock, Semaphore, TimedOut, TrySendError, WaitQueue,
 };
@@ -36,6 +37,8 @@ tests![
     interrupt_handlers_wake_threads,
     whoever_is_woken_runs_at_once_beside_one_that_computes,
     whoever_is_woken_all_the_time_leaves_others_a_share,
+    a_wake_up_passes_over_who_lost_its_wait,
+    an_object_may_go_as_soon_as_its_waiter_is_woken,
 ];
 
 /// Spawns one thread per number, spread over the CPUs.
@@ -522,4 +525,93 @@ fn whoever_is_woken_all_the_time_leaves_others_a_share() -> TestResult {
     result.and(waited)?;
     ensure!(computed >= worked / 4, "one thread did {computed} pieces of work, while the other did {worked}");
     Ok(())
+}
+
+/// One interrupt handles a wait's timeout and then a signal, before the thread that timed out could leave the list.
+fn a_wake_up_passes_over_who_lost_its_wait() -> TestResult {
+    static EVENT: Event = Event::new();
+    let before = Deadline::after(Duration::from_millis(30));
+    let first = thread::spawn("first", move || EVENT.wait_until(before)).map_err(text)?;
+    until_blocked(&first)?;
+    let second = thread::spawn("second", || EVENT.wait_until(Deadline::after(LIMIT))).map_err(text)?;
+    until_blocked(&second)?;
+    let mut timer = Timer::new(&EVENT, Event::signal).map_err(text)?;
+    {
+        let _guard = InterruptGuard::new();
+        timer.set(Deadline::at_cycles(before.cycles() + 1));
+        while !Deadline::at_cycles(before.cycles() + 2).has_passed() {
+            Machine::spin_hint();
+        }
+    }
+    let (first, second) = (join(first)?, join(second)?);
+    ensure!(first == Err(TimedOut), "the first was woken");
+    ensure!(second == Ok(()), "the signal was lost with the first");
+    Ok(())
+}
+
+/// What the object's memory is once its waiter may have given it to somebody else.
+const OTHERS: u8 = 0xa5;
+static OBJECT: AtomicPtr<[u8; 256]> = AtomicPtr::new(core::ptr::null_mut());
+
+/// The waiter is about to run: what it waited on may be gone.
+fn overwrite() {
+    // SAFETY: 256 bytes of a box that the test keeps.
+    unsafe { OBJECT.load(Ordering::SeqCst).cast::<u8>().write_bytes(OTHERS, 256) };
+}
+
+/// Lets a thread of another CPU wait on an object that is overwritten at the moment the thread is woken.
+fn woken_without_object<O: Sync + 'static>(
+    name: &str,
+    object: O,
+    wait: impl Fn(&'static O) -> bool + Send + 'static,
+    wake: impl Fn(&O),
+) -> TestResult {
+    let Some(other) = cpu::all().find(|cpu| cpu.index != cpu::this_index()) else { return Ok(()) };
+    ensure!(size_of::<O>() <= 256, "{name} is larger than its place");
+    #[repr(align(64))]
+    struct Place([u8; 256]);
+    let place = Box::leak(Box::new(Place([0; 256])));
+    let at = (&raw mut place.0).cast::<O>();
+    // SAFETY: large enough, and aligned for all of them; leaked, so that the waiter's reference may be as long as it likes.
+    let object: &'static O = unsafe {
+        at.write(object);
+        &*at
+    };
+    OBJECT.store(at.cast(), Ordering::SeqCst);
+    let waiter = Builder::new("waiter").cpu(other.index).spawn(move || wait(object)).map_err(text)?;
+    until_blocked(&waiter)?;
+    // A CPU that sleeps is told, which is what the hook waits for.
+    eventually("the waiter's CPU sleeps", || other.is_asleep())?;
+    call::faults::on_next_interrupt(overwrite);
+    wake(object);
+    let woken = join(waiter)?;
+    // SAFETY: bytes that only the test has now.
+    let left = unsafe { core::slice::from_raw_parts(at.cast::<u8>(), 256) };
+    let changed = left.iter().filter(|&&byte| byte != OTHERS).count();
+    ensure!(woken && changed == 0, "{name}: {changed} bytes were written after its waiter was woken");
+    // SAFETY: from a box, and used no more.
+    drop(unsafe { Box::from_raw(at.cast::<Place>()) });
+    Ok(())
+}
+
+fn an_object_may_go_as_soon_as_its_waiter_is_woken() -> TestResult {
+    let deadline = || Deadline::after(LIMIT);
+    woken_without_object("an event", Event::new(), move |event| event.wait_until(deadline()).is_ok(), Event::signal)?;
+    let broadcast = |event: &Event| {
+        event.broadcast();
+    };
+    woken_without_object("a broadcast event", Event::new(), move |e| e.wait_until(deadline()).is_ok(), broadcast)?;
+    woken_without_object("a semaphore", Semaphore::new(0), move |s| s.down_until(deadline()).is_ok(), Semaphore::up)?;
+    let arrive = |barrier: &Barrier| {
+        barrier.wait();
+    };
+    woken_without_object("a barrier", Barrier::new(2), move |b| b.wait_until(deadline()).is_ok(), arrive)?;
+    let wait = move |condition: &'static Condition| {
+        static MUTEX: Mutex<()> = Mutex::new(());
+        condition.wait_until(MUTEX.lock(), deadline()).1.is_ok()
+    };
+    let signal = |condition: &Condition| {
+        condition.signal();
+    };
+    woken_without_object("a condition variable", Condition::new(), wait, signal)
 }
