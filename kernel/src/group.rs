@@ -77,8 +77,7 @@ impl Group {
             self.missing.store(self.size, Ordering::Relaxed);
             self.round.store(round.wrapping_add(1), Ordering::SeqCst);
             if self.sleeping.load(Ordering::SeqCst) != 0 {
-                let mut sleepers = self.sleepers.lock();
-                sleepers.take_all().wake(sleepers);
+                self.wake_sleepers();
             }
             return Ok(true);
         }
@@ -92,6 +91,12 @@ impl Group {
             Machine::spin_hint();
         }
         self.sleep(round, deadline).map(|()| false)
+    }
+
+    #[cold]
+    fn wake_sleepers(&self) {
+        let mut sleepers = self.sleepers.lock();
+        sleepers.take_all().wake(sleepers);
     }
 
     #[cold]

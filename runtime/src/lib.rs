@@ -70,13 +70,18 @@ pub fn resolve(name: &str) -> Option<usize> {
 #[inline(always)]
 fn blocking<T>(operation: impl FnOnce() -> T) -> Result<T, Status> {
     if cpu::in_interrupt() {
-        program::fail_handler(format_args!("a blocking call in an interrupt handler, where no thread can wait"));
-        return Err(INVALID);
+        return Err(refuse_in_handler());
     }
     let control = Machine::vector_control();
     let result = operation();
     Machine::set_vector_control(control);
     Ok(result)
+}
+
+#[cold]
+fn refuse_in_handler() -> Status {
+    program::fail_handler(format_args!("a blocking call in an interrupt handler, where no thread can wait"));
+    INVALID
 }
 
 /// A deadline from the interface's nanoseconds.

@@ -572,7 +572,14 @@ pub fn by_id(id: u64) -> Option<Arc<Program>> {
 /// handler it does nothing: the thread there is whichever was interrupted.
 #[inline(always)]
 pub fn leave_if_ending() {
-    if is_ending() && !cpu::in_interrupt() {
+    if is_ending() {
+        leave();
+    }
+}
+
+#[cold]
+fn leave() {
+    if !cpu::in_interrupt() {
         scheduler::exit();
     }
 }
@@ -588,7 +595,6 @@ pub fn fail_current(reason: fmt::Arguments<'_>) -> Option<core::convert::Infalli
 }
 
 /// Runs a handler of a program's: interrupt context.
-#[inline(always)]
 pub fn as_handler_of(program: &'static Program, handler: impl FnOnce()) {
     let _guard = InterruptGuard::new();
     let here = cpu::this();
@@ -598,7 +604,6 @@ pub fn as_handler_of(program: &'static Program, handler: impl FnOnce()) {
 }
 
 /// The program on whose behalf the kernel is called: the calling thread's, or that of the handler that runs.
-#[inline(always)]
 pub fn caller() -> Option<&'static Program> {
     let guard = InterruptGuard::new();
     let here = cpu::this();

@@ -126,6 +126,7 @@ impl Objects {
     ///
     /// # Errors
     /// [`OutOfMemory`].
+    #[inline(never)]
     pub fn reserve<T: Object>(&self) -> Result<Reserved<'_, T>, OutOfMemory> {
         let memory = memory::try_box(MaybeUninit::<T>::uninit())?;
         let mut free = self.first_free.lock();
@@ -181,7 +182,7 @@ impl Objects {
     ///
     /// # Errors
     /// See [`HandleError`].
-    #[inline]
+    #[inline(never)]
     pub fn borrow<T: Object>(&self, handle: Handle) -> Result<Borrowed<'_, T>, HandleError> {
         let (_, slot) = self.find(handle)?;
         // Who wants the object alone finds the count, or this finds its mark.
@@ -204,6 +205,7 @@ impl Objects {
     ///
     /// # Errors
     /// See [`HandleError`].
+    #[inline(never)]
     pub fn take<T: Object>(&self, handle: Handle) -> Result<Taken<'_, T>, HandleError> {
         let deadline = Deadline::after(LEAVE_LIMIT);
         loop {
@@ -218,6 +220,7 @@ impl Objects {
     ///
     /// # Errors
     /// See [`HandleError`].
+    #[inline(never)]
     pub fn try_take<T: Object>(&self, handle: Handle) -> Result<Taken<'_, T>, HandleError> {
         let (index, slot) = self.find(handle)?;
         if slot.users.compare_exchange(0, ALONE, Ordering::AcqRel, Ordering::Relaxed).is_err() {
@@ -265,6 +268,7 @@ pub struct Reserved<'a, T: Object> {
 
 impl<T: Object> Reserved<'_, T> {
     /// Puts the object there; its handle.
+    #[inline(never)]
     pub fn fill(mut self, object: T) -> Handle {
         let Some(memory) = self.memory.take() else { unreachable!("filled once, here") };
         let slot = self.objects.slot(self.index);
@@ -326,6 +330,7 @@ impl<T> Taken<'_, T> {
     }
 
     /// Takes the object out; its handle is not valid any more.
+    #[inline(never)]
     pub fn remove(self) -> Box<T> {
         // SAFETY: `take` saw that a `T` is there, made from a box; the handle goes, so nobody else comes to it.
         let object = unsafe { Box::from_raw(self.object()) };

@@ -58,7 +58,7 @@ impl Condition {
     #[inline]
     pub fn signal(&self) -> bool {
         let mut waiters = self.waiters.lock();
-        waiters.take_one().wake(waiters) != 0
+        waiters.take_one().wake(waiters)
     }
 
     /// Wakes everybody; how many there were.

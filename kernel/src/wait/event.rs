@@ -63,7 +63,7 @@ impl Event {
     pub fn signal(&self) {
         let mut state = self.state.lock();
         let taken = state.waiters.take_one();
-        if taken.is_empty() && state.memory == Memory::Clear {
+        if taken.is_none() && state.memory == Memory::Clear {
             state.memory = Memory::Signalled;
         }
         taken.wake(state);

@@ -44,63 +44,83 @@ impl WaitList {
 
     /// Takes out the thread that waits longest, to be woken once the lock is released.
     #[inline(always)]
-    pub fn take_one(&mut self) -> Taken {
+    pub fn take_one(&mut self) -> TakenOne {
         while let Some(thread) = self.list.pop_front() {
             let thread = UnsafeRef::into_raw(thread);
             // SAFETY: a thread in a wait list cannot end before it left its wait, for which it needs our lock.
             let thread = unsafe { &*thread };
             // One that lost its wait to its timeout is not ours to wake.
             if thread.claim().try_wake() {
-                thread.next().store(ptr::null_mut(), Ordering::Relaxed);
-                return Taken { first: thread };
+                return TakenOne(Some(thread));
             }
         }
-        Taken::NONE
+        TakenOne(None)
     }
 
     /// Takes all threads out, to be woken once the lock is released.
-    pub fn take_all(&mut self) -> Taken {
-        let all = self.take_one();
-        // SAFETY: a thread that was taken waits until it is woken, by whoever has the chain.
-        let mut last = unsafe { all.first.as_ref() };
+    pub fn take_all(&mut self) -> TakenAll {
+        let TakenOne(first) = self.take_one();
+        let mut last = first;
         while let Some(thread) = last {
-            let next = self.take_one().first;
-            thread.next().store(next.cast_mut(), Ordering::Relaxed);
-            // SAFETY: as above.
-            last = unsafe { next.as_ref() };
+            let TakenOne(next) = self.take_one();
+            thread.next().store(next.map_or(ptr::null(), ptr::from_ref).cast_mut(), Ordering::Relaxed);
+            last = next;
         }
-        all
+        TakenAll(first)
     }
 }
 
-/// Threads taken out of a wait list: they are woken by nobody else. The object they waited for may be gone as soon as one
-/// of them runs, so they are woken after the last access to it: see [`Taken::wake`].
-#[must_use = "the threads wait for ever otherwise"]
-pub struct Taken {
-    /// Linked by their own links.
-    first: *const Thread,
-}
+/// A thread taken out of a wait list, if there was one: it is woken by nobody else. The object it waited for may be gone as
+/// soon as it runs, so it is woken after the last access to that.
+#[must_use = "the thread waits for ever otherwise"]
+pub struct TakenOne(Option<&'static Thread>);
 
-impl Taken {
+impl TakenOne {
     /// No thread.
-    pub const NONE: Self = Self { first: ptr::null() };
+    pub const NONE: Self = Self(None);
 
     /// True if there is none.
     #[inline(always)]
-    pub fn is_empty(&self) -> bool {
-        self.first.is_null()
+    pub fn is_none(&self) -> bool {
+        self.0.is_none()
     }
 
-    /// Releases the lock under which they were taken and wakes them; how many there were.
+    /// Releases the lock under which it was taken and wakes it; false if there was none.
     #[inline(always)]
+    pub fn wake<T>(self, guard: SpinGuard<'_, T>) -> bool {
+        let _interrupts = SpinGuard::release(guard);
+        if let Some(thread) = self.0 {
+            scheduler::make_runnable(thread);
+        }
+        self.0.is_some()
+    }
+}
+
+impl From<TakenOne> for TakenAll {
+    fn from(TakenOne(thread): TakenOne) -> Self {
+        if let Some(thread) = thread {
+            thread.next().store(ptr::null_mut(), Ordering::Relaxed);
+        }
+        Self(thread)
+    }
+}
+
+/// All threads of a wait list, linked by their own links: as [`TakenOne`].
+#[must_use = "the threads wait for ever otherwise"]
+pub struct TakenAll(Option<&'static Thread>);
+
+impl TakenAll {
+    /// No thread.
+    pub const NONE: Self = Self(None);
+
+    /// Releases the lock under which they were taken and wakes them; how many there were.
     pub fn wake<T>(self, guard: SpinGuard<'_, T>) -> usize {
         let _interrupts = SpinGuard::release(guard);
-        let mut thread = self.first;
-        let mut count = 0;
-        // SAFETY: a thread that was taken waits until it is woken, here; the link is read before.
-        while let Some(taken) = unsafe { thread.as_ref() } {
-            thread = taken.next().load(Ordering::Relaxed);
-            scheduler::make_runnable(taken);
+        let (mut next, mut count) = (self.0, 0);
+        while let Some(thread) = next {
+            // SAFETY: null, or a thread that was taken, which waits until it is woken, here; its link is read before.
+            next = unsafe { thread.next().load(Ordering::Relaxed).as_ref() };
+            scheduler::make_runnable(thread);
             count += 1;
         }
         count

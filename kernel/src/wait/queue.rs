@@ -39,7 +39,7 @@ impl WaitQueue {
     #[inline]
     pub fn wake_one(&self) -> bool {
         let mut waiters = self.waiters.lock();
-        waiters.take_one().wake(waiters) != 0
+        waiters.take_one().wake(waiters)
     }
 
     /// Wakes everybody; how many there were.

@@ -4,7 +4,7 @@ use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use super::list::Taken;
+use super::list::TakenAll;
 use super::{Outcome, TimedOut, WaitList, list};
 use crate::lock::SpinLock;
 use crate::time::Deadline;
@@ -124,12 +124,12 @@ impl<T> ReaderWriterLock<T> {
 
 impl State {
     /// Takes out the threads that may try now.
-    fn next_in(&mut self) -> Taken {
+    fn next_in(&mut self) -> TakenAll {
         match (self.writing, self.writers_waiting, self.readers) {
-            (true, ..) => Taken::NONE,
+            (true, ..) => TakenAll::NONE,
             (false, 0, _) => self.reader_list.take_all(),
-            (false, _, 0) => self.writer_list.take_one(),
-            (false, ..) => Taken::NONE,
+            (false, _, 0) => self.writer_list.take_one().into(),
+            (false, ..) => TakenAll::NONE,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicI64, Ordering};
 
-use super::list::Taken;
+use super::list::TakenOne;
 use super::{InterruptSafe, Outcome, TimedOut, WaitList, list};
 use crate::lock::SpinLock;
 use crate::time::Deadline;
@@ -88,8 +88,8 @@ impl Semaphore {
     #[cold]
     fn hand_over(&self) {
         let mut guard = self.promises.lock();
-        let taken = if guard.laid_down < 0 { Taken::NONE } else { guard.waiters.take_one() };
-        if taken.is_empty() {
+        let taken = if guard.laid_down < 0 { TakenOne::NONE } else { guard.waiters.take_one() };
+        if taken.is_none() {
             guard.laid_down += 1;
         }
         taken.wake(guard);
