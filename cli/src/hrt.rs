@@ -165,6 +165,8 @@ fn c(directory: &Path, isa: Isa) -> Result<(String, Vec<PathBuf>)> {
         let mut command = Command::new(compiler);
         command
             .args(["-c", "-O2", "-g", "-ffreestanding", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector"])
+            // Each page of a large frame is touched, so that it cannot jump over the stack's guard.
+            .arg("-fstack-clash-protection")
             .args(["-fno-asynchronous-unwind-tables", "-fno-omit-frame-pointer", "-fno-plt", "-Wall"])
             .arg(format!("-march={}", isa.name()))
             .arg("-I")

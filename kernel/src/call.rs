@@ -19,7 +19,6 @@ use crate::scheduler::mailbox::Linked;
 use crate::start::boot_information;
 use crate::thread::NoSuchCpu;
 use crate::time::Deadline;
-use crate::time::timer::TimerNode;
 use crate::trace;
 
 /// How long a waiting call waits unless told otherwise.
@@ -429,31 +428,20 @@ fn send(cpu: usize, vector: u8) -> Result<(), IpiError> {
     Machine::send_ipi(cpu, vector)
 }
 
-/// For each CPU, the timer of the one that has to tell it, and whether one has.
-static UNTOLD: [(TimerNode, AtomicBool); MAX_CPUS] = {
-    let mut nodes = [const { (TimerNode::new(tell_again, 0), AtomicBool::new(false)) }; MAX_CPUS];
-    let mut cpu = 0;
-    while cpu < MAX_CPUS {
-        nodes[cpu].0 = TimerNode::new(tell_again, cpu);
-        cpu += 1;
-    }
-    nodes
-};
 /// Time between two attempts.
 const TELL_INTERVAL: Duration = Duration::from_micros(100);
 
 #[cold]
 fn tell_later(target: &Cpu) {
-    let (timer, is_set) = &UNTOLD[target.index];
-    if !is_set.swap(true, Ordering::AcqRel) {
-        timer.set(cpu::this(), Deadline::after(TELL_INTERVAL));
+    if !target.is_untold.swap(true, Ordering::AcqRel) {
+        target.untold.set(cpu::this(), Deadline::after(TELL_INTERVAL));
     }
 }
 
 /// The timer of a CPU that was not told: interrupt context. Either mailbox may be the one.
-fn tell_again(cpu: usize) {
-    UNTOLD[cpu].1.store(false, Ordering::Release);
+pub(crate) fn tell_again(cpu: usize) {
     let Some(target) = cpu::get(cpu) else { return };
+    target.is_untold.store(false, Ordering::Release);
     tell(target, CALL_VECTOR);
     tell(target, RESCHEDULE_VECTOR);
 }

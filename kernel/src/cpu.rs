@@ -6,17 +6,18 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering
 use arch_contract::MAX_CPUS;
 
 use crate::arch::{Architecture, Machine};
-use crate::call::CallNode;
+use crate::call::{self, CallNode};
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::cache::ObjectCaches;
 use crate::program::Program;
+use crate::scheduler;
 use crate::scheduler::attention::AttentionWord;
 use crate::scheduler::mailbox::Mailbox;
 use crate::scheduler::run_queue::RunQueue;
 use crate::thread::Thread;
 use crate::thread::registry::Registry;
 use crate::thread::stock::Stock;
-use crate::time::timer::TimerQueue;
+use crate::time::timer::{TimerNode, TimerQueue};
 
 /// Data of one CPU that only that CPU touches, with interrupts off.
 pub struct Owned<T>(UnsafeCell<T>);
@@ -127,6 +128,11 @@ pub struct Cpu {
     pub(crate) kept_call_block: AtomicPtr<u8>,
     pub(crate) timers: CacheLine<SpinLock<TimerQueue>>,
     pub(crate) registry: CacheLine<SpinLock<Registry>>,
+    /// Ends the running thread's quantum.
+    pub(crate) tick: TimerNode,
+    /// Set on a CPU that has to tell this one something, but could not.
+    pub(crate) untold: TimerNode,
+    pub(crate) is_untold: AtomicBool,
     /// Interrupts taken, by vector.
     pub(crate) interrupt_counts: [Counter; 256],
 }
@@ -162,6 +168,9 @@ impl Cpu {
             kept_call_block: AtomicPtr::new(core::ptr::null_mut()),
             timers: CacheLine(SpinLock::new(TimerQueue::new())),
             registry: CacheLine(SpinLock::new(Registry::new())),
+            tick: TimerNode::new(scheduler::tick, 0),
+            untold: TimerNode::new(call::tell_again, index),
+            is_untold: AtomicBool::new(false),
             interrupt_counts: [const { Counter(AtomicU64::new(0)) }; 256],
         }
     }

@@ -33,7 +33,7 @@ use crate::memory::{self, OutOfMemory, Placement};
 use crate::scheduler;
 use crate::start::boot_information;
 use crate::symbols::{self, Symbol};
-use crate::thread::{self, Builder, NAME_LIMIT, SpawnError, Thread};
+use crate::thread::{self, Builder, JoinHandle, NAME_LIMIT, SpawnError, Thread};
 use crate::time::Deadline;
 use crate::wait::Event;
 use heap::{Heap, Overrun, Usage};
@@ -101,6 +101,8 @@ pub struct Program {
     changed: Event,
     /// Latched when all it had is given back.
     finished: Event,
+    /// The thread that waits for its end.
+    supervisor: SpinLock<Option<JoinHandle<()>>>,
     /// What it left.
     left: SpinLock<Left>,
     started_at: AtomicU64,
@@ -214,7 +216,7 @@ fn launch(program: Arc<Program>, count: usize) -> Result<Arc<Program>, StartErro
     let supervised = program.clone();
     let supervisor = Builder::new("supervisor").spawn(move || supervise(&supervised));
     match supervisor {
-        Ok(handle) => handle.detach(),
+        Ok(handle) => *program.supervisor.lock() = Some(handle),
         Err(error) => {
             forget(&program);
             return Err(error.into());
@@ -310,6 +312,7 @@ impl Program {
             outcome: SpinLock::new(None),
             changed: Event::new(),
             finished: Event::new(),
+            supervisor: SpinLock::new(None),
             left: SpinLock::new(Left::default()),
             started_at: AtomicU64::new(crate::time::now_ns()),
         };
@@ -415,12 +418,19 @@ impl Program {
         *self.left.lock()
     }
 
-    /// Waits until it has ended and all it had is given back.
+    /// Waits until it has ended, all it had is given back, and so is its supervisor.
     ///
     /// # Errors
     /// [`crate::wait::TimedOut`].
     pub fn wait_until(&self, deadline: Deadline) -> Result<(), crate::wait::TimedOut> {
-        self.finished.wait_until(deadline)
+        self.finished.wait_until(deadline)?;
+        // It is about to end.
+        let supervisor = self.supervisor.lock().take();
+        if let Some(Err(still_there)) = supervisor.map(|handle| handle.join_until(deadline)) {
+            *self.supervisor.lock() = Some(still_there);
+            return Err(crate::wait::TimedOut);
+        }
+        Ok(())
     }
 
     /// Makes it end; the first outcome counts. Any context.

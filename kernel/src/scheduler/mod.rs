@@ -17,7 +17,6 @@ use crate::interrupts::RESCHEDULE_VECTOR;
 use crate::lock::InterruptGuard;
 use crate::program;
 use crate::thread::{self, State, Thread};
-use crate::time::timer::TimerNode;
 use crate::time::{self, Deadline};
 use crate::trace;
 use attention::Attention;
@@ -33,9 +32,6 @@ pub fn set_quantum(quantum: Duration) {
     let nanoseconds = u64::try_from(quantum.as_nanos()).unwrap_or(u64::MAX);
     QUANTUM_CYCLES.store(time::ns_to_cycles(nanoseconds.max(10_000)), Ordering::Relaxed);
 }
-
-/// The tick's timers. In static memory, because their CPU's data moves while it is built.
-static TICKS: [TimerNode; arch_contract::MAX_CPUS] = [const { TimerNode::new(tick, 0) }; arch_contract::MAX_CPUS];
 
 /// Makes a blocked or new thread ready on its CPU. Interrupts off; who calls has the sole claim on the thread.
 #[inline(always)]
@@ -465,11 +461,11 @@ fn arm_tick(here: &Cpu) {
     here.switches_at_tick.store(here.counters.switches.read(), Ordering::Relaxed);
     here.attention.publish(Attention::Ticking);
     let deadline = Machine::cycles().saturating_add(QUANTUM_CYCLES.load(Ordering::Relaxed));
-    TICKS[here.index].set(here, Deadline::at_cycles(deadline));
+    here.tick.set(here, Deadline::at_cycles(deadline));
 }
 
 /// A quantum is over: timer interrupt.
-fn tick(_: usize) {
+pub(crate) fn tick(_: usize) {
     let here = cpu::this();
     here.tick_armed.store(false, Ordering::Relaxed);
     take_mail(here);

@@ -56,6 +56,11 @@ impl Screen {
         }
     }
 
+    /// A command for QEMU's monitor for people.
+    pub fn monitor(&mut self, command: &str) {
+        self.execute("human-monitor-command", &json!({ "command-line": command }));
+    }
+
     /// Presses keys together, by QEMU's names, and releases them. QEMU takes its time, as a person does: the keyboard forgets
     /// what the kernel does not take in time.
     pub fn press(&mut self, keys: &[&str]) {

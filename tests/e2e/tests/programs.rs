@@ -20,6 +20,36 @@ fn run(programs: &[&str], script: &str, options: &[&str]) -> (Option<i32>, Strin
     (output.status.code(), stdout(&output), stderr(&output))
 }
 
+/// What must be the same before and after any program: bytes and stacks in use, and the threads there are.
+const TAKE_STOCK: &str = "reclaim; mem; threads";
+
+/// As [`run`], for a script that leaves nothing behind: it is run twice, and after the second time nothing more may be in use
+/// than after the first, which fills what is kept for good.
+fn run_and_take_stock(programs: &[&str], script: &str, options: &[&str]) -> (Option<i32>, String, String) {
+    let twice = format!("{script}; {TAKE_STOCK}; {script}; {TAKE_STOCK}");
+    // The status is that of the last command that failed.
+    let (status, out, errors) = run(programs, &twice, options);
+    let taken: Vec<Vec<String>> = out.split(" total         used").skip(1).map(stock).collect();
+    assert_eq!(taken.len(), 2, "{out}{errors}");
+    assert!(taken[0].len() > 3, "memory, stacks and threads: {out}{errors}");
+    assert_eq!(taken[0], taken[1], "after `{script}`, once and twice: {out}{errors}");
+    (status, out, errors)
+}
+
+/// Of what the commands say, what must not change.
+fn stock(text: &str) -> Vec<String> {
+    let each = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_thread = words.len() > 7 && words[0].parse::<u64>().is_ok() && words[6] == "KiB";
+        match line.split_once("; ") {
+            Some((_, rest)) if rest.ends_with(" bytes are allocated") => Some(rest.to_string()),
+            _ if line.starts_with("stacks: ") => Some(line.to_string()),
+            _ => is_thread.then(|| words[1].to_string()),
+        }
+    };
+    text.lines().filter_map(each).collect()
+}
+
 const HELLO: &str = "examples/hello";
 const HELLO_C: &str = "examples/hello-c";
 const MISBEHAVE: &str = "tests/programs/misbehave";
@@ -30,11 +60,11 @@ const COLLECTIVE: &str = "tests/programs/collective";
 #[test]
 fn hello_in_rust_and_c() {
     let script = "programs; run hello-c world; run hello; run hello one three";
-    let (status, out, errors) = run(&[HELLO, HELLO_C], script, &["--cpus", "3"]);
+    let (status, out, errors) = run_and_take_stock(&[HELLO, HELLO_C], script, &["--cpus", "3"]);
     // The last one's status is the number of its arguments.
     assert_eq!(status, Some(2), "{out}{errors}");
     for cpu in 0..3 {
-        assert_eq!(out.matches(&format!("hello from CPU {cpu}")).count(), 3, "{out}");
+        assert_eq!(out.matches(&format!("hello from CPU {cpu}")).count(), 6, "{out}");
     }
     assert!(out.contains("hello, world") && out.contains("hello, one, 0.333"), "{out}");
     let (status, out, _) = run(&[HELLO], "run nonsense", &[]);
@@ -45,7 +75,7 @@ fn hello_in_rust_and_c() {
 #[test]
 fn tasks_groups_and_device_lines() {
     for cpus in ["1", "4"] {
-        let (status, out, errors) = run(&[TEAMS], "run teams; run teams", &["--cpus", cpus]);
+        let (status, out, errors) = run_and_take_stock(&[TEAMS], "run teams", &["--cpus", cpus]);
         assert_eq!(status, Some(0), "{out}{errors}");
         assert_eq!(out.matches(": ok").count(), 8, "{out}");
         assert!(!out.contains("left "), "something was not freed: {out}");
@@ -55,7 +85,7 @@ fn tasks_groups_and_device_lines() {
 #[test]
 fn the_same_from_cpp() {
     for cpus in ["1", "4"] {
-        let (status, out, errors) = run(&[COLLECTIVE], "run collective; run collective", &["--cpus", cpus]);
+        let (status, out, errors) = run_and_take_stock(&[COLLECTIVE], "run collective", &["--cpus", cpus]);
         assert_eq!(status, Some(0), "{out}{errors}");
         assert_eq!(out.matches(": ok").count(), 10, "{out}");
         assert!(!out.contains("left "), "something was not freed: {out}");
@@ -136,12 +166,13 @@ fn a_program_that_misbehaves_is_named_and_the_kernel_goes_on() {
         ("elsewhere", "\"faulty\" on CPU 1"),
         ("panic", "misbehave` failed: panic: as asked"),
         ("free", "which is not allocated"),
+        ("behind", "misbehave` was wrong with its memory: a block of 100 bytes"),
         ("leak", "left 1064 B in 2 blocks; taken back"),
         ("exit", "exited with status 7"),
     ] {
         // Twice, because the second run must not see anything of the first.
-        let script = format!("run misbehave {argument}; run misbehave {argument}; run hello; programs");
-        let (status, out, errors) = run(&[MISBEHAVE, HELLO], &script, &["--cpus", "2"]);
+        let script = format!("run misbehave {argument}; run hello; programs");
+        let (status, out, errors) = run_and_take_stock(&[MISBEHAVE, HELLO], &script, &["--cpus", "2"]);
         let expected = match argument {
             "leak" => 0,
             "exit" => 7,
@@ -156,6 +187,84 @@ fn a_program_that_misbehaves_is_named_and_the_kernel_goes_on() {
             assert!(out.contains(" at tests/programs/misbehave/src/lib.rs:"), "{argument}: no lines: {out}");
         }
     }
+}
+
+#[test]
+fn a_bad_pointer_ends_the_program_and_nothing_else() {
+    let functions = [
+        "print",
+        "panic",
+        "spawn",
+        "options",
+        "event_init",
+        "event_signal",
+        "event_broadcast",
+        "event_wait",
+        "mutex_lock",
+        "mutex_try_lock",
+        "mutex_unlock",
+        "condition_wait",
+        "condition_signal",
+        "condition_broadcast",
+        "semaphore_init",
+        "semaphore_down",
+        "semaphore_up",
+        "barrier_init",
+        "barrier_wait",
+        "reader_writer_read",
+        "reader_writer_read_unlock",
+        "reader_writer_write",
+        "reader_writer_write_unlock",
+        "channel_create",
+        "timer_create",
+        "interrupt_register",
+        "line_register",
+        "pool_create",
+        "group_create",
+        "fiber_create",
+    ];
+    for kind in ["unmapped", "constant"] {
+        // Reading a constant is no fault.
+        let faulty =
+            functions.iter().filter(|name| kind == "unmapped" || !["print", "panic", "options"].contains(name));
+        let script: Vec<String> = faulty.clone().map(|name| format!("run misbehave pointer {name} {kind}")).collect();
+        let (status, out, errors) = run_and_take_stock(&[MISBEHAVE], &script.join("; "), &["--cpus", "2"]);
+        assert_eq!(status, Some(1), "{kind}: {out}{errors}");
+        assert_eq!(out.matches("misbehave` failed: page fault").count(), 2 * faulty.count(), "{kind}: {out}{errors}");
+    }
+}
+
+#[test]
+fn a_pending_exception_is_no_other_threads() {
+    // QEMU's emulator raises none; Bochs does, see `aero test bochs`.
+    let (status, out, errors) = run_and_take_stock(&[MISBEHAVE], "run misbehave x87", &[]);
+    assert_eq!(status, Some(0), "{out}{errors}");
+}
+
+/// Builds and runs a program in C.
+fn run_c(name: &str, source: &str, script: &str) -> (Option<i32>, String, String) {
+    let directory = std::env::temp_dir().join(format!("aerokernel-{}", std::process::id())).join(name);
+    std::fs::create_dir_all(&directory).expect("a directory");
+    std::fs::write(directory.join("program.c"), source).expect("a file");
+    let output = aero()
+        .args(["boot", "--cpus", "2", "--run", script, "--hrt"])
+        .arg(&directory)
+        .output()
+        .expect("aero can be run");
+    std::fs::remove_dir_all(&directory).expect("the directory goes");
+    (output.status.code(), stdout(&output), stderr(&output))
+}
+
+#[test]
+fn a_large_frame_does_not_jump_over_the_guard() {
+    let source = "#include <aerokernel.h>\n\
+        static void big(void *a) { volatile char b[40000]; for (int i = 0; i < 4000; i++) b[i] = 2; }\n\
+        static int32_t start(int32_t c, const char *const *v) {\n\
+            aero_thread *t; aero_thread_spawn(0, big, 0, &t); return aero_thread_join(t, AERO_NEVER); }\n\
+        AERO_PROGRAM(start);\n";
+    let (status, out, errors) = run_c("clash", source, "run clash; uptime");
+    assert_eq!(status, Some(1), "{out}{errors}");
+    assert!(out.contains("stack overflow in thread") && out.contains("up "), "{out}{errors}");
 }
 
 #[test]

@@ -96,6 +96,14 @@ fn main(arguments: Arguments) -> i32 {
             core::mem::forget(Event::new());
             0
         }
+        Some("pointer") => bad_pointer(arguments.get(2), arguments.get(3)),
+        Some("behind") => {
+            let block = Box::into_raw(Box::new([0u8; 100])).cast::<u8>();
+            // SAFETY: it is not: the block ends before; that is what it is for.
+            unsafe { block.write_bytes(b'A', 300) };
+            0
+        }
+        Some("x87") => pending_exception(),
         Some("exit") => {
             let _ = Builder::new("other").spawn(spin);
             hrt::exit(7)
@@ -125,6 +133,81 @@ fn main(arguments: Arguments) -> i32 {
         }
         _ => 0,
     }
+}
+
+/// Where nothing is mapped, and where nothing may be written: a constant.
+const BAD: [(&str, usize); 2] = [("unmapped", 0x1000), ("constant", 0)];
+static CONSTANT: [u64; 64] = [0; 64];
+
+/// Gives each function of the interface that takes a pointer one that is bad.
+fn bad_pointer(function: Option<&str>, kind: Option<&str>) -> i32 {
+    use hrt::raw::*;
+    let address = BAD.iter().find(|(name, _)| Some(*name) == kind).map_or(0, |(_, address)| *address);
+    let at = if address == 0 { CONSTANT.as_ptr() as usize } else { address };
+    let null = core::ptr::null_mut();
+    unsafe extern "C" fn nothing(_: *mut u8) {}
+    // SAFETY: it is not; that is what it is for.
+    unsafe {
+        match function {
+            Some("print") => aero_print(at as _, 10),
+            Some("panic") => aero_panic(at as _, 10),
+            Some("spawn") => drop(aero_thread_spawn(core::ptr::null(), Some(nothing), null, at as _)),
+            Some("options") => drop(aero_thread_spawn(at as _, Some(nothing), null, core::ptr::null_mut())),
+            Some("event_init") => drop(aero_event_init(at as _)),
+            Some("event_signal") => drop(aero_event_signal(at as _)),
+            Some("event_broadcast") => drop(aero_event_broadcast(at as _)),
+            Some("event_wait") => drop(aero_event_wait(at as _, 0)),
+            Some("mutex_lock") => drop(aero_mutex_lock(at as _, 0)),
+            Some("mutex_try_lock") => drop(aero_mutex_try_lock(at as _)),
+            Some("mutex_unlock") => drop(aero_mutex_unlock(at as _)),
+            Some("condition_wait") => drop(aero_condition_wait(at as _, at as _, 0)),
+            Some("condition_signal") => drop(aero_condition_signal(at as _)),
+            Some("condition_broadcast") => drop(aero_condition_broadcast(at as _)),
+            Some("semaphore_init") => drop(aero_semaphore_init(at as _, 1)),
+            Some("semaphore_down") => drop(aero_semaphore_down(at as _, 0)),
+            Some("semaphore_up") => drop(aero_semaphore_up(at as _)),
+            Some("barrier_init") => drop(aero_barrier_init(at as _, 1)),
+            Some("barrier_wait") => drop(aero_barrier_wait(at as _, 0)),
+            Some("reader_writer_read") => drop(aero_reader_writer_read(at as _, 0)),
+            Some("reader_writer_read_unlock") => drop(aero_reader_writer_read_unlock(at as _)),
+            Some("reader_writer_write") => drop(aero_reader_writer_write(at as _, 0)),
+            Some("reader_writer_write_unlock") => drop(aero_reader_writer_write_unlock(at as _)),
+            Some("channel_create") => drop(aero_channel_create(1, at as _)),
+            Some("timer_create") => drop(aero_timer_create(Some(nothing), null, at as _)),
+            Some("interrupt_register") => drop(aero_interrupt_register(Some(nothing), null, at as _)),
+            Some("line_register") => drop(aero_line_register(3, 0, 0, Some(nothing), null, at as _)),
+            Some("pool_create") => drop(aero_pool_create(at as _)),
+            Some("group_create") => drop(aero_group_create(1, at as _)),
+            Some("fiber_create") => drop(aero_fiber_create(Some(nothing), null, 0, at as _)),
+            _ => return 100,
+        }
+    }
+    println!("it went unnoticed");
+    101
+}
+
+/// One thread leaves an x87 exception pending; another one of its CPU must not take it.
+fn pending_exception() -> i32 {
+    let victim = thread::spawn(|| {
+        for _ in 0..1000 {
+            thread::yield_now();
+        }
+    });
+    let culprit = thread::spawn(|| {
+        // Division by zero unmasked (SDM Vol. 1, 8.1.5).
+        let control: u16 = 0x37b;
+        // SAFETY: the state is this thread's own.
+        unsafe {
+            core::arch::asm!("fldcw [{}]", "fld1", "fldz", "fdivp st(1), st(0)", in(reg) &raw const control);
+        }
+        for _ in 0..100 {
+            thread::yield_now();
+        }
+    });
+    let (Ok(victim), Ok(culprit)) = (victim, culprit) else { return 1 };
+    let ended = (victim.join().is_some(), culprit.join().is_some());
+    println!("victim and culprit ended: {ended:?}");
+    if ended == (true, true) { 0 } else { 2 }
 }
 
 /// A table, and what stands behind it.
