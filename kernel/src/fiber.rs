@@ -121,6 +121,13 @@ pub struct Fiber<T> {
 /// Makes a fiber with the default stack. It first runs when somebody gives way to it. Its handle may be forgotten, so what it
 /// borrows must live for ever.
 ///
+/// ```compile_fail,E0597
+/// let local = 1;
+/// let borrowed = &local;
+/// let fiber = kernel::fiber::create(move || *borrowed);
+/// core::mem::forget(fiber);
+/// ```
+///
 /// # Errors
 /// [`OutOfMemory`], also for a body that does not fit half of the stack.
 pub fn create<F, T>(body: F) -> Result<Fiber<T>, OutOfMemory>

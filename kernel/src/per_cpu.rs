@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::cell::UnsafeCell;
+use core::cell::{Cell, UnsafeCell};
 
 use crate::cpu::{self, CacheLine};
 use crate::lock::InterruptGuard;
@@ -10,7 +10,23 @@ use crate::memory::OutOfMemory;
 
 /// A value for each CPU.
 pub struct PerCpu<T> {
-    values: Box<[CacheLine<UnsafeCell<T>>]>,
+    values: Box<[CacheLine<Value<T>>]>,
+}
+
+struct Value<T> {
+    /// True while it is borrowed, on its CPU.
+    is_borrowed: Cell<bool>,
+    value: UnsafeCell<T>,
+}
+
+/// A borrow of this CPU's value, which ends when this goes, also by a panic.
+struct Borrow<'a>(&'a Cell<bool>);
+
+impl Drop for Borrow<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
 }
 
 // SAFETY: a CPU's value is only borrowed on that CPU with interrupts off, or by an exclusive borrow of all.
@@ -24,21 +40,29 @@ impl<T> PerCpu<T> {
     pub fn new(mut make: impl FnMut(usize) -> T) -> Result<Self, OutOfMemory> {
         let mut values = Vec::new();
         values.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
-        values.extend((0..cpu::limit()).map(|index| CacheLine(UnsafeCell::new(make(index)))));
+        values.extend((0..cpu::limit()).map(|index| {
+            CacheLine(Value { is_borrowed: Cell::new(false), value: UnsafeCell::new(make(index)) })
+        }));
         Ok(Self { values: values.into_boxed_slice() })
     }
 
-    /// Calls `access` with this CPU's value, interrupts off. It must not block, and not come back here.
+    /// Calls `access` with this CPU's value, interrupts off. It must not block.
+    ///
+    /// # Panics
+    /// If `access` comes back here.
     #[inline(always)]
     pub fn with<R>(&self, access: impl FnOnce(&mut T) -> R) -> R {
         let _guard = InterruptGuard::new();
-        // SAFETY: this CPU's value, interrupts off; `access` does not come back, so there is one borrow.
-        access(unsafe { &mut *self.values[cpu::this().index].0.get() })
+        let Value { is_borrowed, value } = &self.values[cpu::this().index].0;
+        assert!(!is_borrowed.replace(true), "a per-CPU variable was used by the code that is using it");
+        let _borrow = Borrow(is_borrowed);
+        // SAFETY: this CPU's value, interrupts off; the mark shows that there is no other borrow.
+        access(unsafe { &mut *value.get() })
     }
 
     /// All values, by CPU, for whoever has it alone.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.values.iter_mut().map(|value| value.0.get_mut())
+        self.values.iter_mut().map(|value| value.0.value.get_mut())
     }
 }
 

@@ -16,7 +16,8 @@ unsafe fn touch(address: usize) {
     unsafe { (address as *const u8).read_volatile() };
 }
 
-/// Writes a byte back that stands there, by one instruction, so that nobody else's change is lost.
+/// Writes a byte back that stands there, by one instruction, so that nobody else's change is lost: a compare and exchange, which
+/// writes in any case (SDM Vol. 2, CMPXCHG), and is not left out as one of the others that change nothing would be.
 ///
 /// # Safety
 /// As for [`touch`], for addresses that are not writable.
@@ -24,7 +25,8 @@ unsafe fn touch(address: usize) {
 unsafe fn touch_to_write(address: usize) {
     use core::sync::atomic::{AtomicU8, Ordering};
     // SAFETY: by the caller's word.
-    unsafe { &*(address as *const AtomicU8) }.fetch_or(0, Ordering::Relaxed);
+    let byte = unsafe { &*(address as *const AtomicU8) };
+    let _ = core::hint::black_box(byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed));
 }
 
 /// The kernel's object in a program's memory, for both to read and write; `INVALID` for null and misaligned pointers. Objects

@@ -118,7 +118,17 @@ impl<T> Mutex<T> {
     }
 }
 
-/// A locked [`Mutex`]. It belongs to the thread that locked.
+/// A locked [`Mutex`]. It belongs to the thread that locked, and is shared only as the data may be.
+///
+/// ```compile_fail,E0277
+/// fn is_sync<T: Sync>() {}
+/// is_sync::<kernel::wait::MutexGuard<'static, core::cell::Cell<u8>>>();
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn is_send<T: Send>() {}
+/// is_send::<kernel::wait::MutexGuard<'static, u8>>();
+/// ```
 pub struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
     _not_send: PhantomData<*const ()>,

@@ -100,7 +100,7 @@ fn main(arguments: Arguments) -> i32 {
         Some("behind") => {
             let block = Box::into_raw(Box::new([0u8; 100])).cast::<u8>();
             // SAFETY: it is not: the block ends before; that is what it is for.
-            unsafe { block.write_bytes(b'A', 300) };
+            unsafe { black_box(block).write_bytes(b'A', 300) };
             0
         }
         Some("x87") => pending_exception(),
