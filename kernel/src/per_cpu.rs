@@ -40,9 +40,10 @@ impl<T> PerCpu<T> {
     pub fn new(mut make: impl FnMut(usize) -> T) -> Result<Self, OutOfMemory> {
         let mut values = Vec::new();
         values.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
-        values.extend((0..cpu::limit()).map(|index| {
-            CacheLine(Value { is_borrowed: Cell::new(false), value: UnsafeCell::new(make(index)) })
-        }));
+        values.extend(
+            (0..cpu::limit())
+                .map(|index| CacheLine(Value { is_borrowed: Cell::new(false), value: UnsafeCell::new(make(index)) })),
+        );
         Ok(Self { values: values.into_boxed_slice() })
     }
 

@@ -21,7 +21,7 @@ macro_rules! functions {
             /// Spawns a thread that calls `body(argument)`. `options` and `thread` may be null: the defaults, and a thread
             /// nobody joins.
             fn aero_thread_spawn(options: *const ThreadOptions, body: Function, argument: *mut u8, thread: *mut *mut Thread) -> i32;
-            /// Waits until a thread has ended; its handle is gone then.
+            /// Waits until a thread has ended; its handle is gone then. AERO_BUSY while another thread joins it.
             fn aero_thread_join(thread: *mut Thread, deadline_ns: u64) -> i32;
             /// Gives a thread's handle up; the thread goes on.
             fn aero_thread_detach(thread: *mut Thread) -> i32;
@@ -46,7 +46,8 @@ macro_rules! functions {
             fn aero_node_count() -> u32;
             /// Distance between two nodes, 10 is local; 0 if there is no such node.
             fn aero_node_distance(from: u32, to: u32) -> u32;
-            /// Calls `function(argument)` on a CPU, in an interrupt, and waits for it: no blocking in it.
+            /// Calls `function(argument)` on a CPU, in an interrupt, and waits for it: no blocking in it. After AERO_TIMED_OUT it
+            /// still runs later, once the CPU answers; the program's end waits for that.
             fn aero_cpu_call(cpu: u32, function: Function, argument: *mut u8) -> i32;
 
             /// Nanoseconds since the kernel was entered.
@@ -108,7 +109,7 @@ macro_rules! functions {
 
             /// Makes a channel for so many words.
             fn aero_channel_create(capacity: usize, channel: *mut *mut Channel) -> i32;
-            /// Destroys a channel nobody uses any more.
+            /// Destroys a channel. AERO_BUSY while others wait in it.
             fn aero_channel_destroy(channel: *mut Channel) -> i32;
             /// Puts a word in, waiting for room.
             fn aero_channel_send(channel: *const Channel, word: u64, deadline_ns: u64) -> i32;
@@ -121,14 +122,15 @@ macro_rules! functions {
             fn aero_timer_set(timer: *mut Timer, deadline_ns: u64) -> i32;
             /// Withdraws a timer: 1 if its function was not and will not be called, 0 if it was.
             fn aero_timer_cancel(timer: *mut Timer) -> i32;
-            /// Cancels and destroys a timer.
+            /// Cancels and destroys a timer. AERO_TIMED_OUT if its function does not return within a second: then it is still there.
             fn aero_timer_destroy(timer: *mut Timer) -> i32;
 
             /// Registers `handler(argument)` for an interrupt vector of its own on all CPUs: no blocking in it.
             fn aero_interrupt_register(handler: Function, argument: *mut u8, interrupt: *mut *mut Interrupt) -> i32;
             /// Sends the interrupt to a CPU, or with AERO_ANY to all others.
             fn aero_interrupt_send(interrupt: *const Interrupt, cpu: u32) -> i32;
-            /// Unregisters a handler; it does not run any more when this returns.
+            /// Unregisters a handler; it does not run any more when this succeeds. AERO_TIMED_OUT if a CPU does not leave it within a
+            /// second: then it is not called any more, but still there, and this can be called again.
             fn aero_interrupt_unregister(interrupt: *mut Interrupt) -> i32;
 
             /// Registers `handler(argument)` for a device's interrupt line, delivered to a CPU: no blocking in it. `trigger` is one
@@ -136,7 +138,7 @@ macro_rules! functions {
             fn aero_line_register(number: u32, trigger: u32, cpu: u32, handler: Function, argument: *mut u8, line: *mut *mut Line) -> i32;
             /// Delivers a line to another CPU from now on.
             fn aero_line_steer(line: *const Line, cpu: u32) -> i32;
-            /// Masks a line and unregisters its handler; it does not run any more when this returns.
+            /// Masks a line and unregisters its handler: as aero_interrupt_unregister.
             fn aero_line_unregister(line: *mut Line) -> i32;
 
             /// Makes queues for tasks, with a worker thread on each CPU.
@@ -161,7 +163,7 @@ macro_rules! functions {
             fn aero_group_set_cpus(group: *const Group, cpus: *const u32, count: usize) -> i32;
             /// Moves the calling member to the CPU its group wants it on.
             fn aero_group_follow(group: *const Group, rank: u32) -> i32;
-            /// Destroys a group nobody uses any more.
+            /// Destroys a group. AERO_BUSY while members are in it.
             fn aero_group_destroy(group: *mut Group) -> i32;
 
             /// Puts a mark of the program's own, two words, into the trace, if tracing is on.
@@ -172,9 +174,10 @@ macro_rules! functions {
             fn aero_fiber_create(body: Function, argument: *mut u8, stack_size: usize, fiber: *mut *mut Fiber) -> i32;
             /// Lets the thread's next fiber run, its own flow among them.
             fn aero_fiber_yield();
-            /// Lets this fiber of the calling thread run.
+            /// Lets this fiber of the calling thread run; AERO_INVALID for another thread's.
             fn aero_fiber_yield_to(fiber: *const Fiber) -> i32;
-            /// Gives way until a fiber of the calling thread has ended; its handle is gone then.
+            /// Gives way until a fiber of the calling thread has ended; its handle is gone then. AERO_INVALID for another thread's, and
+            /// for the fiber that calls.
             fn aero_fiber_join(fiber: *mut Fiber) -> i32;
         }
     };
