@@ -29,16 +29,18 @@ impl Callback {
     fn call(&self) {
         self.handler.call_in_interrupt();
     }
-
-    fn new(function: Option<unsafe extern "C" fn(*mut u8)>, argument: *mut u8) -> Result<OwnedCallback, Status> {
-        let handler = Handler::new(function.ok_or(INVALID)?, argument)?;
-        let boxed = kernel::memory::try_box(Self { handler }).map_err(|_| OUT_OF_MEMORY)?;
-        Ok(OwnedCallback(Box::leak(boxed)))
-    }
 }
 
 /// A callback that is freed with whoever has its registration, which must be over by then.
 struct OwnedCallback(&'static Callback);
+
+impl OwnedCallback {
+    fn new(function: Option<unsafe extern "C" fn(*mut u8)>, argument: *mut u8) -> Result<Self, Status> {
+        let handler = Handler::new(function.ok_or(INVALID)?, argument)?;
+        let boxed = kernel::memory::try_box(Callback { handler }).map_err(|_| OUT_OF_MEMORY)?;
+        Ok(Self(Box::leak(boxed)))
+    }
+}
 
 impl Drop for OwnedCallback {
     fn drop(&mut self) {
@@ -72,7 +74,7 @@ pub unsafe extern "C" fn aero_timer_create(
 ) -> Status {
     // SAFETY: the interface's own condition.
     let place = attempt!(unsafe { place(timer) });
-    let callback = attempt!(Callback::new(function, argument));
+    let callback = attempt!(OwnedCallback::new(function, argument));
     let reserved = attempt!(reserve());
     match Timer::new(callback.0, Callback::call) {
         Ok(timer) => {
@@ -142,7 +144,7 @@ pub unsafe extern "C" fn aero_interrupt_register(
 ) -> Status {
     // SAFETY: the interface's own condition.
     let place = attempt!(unsafe { place(interrupt) });
-    let callback = attempt!(Callback::new(handler, argument));
+    let callback = attempt!(OwnedCallback::new(handler, argument));
     let reserved = attempt!(reserve());
     match interrupts::register_vector(callback.0, Callback::call) {
         Ok(vector) => {
@@ -218,7 +220,7 @@ pub unsafe extern "C" fn aero_line_register(
     // SAFETY: the interface's own condition.
     let place = attempt!(unsafe { place(line) });
     let program = attempt!(program());
-    let callback = attempt!(Callback::new(handler, argument));
+    let callback = attempt!(OwnedCallback::new(handler, argument));
     let reserved = attempt!(reserve());
     let status = line_status(interrupts::register_line(number, trigger, cpu as usize, callback.0, Callback::call));
     if status == OK {

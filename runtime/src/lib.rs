@@ -34,7 +34,7 @@ macro_rules! table {
         const FUNCTIONS: &[(&str, fn() -> usize)] = {
             use abi::*;
             &[$((stringify!($name), || {
-                #[allow(unreachable_code, unused_variables, reason = "some functions of the interface do not return")]
+                #[allow(unreachable_code, unused_variables, clippy::diverging_sub_expression, reason = "some functions of the interface do not return")]
                 unsafe extern "C" fn entry($($parameter: $kind),*) $(-> $result)? {
                     // SAFETY: the caller's own obligation.
                     let result = unsafe { implementation::$name($($parameter),*) };

@@ -109,6 +109,7 @@ pub struct Program {
 }
 
 /// What a program runs.
+#[expect(clippy::large_enum_variant, reason = "nearly all are images")]
 enum Code {
     /// An image that was loaded for it.
     Image(Image),

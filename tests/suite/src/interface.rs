@@ -354,8 +354,11 @@ fn one_of_each() -> Result<[*mut u8; 7], i32> {
 
 /// Each function that takes a handle, with the place of its kind in [`one_of_each`].
 type Use = unsafe fn(*mut u8) -> Status;
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "the same for all: any number may be given as a handle, and the other pointers are good"
+)]
 const USES: [(usize, Use); 20] = {
-    // SAFETY of all: any number may be given as a handle; other pointers are good.
     unsafe fn word() -> *mut u64 {
         static WORDS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
         WORDS.as_ptr().cast_mut().cast()
@@ -440,8 +443,8 @@ fn handles_of_another_program_are_invalid() -> TestResult {
             Err(line) => return line,
         }
         STARTED.store(1, Ordering::SeqCst);
-        // SAFETY: no condition.
         while !RELEASED.load(Ordering::SeqCst) {
+            // SAFETY: no condition.
             unsafe { aero_thread_yield() };
         }
         0

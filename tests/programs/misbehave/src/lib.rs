@@ -146,43 +146,44 @@ fn bad_pointer(function: Option<&str>, kind: Option<&str>) -> i32 {
     let at = if address == 0 { CONSTANT.as_ptr() as usize } else { address };
     let null = core::ptr::null_mut();
     unsafe extern "C" fn nothing(_: *mut u8) {}
+    let mut status = 0;
     // SAFETY: it is not; that is what it is for.
     unsafe {
         match function {
             Some("print") => aero_print(at as _, 10),
             Some("panic") => aero_panic(at as _, 10),
-            Some("spawn") => drop(aero_thread_spawn(core::ptr::null(), Some(nothing), null, at as _)),
-            Some("options") => drop(aero_thread_spawn(at as _, Some(nothing), null, core::ptr::null_mut())),
-            Some("event_init") => drop(aero_event_init(at as _)),
-            Some("event_signal") => drop(aero_event_signal(at as _)),
-            Some("event_broadcast") => drop(aero_event_broadcast(at as _)),
-            Some("event_wait") => drop(aero_event_wait(at as _, 0)),
-            Some("mutex_lock") => drop(aero_mutex_lock(at as _, 0)),
-            Some("mutex_try_lock") => drop(aero_mutex_try_lock(at as _)),
-            Some("mutex_unlock") => drop(aero_mutex_unlock(at as _)),
-            Some("condition_wait") => drop(aero_condition_wait(at as _, at as _, 0)),
-            Some("condition_signal") => drop(aero_condition_signal(at as _)),
-            Some("condition_broadcast") => drop(aero_condition_broadcast(at as _)),
-            Some("semaphore_init") => drop(aero_semaphore_init(at as _, 1)),
-            Some("semaphore_down") => drop(aero_semaphore_down(at as _, 0)),
-            Some("semaphore_up") => drop(aero_semaphore_up(at as _)),
-            Some("barrier_init") => drop(aero_barrier_init(at as _, 1)),
-            Some("barrier_wait") => drop(aero_barrier_wait(at as _, 0)),
-            Some("reader_writer_read") => drop(aero_reader_writer_read(at as _, 0)),
-            Some("reader_writer_read_unlock") => drop(aero_reader_writer_read_unlock(at as _)),
-            Some("reader_writer_write") => drop(aero_reader_writer_write(at as _, 0)),
-            Some("reader_writer_write_unlock") => drop(aero_reader_writer_write_unlock(at as _)),
-            Some("channel_create") => drop(aero_channel_create(1, at as _)),
-            Some("timer_create") => drop(aero_timer_create(Some(nothing), null, at as _)),
-            Some("interrupt_register") => drop(aero_interrupt_register(Some(nothing), null, at as _)),
-            Some("line_register") => drop(aero_line_register(3, 0, 0, Some(nothing), null, at as _)),
-            Some("pool_create") => drop(aero_pool_create(at as _)),
-            Some("group_create") => drop(aero_group_create(1, at as _)),
-            Some("fiber_create") => drop(aero_fiber_create(Some(nothing), null, 0, at as _)),
+            Some("spawn") => status = aero_thread_spawn(core::ptr::null(), Some(nothing), null, at as _),
+            Some("options") => status = aero_thread_spawn(at as _, Some(nothing), null, core::ptr::null_mut()),
+            Some("event_init") => status = aero_event_init(at as _),
+            Some("event_signal") => status = aero_event_signal(at as _),
+            Some("event_broadcast") => status = aero_event_broadcast(at as _),
+            Some("event_wait") => status = aero_event_wait(at as _, 0),
+            Some("mutex_lock") => status = aero_mutex_lock(at as _, 0),
+            Some("mutex_try_lock") => status = aero_mutex_try_lock(at as _),
+            Some("mutex_unlock") => status = aero_mutex_unlock(at as _),
+            Some("condition_wait") => status = aero_condition_wait(at as _, at as _, 0),
+            Some("condition_signal") => status = aero_condition_signal(at as _),
+            Some("condition_broadcast") => status = aero_condition_broadcast(at as _),
+            Some("semaphore_init") => status = aero_semaphore_init(at as _, 1),
+            Some("semaphore_down") => status = aero_semaphore_down(at as _, 0),
+            Some("semaphore_up") => status = aero_semaphore_up(at as _),
+            Some("barrier_init") => status = aero_barrier_init(at as _, 1),
+            Some("barrier_wait") => status = aero_barrier_wait(at as _, 0),
+            Some("reader_writer_read") => status = aero_reader_writer_read(at as _, 0),
+            Some("reader_writer_read_unlock") => status = aero_reader_writer_read_unlock(at as _),
+            Some("reader_writer_write") => status = aero_reader_writer_write(at as _, 0),
+            Some("reader_writer_write_unlock") => status = aero_reader_writer_write_unlock(at as _),
+            Some("channel_create") => status = aero_channel_create(1, at as _),
+            Some("timer_create") => status = aero_timer_create(Some(nothing), null, at as _),
+            Some("interrupt_register") => status = aero_interrupt_register(Some(nothing), null, at as _),
+            Some("line_register") => status = aero_line_register(3, 0, 0, Some(nothing), null, at as _),
+            Some("pool_create") => status = aero_pool_create(at as _),
+            Some("group_create") => status = aero_group_create(1, at as _),
+            Some("fiber_create") => status = aero_fiber_create(Some(nothing), null, 0, at as _),
             _ => return 100,
         }
     }
-    println!("it went unnoticed");
+    println!("it went unnoticed: {status}");
     101
 }
 
