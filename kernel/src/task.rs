@@ -427,11 +427,15 @@ impl Pool {
     }
 }
 
-impl Drop for Pool {
-    fn drop(&mut self) {
-        assert!(!self.is_worker(), "a pool of tasks was dropped by one of its own tasks, which it would wait for");
+impl Pool {
+    /// Waits until all that is queued has run, and what that queues, and the workers have ended: the pool's last use but for its
+    /// drop. Not by one of its own tasks.
+    pub fn finish(&self) {
         let shared = self.shared();
         let threads = core::mem::take(&mut *shared.threads.lock());
+        if threads.is_empty() {
+            return;
+        }
         shared.workers.end_when_asleep(threads.len());
         shared.tell_all();
         for mut worker in threads {
@@ -440,6 +444,13 @@ impl Drop for Pool {
                 worker = still_there;
             }
         }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        assert!(!self.is_worker(), "a pool of tasks was dropped by one of its own tasks, which it would wait for");
+        self.finish();
         // SAFETY: from a box; the workers, who used it, have ended.
         drop(unsafe { Box::from_raw(self.shared.cast_mut()) });
     }

@@ -73,11 +73,15 @@ pub unsafe extern "C" fn aero_pool_run_one(pool: *const abi::Pool) -> Status {
 }
 
 pub unsafe extern "C" fn aero_pool_destroy(pool: *mut abi::Pool) -> Status {
-    let owned = attempt!(take::<OwnedPool, _>(pool));
-    if owned.0.is_worker() {
-        return BUSY;
+    {
+        // Beside its tasks, which may queue others until the last one has run.
+        let pool = attempt!(borrow::<OwnedPool, _>(pool));
+        if pool.0.is_worker() {
+            return BUSY;
+        }
+        attempt!(blocking(|| pool.0.finish()));
     }
-    attempt!(blocking(|| drop(owned.remove())));
+    attempt!(take::<OwnedPool, _>(pool)).remove();
     OK
 }
 

@@ -32,6 +32,7 @@ tests![
     an_overrun_harms_nobody_else_and_is_named,
     of_memory_taken_nearly_all_is_given,
     a_blocking_call_in_a_handler_ends_the_program,
+    tasks_may_queue_tasks_until_their_pool_has_gone,
     nothing_is_left_of_any_program,
 ];
 
@@ -665,6 +666,35 @@ fn a_blocking_call_in_a_handler_ends_the_program() -> TestResult {
         }
         outcome => Err(format!("the program {outcome}")),
     }
+}
+
+fn tasks_may_queue_tasks_until_their_pool_has_gone() -> TestResult {
+    static POOL: AtomicPtr<abi::Pool> = AtomicPtr::new(ptr::null_mut());
+    reset();
+    succeed(|| {
+        unsafe extern "C" fn queue_another(left: *mut u8) {
+            RAN.fetch_add(1, Ordering::SeqCst);
+            // Long enough for the pool's end to have begun.
+            spin_until(Duration::from_millis(1), || false);
+            if left as usize > 0 {
+                let (pool, left) = (POOL.load(Ordering::SeqCst), (left as usize - 1) as *mut u8);
+                // SAFETY: any handle may be given, and a function of this image.
+                if unsafe { aero_pool_queue(pool, ptr::null(), Some(queue_another), left) } != OK {
+                    STARTED.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        }
+        let mut pool = ptr::null_mut();
+        // SAFETY: a place for the handle, and a function of this image.
+        unsafe {
+            check!(aero_pool_create(&raw mut pool) == OK);
+            POOL.store(pool, Ordering::SeqCst);
+            check!(aero_pool_queue(pool, ptr::null(), Some(queue_another), 20 as *mut u8) == OK);
+            check!(aero_pool_destroy(pool) == OK);
+        }
+        check!(STARTED.load(Ordering::SeqCst) == 0 && RAN.load(Ordering::SeqCst) == 21);
+        0
+    })
 }
 
 /// Bytes that are allocated once nothing is kept for reuse.
