@@ -172,7 +172,7 @@ fn faults_and_panics_stop_before_they_are_reported() {
     let stopped = gdb.wait_for_prompt();
     assert!(stopped.contains("SIGSEGV"), "{stopped}");
     // In the program's own code.
-    assert!(gdb.command("print/x $pc").contains("0xffffb0"));
+    assert!(gdb.command("print/x $pc").contains("0xffffe1"));
     gdb.type_in("continue");
     shell.wait_for("page fault: read from 0x0");
     shell.wait_for("failed");

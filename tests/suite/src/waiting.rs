@@ -595,6 +595,10 @@ fn woken_without_object<O: Sync + 'static>(
 }
 
 fn an_object_may_go_as_soon_as_its_waiter_is_woken() -> TestResult {
+    // A CPU that polls is not interrupted, so that there is no moment to look at.
+    if scheduler::idle_mode() == scheduler::Idle::Poll {
+        return Ok(());
+    }
     let deadline = || Deadline::after(LIMIT);
     woken_without_object("an event", Event::new(), move |event| event.wait_until(deadline()).is_ok(), Event::signal)?;
     let broadcast = |event: &Event| {

@@ -84,11 +84,13 @@ pub mod thread {
     use intrusive_collections::LinkedListLink;
     use loom::sync::{Condvar, Mutex};
 
+    use crate::atomic::AtomicPtr;
     use crate::time::Deadline;
     use crate::wait::claim::Claim;
 
     pub struct Thread {
         pub wait_link: LinkedListLink,
+        next: AtomicPtr<Thread>,
         claim: Claim,
         runnable: Mutex<bool>,
         changed: Condvar,
@@ -101,6 +103,12 @@ pub mod thread {
         Off,
         Set,
         Stopped,
+    }
+
+    impl crate::mailbox::Linked for Thread {
+        fn next(&self) -> &AtomicPtr<Self> {
+            &self.next
+        }
     }
 
     // SAFETY: the link is only touched under the wait list's lock.
@@ -122,6 +130,7 @@ pub mod thread {
         pub fn new() -> Self {
             Self {
                 wait_link: LinkedListLink::new(),
+                next: AtomicPtr::new(std::ptr::null_mut()),
                 claim: Claim::new(),
                 runnable: Mutex::new(false),
                 changed: Condvar::new(),
@@ -195,6 +204,10 @@ pub mod thread {
 /// The scheduler's interface to waiting.
 pub mod scheduler {
     use super::thread::{Thread, current};
+
+    pub mod mailbox {
+        pub use crate::mailbox::Linked;
+    }
 
     pub fn make_runnable(thread: &Thread) {
         thread.make_runnable();
