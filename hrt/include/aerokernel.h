@@ -89,7 +89,7 @@ void aero_free(void *memory);
  * nobody joins. */
 int32_t aero_thread_spawn(const aero_thread_options *options, void (*body)(void *argument), void *argument, aero_thread **thread);
 
-/* Waits until a thread has ended; its handle is gone then. */
+/* Waits until a thread has ended; its handle is gone then. AERO_BUSY while another thread joins it. */
 int32_t aero_thread_join(aero_thread *thread, uint64_t deadline_ns);
 
 /* Gives a thread's handle up; the thread goes on. */
@@ -125,7 +125,8 @@ uint32_t aero_node_count(void);
 /* Distance between two nodes, 10 is local; 0 if there is no such node. */
 uint32_t aero_node_distance(uint32_t from, uint32_t to);
 
-/* Calls `function(argument)` on a CPU, in an interrupt, and waits for it: no blocking in it. */
+/* Calls `function(argument)` on a CPU, in an interrupt, and waits for it: no blocking in it. After AERO_TIMED_OUT it
+ * still runs later, once the CPU answers; the program's end waits for that. */
 int32_t aero_cpu_call(uint32_t cpu, void (*function)(void *argument), void *argument);
 
 /* Nanoseconds since the kernel was entered. */
@@ -206,7 +207,7 @@ int32_t aero_reader_writer_write_unlock(const aero_reader_writer *lock);
 /* Makes a channel for so many words. */
 int32_t aero_channel_create(size_t capacity, aero_channel **channel);
 
-/* Destroys a channel nobody uses any more. */
+/* Destroys a channel. AERO_BUSY while others wait in it. */
 int32_t aero_channel_destroy(aero_channel *channel);
 
 /* Puts a word in, waiting for room. */
@@ -224,7 +225,7 @@ int32_t aero_timer_set(aero_timer *timer, uint64_t deadline_ns);
 /* Withdraws a timer: 1 if its function was not and will not be called, 0 if it was. */
 int32_t aero_timer_cancel(aero_timer *timer);
 
-/* Cancels and destroys a timer. */
+/* Cancels and destroys a timer. AERO_TIMED_OUT if its function does not return within a second: then it is still there. */
 int32_t aero_timer_destroy(aero_timer *timer);
 
 /* Registers `handler(argument)` for an interrupt vector of its own on all CPUs: no blocking in it. */
@@ -233,7 +234,8 @@ int32_t aero_interrupt_register(void (*handler)(void *argument), void *argument,
 /* Sends the interrupt to a CPU, or with AERO_ANY to all others. */
 int32_t aero_interrupt_send(const aero_interrupt *interrupt, uint32_t cpu);
 
-/* Unregisters a handler; it does not run any more when this returns. */
+/* Unregisters a handler; it does not run any more when this succeeds. AERO_TIMED_OUT if a CPU does not leave it within a
+ * second: then it is not called any more, but still there, and this can be called again. */
 int32_t aero_interrupt_unregister(aero_interrupt *interrupt);
 
 /* Registers `handler(argument)` for a device's interrupt line, delivered to a CPU: no blocking in it. `trigger` is one
@@ -243,7 +245,7 @@ int32_t aero_line_register(uint32_t number, uint32_t trigger, uint32_t cpu, void
 /* Delivers a line to another CPU from now on. */
 int32_t aero_line_steer(const aero_line *line, uint32_t cpu);
 
-/* Masks a line and unregisters its handler; it does not run any more when this returns. */
+/* Masks a line and unregisters its handler: as aero_interrupt_unregister. */
 int32_t aero_line_unregister(aero_line *line);
 
 /* Makes queues for tasks, with a worker thread on each CPU. */
@@ -277,7 +279,7 @@ int32_t aero_group_set_cpus(const aero_group *group, const uint32_t *cpus, size_
 /* Moves the calling member to the CPU its group wants it on. */
 int32_t aero_group_follow(const aero_group *group, uint32_t rank);
 
-/* Destroys a group nobody uses any more. */
+/* Destroys a group. AERO_BUSY while members are in it. */
 int32_t aero_group_destroy(aero_group *group);
 
 /* Puts a mark of the program's own, two words, into the trace, if tracing is on. */
@@ -290,10 +292,11 @@ int32_t aero_fiber_create(void (*body)(void *argument), void *argument, size_t s
 /* Lets the thread's next fiber run, its own flow among them. */
 void aero_fiber_yield(void);
 
-/* Lets this fiber of the calling thread run. */
+/* Lets this fiber of the calling thread run; AERO_INVALID for another thread's. */
 int32_t aero_fiber_yield_to(const aero_fiber *fiber);
 
-/* Gives way until a fiber of the calling thread has ended; its handle is gone then. */
+/* Gives way until a fiber of the calling thread has ended; its handle is gone then. AERO_INVALID for another thread's, and
+ * for the fiber that calls. */
 int32_t aero_fiber_join(aero_fiber *fiber);
 
 #ifdef __cplusplus
