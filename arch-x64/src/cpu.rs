@@ -78,11 +78,6 @@ pub fn mark_started() {
     BLOCKS[index()].started.store(true, Ordering::Release);
 }
 
-/// Number of CPUs that were started.
-pub fn started_count() -> u32 {
-    BLOCKS.iter().filter(|block| block.started.load(Ordering::Acquire)).count() as u32
-}
-
 /// A CPU's trace ring and the bytes ever written to it.
 pub(crate) fn trace_words(index: usize) -> (&'static AtomicUsize, &'static AtomicUsize) {
     (&BLOCKS[index].trace_ring, &BLOCKS[index].trace_written)

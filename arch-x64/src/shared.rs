@@ -187,8 +187,7 @@ macro_rules! bare_cpu_methods {
         }
 
         fn sample_other_cpus() {
-            let others = $crate::cpu::started_count().saturating_sub(1);
-            $crate::trap::sample_at_next_nmis(others);
+            $crate::trap::sample_at_next_nmis();
             $crate::apic::broadcast_nmi();
         }
 

@@ -5,11 +5,11 @@
 //! the interrupt stack is needed for the next interrupt. Exceptions save everything.
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
-use arch_contract::Callbacks;
 use arch_contract::debug::DebugEvent;
 use arch_contract::fault::{Access, Fault, FaultKind, Registers, TrapFrame};
+use arch_contract::{Callbacks, MAX_CPUS};
 use x86_64::registers::control::Cr2;
 
 use crate::descriptors::FaultStack;
@@ -404,17 +404,26 @@ const PAGE_FAULT_FETCH: u64 = 1 << 4;
 /// Set when all other CPUs shall stop at their next NMI.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
-/// NMIs that were sent to ask where a CPU is and have not arrived.
-static SAMPLES_DUE: AtomicU32 = AtomicU32::new(0);
+/// NMIs on their way to each CPU that ask where it is. A CPU has at most one in its handler and one waiting (SDM Vol. 3A, 6.7.1),
+/// so more than two are never due: further ones arrive as one with those.
+static SAMPLES_DUE: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
+const MOST_NMIS_ON_THEIR_WAY: u8 = 2;
 
-/// Makes that many NMIs ask where a CPU is.
-pub fn sample_at_next_nmis(count: u32) {
-    SAMPLES_DUE.store(count, Ordering::SeqCst);
+/// Makes the next NMI of each other CPU ask where it is. Each CPU has a count of its own: one that is late with an earlier NMI
+/// must not use up what another is owed, whose NMI would then look like one from outside.
+pub fn sample_at_next_nmis() {
+    let own = cpu::index();
+    let one_more = |due: u8| Some(MOST_NMIS_ON_THEIR_WAY.min(due + 1));
+    for (index, due) in SAMPLES_DUE.iter().enumerate() {
+        if index != own && cpu::apic_id_of(index).is_some() {
+            let _ = due.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
+        }
+    }
 }
 
 fn takes_sample() -> bool {
-    let one_less = |due: u32| due.checked_sub(1);
-    SAMPLES_DUE.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+    let one_less = |due: u8| due.checked_sub(1);
+    SAMPLES_DUE[cpu::index()].fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
 }
 
 /// Makes NMIs stop the CPUs that take them.

@@ -60,7 +60,7 @@ const BOCHS_CPUS: u32 = 2;
 /// Runs the parts, or all; a part that fails does not keep the others from running.
 pub fn run(parts: &[Part]) -> Result<u8> {
     let parts = if parts.is_empty() { &ALL } else { parts };
-    let (mut passed, mut skipped, mut failed) = (0, 0, 0);
+    let (mut passed, mut skipped, mut failed) = (0, Vec::new(), Vec::new());
     for &part in parts {
         let start = Instant::now();
         let result = run_part(part);
@@ -71,17 +71,29 @@ pub fn run(parts: &[Part]) -> Result<u8> {
                 eprintln!("aero: {part:?} tests passed in {seconds:.1} s");
             }
             Ok(Ran::Not(reason)) => {
-                skipped += 1;
+                skipped.push(part);
                 eprintln!("aero: {part:?} tests SKIPPED: {reason}");
             }
             Err(error) => {
-                failed += 1;
+                failed.push(part);
                 eprintln!("aero: {part:?} tests FAILED in {seconds:.1} s: {error:#}");
             }
         }
     }
-    println!("parts: {passed} passed, {skipped} skipped, {failed} failed");
-    Ok(if failed == 0 { status::DONE } else { status::FAILED })
+    println!(
+        "parts: {passed} passed, {} skipped{}, {} failed{}",
+        skipped.len(),
+        names(&skipped),
+        failed.len(),
+        names(&failed)
+    );
+    Ok(if failed.is_empty() { status::DONE } else { status::FAILED })
+}
+
+/// ` (Kvm, Linux)`, or nothing of no parts.
+fn names(parts: &[Part]) -> String {
+    let names: Vec<String> = parts.iter().map(|part| format!("{part:?}")).collect();
+    if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
 }
 
 /// What became of a part that did not fail.
