@@ -172,18 +172,19 @@ pub trait Architecture: Debugging + Sized + 'static {
     fn physical_to_virtual(physical: u64) -> *mut u8;
     /// The reverse of [`Architecture::physical_to_virtual`].
     fn virtual_to_physical(address: *const u8) -> u64;
-    /// Virtual addresses set aside for thread stacks: nothing is mapped there until [`Architecture::map_page`].
+    /// Virtual addresses set aside for thread stacks: nothing is mapped there until [`Architecture::map_pages`].
     fn stack_window() -> Range<usize>;
     /// Virtual addresses set aside for programs' images, as [`Architecture::stack_window`].
     fn program_window() -> Range<usize>;
-    /// Maps one page. `table` supplies zeroed frames for page tables (physical addresses), or `None`. Called for the
-    /// two windows only, under the lock of the window's owner in the kernel.
+    /// Maps `size` bytes, whole pages. `table` supplies zeroed frames for page tables (physical addresses), or `None`. Called
+    /// for the two windows only, under the lock of the window's owner in the kernel.
     ///
     /// # Errors
-    /// See [`MapError`]; nothing is mapped then.
-    fn map_page(
+    /// See [`MapError`]; then nothing is mapped, and nothing has been in between.
+    fn map_pages(
         address: usize,
         physical: u64,
+        size: usize,
         protection: Protection,
         table: &mut dyn FnMut() -> Option<u64>,
     ) -> Result<(), MapError>;

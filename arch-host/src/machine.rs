@@ -273,13 +273,14 @@ impl Architecture for Machine {
         memory::PROGRAM_WINDOW
     }
 
-    fn map_page(
+    fn map_pages(
         address: usize,
         physical: u64,
+        size: usize,
         protection: Protection,
         _: &mut dyn FnMut() -> Option<u64>,
     ) -> Result<(), MapError> {
-        memory::map_page(address, physical, protection)
+        memory::map_pages(address, physical, size, protection)
     }
 
     fn unmap_page(address: usize) -> Option<u64> {

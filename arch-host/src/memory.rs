@@ -70,17 +70,18 @@ pub fn stack_window() -> Range<usize> {
     STACK_WINDOW
 }
 
-pub fn map_page(address: usize, physical: u64, protection: Protection) -> Result<(), MapError> {
+/// Maps whole pages of the machine's memory.
+pub fn map_pages(address: usize, physical: u64, size: usize, protection: Protection) -> Result<(), MapError> {
     let protection = match protection {
         Protection::Code => libc::PROT_READ | libc::PROT_EXEC,
         Protection::Constants => libc::PROT_READ,
         Protection::Data => libc::PROT_READ | libc::PROT_WRITE,
     };
-    // SAFETY: a page of the windows, which the kernel gives out.
+    // SAFETY: pages of the windows, which the kernel gives out.
     let mapped = unsafe {
         libc::mmap(
             address as *mut _,
-            PAGE_SIZE,
+            size,
             protection,
             libc::MAP_SHARED | libc::MAP_FIXED,
             FILE.load(Ordering::Relaxed),
@@ -91,7 +92,9 @@ pub fn map_page(address: usize, physical: u64, protection: Protection) -> Result
     if mapped == libc::MAP_FAILED {
         return Err(MapError::OutOfMemory);
     }
-    ledger_entry(address).store(physical, Ordering::Relaxed);
+    for offset in (0..size).step_by(PAGE_SIZE) {
+        ledger_entry(address + offset).store(physical + offset as u64, Ordering::Relaxed);
+    }
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use arch_contract::boot::PhysicalRange;
 use arch_contract::{MapError, PAGE_SIZE, Protection};
 use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
-use x86_64::structures::paging::{PageTable, PageTableFlags, PageTableIndex, PhysFrame};
+use x86_64::structures::paging::page_table::PageTableEntry;
+use x86_64::structures::paging::{PageTable, PageTableFlags, PhysFrame};
 use x86_64::{PhysAddr, VirtAddr};
 
 /// Where physical address 0 is in the direct map (DESIGN.md, decision 1).
@@ -146,19 +147,26 @@ fn activate() {
 }
 
 fn map_one(root: u64, at: usize, physical: u64, size: u64, usage: Use, source: TableSource) -> Result<(), MapError> {
+    let huge = if size == PAGE_SIZE as u64 { PageTableFlags::empty() } else { PageTableFlags::HUGE_PAGE };
+    unused_entry(root, at, size, source)?.set_addr(PhysAddr::new(physical), usage.flags() | huge);
+    Ok(())
+}
+
+/// The entry for a page of `size` bytes at `at`, which maps nothing; makes the tables above it.
+fn unused_entry(root: u64, at: usize, size: u64, source: TableSource) -> Result<&'static mut PageTableEntry, MapError> {
     let address = VirtAddr::new(at as u64);
     let mut table = table_at(root);
-    let levels: [(PageTableIndex, u64); 3] =
-        [(address.p4_index(), 0), (address.p3_index(), SIZE_1G), (address.p2_index(), SIZE_2M)];
+    let levels = [
+        (address.p4_index(), 0),
+        (address.p3_index(), SIZE_1G),
+        (address.p2_index(), SIZE_2M),
+        (address.p1_index(), PAGE_SIZE as u64),
+    ];
     for (index, leaf_size) in levels {
         // SAFETY: `table` is a page table of this hierarchy, in the direct map; callers serialise changes.
         let entry = unsafe { &mut (&mut *table)[index] };
         if leaf_size == size {
-            if !entry.is_unused() {
-                return Err(MapError::AlreadyMapped);
-            }
-            entry.set_addr(PhysAddr::new(physical), usage.flags() | PageTableFlags::HUGE_PAGE);
-            return Ok(());
+            return if entry.is_unused() { Ok(entry) } else { Err(MapError::AlreadyMapped) };
         }
         if entry.is_unused() {
             let frame = source().ok_or(MapError::OutOfMemory)?;
@@ -168,13 +176,7 @@ fn map_one(root: u64, at: usize, physical: u64, size: u64, usage: Use, source: T
         }
         table = table_at(entry.addr().as_u64());
     }
-    // SAFETY: as above.
-    let entry = unsafe { &mut (&mut *table)[address.p1_index()] };
-    if !entry.is_unused() {
-        return Err(MapError::AlreadyMapped);
-    }
-    entry.set_addr(PhysAddr::new(physical), usage.flags());
-    Ok(())
+    unreachable!("pages have one of the sizes of the levels")
 }
 
 impl From<Protection> for Use {
@@ -187,15 +189,31 @@ impl From<Protection> for Use {
     }
 }
 
-/// Maps one page at `at` in the active tables.
+/// Maps `size` bytes page by page at `at` in the active tables: all, or none.
+///
+/// All tables are made before the first page is mapped. A page that was mapped, if only for a moment, may be in a TLB, by a
+/// speculative access even (SDM Vol. 3A, 4.10.2.3), and could not be taken back without a flush on all CPUs.
 ///
 /// # Errors
 /// See [`MapError`].
-pub fn map_page(at: usize, physical: u64, protection: Protection, source: TableSource) -> Result<(), MapError> {
-    map_one(ROOT.load(Ordering::Relaxed), at, physical, PAGE_SIZE as u64, protection.into(), source)
+pub fn map_pages(
+    at: usize,
+    physical: u64,
+    size: usize,
+    protection: Protection,
+    source: TableSource,
+) -> Result<(), MapError> {
+    let root = ROOT.load(Ordering::Relaxed);
+    let pages = || (0..size).step_by(PAGE_SIZE);
+    for offset in pages() {
+        unused_entry(root, at + offset, PAGE_SIZE as u64, source)?;
+    }
+    pages().try_for_each(|offset| {
+        map_one(root, at + offset, physical + offset as u64, PAGE_SIZE as u64, protection.into(), source)
+    })
 }
 
-/// Removes the mapping of one page made by [`map_page`] and says where it led.
+/// Removes the mapping of one page made by [`map_pages`] and says where it led.
 pub fn unmap_page(at: usize) -> Option<u64> {
     let address = VirtAddr::new(at as u64);
     let mut table = table_at(ROOT.load(Ordering::Relaxed));

@@ -209,13 +209,14 @@ macro_rules! bare_cpu_methods {
             $crate::paging::PROGRAM_WINDOW
         }
 
-        fn map_page(
+        fn map_pages(
             address: usize,
             physical: u64,
+            size: usize,
             protection: ::arch_contract::Protection,
             table: &mut dyn FnMut() -> Option<u64>,
         ) -> Result<(), ::arch_contract::MapError> {
-            $crate::paging::map_page(address, physical, protection, table)
+            $crate::paging::map_pages(address, physical, size, protection, table)
         }
 
         fn unmap_page(address: usize) -> Option<u64> {

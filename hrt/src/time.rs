@@ -85,15 +85,21 @@ impl<F: Fn() + Send + Sync + 'static> Timer<F> {
     }
 
     /// Sets it on this CPU; replaces what was set.
-    pub fn set(&mut self, deadline: Deadline) {
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] if the function runs on another CPU and does not return.
+    pub fn set(&mut self, deadline: Deadline) -> Result<(), Error> {
         // SAFETY: a live timer, used by nobody else.
-        unsafe { raw::aero_timer_set(self.timer, deadline.0) };
+        check(unsafe { raw::aero_timer_set(self.timer, deadline.0) }).map(drop)
     }
 
     /// Withdraws it; true if the function was not and will not be called.
-    pub fn cancel(&mut self) -> bool {
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] if the function runs on another CPU and does not return.
+    pub fn cancel(&mut self) -> Result<bool, Error> {
         // SAFETY: a live timer, used by nobody else.
-        unsafe { raw::aero_timer_cancel(self.timer) == 1 }
+        check(unsafe { raw::aero_timer_cancel(self.timer) }).map(|cancelled| cancelled == 1)
     }
 
     /// Its function.

@@ -150,7 +150,7 @@ where
     if size_of::<Body<F, T>>() > stack_size.max(DEFAULT_SIZE) / 2 {
         return Err(OutOfMemory);
     }
-    let fibers = thread::current().fibers();
+    let fibers = thread::running().fibers();
     let stack = fibers.take_stack(stack_size.max(DEFAULT_SIZE))?;
     let align = align_of::<Body<F, T>>().max(16);
     let start = ((stack.top() - size_of::<Body<F, T>>()) & !(align - 1)) as *mut Body<F, T>;
@@ -198,7 +198,7 @@ where
         let (next, previous) = (node.next.get(), node.previous.get());
         (*previous).next.set(next);
         (*next).previous.set(previous);
-        switch_to(thread::current(), node, &*next);
+        switch_to(thread::running(), node, &*next);
     }
     unreachable!("a fiber went on after its end")
 }
@@ -213,7 +213,7 @@ fn switch_to(thread: &Thread, from: &Node, to: &Node) {
 /// Lets the thread's next fiber run.
 #[inline]
 pub fn yield_now() {
-    let thread = thread::current();
+    let thread = thread::running();
     let current = thread.fibers().current.get();
     // SAFETY: null or a node of this thread's ring.
     let Some(current) = (unsafe { current.as_ref() }) else { return };
@@ -228,7 +228,7 @@ impl<T> Fiber<T> {
     /// Lets this fiber run, if it has not ended and is not the caller.
     #[inline]
     pub fn yield_to(&self) {
-        let thread = thread::current();
+        let thread = thread::running();
         let current = thread.fibers().current();
         if !self.has_ended() && !ptr::eq(current, self.node) {
             // SAFETY: it has not ended, so it is in the ring of the thread that made it, which a handle does not leave.
@@ -238,7 +238,7 @@ impl<T> Fiber<T> {
 
     /// True for the fiber that the calling thread runs now.
     pub fn is_running(&self) -> bool {
-        ptr::eq(thread::current().fibers().current.get(), self.node)
+        ptr::eq(thread::running().fibers().current.get(), self.node)
     }
 
     /// True if its body has returned.
@@ -254,7 +254,7 @@ impl<T> Fiber<T> {
         fiber.run_to_end();
         // SAFETY: it has ended and left a result, which is read once, here.
         let result = unsafe { (*fiber.result).assume_init_read() };
-        thread::current().fibers().return_stack(fiber.stack);
+        thread::running().fibers().return_stack(fiber.stack);
         result
     }
 

@@ -117,7 +117,7 @@ impl fmt::Display for FaultText<'_> {
 
 /// The running thread and the stack, its own or a fiber's, in whose guard an address lies.
 fn guard_owner(address: usize) -> Option<(&'static Thread, Stack)> {
-    let thread = thread::try_current()?;
+    let thread = thread::try_running()?;
     let stacks = [Some(thread.stack()), thread.fibers().running_stack()];
     let stack = stacks.into_iter().flatten().find(|stack| stack.guard().contains(&address))?;
     Some((thread, stack))
@@ -154,7 +154,7 @@ fn crash(what: fmt::Arguments<'_>, registers: &Registers, fault: Option<&Fault>)
     let all_stopped = spin_until(STOP_LIMIT, || others().all(|cpu| debug::stopped_registers(cpu.index).is_some()));
     output::write_bytes(&[CANCEL]);
     crate::println!("\n{REPORT_START}\n{what}");
-    match thread::try_current() {
+    match thread::try_running() {
         Some(thread) => crate::println!("on CPU {here}, thread {} \"{}\"", thread.id(), thread.name()),
         None => crate::println!("on CPU {here}, before there were threads"),
     }

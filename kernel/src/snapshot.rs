@@ -434,7 +434,7 @@ fn fill(part: &mut Part, cpu: &Cpu, view: View) {
         ready_count = queue.len() as u64;
         running = match view {
             View::Frozen => debug::stopped_thread(cpu.index).map_or(0, thread::Thread::id),
-            _ => thread::current().id(),
+            _ => thread::running().id(),
         };
     } else if let Some(thread) = part.threads.iter().find(|thread| thread.state == thread::State::Running) {
         running = thread.id;

@@ -423,7 +423,7 @@ impl Pool {
 
     /// True for a thread that is one of its workers.
     pub fn is_worker(&self) -> bool {
-        self.shared().threads.lock().iter().any(|worker| ptr::eq(worker.thread(), thread::current()))
+        self.shared().threads.lock().iter().any(|worker| ptr::eq(worker.thread(), thread::running()))
     }
 }
 

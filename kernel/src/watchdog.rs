@@ -67,7 +67,7 @@ static SAMPLES: [Sample; MAX_CPUS] = [const {
 /// This CPU was asked where it is, whatever it was doing: the arch crate's callback.
 pub(crate) fn sampled(registers: &Registers) {
     let place = &SAMPLES[cpu::this().index];
-    place.thread.store(thread::try_current().map_or(0, thread::Thread::id), Ordering::Relaxed);
+    place.thread.store(thread::try_running().map_or(0, thread::Thread::id), Ordering::Relaxed);
     place.stack_pointer.store(registers.stack_pointer, Ordering::Relaxed);
     place.frame_pointer.store(registers.frame_pointer, Ordering::Relaxed);
     place.instruction_pointer.store(registers.instruction_pointer, Ordering::Release);

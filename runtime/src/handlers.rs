@@ -50,7 +50,7 @@ impl Drop for OwnedCallback {
     }
 }
 
-/// How long a timer's function may take to return when its timer is destroyed.
+/// How long a timer's function may take to return when its timer is withdrawn.
 const RETURN_LIMIT: core::time::Duration = call::DEFAULT_LIMIT;
 
 /// A timer, and what it calls. Dropped in this order.
@@ -63,8 +63,27 @@ impl Object for OwnedTimer {
     const KIND: Kind = Kind::Timer;
 
     fn silence(&self) -> bool {
-        self.timer.withdraw()
+        self.timer.withdraw();
+        !self.timer.is_running_elsewhere()
     }
+}
+
+/// Withdraws a timer whose function is not running afterwards; true if that was not and will not be called. `TIMED_OUT` if the
+/// function does not return on another CPU.
+fn withdraw(timer: &Timer) -> Result<bool, Status> {
+    let mut cancelled = timer.withdraw();
+    if timer.is_running_elsewhere() {
+        let deadline = Deadline::after(RETURN_LIMIT);
+        while timer.is_running_elsewhere() {
+            if deadline.has_passed() {
+                return Err(TIMED_OUT);
+            }
+            core::hint::spin_loop();
+        }
+        // It may have set the timer again.
+        cancelled |= timer.withdraw();
+    }
+    Ok(cancelled)
 }
 
 pub unsafe extern "C" fn aero_timer_create(
@@ -87,23 +106,19 @@ pub unsafe extern "C" fn aero_timer_create(
 
 pub unsafe extern "C" fn aero_timer_set(timer: *mut abi::Timer, deadline_ns: u64) -> Status {
     let mut timer = attempt!(try_take::<OwnedTimer, _>(timer));
+    attempt!(withdraw(&timer.timer));
     timer.timer.set(deadline(deadline_ns));
     OK
 }
 
 pub unsafe extern "C" fn aero_timer_cancel(timer: *mut abi::Timer) -> Status {
-    Status::from(attempt!(try_take::<OwnedTimer, _>(timer)).timer.cancel())
+    let timer = attempt!(try_take::<OwnedTimer, _>(timer));
+    Status::from(attempt!(withdraw(&timer.timer)))
 }
 
 pub unsafe extern "C" fn aero_timer_destroy(timer: *mut abi::Timer) -> Status {
     let timer = attempt!(take::<OwnedTimer, _>(timer));
-    let deadline = Deadline::after(RETURN_LIMIT);
-    while !timer.timer.withdraw() {
-        if deadline.has_passed() {
-            return TIMED_OUT;
-        }
-        core::hint::spin_loop();
-    }
+    attempt!(withdraw(&timer.timer));
     timer.remove();
     OK
 }

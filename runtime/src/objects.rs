@@ -86,9 +86,8 @@ pub unsafe extern "C" fn aero_mutex_try_lock(mutex: *const abi::Mutex) -> Status
 }
 
 pub unsafe extern "C" fn aero_mutex_unlock(mutex: *const abi::Mutex) -> Status {
-    // SAFETY: the interface's own condition; the caller has locked it.
-    drop(unsafe { attempt!(borrow::<Mutex, _>(mutex)).adopt() });
-    OK
+    // SAFETY: the interface's own condition; guards are forgotten here.
+    if unsafe { attempt!(borrow::<Mutex, _>(mutex)).unlock() } { OK } else { INVALID }
 }
 
 pub unsafe extern "C" fn aero_condition_init(condition: *mut abi::Condition) -> Status {
@@ -101,11 +100,12 @@ pub unsafe extern "C" fn aero_condition_wait(
     mutex: *const abi::Mutex,
     deadline_ns: u64,
 ) -> Status {
-    // SAFETY: the interface's own condition; the caller has locked the mutex.
+    // SAFETY: the interface's own condition; guards are forgotten here.
     let (condition, guard) = unsafe {
         let condition = attempt!(borrow::<wait::Condition, _>(condition));
         (condition, attempt!(borrow::<Mutex, _>(mutex)).adopt())
     };
+    let Some(guard) = guard else { return INVALID };
     blocking(|| {
         let (guard, result) = condition.wait_or_end(guard, deadline(deadline_ns));
         core::mem::forget(guard);

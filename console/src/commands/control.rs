@@ -2,15 +2,12 @@
 
 use alloc::format;
 use core::hint::black_box;
-use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
 use arch_contract::PowerAction;
 use kernel::arch::{Architecture, Machine};
 use kernel::lock::InterruptGuard;
 use kernel::memory::stack::{self, Keep};
-use kernel::time::Deadline;
-use kernel::wait::Event;
 use kernel::{call, cpu, debug, memory, output, thread, watchdog};
 
 use super::{Command, CommandError, CommandResult, Context, Needs, parse_number, programs};
@@ -267,18 +264,12 @@ fn break_heap() {
 
 /// Panics after writing over a thread's description.
 fn break_thread() -> CommandResult {
-    let (send, receive) = (alloc::sync::Arc::new(Event::new()), alloc::sync::Arc::new(AtomicUsize::new(0)));
-    let (ready, place) = (send.clone(), receive.clone());
-    let victim = thread::Builder::new("victim").spawn(move || {
-        place.store(core::ptr::from_ref(thread::current()) as usize, Ordering::Relaxed);
-        ready.signal();
-        thread::sleep(Duration::from_secs(3600));
-    });
-    victim.map_err(CommandError::failed)?.detach();
-    send.wait_until(Deadline::after(call::DEFAULT_LIMIT)).map_err(CommandError::failed)?;
+    let sleeper = thread::Builder::new("victim").spawn(|| thread::sleep(Duration::from_secs(3600)));
+    let sleeper = sleeper.map_err(CommandError::failed)?;
+    let victim = core::ptr::from_ref(sleeper.thread()).cast_mut().cast::<u8>();
+    sleeper.detach();
     // The list goes on behind it.
     load::spawn(Kind::Sleep, cpu::this_index()).map_err(CommandError::failed)?;
-    let victim = receive.load(Ordering::Relaxed) as *mut u8;
     // A timer is in it, which an interrupt could come upon first.
     let _guard = InterruptGuard::new();
     // SAFETY: not safe: it is somebody else's, which is what this is for.

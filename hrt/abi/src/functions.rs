@@ -72,7 +72,7 @@ macro_rules! functions {
             fn aero_mutex_lock(mutex: *const Mutex, deadline_ns: u64) -> i32;
             /// Takes a mutex if it is free, else AERO_BUSY.
             fn aero_mutex_try_lock(mutex: *const Mutex) -> i32;
-            /// Gives back a mutex the caller has.
+            /// Gives back a mutex the caller has, AERO_INVALID otherwise.
             fn aero_mutex_unlock(mutex: *const Mutex) -> i32;
 
             /// Makes a condition variable.
@@ -118,9 +118,11 @@ macro_rules! functions {
 
             /// Makes a timer that will call `function(argument)` in an interrupt: no blocking in it.
             fn aero_timer_create(function: Function, argument: *mut u8, timer: *mut *mut Timer) -> i32;
-            /// Sets a timer on this CPU, for once. Replaces what was set.
+            /// Sets a timer on this CPU, for once. Replaces what was set. AERO_TIMED_OUT if its function runs on another CPU and
+            /// does not return.
             fn aero_timer_set(timer: *mut Timer, deadline_ns: u64) -> i32;
-            /// Withdraws a timer: 1 if its function was not and will not be called, 0 if it was.
+            /// Withdraws a timer: 1 if its function was not and will not be called, 0 if it was. AERO_TIMED_OUT if it runs on
+            /// another CPU and does not return.
             fn aero_timer_cancel(timer: *mut Timer) -> i32;
             /// Cancels and destroys a timer. AERO_TIMED_OUT if its function does not return within a second: then it is still there.
             fn aero_timer_destroy(timer: *mut Timer) -> i32;

@@ -16,7 +16,7 @@ static FAILING: AtomicU64 = AtomicU64::new(u64::MAX);
 pub fn with_failing<T>(failing: u64, operation: impl FnOnce() -> T) -> (T, u64) {
     FAILING.store(failing, Ordering::Relaxed);
     SEEN.store(0, Ordering::Relaxed);
-    THREAD.store(thread::current().id(), Ordering::Relaxed);
+    THREAD.store(thread::running().id(), Ordering::Relaxed);
     let result = operation();
     THREAD.store(0, Ordering::Relaxed);
     (result, SEEN.load(Ordering::Relaxed))
@@ -25,7 +25,7 @@ pub fn with_failing<T>(failing: u64, operation: impl FnOnce() -> T) -> (T, u64) 
 /// An allocation: fails if it is the one.
 pub(super) fn allocation() -> Result<(), OutOfMemory> {
     let wanted = THREAD.load(Ordering::Relaxed);
-    if wanted == 0 || cpu::in_interrupt() || thread::try_current().is_none_or(|thread| thread.id() != wanted) {
+    if wanted == 0 || cpu::in_interrupt() || thread::try_running().is_none_or(|thread| thread.id() != wanted) {
         return Ok(());
     }
     if SEEN.fetch_add(1, Ordering::Relaxed) == FAILING.load(Ordering::Relaxed) { Err(OutOfMemory) } else { Ok(()) }

@@ -137,18 +137,11 @@ impl Stack {
         let memory = zone::find_nearest(node, |zone| zone.allocate_bytes(self.size())).ok_or(OutOfMemory)?;
         let physical = Machine::virtual_to_physical(memory.as_ptr());
         let mut table = super::page_table_frame;
-        for offset in (0..self.size()).step_by(PAGE_SIZE) {
-            if Machine::map_page(self.bottom + offset, physical + offset as u64, Protection::Data, &mut table).is_err()
-            {
-                // Never accessed through the mapping, so no TLB holds it.
-                for mapped in (0..offset).step_by(PAGE_SIZE) {
-                    Machine::unmap_page(self.bottom + mapped);
-                }
-                zone::of(memory).lock().free_block(memory);
-                return Err(OutOfMemory);
-            }
-        }
-        Ok(())
+        let mapped = Machine::map_pages(self.bottom, physical, self.size(), Protection::Data, &mut table);
+        mapped.map_err(|_| {
+            zone::of(memory).lock().free_block(memory);
+            OutOfMemory
+        })
     }
 
     /// Takes the mapping away and returns the memory it led to, to be freed after a TLB flush.

@@ -28,6 +28,8 @@ const SEGMENT_LIMIT: usize = 16;
 const NAME_LIMIT: usize = 48;
 /// How long all CPUs may take to flush their TLBs.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+/// Bytes mapped under one lock, interrupts off: tens of microseconds.
+const MAPPED_AT_ONCE: usize = 1 << 20;
 
 /// Where images are mapped now.
 static MAPPED: SpinLock<ArrayVec<Range<usize>, IMAGE_LIMIT>> = SpinLock::new(ArrayVec::new_const());
@@ -281,10 +283,11 @@ impl Image {
         let physical = Machine::virtual_to_physical(self.memory.as_ptr());
         let mut table = memory::page_table_frame;
         for segment in segments {
-            for offset in segment.pages.clone().step_by(PAGE_SIZE) {
+            for offset in segment.pages.clone().step_by(MAPPED_AT_ONCE) {
+                let size = MAPPED_AT_ONCE.min(segment.pages.end - offset);
                 let _window = MAPPED.lock();
                 let place = self.place.start + offset;
-                Machine::map_page(place, physical + offset as u64, segment.protection, &mut table)
+                Machine::map_pages(place, physical + offset as u64, size, segment.protection, &mut table)
                     .map_err(|_| LoadError::OutOfMemory)?;
             }
             if segment.protection == Protection::Code {

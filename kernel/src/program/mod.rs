@@ -5,7 +5,10 @@
 //! other threads: one in the program's own code at its next interrupt, one that waits by a forced timeout, after which
 //! the interface's function does not return. Nobody is ended inside the kernel's code.
 
+mod archive;
 mod deadlock;
+mod end;
+mod failure;
 pub mod heap;
 pub mod image;
 pub mod objects;
@@ -16,43 +19,31 @@ use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::ptr::{self, NonNull};
+use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use core::time::Duration;
 
-use arch_contract::fault::{Fault, FaultKind, Registers};
 use arrayvec::{ArrayString, ArrayVec};
 
 use crate::arch::{Architecture, Machine};
-use crate::backtrace;
-use crate::call;
 use crate::cpu;
-use crate::interrupts;
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::{self, OutOfMemory, Placement};
 use crate::scheduler;
-use crate::start::boot_information;
 use crate::symbols::{self, Symbol};
 use crate::thread::{self, Builder, JoinHandle, NAME_LIMIT, SpawnError, Thread};
 use crate::time::Deadline;
 use crate::wait::Event;
-use heap::{Heap, Overrun, Usage};
+pub use archive::{File, files};
+use end::KILL_LIMIT;
+pub use end::Left;
+pub(crate) use failure::contain;
+pub use failure::{fail_current, fail_handler};
+use heap::{Heap, Usage};
 use image::{Image, LoadError};
 use objects::Objects;
 
 /// Longest reason kept of a program that failed, in bytes.
 const REASON_LIMIT: usize = 160;
-/// Time between two attempts to end a program's threads.
-const KILL_POLL: Duration = Duration::from_millis(1);
-/// Time between two looks whether its threads can still do anything.
-const DEADLOCK_POLL: Duration = Duration::from_secs(1);
-/// How long ending them may take.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// The interrupt flag in [`Fault`]'s flags.
-const INTERRUPTS_ON: u64 = 1 << 9;
-/// Faults that are no single thread's: non-maskable interrupt, double fault, machine check.
-const MACHINE_FAULTS: [u8; 3] = [2, 8, 18];
-
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -126,15 +117,6 @@ impl Code {
     }
 }
 
-/// What a program left behind at its end. All of it was taken back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Left {
-    /// Memory that it had not freed.
-    pub memory: Usage,
-    /// A block that it had written behind.
-    pub overrun: Option<Overrun>,
-}
-
 /// All that run.
 static RUNNING: SpinLock<ArrayVec<Arc<Program>, { image::IMAGE_LIMIT }>> = SpinLock::new(ArrayVec::new_const());
 
@@ -174,17 +156,6 @@ impl From<SpawnError> for StartError {
     }
 }
 
-/// What can be started.
-#[derive(Clone, Copy, Debug)]
-pub struct File {
-    /// Its name.
-    pub name: &'static str,
-    /// The ELF file.
-    pub elf: &'static [u8],
-    /// Its function names, in the format of [`symbols`].
-    pub symbols: &'static [u8],
-}
-
 /// Loads a file and runs its main function with arguments, the first its name. `resolve` knows the interface's
 /// functions by name.
 ///
@@ -215,7 +186,7 @@ fn launch(program: Arc<Program>, count: usize) -> Result<Arc<Program>, StartErro
     running.try_push(program.clone()).map_err(|_| LoadError::TooMany)?;
     drop(running);
     let supervised = program.clone();
-    let supervisor = Builder::new("supervisor").spawn(move || supervise(&supervised));
+    let supervisor = Builder::new("supervisor").spawn(move || end::supervise(&supervised));
     match supervisor {
         Ok(handle) => *program.supervisor.lock() = Some(handle),
         Err(error) => {
@@ -242,52 +213,6 @@ fn try_arc<T>(value: T) -> Result<Arc<T>, OutOfMemory> {
 /// Takes a program off the list.
 fn forget(program: &Arc<Program>) {
     RUNNING.lock().retain(|other| !Arc::ptr_eq(other, program));
-}
-
-/// A supervisor's life: waits for the end of its program, tells if it never comes, and gives everything back.
-fn supervise(program: &Arc<Program>) {
-    let mut watch = deadlock::Watch::default();
-    while !program.ending.load(Ordering::Acquire) && program.started_threads() > 0 {
-        if program.changed.wait_until(Deadline::after(DEADLOCK_POLL)).is_err() {
-            watch.look(program);
-        }
-    }
-    program.end(Outcome::Exited(0));
-    let deadline = Deadline::after(KILL_LIMIT);
-    while program.started_threads() > 0 && !deadline.has_passed() {
-        program.push_threads_out();
-        let _ = program.changed.wait_until(Deadline::after(KILL_POLL));
-    }
-    while program.leaving.load(Ordering::Acquire) != 0 {
-        Machine::spin_hint();
-    }
-    match program.wait_until_unused() {
-        Ok(()) => program.take_everything_back(),
-        Err(user) => {
-            log::error!("program {program}: {user}; its memory is kept");
-            *program.left.lock() = Left { memory: program.heap.usage(), overrun: None };
-            core::mem::forget(program.clone());
-        }
-    }
-    forget(program);
-    program.finished.latch();
-}
-
-/// What may still use a program's memory at its end.
-enum User {
-    Threads(usize),
-    Handlers,
-    Calls(usize),
-}
-
-impl fmt::Display for User {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Threads(count) => write!(f, "{count} of its threads do not end"),
-            Self::Handlers => f.write_str("a CPU does not leave one of its interrupt handlers"),
-            Self::Calls(count) => write!(f, "CPUs have not run {count} of the functions it asked them to run"),
-        }
-    }
 }
 
 impl Program {
@@ -318,45 +243,6 @@ impl Program {
             started_at: AtomicU64::new(crate::time::now_ns()),
         };
         Ok(try_arc(program)?)
-    }
-
-    /// Waits until nothing can run the program's code any more. Its threads were told to end.
-    fn wait_until_unused(&self) -> Result<(), User> {
-        match self.started_threads() {
-            0 => (),
-            stuck => return Err(User::Threads(stuck)),
-        }
-        let deadline = Deadline::after(KILL_LIMIT);
-        loop {
-            let left = self.silence();
-            if left.is_ok() || deadline.has_passed() {
-                return left;
-            }
-            thread::sleep(KILL_POLL);
-        }
-    }
-
-    /// Stops timers, interrupts and lines, and looks whether a CPU is still in a function of the program.
-    fn silence(&self) -> Result<(), User> {
-        if !self.objects.silence_all() || interrupts::wait_for_handlers(call::DEFAULT_LIMIT).is_err() {
-            return Err(User::Handlers);
-        }
-        match self.calls.load(Ordering::Acquire) {
-            0 => (),
-            calls => return Err(User::Calls(calls)),
-        }
-        // What ran until now may have set a timer.
-        if self.objects.silence_all() { Ok(()) } else { Err(User::Handlers) }
-    }
-
-    fn take_everything_back(&self) {
-        if let Some(arguments) = NonNull::new(self.arguments.load(Ordering::Relaxed)) {
-            // SAFETY: the program, whose arguments they are, is over. It may have freed them, which is no error.
-            let _ = unsafe { self.heap.free(arguments) };
-        }
-        *self.left.lock() = Left { memory: self.heap.usage(), overrun: self.heap.find_overrun() };
-        self.objects.release_all();
-        self.heap.release_all();
     }
 
     /// Its number, from the same count as threads'.
@@ -531,12 +417,6 @@ impl Program {
             }
         }
     }
-
-    /// Wakes its waiting threads by their timeouts, and interrupts those that run.
-    fn push_threads_out(&self) {
-        self.for_each_thread(Thread::force_time_out);
-        cpu::all().for_each(|cpu| scheduler::nudge(cpu.index));
-    }
 }
 
 /// A CPU was asked to run a function of a program, and may not have.
@@ -551,17 +431,12 @@ impl Drop for CallUnderWay {
 /// The calling thread's program.
 pub fn current() -> Option<&'static Program> {
     // SAFETY: a program outlives its threads, and so every use by one of them.
-    unsafe { thread::try_current()?.program().as_ref() }
+    unsafe { thread::try_running()?.program().as_ref() }
 }
 
 /// True if the calling thread belongs to a program that ends.
 pub fn is_ending() -> bool {
     current().is_some_and(Program::is_ending)
-}
-
-/// The image's programs.
-pub fn files() -> impl Iterator<Item = File> {
-    Archive(boot_information().programs).files()
 }
 
 /// All that run, or as many as there is memory to list.
@@ -595,16 +470,6 @@ fn leave() {
     }
 }
 
-/// Ends the calling thread's program as failed, reports it, and does not return. `None`: it belongs to none.
-pub fn fail_current(reason: fmt::Arguments<'_>) -> Option<core::convert::Infallible> {
-    // The thread there is whichever was interrupted, and what it was doing is half done.
-    assert!(!cpu::in_interrupt(), "a program's interrupt handler failed: {reason}");
-    let program = current()?;
-    let registers = Machine::registers_here();
-    report(program, reason, &registers);
-    scheduler::exit()
-}
-
 /// Runs a handler of a program's: interrupt context.
 pub fn as_handler_of(program: &'static Program, handler: impl FnOnce()) {
     let _guard = InterruptGuard::new();
@@ -626,63 +491,6 @@ pub fn caller() -> Option<&'static Program> {
     current()
 }
 
-/// Ends the program whose handler runs as failed, and reports it. The handler goes on.
-pub fn fail_handler(reason: fmt::Arguments<'_>) {
-    if let Some(program) = caller()
-        && !program.is_ending()
-    {
-        report(program, reason, &Machine::registers_here());
-    }
-}
-
-/// A fault: if it is a program's own, ends that and does not return. On the fault's stack, interrupts off.
-pub(crate) fn contain(fault: &Fault, text: fmt::Arguments<'_>) {
-    let Some(program) = current() else { return };
-    let is_the_threads = match fault.kind {
-        FaultKind::Other { vector, .. } => !MACHINE_FAULTS.contains(&vector),
-        FaultKind::Page { .. } | FaultKind::Breakpoint => true,
-    };
-    // With interrupts off, the kernel may have been in the middle of something.
-    let in_middle = fault.registers.flags & INTERRUPTS_ON == 0 || cpu::this().in_interrupt.load(Ordering::Relaxed);
-    if !is_the_threads || in_middle {
-        return;
-    }
-    report(program, text, &fault.registers);
-    Machine::fault_contained();
-    scheduler::exit()
-}
-
-fn report(program: &Program, reason: fmt::Arguments<'_>, registers: &Registers) {
-    let thread = thread::current();
-    let mut kept = ArrayString::<REASON_LIMIT>::new();
-    // What does not fit is cut.
-    let _ = fmt::write(&mut Cut(&mut kept), reason);
-    let cpu = cpu::this_index();
-    crate::println!(
-        "program {} ({}): {reason}\nin thread {} \"{}\" on CPU {cpu}, image at {:#x}; backtrace:",
-        program.name,
-        program.id,
-        thread.id(),
-        thread.name(),
-        program.image_start()
-    );
-    backtrace::print(registers);
-    program.end(Outcome::Failed(kept));
-}
-
-/// Takes as much text as there is room for.
-struct Cut<'a>(&'a mut ArrayString<REASON_LIMIT>);
-
-impl fmt::Write for Cut<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for character in text.chars() {
-            let shown = if character == '\n' { ' ' } else { character };
-            self.0.try_push(shown).map_err(|_| fmt::Error)?;
-        }
-        Ok(())
-    }
-}
-
 /// The function of a program's image an address is in. Any context: gives up where the list is in use.
 pub(crate) fn resolve(address: usize) -> Option<Symbol<'static>> {
     let running = RUNNING.try_lock()?;
@@ -695,37 +503,6 @@ pub(crate) fn resolve(address: usize) -> Option<Symbol<'static>> {
 /// True if the calling thread was interrupted in its own program's code, which ends.
 pub(crate) fn interrupted_in_ending(interrupted: usize) -> bool {
     current().is_some_and(|program| program.is_ending() && program.is_code(interrupted))
-}
-
-/// What `aero build --hrt` packs behind the image: u32 count; for each file three u32 lengths, of name, ELF file and
-/// function names, and then these.
-struct Archive(&'static [u8]);
-
-impl Archive {
-    /// Its files; ends early where it is damaged.
-    fn files(self) -> impl Iterator<Item = File> {
-        let mut rest = self.0;
-        let count = take_word(&mut rest).unwrap_or(0);
-        (0..count).map_while(move |_| {
-            let lengths = [take_word(&mut rest)?, take_word(&mut rest)?, take_word(&mut rest)?];
-            let [name, elf, symbols] = lengths.map(|length| length as usize);
-            Some(File {
-                name: core::str::from_utf8(take(&mut rest, name)?).ok()?,
-                elf: take(&mut rest, elf)?,
-                symbols: take(&mut rest, symbols)?,
-            })
-        })
-    }
-}
-
-fn take(bytes: &mut &'static [u8], length: usize) -> Option<&'static [u8]> {
-    let (taken, rest) = bytes.split_at_checked(length)?;
-    *bytes = rest;
-    Some(taken)
-}
-
-fn take_word(bytes: &mut &'static [u8]) -> Option<u32> {
-    Some(u32::from_le_bytes(take(bytes, 4)?.try_into().ok()?))
 }
 
 impl fmt::Debug for Program {

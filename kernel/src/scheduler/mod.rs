@@ -114,7 +114,7 @@ enum Leaving {
 /// waits; if that was the run queue and nobody else is ready, it goes on at once. Interrupts off.
 #[inline(always)]
 fn switch(here: &'static Cpu, leaving: Leaving) {
-    let current = thread::current();
+    let current = thread::running();
     let next = next_thread(here, current);
     if leaving == Leaving::ToWait {
         note_if_alone(here);
@@ -181,7 +181,7 @@ fn account(here: &Cpu, leaving: &Thread) {
 /// Sleeps until somebody makes the calling thread runnable, which may have happened already. Interrupts off.
 #[inline(always)]
 pub(crate) fn block() {
-    thread::current().set_state(State::Blocked);
+    thread::running().set_state(State::Blocked);
     switch(cpu::this(), Leaving::ToWait);
 }
 
@@ -231,7 +231,7 @@ pub(crate) fn yield_now() {
     if queue.is_empty() {
         return;
     }
-    let current = thread::current();
+    let current = thread::running();
     current.set_state(State::Ready);
     queue.push(current);
     switch(here, Leaving::InQueue);
@@ -243,7 +243,7 @@ pub(crate) fn preempt() {
     if is_idle(here, Machine::current()) {
         return;
     }
-    if thread::current().program().is_null() {
+    if thread::running().program().is_null() {
         return give_way(0);
     }
     let interrupted = Machine::interrupted().instruction_pointer;
@@ -259,12 +259,12 @@ pub(crate) fn preempt() {
 /// Lets others run, or moves: on the thread's own stack, interrupts off.
 extern "C" fn give_way(_: usize) {
     let here = cpu::this();
-    if thread::current().shall_move() {
+    if thread::running().shall_move() {
         return move_away(here);
     }
     here.counters.preemptions.add(1);
     take_mail(here);
-    let current = thread::current();
+    let current = thread::running();
     current.set_state(State::Ready);
     // SAFETY: this CPU's queue, interrupts off.
     unsafe { here.run_queue.get() }.push(current);
@@ -284,7 +284,7 @@ extern "C" fn give_way(_: usize) {
 pub(crate) fn move_if_told() {
     let _guard = InterruptGuard::new();
     assert_may_block();
-    if thread::current().shall_move() {
+    if thread::running().shall_move() {
         move_away(cpu::this());
     }
 }
@@ -292,7 +292,7 @@ pub(crate) fn move_if_told() {
 /// Suspends the running thread; the rest happens on the scheduler's stack, because once the thread is in the other
 /// CPU's mailbox, its stack is in use there.
 fn move_away(here: &'static Cpu) {
-    let current = thread::current();
+    let current = thread::running();
     let stack_top = here.scheduler_stack_top.load(Ordering::Relaxed);
     // SAFETY: `current` runs here; the scheduler's stack is only used with interrupts off, up to the next resume.
     unsafe {
@@ -319,7 +319,7 @@ pub(crate) fn exit() -> ! {
     Machine::disable_interrupts();
     let here = cpu::this();
     assert!(!here.in_interrupt.load(Ordering::Relaxed), "a thread's exit in an interrupt handler, where there is none");
-    let current = thread::current();
+    let current = thread::running();
     let stack_top = here.scheduler_stack_top.load(Ordering::Relaxed);
     // SAFETY: as in `move_away`; the context saved is never resumed.
     unsafe {
@@ -415,7 +415,7 @@ pub(crate) fn idle() -> ! {
         }
         let before = here.switched_at.load(Ordering::Relaxed);
         here.counters.idle_cycles.add(Machine::cycles().wrapping_sub(before));
-        let idle = thread::current();
+        let idle = thread::running();
         let next = next_thread(here, idle);
         if core::ptr::eq(next, idle) {
             continue; // All that were ready had to move.
@@ -450,7 +450,7 @@ pub(crate) fn reschedule_interrupt(_: usize) {
         here.displaced.store(true, Ordering::Relaxed);
         here.give_way.store(true, Ordering::Relaxed);
     }
-    if thread::current().shall_move() || program::is_ending() {
+    if thread::running().shall_move() || program::is_ending() {
         here.give_way.store(true, Ordering::Relaxed);
     }
 }

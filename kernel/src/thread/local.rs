@@ -75,7 +75,7 @@ impl<T: 'static> ThreadLocal<T> {
     /// See [`ThreadLocalError`].
     pub fn with<R>(&self, with: impl FnOnce(&T) -> R) -> Result<R, ThreadLocalError> {
         let key = self.key()?;
-        let slots = &super::current().locals;
+        let slots = &super::running().locals;
         let mut value = slots.values[key].load(Ordering::Relaxed);
         if value.is_null() {
             value = Box::into_raw(memory::try_box((self.initial)())?).cast();

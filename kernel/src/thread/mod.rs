@@ -9,6 +9,7 @@ pub(crate) mod stock;
 
 use core::cell::UnsafeCell;
 use core::fmt;
+use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
@@ -117,6 +118,10 @@ impl Thread {
 
     /// Its name.
     pub fn name(&self) -> &str {
+        self.name_text()
+    }
+
+    fn name_text(&self) -> &ArrayString<NAME_LIMIT> {
         // SAFETY: written before the thread was registered or ran, read-only until it is reused.
         unsafe { &*self.name.get() }
     }
@@ -221,15 +226,55 @@ fn time_out(thread: usize) {
 
 /// The calling thread.
 #[inline(always)]
-pub fn current() -> &'static Thread {
-    // SAFETY: set before any thread runs; a thread outlives its own code.
+pub(crate) fn running() -> &'static Thread {
+    // SAFETY: set before any thread runs. It outlives its own code, and the kernel keeps no such reference beyond that.
     unsafe { &*(Machine::current() as *const Thread) }
 }
 
 /// The calling thread, `None` before there are threads on this CPU.
-pub fn try_current() -> Option<&'static Thread> {
-    // SAFETY: as for `current`; zero before.
+pub(crate) fn try_running() -> Option<&'static Thread> {
+    // SAFETY: as for `running`; zero before.
     unsafe { (Machine::current() as *const Thread).as_ref() }
+}
+
+/// The calling thread, from inside: gives copies only, as nothing borrowed from a thread may outlive it, and a thread can leave
+/// anything behind for others.
+///
+/// ```compile_fail,E0716
+/// let name: &'static str = kernel::thread::current().name().as_str();
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn is_send<T: Send>() {}
+/// is_send::<kernel::thread::Current>();
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Current {
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Current {
+    /// The thread's number, never used twice.
+    #[inline(always)]
+    pub fn id(self) -> u64 {
+        running().id()
+    }
+
+    /// The thread's name.
+    pub fn name(self) -> ArrayString<NAME_LIMIT> {
+        *running().name_text()
+    }
+
+    /// The thread's stack.
+    pub fn stack(self) -> Stack {
+        running().stack()
+    }
+}
+
+/// The calling thread.
+#[inline(always)]
+pub fn current() -> Current {
+    Current { _not_send: PhantomData }
 }
 
 /// Lets other ready threads of this CPU run first.
@@ -254,7 +299,7 @@ pub fn sleep_until(deadline: Deadline) {
 
 /// Ends the calling thread without a result: its joiner gets [`JoinError::Exited`]. Values on its stack are not dropped.
 pub fn exit() -> ! {
-    local::drop_all(&current().locals);
+    local::drop_all(&running().locals);
     scheduler::exit()
 }
 
@@ -274,7 +319,7 @@ impl fmt::Display for NoSuchCpu {
 /// [`NoSuchCpu`].
 pub fn migrate(to: usize) -> Result<(), NoSuchCpu> {
     cpu::get(to).ok_or(NoSuchCpu(to))?;
-    current().target_cpu.store(to as u32, Ordering::Relaxed);
+    running().target_cpu.store(to as u32, Ordering::Relaxed);
     scheduler::move_if_told();
     Ok(())
 }

@@ -134,7 +134,7 @@ impl<'a> Builder<'a> {
         unsafe {
             start.write(Start { body: ManuallyDrop::new(body), result: MaybeUninit::uninit() });
             thread.reset(self.name, target);
-            let program = self.program.map_or_else(|| super::current().program(), core::ptr::from_ref);
+            let program = self.program.map_or_else(|| super::running().program(), core::ptr::from_ref);
             thread.set_program(program);
             let context = &mut *thread.context.get();
             Machine::prepare(context, start as usize, run::<F, T>, start as usize);
@@ -217,7 +217,7 @@ where
     // SAFETY: written by `spawn`; the body is taken once, here.
     let body = unsafe { ManuallyDrop::take(&mut (*start).body) };
     let result = body();
-    let thread = super::current();
+    let thread = super::running();
     local::drop_all(&thread.locals);
     // SAFETY: the joiner reads it only after the exit.
     unsafe { (*start).result.write(result) };

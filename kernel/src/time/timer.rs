@@ -173,49 +173,36 @@ impl TimerNode {
     /// On another CPU than the timer's, waits until a running function has returned.
     #[inline(always)]
     pub(crate) fn cancel(&self) -> bool {
-        let mut cancelled = false;
+        let cancelled = self.withdraw();
+        if !cancelled {
+            let _guard = InterruptGuard::new();
+            while self.is_running_elsewhere() {
+                Machine::spin_hint();
+            }
+        }
+        cancelled
+    }
+
+    /// Takes it out, without waiting; false if it was not queued.
+    #[inline(always)]
+    fn withdraw(&self) -> bool {
         loop {
             let index = self.queued_on.load(Ordering::Acquire);
-            let Some(cpu) = cpu::get(index as usize) else { break };
+            let Some(cpu) = cpu::get(index as usize) else { return false };
             let mut queue = cpu.timers.lock();
             // It may have fired, or even been set again elsewhere, before we had the lock.
             if self.queued_on.load(Ordering::Relaxed) == index {
                 queue.remove(self);
                 self.queued_on.store(NO_CPU, Ordering::Relaxed);
-                cancelled = true;
-                break;
+                return true;
             }
         }
-        if !cancelled {
-            self.wait_until_not_running();
-        }
-        cancelled
     }
 
-    /// Takes it out, without waiting; false if its function is running on another CPU.
-    fn withdraw(&self) -> bool {
-        let _guard = InterruptGuard::new();
-        loop {
-            let index = self.queued_on.load(Ordering::Acquire);
-            let Some(cpu) = cpu::get(index as usize) else { break };
-            let mut queue = cpu.timers.lock();
-            if self.queued_on.load(Ordering::Relaxed) == index {
-                queue.remove(self);
-                self.queued_on.store(NO_CPU, Ordering::Relaxed);
-                // It may be running as well, if its function has set it again.
-                break;
-            }
-        }
+    /// True if its function is running on another CPU, where it may set the timer again.
+    fn is_running_elsewhere(&self) -> bool {
         let last = cpu::get(self.last_on.load(Ordering::Relaxed) as usize);
-        last.is_none_or(|cpu| cpu.is_this() || !ptr::eq(RUNNING[cpu.index].load(Ordering::Acquire), self))
-    }
-
-    fn wait_until_not_running(&self) {
-        let Some(cpu) = cpu::get(self.last_on.load(Ordering::Relaxed) as usize) else { return };
-        let _guard = InterruptGuard::new();
-        while !cpu.is_this() && ptr::eq(RUNNING[cpu.index].load(Ordering::Acquire), self) {
-            Machine::spin_hint();
-        }
+        last.is_some_and(|cpu| !cpu.is_this() && ptr::eq(RUNNING[cpu.index].load(Ordering::Acquire), self))
     }
 }
 
@@ -275,9 +262,15 @@ impl Timer {
         self.node.set(cpu::this(), deadline);
     }
 
-    /// Withdraws, without waiting; false if the function is running on another CPU, where it may set the timer again.
+    /// Withdraws, without waiting; true if the function was not and will not be called.
     pub fn withdraw(&self) -> bool {
         self.node.withdraw()
+    }
+
+    /// True if the function is running on another CPU, where it may set the timer again.
+    pub fn is_running_elsewhere(&self) -> bool {
+        let _guard = InterruptGuard::new();
+        self.node.is_running_elsewhere()
     }
 
     /// Withdraws; true if the function was not and will not be called. It is not running when this returns.

@@ -89,6 +89,12 @@ impl TakenOne {
     #[inline(always)]
     pub fn wake<T>(self, guard: SpinGuard<'_, T>) -> bool {
         let _interrupts = SpinGuard::release(guard);
+        self.wake_unlocked()
+    }
+
+    /// Wakes it, the lock released and interrupts off; false if there was none.
+    #[inline(always)]
+    pub(super) fn wake_unlocked(self) -> bool {
         if let Some(thread) = self.0 {
             scheduler::make_runnable(thread);
         }
@@ -147,7 +153,7 @@ pub fn wait_in<T>(
     deadline: Deadline,
     before_sleep: impl FnOnce(),
 ) -> Outcome {
-    let thread = thread::current();
+    let thread = thread::running();
     scheduler::assert_may_block();
     thread.claim().begin();
     // SAFETY: the thread leaves the list before it leaves this function.

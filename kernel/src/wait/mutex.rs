@@ -5,9 +5,10 @@ use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use super::list::TakenOne;
 use super::{Outcome, TimedOut, WaitList, list};
 use crate::arch::{Architecture, Machine};
-use crate::lock::SpinLock;
+use crate::lock::{InterruptGuard, SpinLock};
 use crate::thread;
 use crate::time::Deadline;
 
@@ -67,13 +68,23 @@ impl<T> Mutex<T> {
         self.try_acquire().ok().map(|_| MutexGuard::new(self))
     }
 
-    /// The guard of a lock that was taken and whose guard was forgotten.
+    /// The guard of a lock that the calling thread has taken and whose guard was forgotten; `None` if the thread does not hold it.
     ///
     /// # Safety
-    /// It was, by the caller, and nobody has adopted it since.
+    /// There is no guard of this mutex in the thread that has not been forgotten.
     #[inline(always)]
-    pub unsafe fn adopt(&self) -> MutexGuard<'_, T> {
-        MutexGuard::new(self)
+    pub unsafe fn adopt(&self) -> Option<MutexGuard<'_, T>> {
+        (owner(self.state.load(Ordering::Relaxed)) == Machine::current()).then(|| MutexGuard::new(self))
+    }
+
+    /// Unlocks if the calling thread holds the lock; false if it does not.
+    ///
+    /// # Safety
+    /// As for [`Mutex::adopt`].
+    #[inline(always)]
+    pub unsafe fn unlock(&self) -> bool {
+        // SAFETY: the caller's word.
+        self.try_release() || unsafe { self.adopt() }.is_some()
     }
 
     /// The data, by a borrow that proves nobody else has it.
@@ -95,7 +106,7 @@ impl<T> Mutex<T> {
                 self.state.store(Machine::current() | LOCKED | CONTENDED, Ordering::Relaxed);
                 return Ok(());
             }
-            let waits = thread::current().waits_for(&self.state);
+            let waits = thread::running().waits_for(&self.state);
             let outcome = list::wait_in(&self.waiters, guard, |waiters| waiters, deadline, || ());
             drop(waits);
             if outcome == Outcome::TimedOut {
@@ -106,15 +117,36 @@ impl<T> Mutex<T> {
 
     #[inline(always)]
     fn release(&self) {
-        if self.state.swap(FREE, Ordering::Release) & CONTENDED != 0 {
-            self.wake_next();
+        if !self.try_release() {
+            self.release_and_wake();
         }
     }
 
+    /// Unlocks where this thread holds the lock and nobody waits. Who locks next may destroy the mutex as soon as it is free, so
+    /// this is the last access to it, here and in [`Self::release_and_wake`].
+    #[inline(always)]
+    fn try_release(&self) -> bool {
+        self.state.compare_exchange(Machine::current() | LOCKED, FREE, Ordering::Release, Ordering::Relaxed).is_ok()
+    }
+
     #[cold]
-    fn wake_next(&self) {
-        let mut waiters = self.waiters.lock();
-        waiters.take_one().wake(waiters);
+    fn release_and_wake(&self) {
+        let mut next = TakenOne::NONE;
+        let _interrupts = InterruptGuard::new();
+        loop {
+            let mut waiters = self.waiters.lock();
+            // Who is woken marks the mutex again for those that still wait.
+            let state = self.state.fetch_and(!CONTENDED, Ordering::Relaxed) & !CONTENDED;
+            if next.is_none() {
+                next = waiters.take_one();
+            }
+            drop(waiters);
+            // Fails if a further thread has come to wait.
+            if self.state.compare_exchange(state, FREE, Ordering::Release, Ordering::Relaxed).is_ok() {
+                break;
+            }
+        }
+        next.wake_unlocked();
     }
 }
 

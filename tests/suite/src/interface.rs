@@ -5,11 +5,12 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 
-use abi::{ANY, INVALID, NEVER, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
+use abi::{ANY, BUSY, INVALID, NEVER, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
 use kernel::memory::faults::with_failing;
 use kernel::memory::stack::{self, Keep};
 use kernel::program::{self, Outcome, Program};
@@ -23,6 +24,7 @@ tests![
     a_program_ends_only_when_its_calls_have_run,
     a_program_ends_only_when_its_handlers_have_returned,
     a_timer_goes_only_when_its_function_has_returned,
+    a_mutex_is_unlocked_by_its_owner_only,
     every_function_fails_at_every_allocation_and_nothing_has_happened,
     stale_and_wrong_handles_are_invalid,
     handles_of_another_program_are_invalid,
@@ -169,11 +171,39 @@ fn a_timer_goes_only_when_its_function_has_returned() -> TestResult {
             TIMER.store(timer, Ordering::SeqCst);
             check!(aero_cpu_call(1, Some(set), ptr::null_mut()) == OK);
             check!(spin_until(LIMIT, || STARTED.load(Ordering::SeqCst) == 1));
+            check!(aero_timer_cancel(timer) == TIMED_OUT);
             check!(aero_timer_destroy(timer) == TIMED_OUT);
         }
         0
     };
     kept_until_released(body, 1)
+}
+
+fn a_mutex_is_unlocked_by_its_owner_only() -> TestResult {
+    succeed(|| {
+        unsafe extern "C" fn unlock(mutex: *mut u8) {
+            // SAFETY: the mutex below.
+            let status = unsafe { aero_mutex_unlock(mutex.cast()) };
+            STARTED.store(status as u32, Ordering::SeqCst);
+        }
+        let (mut mutex, mut condition) = (MaybeUninit::<abi::Mutex>::uninit(), MaybeUninit::<abi::Condition>::uninit());
+        let (mutex, condition) = (mutex.as_mut_ptr(), condition.as_mut_ptr());
+        // SAFETY: both are made before they are used, and outlive the thread.
+        unsafe {
+            check!(aero_mutex_init(mutex) == OK && aero_condition_init(condition) == OK);
+            check!(aero_mutex_unlock(mutex) == INVALID);
+            check!(aero_condition_wait(condition, mutex, 0) == INVALID);
+            check!(aero_mutex_lock(mutex, NEVER) == OK);
+            let mut other = ptr::null_mut();
+            check!(aero_thread_spawn(ptr::null(), Some(unlock), mutex.cast(), &raw mut other) == OK);
+            check!(aero_thread_join(other, NEVER) == OK);
+            check!(STARTED.load(Ordering::SeqCst) as Status == INVALID);
+            check!(aero_mutex_try_lock(mutex) == BUSY);
+            check!(aero_condition_wait(condition, mutex, 0) == TIMED_OUT);
+            check!(aero_mutex_unlock(mutex) == OK && aero_mutex_unlock(mutex) == INVALID);
+        }
+        0
+    })
 }
 
 /// Calls `function` again and again, each time with another allocation failing, until none is left to fail.

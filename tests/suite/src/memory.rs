@@ -3,14 +3,16 @@
 use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
 use kernel::arch::{Architecture, Machine};
-use kernel::cpu;
 use kernel::memory::stack::{self, Keep};
 use kernel::memory::{self, DmaBuffer, OutOfMemory, Placement};
+use kernel::snapshot::Snapshot;
 use kernel::thread::{self, Builder};
 use kernel::time::Deadline;
+use kernel::{call, cpu};
 
 use crate::support::{LIMIT, Random, join, text};
 use crate::{TestResult, ensure, tests};
@@ -98,16 +100,24 @@ fn alignment_is_kept() -> TestResult {
 
 /// Frees everything that caches and dead threads hold, so that free memory can be compared.
 pub(crate) fn settle() -> u64 {
+    /// Fewest stacks seen that no live thread has: those of the kernel itself.
+    static FEWEST: AtomicUsize = AtomicUsize::new(usize::MAX);
     let empty = || {
         thread::empty_stock();
         memory::flush_this_cpus_caches();
     };
-    for cpu in cpu::all() {
-        if let Ok(handle) = Builder::new("settle").cpu(cpu.index).spawn(empty) {
-            let _ = join(handle);
+    let deadline = Deadline::after(LIMIT);
+    loop {
+        for cpu in cpu::all() {
+            let _ = call::on(cpu.index, empty, LIMIT);
+        }
+        let alive = Snapshot::take().threads.len();
+        let others = stack::usage().0.saturating_sub(alive);
+        // A thread that was joined a moment ago may not have left its stack yet.
+        if others <= FEWEST.fetch_min(others, Ordering::SeqCst) || deadline.has_passed() {
+            break;
         }
     }
-    empty();
     stack::reclaim(Keep::None);
     memory::flush_this_cpus_caches();
     steady_free_bytes()

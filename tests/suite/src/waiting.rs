@@ -10,7 +10,7 @@ use core::time::Duration;
 use kernel::arch::{Architecture, Machine};
 use kernel::lock::{InterruptGuard, SpinLock};
 use kernel::thread::{self, Builder, JoinHandle};
-use kernel::time::{Deadline, Timer};
+use kernel::time::{Deadline, Timer, spin_until};
 use kernel::wait::{
     Arrival, Barrier, Channel, Condition, Event, Mutex, ReaderWriterLock, Semaphore, TimedOut, TrySendError, WaitQueue,
 };
@@ -39,6 +39,7 @@ tests![
     whoever_is_woken_all_the_time_leaves_others_a_share,
     a_wake_up_passes_over_who_lost_its_wait,
     an_object_may_go_as_soon_as_its_waiter_is_woken,
+    a_mutex_may_go_as_soon_as_it_is_free,
 ];
 
 /// Spawns one thread per number, spread over the CPUs.
@@ -618,4 +619,57 @@ fn an_object_may_go_as_soon_as_its_waiter_is_woken() -> TestResult {
         condition.signal();
     };
     woken_without_object("a condition variable", Condition::new(), wait, signal)
+}
+
+/// Whoever finds a mutex free may use its memory for something else, while its last owner is still in the call that unlocked it.
+fn a_mutex_may_go_as_soon_as_it_is_free() -> TestResult {
+    const ROUNDS: u64 = 300;
+    const SIZE: usize = size_of::<Mutex<()>>();
+    /// Counts up: odd while the tester has a locked mutex in the place, even once the taker may have the memory back.
+    static ROUND: AtomicU64 = AtomicU64::new(0);
+    let Some(other) = cpu::all().find(|cpu| cpu.index != cpu::this_index()) else { return Ok(()) };
+    ROUND.store(0, Ordering::SeqCst);
+    let place: &'static mut [u64; 32] = Box::leak(Box::new([0; 32]));
+    let at = place.as_mut_ptr() as usize;
+    ensure!(SIZE <= size_of_val(place), "a mutex is larger than its place");
+    let taker = move || {
+        for round in 0..ROUNDS {
+            if !spin_until(LIMIT, || ROUND.load(Ordering::SeqCst) == 2 * round + 1) {
+                return false;
+            }
+            // SAFETY: the tester keeps a mutex there until it is taken.
+            let mutex = unsafe { &*(at as *const Mutex<()>) };
+            if !spin_until(LIMIT, || mutex.try_lock().map(core::mem::forget).is_some()) {
+                return false;
+            }
+            // SAFETY: the mutex was taken, and nobody else knows of it.
+            unsafe { (at as *mut u8).write_bytes(OTHERS, SIZE) };
+            ROUND.store(2 * round + 2, Ordering::SeqCst);
+        }
+        true
+    };
+    let taker = Builder::new("taker").cpu(other.index).spawn(taker).map_err(text)?;
+    let mut changed = 0;
+    for round in 0..ROUNDS {
+        // SAFETY: nobody else uses the memory; aligned for words.
+        let mutex = unsafe {
+            (at as *mut Mutex<()>).write(Mutex::new(()));
+            &*(at as *const Mutex<()>)
+        };
+        core::mem::forget(mutex.lock());
+        // One that waited in vain leaves the mark of those who wait.
+        ensure!(mutex.lock_until(Deadline::after(Duration::from_micros(1))).is_err(), "locked twice");
+        ROUND.store(2 * round + 1, Ordering::SeqCst);
+        // SAFETY: the guard was forgotten.
+        ensure!(unsafe { mutex.unlock() }, "not the owner");
+        ensure!(spin_until(LIMIT, || ROUND.load(Ordering::SeqCst) == 2 * round + 2), "the mutex was not to be had");
+        // SAFETY: the taker is done with it.
+        let left = unsafe { core::slice::from_raw_parts(at as *const u8, SIZE) };
+        changed += left.iter().filter(|&&byte| byte != OTHERS).count();
+    }
+    ensure!(join(taker)?, "the taker waited in vain");
+    // SAFETY: from a box, and used no more.
+    drop(unsafe { Box::from_raw(at as *mut [u64; 32]) });
+    ensure!(changed == 0, "{changed} bytes were written after the mutex was free");
+    Ok(())
 }

@@ -65,7 +65,9 @@ fn main(arguments: Arguments) -> i32 {
         Some("panic") => panic!("as asked"),
         Some("handler-panic") => {
             let Ok(mut timer) = Timer::new(|| panic!("in a handler")) else { return 1 };
-            timer.set(Deadline::NOW);
+            if timer.set(Deadline::NOW).is_err() {
+                return 1;
+            }
             thread::sleep(Duration::from_secs(10));
             0
         }
@@ -78,7 +80,9 @@ fn main(arguments: Arguments) -> i32 {
                 }
             };
             let Ok(mut timer) = Timer::new(exhaust) else { return 1 };
-            timer.set(Deadline::NOW);
+            if timer.set(Deadline::NOW).is_err() {
+                return 1;
+            }
             thread::sleep(Duration::from_secs(10));
             0
         }
@@ -379,8 +383,7 @@ fn everything_at_once() {
                 }
             });
             let Ok(mut timer) = timer else { return };
-            loop {
-                timer.set(Deadline::after(Duration::from_micros(50)));
+            while timer.set(Deadline::after(Duration::from_micros(50))).is_ok() {
                 thread::sleep(Duration::from_micros(20));
             }
         });

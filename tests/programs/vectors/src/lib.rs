@@ -77,7 +77,7 @@ fn run(shared: &Arc<Shared>, threads: usize, duration: Duration) -> Result<(), h
     let end = Deadline::after(duration);
     while hrt::time::now_ns() < end.as_ns() {
         for _ in 0..STORM {
-            timer.set(Deadline::after(Duration::from_micros(5)));
+            timer.set(Deadline::after(Duration::from_micros(5)))?;
             for target in 0..cpu::count() {
                 interrupt.send(target)?;
             }

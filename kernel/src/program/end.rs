@@ -1,0 +1,126 @@
+//! How a program ends: its threads are pushed out, everything that could still run its code is waited for, and what it had is
+//! taken back.
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::ptr::NonNull;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
+
+use super::heap::{Overrun, Usage};
+use super::{Outcome, Program, deadlock, forget};
+use crate::arch::{Architecture, Machine};
+use crate::call;
+use crate::cpu;
+use crate::interrupts;
+use crate::scheduler;
+use crate::thread::{self, Thread};
+use crate::time::Deadline;
+
+/// Time between two attempts to end a program's threads.
+const KILL_POLL: Duration = Duration::from_millis(1);
+/// Time between two looks whether its threads can still do anything.
+const DEADLOCK_POLL: Duration = Duration::from_secs(1);
+/// How long ending them may take.
+pub(super) const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// What a program left behind at its end. All of it was taken back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Memory that it had not freed.
+    pub memory: Usage,
+    /// A block that it had written behind.
+    pub overrun: Option<Overrun>,
+}
+
+/// A supervisor's life: waits for the end of its program, tells if it never comes, and gives everything back.
+pub(super) fn supervise(program: &Arc<Program>) {
+    let mut watch = deadlock::Watch::default();
+    while !program.ending.load(Ordering::Acquire) && program.started_threads() > 0 {
+        if program.changed.wait_until(Deadline::after(DEADLOCK_POLL)).is_err() {
+            watch.look(program);
+        }
+    }
+    program.end(Outcome::Exited(0));
+    let deadline = Deadline::after(KILL_LIMIT);
+    while program.started_threads() > 0 && !deadline.has_passed() {
+        program.push_threads_out();
+        let _ = program.changed.wait_until(Deadline::after(KILL_POLL));
+    }
+    while program.leaving.load(Ordering::Acquire) != 0 {
+        Machine::spin_hint();
+    }
+    match program.wait_until_unused() {
+        Ok(()) => program.take_everything_back(),
+        Err(user) => {
+            log::error!("program {program}: {user}; its memory is kept");
+            *program.left.lock() = Left { memory: program.heap.usage(), overrun: None };
+            core::mem::forget(program.clone());
+        }
+    }
+    forget(program);
+    program.finished.latch();
+}
+
+/// What may still use a program's memory at its end.
+enum User {
+    Threads(usize),
+    Handlers,
+    Calls(usize),
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Threads(count) => write!(f, "{count} of its threads do not end"),
+            Self::Handlers => f.write_str("a CPU does not leave one of its interrupt handlers"),
+            Self::Calls(count) => write!(f, "CPUs have not run {count} of the functions it asked them to run"),
+        }
+    }
+}
+
+impl Program {
+    /// Waits until nothing can run the program's code any more. Its threads were told to end.
+    fn wait_until_unused(&self) -> Result<(), User> {
+        match self.started_threads() {
+            0 => (),
+            stuck => return Err(User::Threads(stuck)),
+        }
+        let deadline = Deadline::after(KILL_LIMIT);
+        loop {
+            let left = self.silence();
+            if left.is_ok() || deadline.has_passed() {
+                return left;
+            }
+            thread::sleep(KILL_POLL);
+        }
+    }
+
+    /// Stops timers, interrupts and lines, and looks whether a CPU is still in a function of the program.
+    fn silence(&self) -> Result<(), User> {
+        if !self.objects.silence_all() || interrupts::wait_for_handlers(call::DEFAULT_LIMIT).is_err() {
+            return Err(User::Handlers);
+        }
+        match self.calls.load(Ordering::Acquire) {
+            0 => (),
+            calls => return Err(User::Calls(calls)),
+        }
+        // What ran until now may have set a timer.
+        if self.objects.silence_all() { Ok(()) } else { Err(User::Handlers) }
+    }
+
+    fn take_everything_back(&self) {
+        if let Some(arguments) = NonNull::new(self.arguments.load(Ordering::Relaxed)) {
+            // SAFETY: the program, whose arguments they are, is over. It may have freed them, which is no error.
+            let _ = unsafe { self.heap.free(arguments) };
+        }
+        *self.left.lock() = Left { memory: self.heap.usage(), overrun: self.heap.find_overrun() };
+        self.objects.release_all();
+        self.heap.release_all();
+    }
+
+    /// Wakes its waiting threads by their timeouts, and interrupts those that run.
+    fn push_threads_out(&self) {
+        self.for_each_thread(Thread::force_time_out);
+        cpu::all().for_each(|cpu| scheduler::nudge(cpu.index));
+    }
+}
