@@ -114,7 +114,8 @@ fn page_map(setting: &Setting) -> Outcome {
         samples.add(start, cycles());
         let page = page.ok_or("nothing was mapped")?.map_err(text)?;
         check(page.size() == PAGE && is_usable(&page), "the page cannot be used")?;
-        page.release();
+        // SAFETY: from `Stack::new`, used no more.
+        unsafe { page.release() };
     }
     stack::reclaim(Keep::None);
     Ok(samples)
@@ -126,7 +127,9 @@ fn page_unmap(setting: &Setting) -> Outcome {
     let mut samples = setting.samples()?;
     stack::reclaim(Keep::None);
     while !samples.is_complete() {
-        Stack::new(PAGE).map_err(text)?.release();
+        let page = Stack::new(PAGE).map_err(text)?;
+        // SAFETY: just made, not used.
+        unsafe { page.release() };
         let start = cycles();
         let bytes = work(|| stack::reclaim(Keep::None));
         samples.add(start, cycles());

@@ -3,10 +3,11 @@
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use kernel::fiber::{Fiber, Fibers};
 use kernel::lock::{InterruptGuard, SpinLock};
 use kernel::task::{Place, Pool, Priority};
 use kernel::wait::Event;
-use kernel::{cpu, fiber, trace};
+use kernel::{cpu, trace};
 use report::Samples;
 use trace_format::Kind;
 
@@ -30,20 +31,22 @@ fn fiber_switch(setting: &Setting) -> Outcome {
     static LEFT_AT: AtomicU64 = AtomicU64::new(0);
     static STOP: AtomicBool = AtomicBool::new(false);
     STOP.store(false, Ordering::Relaxed);
-    let partner = fiber::create(|| {
-        let mut switches = 0;
-        while !STOP.load(Ordering::Relaxed) {
-            LEFT_AT.store(cycles(), Ordering::Relaxed);
-            fiber::yield_now();
-            switches += 1;
-        }
-        switches
-    })
-    .map_err(text)?;
-    fiber::yield_now();
+    let fibers = Fibers::of_this_thread().ok_or("not a thread")?;
+    let partner = fibers
+        .create(move || {
+            let mut switches = 0;
+            while !STOP.load(Ordering::Relaxed) {
+                LEFT_AT.store(cycles(), Ordering::Relaxed);
+                fibers.yield_now();
+                switches += 1;
+            }
+            switches
+        })
+        .map_err(text)?;
+    fibers.yield_now();
     let mut samples = setting.samples()?;
     while !samples.is_complete() {
-        work(fiber::yield_now);
+        work(|| fibers.yield_now());
         let now = cycles();
         samples.add(LEFT_AT.load(Ordering::Relaxed), now);
     }
@@ -54,12 +57,13 @@ fn fiber_switch(setting: &Setting) -> Outcome {
 }
 
 fn fiber_create_run(setting: &Setting) -> Outcome {
+    let fibers = Fibers::of_this_thread().ok_or("not a thread")?;
     let mut number = 0usize;
     let samples = setting.repeat(
         || {
             number += 1;
             let inside = number;
-            (number, fiber::create(move || inside).map(fiber::Fiber::join))
+            (number, fibers.create(move || inside).map(Fiber::join))
         },
         |(number, result)| result == Ok(number),
     )?;

@@ -40,7 +40,8 @@ fn enter(boot: &'static BootInformation) -> ! {
         post_mortem: |_| (),
         install_debugger: || false,
     };
-    kernel::start::kernel_main(boot, &PARTS)
+    // SAFETY: called once, by the arch crate's entry.
+    unsafe { kernel::start::kernel_main(boot, &PARTS) }
 }
 
 /// True if a benchmark succeeds as it is, and fails without its work.

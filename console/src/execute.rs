@@ -105,10 +105,14 @@ impl Execution<'_> {
 }
 
 /// Runs a command line on a frozen machine, as far as its commands work there; its status.
-pub fn execute_frozen(line: &str, out: &mut dyn Write) -> u8 {
+///
+/// # Safety
+/// All other CPUs are stopped, and interrupts are off.
+pub unsafe fn execute_frozen(line: &str, out: &mut dyn Write) -> u8 {
     let mut status = 0;
     let execution = Execution { extra: &[], state: &Here, person: None };
-    if let Err(abandoned) = frozen::attempt(&mut || status = execution.run(line, out)) {
+    // SAFETY: by the caller's word; what is printed goes out, or into the caller's memory.
+    if let Err(abandoned) = unsafe { frozen::attempt(&mut || status = execution.run(line, out)) } {
         let _ = writeln!(out, "\nerror: the command was ended: {abandoned}");
         status = 1;
     }
@@ -116,15 +120,20 @@ pub fn execute_frozen(line: &str, out: &mut dyn Write) -> u8 {
 }
 
 /// True if a command line has a command that needs CPUs that run, or one that may be the image's.
-pub fn needs_cpus(line: &str) -> bool {
+///
+/// # Safety
+/// As for [`execute_frozen`].
+pub unsafe fn needs_cpus(line: &str) -> bool {
     let name_of = |part: &str| part.split_whitespace().next().map(ToString::to_string);
     let mut needs = false;
     // On a frozen machine, where names are looked up, nothing is allocated outside.
-    let _ = frozen::attempt(&mut || {
+    let mut look = || {
         needs = line.split(';').filter_map(name_of).any(|name| {
             commands::all(&[]).find(|command| command.name == name).is_none_or(|command| command.needs == Needs::Cpus)
         });
-    });
+    };
+    // SAFETY: by the caller's word; the result is not allocated.
+    let _ = unsafe { frozen::attempt(&mut look) };
     needs
 }
 

@@ -54,7 +54,8 @@ pub fn run(stop: &mut Stop) {
                     }
                     kernel::println!("error: continue: the kernel has crashed and cannot go on");
                 } else {
-                    execute_frozen(&line, &mut Direct);
+                    // SAFETY: after a crash; all other CPUs were stopped.
+                    unsafe { execute_frozen(&line, &mut Direct) };
                 }
                 line.clear();
                 output::print(format_args!("{PROMPT}"));

@@ -50,12 +50,14 @@ pub fn execute(line: &str, selected: &mut Option<u64>, out: &mut ConsoleOutput<'
     let thread = words.next().filter(|&command| command == "thread").and_then(|_| words.next());
     if thread == Some(OFF) {
         *selected = None;
-    } else if console::needs_cpus(line) {
+    // SAFETY: in a stop.
+    } else if unsafe { console::needs_cpus(line) } {
         let _ = match deferred::leave(line) {
             Ok(()) => out.write_str("it needs CPUs that run: `continue`, and what it says comes then\n"),
             Err(reason) => writeln!(out, "error: {reason}"),
         };
-    } else if console::execute_frozen(line, &mut out) == 0 && thread.is_some() {
+    // SAFETY: in a stop.
+    } else if unsafe { console::execute_frozen(line, &mut out) } == 0 && thread.is_some() {
         *selected = thread.and_then(firmware::words::number);
         let _ = out.write_str("its registers are shown; `monitor thread off` shows the CPUs' again\n");
     }
@@ -65,6 +67,7 @@ pub fn execute(line: &str, selected: &mut Option<u64>, out: &mut ConsoleOutput<'
 /// Where a thread is, or goes on.
 pub fn registers_of(thread: u64) -> Option<Registers> {
     let mut found = None;
-    frozen::attempt(&mut || found = snapshot::registers_of(thread)).ok()?;
+    // SAFETY: in a stop, and registers are not allocated.
+    unsafe { frozen::attempt(&mut || found = snapshot::registers_of(thread)) }.ok()?;
     found
 }

@@ -76,8 +76,12 @@ unsafe impl Sync for PacketBuffer {}
 static PACKET_BUFFER: PacketBuffer = PacketBuffer(UnsafeCell::new([0; PACKET_LIMIT]));
 
 /// Gives the kernel this stub; false if there is no line to a gdb.
-pub fn install() -> bool {
-    kernel::debug::install(&STUB)
+///
+/// # Safety
+/// As for [`kernel::debug::install`].
+pub unsafe fn install() -> bool {
+    // SAFETY: the caller's word.
+    unsafe { kernel::debug::install(&STUB) }
 }
 
 impl Debugger for Stub {

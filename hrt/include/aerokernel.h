@@ -95,7 +95,7 @@ int32_t aero_thread_join(aero_thread *thread, uint64_t deadline_ns);
 /* Gives a thread's handle up; the thread goes on. */
 int32_t aero_thread_detach(aero_thread *thread);
 
-/* Ends the calling thread. */
+/* Ends the calling thread, whose stack is used for something else from then on: nobody has a pointer to it. */
 __attribute__((noreturn)) void aero_thread_exit(void);
 
 /* Lets other ready threads of this CPU run first. */
@@ -159,7 +159,7 @@ int32_t aero_mutex_lock(const aero_mutex *mutex, uint64_t deadline_ns);
 /* Takes a mutex if it is free, else AERO_BUSY. */
 int32_t aero_mutex_try_lock(const aero_mutex *mutex);
 
-/* Gives back a mutex the caller has. */
+/* Gives back a mutex the caller has, AERO_INVALID otherwise. */
 int32_t aero_mutex_unlock(const aero_mutex *mutex);
 
 /* Makes a condition variable. */
@@ -219,13 +219,16 @@ int32_t aero_channel_receive(const aero_channel *channel, uint64_t *word, uint64
 /* Makes a timer that will call `function(argument)` in an interrupt: no blocking in it. */
 int32_t aero_timer_create(void (*function)(void *argument), void *argument, aero_timer **timer);
 
-/* Sets a timer on this CPU, for once. Replaces what was set. */
+/* Sets a timer on this CPU, for once. Replaces what was set. AERO_TIMED_OUT if its function runs on another CPU and
+ * does not return. */
 int32_t aero_timer_set(aero_timer *timer, uint64_t deadline_ns);
 
-/* Withdraws a timer: 1 if its function was not and will not be called, 0 if it was. */
+/* Withdraws a timer: 1 if its function was not and will not be called, 0 if it was. AERO_TIMED_OUT if it runs on
+ * another CPU and does not return. */
 int32_t aero_timer_cancel(aero_timer *timer);
 
-/* Cancels and destroys a timer. AERO_TIMED_OUT if its function does not return within a second: then it is still there. */
+/* Cancels and destroys a timer. AERO_TIMED_OUT if its function does not return within a second, AERO_BUSY in that
+ * function: then the timer is still there. */
 int32_t aero_timer_destroy(aero_timer *timer);
 
 /* Registers `handler(argument)` for an interrupt vector of its own on all CPUs: no blocking in it. */

@@ -35,8 +35,11 @@ pub fn exit(status: i32) -> ! {
 }
 
 /// What [`crate::program!`] calls.
+///
+/// # Safety
+/// `values` are the kernel's: `count` pointers to C strings, which stay.
 #[doc(hidden)]
-pub fn run_main(count: i32, values: *const *const u8, main: fn(Arguments) -> i32) -> i32 {
+pub unsafe fn run_main(count: i32, values: *const *const u8, main: fn(Arguments) -> i32) -> i32 {
     main(Arguments { count: count.max(0) as usize, values })
 }
 
@@ -52,7 +55,8 @@ macro_rules! program {
         #[used]
         static aero_program: $crate::abi::Program = {
             unsafe extern "C" fn start(count: i32, values: *const *const u8) -> i32 {
-                $crate::run_main(count, values, $main)
+                // SAFETY: the kernel's arguments, passed on.
+                unsafe { $crate::run_main(count, values, $main) }
             }
             $crate::abi::Program {
                 magic: $crate::abi::MAGIC,

@@ -145,8 +145,12 @@ pub fn sleep(duration: Duration) {
 }
 
 /// Ends the calling thread without a result. Values on its stack are not dropped.
-pub fn exit() -> ! {
-    // SAFETY: no condition.
+///
+/// # Safety
+/// Nothing refers to what is on the thread's stack, which is used for something else from now on: no pinned value is there, and
+/// nothing that was lent to another thread for a time, as a fork and join does.
+pub unsafe fn exit() -> ! {
+    // SAFETY: the caller's word.
     unsafe { raw::aero_thread_exit() }
 }
 

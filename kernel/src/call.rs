@@ -6,7 +6,7 @@ use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use core::time::Duration;
 
-use arch_contract::{IpiError, MAX_CPUS};
+use arch_contract::{FIRST_VECTOR, IpiError, MAX_CPUS};
 
 use trace_format::Kind;
 
@@ -287,7 +287,7 @@ impl Call {
         let serve = !Machine::interrupts_enabled();
         while !self.node(index).done.load(Ordering::Acquire) {
             if serve {
-                interrupt(0);
+                serve_while_waiting();
             }
             if deadline.has_passed() {
                 return Err(CallError::NoAnswer { cpu });
@@ -296,6 +296,18 @@ impl Call {
         }
         Ok(())
     }
+}
+
+/// Runs what other CPUs ask of this one while it waits for another, interrupts off: as in a handler, and in one that has not
+/// returned if the waiter is a handler itself.
+fn serve_while_waiting() {
+    let here = cpu::this();
+    let in_handler = here.in_interrupt.swap(true, Ordering::Relaxed);
+    let outer = here.handler_waits.load(Ordering::Relaxed);
+    here.handler_waits.store(in_handler, Ordering::Relaxed);
+    interrupt(0);
+    here.handler_waits.store(outer, Ordering::Relaxed);
+    here.in_interrupt.store(in_handler, Ordering::Relaxed);
 }
 
 impl Drop for Call {
@@ -480,8 +492,12 @@ pub mod faults {
 ///
 /// # Errors
 /// See [`IpiError`].
+///
+/// # Panics
+/// For the vectors of exceptions, whose entries expect what those push.
 #[inline]
 pub fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
+    assert!(vector >= FIRST_VECTOR, "vector {vector} is an exception's");
     let _guard = InterruptGuard::new();
     trace::event(Kind::Ipi, cpu as u64, u64::from(vector));
     Machine::send_ipi(cpu, vector)
@@ -492,6 +508,7 @@ pub fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
 /// # Errors
 /// See [`IpiError`].
 pub fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
+    assert!(vector >= FIRST_VECTOR, "vector {vector} is an exception's");
     let _guard = InterruptGuard::new();
     trace::event(Kind::Ipi, u64::MAX, u64::from(vector));
     Machine::broadcast_ipi(vector)

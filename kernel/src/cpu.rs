@@ -103,6 +103,10 @@ pub struct Cpu {
     /// When the counter reaches this, whoever is woken may displace the running thread again.
     pub(crate) undisturbed_until: AtomicU64,
     pub(crate) in_interrupt: AtomicBool,
+    /// True while it serves calls in a handler that waits for another CPU.
+    pub(crate) handler_waits: AtomicBool,
+    /// How often it was seen outside all handlers by those who wait for that.
+    pub(crate) seen_outside_handlers: Counter,
     /// The program whose handler runs here, null if none does.
     pub(crate) handlers_program: AtomicPtr<Program>,
     pub(crate) tick_armed: AtomicBool,
@@ -151,6 +155,8 @@ impl Cpu {
             displaced: AtomicBool::new(false),
             undisturbed_until: AtomicU64::new(0),
             in_interrupt: AtomicBool::new(false),
+            handler_waits: AtomicBool::new(false),
+            seen_outside_handlers: Counter::default(),
             handlers_program: AtomicPtr::new(core::ptr::null_mut()),
             tick_armed: AtomicBool::new(false),
             run_queue: Owned::new(RunQueue::new()),

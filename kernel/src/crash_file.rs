@@ -192,7 +192,8 @@ fn write(value: &impl Serialize) {
 
 /// Gathers a part, and writes it; false if it cannot be gathered.
 fn part<T: Serialize>(gather: impl Fn() -> T) -> bool {
-    frozen::attempt(&mut || write(&gather())).is_ok()
+    // SAFETY: `export` says that all are stopped; what is gathered is written and dropped.
+    unsafe { frozen::attempt(&mut || write(&gather())) }.is_ok()
 }
 
 /// As [`part`], with what stands for it if it cannot be gathered.
@@ -223,14 +224,16 @@ pub(crate) fn export(what: fmt::Arguments<'_>) {
     let mut threads = [0; THREAD_LIMIT];
     let mut count = 0;
     // As far as the list can be followed.
-    let _ = frozen::attempt(&mut || {
+    let mut list = || {
         snapshot::for_each_thread(|id| {
             if let Some(place) = threads.get_mut(count) {
                 *place = id;
                 count += 1;
             }
         })
-    });
+    };
+    // SAFETY: all are stopped; the numbers are not allocated.
+    let _ = unsafe { frozen::attempt(&mut list) };
     for &thread in &threads[..count] {
         part_or(|| Some(backtrace(thread)), &Some(Backtrace { thread, frames: Vec::new() }));
     }

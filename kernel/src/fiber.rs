@@ -1,6 +1,6 @@
 //! Fibers: cooperative contexts inside a thread. They share the thread's CPU, name and turn; one runs at a time.
 //!
-//! The fibers of a thread, its own flow among them, form a ring in the order they were made; [`yield_now`] goes to the
+//! The fibers of a thread, its own flow among them, form a ring in the order they were made; [`Fibers::yield_now`] goes to the
 //! next. A fiber that blocks blocks its thread.
 
 use core::cell::{Cell, UnsafeCell};
@@ -9,6 +9,7 @@ use core::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
 use core::ptr;
 
 use crate::arch::{Architecture, Machine};
+use crate::cpu;
 use crate::memory::OutOfMemory;
 use crate::memory::stack::{DEFAULT_SIZE, Stack};
 use crate::thread::{self, Thread};
@@ -58,21 +59,33 @@ impl Ring {
         Stack::new(size)
     }
 
-    /// Takes a stack back that nobody uses any more.
+    /// Takes a stack back.
+    ///
+    /// # Safety
+    /// As for [`Stack::release`].
     #[inline(always)]
-    fn return_stack(&self, stack: Stack) {
+    unsafe fn return_stack(&self, stack: Stack) {
         if stack.size() == DEFAULT_SIZE && self.spare.get().is_none() {
             self.spare.set(Some(stack));
         } else {
-            stack.release();
+            // SAFETY: the caller's word.
+            unsafe { stack.release() };
         }
+    }
+
+    /// True if there are fibers beside the one that runs. By the thread.
+    #[inline(always)]
+    pub(crate) fn has_others(&self) -> bool {
+        // SAFETY: null or a node of this ring.
+        unsafe { self.current.get().as_ref() }.is_some_and(|current| !ptr::eq(current.next.get(), current))
     }
 
     /// Gives back what a thread that is over has kept.
     #[inline(always)]
     pub(crate) fn release_spare(&self) {
         if let Some(spare) = self.spare.take() {
-            spare.release();
+            // SAFETY: a fiber's that has ended.
+            unsafe { spare.release() };
         }
     }
 
@@ -118,66 +131,104 @@ pub struct Fiber<T> {
     _not_send: PhantomData<*const T>,
 }
 
-/// Makes a fiber with the default stack. It first runs when somebody gives way to it. Its handle may be forgotten, so what it
-/// borrows must live for ever.
+/// The fibers of the calling thread: what makes them and switches between them. It is had by a thread only, and not sent, so
+/// that no interrupt handler switches the thread that it interrupted.
 ///
-/// ```compile_fail,E0597
-/// let local = 1;
-/// let borrowed = &local;
-/// let fiber = kernel::fiber::create(move || *borrowed);
-/// core::mem::forget(fiber);
+/// ```compile_fail,E0277
+/// fn is_send<T: Send>() {}
+/// is_send::<kernel::fiber::Fibers>();
 /// ```
 ///
-/// # Errors
-/// [`OutOfMemory`], also for a body that does not fit half of the stack.
-pub fn create<F, T>(body: F) -> Result<Fiber<T>, OutOfMemory>
-where
-    F: FnOnce() -> T + 'static,
-    T: 'static,
-{
-    create_with_stack(DEFAULT_SIZE, body)
+/// ```compile_fail,E0277
+/// fn is_sync<T: Sync>() {}
+/// is_sync::<kernel::fiber::Fibers>();
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Fibers {
+    _not_send: PhantomData<*const ()>,
 }
 
-/// Makes a fiber with a stack of at least so many bytes.
-///
-/// # Errors
-/// As [`create`].
-pub fn create_with_stack<F, T>(stack_size: usize, body: F) -> Result<Fiber<T>, OutOfMemory>
-where
-    F: FnOnce() -> T + 'static,
-    T: 'static,
-{
-    if size_of::<Body<F, T>>() > stack_size.max(DEFAULT_SIZE) / 2 {
-        return Err(OutOfMemory);
+impl Fibers {
+    /// Those of the calling thread; `None` in an interrupt handler.
+    pub fn of_this_thread() -> Option<Self> {
+        (!cpu::in_interrupt()).then_some(Self { _not_send: PhantomData })
     }
-    let fibers = thread::running().fibers();
-    let stack = fibers.take_stack(stack_size.max(DEFAULT_SIZE))?;
-    let align = align_of::<Body<F, T>>().max(16);
-    let start = ((stack.top() - size_of::<Body<F, T>>()) & !(align - 1)) as *mut Body<F, T>;
-    let current = fibers.current();
-    // SAFETY: the top of a stack nobody uses yet; the ring belongs to this thread.
-    unsafe {
-        start.write(Body {
-            node: Node::new(Some(stack)),
-            body: ManuallyDrop::new(body),
-            result: MaybeUninit::uninit(),
-            ended: Cell::new(false),
-        });
-        let fiber = &*start;
-        Machine::prepare(&mut *fiber.node.context.get(), start as usize, run::<F, T>, start as usize);
-        // In front of the one that runs: the last to have its turn.
-        let before = current.previous.get();
-        fiber.node.previous.set(before);
-        fiber.node.next.set(current);
-        (*before).next.set(&raw const fiber.node);
-        current.previous.set(&raw const fiber.node);
-        Ok(Fiber {
-            node: &raw const fiber.node,
-            stack,
-            ended: &raw const fiber.ended,
-            result: &raw const fiber.result,
-            _not_send: PhantomData,
-        })
+
+    /// Makes a fiber with the default stack. It first runs when somebody gives way to it. Its handle may be forgotten, so what it
+    /// borrows must live for ever.
+    ///
+    /// ```compile_fail,E0597
+    /// let local = 1;
+    /// let borrowed = &local;
+    /// let fiber = kernel::fiber::Fibers::of_this_thread().unwrap().create(move || *borrowed);
+    /// core::mem::forget(fiber);
+    /// ```
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], also for a body that does not fit half of the stack.
+    pub fn create<F, T>(self, body: F) -> Result<Fiber<T>, OutOfMemory>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        self.create_with_stack(DEFAULT_SIZE, body)
+    }
+
+    /// Makes a fiber with a stack of at least so many bytes.
+    ///
+    /// # Errors
+    /// As [`Fibers::create`].
+    pub fn create_with_stack<F, T>(self, stack_size: usize, body: F) -> Result<Fiber<T>, OutOfMemory>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        if size_of::<Body<F, T>>() > stack_size.max(DEFAULT_SIZE) / 2 {
+            return Err(OutOfMemory);
+        }
+        let fibers = thread::running().fibers();
+        let stack = fibers.take_stack(stack_size.max(DEFAULT_SIZE))?;
+        let align = align_of::<Body<F, T>>().max(16);
+        let start = ((stack.top() - size_of::<Body<F, T>>()) & !(align - 1)) as *mut Body<F, T>;
+        let current = fibers.current();
+        // SAFETY: the top of a stack nobody uses yet; the ring belongs to this thread.
+        unsafe {
+            start.write(Body {
+                node: Node::new(Some(stack)),
+                body: ManuallyDrop::new(body),
+                result: MaybeUninit::uninit(),
+                ended: Cell::new(false),
+            });
+            let fiber = &*start;
+            Machine::prepare(&mut *fiber.node.context.get(), start as usize, run::<F, T>, start as usize);
+            // In front of the one that runs: the last to have its turn.
+            let before = current.previous.get();
+            fiber.node.previous.set(before);
+            fiber.node.next.set(current);
+            (*before).next.set(&raw const fiber.node);
+            current.previous.set(&raw const fiber.node);
+            Ok(Fiber {
+                node: &raw const fiber.node,
+                stack,
+                ended: &raw const fiber.ended,
+                result: &raw const fiber.result,
+                _not_send: PhantomData,
+            })
+        }
+    }
+
+    /// Lets the thread's next fiber run.
+    #[inline]
+    pub fn yield_now(self) {
+        let thread = thread::running();
+        let current = thread.fibers().current.get();
+        // SAFETY: null or a node of this thread's ring.
+        let Some(current) = (unsafe { current.as_ref() }) else { return };
+        let next = current.next.get();
+        if !ptr::eq(next, current) {
+            // SAFETY: a ring's links lead to its nodes.
+            switch_to(thread, current, unsafe { &*next });
+        }
     }
 }
 
@@ -210,20 +261,6 @@ fn switch_to(thread: &Thread, from: &Node, to: &Node) {
     unsafe { Machine::switch(from.context.get(), to.context.get()) };
 }
 
-/// Lets the thread's next fiber run.
-#[inline]
-pub fn yield_now() {
-    let thread = thread::running();
-    let current = thread.fibers().current.get();
-    // SAFETY: null or a node of this thread's ring.
-    let Some(current) = (unsafe { current.as_ref() }) else { return };
-    let next = current.next.get();
-    if !ptr::eq(next, current) {
-        // SAFETY: a ring's links lead to its nodes.
-        switch_to(thread, current, unsafe { &*next });
-    }
-}
-
 impl<T> Fiber<T> {
     /// Lets this fiber run, if it has not ended and is not the caller.
     #[inline]
@@ -254,13 +291,16 @@ impl<T> Fiber<T> {
         fiber.run_to_end();
         // SAFETY: it has ended and left a result, which is read once, here.
         let result = unsafe { (*fiber.result).assume_init_read() };
-        thread::running().fibers().return_stack(fiber.stack);
+        // SAFETY: the fiber has ended and its result was taken.
+        unsafe { thread::running().fibers().return_stack(fiber.stack) };
         result
     }
 
     fn run_to_end(&self) {
+        // A fiber does not leave its thread, nor that by a handler.
+        let fibers = Fibers { _not_send: PhantomData };
         while !self.has_ended() {
-            yield_now();
+            fibers.yield_now();
         }
     }
 
@@ -269,7 +309,8 @@ impl<T> Fiber<T> {
     /// # Safety
     /// Its thread is over, or it has ended and its result was moved out.
     pub unsafe fn abandon(self) {
-        ManuallyDrop::new(self).stack.release();
+        // SAFETY: the caller's word.
+        unsafe { ManuallyDrop::new(self).stack.release() };
     }
 }
 
@@ -277,7 +318,9 @@ impl<T> Drop for Fiber<T> {
     fn drop(&mut self) {
         self.run_to_end();
         // SAFETY: it has ended, and its result was not taken.
-        unsafe { self.result.cast_mut().cast::<T>().drop_in_place() };
-        self.stack.release();
+        unsafe {
+            self.result.cast_mut().cast::<T>().drop_in_place();
+            self.stack.release();
+        }
     }
 }

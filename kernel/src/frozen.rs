@@ -95,11 +95,14 @@ pub fn is_active() -> bool {
     runs_on != NO_CPU && runs_on == cpu::this_index()
 }
 
-/// Runs a function as the module says. All other CPUs are stopped, interrupts are off.
+/// Runs a function as the module says.
 ///
 /// # Errors
 /// [`Abandoned`] if it faulted or panicked, or cannot run: what it has done so far is done.
-pub fn attempt(function: &mut dyn FnMut()) -> Result<(), Abandoned> {
+///
+/// # Safety
+/// All other CPUs are stopped, interrupts are off, and nothing that the function allocates is used after it.
+pub unsafe fn attempt(function: &mut dyn FnMut()) -> Result<(), Abandoned> {
     let memory = MEMORY.load(Ordering::Acquire);
     if memory == 0 {
         return Err(Abandoned::new(format_args!("there is no memory set aside for commands")));
@@ -182,7 +185,7 @@ pub(crate) fn end_by_panic(text: fmt::Arguments<'_>) {
 
 /// For a lock that is held: true if the caller shall go on as if it were not.
 #[inline(always)]
-pub fn passes(lock: &AtomicBool) -> bool {
+pub(crate) fn passes(lock: &AtomicBool) -> bool {
     RUNS_ON.load(Ordering::Relaxed) != NO_CPU && passes_here(lock)
 }
 

@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
-use arch_contract::FIRST_VECTOR;
+use arch_contract::{FIRST_VECTOR, MAX_CPUS};
 pub use arch_contract::{LineError, LineTrigger};
 use arrayvec::ArrayVec;
 use trace_format::Kind;
@@ -14,7 +14,8 @@ use crate::call::{self, CallError};
 use crate::cpu;
 use crate::lock::SpinLock;
 use crate::scheduler;
-use crate::time::timer;
+use crate::thread;
+use crate::time::{Deadline, timer};
 use crate::trace;
 use crate::wait::InterruptSafe;
 
@@ -138,7 +139,8 @@ pub fn register_vector<C: InterruptSafe + 'static>(context: &'static C, handler:
 pub fn unregister_vector(vector: u8) -> Result<(), CallError> {
     retire_vector(vector);
     wait_for_handlers(call::DEFAULT_LIMIT)?;
-    release_vector(vector);
+    // SAFETY: just waited.
+    unsafe { release_vector(vector) };
     Ok(())
 }
 
@@ -154,12 +156,32 @@ pub fn retire_vector(vector: u8) {
 /// # Errors
 /// [`CallError`], if one has not within the limit.
 pub fn wait_for_handlers(limit: Duration) -> Result<(), CallError> {
-    // A CPU that answers a call has left the handlers it was in.
-    call::on_all(|| (), limit)
+    let deadline = Deadline::after(limit);
+    let counts = || cpu::all().map(|cpu| cpu.seen_outside_handlers.read());
+    let before: ArrayVec<u64, MAX_CPUS> = counts().collect();
+    loop {
+        // A CPU that answers a call has left the handlers it was in, unless it is one of these that waits and serves calls.
+        let note = || {
+            let here = cpu::this();
+            if !here.handler_waits.load(Ordering::Relaxed) {
+                here.seen_outside_handlers.add(1);
+            }
+        };
+        call::on_all(note, limit)?;
+        let inside = cpu::all().zip(counts().zip(&before)).find(|(_, (now, before))| now == *before);
+        match inside {
+            None => return Ok(()),
+            Some((cpu, _)) if deadline.has_passed() => return Err(CallError::NoAnswer { cpu: cpu.index }),
+            Some(_) => thread::yield_now(),
+        }
+    }
 }
 
-/// Lets a retired vector be given out again, once its handler runs nowhere any more.
-pub fn release_vector(vector: u8) {
+/// Lets a retired vector be given out again.
+///
+/// # Safety
+/// Its handler runs nowhere any more: [`wait_for_handlers`] has said so since it was retired.
+pub unsafe fn release_vector(vector: u8) {
     let retired = retired as fn(usize) as usize;
     let function = &HANDLERS[usize::from(vector)].function;
     let _ = function.compare_exchange(retired, 0, Ordering::AcqRel, Ordering::Relaxed);
@@ -193,9 +215,8 @@ pub fn register_line<C: InterruptSafe + 'static>(
     }
     drop(known);
     if routed.is_err() {
-        // Nothing was routed to it, so it was never called.
-        retire_vector(vector);
-        release_vector(vector);
+        // Nothing was routed to it, but anybody may have sent it. In vain, the vector stays taken.
+        let _ = unregister_vector(vector);
     }
     routed
 }
@@ -208,7 +229,8 @@ pub fn register_line<C: InterruptSafe + 'static>(
 pub fn unregister_line(line: u32) -> Result<(), RegisterError> {
     retire_line(line)?;
     wait_for_handlers(call::DEFAULT_LIMIT).map_err(RegisterError::NoAnswer)?;
-    release_line(line);
+    // SAFETY: just waited.
+    unsafe { release_line(line) };
     Ok(())
 }
 
@@ -224,11 +246,15 @@ pub fn retire_line(line: u32) -> Result<(), RegisterError> {
     Ok(())
 }
 
-/// Lets a retired line and its vector be used again, once its handler runs nowhere any more.
-pub fn release_line(line: u32) {
+/// Lets a retired line and its vector be used again.
+///
+/// # Safety
+/// Its handler runs nowhere any more: [`wait_for_handlers`] has said so since it was retired.
+pub unsafe fn release_line(line: u32) {
     let mut known = LINES.lock();
     if let Some(position) = known.iter().position(|entry| entry.number == line) {
-        release_vector(known.remove(position).vector);
+        // SAFETY: the caller's word.
+        unsafe { release_vector(known.remove(position).vector) };
     }
 }
 

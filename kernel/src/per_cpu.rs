@@ -2,7 +2,8 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::cell::{Cell, UnsafeCell};
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cpu::{self, CacheLine};
 use crate::lock::InterruptGuard;
@@ -15,17 +16,18 @@ pub struct PerCpu<T> {
 
 struct Value<T> {
     /// True while it is borrowed, on its CPU.
-    is_borrowed: Cell<bool>,
+    is_borrowed: AtomicBool,
     value: UnsafeCell<T>,
 }
 
 /// A borrow of this CPU's value, which ends when this goes, also by a panic.
-struct Borrow<'a>(&'a Cell<bool>);
+struct Borrow<'a>(&'a AtomicBool);
 
 impl Drop for Borrow<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.0.set(false);
+        // Also for the CPU it is of, if the borrower has left that.
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -40,10 +42,9 @@ impl<T> PerCpu<T> {
     pub fn new(mut make: impl FnMut(usize) -> T) -> Result<Self, OutOfMemory> {
         let mut values = Vec::new();
         values.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
-        values.extend(
-            (0..cpu::limit())
-                .map(|index| CacheLine(Value { is_borrowed: Cell::new(false), value: UnsafeCell::new(make(index)) })),
-        );
+        values.extend((0..cpu::limit()).map(|index| {
+            CacheLine(Value { is_borrowed: AtomicBool::new(false), value: UnsafeCell::new(make(index)) })
+        }));
         Ok(Self { values: values.into_boxed_slice() })
     }
 
@@ -55,7 +56,8 @@ impl<T> PerCpu<T> {
     pub fn with<R>(&self, access: impl FnOnce(&mut T) -> R) -> R {
         let _guard = InterruptGuard::new();
         let Value { is_borrowed, value } = &self.values[cpu::this().index].0;
-        assert!(!is_borrowed.replace(true), "a per-CPU variable was used by the code that is using it");
+        assert!(!is_borrowed.load(Ordering::Acquire), "a per-CPU variable was used by the code that is using it");
+        is_borrowed.store(true, Ordering::Relaxed);
         let _borrow = Borrow(is_borrowed);
         // SAFETY: this CPU's value, interrupts off; the mark shows that there is no other borrow.
         access(unsafe { &mut *value.get() })

@@ -55,12 +55,15 @@ pub struct Parts {
     pub first: fn(&Options<'static>),
     /// A prompt for a machine that has crashed.
     pub post_mortem: debug::PostMortem,
-    /// Installs a debugger, as [`debug::install`] does; false if there is no line to one.
-    pub install_debugger: fn() -> bool,
+    /// Installs a debugger, by [`debug::install`], whose conditions hold; false if there is no line to one.
+    pub install_debugger: unsafe fn() -> bool,
 }
 
-/// Starts the kernel on the boot CPU. Interrupts are off; the arch crate has readied this CPU and the clock.
-pub fn kernel_main(boot: &'static BootInformation, parts: &'static Parts) -> ! {
+/// Starts the kernel on the boot CPU.
+///
+/// # Safety
+/// Once. Interrupts are off; the arch crate has readied this CPU and the clock, and what it says of the machine is true.
+pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts) -> ! {
     BOOT.store(core::ptr::from_ref(boot).cast_mut(), Ordering::Release);
     Machine::install(&CALLBACKS);
     symbols::init(boot.symbols, Machine::physical_to_virtual(boot.image.start) as usize);
@@ -82,7 +85,8 @@ pub fn kernel_main(boot: &'static BootInformation, parts: &'static Parts) -> ! {
     if let Err(OutOfMemory) = debug::init(parts.post_mortem) {
         log::warn!("out of memory for debugging: there is no gdb, and no prompt after a crash");
     }
-    match (parts.install_debugger)() {
+    // SAFETY: called once, by the boot CPU, before other CPUs start.
+    match unsafe { (parts.install_debugger)() } {
         true if options.waits_for_debugger => {
             log::info!("waiting for gdb on the second serial line");
             debug::break_here();

@@ -413,8 +413,12 @@ impl Pool {
     }
 
     /// Runs one task of this CPU's queues on the caller, a thread, if there is one; true if there was.
+    ///
+    /// # Panics
+    /// If interrupts are off, as they are in handlers.
     #[inline]
     pub fn run_one(&self) -> bool {
+        assert!(Machine::interrupts_enabled(), "a task is run where interrupts are off");
         let shared = self.shared();
         let index = cpu::this_index();
         let run = |cpu: &CpuQueues| Ok::<_, Elsewhere>(cpu.run_own(index)? || cpu.run_common());

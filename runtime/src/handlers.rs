@@ -59,7 +59,8 @@ struct OwnedTimer {
     _callback: OwnedCallback,
 }
 
-impl Object for OwnedTimer {
+// SAFETY: the only one of its kind.
+unsafe impl Object for OwnedTimer {
     const KIND: Kind = Kind::Timer;
 
     fn silence(&self) -> bool {
@@ -118,6 +119,9 @@ pub unsafe extern "C" fn aero_timer_cancel(timer: *mut abi::Timer) -> Status {
 
 pub unsafe extern "C" fn aero_timer_destroy(timer: *mut abi::Timer) -> Status {
     let timer = attempt!(take::<OwnedTimer, _>(timer));
+    if timer.timer.is_running_here() {
+        return BUSY;
+    }
     attempt!(withdraw(&timer.timer));
     timer.remove();
     OK
@@ -136,7 +140,8 @@ struct OwnedInterrupt {
     _callback: OwnedCallback,
 }
 
-impl Object for OwnedInterrupt {
+// SAFETY: the only one of its kind.
+unsafe impl Object for OwnedInterrupt {
     const KIND: Kind = Kind::Interrupt;
 
     fn silence(&self) -> bool {
@@ -148,7 +153,8 @@ impl Object for OwnedInterrupt {
 impl Drop for OwnedInterrupt {
     fn drop(&mut self) {
         interrupts::retire_vector(self.vector);
-        interrupts::release_vector(self.vector);
+        // SAFETY: dropped once no handler runs any more: see `OwnedCallback`.
+        unsafe { interrupts::release_vector(self.vector) };
     }
 }
 
@@ -190,7 +196,8 @@ struct OwnedLine {
     _callback: OwnedCallback,
 }
 
-impl Object for OwnedLine {
+// SAFETY: the only one of its kind.
+unsafe impl Object for OwnedLine {
     const KIND: Kind = Kind::Line;
 
     fn silence(&self) -> bool {
@@ -203,7 +210,8 @@ impl Object for OwnedLine {
 
 impl Drop for OwnedLine {
     fn drop(&mut self) {
-        interrupts::release_line(self.number);
+        // SAFETY: as for vectors.
+        unsafe { interrupts::release_line(self.number) };
         self.program.remove_handler();
     }
 }

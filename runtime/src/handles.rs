@@ -7,7 +7,8 @@ use kernel::program::{self, Program};
 /// The calling program, in a handler the one whose handler it is; `INVALID` for the kernel's own threads.
 #[inline(always)]
 pub(crate) fn program() -> Result<&'static Program, Status> {
-    program::caller().ok_or(INVALID)
+    // SAFETY: nothing of the interface keeps it beyond the call; objects that refer to it end with it.
+    unsafe { program::caller() }.ok_or(INVALID)
 }
 
 fn handle<H>(pointer: *const H) -> Handle {

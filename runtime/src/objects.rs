@@ -1,10 +1,11 @@
 //! Events, mutexes and the like, in the program's own memory.
 
 use abi::{BUSY, INVALID, OK, Status, TIMED_OUT};
+use kernel::cpu;
 use kernel::wait::{self, Arrival};
 
 use crate::pointers::{self, borrow};
-use crate::{IntoStatus, attempt, blocking, deadline};
+use crate::{IntoStatus, attempt, blocking, deadline, refuse_in_handler};
 
 type Mutex = wait::Mutex<()>;
 type ReaderWriterLock = wait::ReaderWriterLock<()>;
@@ -100,6 +101,9 @@ pub unsafe extern "C" fn aero_condition_wait(
     mutex: *const abi::Mutex,
     deadline_ns: u64,
 ) -> Status {
+    if cpu::in_interrupt() {
+        return refuse_in_handler();
+    }
     // SAFETY: the interface's own condition; guards are forgotten here.
     let (condition, guard) = unsafe {
         let condition = attempt!(borrow::<wait::Condition, _>(condition));

@@ -2,11 +2,12 @@
 
 use abi::{ANY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT, ThreadOptions};
 use kernel::arch::{Architecture, Machine};
+use kernel::cpu;
+use kernel::fiber::{Fiber, Fibers};
 use kernel::program;
 use kernel::program::objects::{Kind, Object};
 use kernel::thread::{self, Builder, JoinHandle, SpawnError};
 use kernel::wait::Channel;
-use kernel::{cpu, fiber};
 
 use crate::handles::{borrow, keep, reserve, take};
 use crate::plain::Handler;
@@ -16,7 +17,8 @@ use crate::{attempt, blocking, deadline};
 /// A thread that can be joined.
 struct Joinable(Option<JoinHandle<()>>);
 
-impl Object for Joinable {
+// SAFETY: the only one of its kind.
+unsafe impl Object for Joinable {
     const KIND: Kind = Kind::Thread;
 }
 
@@ -114,7 +116,8 @@ pub unsafe extern "C" fn aero_thread_detach(thread: *mut abi::Thread) -> Status 
 }
 
 pub unsafe extern "C" fn aero_thread_exit() -> ! {
-    thread::exit()
+    // SAFETY: the interface's own condition: what a program's thread has lent is the program's business.
+    unsafe { thread::exit() }
 }
 
 pub unsafe extern "C" fn aero_thread_yield() {
@@ -139,7 +142,8 @@ pub unsafe extern "C" fn aero_thread_id() -> u64 {
 /// A channel of words.
 struct WordChannel(Channel<u64>);
 
-impl Object for WordChannel {
+// SAFETY: the only one of its kind.
+unsafe impl Object for WordChannel {
     const KIND: Kind = Kind::Channel;
 }
 
@@ -187,7 +191,7 @@ pub unsafe extern "C" fn aero_channel_receive(
 
 /// A fiber, and the thread whose it is. At the program's end that is over, so the fiber is not run to its end but forgotten.
 struct OwnedFiber {
-    fiber: Option<fiber::Fiber<()>>,
+    fiber: Option<Fiber<()>>,
     thread: u64,
 }
 
@@ -196,13 +200,14 @@ unsafe impl Send for OwnedFiber {}
 // SAFETY: as above.
 unsafe impl Sync for OwnedFiber {}
 
-impl Object for OwnedFiber {
+// SAFETY: the only one of its kind.
+unsafe impl Object for OwnedFiber {
     const KIND: Kind = Kind::Fiber;
 }
 
 impl OwnedFiber {
     /// The fiber, for its own thread.
-    fn for_caller(&self) -> Result<&fiber::Fiber<()>, Status> {
+    fn for_caller(&self) -> Result<&Fiber<()>, Status> {
         let is_its = !cpu::in_interrupt() && self.thread == thread::current().id();
         self.fiber.as_ref().filter(|_| is_its).ok_or(INVALID)
     }
@@ -226,16 +231,14 @@ pub unsafe extern "C" fn aero_fiber_create(
     let Some(body) = body else { return INVALID };
     // SAFETY: the interface's own condition.
     let place = attempt!(unsafe { place(fiber) });
-    if cpu::in_interrupt() {
-        return INVALID;
-    }
+    let Some(fibers) = Fibers::of_this_thread() else { return INVALID };
     let run = move || {
         Machine::reset_vectors();
         // SAFETY: what the program's function does is the program's business.
         unsafe { body(argument) };
     };
     let reserved = attempt!(reserve());
-    match fiber::create_with_stack(stack_size, run) {
+    match fibers.create_with_stack(stack_size, run) {
         Ok(made) => {
             place.write(keep(reserved, OwnedFiber { fiber: Some(made), thread: thread::current().id() }));
             OK
@@ -252,8 +255,8 @@ fn switching(operation: impl FnOnce()) {
 }
 
 pub unsafe extern "C" fn aero_fiber_yield() {
-    if !cpu::in_interrupt() {
-        switching(fiber::yield_now);
+    if let Some(fibers) = Fibers::of_this_thread() {
+        switching(|| fibers.yield_now());
     }
 }
 
@@ -268,15 +271,13 @@ pub unsafe extern "C" fn aero_fiber_join(fiber: *mut abi::Fiber) -> Status {
     {
         let fiber = attempt!(borrow::<OwnedFiber, _>(fiber));
         let fiber = attempt!(fiber.for_caller());
-        if fiber.is_running() {
-            return INVALID;
-        }
+        let Some(fibers) = Fibers::of_this_thread().filter(|_| !fiber.is_running()) else { return INVALID };
         while !fiber.has_ended() {
             if program::is_ending() {
                 // The caller does not go on, and the program's end takes the fiber back.
                 return INVALID;
             }
-            switching(fiber::yield_now);
+            switching(|| fibers.yield_now());
         }
     }
     let mut ended = attempt!(take::<OwnedFiber, _>(fiber)).remove();

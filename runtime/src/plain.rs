@@ -23,10 +23,12 @@ pub unsafe extern "C" fn aero_print(text: *const u8, length: usize) {
 }
 
 pub unsafe extern "C" fn aero_exit(status: i32) -> ! {
-    if let Some(program) = program::current() {
+    // SAFETY: not kept beyond this.
+    if let Some(program) = unsafe { program::current() } {
         program.end(Outcome::Exited(status));
     }
-    thread::exit()
+    // SAFETY: the interface's own condition: what a program's thread has lent is the program's business.
+    unsafe { thread::exit() }
 }
 
 /// A program's text, for a report.
@@ -44,7 +46,8 @@ pub unsafe extern "C" fn aero_panic(text: *const u8, length: usize) -> ! {
     // SAFETY: the interface's own condition.
     let text = unsafe { array(text, length) }.unwrap_or(b"without a text");
     program::fail_current(format_args!("panic: {}", Text(text)));
-    thread::exit()
+    // SAFETY: the interface's own condition: what a program's thread has lent is the program's business.
+    unsafe { thread::exit() }
 }
 
 pub unsafe extern "C" fn aero_allocate(size: usize, align: usize, node: u32) -> *mut u8 {

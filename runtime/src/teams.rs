@@ -14,14 +14,16 @@ use crate::{attempt, blocking, deadline};
 /// A pool of a program's.
 struct OwnedPool(Pool);
 
-impl Object for OwnedPool {
+// SAFETY: the only one of its kind.
+unsafe impl Object for OwnedPool {
     const KIND: Kind = Kind::Pool;
 }
 
 /// A group of a program's.
 struct OwnedGroup(Group);
 
-impl Object for OwnedGroup {
+// SAFETY: the only one of its kind.
+unsafe impl Object for OwnedGroup {
     const KIND: Kind = Kind::Group;
 }
 

@@ -66,7 +66,8 @@ fn run(context: &mut Context<'_>) -> CommandResult {
         [rest @ .., last] if *last == IN_BACKGROUND => (rest, true),
         all => (all, false),
     };
-    let program = program::start(&file, arguments, &runtime::resolve)
+    // SAFETY: a program that was packed into the image, and the interface's functions.
+    let program = unsafe { program::start(&file, arguments, &runtime::resolve) }
         .map_err(|error| CommandError::failed(format!("`{name}` is not run: {error}")))?;
     if in_background {
         writeln!(context.out, "program {} runs", program.id())?;

@@ -25,7 +25,7 @@ macro_rules! functions {
             fn aero_thread_join(thread: *mut Thread, deadline_ns: u64) -> i32;
             /// Gives a thread's handle up; the thread goes on.
             fn aero_thread_detach(thread: *mut Thread) -> i32;
-            /// Ends the calling thread.
+            /// Ends the calling thread, whose stack is used for something else from then on: nobody has a pointer to it.
             fn aero_thread_exit() -> !;
             /// Lets other ready threads of this CPU run first.
             fn aero_thread_yield();
@@ -124,7 +124,8 @@ macro_rules! functions {
             /// Withdraws a timer: 1 if its function was not and will not be called, 0 if it was. AERO_TIMED_OUT if it runs on
             /// another CPU and does not return.
             fn aero_timer_cancel(timer: *mut Timer) -> i32;
-            /// Cancels and destroys a timer. AERO_TIMED_OUT if its function does not return within a second: then it is still there.
+            /// Cancels and destroys a timer. AERO_TIMED_OUT if its function does not return within a second, AERO_BUSY in that
+            /// function: then the timer is still there.
             fn aero_timer_destroy(timer: *mut Timer) -> i32;
 
             /// Registers `handler(argument)` for an interrupt vector of its own on all CPUs: no blocking in it.

@@ -26,7 +26,8 @@ fn aerokernel_main(boot: &'static BootInformation) -> ! {
         post_mortem: console::post_mortem::run,
         install_debugger: gdb::install,
     };
-    kernel::start::kernel_main(boot, &PARTS)
+    // SAFETY: called once, by the arch crate's entry.
+    unsafe { kernel::start::kernel_main(boot, &PARTS) }
 }
 
 #[panic_handler]

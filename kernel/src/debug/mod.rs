@@ -164,7 +164,10 @@ pub(crate) fn init(post_mortem: PostMortem) -> Result<(), OutOfMemory> {
 
 /// Gives the kernel a debugger, if there is a line to one; false if not, or if stopping is not possible. Once, by the boot CPU,
 /// before other CPUs start.
-pub fn install(debugger: &'static dyn Debugger) -> bool {
+///
+/// # Safety
+/// As that says: nobody looks for a debugger meanwhile. The debugger changes memory and registers as its user says.
+pub unsafe fn install(debugger: &'static dyn Debugger) -> bool {
     if !IS_READY.load(Ordering::Acquire) || !Machine::debug_line_init() {
         return false;
     }

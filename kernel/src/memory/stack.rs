@@ -124,8 +124,11 @@ impl Stack {
         self.bottom - self.size()..self.bottom
     }
 
-    /// Gives it back. Nothing uses it any more.
-    pub fn release(self) {
+    /// Gives it back.
+    ///
+    /// # Safety
+    /// It comes from [`Stack::new`], nothing uses it any more, and no copy of it is given back as well.
+    pub unsafe fn release(self) {
         let mut stacks = STACKS.lock();
         stacks.live -= 1;
         stacks.put_mapped(self);

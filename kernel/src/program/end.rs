@@ -14,6 +14,7 @@ use crate::call;
 use crate::cpu;
 use crate::interrupts;
 use crate::scheduler;
+use crate::scheduler::mailbox::Linked;
 use crate::thread::{self, Thread};
 use crate::time::Deadline;
 
@@ -109,6 +110,11 @@ impl Program {
     }
 
     fn take_everything_back(&self) {
+        // SAFETY: threads kept by `keep_thread`, each with a reference to it, which this gives up.
+        while let Some(thread) = unsafe { self.ended.load(Ordering::Acquire).as_ref() } {
+            self.ended.store(thread.next().load(Ordering::Relaxed), Ordering::Relaxed);
+            thread::release_reference(thread);
+        }
         if let Some(arguments) = NonNull::new(self.arguments.load(Ordering::Relaxed)) {
             // SAFETY: the program, whose arguments they are, is over. It may have freed them, which is no error.
             let _ = unsafe { self.heap.free(arguments) };

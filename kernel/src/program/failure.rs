@@ -22,7 +22,8 @@ const MACHINE_FAULTS: [u8; 3] = [2, 8, 18];
 pub fn fail_current(reason: fmt::Arguments<'_>) -> Option<core::convert::Infallible> {
     // The thread there is whichever was interrupted, and what it was doing is half done.
     assert!(!cpu::in_interrupt(), "a program's interrupt handler failed: {reason}");
-    let program = current()?;
+    // SAFETY: the thread ends here.
+    let program = unsafe { current() }?;
     let registers = Machine::registers_here();
     report(program, reason, &registers);
     scheduler::exit()
@@ -30,7 +31,8 @@ pub fn fail_current(reason: fmt::Arguments<'_>) -> Option<core::convert::Infalli
 
 /// Ends the program whose handler runs as failed, and reports it. The handler goes on.
 pub fn fail_handler(reason: fmt::Arguments<'_>) {
-    if let Some(program) = caller()
+    // SAFETY: not kept beyond this.
+    if let Some(program) = unsafe { caller() }
         && !program.is_ending()
     {
         report(program, reason, &Machine::registers_here());
@@ -39,7 +41,8 @@ pub fn fail_handler(reason: fmt::Arguments<'_>) {
 
 /// A fault: if it is a program's own, ends that and does not return. On the fault's stack, interrupts off.
 pub(crate) fn contain(fault: &Fault, text: fmt::Arguments<'_>) {
-    let Some(program) = current() else { return };
+    // SAFETY: not kept beyond this.
+    let Some(program) = (unsafe { current() }) else { return };
     let is_the_threads = match fault.kind {
         FaultKind::Other { vector, .. } => !MACHINE_FAULTS.contains(&vector),
         FaultKind::Page { .. } | FaultKind::Breakpoint => true,

@@ -179,7 +179,7 @@ impl Heap {
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    pub fn new(id: u32) -> Result<Self, OutOfMemory> {
+    pub(super) fn new(id: u32) -> Result<Self, OutOfMemory> {
         let (cpus, nodes) = (cpu::limit(), memory::node_count());
         let mut shards = Vec::new();
         shards.try_reserve_exact(cpus + nodes).map_err(|_| OutOfMemory)?;
@@ -490,7 +490,7 @@ impl Heap {
     }
 
     /// Frees everything. Nobody uses any of it any more.
-    pub fn release_all(&self) {
+    pub(super) fn release_all(&self) {
         for (index, span) in self.spans.iter().enumerate() {
             if span.shard.swap(NONE, Ordering::AcqRel) != NONE {
                 self.release(index as u32);

@@ -29,6 +29,7 @@ use crate::cpu;
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::{self, OutOfMemory, Placement};
 use crate::scheduler;
+use crate::scheduler::mailbox::Linked;
 use crate::symbols::{self, Symbol};
 use crate::thread::{self, Builder, JoinHandle, NAME_LIMIT, SpawnError, Thread};
 use crate::time::Deadline;
@@ -79,6 +80,8 @@ pub struct Program {
     arguments: AtomicPtr<u8>,
     /// Threads that have not ended.
     threads: AtomicUsize,
+    /// Those that ended after it had begun to end, linked by their own links: each kept with its stack until none is left.
+    ended: AtomicPtr<Thread>,
     /// Threads that still touch the program to say that they have.
     leaving: AtomicUsize,
     /// Functions of its own that devices may call.
@@ -161,7 +164,10 @@ impl From<SpawnError> for StartError {
 ///
 /// # Errors
 /// See [`StartError`]; nothing is left of it then.
-pub fn start(
+///
+/// # Safety
+/// The file is a program's, whose code may run in kernel mode, and `resolve` gives functions that behave as their names say.
+pub unsafe fn start(
     file: &File,
     arguments: &[&str],
     resolve: &dyn Fn(&str) -> Option<usize>,
@@ -231,6 +237,7 @@ impl Program {
             arguments: AtomicPtr::new(ptr::null_mut()),
             // The caller, until the first thread is there.
             threads: AtomicUsize::new(1),
+            ended: AtomicPtr::new(ptr::null_mut()),
             leaving: AtomicUsize::new(0),
             handlers: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
@@ -337,6 +344,15 @@ impl Program {
         self.threads.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Keeps a thread that has ended, with a reference to it, until all have.
+    pub(crate) fn keep_thread(&self, thread: &'static Thread) {
+        let link = |first: *mut Thread| {
+            thread.next().store(first, Ordering::Relaxed);
+            Some(ptr::from_ref(thread).cast_mut())
+        };
+        let _ = self.ended.fetch_update(Ordering::Release, Ordering::Relaxed, link);
+    }
+
     /// A thread of it has ended: the last access that thread causes.
     pub(crate) fn remove_thread(&self) {
         self.leaving.fetch_add(1, Ordering::SeqCst);
@@ -429,14 +445,18 @@ impl Drop for CallUnderWay {
 }
 
 /// The calling thread's program.
-pub fn current() -> Option<&'static Program> {
-    // SAFETY: a program outlives its threads, and so every use by one of them.
+///
+/// # Safety
+/// Nothing keeps the reference, or what is borrowed from it, beyond the thread's life: a program outlives its threads, no more.
+pub unsafe fn current() -> Option<&'static Program> {
+    // SAFETY: null, or the program of a thread that is there.
     unsafe { thread::try_running()?.program().as_ref() }
 }
 
 /// True if the calling thread belongs to a program that ends.
 pub fn is_ending() -> bool {
-    current().is_some_and(Program::is_ending)
+    // SAFETY: not kept.
+    unsafe { current() }.is_some_and(Program::is_ending)
 }
 
 /// All that run, or as many as there is memory to list.
@@ -480,7 +500,10 @@ pub fn as_handler_of(program: &'static Program, handler: impl FnOnce()) {
 }
 
 /// The program on whose behalf the kernel is called: the calling thread's, or that of the handler that runs.
-pub fn caller() -> Option<&'static Program> {
+///
+/// # Safety
+/// As for [`current`]; in a handler, nothing keeps it beyond that.
+pub unsafe fn caller() -> Option<&'static Program> {
     let guard = InterruptGuard::new();
     let here = cpu::this();
     if here.in_interrupt.load(Ordering::Relaxed) {
@@ -488,7 +511,8 @@ pub fn caller() -> Option<&'static Program> {
         return unsafe { here.handlers_program.load(Ordering::Relaxed).as_ref() };
     }
     drop(guard);
-    current()
+    // SAFETY: the caller's word.
+    unsafe { current() }
 }
 
 /// The function of a program's image an address is in. Any context: gives up where the list is in use.
@@ -502,7 +526,8 @@ pub(crate) fn resolve(address: usize) -> Option<Symbol<'static>> {
 
 /// True if the calling thread was interrupted in its own program's code, which ends.
 pub(crate) fn interrupted_in_ending(interrupted: usize) -> bool {
-    current().is_some_and(|program| program.is_ending() && program.is_code(interrupted))
+    // SAFETY: not kept.
+    unsafe { current() }.is_some_and(|program| program.is_ending() && program.is_code(interrupted))
 }
 
 impl fmt::Debug for Program {

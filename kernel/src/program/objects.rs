@@ -41,7 +41,10 @@ pub enum Kind {
 }
 
 /// What can have a handle. Dropped when it is destroyed, or at its program's end.
-pub trait Object: Send + Sync + 'static {
+///
+/// # Safety
+/// No other type has the same [`Kind`]: that is what an object is known by.
+pub unsafe trait Object: Send + Sync + 'static {
     /// What its handles stand for.
     const KIND: Kind;
 

@@ -178,9 +178,11 @@ fn account(here: &Cpu, leaving: &Thread) {
     here.counters.switches.add(1);
 }
 
-/// Sleeps until somebody makes the calling thread runnable, which may have happened already. Interrupts off.
+/// Sleeps until somebody makes the calling thread runnable, which may have happened already.
 #[inline(always)]
 pub(crate) fn block() {
+    // Also where the caller's code let go of a guard that it had before.
+    Machine::disable_interrupts();
     thread::running().set_state(State::Blocked);
     switch(cpu::this(), Leaving::ToWait);
 }
@@ -231,6 +233,7 @@ pub(crate) fn yield_now() {
     if queue.is_empty() {
         return;
     }
+    assert!(!here.in_interrupt.load(Ordering::Relaxed), "a yield in an interrupt handler, where no thread gives way");
     let current = thread::running();
     current.set_state(State::Ready);
     queue.push(current);

@@ -5,6 +5,8 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use alloc::boxed::Box;
 
+use super::Thread;
+use crate::cpu;
 use crate::memory::{self, OutOfMemory};
 
 /// Most keys in a program.
@@ -28,16 +30,35 @@ impl Slots {
     }
 }
 
-/// Drops all values of the calling thread.
+/// Drops all values of the calling thread, until one of its other fibers might be using one: then the rest is forgotten.
 #[inline(always)]
-pub(crate) fn drop_all(slots: &Slots) {
+pub(crate) fn drop_all(thread: &Thread) {
+    let slots = &thread.locals;
     while slots.used.load(Ordering::Relaxed) != 0 {
+        if thread.fibers.has_others() {
+            return forget_all(slots);
+        }
         let key = slots.used.load(Ordering::Relaxed).trailing_zeros() as usize;
         slots.used.fetch_and(!(1 << key), Ordering::Relaxed);
         let value = slots.values[key].swap(core::ptr::null_mut(), Ordering::Relaxed);
         let dropper = DROPPERS[key].load(Ordering::Acquire);
         // SAFETY: a key in use has the dropper of its type, and the value came from `Box::into_raw` of that type.
         unsafe { core::mem::transmute::<usize, unsafe fn(*mut ())>(dropper)(value) };
+    }
+}
+
+/// Makes the values those of no thread.
+#[cold]
+fn forget_all(slots: &Slots) {
+    slots.values.iter().for_each(|value| value.store(core::ptr::null_mut(), Ordering::Relaxed));
+    slots.used.store(0, Ordering::Relaxed);
+}
+
+/// Makes a dead thread's slots fresh: one that ended inside a call of the interface, or was ended, has left its values.
+#[inline(always)]
+pub(crate) fn reset(slots: &Slots) {
+    if slots.used.load(Ordering::Relaxed) != 0 {
+        forget_all(slots);
     }
 }
 
@@ -55,6 +76,8 @@ pub enum ThreadLocalError {
     OutOfMemory,
     /// More than [`KEY_LIMIT`] keys are in use.
     TooManyKeys,
+    /// An interrupt handler has no thread.
+    InHandler,
 }
 
 impl From<OutOfMemory> for ThreadLocalError {
@@ -69,11 +92,15 @@ impl<T: 'static> ThreadLocal<T> {
         Self { key: AtomicU32::new(NO_KEY), initial, _value: PhantomData }
     }
 
-    /// Calls `with` on the calling thread's value, which is made now if this is the first time. For threads only.
+    /// Calls `with` on the calling thread's value, which is made now if this is the first time.
     ///
     /// # Errors
     /// See [`ThreadLocalError`].
     pub fn with<R>(&self, with: impl FnOnce(&T) -> R) -> Result<R, ThreadLocalError> {
+        // The interrupted thread may be in the middle of using its value.
+        if cpu::in_interrupt() {
+            return Err(ThreadLocalError::InHandler);
+        }
         let key = self.key()?;
         let slots = &super::running().locals;
         let mut value = slots.values[key].load(Ordering::Relaxed);

@@ -32,7 +32,7 @@ use crate::wait::WaitList;
 use crate::wait::claim::Claim;
 use crate::wait::{list, mutex};
 pub use spawn::{Builder, JoinError, JoinHandle, SpawnError, empty_stock, spawn};
-pub(crate) use spawn::{create_idle, next_id};
+pub(crate) use spawn::{create_idle, next_id, release_reference};
 
 /// Longest thread name, in bytes; longer ones are cut.
 pub const NAME_LIMIT: usize = 31;
@@ -298,8 +298,16 @@ pub fn sleep_until(deadline: Deadline) {
 }
 
 /// Ends the calling thread without a result: its joiner gets [`JoinError::Exited`]. Values on its stack are not dropped.
-pub fn exit() -> ! {
-    local::drop_all(&running().locals);
+///
+/// # Safety
+/// Nothing refers to what is on the thread's stack, which is used for something else from now on: no pinned value is there, and
+/// nothing that was lent to another thread for a time.
+///
+/// # Panics
+/// In an interrupt handler, where no thread can end.
+pub unsafe fn exit() -> ! {
+    assert!(!cpu::in_interrupt(), "a thread's exit in an interrupt handler, where there is none");
+    local::drop_all(running());
     scheduler::exit()
 }
 

@@ -218,7 +218,7 @@ where
     let body = unsafe { ManuallyDrop::take(&mut (*start).body) };
     let result = body();
     let thread = super::running();
-    local::drop_all(&thread.locals);
+    local::drop_all(thread);
     // SAFETY: the joiner reads it only after the exit.
     unsafe { (*start).result.write(result) };
     thread.finished.store(true, Ordering::Release);
@@ -233,7 +233,8 @@ impl Thread {
     fn allocate(stack_size: usize) -> Result<&'static Self, OutOfMemory> {
         let stack = Stack::new(stack_size)?;
         let Ok(memory) = memory::allocate(Layout::new::<Self>(), Placement::Near) else {
-            stack.release();
+            // SAFETY: just made.
+            unsafe { stack.release() };
             return Err(OutOfMemory);
         };
         let thread = memory.cast::<Self>();
@@ -269,7 +270,8 @@ impl Thread {
 
     /// Frees a thread nobody refers to.
     fn deallocate(&'static self) {
-        self.stack().release();
+        // SAFETY: nobody refers to the thread, whose stack it is.
+        unsafe { self.stack().release() };
         let memory = core::ptr::NonNull::from(self).cast();
         // SAFETY: allocated in `allocate`; the caller says nobody refers to it.
         unsafe { memory::free(memory, Layout::new::<Self>()) };
@@ -298,6 +300,7 @@ impl Thread {
         own_name.clear();
         own_name.push_str(&name[..cut]);
         self.fibers.reset();
+        local::reset(&self.locals);
         self.exit.lock().exited = false;
     }
 
@@ -321,6 +324,11 @@ impl Thread {
         exit.joiners.take_all().wake(exit);
         // SAFETY: the program waits for this.
         if let Some(program) = unsafe { self.program.swap(core::ptr::null_mut(), Ordering::Relaxed).as_ref() } {
+            if program.is_ending() {
+                // A thread that was ended may have lent what is on its stack to threads that have not been yet.
+                self.references.fetch_add(1, Ordering::Relaxed);
+                program.keep_thread(self);
+            }
             program.remove_thread();
         }
         release_reference(self);
@@ -329,7 +337,7 @@ impl Thread {
 
 /// Gives a reference up; the last one makes the thread available for the next spawn. Any context.
 #[inline(always)]
-fn release_reference(thread: &'static Thread) {
+pub(crate) fn release_reference(thread: &'static Thread) {
     if thread.references.fetch_sub(1, Ordering::AcqRel) != 1 {
         return;
     }

@@ -249,7 +249,8 @@ impl Timer {
     pub fn new<C: InterruptSafe + 'static>(context: &'static C, function: fn(&C)) -> Result<Self, OutOfMemory> {
         // SAFETY: a `fn(&C)` called with the address of a `&'static C`: a reference and its address are passed alike.
         let function = unsafe { core::mem::transmute::<fn(&C), fn(usize)>(function) };
-        let program = program::current().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: the address is only compared.
+        let program = unsafe { program::current() }.map_or(ptr::null(), ptr::from_ref);
         let node = TimerNode { program, ..TimerNode::new(function, ptr::from_ref(context) as usize) };
         crate::memory::try_box(node).map(|node| Self { node })
     }
@@ -265,6 +266,12 @@ impl Timer {
     /// Withdraws, without waiting; true if the function was not and will not be called.
     pub fn withdraw(&self) -> bool {
         self.node.withdraw()
+    }
+
+    /// True in the timer's own function, or in what that calls.
+    pub fn is_running_here(&self) -> bool {
+        let _guard = InterruptGuard::new();
+        ptr::eq(RUNNING[cpu::this().index].load(Ordering::Relaxed), &raw const *self.node)
     }
 
     /// True if the function is running on another CPU, where it may set the timer again.

@@ -1,7 +1,7 @@
 //! Functions on other CPUs.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 
 use kernel::call::{self, CallError, CpuSet};
@@ -9,7 +9,7 @@ use kernel::lock::InterruptGuard;
 use kernel::thread::Builder;
 use kernel::time::{Deadline, spin_until};
 use kernel::wait::Event;
-use kernel::{cpu, interrupts};
+use kernel::{cpu, interrupts, thread};
 
 use crate::support::{LIMIT, eventually, join, text, until_blocked};
 use crate::{TestResult, ensure, tests};
@@ -23,6 +23,7 @@ tests![
     calls_cross_without_deadlock,
     a_broadcast_interrupt_reaches_all_others,
     a_handler_never_runs_once_unregistered,
+    a_handler_that_waits_has_not_returned,
     a_cpu_that_could_not_be_told_is_told_later,
 ];
 
@@ -183,6 +184,47 @@ fn a_handler_never_runs_once_unregistered() -> TestResult {
     }
     let too_late = CALLS_TOO_LATE.load(Ordering::SeqCst);
     ensure!(too_late == 0, "{too_late} calls came after the handler was unregistered");
+    Ok(())
+}
+
+/// A handler that waits for another CPU runs meanwhile what others ask of its own: that is no sign that it has returned.
+fn a_handler_that_waits_has_not_returned() -> TestResult {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    static RELEASED: AtomicBool = AtomicBool::new(false);
+    static RETURNED: AtomicBool = AtomicBool::new(false);
+    let here = cpu::this_index();
+    let mut others = cpu::all().map(|cpu| cpu.index).filter(|&index| index != here);
+    let (Some(waits), Some(is_busy)) = (others.next(), others.next()) else { return Ok(()) };
+    for flag in [&STARTED, &RELEASED, &RETURNED] {
+        flag.store(false, Ordering::SeqCst);
+    }
+    // Which CPU the test is on, and which one is busy.
+    static PLACES: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+    PLACES[0].store(here as u64, Ordering::SeqCst);
+    PLACES[1].store(is_busy as u64, Ordering::SeqCst);
+    fn busy() {
+        STARTED.store(true, Ordering::SeqCst);
+        while !RELEASED.load(Ordering::SeqCst) {
+            // It serves calls too while it waits.
+            let _ = call::on(PLACES[0].load(Ordering::SeqCst) as usize, || (), LIMIT);
+        }
+    }
+    let handler = |(): &()| {
+        let _ = call::on(PLACES[1].load(Ordering::SeqCst) as usize, busy, LIMIT);
+        RETURNED.store(true, Ordering::SeqCst);
+    };
+    let vector = interrupts::register_vector(&(), handler).map_err(text)?;
+    call::send_ipi(waits, vector).map_err(text)?;
+    eventually("the handler waits", || STARTED.load(Ordering::SeqCst))?;
+    let release = Builder::new("release").cpu(here).spawn(|| {
+        thread::sleep(Duration::from_millis(20));
+        RELEASED.store(true, Ordering::SeqCst);
+    });
+    let release = release.map_err(text)?;
+    interrupts::unregister_vector(vector).map_err(text)?;
+    let returned = RETURNED.load(Ordering::SeqCst);
+    join(release)?;
+    ensure!(returned, "a handler was unregistered while it ran");
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::mem::MaybeUninit;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use abi::{ANY, BUSY, INVALID, NEVER, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
@@ -17,13 +17,15 @@ use kernel::program::{self, Outcome, Program};
 use kernel::time::{Deadline, spin_until};
 use kernel::{call, cpu, memory, thread};
 
-use crate::support::{LIMIT, eventually, text};
+use crate::support::{LIMIT, eventually, join, text};
 use crate::{TestResult, ensure, tests};
 
 tests![
     a_program_ends_only_when_its_calls_have_run,
     a_program_ends_only_when_its_handlers_have_returned,
     a_timer_goes_only_when_its_function_has_returned,
+    a_timer_is_not_destroyed_by_its_own_function,
+    what_an_ended_thread_lent_stays_until_the_program_ends,
     a_mutex_is_unlocked_by_its_owner_only,
     every_function_fails_at_every_allocation_and_nothing_has_happened,
     stale_and_wrong_handles_are_invalid,
@@ -177,6 +179,61 @@ fn a_timer_goes_only_when_its_function_has_returned() -> TestResult {
         0
     };
     kept_until_released(body, 1)
+}
+
+fn a_timer_is_not_destroyed_by_its_own_function() -> TestResult {
+    reset();
+    succeed(|| {
+        static TIMER: AtomicPtr<abi::Timer> = AtomicPtr::new(ptr::null_mut());
+        unsafe extern "C" fn destroy(_: *mut u8) {
+            // SAFETY: the handle below.
+            let status = unsafe { aero_timer_destroy(TIMER.load(Ordering::SeqCst)) };
+            STARTED.store(status as u32, Ordering::SeqCst);
+        }
+        let mut timer = ptr::null_mut();
+        // SAFETY: a function of this image, and a place for the handle.
+        unsafe {
+            check!(aero_timer_create(Some(destroy), ptr::null_mut(), &raw mut timer) == OK);
+            TIMER.store(timer, Ordering::SeqCst);
+            check!(aero_timer_set(timer, 0) == OK);
+            check!(spin_until(LIMIT, || STARTED.load(Ordering::SeqCst) != 0));
+            check!(STARTED.load(Ordering::SeqCst) as Status == BUSY);
+            check!(aero_timer_destroy(timer) == OK);
+        }
+        0
+    })
+}
+
+fn what_an_ended_thread_lent_stays_until_the_program_ends() -> TestResult {
+    static LENT: AtomicUsize = AtomicUsize::new(0);
+    reset();
+    LENT.store(0, Ordering::SeqCst);
+    let program = start(|| {
+        // SAFETY: a function of this image.
+        let spawned = unsafe { aero_thread_spawn(ptr::null(), Some(hold), ptr::null_mut(), ptr::null_mut()) };
+        check!(spawned == OK && spin_until(LIMIT, || STARTED.load(Ordering::SeqCst) == 1));
+        let lent = 0u64;
+        LENT.store(&raw const lent as usize, Ordering::SeqCst);
+        // SAFETY: the other thread does not really use it.
+        unsafe { aero_exit(0) }
+    })?;
+    eventually("the program exits", || program.outcome().is_some())?;
+    let lent = LENT.load(Ordering::SeqCst);
+    let on_it = move || {
+        let stack = thread::current().stack();
+        (stack.bottom()..stack.top()).contains(&lent)
+    };
+    let mut reused = false;
+    for cpu in cpu::all() {
+        for _ in 0..2 {
+            reused |= join(thread::Builder::new("next").cpu(cpu.index).spawn(on_it).map_err(text)?)?;
+        }
+    }
+    RELEASED.store(true, Ordering::SeqCst);
+    let outcome = end(&program)?;
+    ensure!(!reused, "a stack was used again while threads of its thread's program ran");
+    ensure!(outcome == Outcome::Exited(0), "the program {outcome}");
+    Ok(())
 }
 
 fn a_mutex_is_unlocked_by_its_owner_only() -> TestResult {

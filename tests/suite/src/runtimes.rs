@@ -5,14 +5,16 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use kernel::fiber::Fibers;
 use kernel::group::Group;
 use kernel::lock::SpinLock;
 use kernel::per_cpu::PerCpu;
 use kernel::task::{Place, Pool, Priority, QueueError};
+use kernel::thread::local::{ThreadLocal, ThreadLocalError};
 use kernel::thread::{self, Builder};
 use kernel::time::Deadline;
 use kernel::wait::{Barrier, Event};
-use kernel::{cpu, fiber};
+use kernel::{call, cpu, interrupts};
 
 use crate::support::{CountsDrops, LIMIT, SHORT, eventually, join, text, until_blocked};
 use crate::{TestResult, ensure, tests};
@@ -21,6 +23,8 @@ tests![
     fibers_take_turns,
     fibers_give_results_and_drop_them,
     a_thread_with_fibers_may_block_and_move,
+    handlers_have_neither_fibers_nor_thread_locals,
+    values_that_a_fiber_uses_outlive_their_thread,
     tasks_run_where_they_should,
     tasks_go_by_priority,
     tasks_are_stolen_by_idle_workers,
@@ -37,43 +41,45 @@ tests![
 ];
 
 fn fibers_take_turns() -> TestResult {
+    let fibers = Fibers::of_this_thread().ok_or("not a thread")?;
     let order = Arc::new(SpinLock::new(Vec::new()));
-    let mut fibers = Vec::new();
+    let mut made = Vec::new();
     for number in 0..3u32 {
         let order = order.clone();
-        let fiber = fiber::create(move || {
+        let fiber = fibers.create(move || {
             for _ in 0..3 {
                 order.lock().push(number);
-                fiber::yield_now();
+                fibers.yield_now();
             }
             number
         });
-        fibers.push(fiber.map_err(text)?);
+        made.push(fiber.map_err(text)?);
     }
     // To the last one directly; from there on in their order.
-    fibers[2].yield_to();
+    made[2].yield_to();
     for _ in 0..8 {
-        fiber::yield_now();
+        fibers.yield_now();
     }
-    for (number, fiber) in fibers.into_iter().enumerate() {
+    for (number, fiber) in made.into_iter().enumerate() {
         let result = fiber.join();
         ensure!(result == number as u32, "fiber {number} gave {result}");
     }
     let order = order.lock().clone();
     ensure!(order == [2, 0, 1, 2, 0, 1, 2, 0, 1], "they ran in the order {order:?}");
-    fiber::yield_now();
+    fibers.yield_now();
     Ok(())
 }
 
 fn fibers_give_results_and_drop_them() -> TestResult {
+    let fibers = Fibers::of_this_thread().ok_or("not a thread")?;
     static DROPS: AtomicU64 = AtomicU64::new(0);
     DROPS.store(0, Ordering::SeqCst);
-    let kept = fiber::create(|| CountsDrops(&DROPS)).map_err(text)?.join();
+    let kept = fibers.create(|| CountsDrops(&DROPS)).map_err(text)?.join();
     ensure!(DROPS.load(Ordering::SeqCst) == 0, "a result was dropped under its joiner");
     drop(kept);
-    drop(fiber::create(|| CountsDrops(&DROPS)).map_err(text)?);
+    drop(fibers.create(|| CountsDrops(&DROPS)).map_err(text)?);
     ensure!(DROPS.load(Ordering::SeqCst) == 2, "{} of 2 results were dropped", DROPS.load(Ordering::SeqCst));
-    let large = fiber::create_with_stack(256 * 1024, || {
+    let large = fibers.create_with_stack(256 * 1024, || {
         core::hint::black_box([1u8; 100_000]).iter().map(|&byte| u64::from(byte)).sum::<u64>()
     });
     let sum = large.map_err(text)?.join();
@@ -83,7 +89,8 @@ fn fibers_give_results_and_drop_them() -> TestResult {
 
 fn a_thread_with_fibers_may_block_and_move() -> TestResult {
     let body = || {
-        let fiber = fiber::create(|| {
+        let fibers = Fibers::of_this_thread().ok_or("not a thread")?;
+        let fiber = fibers.create(move || {
             let mut joined = 0;
             for round in 0..50 {
                 let _ = thread::migrate(round % cpu::limit());
@@ -91,7 +98,7 @@ fn a_thread_with_fibers_may_block_and_move() -> TestResult {
                 if other.is_ok_and(|other| other.join().is_ok()) {
                     joined += 1;
                 }
-                fiber::yield_now();
+                fibers.yield_now();
             }
             (joined, thread::current().id())
         });
@@ -107,6 +114,45 @@ fn a_thread_with_fibers_may_block_and_move() -> TestResult {
     };
     let handles: Result<Vec<_>, _> = cpu::all().map(|cpu| Builder::new("fibers").cpu(cpu.index).spawn(body)).collect();
     handles.map_err(text)?.into_iter().try_for_each(|handle| join(handle)?)
+}
+
+/// A handler is no thread: what it would find is the interrupted one's.
+fn handlers_have_neither_fibers_nor_thread_locals() -> TestResult {
+    static LOCAL: ThreadLocal<u32> = ThreadLocal::new(|| 1);
+    static FOUND: AtomicUsize = AtomicUsize::new(0);
+    fn look() {
+        let has_fibers = Fibers::of_this_thread().is_some();
+        let has_locals = LOCAL.with(|_| ()) != Err(ThreadLocalError::InHandler);
+        FOUND.store(1 + usize::from(has_fibers) + usize::from(has_locals), Ordering::SeqCst);
+    }
+    FOUND.store(0, Ordering::SeqCst);
+    let vector = interrupts::register_vector(&(), |()| look()).map_err(text)?;
+    call::send_ipi(cpu::this_index(), vector).map_err(text)?;
+    eventually("the interrupt comes", || FOUND.load(Ordering::SeqCst) != 0)?;
+    interrupts::unregister_vector(vector).map_err(text)?;
+    let found = FOUND.load(Ordering::SeqCst);
+    ensure!(found == 1, "a handler has {} things of a thread's", found - 1);
+    Ok(())
+}
+
+fn values_that_a_fiber_uses_outlive_their_thread() -> TestResult {
+    static DROPS: AtomicU64 = AtomicU64::new(0);
+    static USED: ThreadLocal<CountsDrops> = ThreadLocal::new(|| CountsDrops(&DROPS));
+    DROPS.store(0, Ordering::SeqCst);
+    let body = || {
+        let Some(fibers) = Fibers::of_this_thread() else { return false };
+        let user = fibers.create(move || USED.with(|_| fibers.yield_now()).is_ok());
+        fibers.yield_now();
+        // The thread ends while the fiber is in its use of the value.
+        user.map(core::mem::forget).is_ok()
+    };
+    ensure!(join(Builder::new("user").spawn(body).map_err(text)?)?, "no fiber");
+    let drops = DROPS.load(Ordering::SeqCst);
+    ensure!(drops == 0, "a value was dropped while a fiber used it");
+    // The next thread has values of its own.
+    ensure!(join(Builder::new("next").spawn(|| USED.with(|_| ()).is_ok()).map_err(text)?)?, "no value");
+    ensure!(DROPS.load(Ordering::SeqCst) == 1, "{} of 1 values were dropped", DROPS.load(Ordering::SeqCst));
+    Ok(())
 }
 
 fn tasks_run_where_they_should() -> TestResult {

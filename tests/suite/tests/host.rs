@@ -74,7 +74,8 @@ fn enter(boot: &'static BootInformation) -> ! {
         post_mortem: |_| (),
         install_debugger: || false,
     };
-    kernel::start::kernel_main(boot, &PARTS)
+    // SAFETY: called once, by the arch crate's entry.
+    unsafe { kernel::start::kernel_main(boot, &PARTS) }
 }
 
 struct Console;
