@@ -122,7 +122,7 @@ pub mod thread {
         CURRENT.with(|current| current.set(Some(thread)));
     }
 
-    pub fn current() -> &'static Thread {
+    pub fn running() -> &'static Thread {
         CURRENT.with(std::cell::Cell::get).expect("set before waiting")
     }
 
@@ -203,7 +203,7 @@ pub mod thread {
 
 /// The scheduler's interface to waiting.
 pub mod scheduler {
-    use super::thread::{Thread, current};
+    use super::thread::{Thread, running};
 
     pub mod mailbox {
         pub use crate::mailbox::Linked;
@@ -214,7 +214,7 @@ pub mod scheduler {
     }
 
     pub fn block() {
-        current().sleep();
+        running().sleep();
     }
 
     pub fn assert_may_block() {}
