@@ -85,6 +85,48 @@ fn a_command_that_needs_cpus_runs_when_they_do() {
     assert!(shell.command("kill all").contains("ended after"));
 }
 
+/// A stop between the halves of a command to the interrupt controller sends commands of its own: the one that was begun must still
+/// go where it was to go, or the CPU it tells is never told again.
+#[test]
+fn an_interrupt_that_was_begun_before_a_stop_arrives_after_it() {
+    let socket = socket("torn");
+    let [dashes, serial, place] = line(&socket);
+    // In x2APIC mode a command is a single write.
+    let mut shell = Session::start(&["--cpus", "3", &dashes, &serial, &place, "-cpu", "max,-x2apic"]);
+    // CPU 1 computes, and looks into its mailbox only when it is told to.
+    shell.command("spawn spin 1 1");
+    let mut gdb = Gdb::attach(&socket);
+    // The instruction that writes the second half, where a thread is given to another CPU.
+    let sender = gdb.command("info line kernel::scheduler::send");
+    let start = sender.split_whitespace().find(|word| word.starts_with("0x")).unwrap_or_else(|| panic!("{sender}"));
+    let sender = gdb.command(&format!("disassemble {start}"));
+    let second_half = sender.lines().find(|line| line.contains("mov") && line.contains(",0x300(%r"));
+    let address = second_half.and_then(|line| line.split_whitespace().find(|word| word.starts_with("0x")));
+    let address = address.unwrap_or_else(|| panic!("no command is written in {sender}"));
+    assert!(gdb.command(&format!("break *{address}")).contains("Breakpoint 1 at"));
+    gdb.type_in("continue");
+    shell.keys("spawn yield 1 1\r");
+    let stopped = gdb.wait_for_prompt();
+    assert!(stopped.contains("hit Breakpoint 1"), "{stopped}");
+    // The debugger stops the others a few times more.
+    for _ in 0..3 {
+        gdb.command("stepi");
+        gdb.command("info threads");
+    }
+    gdb.command("delete");
+    gdb.command("detach");
+    shell.wait_for("on CPU 1");
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        shell.keys("threads\r");
+        shell.wait_for("load-yield");
+        if !shell.wait_for("\n").contains(" 0 ns ") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "a thread that was given to CPU 1 never runs");
+    }
+}
+
 #[test]
 fn breakpoints_steps_and_watchpoints() {
     let (mut shell, socket) = machine("break", &["--cpus", "4"]);
