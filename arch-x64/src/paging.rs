@@ -27,6 +27,8 @@ const _: () = {
 };
 
 const SIZE_2M: u64 = 1 << 21;
+/// Entries of a table.
+const ENTRIES: usize = 512;
 const SIZE_1G: u64 = 1 << 30;
 
 /// Flags of an entry that leads to another table.
@@ -147,36 +149,55 @@ fn activate() {
 }
 
 fn map_one(root: u64, at: usize, physical: u64, size: u64, usage: Use, source: TableSource) -> Result<(), MapError> {
-    let huge = if size == PAGE_SIZE as u64 { PageTableFlags::empty() } else { PageTableFlags::HUGE_PAGE };
-    unused_entry(root, at, size, source)?.set_addr(PhysAddr::new(physical), usage.flags() | huge);
+    if size == PAGE_SIZE as u64 {
+        let table = last_table(root, at, source)?;
+        // SAFETY: a page table of this hierarchy, in the direct map; callers serialise changes.
+        let entry = unsafe { &mut (&mut *table)[VirtAddr::new(at as u64).p1_index()] };
+        return fill(entry, physical, usage.flags());
+    }
+    let address = VirtAddr::new(at as u64);
+    let mut table = table_at(root);
+    for (index, leaf_size) in [(address.p4_index(), 0), (address.p3_index(), SIZE_1G), (address.p2_index(), SIZE_2M)] {
+        // SAFETY: as above.
+        let entry = unsafe { &mut (&mut *table)[index] };
+        if leaf_size == size {
+            return fill(entry, physical, usage.flags() | PageTableFlags::HUGE_PAGE);
+        }
+        table = table_below(entry, source)?;
+    }
+    Err(MapError::AlreadyMapped)
+}
+
+fn fill(entry: &mut PageTableEntry, physical: u64, flags: PageTableFlags) -> Result<(), MapError> {
+    if !entry.is_unused() {
+        return Err(MapError::AlreadyMapped);
+    }
+    entry.set_addr(PhysAddr::new(physical), flags);
     Ok(())
 }
 
-/// The entry for a page of `size` bytes at `at`, which maps nothing; makes the tables above it.
-fn unused_entry(root: u64, at: usize, size: u64, source: TableSource) -> Result<&'static mut PageTableEntry, MapError> {
+/// The table that an entry leads to, made now if there is none.
+#[inline(always)]
+fn table_below(entry: &mut PageTableEntry, source: TableSource) -> Result<*mut PageTable, MapError> {
+    if entry.is_unused() {
+        let frame = source().ok_or(MapError::OutOfMemory)?;
+        entry.set_addr(PhysAddr::new(frame), TABLE_FLAGS);
+    } else if entry.flags().contains(PageTableFlags::HUGE_PAGE) {
+        return Err(MapError::AlreadyMapped);
+    }
+    Ok(table_at(entry.addr().as_u64()))
+}
+
+/// The table of pages of 4 KiB for an address; makes it, and those above it.
+#[inline(always)]
+fn last_table(root: u64, at: usize, source: TableSource) -> Result<*mut PageTable, MapError> {
     let address = VirtAddr::new(at as u64);
     let mut table = table_at(root);
-    let levels = [
-        (address.p4_index(), 0),
-        (address.p3_index(), SIZE_1G),
-        (address.p2_index(), SIZE_2M),
-        (address.p1_index(), PAGE_SIZE as u64),
-    ];
-    for (index, leaf_size) in levels {
+    for index in [address.p4_index(), address.p3_index(), address.p2_index()] {
         // SAFETY: `table` is a page table of this hierarchy, in the direct map; callers serialise changes.
-        let entry = unsafe { &mut (&mut *table)[index] };
-        if leaf_size == size {
-            return if entry.is_unused() { Ok(entry) } else { Err(MapError::AlreadyMapped) };
-        }
-        if entry.is_unused() {
-            let frame = source().ok_or(MapError::OutOfMemory)?;
-            entry.set_addr(PhysAddr::new(frame), TABLE_FLAGS);
-        } else if entry.flags().contains(PageTableFlags::HUGE_PAGE) {
-            return Err(MapError::AlreadyMapped);
-        }
-        table = table_at(entry.addr().as_u64());
+        table = table_below(unsafe { &mut (&mut *table)[index] }, source)?;
     }
-    unreachable!("pages have one of the sizes of the levels")
+    Ok(table)
 }
 
 impl From<Protection> for Use {
@@ -204,13 +225,29 @@ pub fn map_pages(
     source: TableSource,
 ) -> Result<(), MapError> {
     let root = ROOT.load(Ordering::Relaxed);
-    let pages = || (0..size).step_by(PAGE_SIZE);
-    for offset in pages() {
-        unused_entry(root, at + offset, PAGE_SIZE as u64, source)?;
+    let end = at + size;
+    // A table of the last level maps 2 MiB, and is looked for once.
+    let end_of_table = |place: usize| end.min((place | (SIZE_2M as usize - 1)) + 1);
+    let mut next = end_of_table(at);
+    let mut place = next;
+    while place < end {
+        last_table(root, place, source)?;
+        place = end_of_table(place);
     }
-    pages().try_for_each(|offset| {
-        map_one(root, at + offset, physical + offset as u64, PAGE_SIZE as u64, protection.into(), source)
-    })
+    let flags = Use::from(protection).flags();
+    place = at;
+    loop {
+        // SAFETY: a page table of this hierarchy, in the direct map; callers serialise changes.
+        let table = unsafe { &mut *last_table(root, place, source)? };
+        while place < next {
+            fill(&mut table[place / PAGE_SIZE % ENTRIES], physical + (place - at) as u64, flags)?;
+            place += PAGE_SIZE;
+        }
+        if place >= end {
+            return Ok(());
+        }
+        next = end_of_table(place);
+    }
 }
 
 /// Removes the mapping of one page made by [`map_pages`] and says where it led.

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use super::list::TakenOne;
 use super::{Outcome, TimedOut, WaitList, list};
 use crate::arch::{Architecture, Machine};
-use crate::lock::{InterruptGuard, SpinLock};
+use crate::lock::{SpinGuard, SpinLock};
 use crate::thread;
 use crate::time::Deadline;
 
@@ -132,21 +132,23 @@ impl<T> Mutex<T> {
     #[cold]
     fn release_and_wake(&self) {
         let mut next = TakenOne::NONE;
-        let _interrupts = InterruptGuard::new();
         loop {
             let mut waiters = self.waiters.lock();
-            // Who is woken marks the mutex again for those that still wait.
-            let state = self.state.fetch_and(!CONTENDED, Ordering::Relaxed) & !CONTENDED;
+            // Only whoever has the list's lock changes the state of a locked mutex. Who is woken marks it again for those that
+            // still wait.
+            let state = self.state.load(Ordering::Relaxed) & !CONTENDED;
+            self.state.store(state, Ordering::Relaxed);
             if next.is_none() {
                 next = waiters.take_one();
             }
-            drop(waiters);
+            let interrupts = SpinGuard::release(waiters);
             // Fails if a further thread has come to wait.
             if self.state.compare_exchange(state, FREE, Ordering::Release, Ordering::Relaxed).is_ok() {
-                break;
+                next.wake_unlocked();
+                drop(interrupts);
+                return;
             }
         }
-        next.wake_unlocked();
     }
 }
 

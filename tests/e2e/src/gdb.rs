@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::transcript::Transcript;
 use crate::{BUILD_LIMIT, LIMIT, Session};
@@ -24,6 +25,10 @@ const QUIET: [&str; 11] = [
     "-iex",
     "set remotetimeout 20",
 ];
+
+/// How long gdb may take for a command. The first that names a function makes it read the debug information of all that was
+/// inlined there: seconds of its own on a machine that has nothing else to do, a minute beside a build.
+const READING_LIMIT: Duration = Duration::from_secs(240);
 
 /// Arguments of `aero boot` that give the machine a line to gdb, at this socket.
 pub fn line(socket: &Path) -> [String; 3] {
@@ -104,7 +109,7 @@ impl Gdb {
 
     /// Waits for a text; what came before it.
     pub fn wait_for(&mut self, text: &str) -> String {
-        self.output.wait_for(text)
+        self.output.wait_at_most(READING_LIMIT, text)
     }
 
     /// What Ctrl-C at its terminal does.
