@@ -9,7 +9,7 @@ pub struct File {
     pub name: &'static str,
     /// The ELF file.
     pub elf: &'static [u8],
-    /// Its function names, in the format of [`symbols`].
+    /// Its function names, in the format of [`crate::symbols`].
     pub symbols: &'static [u8],
 }
 
