@@ -131,3 +131,18 @@ pub fn hide(address: usize, bytes: &mut [u8]) {
         }
     }
 }
+
+/// What tests do with breakpoints.
+#[cfg(feature = "faults")]
+pub mod faults {
+    use arch_contract::debug::{Debugging, HARDWARE_BREAKPOINTS, HardwareBreakpoint, Watch};
+
+    use crate::arch::Machine;
+
+    /// Makes this CPU trap behind each write to the byte at an address, or no longer.
+    pub fn watch_here(address: Option<usize>) {
+        let mut breakpoints = [None; HARDWARE_BREAKPOINTS];
+        breakpoints[0] = address.map(|address| HardwareBreakpoint { address, length: 1, watch: Watch::Write });
+        Machine::set_hardware_breakpoints(&breakpoints);
+    }
+}

@@ -27,6 +27,8 @@ use crate::memory::{self, OutOfMemory};
 use crate::panic::FaultText;
 use crate::time::spin_until;
 pub use breakpoints::BREAKPOINT_LIMIT;
+#[cfg(feature = "faults")]
+pub use breakpoints::faults;
 pub use rendezvous::Order;
 use rendezvous::Rendezvous;
 pub use stop::Stop;

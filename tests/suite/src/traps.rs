@@ -6,15 +6,17 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use kernel::arch::{Architecture, Machine};
+use kernel::cpu::Cpu;
 use kernel::thread::{self, Builder};
 use kernel::time::spin_until;
-use kernel::{call, cpu, watchdog};
+use kernel::{call, cpu, debug, watchdog};
 
 use crate::support::{LIMIT, eventually, join, text};
 use crate::{TestResult, ensure, tests};
 
 tests![
     a_second_nmi_waits_for_the_first,
+    a_breakpoint_in_an_nmi_lets_no_other_in,
     nmis_leave_the_frame_of_a_fault_alone,
     a_preempted_thread_keeps_what_is_below_its_stack_pointer,
     vector_state_is_kept_on_any_stack,
@@ -29,14 +31,18 @@ static DEEPEST: AtomicU64 = AtomicU64::new(0);
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 static MAY_LEAVE: AtomicBool = AtomicBool::new(false);
 
-/// The handler of an NMI that probes memory: its fault must not let the next NMI in.
-fn probe_and_hold() {
+/// Written to in the handler of an NMI, where a breakpoint may watch it.
+static WATCHED: AtomicU64 = AtomicU64::new(0);
+
+/// The handler of an NMI that takes exceptions of its own, a fault's and perhaps a breakpoint's: they must not let the next NMI in.
+fn trap_and_hold() {
     if cpu::this_index() != TARGET.load(Ordering::SeqCst) {
         return;
     }
     let depth = DEPTH.fetch_add(1, Ordering::SeqCst) + 1;
     DEEPEST.fetch_max(depth, Ordering::SeqCst);
     let _ = Machine::probe_read(UNMAPPED, &mut [0; 8]);
+    WATCHED.fetch_add(1, Ordering::SeqCst);
     TAKEN.fetch_add(1, Ordering::SeqCst);
     spin_until(LIMIT, || MAY_LEAVE.load(Ordering::SeqCst));
     DEPTH.fetch_sub(1, Ordering::SeqCst);
@@ -44,12 +50,26 @@ fn probe_and_hold() {
 
 fn a_second_nmi_waits_for_the_first() -> TestResult {
     let Some(other) = cpu::all().find(|cpu| cpu.index != cpu::this_index()) else { return Ok(()) };
+    two_nmis_for(other)
+}
+
+fn a_breakpoint_in_an_nmi_lets_no_other_in() -> TestResult {
+    let Some(other) = cpu::all().find(|cpu| cpu.index != cpu::this_index()) else { return Ok(()) };
+    let watch =
+        |place: Option<usize>| call::on(other.index, move || debug::faults::watch_here(place), LIMIT).map_err(text);
+    watch(Some(&raw const WATCHED as usize))?;
+    let result = two_nmis_for(other);
+    watch(None)?;
+    result
+}
+
+fn two_nmis_for(other: &Cpu) -> TestResult {
     TARGET.store(other.index, Ordering::SeqCst);
     for counter in [&DEPTH, &DEEPEST, &TAKEN] {
         counter.store(0, Ordering::SeqCst);
     }
     MAY_LEAVE.store(false, Ordering::SeqCst);
-    watchdog::faults::on_samples(Some(probe_and_hold));
+    watchdog::faults::on_samples(Some(trap_and_hold));
     Machine::sample_other_cpus();
     let came = spin_until(LIMIT, || TAKEN.load(Ordering::SeqCst) == 1);
     Machine::sample_other_cpus();
