@@ -8,6 +8,7 @@ use arch_contract::PowerAction;
 use kernel::arch::{Architecture, Machine};
 use kernel::lock::InterruptGuard;
 use kernel::memory::stack::{self, Keep};
+use kernel::time::Deadline;
 use kernel::{call, cpu, debug, memory, output, thread, watchdog};
 
 use super::{Command, CommandError, CommandResult, Context, Needs, parse_number, programs};
@@ -266,6 +267,14 @@ fn break_heap() {
 fn break_thread() -> CommandResult {
     let sleeper = thread::Builder::new("victim").spawn(|| thread::sleep(Duration::from_secs(3600)));
     let sleeper = sleeper.map_err(CommandError::failed)?;
+    // Out of the run queue, which other commands look at.
+    let deadline = Deadline::after(call::DEFAULT_LIMIT);
+    while sleeper.thread().state() != thread::State::Blocked {
+        if deadline.has_passed() {
+            return Err(CommandError::failed("the victim does not go to sleep"));
+        }
+        thread::yield_now();
+    }
     let victim = core::ptr::from_ref(sleeper.thread()).cast_mut().cast::<u8>();
     sleeper.detach();
     // The list goes on behind it.

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Changes the kernel in one place after the other, and looks whether the tests notice.
+
+    tests/mutants.py [NUMBER ...]
+
+Each mutant is one wrong piece of code that a tired author might write. It is put into a copy of the last commit, and the tests of
+the part that owns it must fail: by a failed check, a crash, or a time-out. What survives is recorded with the reason in
+tests/README.md.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+ROOT = subprocess.check_output(["git", "rev-parse", "--show-toplevel"], text=True).strip()
+# Seconds for the tests of a part; without a mutant they take a third of it.
+LIMITS = {"suite": 300, "model": 600, "kernel": 600}
+COMMANDS = {
+    "suite": ["bash", "-c", 'eval "$(./aero toolchain)"; exec "$CARGO" test --quiet -p suite'],
+    "model": ["./aero", "test", "model"],
+    "kernel": ["./aero", "test", "kernel"],
+}
+
+MUTANTS = []
+
+
+def mutant(part, file, right, wrong):
+    MUTANTS.append((part, file, right, wrong))
+
+
+S='kernel/src/scheduler/mod.rs'; W='kernel/src/wait/'
+mutant('suite', S,"if !here.tick_armed.load(Ordering::Relaxed) && !is_idle(here, Machine::current()) {\n        arm_tick(here);","if false {\n        arm_tick(here);")
+mutant('suite', S,"    if first && cpu.attention.wants_interrupt() {","    if first && false {")
+mutant('suite', S,"        if !thread.shall_move() || core::ptr::eq(thread, running) {","        if true {")
+mutant('suite', S,"    thread.cpu.store(to, Ordering::SeqCst);","")
+mutant('suite', S,"    if here.attention.is(Attention::Ticking) && unsafe { here.run_queue.get() }.is_empty() {","    if false {")
+mutant('suite', S,"    // Mail that came before the word was changed has sent no interrupt.\n    empty_mailbox(here);","")
+mutant('suite', S,"    here.displaced.store(false, Ordering::Relaxed);\n    let left_at","    let left_at")
+mutant('suite', S,"let waited = back_at.wrapping_sub(left_at).min(QUANTUM_CYCLES.load(Ordering::Relaxed));","let waited = 0;")
+mutant('suite', S,"            move_away(here);\n        }\n        return;","        }\n        return;")
+mutant('suite', S,"        !here.in_interrupt.load(Ordering::Relaxed) && !is_idle(here, Machine::current()),","        true,")
+mutant('suite', W+'list.rs',"        if thread.is_in_wait_list() {","        if false {")
+mutant('suite', W+'list.rs',"    if limited {\n        thread.end_timeout();\n    }","")
+mutant('suite', W+'event.rs',"if taken.is_none() && state.memory == Memory::Clear {","if false {")
+mutant('suite', W+'event.rs',"if taken.is_none() && state.memory == Memory::Clear {","if taken.is_none() {")
+mutant('suite', W+'event.rs',"            Memory::Signalled => {\n                guard.memory = Memory::Clear;","            Memory::Signalled => {")
+mutant('suite', W+'event.rs',"        state.memory = Memory::Latched;","")
+mutant('suite', W+'barrier.rs',"            guard.arrived = 0;","")
+mutant('suite', W+'barrier.rs',"            guard.generation += 1;","")
+mutant('suite', W+'barrier.rs',"                guard.arrived -= 1;","")
+mutant('suite', W+'semaphore.rs',"            guard.laid_down -= 1;\n            return Ok(());","            return Ok(());")
+mutant('suite', W+'semaphore.rs',"(count < 0).then(|| count + 1);","None::<i64>.or(Some(count + 1));")
+mutant('suite', W+'semaphore.rs',"        // Everybody who waits was promised a unit, so ours is here or on its way.\n        guard.laid_down -= 1;","")
+mutant('suite', W+'reader_writer.rs',"if !guard.writing && guard.writers_waiting == 0 {","if !guard.writing {")
+mutant('suite', W+'reader_writer.rs',"if !guard.writing && guard.readers == 0 {","if !guard.writing {")
+mutant('suite', W+'reader_writer.rs',"                let next = guard.next_in();\n                next.wake(guard);\n                return Err(TimedOut);","                return Err(TimedOut);")
+mutant('suite', W+'reader_writer.rs',"                guard.writers_waiting -= 1;\n","")
+mutant('suite', W+'channel.rs',"            if guard.messages.len() < guard.capacity {","            if guard.messages.len() <= guard.capacity {")
+mutant('suite', W+'channel.rs',"            if let Some(message) = guard.messages.pop_front() {\n                guard.senders.take_one().wake(guard);","            if let Some(message) = guard.messages.pop_front() {")
+mutant('suite', W+'condition.rs',"        let waiters = self.waiters.lock();\n        let unlock = || MutexGuard::release_forgotten(mutex);","        MutexGuard::release_forgotten(mutex);\n        let waiters = self.waiters.lock();\n        let unlock = || ();")
+mutant('suite', W+'mutex.rs',"                self.state.store(Machine::current() | LOCKED | CONTENDED, Ordering::Relaxed);","                self.state.store(Machine::current() | LOCKED, Ordering::Relaxed);")
+mutant('suite', W+'mutex.rs',"            if next.is_none() {\n                next = waiters.take_one();\n            }","            next = waiters.take_one();")
+T='kernel/src/time/timer.rs'
+mutant('suite', T,"            Some(first) if deadline < first.deadline.load(Ordering::Relaxed) => {","            Some(first) if deadline < first.deadline.load(Ordering::Relaxed) && false => {")
+mutant('suite', T,"        if cycles < queue.armed_for {","        if false {")
+mutant('suite', T,"            while self.is_running_elsewhere() {","            while false {")
+mutant('suite', T,"        RUNNING[here.index].store(first.cast_mut(), Ordering::Relaxed);\n        node.queued_on.store(NO_CPU, Ordering::Release);","        node.queued_on.store(NO_CPU, Ordering::Release);\n        RUNNING[here.index].store(first.cast_mut(), Ordering::Relaxed);")
+mutant('suite', T,"            if !self.tree.is_empty() {\n                self.promote();\n            }","")
+mutant('suite', 'kernel/src/time/mod.rs',"EPOCH.load(Ordering::Relaxed).saturating_add(ns_to_cycles(nanoseconds))","EPOCH.load(Ordering::Relaxed).wrapping_add(ns_to_cycles(nanoseconds))")
+mutant('suite', 'kernel/src/call.rs',"        target.untold.set(cpu::this(), Deadline::after(TELL_INTERVAL));","")
+mutant('suite', 'kernel/src/call.rs',"    here.handler_waits.store(in_handler, Ordering::Relaxed);","    here.handler_waits.store(false, Ordering::Relaxed);")
+mutant('suite', 'kernel/src/call.rs',"            if serve {\n                serve_while_waiting();\n            }","")
+mutant('suite', 'kernel/src/memory/zone.rs',"        done |= 1 << next;","        done |= 1 << next | 1;")
+mutant('suite', 'kernel/src/memory/cache.rs',"        if cache.count > cache.limit {","        if false {")
+mutant('suite', 'kernel/src/memory/cache.rs',"    if !frozen::is_active() {\n        zone::of(at).lock().free_object(at, class);\n    }","")
+mutant('suite', 'kernel/src/memory/stack.rs',"            if flushed.is_ok() {","            if false {")
+mutant('suite', 'kernel/src/thread/local.rs',"        if thread.fibers.has_others() {","        if false {")
+mutant('suite', 'kernel/src/thread/spawn.rs',"            if program.is_ending() {\n","            if false {\n")
+mutant('suite', 'kernel/src/thread/spawn.rs',"        local::reset(&self.locals);\n","")
+mutant('suite', 'kernel/src/program/end.rs',"            thread::release_reference(thread);","            let _ = thread;")
+mutant('suite', 'kernel/src/program/end.rs',"        match self.calls.load(Ordering::Acquire) {\n            0 => (),","        match self.calls.load(Ordering::Acquire) * 0 {\n            0 => (),")
+mutant('suite', 'runtime/src/handlers.rs',"    if timer.timer.is_running_here() {","    if false {")
+mutant("model", "kernel/src/scheduler/mailbox.rs", "self.newest.compare_exchange(ptr::null_mut(), ptr::null_mut(), Ordering::AcqRel, Ordering::Acquire).is_ok()", "self.newest.load(Ordering::Acquire).is_null()")
+mutant("suite", W + "list.rs", "            if thread.claim().try_wake() {\n                return TakenOne(Some(thread));\n            }\n        }\n        TakenOne(None)", "            return TakenOne(thread.claim().try_wake().then_some(thread));\n        }\n        TakenOne(None)")
+mutant("kernel", "arch-x64/src/cpu.rs", "if instruction_pointer == &raw const halt_start as u64 {", "if false {")
+mutant("kernel", "arch-x64/src/vectors.rs", "        \"mov [rsp + {legacy} + header_word], rax\",\n", "")
+mutant("kernel", "arch-x64/src/trap.rs", "const RED_ZONE: usize = 128;", "const RED_ZONE: usize = 0;")
+mutant("kernel", "arch-x64/src/trap.rs", "    let fault_stack = descriptors::use_fault_stack(stack);\n    handler();\n    descriptors::put_fault_stack_back(fault_stack);", "    let _ = stack;\n    handler();")
+mutant("kernel", "arch-x64/src/trap.rs", "core::arch::asm!(\"mov cr2, {}\", in(reg) address", "core::arch::asm!(\"/* {} */\", in(reg) address")
+mutant("kernel", "arch-x64/src/debug.rs", "        asm!(\"mov dr7, {}\", in(reg) 0u64, options(nomem, nostack, preserves_flags));\n    }\n    crate::cpu::breakpoints_off()", "    }\n    crate::cpu::breakpoints_off()")
+
+
+def change(copy, file, right, wrong):
+    path = os.path.join(copy, file)
+    text = open(path).read()
+    if right not in text:
+        return None
+    open(path, "w").write(text.replace(right, wrong, 1))
+    return lambda: open(path, "w").write(text)
+
+
+def reason(output):
+    if "could not compile" in output:
+        return "DOES NOT COMPILE"
+    lines = [line for line in output.splitlines() if "FAILED" in line or "panicked" in line or "crashed" in line]
+    started = [line for line in output.splitlines() if line.startswith("test suite")]
+    return (lines or ["a hang behind: " + (started or ["the start"])[-1]])[0].strip()[:140]
+
+
+def main():
+    chosen = [int(number) for number in sys.argv[1:]] or range(len(MUTANTS))
+    survivors = 0
+    with tempfile.TemporaryDirectory(prefix="aero-mutants-") as copy:
+        subprocess.check_call(["git", "clone", "--quiet", ROOT, copy])
+        for number in chosen:
+            part, file, right, wrong = MUTANTS[number]
+            undo = change(copy, file, right, wrong)
+            what = f"{number:3} {part:6} {file}: {' '.join(wrong.split())[:60] or '(left out)'}"
+            if undo is None:
+                print(f"{what}: NOT THERE ANY MORE", flush=True)
+                continue
+            command = ["timeout", "-s", "KILL", str(LIMITS[part]), *COMMANDS[part]]
+            ran = subprocess.run(command, cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+            undo()
+            survivors += ran.returncode == 0
+            print(f"{what}: {'SURVIVED' if ran.returncode == 0 else reason(ran.stdout)}", flush=True)
+    sys.exit(1 if survivors else 0)
+
+
+main()
