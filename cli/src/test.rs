@@ -147,7 +147,7 @@ fn run_part(part: Part) -> Result<Ran> {
             image::build(Which::X64)?;
             image::build(Which::Knc)?;
             let mut tests = cargo();
-            tests.args(["test", "--quiet", "-p", "e2e"]).env("AERO", std::env::current_exe()?);
+            tests.args(["test", "--quiet", "--no-fail-fast", "-p", "e2e"]).env("AERO", std::env::current_exe()?);
             succeed(tests)
         }
         Part::Knc => {
