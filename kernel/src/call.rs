@@ -305,7 +305,13 @@ fn serve_while_waiting() {
     let in_handler = here.in_interrupt.swap(true, Ordering::Relaxed);
     let outer = here.handler_waits.load(Ordering::Relaxed);
     here.handler_waits.store(in_handler, Ordering::Relaxed);
+    if !in_handler {
+        here.thread_serves.store(true, Ordering::Relaxed);
+    }
     interrupt(0);
+    if !in_handler {
+        here.thread_serves.store(false, Ordering::Relaxed);
+    }
     here.handler_waits.store(outer, Ordering::Relaxed);
     here.in_interrupt.store(in_handler, Ordering::Relaxed);
 }

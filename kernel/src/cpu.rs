@@ -103,6 +103,8 @@ pub struct Cpu {
     /// When the counter reaches this, whoever is woken may displace the running thread again.
     pub(crate) undisturbed_until: AtomicU64,
     pub(crate) in_interrupt: AtomicBool,
+    /// True while a thread here serves calls as a handler would: there is no interrupt, and no code that it interrupted.
+    pub(crate) thread_serves: AtomicBool,
     /// True while it serves calls in a handler that waits for another CPU.
     pub(crate) handler_waits: AtomicBool,
     /// How often it was seen outside all handlers by those who wait for that.
@@ -155,6 +157,7 @@ impl Cpu {
             displaced: AtomicBool::new(false),
             undisturbed_until: AtomicU64::new(0),
             in_interrupt: AtomicBool::new(false),
+            thread_serves: AtomicBool::new(false),
             handler_waits: AtomicBool::new(false),
             seen_outside_handlers: Counter::default(),
             handlers_program: AtomicPtr::new(core::ptr::null_mut()),

@@ -573,8 +573,9 @@ pub fn backtrace(id: u64) -> Option<(Vec<Frame>, bool)> {
         let here = cpu::this();
         let registry = here.registry.lock();
         let Some(thread) = registry.iter().find(|thread| thread.id() == id) else { return };
+        let is_interrupted = here.in_interrupt.load(Ordering::Relaxed) && !here.thread_serves.load(Ordering::Relaxed);
         let registers = match thread.state() {
-            thread::State::Running if here.in_interrupt.load(Ordering::Relaxed) => Machine::interrupted(),
+            thread::State::Running if is_interrupted => Machine::interrupted(),
             thread::State::Running => Machine::registers_here(),
             // SAFETY: suspended, and its CPU is here.
             _ => Machine::suspended_at(unsafe { &*thread.context.get() }),

@@ -6,15 +6,20 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use kernel::Snapshot;
-use kernel::cpu;
+use kernel::lock::InterruptGuard;
 use kernel::snapshot::{Activity, backtrace};
 use kernel::thread::{self, Builder};
 use kernel::wait::Event;
+use kernel::{call, cpu};
 
-use crate::support::{join, text, until_blocked};
+use crate::support::{LIMIT, eventually, join, text, until_blocked};
 use crate::{TestResult, ensure, tests};
 
-tests![snapshots_of_a_busy_machine_are_consistent, a_backtrace_shows_where_a_thread_waits];
+tests![
+    snapshots_of_a_busy_machine_are_consistent,
+    a_backtrace_shows_where_a_thread_waits,
+    a_backtrace_shows_a_thread_that_serves_calls,
+];
 
 fn snapshots_of_a_busy_machine_are_consistent() -> TestResult {
     let stop = Arc::new(AtomicBool::new(false));
@@ -71,5 +76,43 @@ fn a_backtrace_shows_where_a_thread_waits() -> TestResult {
     let Some((addresses, certain)) = found else { return Err("there is no such thread".into()) };
     ensure!(certain && addresses.len() >= 2, "{} frames, certain: {certain}", addresses.len());
     ensure!(backtrace(u64::MAX).is_none(), "a thread that is not there has a backtrace; {id}");
+    Ok(())
+}
+
+/// A thread that waits for another CPU with interrupts off runs calls like a handler, but no interrupt says where it was.
+fn a_backtrace_shows_a_thread_that_serves_calls() -> TestResult {
+    const ROUNDS: usize = 50;
+    /// No longer than this, the function's code.
+    const LENGTH: usize = 1024;
+    static STOP: AtomicBool = AtomicBool::new(false);
+    static RUNS: AtomicBool = AtomicBool::new(false);
+    #[inline(never)]
+    fn ask_with_interrupts_off(of: usize) {
+        while !STOP.load(Ordering::SeqCst) {
+            RUNS.store(true, Ordering::SeqCst);
+            let _guard = InterruptGuard::new();
+            let _ = call::on(of, || (), LIMIT);
+        }
+    }
+    let here = cpu::this_index();
+    let Some(other) = cpu::all().find(|cpu| cpu.index != here) else { return Ok(()) };
+    STOP.store(false, Ordering::SeqCst);
+    RUNS.store(false, Ordering::SeqCst);
+    let asker = Builder::new("asker").cpu(other.index).spawn(move || ask_with_interrupts_off(here)).map_err(text)?;
+    let started = eventually("the thread asks", || RUNS.load(Ordering::SeqCst));
+    let start = ask_with_interrupts_off as *const () as usize;
+    let mut shown = 0;
+    for _ in 0..ROUNDS {
+        // So that the asker waits for this CPU.
+        let _guard = InterruptGuard::new();
+        let frames = backtrace(asker.thread().id()).map_or(Vec::new(), |(frames, _)| frames);
+        shown += usize::from(frames.iter().any(|frame| (start..start + LENGTH).contains(&frame.address)));
+    }
+    STOP.store(true, Ordering::SeqCst);
+    started?;
+    join(asker)?;
+    // Code for the host keeps no frame pointers.
+    let has_frame_pointers = cfg!(target_os = "none");
+    ensure!(shown == ROUNDS || !has_frame_pointers, "{shown} of {ROUNDS} backtraces lead to where the thread is");
     Ok(())
 }
