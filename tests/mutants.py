@@ -15,7 +15,7 @@ import tempfile
 
 ROOT = subprocess.check_output(["git", "rev-parse", "--show-toplevel"], text=True).strip()
 # Seconds for the tests of a part; without a mutant they take a third of it.
-LIMITS = {"suite": 300, "model": 600, "kernel": 600}
+LIMITS = {"suite": 400, "model": 900, "kernel": 900}
 COMMANDS = {
     "suite": ["bash", "-c", 'eval "$(./aero toolchain)"; exec "$CARGO" test --quiet -p suite'],
     "model": ["./aero", "test", "model"],

@@ -2,7 +2,7 @@
 
 use core::arch::{asm, naked_asm};
 use core::cell::UnsafeCell;
-use core::mem::offset_of;
+use core::mem::{MaybeUninit, offset_of};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use arch_contract::MAX_CPUS;
@@ -34,8 +34,9 @@ pub struct CpuBlock {
     in_nmi: AtomicBool,
     /// DR7 as it was before a breakpoint in the handler of an NMI turned it off, else 0. On PCs.
     breakpoints_off: AtomicU64,
-    /// Its GDT and TSS. Touched by its own CPU only.
-    pub(crate) descriptors: UnsafeCell<Descriptors>,
+    /// Its GDT and TSS, made by `descriptors::load`: not before, so that the blocks take no room in the image. Touched by its
+    /// own CPU only.
+    pub(crate) descriptors: UnsafeCell<MaybeUninit<Descriptors>>,
 }
 
 // SAFETY: the cell is only accessed by the block's own CPU (see `descriptors`).
@@ -61,7 +62,7 @@ static BLOCKS: [CpuBlock; MAX_CPUS] = [const {
         started: AtomicBool::new(false),
         in_nmi: AtomicBool::new(false),
         breakpoints_off: AtomicU64::new(0),
-        descriptors: UnsafeCell::new(Descriptors::new()),
+        descriptors: UnsafeCell::new(MaybeUninit::uninit()),
     }
 }; MAX_CPUS];
 

@@ -98,10 +98,9 @@ pub fn build_idt() {
 /// Loads this CPU's GDT, TSS and the IDT, with the boot trap stack for every vector, and where SYSCALL leads.
 pub fn load() {
     // SAFETY: the cell belongs to this CPU; nothing else holds a reference to it (see `CpuBlock`).
-    let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() };
+    let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() }.write(Descriptors::new());
     let top = VirtAddr::from_ptr(BOOT_TRAP_STACK.0.get()) + BOOT_STACK_SIZE as u64;
     descriptors.tss.interrupt_stack_table = [top; 7];
-    descriptors.gdt = GlobalDescriptorTable::new();
     let code = descriptors.gdt.append(Descriptor::kernel_code_segment());
     let data = descriptors.gdt.append(Descriptor::kernel_data_segment());
     let tss = descriptors.gdt.append(Descriptor::tss_segment(&descriptors.tss));
@@ -121,8 +120,8 @@ pub fn load() {
 
 /// Gives this CPU its own, guarded trap stacks, named by their tops.
 pub fn set_interrupt_stacks(tops: &[usize]) {
-    // SAFETY: as in `load`; the TSS is only read by this CPU's hardware, at traps, which are off.
-    let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() };
+    // SAFETY: made by `load` before; the cell is this CPU's, and the TSS is only read by this CPU's hardware, at traps, which are off.
+    let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
     let mut table = descriptors.tss.interrupt_stack_table;
     for (entry, &top) in table[..INTERRUPT_STACKS].iter_mut().zip(tops) {
         *entry = VirtAddr::new(top as u64);
@@ -133,8 +132,8 @@ pub fn set_interrupt_stacks(tops: &[usize]) {
 
 /// Lets faults use their own stack again: what was on it is given up.
 pub fn restore_fault_stack() {
-    // SAFETY: as in `set_interrupt_stacks`: only this CPU's hardware reads it, and interrupts are off.
-    let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() };
+    // SAFETY: made by `load` before; only this CPU's hardware reads it, and interrupts are off.
+    let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
     let mut table = descriptors.tss.interrupt_stack_table;
     table[Stack::Fault as usize] = descriptors.fault_stack;
     descriptors.tss.interrupt_stack_table = table;
@@ -156,9 +155,9 @@ pub(crate) enum FaultStack {
 
 /// Lets further faults of this CPU use another stack; where they went before, for [`put_fault_stack_back`].
 pub(crate) fn use_fault_stack(stack: FaultStack) -> VirtAddr {
-    // SAFETY: as in `set_interrupt_stacks`: only this CPU's hardware reads it, interrupts are off, and an NMI's handler puts back
-    // what it changes.
-    let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() };
+    // SAFETY: made by `load` before; only this CPU's hardware reads it, interrupts are off, and an NMI's handler puts back what it
+    // changes.
+    let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
     let table = descriptors.tss.interrupt_stack_table;
     let top = match stack {
         FaultStack::WhileReporting => table[Stack::DoubleFault as usize],
@@ -171,7 +170,7 @@ pub(crate) fn use_fault_stack(stack: FaultStack) -> VirtAddr {
 /// Undoes [`use_fault_stack`].
 pub(crate) fn put_fault_stack_back(top: VirtAddr) {
     // SAFETY: as in `use_fault_stack`.
-    let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() };
+    let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
     let mut table = descriptors.tss.interrupt_stack_table;
     table[Stack::Fault as usize] = top;
     descriptors.tss.interrupt_stack_table = table;
