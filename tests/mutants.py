@@ -84,11 +84,17 @@ mutant('suite', 'runtime/src/handlers.rs',"    if timer.timer.is_running_here() 
 mutant("model", "kernel/src/scheduler/mailbox.rs", "self.newest.compare_exchange(ptr::null_mut(), ptr::null_mut(), Ordering::AcqRel, Ordering::Acquire).is_ok()", "self.newest.load(Ordering::Acquire).is_null()")
 mutant("suite", W + "list.rs", "            if thread.claim().try_wake() {\n                return TakenOne(Some(thread));\n            }\n        }\n        TakenOne(None)", "            return TakenOne(thread.claim().try_wake().then_some(thread));\n        }\n        TakenOne(None)")
 mutant("kernel", "arch-x64/src/cpu.rs", "if instruction_pointer == &raw const halt_start as u64 {", "if false {")
-mutant("kernel", "arch-x64/src/vectors.rs", "        \"mov [rsp + {legacy} + header_word], rax\",\n", "")
+mutant("kernel", "arch-x64/src/vectors.rs", "        \"mov [rsp + {legacy} + header_word], rax\",\n", "        \"test [rsp + {legacy} + header_word], rax\",\n")
 mutant("kernel", "arch-x64/src/trap.rs", "const RED_ZONE: usize = 128;", "const RED_ZONE: usize = 0;")
 mutant("kernel", "arch-x64/src/trap.rs", "    let fault_stack = descriptors::use_fault_stack(stack);\n    handler();\n    descriptors::put_fault_stack_back(fault_stack);", "    let _ = stack;\n    handler();")
 mutant("kernel", "arch-x64/src/trap.rs", "core::arch::asm!(\"mov cr2, {}\", in(reg) address", "core::arch::asm!(\"/* {} */\", in(reg) address")
 mutant("kernel", "arch-x64/src/debug.rs", "        asm!(\"mov dr7, {}\", in(reg) 0u64, options(nomem, nostack, preserves_flags));\n    }\n    crate::cpu::breakpoints_off()", "    }\n    crate::cpu::breakpoints_off()")
+mutant("suite", "kernel/src/program/heap.rs", "        if !memory::reclaim() {", "        if true {")
+mutant("suite", "kernel/src/memory/stack.rs", "            reclaimer::is_due();", "")
+mutant("suite", "kernel/src/memory/zone/runs.rs", "self.base + free.start + gap as u64", "self.base + free.start")
+mutant("suite", "kernel/src/memory/zone/runs.rs", "        let index = index.or_else(|| self.take_aligned(pages, align))?;", "        let index = index?;")
+mutant("suite", "kernel/src/memory/zone/runs.rs", "        while run.end - run.start < wanted as u64", "        while false && run.end - run.start < wanted as u64")
+mutant("suite", "kernel/src/memory/zone/runs.rs", "                self.put_back(run.end.min(block.end)..block.end);", "")
 
 
 def change(copy, file, right, wrong):

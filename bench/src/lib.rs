@@ -5,7 +5,7 @@
 //! `-icount shift=0,sleep=off` a cycle is an executed guest instruction; the output says which of the two it is.
 //!
 //! - `harness`: how an operation is timed.
-//! - `local`, `memory`, `threads`, `events`, `processors`, `contention`, `runtime`, `noise`: the benchmarks.
+//! - `local`, `memory`, `threads`, `events`, `processors`, `contention`, `runtime`, `noise`: the benchmarks; `program_memory`: a program's blocks.
 //! - `output`: tables and JSON. `scale`: the same with many CPUs and many threads.
 #![no_std]
 
@@ -19,6 +19,7 @@ mod memory;
 mod noise;
 mod output;
 mod processors;
+mod program_memory;
 mod runtime;
 mod scale;
 mod threads;
@@ -61,6 +62,7 @@ pub fn all() -> impl Iterator<Item = &'static Benchmark> {
     let groups = [
         local::BENCHMARKS,
         memory::BENCHMARKS,
+        program_memory::BENCHMARKS,
         threads::BENCHMARKS,
         events::BENCHMARKS,
         processors::BENCHMARKS,

@@ -12,7 +12,7 @@ use crate::arch::{Architecture, Machine};
 use crate::command_line::{self, Options};
 use crate::cpu::{self, Cpu};
 use crate::memory::stack::{DEFAULT_SIZE, Stack};
-use crate::memory::{self, OutOfMemory};
+use crate::memory::{self, OutOfMemory, reclaimer};
 use crate::thread;
 use crate::time::{self, Deadline};
 use crate::{call, debug, interrupts, output, panic, scheduler, symbols, telemetry, trace, watchdog};
@@ -98,6 +98,9 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
 
     let start = move || {
         start_other_cpus(boot, options.cpus);
+        if let Err(error) = reclaimer::start() {
+            log::warn!("memory: {error}; what ended threads leave behind stays until it is needed");
+        }
         if options.trace && trace::start().is_err() {
             log::warn!("out of memory for the tracer: it stays off");
         }

@@ -21,6 +21,9 @@ pub use work::{compute, rounds_of};
 
 use alloc::string::String;
 
+/// The unit of rows that are no durations, but a share of something.
+pub const PERMILLE: &str = "permille";
+
 /// The machine figures are true of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

@@ -14,6 +14,7 @@ pub struct Samples {
     values: Vec<u64>,
     wanted: usize,
     counter: Counter,
+    unit: &'static str,
     warm_up: usize,
     to_skip: usize,
 }
@@ -28,7 +29,15 @@ impl Samples {
     pub fn with_warm_up(counter: Counter, wanted: usize, warm_up: usize) -> Option<Self> {
         let mut values = Vec::new();
         values.try_reserve_exact(wanted).ok()?;
-        Some(Self { values, wanted, counter, warm_up, to_skip: warm_up })
+        Some(Self { values, wanted, counter, unit: counter.unit(), warm_up, to_skip: warm_up })
+    }
+
+    /// A single value that is no duration, and what it is counted in; `None` without memory.
+    pub fn of_one(counter: Counter, value: u64, unit: &'static str) -> Option<Self> {
+        let mut samples = Self::with_warm_up(counter, 1, 0)?;
+        samples.unit = unit;
+        samples.values.push(value);
+        Some(samples)
     }
 
     /// How often an operation is done in all.
@@ -61,9 +70,9 @@ impl Samples {
         self.values.len() == self.wanted
     }
 
-    /// The counter.
-    pub fn counter(&self) -> Counter {
-        self.counter
+    /// What its values are counted in.
+    pub(crate) fn unit(&self) -> &'static str {
+        self.unit
     }
 
     /// The durations, sorted.

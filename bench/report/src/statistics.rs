@@ -43,7 +43,7 @@ pub struct Row {
     /// What is measured, for people.
     #[cfg_attr(feature = "serde", serde(default))]
     pub about: String,
-    /// What a duration is counted in: `instructions` or `cycles`.
+    /// What a value is counted in: `instructions`, `cycles` or [`PERMILLE`](crate::PERMILLE).
     pub unit: String,
     /// Number of durations.
     pub count: usize,
@@ -82,9 +82,14 @@ fn class_of(value: u64) -> u64 {
 }
 
 impl Row {
+    /// True if more is better, as of a share of the memory; of durations, less is.
+    pub fn is_share(&self) -> bool {
+        self.unit == crate::PERMILLE
+    }
+
     /// The statistics of samples.
     pub fn new(name: &str, about: &str, samples: Samples) -> Self {
-        let unit = samples.counter().unit();
+        let unit = samples.unit();
         let sorted = samples.into_sorted();
         // The smallest value that so many thousandths are not above ("nearest rank").
         let at = |thousandths: usize| {

@@ -100,7 +100,7 @@ fn figures(report: &Report) -> Result<String> {
     )?;
     writeln!(text, "| benchmark | floor | ours | ours / floor | the shortest way | where ours go |")?;
     writeln!(text, "|---|---|---|---|---|---|")?;
-    for row in &report.results {
+    for row in report.results.iter().filter(|row| !row.is_share()) {
         let Some(known) = reference::find(&row.name) else { continue };
         let rest = if row.median > 2 * known.floor { known.rest } else { "" };
         writeln!(
@@ -121,8 +121,11 @@ fn figures(report: &Report) -> Result<String> {
     Ok(text)
 }
 
-/// True for a row that is not ten times below Linux's, or not twice below Nautilus's.
+/// True for a duration that is not ten times below Linux's, or not twice below Nautilus's.
 fn is_close(report: &Report, row: &Row) -> bool {
+    if row.is_share() {
+        return false;
+    }
     let linux = report.linux_row(&row.name).is_some_and(|linux| linux.median < 10 * row.median);
     let nautilus = reference::find(&row.name).and_then(|known| known.nautilus);
     linux || nautilus.is_some_and(|nautilus| nautilus < 2 * row.median)

@@ -5,8 +5,9 @@ use anyhow::{Result, ensure};
 use super::measure::Report;
 use super::reference;
 
-/// How much worse a median may be than in the baseline, in percent.
+/// How much worse a median may be than in the baseline, in percent; and a share, in permille.
 const TOLERANCE: u64 = 5;
+const SHARE_TOLERANCE: u64 = 5;
 
 /// Rows of `now` that are worse than in `before`, in words.
 ///
@@ -34,6 +35,10 @@ pub fn regressions(now: &Report, before: &Report) -> Result<Vec<String>> {
     );
     let worse = |row: &&report::Row| {
         let earlier = before.row(&row.name)?;
+        if row.is_share() {
+            return (row.median + SHARE_TOLERANCE < earlier.median)
+                .then(|| format!("{}: {} of a thousand instead of {}", row.name, row.median, earlier.median));
+        }
         let most = earlier.median + earlier.median * TOLERANCE / 100;
         let percent = 100.0 * (row.median as f64 / earlier.median.max(1) as f64 - 1.0);
         (row.median > most)
@@ -62,11 +67,12 @@ pub fn unrecorded(now: &Report, before: &Report) -> Vec<String> {
 pub fn impossible(now: &Report) -> Vec<String> {
     let too_low = now.results.iter().filter_map(|row| {
         let reference = reference::find(&row.name)?;
-        (row.median < reference.floor).then(|| {
-            format!(
+        (row.median < reference.floor).then(|| match row.is_share() {
+            true => format!("{}: {} of a thousand, where it must be {}", row.name, row.median, reference.floor),
+            false => format!(
                 "{}: {} instructions, where the shortest way takes {} ({}): the benchmark does not do its work",
                 row.name, row.median, reference.floor, reference.shortest
-            )
+            ),
         })
     });
     if now.meta.icount { too_low.collect() } else { Vec::new() }
@@ -85,6 +91,19 @@ mod tests {
         assert_eq!(named.len(), 2, "{named:?}");
         assert!(named[0].starts_with("b: 106 instead of 100, 6%") && named[1].starts_with("c: 1"), "{named:?}");
         assert_eq!((missing(&now, &before).len(), unrecorded(&now, &before).len()), (1, 1));
+    }
+
+    #[test]
+    fn of_shares_less_is_worse() {
+        let share = |median| {
+            let mut report = report(&[("memory_usable_64", median)]);
+            report.results[0].unit = report::PERMILLE.into();
+            report
+        };
+        assert_eq!(regressions(&share(980), &share(960)).unwrap(), Vec::<String>::new());
+        let worse = regressions(&share(960), &share(980)).unwrap();
+        assert_eq!(worse, ["memory_usable_64: 960 of a thousand instead of 980"]);
+        assert_eq!(impossible(&share(940)), ["memory_usable_64: 940 of a thousand, where it must be 950"]);
     }
 
     #[test]

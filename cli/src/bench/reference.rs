@@ -10,7 +10,7 @@ pub struct Reference {
     pub nautilus: Option<u64>,
     /// What it may be at most.
     pub at_most: Option<u64>,
-    /// Instructions of the shortest sequence that could do it.
+    /// Instructions of the shortest sequence that could do it; of a share, what it must be at least.
     pub floor: u64,
     /// What that sequence is.
     pub shortest: &'static str,
@@ -115,6 +115,22 @@ pub const REFERENCES: &[Reference] = &[
         .linux("malloc_free_2m_remote")
         .rest("as alloc_free_2m")
         .close("as alloc_free_2m"),
+    row("program_alloc_free_64", 22, "flags, one object off a list; the same, onto it")
+        .linux("malloc_free_64")
+        .rest("the span of the block found (100), interrupts off and on, twice (40), the lock, twice (18), size to class (30), is it a block in use, was it overrun? (40)")
+        .close("glibc finds a block's size before it, where a program can overwrite it, and takes no lock for a thread's own"),
+    row("program_alloc_free_4096", 22, "flags, one object off a list; the same, onto it")
+        .linux("malloc_free_4096")
+        .rest("as above")
+        .close("as above"),
+    row("memory_usable_64", 950, "what is wanted at least").linux("malloc_usable_64"),
+    row("memory_usable_100", 850, "what is wanted at least").linux("malloc_usable_100"),
+    row("memory_usable_1024", 950, "what is wanted at least").linux("malloc_usable_1024"),
+    row("memory_usable_4096", 950, "what is wanted at least").linux("malloc_usable_4096"),
+    row("memory_usable_5000", 850, "what is wanted at least").linux("malloc_usable_5000"),
+    row("memory_usable_64k", 950, "what is wanted at least").linux("malloc_usable_64k"),
+    row("memory_usable_1m", 950, "what is wanted at least").linux("malloc_usable_1m"),
+    row("memory_usable_3m", 950, "what is wanted at least").linux("malloc_usable_3m"),
     row("page_map", 45, "a frame off a list, a slot of the window, four levels walked, an entry written")
         .linux("mmap_touch")
         .rest("the frame split off a larger block (120), the slot: class, lists and lock (70), four levels walked with their checks (60)"),

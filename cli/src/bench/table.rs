@@ -40,7 +40,7 @@ pub fn write(report: &Report, out: &mut dyn Write) -> io::Result<()> {
                 other.median,
                 other.p99,
                 other.max,
-                ratio(other.median, row.median)
+                if row.is_share() { "-".into() } else { ratio(other.median, row.median) }
             )?,
             None => writeln!(out, "nothing there does this")?,
         }

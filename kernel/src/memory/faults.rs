@@ -22,10 +22,15 @@ pub fn with_failing<T>(failing: u64, operation: impl FnOnce() -> T) -> (T, u64) 
     (result, SEEN.load(Ordering::Relaxed))
 }
 
+/// True while allocations of the calling thread are counted.
+pub(super) fn is_active() -> bool {
+    let wanted = THREAD.load(Ordering::Relaxed);
+    wanted != 0 && thread::try_running().is_some_and(|thread| thread.id() == wanted)
+}
+
 /// An allocation: fails if it is the one.
 pub(super) fn allocation() -> Result<(), OutOfMemory> {
-    let wanted = THREAD.load(Ordering::Relaxed);
-    if wanted == 0 || cpu::in_interrupt() || thread::try_running().is_none_or(|thread| thread.id() != wanted) {
+    if cpu::in_interrupt() || !is_active() {
         return Ok(());
     }
     if SEEN.fetch_add(1, Ordering::Relaxed) == FAILING.load(Ordering::Relaxed) { Err(OutOfMemory) } else { Ok(()) }

@@ -7,6 +7,7 @@
 pub(crate) mod cache;
 #[cfg(feature = "faults")]
 pub mod faults;
+pub(crate) mod reclaimer;
 pub mod stack;
 pub(crate) mod zone;
 
@@ -52,7 +53,8 @@ pub(crate) fn init(boot: &BootInformation) {
     zone::init(boot);
 }
 
-/// Allocates memory of a layout. Any context.
+/// Allocates memory of a layout. Any context; a thread with interrupts on waits where memory has run out, until what is kept
+/// for reuse has been given back.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -64,34 +66,38 @@ pub fn allocate(layout: Layout, placement: Placement) -> Result<NonNull<u8>, Out
         let _guard = InterruptGuard::new();
         let here = cpu::this();
         // SAFETY: this CPU's caches, interrupts off, not re-entered below.
-        let found = unsafe { here.caches.get() }.allocate(class_of(size), here.node).ok_or(OutOfMemory);
-        trace_allocation(size, found);
-        return found;
+        let found = unsafe { here.caches.get() }.allocate(class_of(size), here.node);
+        if found.is_some() {
+            trace_allocation(size, found);
+            return found.ok_or(OutOfMemory);
+        }
     }
-    let found = allocate_from_zones(size, placement);
+    let mut found = allocate_from_zones(size, placement);
+    if found.is_none() && reclaim() {
+        found = allocate_from_zones(size, placement);
+    }
     trace_allocation(size, found);
-    found
+    found.ok_or(OutOfMemory)
 }
 
 #[inline(always)]
-fn trace_allocation(size: usize, found: Result<NonNull<u8>, OutOfMemory>) {
+fn trace_allocation(size: usize, found: Option<NonNull<u8>>) {
     trace::event(Kind::Allocate, size as u64, found.map_or(0, |at| at.as_ptr() as u64));
 }
 
 #[cold]
-fn allocate_from_zones(size: usize, placement: Placement) -> Result<NonNull<u8>, OutOfMemory> {
+fn allocate_from_zones(size: usize, placement: Placement) -> Option<NonNull<u8>> {
     let _guard = InterruptGuard::new();
     if let Some(found) = frozen::allocate(size) {
-        return found.ok_or(OutOfMemory);
+        return found;
     }
     let take = |zone: &mut Zone| {
         if size <= CACHED_LIMIT { zone.allocate_object(class_of(size)) } else { zone.allocate_bytes(size) }
     };
-    let found = match placement {
+    match placement {
         Placement::Node(node) => ZONES.get(node).and_then(|zone| take(&mut zone.lock())),
         Placement::Near => zone::find_nearest(cpu::this().node, take),
-    };
-    found.ok_or(OutOfMemory)
+    }
 }
 
 /// Where an allocation may be made to fail that [`allocate`] has no part in; see [`faults`].
@@ -278,6 +284,11 @@ unsafe impl GlobalAlloc for KernelAllocator {
             unsafe { free(at, layout) };
         }
     }
+}
+
+/// Takes back what is kept for reuse; see [`reclaimer`]. True if there is more free memory now.
+pub fn reclaim() -> bool {
+    reclaimer::reclaim()
 }
 
 /// Nodes that have memory.

@@ -10,7 +10,7 @@ use core::time::Duration;
 use arch_contract::{PAGE_SIZE, Protection};
 
 use super::zone;
-use super::{OutOfMemory, free};
+use super::{OutOfMemory, free, reclaimer};
 use crate::arch::{Architecture, Machine};
 use crate::call;
 use crate::cpu;
@@ -23,8 +23,11 @@ pub const LARGEST_SIZE: usize = 64 << 20;
 /// Classes of slots: from 8 KiB (4 KiB of stack).
 const SMALLEST_SLOT_SHIFT: u32 = 13;
 const CLASSES: usize = 15;
-/// Freed stacks of a class kept mapped; more are given back when somebody comes by who may wait.
-const KEPT: usize = 64;
+/// Bytes of a class's freed stacks that stay mapped for good, and of how many times as many the reclaimer is told.
+const KEPT_BYTES: usize = 1 << 20;
+const TOO_MANY: usize = 4;
+/// Stacks that are unmapped for one TLB flush.
+const BATCH: usize = 64;
 /// How long all CPUs may take to flush their TLBs.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -82,6 +85,13 @@ impl Stack {
             return Err(OutOfMemory);
         }
         let size = size.max(PAGE_SIZE).next_power_of_two();
+        match Self::make(size) {
+            Err(OutOfMemory) if super::reclaim() => Self::make(size),
+            result => result,
+        }
+    }
+
+    fn make(size: usize) -> Result<Self, OutOfMemory> {
         let class = class_of(size);
         let mut stacks = STACKS.lock();
         let slot = match stacks.take_mapped(class) {
@@ -131,7 +141,11 @@ impl Stack {
     pub unsafe fn release(self) {
         let mut stacks = STACKS.lock();
         stacks.live -= 1;
-        stacks.put_mapped(self);
+        let is_too_many = stacks.put_mapped(self);
+        drop(stacks);
+        if is_too_many {
+            reclaimer::is_due();
+        }
     }
 
     fn map(&self) -> Result<(), OutOfMemory> {
@@ -160,19 +174,24 @@ impl Stack {
     }
 }
 
+/// Size of a class's stacks, in bytes.
+fn size_of_class(class: usize) -> usize {
+    1 << (class as u32 + SMALLEST_SLOT_SHIFT - 1)
+}
+
 /// Class of a stack size that is a power of two.
 fn class_of(size: usize) -> usize {
     ((2 * size).trailing_zeros() - SMALLEST_SLOT_SHIFT) as usize
 }
 
 impl Stacks {
-    /// A class with more freed, mapped stacks than `keep`.
-    fn class_above(&self, keep: usize) -> Option<usize> {
+    /// A class with more freed, mapped stacks than shall be kept.
+    fn class_above(&self, keep: Keep) -> Option<usize> {
         // The mask first: mostly there are one or two classes with any.
         let mut left = self.nonempty;
         while left != 0 {
             let class = left.trailing_zeros() as usize;
-            if self.classes[class].mapped_count > keep {
+            if self.classes[class].mapped_count > keep.of_class(class) {
                 return Some(class);
             }
             left &= left - 1;
@@ -192,11 +211,11 @@ impl Stacks {
         if list.mapped_count == 0 {
             self.nonempty &= !(1 << class);
         }
-        let size = 1 << (class as u32 + SMALLEST_SLOT_SHIFT - 1);
-        Some(Stack { bottom: top - size, top })
+        Some(Stack { bottom: top - size_of_class(class), top })
     }
 
-    fn put_mapped(&mut self, stack: Stack) {
+    /// True if there is one more of its class now than should be for long.
+    fn put_mapped(&mut self, stack: Stack) -> bool {
         let class = class_of(stack.size());
         self.nonempty |= 1 << class;
         let list = &mut self.classes[class];
@@ -206,6 +225,7 @@ impl Stacks {
         }
         list.mapped = stack.top;
         list.mapped_count += 1;
+        list.mapped_count == TOO_MANY * Keep::Some.of_class(class) + 1
     }
 
     fn take_empty(&mut self, class: usize) -> Option<usize> {
@@ -239,25 +259,16 @@ impl Stacks {
     }
 }
 
-/// True if so many freed stacks are kept that [`reclaim`] is due.
-pub fn reclaim_is_due() -> bool {
-    STACKS.lock().classes.iter().any(|class| class.mapped_count > 4 * KEPT)
-}
-
-/// Gives the memory of freed stacks back, all but a few, or all if `KEEP` is 0; how many bytes. Blocks until all CPUs
+/// Gives the memory of freed stacks back; how many bytes. Blocks until all CPUs
 /// have flushed their TLBs: for threads only.
 pub fn reclaim(keep: Keep) -> u64 {
-    let keep = match keep {
-        Keep::Some => KEPT,
-        Keep::None => 0,
-    };
     let mut bytes = 0;
     loop {
         // A batch without allocation: the unmapped stacks' memory is listed in that memory itself.
         let mut unmapped: Option<NonNull<Unmapped>> = None;
         let mut stacks = STACKS.lock();
         let mut batch = 0;
-        while let Some(class) = stacks.class_above(keep).filter(|_| batch < KEPT) {
+        while let Some(class) = stacks.class_above(keep).filter(|_| batch < BATCH) {
             let Some(stack) = stacks.take_mapped(class) else { break };
             let slot = stack.guard().start;
             if let Some(memory) = stack.unmap() {
@@ -304,6 +315,15 @@ pub enum Keep {
     None,
 }
 
+impl Keep {
+    fn of_class(self, class: usize) -> usize {
+        match self {
+            Self::Some => KEPT_BYTES / size_of_class(class),
+            Self::None => 0,
+        }
+    }
+}
+
 struct Unmapped {
     next: Option<NonNull<Unmapped>>,
     class: usize,
@@ -314,7 +334,6 @@ struct Unmapped {
 pub fn usage() -> (usize, u64) {
     let stacks = STACKS.lock();
     let sizes = stacks.classes.iter().enumerate();
-    let cached =
-        sizes.map(|(class, list)| (list.mapped_count as u64) << (class as u32 + SMALLEST_SLOT_SHIFT - 1)).sum();
+    let cached = sizes.map(|(class, list)| (list.mapped_count * size_of_class(class)) as u64).sum();
     (stacks.live, cached)
 }

@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use arch_contract::PAGE_SIZE;
 
-use super::regions::{RUN_LIMIT, Region, Regions, Scope, give_pages, scope, set_owner, take_pages};
+use super::regions::{RUN_LIMIT, Region, Regions, Scope, gap, give_pages, scope, set_owner, take_pages};
 use super::table::Table;
 use crate::cpu::{self, CacheLine};
 use crate::lock::SpinLock;
@@ -32,11 +32,13 @@ const FINE_LIMIT: usize = 1024;
 const FINE_STEP: usize = 16;
 const FINE_CLASSES: usize = FINE_LIMIT / FINE_STEP;
 const FINE_PAGES: usize = 4;
-/// Blocks up to this size are an eighth of a power of two apart, and come from spans of [`COARSE_PAGES`]; larger ones have
-/// pages of their own.
-const COARSE_LIMIT: usize = 8192;
+/// Blocks up to this size are an eighth of a power of two apart, and come from spans of [`COARSE_PAGES`], or
+/// [`COARSEST_PAGES`] if they are larger than [`COARSE_SPAN_LIMIT`]; larger ones have pages of their own.
+const COARSE_LIMIT: usize = 16384;
+const COARSE_SPAN_LIMIT: usize = 8192;
 const COARSE_PER_DOUBLING: usize = 8;
 const COARSE_PAGES: usize = 8;
+const COARSEST_PAGES: usize = 32;
 const CLASSES: usize = FINE_CLASSES + COARSE_PER_DOUBLING * (COARSE_LIMIT / FINE_LIMIT).ilog2() as usize;
 
 const NONE: u32 = u32::MAX;
@@ -170,8 +172,13 @@ fn class_for(size: usize, align: usize) -> Option<(usize, usize)> {
     None
 }
 
-fn pages_of(class: usize) -> usize {
-    if class < FINE_CLASSES { FINE_PAGES } else { COARSE_PAGES }
+/// Pages of a span for blocks of a size.
+fn pages_for(block: usize) -> usize {
+    match block {
+        ..=FINE_LIMIT => FINE_PAGES,
+        ..=COARSE_SPAN_LIMIT => COARSE_PAGES,
+        _ => COARSEST_PAGES,
+    }
 }
 
 impl Heap {
@@ -200,11 +207,27 @@ impl Heap {
         })
     }
 
-    /// Allocates memory.
+    /// Allocates memory. A thread waits where there is none, until what is kept for reuse has been given back.
     ///
     /// # Errors
     /// [`OutOfMemory`], also for absurd sizes and alignments.
+    #[inline(always)]
     pub fn allocate(&self, size: usize, align: usize, placement: Placement) -> Result<NonNull<u8>, OutOfMemory> {
+        match self.try_allocate(size, align, placement) {
+            Err(OutOfMemory) => self.allocate_again(size, align, placement),
+            found => found,
+        }
+    }
+
+    #[cold]
+    fn allocate_again(&self, size: usize, align: usize, placement: Placement) -> Result<NonNull<u8>, OutOfMemory> {
+        if !memory::reclaim() {
+            return Err(OutOfMemory);
+        }
+        self.try_allocate(size, align, placement)
+    }
+
+    fn try_allocate(&self, size: usize, align: usize, placement: Placement) -> Result<NonNull<u8>, OutOfMemory> {
         if size > SIZE_LIMIT || align > ALIGN_LIMIT || !align.is_power_of_two() {
             return Err(OutOfMemory);
         }
@@ -256,7 +279,7 @@ impl Heap {
     /// A span for a class, in no list.
     #[cold]
     fn make_span(&self, shard: usize, regions: usize, class: usize, block: usize) -> Result<u32, OutOfMemory> {
-        let pages = pages_of(class);
+        let pages = pages_for(block);
         let capacity = pages * PAGE_SIZE / block;
         let entries = memory::allocate(entries_layout(capacity), Placement::Near)?.cast::<u16>();
         let taken = self.regions[regions].lock().take(pages);
@@ -301,7 +324,7 @@ impl Heap {
             (region.as_ptr(), start)
         } else {
             let (node, _) = self.regions[regions].lock().placement();
-            (ptr::null_mut(), take_pages(node, scope, pages, align)?)
+            (ptr::null_mut(), take_pages(node, scope, pages, align, gap(pages, align))?)
         };
         let blocks = Blocks {
             start: start.as_ptr() as usize,

@@ -1,6 +1,5 @@
 //! From an ELF file to code that can run: memory, relocations, the kernel's functions, write-xor-execute pages.
 
-use core::alloc::Layout;
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -13,10 +12,12 @@ use elf::abi;
 use elf::endian::LittleEndian;
 use elf::segment::ProgramHeader;
 
+use super::regions::{Scope, give_pages, take_pages};
 use crate::arch::{Architecture, Machine};
 use crate::call;
+use crate::cpu;
 use crate::lock::SpinLock;
-use crate::memory::{self, OutOfMemory, Placement};
+use crate::memory::{self, OutOfMemory};
 
 /// Largest image in memory, in bytes.
 pub const SIZE_LIMIT: usize = 256 << 20;
@@ -104,7 +105,8 @@ impl From<elf::ParseError> for LoadError {
 pub struct Image {
     /// Its memory in the direct map.
     memory: NonNull<u8>,
-    layout: Layout,
+    /// Bytes of that, whole pages.
+    size: usize,
     /// Where it is mapped.
     place: Range<usize>,
     /// What of that is code.
@@ -138,11 +140,14 @@ impl Image {
         let headers = elf.segments().ok_or(LoadError::NotElf)?;
         let segments = segments(headers.iter())?;
         let size = segments.iter().map(|segment| segment.pages.end).max().ok_or(LoadError::NotElf)?;
-        let layout = Layout::from_size_align(size, PAGE_SIZE).map_err(|_| LoadError::OutOfMemory)?;
-        let memory = memory::allocate(layout, Placement::Near)?;
+        let take = || take_pages(cpu::this_node(), Scope::Nearest, size / PAGE_SIZE, PAGE_SIZE, 0);
+        let memory = match take() {
+            Err(OutOfMemory) if memory::reclaim() => take()?,
+            taken => taken?,
+        };
         let mut image = Self {
             memory,
-            layout,
+            size,
             place: 0..0,
             code: ArrayVec::new(),
             constructors: 0..0,
@@ -190,7 +195,7 @@ impl Image {
 
     fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: allocated with this size, and not yet mapped anywhere else.
-        unsafe { core::slice::from_raw_parts_mut(self.memory.as_ptr(), self.layout.size()) }
+        unsafe { core::slice::from_raw_parts_mut(self.memory.as_ptr(), self.size) }
     }
 
     fn fill(&mut self, elf: &File<'_>, file: &[u8]) -> Result<(), LoadError> {
@@ -250,7 +255,7 @@ impl Image {
             return Ok(0..0);
         };
         let place = range(section.sh_addr, section.sh_size).ok_or(LoadError::NotElf)?;
-        let fits = place.end <= self.layout.size() && place.len().is_multiple_of(size_of::<usize>());
+        let fits = place.end <= self.size && place.len().is_multiple_of(size_of::<usize>());
         let start = self.place.start;
         if fits { Ok(start + place.start..start + place.end) } else { Err(LoadError::NotElf) }
     }
@@ -312,13 +317,12 @@ impl Drop for Image {
             }
             if let Err(error) = call::on_all(Machine::flush_tlb, FLUSH_LIMIT) {
                 // A CPU that does not answer may still use the old translations.
-                log::error!("programs: {error}; an image's memory of {} bytes is lost for safety", self.layout.size());
+                log::error!("programs: {error}; an image's memory of {} bytes is lost for safety", self.size);
                 return;
             }
             MAPPED.lock().retain(|place| *place != self.place);
         }
-        // SAFETY: allocated in `load` with this layout; mapped nowhere any more.
-        unsafe { memory::free(self.memory, self.layout) };
+        give_pages(self.memory, self.size / PAGE_SIZE);
     }
 }
 

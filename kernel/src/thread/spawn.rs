@@ -15,7 +15,7 @@ use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, Cpu};
 use crate::fiber::Ring;
 use crate::lock::{InterruptGuard, SpinLock};
-use crate::memory::stack::{self, DEFAULT_SIZE, Keep, Stack};
+use crate::memory::stack::{DEFAULT_SIZE, Stack};
 use crate::memory::{self, OutOfMemory, Placement};
 use crate::program::Program;
 use crate::scheduler;
@@ -157,29 +157,20 @@ impl<'a> Builder<'a> {
         unsafe { here.stock.get() }.take()
     }
 
-    /// A new thread with a new stack. Where memory is short, takes back what dead threads and freed stacks hold.
+    /// A new thread with a new stack. Where memory is short, takes back what dead threads and freed stacks hold, with interrupts
+    /// on, which the caller's guard turned off.
     #[cold]
     fn allocate(&self, interrupts: &InterruptGuard) -> Result<&'static Thread, SpawnError> {
-        let may_block = interrupts.were_enabled() && !cpu::this().in_interrupt.load(Ordering::Relaxed);
-        if may_block && stack::reclaim_is_due() {
-            reclaim(Keep::Some);
+        let size = self.stack_size.max(DEFAULT_SIZE);
+        let first = Thread::allocate(size);
+        if first.is_ok() || !interrupts.were_enabled() {
+            return Ok(first?);
         }
-        match Thread::allocate(self.stack_size.max(DEFAULT_SIZE)) {
-            Err(_) if may_block && reclaim(Keep::None) > 0 => Ok(Thread::allocate(self.stack_size.max(DEFAULT_SIZE))?),
-            result => Ok(result?),
-        }
+        Machine::enable_interrupts();
+        memory::reclaim();
+        Machine::disable_interrupts();
+        Ok(Thread::allocate(size)?)
     }
-}
-
-/// Reclaims stacks with interrupts on, which the caller's guard turned off.
-fn reclaim(keep: Keep) -> u64 {
-    Machine::enable_interrupts();
-    if keep == Keep::None {
-        empty_stock();
-    }
-    let bytes = stack::reclaim(keep);
-    Machine::disable_interrupts();
-    bytes
 }
 
 /// Gives the dead threads kept on this CPU back, their stacks to the freed ones.

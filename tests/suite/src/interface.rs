@@ -13,12 +13,14 @@ use core::time::Duration;
 use abi::{ANY, BUSY, INVALID, NEVER, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
 use kernel::memory::faults::with_failing;
 use kernel::memory::stack::{self, Keep};
-use kernel::program::{self, Outcome, Program};
+use kernel::program::Outcome;
 use kernel::time::{Deadline, spin_until};
 use kernel::{call, cpu, memory, thread};
 
+use crate::program::api::*;
+use crate::program::{check, end, start, succeed};
 use crate::support::{LIMIT, eventually, join, text};
-use crate::{TestResult, ensure, tests};
+use crate::{TestResult, ensure, program_memory, tests};
 
 tests![
     a_program_ends_only_when_its_calls_have_run,
@@ -33,59 +35,10 @@ tests![
     fibers_are_their_threads_own,
     a_program_ends_while_it_joins,
     many_objects_and_blocks_end_at_once,
-    an_overrun_harms_nobody_else_and_is_named,
-    of_memory_taken_nearly_all_is_given,
     a_blocking_call_in_a_handler_ends_the_program,
     tasks_may_queue_tasks_until_their_pool_has_gone,
     nothing_is_left_of_any_program,
 ];
-
-/// Declares the interface's functions, as a program has them.
-macro_rules! declare {
-    ($($(#[doc = $doc:literal])* fn $name:ident($($parameter:ident: $kind:ty),* $(,)?) $(-> $result:ty)?;)*) => {
-        #[allow(dead_code, clippy::missing_safety_doc, reason = "all of it, as in the definition")]
-        mod api {
-            use abi::*;
-            $(pub unsafe fn $name($($parameter: $kind),*) $(-> $result)? {
-                type Entry = unsafe extern "C" fn($($kind),*) $(-> $result)?;
-                let address = runtime::resolve(stringify!($name)).expect("the interface has it");
-                // SAFETY: `resolve` has it checked against the same definition.
-                let entry = unsafe { core::mem::transmute::<usize, Entry>(address) };
-                // SAFETY: the caller's obligation.
-                unsafe { entry($($parameter),*) }
-            })*
-        }
-    };
-}
-abi::functions!(declare);
-use api::*;
-
-/// Ends a program's function with the line as its status unless a condition holds.
-macro_rules! check {
-    ($condition:expr) => {
-        if !$condition {
-            return line!() as i32;
-        }
-    };
-}
-
-fn start(body: fn() -> i32) -> Result<Arc<Program>, String> {
-    program::start_function("test", body).map_err(text)
-}
-
-fn end(program: &Program) -> Result<Outcome, String> {
-    program.wait_until(Deadline::after(LIMIT)).map_err(|_| String::from("the program does not end"))?;
-    program.outcome().ok_or_else(|| "no outcome".into())
-}
-
-/// Runs a program that must succeed.
-fn succeed(body: fn() -> i32) -> TestResult {
-    match end(&*start(body)?)? {
-        Outcome::Exited(0) => Ok(()),
-        Outcome::Exited(line) => Err(format!("the check in line {line} failed")),
-        outcome => Err(format!("the program {outcome}")),
-    }
-}
 
 static RELEASED: AtomicBool = AtomicBool::new(false);
 static STARTED: AtomicU32 = AtomicU32::new(0);
@@ -643,84 +596,6 @@ fn many_objects_and_blocks_end_at_once() -> TestResult {
     })
 }
 
-fn an_overrun_harms_nobody_else_and_is_named() -> TestResult {
-    let program = start(|| {
-        let mut blocks = [ptr::null_mut(); 8];
-        for block in &mut blocks {
-            // SAFETY: no condition.
-            *block = unsafe { aero_allocate(100, 16, ANY) };
-            check!(!block.is_null());
-        }
-        let mut channel = ptr::null_mut();
-        // SAFETY: a place for the handle; and bytes behind and before blocks, which is what this is for: they are the
-        // program's all the same.
-        unsafe {
-            check!(aero_channel_create(1, &raw mut channel) == OK);
-            blocks[3].write_bytes(b'A', 300);
-            blocks[7].sub(64).write_bytes(b'A', 64);
-            // The kernel still knows its blocks.
-            aero_free(blocks[0]);
-            check!(aero_channel_send(channel, 1, NEVER) == OK);
-        }
-        0
-    })?;
-    let outcome = end(&program)?;
-    ensure!(outcome == Outcome::Exited(0), "the program {outcome}");
-    let left = program.left();
-    ensure!(left.memory.blocks == 7 && left.memory.bytes == 700, "left {:?}", left.memory);
-    ensure!(left.overrun.is_some_and(|overrun| overrun.size == 100), "{:?} was named", left.overrun);
-    let program = start(|| {
-        // SAFETY: one byte too many, which is what this is for.
-        unsafe {
-            let block = aero_allocate(100, 16, ANY);
-            block.write_bytes(b'A', 101);
-            aero_free(block);
-        }
-        0
-    })?;
-    match end(&program)? {
-        Outcome::Failed(reason) => {
-            ensure!(reason.contains("a block of 100 bytes"), "it failed, but: {reason}");
-            Ok(())
-        }
-        outcome => Err(format!("the program {outcome}")),
-    }
-}
-
-fn of_memory_taken_nearly_all_is_given() -> TestResult {
-    static SIZE: AtomicU64 = AtomicU64::new(0);
-    static GIVEN: AtomicU64 = AtomicU64::new(0);
-    static TAKEN: AtomicU64 = AtomicU64::new(0);
-    const ENOUGH: u64 = 32 << 20;
-    /// Most bytes that a program takes from a zone at once for small blocks.
-    const REGION: u64 = 4 << 20;
-    fn free_pages() -> u64 {
-        memory::nodes().filter_map(memory::node_usage).map(|usage| usage.free).sum()
-    }
-    for (size, permille) in
-        [(64, 950), (100, 850), (1024, 950), (4096, 950), (5000, 850), (65_536, 950), (1 << 20, 950)]
-    {
-        SIZE.store(size, Ordering::SeqCst);
-        GIVEN.store(0, Ordering::SeqCst);
-        TAKEN.store(0, Ordering::SeqCst);
-        succeed(|| {
-            let size = SIZE.load(Ordering::SeqCst);
-            let free = free_pages();
-            while GIVEN.load(Ordering::SeqCst) < ENOUGH {
-                // SAFETY: no condition.
-                check!(!unsafe { aero_allocate(size as usize, 16, ANY) }.is_null());
-                GIVEN.fetch_add(size, Ordering::SeqCst);
-            }
-            TAKEN.store(free - free_pages(), Ordering::SeqCst);
-            0
-        })?;
-        let (given, taken) = (GIVEN.load(Ordering::SeqCst), TAKEN.load(Ordering::SeqCst));
-        // The last region is not full yet.
-        ensure!(given * 1000 / (taken - REGION) >= permille, "of {taken} bytes {given} are in blocks of {size}");
-    }
-    Ok(())
-}
-
 fn a_blocking_call_in_a_handler_ends_the_program() -> TestResult {
     static STATUS: AtomicU32 = AtomicU32::new(0);
     static EVENT: abi::Event = abi::Event::uninit();
@@ -815,5 +690,5 @@ fn nothing_is_left_of_any_program() -> TestResult {
 }
 
 fn tests_of_programs() -> impl Iterator<Item = (&'static str, fn() -> TestResult)> {
-    TESTS.iter().map(|test| (test.name, test.run))
+    TESTS.iter().chain(program_memory::TESTS).map(|test| (test.name, test.run))
 }

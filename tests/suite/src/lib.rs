@@ -9,6 +9,8 @@ extern crate alloc;
 mod calls;
 mod interface;
 mod memory;
+mod program;
+mod program_memory;
 mod runtimes;
 mod soak;
 mod state;
@@ -63,6 +65,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         runtimes::TESTS,
         traps::TESTS,
         interface::TESTS,
+        program_memory::TESTS,
         state::TESTS,
     ]
     .into_iter()

@@ -5,10 +5,10 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use report::Counter;
+use report::{Counter, Samples};
 
 use crate::system::{self, Spinners, check};
-use crate::{Benchmark, Outcome, benchmark, cycles, repeat, samples};
+use crate::{Benchmark, Error, Outcome, benchmark, cycles, repeat, samples};
 
 /// The benchmarks.
 pub const BENCHMARKS: &[Benchmark] = &[
@@ -18,6 +18,14 @@ pub const BENCHMARKS: &[Benchmark] = &[
     benchmark("malloc_free_64_remote", 2, |counter| allocate_remotely(counter, 64)),
     benchmark("malloc_free_4096_remote", 2, |counter| allocate_remotely(counter, 4096)),
     benchmark("malloc_free_2m_remote", 2, |counter| allocate_remotely(counter, 2 << 20)),
+    benchmark("malloc_usable_64", 1, |counter| usable(counter, 64)),
+    benchmark("malloc_usable_100", 1, |counter| usable(counter, 100)),
+    benchmark("malloc_usable_1024", 1, |counter| usable(counter, 1024)),
+    benchmark("malloc_usable_4096", 1, |counter| usable(counter, 4096)),
+    benchmark("malloc_usable_5000", 1, |counter| usable(counter, 5000)),
+    benchmark("malloc_usable_64k", 1, |counter| usable(counter, 64 << 10)),
+    benchmark("malloc_usable_1m", 1, |counter| usable(counter, 1 << 20)),
+    benchmark("malloc_usable_3m", 1, |counter| usable(counter, 3 << 20)),
     benchmark("mmap_touch", 1, map),
     benchmark("munmap", 1, unmap),
     benchmark("memcpy_64k", 1, copy),
@@ -77,6 +85,38 @@ fn allocate_remotely(counter: Counter, size: usize) -> Outcome {
     desk.stop.store(true, Ordering::Relaxed);
     freeing.join().map_err(|_| "the freeing thread ended early")?;
     Ok(samples)
+}
+
+/// Bytes that [`usable`] asks for.
+const IN_ALL: usize = 64 << 20;
+
+/// The process's resident memory, in pages (proc(5), /proc/pid/statm).
+fn resident_pages() -> Result<usize, Error> {
+    let text = std::fs::read_to_string("/proc/self/statm")?;
+    Ok(text.split_whitespace().nth(1).ok_or("/proc/self/statm has no second field")?.parse()?)
+}
+
+/// What was asked for, of what that made resident, page tables not counted.
+fn usable(counter: Counter, size: usize) -> Outcome {
+    let mut blocks = Vec::with_capacity(IN_ALL / size);
+    blocks.resize(blocks.capacity(), ptr::null_mut::<u8>());
+    let before = resident_pages()?;
+    for block in &mut blocks {
+        // SAFETY: any size may be asked for.
+        *block = unsafe { libc::malloc(size) }.cast();
+        if block.is_null() {
+            return Err("out of memory".into());
+        }
+        // SAFETY: as many bytes.
+        (0..size).step_by(PAGE).for_each(|offset| unsafe { block.add(offset).write_volatile(1) });
+    }
+    let resident = (resident_pages()? - before) * PAGE;
+    let permille = blocks.len() * size * 1000 / resident;
+    for block in blocks {
+        // SAFETY: allocated above.
+        unsafe { libc::free(block.cast()) };
+    }
+    Samples::of_one(counter, permille as u64, report::PERMILLE).ok_or_else(|| "out of memory for the sample".into())
 }
 
 const PAGE: usize = 4096;

@@ -1,7 +1,10 @@
 //! A zone: the memory of one NUMA node. A buddy allocator of frames, and slabs of small objects in single frames.
 //!
-//! The zone keeps a 16-byte record per frame in its own memory, and beside it a word for whoever has the frame. Every operation takes bounded time: at most one step
-//! per block order, except [`Zone::allocate_bytes_below`], which looks at all free blocks.
+//! The zone keeps a 16-byte record per frame in its own memory, and beside it a word for whoever has the frame. Every
+//! operation takes bounded time: at most one step per block order, except [`Zone::allocate_pages`], which tries a limited number of
+//! free blocks, and [`Zone::allocate_bytes_below`], which looks at all of them.
+
+mod runs;
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -262,14 +265,10 @@ impl Zone {
 
     /// Frees a range in the largest aligned blocks.
     fn add(&mut self, range: PhysicalRange) {
-        let (mut frame, end) = (range.start / PAGE_SIZE as u64, range.end / PAGE_SIZE as u64);
-        while frame < end {
-            let by_alignment = (frame.trailing_zeros() as usize).min(ORDERS - 1);
-            let by_length = (end - frame).ilog2() as usize;
-            let order = by_alignment.min(by_length);
-            self.insert_free((frame - self.base) as u32, order);
+        let first = range.start / PAGE_SIZE as u64;
+        for (number, order) in runs::blocks_of(first, range.end / PAGE_SIZE as u64) {
+            self.insert_free((number - self.base) as u32, order);
             self.free_frames += 1 << order;
-            frame += 1 << order;
         }
     }
 
@@ -402,41 +401,6 @@ impl Zone {
         Some(self.address_of(index))
     }
 
-    /// `pages` frames in a row, aligned to `align` bytes, a power of two; no more is taken than that.
-    pub fn allocate_pages(&mut self, pages: usize, align: usize) -> Option<NonNull<u8>> {
-        let order = order_of((pages * PAGE_SIZE).max(align))?;
-        let index = self.take_block(order)?;
-        for (offset, order) in powers_of_two(pages) {
-            let frame = self.frame(index + offset as u32);
-            frame.kind = Kind::Allocated;
-            frame.order = order as u8;
-        }
-        let mut offset = pages;
-        while offset < 1 << order {
-            let spare = offset.trailing_zeros() as usize;
-            self.return_block(index + offset as u32, spare);
-            offset += 1 << spare;
-        }
-        Some(self.address_of(index))
-    }
-
-    /// Frees what [`Zone::allocate_pages`] gave, with the same number of frames.
-    ///
-    /// # Panics
-    /// As [`Zone::free_block`].
-    pub fn free_pages(&mut self, at: NonNull<u8>, pages: usize) {
-        let index = self.index_of(at);
-        for (offset, order) in powers_of_two(pages) {
-            let frame = self.frame(index + offset as u32);
-            assert!(
-                frame.kind == Kind::Allocated && usize::from(frame.order) == order,
-                "freed {pages} frames at {at:p}, which were not allocated as such ({:?})",
-                frame.kind
-            );
-            self.return_block(index + offset as u32, order);
-        }
-    }
-
     /// Frees a block.
     ///
     /// # Panics
@@ -532,17 +496,6 @@ impl Zone {
             largest_free: if largest == 0 { 0 } else { (PAGE_SIZE as u64) << (largest - 1) },
         }
     }
-}
-
-/// A number of frames as blocks: where each begins and its order, the largest first, so that each is aligned to its size.
-fn powers_of_two(pages: usize) -> impl Iterator<Item = (usize, usize)> {
-    let mut offset = 0;
-    core::iter::from_fn(move || {
-        let order = (pages - offset).checked_ilog2()? as usize;
-        let start = offset;
-        offset += 1 << order;
-        Some((start, order))
-    })
 }
 
 /// Order of the smallest block of `size` bytes; `None` if there are none so large.
