@@ -249,6 +249,9 @@ pub trait Architecture: Debugging + Sized + 'static {
     fn vector_control() -> u64;
     /// Sets what [`Architecture::vector_control`] gave.
     fn set_vector_control(control: u64);
+    /// Points the running code at its thread-local variables (the FS base on x86-64). Called by the scheduler, for threads that
+    /// have some.
+    fn set_thread_pointer(address: usize);
     /// What state there is, for people ("x87 SSE AVX by XSAVE, 832 bytes").
     fn vector_state(write: &mut dyn fmt::Write) -> fmt::Result;
 

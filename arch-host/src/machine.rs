@@ -71,6 +71,9 @@ impl Architecture for Machine {
     arch_x64::context_methods!();
     arch_x64::vector_methods!();
 
+    /// Its threads' own variables are the C library's: FS base stays as it is.
+    fn set_thread_pointer(_: usize) {}
+
     fn fault_contained() {}
 
     /// Linux's own, of which none has this number.

@@ -64,6 +64,10 @@ impl Architecture for Machine {
 
     fn set_vector_control(_: u64) {}
 
+    fn set_thread_pointer(address: usize) {
+        arch_x64::cpu::set_fs_base(address);
+    }
+
     fn vector_state(write: &mut dyn core::fmt::Write) -> core::fmt::Result {
         write.write_str("none is kept yet")
     }

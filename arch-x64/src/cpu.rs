@@ -6,8 +6,10 @@ use core::mem::{MaybeUninit, offset_of};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use arch_contract::MAX_CPUS;
+use raw_cpuid::CpuId;
 use x86_64::VirtAddr;
-use x86_64::registers::model_specific::GsBase;
+use x86_64::registers::control::{Cr4, Cr4Flags};
+use x86_64::registers::model_specific::{FsBase, GsBase};
 
 use crate::descriptors::Descriptors;
 
@@ -65,6 +67,35 @@ static BLOCKS: [CpuBlock; MAX_CPUS] = [const {
         descriptors: UnsafeCell::new(MaybeUninit::uninit()),
     }
 }; MAX_CPUS];
+
+/// True where FS base is written by an instruction (SDM Vol. 2, WRFSBASE), not by its register's number.
+static HAS_FS_BASE: AtomicBool = AtomicBool::new(false);
+
+/// Allows WRFSBASE on this CPU, if it has that. All CPUs are alike.
+pub(crate) fn allow_fs_base() {
+    let has = CpuId::new().get_extended_feature_info().is_some_and(|features| features.has_fsgsbase());
+    if has {
+        // SAFETY: the CPU has the instructions, which nothing but `set_thread_pointer` contains.
+        unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::FSGSBASE)) };
+    }
+    HAS_FS_BASE.store(has, Ordering::Relaxed);
+}
+
+/// Sets FS base, which the kernel itself does not use, by the register's number.
+pub fn set_fs_base(address: usize) {
+    FsBase::write(VirtAddr::new_truncate(address as u64));
+}
+
+/// The same in the fastest way this CPU has.
+#[inline(always)]
+pub fn set_thread_pointer(address: usize) {
+    if HAS_FS_BASE.load(Ordering::Relaxed) {
+        // SAFETY: allowed by `allow_fs_base` on every CPU; the address is one of a program's memory, which is canonical.
+        unsafe { asm!("wrfsbase {}", in(reg) address, options(nostack, preserves_flags)) };
+    } else {
+        set_fs_base(address);
+    }
+}
 
 /// Points GS at the block of CPU `index`. First thing a CPU does in Rust.
 pub fn claim_block(index: usize, apic_id: u32) {

@@ -298,4 +298,5 @@ pub fn flush_tlb() {
 pub fn control_registers() {
     // SAFETY: debugging extensions only make reserved debug registers trap.
     unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::DEBUGGING_EXTENSIONS)) };
+    crate::cpu::allow_fs_base();
 }

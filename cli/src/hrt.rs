@@ -5,17 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use object::{Object, ObjectSymbol};
 
+use crate::c_library;
+use crate::c_program;
 use crate::header;
 use crate::image::{self, Image, Which, cargo, root, run};
 use crate::pack::{self, Program};
 
 const TARGET: &str = "hrt/x86_64-hrt-none.json";
-/// Functions that compilers call without being asked; the kernel has them for programs.
-const COMPILER_FUNCTIONS: [&str; 4] = ["memcpy", "memmove", "memset", "memcmp"];
 
 /// The instructions a program may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -36,7 +36,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::V1 => "x86-64",
             Self::V2 => "x86-64-v2",
@@ -77,13 +77,19 @@ fn program(directory: &Path, isa: Isa) -> Result<Program> {
     let shown = directory.display();
     ensure!(directory.is_dir(), "{shown} is not a directory");
     let directory = &directory.canonicalize()?;
-    let (name, objects) =
-        if directory.join("Cargo.toml").exists() { rust(directory, isa)? } else { c(directory, isa)? };
     let out = root().join("target/hrt").join(isa.name());
+    let (name, objects, libraries) = if directory.join("Cargo.toml").exists() {
+        let (name, objects) = rust(directory, isa)?;
+        (name, objects, Vec::new())
+    } else {
+        let built = c_program::build(directory, isa, &out)?;
+        let libraries = c_library::build(isa, &out, built.has_cxx)?;
+        (built.name, built.objects, libraries)
+    };
     let debug = out.join(format!("{name}.elf"));
-    let whole = link(&objects, &debug, &[])?;
+    let whole = link(&objects, &libraries, &debug, &[])?;
     check(&whole).with_context(|| format!("{shown} is no program"))?;
-    let elf = link(&objects, &out.join(format!("{name}.stripped")), &["-s"])?;
+    let elf = link(&objects, &libraries, &out.join(format!("{name}.stripped")), &["-s"])?;
     let symbols = pack::symbol_table(&object::File::parse(&*whole)?, 0)?;
     Ok(Program { name, elf, symbols, debug })
 }
@@ -92,16 +98,31 @@ fn program(directory: &Path, isa: Isa) -> Result<Program> {
 fn check(bytes: &[u8]) -> Result<()> {
     let file = object::File::parse(bytes)?;
     let mut has_entry = false;
+    let mut missing = Vec::new();
     for symbol in file.dynamic_symbols() {
         let name = symbol.name()?;
-        if symbol.is_undefined() {
-            let known = header::functions().any(|function| function.name == name) || COMPILER_FUNCTIONS.contains(&name);
-            ensure!(known || name.is_empty(), "it calls `{name}`, which neither it nor the kernel has");
-        } else {
+        if !symbol.is_undefined() {
             has_entry |= name == abi::PROGRAM_SYMBOL;
+        } else if !name.is_empty() && !symbol.is_weak() && !header::functions().any(|function| function.name == name) {
+            missing.push(format!("`{name}`"));
         }
     }
-    ensure!(has_entry, "it has no entry: use `hrt::program!(main)` in Rust, `AERO_PROGRAM(main)` in C");
+    // The C library's own start asks for it where there is no entry.
+    if let Some(main) = missing.iter().position(|name| name == "`main`") {
+        missing.remove(main);
+        has_entry = false;
+    }
+    ensure!(
+        missing.is_empty(),
+        "it needs {}, which neither it nor the kernel nor the C library for programs has: docs/HRT.md, \"C and C++\", tells what there \
+         is; add files or libraries that have the rest in `{}`",
+        missing.join(", "),
+        c_program::DESCRIPTION
+    );
+    ensure!(
+        has_entry,
+        "it has no entry: use `hrt::program!(main)` in Rust; `main` or `AERO_PROGRAM(function)` in C and C++"
+    );
     Ok(())
 }
 
@@ -109,7 +130,15 @@ fn check(bytes: &[u8]) -> Result<()> {
 fn rust(directory: &Path, isa: Isa) -> Result<(String, Vec<PathBuf>)> {
     let manifest = directory.join("Cargo.toml");
     let name = package_name(&manifest)?;
-    let out = root().join("target/hrt");
+    let built =
+        compile_crate(&manifest, &name, isa).with_context(|| format!("{} does not build", directory.display()))?;
+    ensure!(built.exists(), "{} has no library: it needs src/lib.rs", directory.display());
+    Ok((name, vec![built]))
+}
+
+/// Compiles a crate as code for programs; where its library is then, if it has one.
+pub fn compile_crate(manifest: &Path, name: &str, isa: Isa) -> Result<PathBuf> {
+    let out = root().join("target/hrt").join(isa.name());
     let mut command = cargo();
     command
         .env("RUSTC_BOOTSTRAP", "1")
@@ -118,16 +147,13 @@ fn rust(directory: &Path, isa: Isa) -> Result<(String, Vec<PathBuf>)> {
         .args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"])
         .args(["--config", "profile.release.debug=2", "--config", "profile.release.panic=\"abort\""])
         .arg("--manifest-path")
-        .arg(&manifest)
+        .arg(manifest)
         .arg("--target")
         .arg(root().join(TARGET))
         .arg("--target-dir")
-        .arg(out.join(isa.name()));
-    run(command).with_context(|| format!("{} does not build", directory.display()))?;
-    let library = format!("lib{}.a", name.replace('-', "_"));
-    let built = out.join(isa.name()).join("x86_64-hrt-none/release").join(library);
-    ensure!(built.exists(), "{} has no library: it needs src/lib.rs", directory.display());
-    Ok((name, vec![built]))
+        .arg(&out);
+    run(command)?;
+    Ok(out.join("x86_64-hrt-none/release").join(format!("lib{}.a", name.replace('-', "_"))))
 }
 
 fn package_name(manifest: &Path) -> Result<String> {
@@ -144,52 +170,8 @@ fn package_name(manifest: &Path) -> Result<String> {
     Ok(package["name"].as_str().context("the package has no name")?.to_string())
 }
 
-/// Compiles all C and C++ files of a directory; its name is the program's.
-fn c(directory: &Path, isa: Isa) -> Result<(String, Vec<PathBuf>)> {
-    let name = directory.file_name().context("the directory has no name")?.to_string_lossy().into_owned();
-    let out = root().join("target/hrt").join(isa.name()).join(format!("{name}.objects"));
-    let include = root().join("target/hrt/include");
-    fs::create_dir_all(&out)?;
-    fs::create_dir_all(&include)?;
-    pack::write_whole(&include.join("aerokernel.h"), header::generate().as_bytes())?;
-    let mut sources: Vec<PathBuf> = fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    sources.sort();
-    let mut objects = Vec::new();
-    for source in sources {
-        let compiler = match source.extension().and_then(|extension| extension.to_str()) {
-            Some("c") => "cc",
-            Some("cc" | "cpp" | "cxx") => "c++",
-            _ => continue,
-        };
-        let object = out.join(source.file_name().context("a file has no name")?).with_extension("o");
-        let mut command = Command::new(compiler);
-        command
-            .args(["-c", "-O2", "-g", "-ffreestanding", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector"])
-            // Each page of a large frame is touched, so that it cannot jump over the stack's guard.
-            .arg("-fstack-clash-protection")
-            .args(["-fno-asynchronous-unwind-tables", "-fno-omit-frame-pointer", "-fno-plt", "-Wall"])
-            .arg(format!("-march={}", isa.name()))
-            .arg("-I")
-            .arg(&include);
-        if compiler == "c++" {
-            command.args(["-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics"]);
-        }
-        let fresh = pack::own_name(&object);
-        command.arg(&source).arg("-o").arg(&fresh);
-        let status =
-            command.status().with_context(|| format!("{compiler} cannot be run; `./aero doctor` says more"))?;
-        ensure!(status.success(), "{} does not compile", source.display());
-        fs::rename(fresh, &object)?;
-        objects.push(object);
-    }
-    if objects.is_empty() {
-        bail!("{} has neither a Cargo.toml nor C or C++ files", directory.display());
-    }
-    Ok((name, objects))
-}
-
 /// Links objects into a file, and returns what is in it.
-fn link(objects: &[PathBuf], to: &Path, further: &[&str]) -> Result<Vec<u8>> {
+fn link(objects: &[PathBuf], libraries: &[PathBuf], to: &Path, further: &[&str]) -> Result<Vec<u8>> {
     let versions = root().join("target/hrt/exports");
     pack::write_whole(&versions, format!("{{ global: {}; local: *; }};\n", abi::PROGRAM_SYMBOL).as_bytes())?;
     let fresh = pack::own_name(to);
@@ -210,6 +192,10 @@ fn link(objects: &[PathBuf], to: &Path, further: &[&str]) -> Result<Vec<u8>> {
         .arg(format!("--version-script={}", versions.display()))
         .args(further)
         .args(objects)
+        // Of these, what the objects need.
+        .arg("--start-lib")
+        .args(libraries)
+        .arg("--end-lib")
         .arg("-o")
         .arg(&fresh);
     let status = command.status().context("the linker cannot be run")?;

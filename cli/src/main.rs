@@ -15,6 +15,8 @@ mod bench;
 mod bochs;
 mod boot;
 mod bzimage;
+mod c_library;
+mod c_program;
 mod card;
 mod gdb;
 mod header;

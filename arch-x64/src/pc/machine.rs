@@ -47,6 +47,11 @@ impl Architecture for Machine {
         crate::cpu::cycles_in_order()
     }
 
+    #[inline(always)]
+    fn set_thread_pointer(address: usize) {
+        cpu::set_thread_pointer(address);
+    }
+
     fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
         vectors::keep(function, argument);
     }

@@ -15,6 +15,7 @@ use crate::arch::{Architecture, Machine};
 use crate::call;
 use crate::cpu;
 use crate::lock::SpinLock;
+use crate::wait::Mutex;
 
 /// Stack size of a thread that does not ask for another, in bytes.
 pub const DEFAULT_SIZE: usize = Machine::DEFAULT_STACK_SIZE;
@@ -262,6 +263,9 @@ impl Stacks {
 /// Gives the memory of freed stacks back; how many bytes. Blocks until all CPUs
 /// have flushed their TLBs: for threads only.
 pub fn reclaim(keep: Keep) -> u64 {
+    /// One at a time: what another is about to give back must not count as lost.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock();
     let mut bytes = 0;
     loop {
         // A batch without allocation: the unmapped stacks' memory is listed in that memory itself.

@@ -113,6 +113,7 @@ impl Program {
         // SAFETY: threads kept by `keep_thread`, each with a reference to it, which this gives up.
         while let Some(thread) = unsafe { self.ended.load(Ordering::Acquire).as_ref() } {
             self.ended.store(thread.next().load(Ordering::Relaxed), Ordering::Relaxed);
+            self.free_thread_locals(thread);
             thread::release_reference(thread);
         }
         if let Some(arguments) = NonNull::new(self.arguments.load(Ordering::Relaxed)) {

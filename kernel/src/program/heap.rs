@@ -19,7 +19,7 @@ use arch_contract::PAGE_SIZE;
 use super::regions::{RUN_LIMIT, Region, Regions, Scope, gap, give_pages, scope, set_owner, take_pages};
 use super::table::Table;
 use crate::cpu::{self, CacheLine};
-use crate::lock::SpinLock;
+use crate::lock::{SpinGuard, SpinLock};
 use crate::memory::{self, OutOfMemory, Placement, zone};
 
 /// Largest block, in bytes.
@@ -174,10 +174,12 @@ fn class_for(size: usize, align: usize) -> Option<(usize, usize)> {
 
 /// Pages of a span for blocks of a size.
 fn pages_for(block: usize) -> usize {
-    match block {
-        ..=FINE_LIMIT => FINE_PAGES,
-        ..=COARSE_SPAN_LIMIT => COARSE_PAGES,
-        _ => COARSEST_PAGES,
+    if block <= FINE_LIMIT {
+        FINE_PAGES
+    } else if block <= COARSE_SPAN_LIMIT {
+        COARSE_PAGES
+    } else {
+        COARSEST_PAGES
     }
 }
 
@@ -431,15 +433,7 @@ impl Heap {
     /// # Safety
     /// If it is a block of this heap, nobody uses it any more.
     pub unsafe fn free(&self, at: NonNull<u8>) -> Result<(), FreeError> {
-        let word = zone::owner(at).ok_or(FreeError::NotABlock)?.load(Ordering::Acquire);
-        let (id, index) = ((word >> 32) as u32, word as u32);
-        let span = self.spans.get(index as usize).filter(|_| id == self.id).ok_or(FreeError::NotABlock)?;
-        let shard = span.shard.load(Ordering::Acquire);
-        let mut state = self.shards.get(shard as usize).ok_or(FreeError::NotABlock)?.lock();
-        // Between the two looks it may have become free, or another shard's: then its block was freed by another too.
-        if span.shard.load(Ordering::Relaxed) != shard {
-            return Err(FreeError::NotABlock);
-        }
+        let (index, span, mut state) = self.find_span(at).ok_or(FreeError::NotABlock)?;
         // SAFETY: a span of this shard, whose lock is held.
         let blocks = unsafe { self.blocks(index) };
         let (number, size) = blocks.find(at.as_ptr() as usize).ok_or(FreeError::NotABlock)?;
@@ -467,6 +461,27 @@ impl Heap {
             self.release(index);
         }
         overrun.map_or(Ok(()), |overrun| Err(FreeError::Overrun(overrun)))
+    }
+
+    /// The span whose memory an address is in, and its shard, locked.
+    #[inline(always)]
+    fn find_span(&self, at: NonNull<u8>) -> Option<(u32, &Span, SpinGuard<'_, Shard>)> {
+        let word = zone::owner(at)?.load(Ordering::Acquire);
+        let (id, index) = ((word >> 32) as u32, word as u32);
+        let span = self.spans.get(index as usize).filter(|_| id == self.id)?;
+        let shard = span.shard.load(Ordering::Acquire);
+        let state = self.shards.get(shard as usize)?.lock();
+        // Between the two looks it may have become free, or another shard's: then its block was freed by another too.
+        (span.shard.load(Ordering::Relaxed) == shard).then_some((index, span, state))
+    }
+
+    /// Bytes of a block as asked for; `None` for an address that is not a live block's. Any address may be given.
+    pub fn size_of(&self, at: NonNull<u8>) -> Option<usize> {
+        let (index, _, state) = self.find_span(at)?;
+        // SAFETY: a span of this shard, whose lock is held.
+        let found = unsafe { self.blocks(index) }.find(at.as_ptr() as usize);
+        drop(state);
+        found.map(|(_, size)| size)
     }
 
     /// Gives the memory of a span back that is in no list and has no block in use, and frees its entry.

@@ -13,6 +13,7 @@ use elf::endian::LittleEndian;
 use elf::segment::ProgramHeader;
 
 use super::regions::{Scope, give_pages, take_pages};
+use super::thread_locals::Template;
 use crate::arch::{Architecture, Machine};
 use crate::call;
 use crate::cpu;
@@ -56,7 +57,7 @@ pub enum LoadError {
     UnknownFunction(ArrayString<NAME_LIMIT>),
     /// It has a relocation this loader does not know.
     UnknownRelocation(u32),
-    /// It has thread-local variables.
+    /// The template of its thread-local variables is not in its memory, or aligned to more than a page.
     ThreadLocals,
     /// It has memory that is writable and executable, or segments that share a page.
     BadSegments,
@@ -81,7 +82,9 @@ impl fmt::Display for LoadError {
             }
             Self::UnknownFunction(name) => write!(f, "it needs `{name}`, which this kernel does not have"),
             Self::UnknownRelocation(kind) => write!(f, "its image has a relocation of kind {kind}, which is not known"),
-            Self::ThreadLocals => f.write_str("it has thread-local variables, which programs cannot have here"),
+            Self::ThreadLocals => {
+                f.write_str("the template of its thread-local variables is damaged, or aligned to more than a page")
+            }
             Self::BadSegments => f.write_str("its segments overlap, share a page, or one is writable and executable"),
             Self::TooMany => write!(f, "{IMAGE_LIMIT} programs run already"),
             Self::OutOfMemory => f.write_str("out of memory for its image"),
@@ -113,6 +116,7 @@ pub struct Image {
     code: ArrayVec<Range<usize>, SEGMENT_LIMIT>,
     /// Where the addresses of the functions are that make its global objects.
     constructors: Range<usize>,
+    thread_locals: Option<Template>,
     program: ::abi::Program,
 }
 
@@ -151,11 +155,13 @@ impl Image {
             place: 0..0,
             code: ArrayVec::new(),
             constructors: 0..0,
+            thread_locals: None,
             program: ::abi::Program { magic: 0, version: 0, main: None, stack_size: 0 },
         };
         // From here on, dropping the image gives back what it has so far.
         image.fill(&elf, file)?;
         image.place = take_place(size)?;
+        image.thread_locals = image.find_thread_locals(&elf)?;
         image.relocate(&elf, resolve)?;
         image.constructors = image.find_constructors(&elf)?;
         image.program = image.find_program(&elf)?;
@@ -181,6 +187,11 @@ impl Image {
         let code = addresses.filter(|&address| self.is_code(address));
         // SAFETY: addresses of code of the image, which says what they are.
         code.map(|address| unsafe { core::mem::transmute::<usize, unsafe extern "C" fn()>(address) })
+    }
+
+    /// What its threads' own variables are at first, if it has any.
+    pub(super) fn thread_locals(&self) -> Option<Template> {
+        self.thread_locals
     }
 
     /// True if an address is in it.
@@ -227,6 +238,11 @@ impl Image {
             let is_weak = symbol.st_bind() == abi::STB_WEAK;
             known.or(is_weak.then_some(0)).ok_or_else(|| LoadError::UnknownFunction(cut(name)))
         };
+        let variable = |index: u32| match (&symbols, index) {
+            (_, 0) => Ok(0),
+            (Some((table, _)), _) => table.get(index as usize).map(|symbol| symbol.st_value).map_err(LoadError::from),
+            (None, _) => Err(LoadError::NotElf),
+        };
         let sections = elf.section_headers().ok_or(LoadError::NotElf)?;
         for section in sections.iter().filter(|section| section.sh_type == abi::SHT_RELA) {
             // Those of sections that are not loaded (debug information) are none of our business.
@@ -240,6 +256,14 @@ impl Image {
                     abi::R_X86_64_RELATIVE => base.wrapping_add(addend),
                     abi::R_X86_64_64 => address_of(relocation.r_sym)?.wrapping_add(addend),
                     abi::R_X86_64_GLOB_DAT | abi::R_X86_64_JUMP_SLOT => address_of(relocation.r_sym)?,
+                    // Offsets from the thread pointer, which is behind the variables; and what `__tls_get_addr` adds up: a
+                    // module, of which there is one, and an offset in its variables.
+                    abi::R_X86_64_TPOFF64 => {
+                        let size = self.thread_locals.ok_or(LoadError::ThreadLocals)?.size as u64;
+                        variable(relocation.r_sym)?.wrapping_add(addend).wrapping_sub(size)
+                    }
+                    abi::R_X86_64_DTPOFF64 => variable(relocation.r_sym)?.wrapping_add(addend),
+                    abi::R_X86_64_DTPMOD64 => 1,
                     kind => return Err(LoadError::UnknownRelocation(kind)),
                 };
                 let place = range(relocation.r_offset, size_of::<u64>() as u64).ok_or(LoadError::NotElf)?;
@@ -247,6 +271,21 @@ impl Image {
             }
         }
         Ok(())
+    }
+
+    fn find_thread_locals(&self, elf: &File<'_>) -> Result<Option<Template>, LoadError> {
+        let headers = elf.segments().ok_or(LoadError::NotElf)?;
+        let Some(header) = headers.iter().find(|header| header.p_type == abi::PT_TLS && header.p_memsz != 0) else {
+            return Ok(None);
+        };
+        let place = range(header.p_vaddr, header.p_filesz).filter(|place| place.end <= self.size);
+        let align = usize::try_from(header.p_align.max(1)).ok().filter(|align| align.is_power_of_two());
+        let (Some(place), Some(align)) = (place, align) else { return Err(LoadError::ThreadLocals) };
+        if align > PAGE_SIZE || header.p_filesz > header.p_memsz || header.p_memsz > SIZE_LIMIT as u64 {
+            return Err(LoadError::ThreadLocals);
+        }
+        let size = (header.p_memsz as usize).next_multiple_of(align);
+        Ok(Some(Template { start: self.place.start + place.start, length: place.len(), size, align }))
     }
 
     fn find_constructors(&self, elf: &File<'_>) -> Result<Range<usize>, LoadError> {
@@ -342,9 +381,6 @@ fn cut(name: &str) -> ArrayString<NAME_LIMIT> {
 fn segments(headers: impl Iterator<Item = ProgramHeader>) -> Result<ArrayVec<Segment, SEGMENT_LIMIT>, LoadError> {
     let mut segments = ArrayVec::<Segment, SEGMENT_LIMIT>::new();
     for header in headers {
-        if header.p_type == abi::PT_TLS && header.p_memsz != 0 {
-            return Err(LoadError::ThreadLocals);
-        }
         if header.p_type != abi::PT_LOAD || header.p_memsz == 0 {
             continue;
         }

@@ -14,6 +14,7 @@ pub mod image;
 pub mod objects;
 mod regions;
 mod table;
+mod thread_locals;
 
 use alloc::format;
 use alloc::sync::Arc;

@@ -136,9 +136,19 @@ fn switch_to(here: &Cpu, current: &Thread, next: &'static Thread) {
     account(here, current);
     trace::event(Kind::Switch, next.id(), 0);
     Machine::set_current(core::ptr::from_ref(next) as usize);
+    use_thread_locals(next);
     // SAFETY: `current` runs on this CPU; `next` came from this CPU's queue, so it is suspended or prepared, and
     // nobody else has it.
     unsafe { Machine::switch(current.context.get(), next.context.get()) };
+}
+
+/// Points this CPU at the thread-local variables of the thread it resumes. Where that has none, nothing looks there.
+#[inline(always)]
+fn use_thread_locals(next: &Thread) {
+    match next.thread_pointer() {
+        0 => (),
+        pointer => Machine::set_thread_pointer(pointer),
+    }
 }
 
 /// Takes the next thread to run, sending those away that shall move; but never the one that still runs on its stack.
@@ -351,6 +361,7 @@ fn resume_next(here: &'static Cpu) -> ! {
     next.set_state(State::Running);
     trace::event(Kind::Switch, next.id(), 0);
     Machine::set_current(core::ptr::from_ref(next) as usize);
+    use_thread_locals(next);
     // SAFETY: as in `switch`.
     unsafe { Machine::resume(next.context.get()) }
 }

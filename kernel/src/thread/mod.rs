@@ -80,6 +80,8 @@ pub struct Thread {
     exit: SpinLock<Exit>,
     /// The program it belongs to, null for the kernel's own.
     program: AtomicPtr<Program>,
+    /// Where the program's thread-local variables of it end, 0 if there are none.
+    thread_pointer: AtomicUsize,
     fibers: Ring,
     /// Address of the state of the mutex it waits for, 0 for none.
     wanted_mutex: AtomicUsize,
@@ -130,6 +132,17 @@ impl Thread {
     #[inline(always)]
     pub(crate) fn program(&self) -> *const Program {
         self.program.load(Ordering::Relaxed)
+    }
+
+    /// Where its thread-local variables end, 0 if it has none.
+    #[inline(always)]
+    pub(crate) fn thread_pointer(&self) -> usize {
+        self.thread_pointer.load(Ordering::Relaxed)
+    }
+
+    /// The same; it has none from now on.
+    pub(crate) fn take_thread_pointer(&self) -> usize {
+        self.thread_pointer.swap(0, Ordering::Relaxed)
     }
 
     /// Its fibers. By itself.

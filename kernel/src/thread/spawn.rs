@@ -128,14 +128,23 @@ impl<'a> Builder<'a> {
             Some(thread) => thread,
             None => self.allocate(&interrupts)?,
         };
+        let program = self.program.map_or_else(|| super::running().program(), core::ptr::from_ref);
+        // SAFETY: null, or a program that does not end before its threads, the caller among them, or that the caller has.
+        let thread_pointer = match unsafe { program.as_ref() }.map_or(Ok(0), Program::make_thread_locals) {
+            Ok(pointer) => pointer,
+            Err(error) => {
+                thread.deallocate();
+                return Err(error.into());
+            }
+        };
         let top = thread.stack().top();
         let start = ((top - size) & !(align_of::<Start<F, T>>().max(16) - 1)) as *mut Start<F, T>;
         // SAFETY: the top of a stack nobody uses yet, large enough by the check above, and nobody else has the thread.
         unsafe {
             start.write(Start { body: ManuallyDrop::new(body), result: MaybeUninit::uninit() });
             thread.reset(self.name, target);
-            let program = self.program.map_or_else(|| super::running().program(), core::ptr::from_ref);
             thread.set_program(program);
+            thread.thread_pointer.store(thread_pointer, Ordering::Relaxed);
             let context = &mut *thread.context.get();
             Machine::prepare(context, start as usize, run::<F, T>, start as usize);
         }
@@ -251,6 +260,7 @@ impl Thread {
                 name: UnsafeCell::new(ArrayString::new_const()),
                 locals: local::Slots::new(),
                 exit: SpinLock::new(exit),
+                thread_pointer: AtomicUsize::new(0),
                 program: AtomicPtr::new(core::ptr::null_mut()),
                 fibers: Ring::new(),
                 wanted_mutex: AtomicUsize::new(0),
@@ -315,7 +325,9 @@ impl Thread {
         exit.joiners.take_all().wake(exit);
         // SAFETY: the program waits for this.
         if let Some(program) = unsafe { self.program.swap(core::ptr::null_mut(), Ordering::Relaxed).as_ref() } {
-            if program.is_ending() {
+            if !program.is_ending() {
+                program.free_thread_locals(self);
+            } else {
                 // A thread that was ended may have lent what is on its stack to threads that have not been yet.
                 self.references.fetch_add(1, Ordering::Relaxed);
                 program.keep_thread(self);

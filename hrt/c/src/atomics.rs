@@ -1,0 +1,96 @@
+//! Atomic operations on 16 bytes, which compilers call by name (GCC's libatomic).
+
+use core::arch::asm;
+
+/// Replaces a value by another until none came between; the value before.
+///
+/// # Safety
+/// 16 aligned bytes that can be written. The CPU has CMPXCHG16B, as all with 64 bits have but the very first.
+unsafe fn update(at: *mut u128, mut next: impl FnMut(u128) -> u128) -> u128 {
+    let mut seen = 0;
+    loop {
+        // SAFETY: by the caller's word.
+        let found = unsafe { exchange(at, seen, next(seen)) };
+        if found == seen {
+            return found;
+        }
+        seen = found;
+    }
+}
+
+/// Writes a value if the expected one is there; the one that was. By hand, because compilers for the oldest CPUs make a call of
+/// these very functions out of it.
+///
+/// # Safety
+/// As for [`update`].
+unsafe fn exchange(at: *mut u128, expected: u128, new: u128) -> u128 {
+    let (low, high): (u64, u64);
+    // SAFETY: by the caller's word. RBX, which compilers keep for themselves, is put back.
+    unsafe {
+        asm!(
+            "xchg rbx, {new_low}",
+            "lock cmpxchg16b [rdi]",
+            "mov rbx, {new_low}",
+            new_low = inout(reg) new as u64 => _,
+            in("rdi") at,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") expected as u64 => low,
+            inout("rdx") (expected >> 64) as u64 => high,
+            options(nostack),
+        );
+    }
+    u128::from(high) << 64 | u128::from(low)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __atomic_load_16(at: *const u128, _: i32) -> u128 {
+    // SAFETY: the caller's; it may not be writable only where the caller breaks its type's promise.
+    unsafe { update(at.cast_mut(), |value| value) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __atomic_store_16(at: *mut u128, value: u128, _: i32) {
+    // SAFETY: the caller's.
+    unsafe { update(at, |_| value) };
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __atomic_exchange_16(at: *mut u128, value: u128, _: i32) -> u128 {
+    // SAFETY: the caller's.
+    unsafe { update(at, |_| value) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __atomic_compare_exchange_16(
+    at: *mut u128,
+    expected: *mut u128,
+    new: u128,
+    _: bool,
+    _: i32,
+    _: i32,
+) -> bool {
+    // SAFETY: the caller's.
+    unsafe {
+        let found = exchange(at, *expected, new);
+        let is_done = found == *expected;
+        *expected = found;
+        is_done
+    }
+}
+
+macro_rules! fetch {
+    ($($name:ident $value:ident $operand:ident $next:expr;)*) => {
+        $(#[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(at: *mut u128, $operand: u128, _: i32) -> u128 {
+            // SAFETY: the caller's.
+            unsafe { update(at, |$value: u128| $next) }
+        })*
+    };
+}
+fetch! {
+    __atomic_fetch_add_16 value operand value.wrapping_add(operand);
+    __atomic_fetch_sub_16 value operand value.wrapping_sub(operand);
+    __atomic_fetch_and_16 value operand value & operand;
+    __atomic_fetch_or_16 value operand value | operand;
+    __atomic_fetch_xor_16 value operand value ^ operand;
+}

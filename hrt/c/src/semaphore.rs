@@ -1,0 +1,78 @@
+//! POSIX semaphores between threads: `sem_t`, of 32 bytes.
+
+use core::ffi::{c_int, c_uint};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use hrt::abi::NEVER;
+
+use crate::futex;
+use crate::process::{EAGAIN, EINVAL, ETIMEDOUT, TimeSpec, set_errno};
+
+/// Takes a unit; 0, or -1 with the reason in `errno`.
+fn down(units: &AtomicU32, deadline: Option<u64>) -> c_int {
+    loop {
+        if units.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |units| units.checked_sub(1)).is_ok() {
+            return 0;
+        }
+        let error = match deadline {
+            None => EAGAIN,
+            Some(deadline) if futex::wait(units, 0, deadline) => continue,
+            Some(_) => ETIMEDOUT,
+        };
+        set_errno(error);
+        return -1;
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sem_init(semaphore: *mut u32, _: c_int, units: c_uint) -> c_int {
+    // SAFETY: the caller's place.
+    unsafe { semaphore.write(units) };
+    0
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn sem_destroy(_: *mut u32) -> c_int {
+    0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sem_wait(semaphore: *const AtomicU32) -> c_int {
+    // SAFETY: the caller's.
+    down(unsafe { &*semaphore }, Some(NEVER))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sem_trywait(semaphore: *const AtomicU32) -> c_int {
+    // SAFETY: the caller's.
+    down(unsafe { &*semaphore }, None)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sem_timedwait(semaphore: *const AtomicU32, time: *const TimeSpec) -> c_int {
+    // SAFETY: the caller's.
+    match unsafe { *time }.nanoseconds() {
+        // SAFETY: as above.
+        Some(deadline) => down(unsafe { &*semaphore }, Some(deadline)),
+        None => {
+            set_errno(EINVAL);
+            -1
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sem_post(semaphore: *const AtomicU32) -> c_int {
+    // SAFETY: the caller's.
+    let units = unsafe { &*semaphore };
+    units.fetch_add(1, Ordering::Release);
+    futex::wake(units, 1);
+    0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sem_getvalue(semaphore: *const AtomicU32, value: *mut c_int) -> c_int {
+    // SAFETY: the caller's.
+    unsafe { value.write((*semaphore).load(Ordering::Relaxed) as c_int) };
+    0
+}
