@@ -105,6 +105,8 @@ pub trait Architecture: Debugging + Sized + 'static {
     fn processor_name(write: &mut dyn fmt::Write) -> fmt::Result;
     /// What executes its instructions, if that is not hardware alone: `tcg`, `kvm`, another hypervisor, `unknown`; else `none`.
     fn accelerator() -> &'static str;
+    /// The instruction set this CPU and this kernel give programs, as compilers call it ("x86-64-v3").
+    fn instruction_set() -> &'static str;
     /// Executes the instruction with which programs make system calls, in the mode the kernel runs in; what it returns. There are
     /// no system calls: -38, Linux's negative ENOSYS, whatever the number.
     fn system_call(number: usize) -> isize;

@@ -3,6 +3,7 @@
 use core::fmt;
 
 use raw_cpuid::{CpuId, Hypervisor};
+use x86_64::registers::xcontrol::XCr0Flags;
 
 /// Its model: leaves 80000002h to 80000004h, or the vendor's name of leaf 0.
 pub fn processor_name(write: &mut dyn fmt::Write) -> fmt::Result {
@@ -23,5 +24,46 @@ pub fn accelerator() -> &'static str {
         Some(Hypervisor::VMware) => "vmware",
         Some(Hypervisor::HyperV) => "hyper-v",
         Some(_) => "unknown",
+    }
+}
+
+/// The highest level of instruction sets of which this CPU has everything (System V ABI, AMD64 supplement, 3.1.1, table 3.1),
+/// with the state of vector registers that the kernel has turned on.
+pub fn instruction_set() -> &'static str {
+    let id = CpuId::new();
+    let (Some(basic), Some(more)) = (id.get_feature_info(), id.get_extended_processor_and_feature_identifiers()) else {
+        return "x86-64";
+    };
+    let second = basic.has_sse3()
+        && basic.has_ssse3()
+        && basic.has_sse41()
+        && basic.has_sse42()
+        && basic.has_popcnt()
+        && basic.has_cmpxchg16b()
+        && more.has_lahf_sahf();
+    let Some(extended) = id.get_extended_feature_info().filter(|_| second) else {
+        return if second { "x86-64-v2" } else { "x86-64" };
+    };
+    let on = crate::vectors::components();
+    let has_state = |wanted: XCr0Flags| on & wanted.bits() == wanted.bits();
+    let third = basic.has_avx()
+        && has_state(XCr0Flags::AVX)
+        && extended.has_avx2()
+        && extended.has_bmi1()
+        && extended.has_bmi2()
+        && basic.has_f16c()
+        && basic.has_fma()
+        && more.has_lzcnt()
+        && basic.has_movbe();
+    let fourth = extended.has_avx512f()
+        && has_state(XCr0Flags::OPMASK | XCr0Flags::ZMM_HI256 | XCr0Flags::HI16_ZMM)
+        && extended.has_avx512bw()
+        && extended.has_avx512cd()
+        && extended.has_avx512dq()
+        && extended.has_avx512vl();
+    match (third, fourth) {
+        (true, true) => "x86-64-v4",
+        (true, false) => "x86-64-v3",
+        _ => "x86-64-v2",
     }
 }

@@ -60,6 +60,10 @@ macro_rules! context_methods {
             $crate::identity::accelerator()
         }
 
+        fn instruction_set() -> &'static str {
+            $crate::identity::instruction_set()
+        }
+
         fn execute_invalid_instruction() -> ! {
             // SAFETY: UD2 traps; the trap's handler does not return.
             unsafe { ::core::arch::asm!("ud2", options(noreturn)) }

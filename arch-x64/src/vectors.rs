@@ -24,6 +24,11 @@ static AREA_SIZE: AtomicU32 = AtomicU32::new(0);
 /// XCR0, 0 where there is no XSAVE and FXSAVE does it.
 static COMPONENTS: AtomicU64 = AtomicU64::new(0);
 
+/// State components that are turned on, as bits of XCR0; 0 where there is no XSAVE.
+pub(crate) fn components() -> u64 {
+    COMPONENTS.load(Ordering::Relaxed)
+}
+
 /// Components with their names.
 const NAMES: [(XCr0Flags, &str); 4] =
     [(XCr0Flags::X87, "x87"), (XCr0Flags::SSE, "SSE"), (XCr0Flags::AVX, "AVX"), (XCr0Flags::ZMM_HI256, "AVX-512")];

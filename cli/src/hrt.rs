@@ -87,9 +87,10 @@ fn program(directory: &Path, isa: Isa) -> Result<Program> {
         (built.name, built.objects, libraries)
     };
     let debug = out.join(format!("{name}.elf"));
-    let whole = link(&objects, &libraries, &debug, &[])?;
+    let set = format!("-soname={}", isa.name());
+    let whole = link(&objects, &libraries, &debug, &[&set])?;
     check(&whole).with_context(|| format!("{shown} is no program"))?;
-    let elf = link(&objects, &libraries, &out.join(format!("{name}.stripped")), &["-s"])?;
+    let elf = link(&objects, &libraries, &out.join(format!("{name}.stripped")), &[&set, "-s"])?;
     let symbols = pack::symbol_table(&object::File::parse(&*whole)?, 0)?;
     Ok(Program { name, elf, symbols, debug })
 }

@@ -18,6 +18,9 @@ const INTERRUPTS_ON: u64 = 1 << 9;
 /// Faults that are no single thread's: non-maskable interrupt, double fault, machine check.
 const MACHINE_FAULTS: [u8; 3] = [2, 8, 18];
 
+/// The vector of an instruction that the CPU does not have.
+const INVALID_OPCODE: u8 = 6;
+
 /// Ends the calling thread's program as failed, reports it, and does not return. `None`: it belongs to none.
 pub fn fail_current(reason: fmt::Arguments<'_>) -> Option<core::convert::Infallible> {
     // The thread there is whichever was interrupted, and what it was doing is half done.
@@ -52,7 +55,13 @@ pub(crate) fn contain(fault: &Fault, text: fmt::Arguments<'_>) {
     if !is_the_threads || in_middle {
         return;
     }
-    report(program, text, &fault.registers);
+    match (fault.kind, program.instruction_set()) {
+        (FaultKind::Other { vector: INVALID_OPCODE, .. }, Some(wanted)) => {
+            let here = Machine::instruction_set();
+            report(program, format_args!("{text}; it was built for {wanted}, this CPU has {here}"), &fault.registers);
+        }
+        _ => report(program, text, &fault.registers),
+    }
     Machine::fault_contained();
     scheduler::exit()
 }

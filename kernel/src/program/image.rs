@@ -26,6 +26,8 @@ pub const SIZE_LIMIT: usize = 256 << 20;
 pub(super) const IMAGE_LIMIT: usize = 64;
 /// Most segments of an image.
 const SEGMENT_LIMIT: usize = 16;
+/// Longest name of an instruction set, in bytes.
+const SET_LIMIT: usize = 16;
 /// Longest name of a symbol kept in an error, in bytes.
 const NAME_LIMIT: usize = 48;
 /// How long all CPUs may take to flush their TLBs.
@@ -117,6 +119,7 @@ pub struct Image {
     /// Where the addresses of the functions are that make its global objects.
     constructors: Range<usize>,
     thread_locals: Option<Template>,
+    instruction_set: Option<ArrayString<SET_LIMIT>>,
     program: ::abi::Program,
 }
 
@@ -156,6 +159,7 @@ impl Image {
             code: ArrayVec::new(),
             constructors: 0..0,
             thread_locals: None,
+            instruction_set: find_instruction_set(&elf),
             program: ::abi::Program { magic: 0, version: 0, main: None, stack_size: 0 },
         };
         // From here on, dropping the image gives back what it has so far.
@@ -187,6 +191,11 @@ impl Image {
         let code = addresses.filter(|&address| self.is_code(address));
         // SAFETY: addresses of code of the image, which says what they are.
         code.map(|address| unsafe { core::mem::transmute::<usize, unsafe extern "C" fn()>(address) })
+    }
+
+    /// The instruction set it was built for, if it says so.
+    pub(super) fn instruction_set(&self) -> Option<&str> {
+        self.instruction_set.as_deref()
     }
 
     /// What its threads' own variables are at first, if it has any.
@@ -363,6 +372,13 @@ impl Drop for Image {
         }
         give_pages(self.memory, self.size / PAGE_SIZE);
     }
+}
+
+/// `aero` notes it as the name of a shared object.
+fn find_instruction_set(elf: &File<'_>) -> Option<ArrayString<SET_LIMIT>> {
+    let name = elf.dynamic().ok()??.iter().find(|entry| entry.d_tag == abi::DT_SONAME)?.d_val();
+    let (_, names) = elf.dynamic_symbol_table().ok()??;
+    ArrayString::from(names.get(usize::try_from(name).ok()?).ok()?).ok()
 }
 
 fn range(start: u64, length: u64) -> Option<Range<usize>> {

@@ -293,6 +293,11 @@ impl Program {
         self.code.image().map_or(0, Image::start)
     }
 
+    /// The instruction set it was built for, if it says so.
+    fn instruction_set(&self) -> Option<&str> {
+        self.code.image().and_then(Image::instruction_set)
+    }
+
     fn is_code(&self, address: usize) -> bool {
         self.code.image().is_some_and(|image| image.is_code(address))
     }

@@ -84,7 +84,7 @@ fn tasks_groups_and_device_lines() {
     for cpus in ["1", "4"] {
         let (status, out, errors) = run_and_take_stock(&[TEAMS], "run teams", &["--cpus", cpus]);
         assert_eq!(status, Some(0), "{out}{errors}");
-        assert_eq!(out.matches(": ok").count(), 8, "{out}");
+        assert_eq!(out.matches(": ok").count(), 10, "{out}");
         assert!(!out.contains("left "), "something was not freed: {out}");
     }
 }
@@ -168,6 +168,7 @@ fn a_program_that_misbehaves_is_named_and_the_kernel_goes_on() {
         ("wild", "misbehave` failed: page fault: write to 0xfffff00000000000"),
         ("code", "misbehave` failed: page fault: write to 0xffffe1"),
         ("divide", "misbehave` failed: divide error"),
+        ("opcode", "misbehave` failed: invalid opcode (vector 6, code 0x0); it was built for x86-64, this CPU has x86-64-v"),
         ("overflow", "stack overflow in thread"),
         ("fiber-overflow", "stack overflow in a fiber of thread"),
         ("elsewhere", "\"faulty\" on CPU 1"),
@@ -393,13 +394,13 @@ fn images_that_cannot_run_are_refused_with_the_reason() {
     };
     for (name, source, reason) in [
         ("no-entry", "int f(void) { return 1; }\n".to_string(), "it has no entry"),
-        ("unknown", "#include <aerokernel.h>\nint g(void);\nstatic int32_t s(int32_t c, const char *const *v) { return g(); }\nAERO_PROGRAM(s);\n".into(), "it calls `g`"),
+        ("unknown", "#include <aerokernel.h>\nint g(void);\nstatic int32_t s(int32_t c, const char *const *v) { return g(); }\nAERO_PROGRAM(s);\n".into(), "it needs `g`"),
         ("other-version", program("AERO_MAGIC, 99, start, 0"), "built for version 99 of the interface, this kernel has"),
         ("bad-magic", program("1, AERO_VERSION, start, 0"), "`aero_program` is not what it should be"),
         ("no-main", program("AERO_MAGIC, AERO_VERSION, 0, 0"), "`aero_program` is not what it should be"),
         ("too-large", format!("static char big[300 << 20];\nvoid *keep(void) {{ return big; }}\n{}", program("AERO_MAGIC, AERO_VERSION, (void *)keep, 0")), "larger than the 256 MiB allowed"),
-        ("no-memory", format!("static char big[200 << 20];\nvoid *keep(void) {{ return big; }}\n{}", program("AERO_MAGIC, AERO_VERSION, (void *)keep, 0")), "out of memory for its image"),
-        ("thread-local", format!("_Thread_local int mine = 1;\nint32_t keep(int32_t c, const char *const *v) {{ return mine; }}\n{}", program("AERO_MAGIC, AERO_VERSION, keep, 0")), "thread-local"),
+        ("no-memory", format!("static char big[252 << 20];\nvoid *keep(void) {{ return big; }}\n{}", program("AERO_MAGIC, AERO_VERSION, (void *)keep, 0")), "out of memory for its image"),
+        ("thread-local", format!("_Thread_local int mine __attribute__((aligned(8192))) = 1;\nint keep(int c, const char *const *v) {{ return mine; }}\n{}", program("AERO_MAGIC, AERO_VERSION, keep, 0")), "thread-local variables is damaged, or aligned to more than a page"),
     ] {
         let text = refused(name, &source);
         assert!(text.contains(reason), "{name}: {text}");

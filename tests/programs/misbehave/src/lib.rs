@@ -49,6 +49,11 @@ fn main(arguments: Arguments) -> i32 {
             };
             0
         }
+        Some("opcode") => {
+            // SAFETY: ends the program, which is what it is for.
+            unsafe { core::arch::asm!("ud2") };
+            0
+        }
         Some("overflow") => recurse(black_box(0)) as i32,
         Some("fiber-overflow") => {
             let fiber = fiber::create(|| recurse(black_box(0)) as i32);

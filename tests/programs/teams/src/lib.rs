@@ -1,10 +1,12 @@
 //! Tasks, groups, per-CPU variables and device lines, as a program uses them. Its exit status is the number of failures.
 #![no_std]
+#![feature(thread_local)]
 
 extern crate alloc;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
@@ -26,7 +28,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 type Check = (&'static str, fn() -> Result<(), &'static str>);
 
 fn main(_: Arguments) -> i32 {
-    let checks: [Check; 4] = [
+    let checks: [Check; 5] = [
+        ("each thread has its own variables", own_variables),
         ("tasks run once, where they are pinned", tasks),
         ("members of a group agree", groups),
         ("a member follows its group", following),
@@ -47,6 +50,36 @@ fn main(_: Arguments) -> i32 {
 
 fn require(condition: bool, reason: &'static str) -> Result<(), &'static str> {
     if condition { Ok(()) } else { Err(reason) }
+}
+
+#[thread_local]
+static OWN: Cell<u64> = Cell::new(40);
+#[thread_local]
+static ZEROS: [Cell<u8>; 3000] = [const { Cell::new(0) }; 3000];
+
+/// More threads than CPUs, which take turns and move between two looks.
+fn own_variables() -> Result<(), &'static str> {
+    OWN.set(1);
+    let work = |number: u64| {
+        move || {
+            let mut is_right = OWN.get() == 40 && ZEROS.iter().all(|byte| byte.get() == 0);
+            for round in 0..100 {
+                OWN.set(number + round);
+                ZEROS[2999].set(number as u8);
+                hrt::thread::yield_now();
+                if round % 10 == 0 {
+                    let _ = hrt::thread::migrate((round as usize / 10 + number as usize) % cpu::count());
+                }
+                is_right &= OWN.get() == number + round && ZEROS[2999].get() == number as u8;
+            }
+            is_right
+        }
+    };
+    let threads: Vec<_> = (0..24).map(|number| Builder::new("own").cpu(number as usize % cpu::count()).spawn(work(number))).collect();
+    for thread in threads {
+        require(thread.map_err(|_| "no thread")?.join() == Some(true), "a variable was another thread's")?;
+    }
+    require(OWN.get() == 1, "the first thread's variable was changed")
 }
 
 fn tasks() -> Result<(), &'static str> {
