@@ -32,7 +32,7 @@ def mutant(part, file, right, wrong):
 S='kernel/src/scheduler/mod.rs'; W='kernel/src/wait/'
 mutant('suite', S,"if !here.tick_armed.load(Ordering::Relaxed) && !is_idle(here, Machine::current()) {\n        arm_tick(here);","if false {\n        arm_tick(here);")
 mutant('suite', S,"    if first && cpu.attention.wants_interrupt() {","    if first && false {")
-mutant('suite', S,"        if !thread.shall_move() || core::ptr::eq(thread, running) {","        if true {")
+mutant("suite", S,"        if !thread.shall_move() || stays(here, thread, running) {","        if true {")
 mutant('suite', S,"    thread.cpu.store(to, Ordering::SeqCst);","")
 mutant('suite', S,"    if here.attention.is(Attention::Ticking) && unsafe { here.run_queue.get() }.is_empty() {","    if false {")
 mutant('suite', S,"    // Mail that came before the word was changed has sent no interrupt.\n    empty_mailbox(here);","")

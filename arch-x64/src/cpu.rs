@@ -87,7 +87,8 @@ pub fn set_fs_base(address: usize) {
 }
 
 /// The same in the fastest way this CPU has.
-#[inline(always)]
+#[cold]
+#[inline(never)]
 pub fn set_thread_pointer(address: usize) {
     if HAS_FS_BASE.load(Ordering::Relaxed) {
         // SAFETY: allowed by `allow_fs_base` on every CPU; the address is one of a program's memory, which is canonical.

@@ -4,37 +4,65 @@ use abi::{BUSY, INVALID, OK, Status, TIMED_OUT};
 use kernel::cpu;
 use kernel::wait::{self, Arrival};
 
-use crate::pointers::{self, borrow};
+use crate::pointers;
 use crate::{IntoStatus, attempt, blocking, deadline, refuse_in_handler};
 
 type Mutex = wait::Mutex<()>;
 type ReaderWriterLock = wait::ReaderWriterLock<()>;
 
-/// The kernel's object fits the memory that the interface sets aside for it.
-macro_rules! fits {
-    ($($kernel:ty => $interface:ty),* $(,)?) => {
+/// A kernel's object in a program's memory, and behind it the mark of its kind: memory that no `init` has seen, or that of
+/// another kind, has another one.
+#[repr(C)]
+struct Marked<T> {
+    object: T,
+    mark: u32,
+}
+
+/// The kinds of objects, each of which fits the memory that the interface sets aside for it.
+macro_rules! kinds {
+    ($($kernel:ty => $interface:ty, $mark:literal;)*) => {
         $(const _: () = assert!(
-            size_of::<$kernel>() <= size_of::<$interface>() && align_of::<$kernel>() <= align_of::<$interface>()
-        );)*
+            size_of::<Marked<$kernel>>() <= size_of::<$interface>()
+                && align_of::<Marked<$kernel>>() <= align_of::<$interface>()
+        );
+        impl Kind for $kernel {
+            const MARK: u32 = u32::from_le_bytes(*$mark);
+        })*
     };
 }
-fits!(
-    wait::Event => abi::Event,
-    Mutex => abi::Mutex,
-    wait::Condition => abi::Condition,
-    wait::Semaphore => abi::Semaphore,
-    wait::Barrier => abi::Barrier,
-    ReaderWriterLock => abi::ReaderWriterLock,
-);
+
+/// An object that programs have by address.
+trait Kind {
+    const MARK: u32;
+}
+kinds! {
+    wait::Event => abi::Event, b"EvNt";
+    Mutex => abi::Mutex, b"MuTx";
+    wait::Condition => abi::Condition, b"CoNd";
+    wait::Semaphore => abi::Semaphore, b"SeMa";
+    wait::Barrier => abi::Barrier, b"BaRr";
+    ReaderWriterLock => abi::ReaderWriterLock, b"RwLk";
+}
 
 /// Puts a new object into a program's memory.
 ///
 /// # Safety
 /// Null, misaligned, or memory for an `O` that nobody uses.
-unsafe fn place<T, O>(at: *mut O, object: T) -> Status {
-    // SAFETY: by the caller's word, and `fits`.
-    attempt!(unsafe { pointers::place(at.cast::<T>()) }).write(object);
+unsafe fn place<T: Kind, O>(at: *mut O, object: T) -> Status {
+    // SAFETY: by the caller's word, and `kinds`.
+    attempt!(unsafe { pointers::place(at.cast::<Marked<T>>()) }).write(Marked { object, mark: T::MARK });
     OK
+}
+
+/// The object in a program's memory; `INVALID` for null and misaligned pointers, and for what is not of that kind.
+///
+/// # Safety
+/// If it has the mark, it is a `T` for as long as the caller says.
+#[inline(always)]
+unsafe fn borrow<'a, T: Kind, O>(at: *const O) -> Result<&'a T, Status> {
+    // SAFETY: any bits may be in the mark, and by the caller's word in the object.
+    let marked = unsafe { pointers::borrow::<Marked<T>, _>(at) }?;
+    if marked.mark == T::MARK { Ok(&marked.object) } else { Err(INVALID) }
 }
 
 pub unsafe extern "C" fn aero_event_init(event: *mut abi::Event) -> Status {
@@ -181,9 +209,8 @@ pub unsafe extern "C" fn aero_reader_writer_read(lock: *const abi::ReaderWriterL
 }
 
 pub unsafe extern "C" fn aero_reader_writer_read_unlock(lock: *const abi::ReaderWriterLock) -> Status {
-    // SAFETY: the interface's own condition; the caller has it for reading.
-    drop(unsafe { attempt!(borrow::<ReaderWriterLock, _>(lock)).adopt_read() });
-    OK
+    // SAFETY: the interface's own condition; guards are forgotten here.
+    if unsafe { attempt!(borrow::<ReaderWriterLock, _>(lock)).unlock_read() } { OK } else { INVALID }
 }
 
 pub unsafe extern "C" fn aero_reader_writer_write(lock: *const abi::ReaderWriterLock, deadline_ns: u64) -> Status {
@@ -193,7 +220,6 @@ pub unsafe extern "C" fn aero_reader_writer_write(lock: *const abi::ReaderWriter
 }
 
 pub unsafe extern "C" fn aero_reader_writer_write_unlock(lock: *const abi::ReaderWriterLock) -> Status {
-    // SAFETY: the interface's own condition; the caller has it for writing.
-    drop(unsafe { attempt!(borrow::<ReaderWriterLock, _>(lock)).adopt_write() });
-    OK
+    // SAFETY: the interface's own condition; guards are forgotten here.
+    if unsafe { attempt!(borrow::<ReaderWriterLock, _>(lock)).unlock_write() } { OK } else { INVALID }
 }

@@ -4,6 +4,7 @@ use abi::{ANY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT, Threa
 use kernel::arch::{Architecture, Machine};
 use kernel::cpu;
 use kernel::fiber::{Fiber, Fibers};
+use kernel::memory;
 use kernel::program;
 use kernel::program::objects::{Kind, Object};
 use kernel::thread::{self, Builder, JoinHandle, SpawnError};
@@ -238,7 +239,11 @@ pub unsafe extern "C" fn aero_fiber_create(
         unsafe { body(argument) };
     };
     let reserved = attempt!(reserve());
-    match fibers.create_with_stack(stack_size, run) {
+    let mut made = fibers.create_with_stack(stack_size, run);
+    if made.is_err() && memory::reclaim() {
+        made = fibers.create_with_stack(stack_size, run);
+    }
+    match made {
         Ok(made) => {
             place.write(keep(reserved, OwnedFiber { fiber: Some(made), thread: thread::current().id() }));
             OK

@@ -6,7 +6,7 @@
 //! Conventions: the C calling convention. A function that can fail returns an [`Status`], 0 or a negative number.
 //! Times are nanoseconds, deadlines are points of [`time_ns`'s clock](functions!), [`NEVER`] is none.
 //! Objects (`event`, `mutex`, ...) live in memory of the program's own, at a fixed address from their `init` on until
-//! nobody uses them. A handle (`*mut Thread`, `*mut Channel`, ...) is a number, not an address: one that is stale, of another
+//! nobody uses them; memory that is not such an object is [`INVALID`]. A handle (`*mut Thread`, `*mut Channel`, ...) is a number, not an address: one that is stale, of another
 //! kind or of another program is [`INVALID`]. A pointer that leads nowhere ends the program. Nothing here takes or returns floating-point values.
 #![no_std]
 

@@ -31,7 +31,8 @@ pub(crate) fn start() -> Result<(), SpawnError> {
             stack::reclaim(Keep::Some);
         }
     };
-    Builder::new("reclaimer").spawn(reclaimer)?.detach();
+    // Where there are several CPUs, not on the one that has something to do now.
+    Builder::new("reclaimer").cpu(cpu::count() - 1).spawn(reclaimer)?.detach();
     Ok(())
 }
 

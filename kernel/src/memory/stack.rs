@@ -86,13 +86,6 @@ impl Stack {
             return Err(OutOfMemory);
         }
         let size = size.max(PAGE_SIZE).next_power_of_two();
-        match Self::make(size) {
-            Err(OutOfMemory) if super::reclaim() => Self::make(size),
-            result => result,
-        }
-    }
-
-    fn make(size: usize) -> Result<Self, OutOfMemory> {
         let class = class_of(size);
         let mut stacks = STACKS.lock();
         let slot = match stacks.take_mapped(class) {

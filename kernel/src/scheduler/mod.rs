@@ -161,11 +161,20 @@ fn next_thread(here: &Cpu, running: *const Thread) -> &'static Thread {
             // SAFETY: set before the CPU takes part in scheduling.
             return unsafe { &*here.idle.load(Ordering::Relaxed) };
         };
-        if !thread.shall_move() || core::ptr::eq(thread, running) {
+        if !thread.shall_move() || stays(here, thread, running) {
             return thread;
         }
-        hand_over(here, thread);
     }
+}
+
+/// Hands over a thread that shall move, unless it is the one that still runs: then true.
+#[cold]
+fn stays(here: &Cpu, thread: &'static Thread, running: *const Thread) -> bool {
+    if core::ptr::eq(thread, running) {
+        return true;
+    }
+    hand_over(here, thread);
+    false
 }
 
 /// Sends a suspended thread of this CPU to the CPU it shall move to.

@@ -129,22 +129,17 @@ impl<'a> Builder<'a> {
             None => self.allocate(&interrupts)?,
         };
         let program = self.program.map_or_else(|| super::running().program(), core::ptr::from_ref);
+        thread.program.store(program.cast_mut(), Ordering::Relaxed);
         // SAFETY: null, or a program that does not end before its threads, the caller among them, or that the caller has.
-        let thread_pointer = match unsafe { program.as_ref() }.map_or(Ok(0), Program::make_thread_locals) {
-            Ok(pointer) => pointer,
-            Err(error) => {
-                thread.deallocate();
-                return Err(error.into());
-            }
-        };
+        if let Some(program) = unsafe { program.as_ref() } {
+            thread.join_program(program)?;
+        }
         let top = thread.stack().top();
         let start = ((top - size) & !(align_of::<Start<F, T>>().max(16) - 1)) as *mut Start<F, T>;
         // SAFETY: the top of a stack nobody uses yet, large enough by the check above, and nobody else has the thread.
         unsafe {
             start.write(Start { body: ManuallyDrop::new(body), result: MaybeUninit::uninit() });
             thread.reset(self.name, target);
-            thread.set_program(program);
-            thread.thread_pointer.store(thread_pointer, Ordering::Relaxed);
             let context = &mut *thread.context.get();
             Machine::prepare(context, start as usize, run::<F, T>, start as usize);
         }
@@ -305,14 +300,17 @@ impl Thread {
         self.exit.lock().exited = false;
     }
 
-    /// Makes it a thread of a program, or with null the kernel's own.
-    #[inline(always)]
-    fn set_program(&self, program: *const Program) {
-        self.program.store(program.cast_mut(), Ordering::Relaxed);
-        // SAFETY: null, or a program that does not end before its threads, the caller among them, or that the caller has.
-        if let Some(program) = unsafe { program.as_ref() } {
-            program.add_thread();
-        }
+    /// Counts it among a program's threads, and gives it that program's thread-local variables.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; it is deallocated then.
+    #[cold]
+    #[inline(never)]
+    fn join_program(&'static self, program: &Program) -> Result<(), OutOfMemory> {
+        let pointer = program.make_thread_locals().inspect_err(|_| self.deallocate())?;
+        self.thread_pointer.store(pointer, Ordering::Relaxed);
+        program.add_thread();
+        Ok(())
     }
 
     /// The thread is over: on the scheduler's stack, interrupts off.

@@ -42,20 +42,34 @@ impl<T> ReaderWriterLock<T> {
         Self { state: SpinLock::new(state), data: UnsafeCell::new(data) }
     }
 
-    /// The guard of a lock that was taken for reading and whose guard was forgotten.
+    /// Gives back a lock that was taken for reading and whose guard was forgotten; false if nobody has it for reading.
     ///
     /// # Safety
-    /// It was, by the caller, and nobody has adopted it since.
-    pub unsafe fn adopt_read(&self) -> ReadGuard<'_, T> {
-        ReadGuard { lock: self, _not_send: PhantomData }
+    /// There is no guard of it in the thread that has not been forgotten.
+    pub unsafe fn unlock_read(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_held = state.readers > 0;
+        if is_held {
+            state.readers -= 1;
+            let next = state.next_in();
+            next.wake(state);
+        }
+        is_held
     }
 
-    /// The guard of a lock that was taken for writing and whose guard was forgotten.
+    /// The same of a lock that was taken for writing.
     ///
     /// # Safety
-    /// As for [`ReaderWriterLock::adopt_read`].
-    pub unsafe fn adopt_write(&self) -> WriteGuard<'_, T> {
-        WriteGuard { lock: self, _not_send: PhantomData }
+    /// As for [`ReaderWriterLock::unlock_read`].
+    pub unsafe fn unlock_write(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_held = state.writing;
+        if is_held {
+            state.writing = false;
+            let next = state.next_in();
+            next.wake(state);
+        }
+        is_held
     }
 
     /// Locks for reading. Blocks.
@@ -153,10 +167,8 @@ impl<T> Deref for ReadGuard<'_, T> {
 
 impl<T> Drop for ReadGuard<'_, T> {
     fn drop(&mut self) {
-        let mut state = self.lock.state.lock();
-        state.readers -= 1;
-        let next = state.next_in();
-        next.wake(state);
+        // SAFETY: this guard's own hold.
+        unsafe { self.lock.unlock_read() };
     }
 }
 
@@ -186,9 +198,7 @@ impl<T> DerefMut for WriteGuard<'_, T> {
 
 impl<T> Drop for WriteGuard<'_, T> {
     fn drop(&mut self) {
-        let mut state = self.lock.state.lock();
-        state.writing = false;
-        let next = state.next_in();
-        next.wake(state);
+        // SAFETY: this guard's own hold.
+        unsafe { self.lock.unlock_write() };
     }
 }

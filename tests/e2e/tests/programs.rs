@@ -168,7 +168,10 @@ fn a_program_that_misbehaves_is_named_and_the_kernel_goes_on() {
         ("wild", "misbehave` failed: page fault: write to 0xfffff00000000000"),
         ("code", "misbehave` failed: page fault: write to 0xffffe1"),
         ("divide", "misbehave` failed: divide error"),
-        ("opcode", "misbehave` failed: invalid opcode (vector 6, code 0x0); it was built for x86-64, this CPU has x86-64-v"),
+        (
+            "opcode",
+            "misbehave` failed: invalid opcode (vector 6, code 0x0); it was built for x86-64, this CPU has x86-64-v",
+        ),
         ("overflow", "stack overflow in thread"),
         ("fiber-overflow", "stack overflow in a fiber of thread"),
         ("elsewhere", "\"faulty\" on CPU 1"),

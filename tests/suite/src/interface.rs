@@ -1,13 +1,11 @@
-//! The interface of programs at its edges: what did not answer, ran out of memory, was destroyed or was never there.
+//! The interface of programs at its edges: what did not answer, ran out of memory, or was still in use at a program's end.
 //!
 //! The programs here are functions of this image, which call the interface as an image of their own would.
 
 use alloc::format;
 use alloc::string::String;
-use alloc::sync::Arc;
-use core::mem::MaybeUninit;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use abi::{ANY, BUSY, INVALID, NEVER, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
@@ -20,7 +18,7 @@ use kernel::{call, cpu, memory, thread};
 use crate::program::api::*;
 use crate::program::{check, end, start, succeed};
 use crate::support::{LIMIT, eventually, join, text};
-use crate::{TestResult, ensure, program_memory, tests};
+use crate::{TestResult, ensure, misuse, program_memory, tests};
 
 tests![
     a_program_ends_only_when_its_calls_have_run,
@@ -28,11 +26,7 @@ tests![
     a_timer_goes_only_when_its_function_has_returned,
     a_timer_is_not_destroyed_by_its_own_function,
     what_an_ended_thread_lent_stays_until_the_program_ends,
-    a_mutex_is_unlocked_by_its_owner_only,
     every_function_fails_at_every_allocation_and_nothing_has_happened,
-    stale_and_wrong_handles_are_invalid,
-    handles_of_another_program_are_invalid,
-    fibers_are_their_threads_own,
     a_program_ends_while_it_joins,
     many_objects_and_blocks_end_at_once,
     a_blocking_call_in_a_handler_ends_the_program,
@@ -40,11 +34,11 @@ tests![
     nothing_is_left_of_any_program,
 ];
 
-static RELEASED: AtomicBool = AtomicBool::new(false);
-static STARTED: AtomicU32 = AtomicU32::new(0);
-static RAN: AtomicU32 = AtomicU32::new(0);
+pub(crate) static RELEASED: AtomicBool = AtomicBool::new(false);
+pub(crate) static STARTED: AtomicU32 = AtomicU32::new(0);
+pub(crate) static RAN: AtomicU32 = AtomicU32::new(0);
 
-fn reset() {
+pub(crate) fn reset() {
     RELEASED.store(false, Ordering::SeqCst);
     STARTED.store(0, Ordering::SeqCst);
     RAN.store(0, Ordering::SeqCst);
@@ -56,7 +50,7 @@ unsafe extern "C" fn hold(_: *mut u8) {
     RAN.fetch_add(1, Ordering::SeqCst);
 }
 
-unsafe extern "C" fn note(_: *mut u8) {
+pub(crate) unsafe extern "C" fn note(_: *mut u8) {
     RAN.fetch_add(1, Ordering::SeqCst);
 }
 
@@ -187,33 +181,6 @@ fn what_an_ended_thread_lent_stays_until_the_program_ends() -> TestResult {
     ensure!(!reused, "a stack was used again while threads of its thread's program ran");
     ensure!(outcome == Outcome::Exited(0), "the program {outcome}");
     Ok(())
-}
-
-fn a_mutex_is_unlocked_by_its_owner_only() -> TestResult {
-    succeed(|| {
-        unsafe extern "C" fn unlock(mutex: *mut u8) {
-            // SAFETY: the mutex below.
-            let status = unsafe { aero_mutex_unlock(mutex.cast()) };
-            STARTED.store(status as u32, Ordering::SeqCst);
-        }
-        let (mut mutex, mut condition) = (MaybeUninit::<abi::Mutex>::uninit(), MaybeUninit::<abi::Condition>::uninit());
-        let (mutex, condition) = (mutex.as_mut_ptr(), condition.as_mut_ptr());
-        // SAFETY: both are made before they are used, and outlive the thread.
-        unsafe {
-            check!(aero_mutex_init(mutex) == OK && aero_condition_init(condition) == OK);
-            check!(aero_mutex_unlock(mutex) == INVALID);
-            check!(aero_condition_wait(condition, mutex, 0) == INVALID);
-            check!(aero_mutex_lock(mutex, NEVER) == OK);
-            let mut other = ptr::null_mut();
-            check!(aero_thread_spawn(ptr::null(), Some(unlock), mutex.cast(), &raw mut other) == OK);
-            check!(aero_thread_join(other, NEVER) == OK);
-            check!(STARTED.load(Ordering::SeqCst) as Status == INVALID);
-            check!(aero_mutex_try_lock(mutex) == BUSY);
-            check!(aero_condition_wait(condition, mutex, 0) == TIMED_OUT);
-            check!(aero_mutex_unlock(mutex) == OK && aero_mutex_unlock(mutex) == INVALID);
-        }
-        0
-    })
 }
 
 /// Calls `function` again and again, each time with another allocation failing, until none is left to fail.
@@ -365,184 +332,9 @@ fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestRe
     })
 }
 
-unsafe extern "C" fn wait_for_ever(_: *mut u8) {
+pub(crate) unsafe extern "C" fn wait_for_ever(_: *mut u8) {
     // SAFETY: no condition.
     unsafe { aero_thread_sleep(NEVER) };
-}
-
-/// One handle of each kind.
-fn one_of_each() -> Result<[*mut u8; 7], i32> {
-    let (mut thread, mut channel, mut timer, mut interrupt) =
-        (ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
-    let (mut fiber, mut pool, mut group) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
-    // SAFETY: functions of this image, and places for the handles.
-    let made = unsafe {
-        [
-            aero_thread_spawn(ptr::null(), Some(wait_for_ever), ptr::null_mut(), &raw mut thread),
-            aero_channel_create(1, &raw mut channel),
-            aero_timer_create(Some(note), ptr::null_mut(), &raw mut timer),
-            aero_interrupt_register(Some(note), ptr::null_mut(), &raw mut interrupt),
-            aero_fiber_create(Some(note), ptr::null_mut(), 0, &raw mut fiber),
-            aero_pool_create(&raw mut pool),
-            aero_group_create(1, &raw mut group),
-        ]
-    };
-    if made != [OK; 7] {
-        return Err(line!() as i32);
-    }
-    Ok([thread.cast(), channel.cast(), timer.cast(), interrupt.cast(), fiber.cast(), pool.cast(), group.cast()])
-}
-
-/// Each function that takes a handle, with the place of its kind in [`one_of_each`].
-type Use = unsafe fn(*mut u8) -> Status;
-#[expect(
-    clippy::undocumented_unsafe_blocks,
-    reason = "the same for all: any number may be given as a handle, and the other pointers are good"
-)]
-const USES: [(usize, Use); 20] = {
-    unsafe fn word() -> *mut u64 {
-        static WORDS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
-        WORDS.as_ptr().cast_mut().cast()
-    }
-    [
-        (0, |at| unsafe { aero_thread_join(at.cast(), 0) }),
-        (0, |at| unsafe { aero_thread_detach(at.cast()) }),
-        (1, |at| unsafe { aero_channel_send(at.cast(), 1, 0) }),
-        (1, |at| unsafe { aero_channel_receive(at.cast(), word(), 0) }),
-        (1, |at| unsafe { aero_channel_destroy(at.cast()) }),
-        (2, |at| unsafe { aero_timer_set(at.cast(), NEVER) }),
-        (2, |at| unsafe { aero_timer_cancel(at.cast()) }),
-        (2, |at| unsafe { aero_timer_destroy(at.cast()) }),
-        (3, |at| unsafe { aero_interrupt_send(at.cast(), 0) }),
-        (3, |at| unsafe { aero_interrupt_unregister(at.cast()) }),
-        (4, |at| unsafe { aero_fiber_yield_to(at.cast()) }),
-        (4, |at| unsafe { aero_fiber_join(at.cast()) }),
-        (5, |at| unsafe { aero_pool_queue(at.cast(), ptr::null(), Some(note), ptr::null_mut()) }),
-        (5, |at| unsafe { aero_pool_run_one(at.cast()) }),
-        (5, |at| unsafe { aero_pool_destroy(at.cast()) }),
-        (6, |at| unsafe { aero_group_barrier(at.cast(), 0) }),
-        (6, |at| unsafe { aero_group_share(at.cast(), 0, 1, word(), 0) }),
-        (6, |at| unsafe { aero_group_broadcast(at.cast(), 0, 0, word(), 0) }),
-        (6, |at| unsafe { aero_group_follow(at.cast(), 0) }),
-        (6, |at| unsafe { aero_group_destroy(at.cast()) }),
-    ]
-};
-
-/// The place of the only function a kind has that uses a handle up, for kinds that do not need their end waited for.
-const DESTROYERS: [(usize, usize); 6] = [(1, 4), (2, 7), (3, 9), (4, 11), (5, 14), (6, 19)];
-
-fn stale_and_wrong_handles_are_invalid() -> TestResult {
-    reset();
-    succeed(|| {
-        let handles = match one_of_each() {
-            Ok(handles) => handles,
-            Err(line) => return line,
-        };
-        let block = Arc::new(0u64);
-        let nonsense = [ptr::null_mut(), 0x10 as *mut u8, usize::MAX as *mut u8, Arc::as_ptr(&block) as *mut u8];
-        for (function, &(kind, use_it)) in USES.iter().enumerate() {
-            let wrong = handles.iter().enumerate().filter(|(other, _)| *other != kind).map(|(_, &handle)| handle);
-            for handle in wrong.chain(nonsense) {
-                // SAFETY: any number may be given.
-                if unsafe { use_it(handle) } != INVALID {
-                    return line!() as i32 * 100 + function as i32;
-                }
-            }
-        }
-        for (kind, destroyer) in DESTROYERS {
-            // SAFETY: not used again but to see that it is refused.
-            if unsafe { USES[destroyer].1(handles[kind]) } != OK {
-                return line!() as i32 * 100 + kind as i32;
-            }
-        }
-        // SAFETY: the same.
-        check!(unsafe { aero_thread_detach(handles[0].cast()) } == OK);
-        for again in [false, true] {
-            for (function, &(kind, use_it)) in USES.iter().enumerate() {
-                // SAFETY: any number may be given.
-                if unsafe { use_it(handles[kind]) } != INVALID {
-                    return line!() as i32 * 100 + function as i32;
-                }
-            }
-            // Their places are used again then, for others.
-            if !again && one_of_each().is_err() {
-                return line!() as i32;
-            }
-        }
-        0
-    })
-}
-
-fn handles_of_another_program_are_invalid() -> TestResult {
-    static HANDLES: [AtomicPtr<u8>; 7] = [const { AtomicPtr::new(ptr::null_mut()) }; 7];
-    reset();
-    let owner = start(|| {
-        match one_of_each() {
-            Ok(handles) => {
-                HANDLES.iter().zip(handles).for_each(|(place, handle)| place.store(handle, Ordering::SeqCst))
-            }
-            Err(line) => return line,
-        }
-        STARTED.store(1, Ordering::SeqCst);
-        while !RELEASED.load(Ordering::SeqCst) {
-            // SAFETY: no condition.
-            unsafe { aero_thread_yield() };
-        }
-        0
-    })?;
-    eventually("the handles are there", || STARTED.load(Ordering::SeqCst) == 1 || owner.outcome().is_some())?;
-    let result = succeed(|| {
-        // Its own, in the same places.
-        check!(one_of_each().is_ok());
-        for (function, &(kind, use_it)) in USES.iter().enumerate() {
-            // SAFETY: any number may be given.
-            if unsafe { use_it(HANDLES[kind].load(Ordering::SeqCst)) } != INVALID {
-                return line!() as i32 * 100 + function as i32;
-            }
-        }
-        0
-    });
-    RELEASED.store(true, Ordering::SeqCst);
-    let outcome = end(&owner)?;
-    ensure!(outcome == Outcome::Exited(0), "the owner {outcome}");
-    result
-}
-
-fn fibers_are_their_threads_own() -> TestResult {
-    static FIBER: AtomicPtr<abi::Fiber> = AtomicPtr::new(ptr::null_mut());
-    static STATUS: AtomicU32 = AtomicU32::new(0);
-    reset();
-    succeed(|| {
-        unsafe extern "C" fn make(_: *mut u8) {
-            let mut fiber = ptr::null_mut();
-            // SAFETY: a function of this image, and a place for the handle.
-            unsafe { aero_fiber_create(Some(note), ptr::null_mut(), 0, &raw mut fiber) };
-            FIBER.store(fiber, Ordering::SeqCst);
-        }
-        unsafe extern "C" fn join_self(_: *mut u8) {
-            // SAFETY: any handle may be given.
-            let status = unsafe { aero_fiber_join(FIBER.load(Ordering::SeqCst)) };
-            STATUS.store(status as u32, Ordering::SeqCst);
-        }
-        let mut thread = ptr::null_mut();
-        // SAFETY: functions of this image, and places for the handles.
-        unsafe {
-            // A fiber whose thread is over.
-            check!(aero_thread_spawn(ptr::null(), Some(make), ptr::null_mut(), &raw mut thread) == OK);
-            check!(aero_thread_join(thread, NEVER) == OK);
-            let fiber = FIBER.load(Ordering::SeqCst);
-            check!(!fiber.is_null());
-            check!(aero_fiber_join(fiber) == INVALID && aero_fiber_yield_to(fiber) == INVALID);
-            check!(RAN.load(Ordering::SeqCst) == 0);
-            // One that joins itself.
-            let mut fiber = ptr::null_mut();
-            check!(aero_fiber_create(Some(join_self), ptr::null_mut(), 0, &raw mut fiber) == OK);
-            FIBER.store(fiber, Ordering::SeqCst);
-            check!(aero_fiber_join(fiber) == OK);
-            check!(STATUS.load(Ordering::SeqCst) as i32 == INVALID);
-        }
-        0
-    })
 }
 
 fn a_program_ends_while_it_joins() -> TestResult {
@@ -690,5 +482,5 @@ fn nothing_is_left_of_any_program() -> TestResult {
 }
 
 fn tests_of_programs() -> impl Iterator<Item = (&'static str, fn() -> TestResult)> {
-    TESTS.iter().chain(program_memory::TESTS).map(|test| (test.name, test.run))
+    TESTS.iter().chain(misuse::TESTS).chain(program_memory::TESTS).map(|test| (test.name, test.run))
 }

@@ -9,6 +9,7 @@ extern crate alloc;
 mod calls;
 mod interface;
 mod memory;
+mod misuse;
 mod program;
 mod program_memory;
 mod runtimes;
@@ -65,6 +66,7 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
         runtimes::TESTS,
         traps::TESTS,
         interface::TESTS,
+        misuse::TESTS,
         program_memory::TESTS,
         state::TESTS,
     ]
