@@ -49,10 +49,10 @@ pub struct Options {
     #[arg(long)]
     pub iso: bool,
     /// Run commands at the kernel's prompt, print only their output, and end
-    #[arg(long, value_name = "CMD; CMD")]
+    #[arg(long, value_name = "CMD; CMD", value_parser = script)]
     pub run: Option<String>,
     /// Seconds after which the machine is ended; for --run 60 unless given
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
     /// Open a window with a screen and a keyboard, with a session of its own
     #[arg(long)]
@@ -81,6 +81,14 @@ pub struct Options {
     /// Further arguments for QEMU
     #[arg(last = true, value_name = "QEMU ARGUMENTS")]
     pub qemu: Vec<String>,
+}
+
+/// Commands for `--run`, which the kernel gets in double quotes on its command line.
+fn script(text: &str) -> Result<String, String> {
+    match text.contains('"') {
+        true => Err("commands cannot contain double quotes".into()),
+        false => Ok(text.into()),
+    }
 }
 
 impl Options {
@@ -143,7 +151,6 @@ pub struct Outcome {
 
 /// Boots, runs the commands, and writes their output as it comes.
 pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn Write) -> Result<Outcome> {
-    ensure!(!script.contains('"'), "commands for --run cannot contain double quotes");
     let line = format!("panic=exit {} run=\"{script}\"", options.append);
     let mut machine = Running::start_either(image, options, &line)?;
     let limit = options.timeout.map_or(DEFAULT_RUN_LIMIT, Duration::from_secs);
@@ -165,6 +172,9 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
         filter.take(&lines.add(&said));
     }
     let code = machine.end()?;
+    if !timed_out && filter.has_seen_nothing() {
+        check_start(&machine, code)?;
+    }
     let reported = filter.status();
     if let (Some(status), false) = (reported, timed_out) {
         return Ok(Outcome { status, report: String::new() });
@@ -186,6 +196,18 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
     let console = String::from_utf8_lossy(&filter.other).replace(['\r', '\u{2}', '\u{3}', '\u{18}'], "");
     let note = machine.take_crash_note().map_or_else(String::new, |note| format!("aero: {note}\n"));
     Ok(Outcome { status: status::CRASHED, report: format!("{console}\naero: {reason}; its console is above\n{note}") })
+}
+
+/// An error if a machine that has said nothing was never there: then it is QEMU that failed, not the kernel.
+fn check_start(machine: &Running, code: Option<i32>) -> Result<()> {
+    let has_started = machine.card.is_some() || matches!(code, Some(0) | None);
+    ensure!(
+        has_started,
+        "QEMU did not start the machine and ended with status {}; what it said is above. It is about the machine's options: `--mem`, \
+         `--trace`, `--iso`, and what follows `--`",
+        code.unwrap_or(-1)
+    );
+    Ok(())
 }
 
 /// Tells the output of commands from the rest of what a machine sends.
@@ -217,7 +239,11 @@ impl Filter {
                 (State::Inside, END_OF_TEXT) => self.state = State::Status,
                 (State::Inside, CANCEL) => self.state = State::Crashed,
                 (State::Inside, b'\r') => {}
-                (State::Inside, _) => inside.push(byte),
+                // It is printed, and not again with the rest.
+                (State::Inside, _) => {
+                    inside.push(byte);
+                    continue;
+                }
                 (State::Status, b'0'..=b'9') => self.digits.push(char::from(byte)),
                 (State::Status, _) => self.state = State::After,
                 _ => {}
@@ -225,6 +251,11 @@ impl Filter {
             self.other.push(byte);
         }
         inside
+    }
+
+    /// True if the machine has sent nothing.
+    fn has_seen_nothing(&self) -> bool {
+        self.other.is_empty() && self.state == State::Before
     }
 
     /// True if a crash report has begun.
@@ -253,10 +284,11 @@ fn interact(image: &Image, options: &Options) -> Result<u8> {
     let mut deadline = options.timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut lines = SourceLines::new(image);
     let mut out = std::io::stdout();
-    let (mut quit, mut timed_out) = (false, false);
+    let (mut quit, mut timed_out, mut is_silent) = (false, false, true);
     loop {
         match machine.output.recv_timeout(Duration::from_millis(20)) {
             Ok(bytes) => {
+                is_silent = false;
                 out.write_all(&lines.add(&bytes))?;
                 out.flush()?;
                 if listens.is_some() {
@@ -282,6 +314,9 @@ fn interact(image: &Image, options: &Options) -> Result<u8> {
     }
     let code = machine.end()?;
     drop(terminal);
+    if is_silent && !quit && !timed_out {
+        check_start(&machine, code)?;
+    }
     ensure!(quit || !timed_out, "the machine did not end in time, and was ended; --timeout S gives it more");
     match code.and_then(qemu::kernel_status) {
         _ if quit => Ok(status::DONE),

@@ -156,7 +156,7 @@ fn kill(context: &mut Context<'_>) -> CommandResult {
         ["all"] => {
             let programs = programs::kill_all()?;
             if programs > 0 {
-                writeln!(context.out, "{programs} programs ended")?;
+                writeln!(context.out, "{programs} {} ended", if programs == 1 { "program" } else { "programs" })?;
             }
             load::list()
         }

@@ -19,6 +19,15 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 /// The commands.
 pub const COMMANDS: &[Command] = &[
     Command {
+        name: "sleep",
+        needs: Needs::Cpus,
+        arguments: "SECONDS",
+        about: "waits so long, or until Ctrl-C",
+        details: "With up to three decimals: `sleep 0.25`.",
+        words: &[],
+        run: sleep,
+    },
+    Command {
         name: "watch",
         needs: Needs::Cpus,
         arguments: "SECONDS COMMAND",
@@ -57,14 +66,41 @@ fn watch(context: &mut Context<'_>) -> CommandResult {
         if status != 0 {
             return Err(CommandError::failed("the command failed"));
         }
-        let deadline = kernel::time::Deadline::after(Duration::from_secs(seconds));
-        while !deadline.has_passed() {
-            if session::interrupted() {
-                return Ok(());
-            }
-            thread::sleep(POLL);
+        if !pause(Duration::from_secs(seconds)) {
+            return Ok(());
         }
     }
+}
+
+/// Waits; false if Ctrl-C came first.
+fn pause(duration: Duration) -> bool {
+    let deadline = kernel::time::Deadline::after(duration);
+    while !deadline.has_passed() {
+        if session::interrupted() {
+            return false;
+        }
+        thread::sleep(POLL.min(duration));
+    }
+    true
+}
+
+fn sleep(context: &mut Context<'_>) -> CommandResult {
+    let [seconds] = context.arguments else { return Err(CommandError::usage("needs seconds")) };
+    let milliseconds =
+        milliseconds(seconds).filter(|&milliseconds| milliseconds <= PAUSE_LIMIT * 1000).ok_or_else(|| {
+            CommandError::usage(format!("`{seconds}` is not a time from 0 to {PAUSE_LIMIT} seconds (`2`, `0.25`)"))
+        })?;
+    if pause(Duration::from_millis(milliseconds)) { Ok(()) } else { Err(CommandError::failed("interrupted")) }
+}
+
+/// Seconds with up to three decimals.
+fn milliseconds(text: &str) -> Option<u64> {
+    let (seconds, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    if !(1..=3).contains(&decimals.len()) || !decimals.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let scale = 10u64.pow(3 - decimals.len() as u32);
+    seconds.parse::<u64>().ok()?.checked_mul(1000)?.checked_add(decimals.parse::<u64>().ok()? * scale)
 }
 
 fn alias(context: &mut Context<'_>) -> CommandResult {
@@ -76,5 +112,21 @@ fn alias(context: &mut Context<'_>) -> CommandResult {
             Ok(())
         }
         [name, meaning @ ..] => execute::set_alias(name, &meaning.join(" ")).map_err(CommandError::failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::milliseconds;
+
+    #[test]
+    fn seconds_may_have_decimals() {
+        let times = [("0", 0), ("2", 2000), ("0.5", 500), ("1.25", 1250), ("3.007", 3007)];
+        assert!(times.iter().all(|&(text, wanted)| milliseconds(text) == Some(wanted)));
+        assert!(
+            ["", ".", "1.", ".5", "1.2345", "-1", "x", "1.x", "99999999999999999999"]
+                .iter()
+                .all(|text| milliseconds(text).is_none())
+        );
     }
 }

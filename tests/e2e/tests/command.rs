@@ -131,3 +131,33 @@ fn the_lower_half_is_empty_and_code_is_not_writable() {
     let output = boot_and_run("poke 0xffff800000201000 0 1", &[]);
     assert_eq!(output.status.code(), Some(1), "the kernel's code is writable");
 }
+
+#[test]
+fn a_machine_that_qemu_does_not_start_is_no_crash() {
+    let trace = "/nowhere/trace";
+    for options in [&["--", "-nosucharg"][..], &["--mem", "64T"], &["--trace", trace]] {
+        let output = aero().args(["boot", "--run", "uptime"]).args(options).output().expect("aero can be run");
+        let errors = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{options:?}: {errors}");
+        assert!(errors.contains("QEMU did not start the machine") && !errors.contains("crashed"), "{options:?}: {errors}");
+    }
+}
+
+#[test]
+fn what_cannot_be_meant_is_told_before_anything_is_built() {
+    for options in [&["--run", "print \"x\""][..], &["--timeout", "0"], &["--cpus", "0"]] {
+        let output = aero().arg("boot").args(options).output().expect("aero can be run");
+        assert_eq!(output.status.code(), Some(2), "{options:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_script_that_does_not_end_is_no_crash_and_its_output_is_shown_once() {
+    let output = aero().args(["boot", "--run", "uptime; sleep 0.1; sleep 600", "--timeout", "8"]).output().expect("aero can be run");
+    let (out, errors) = (stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(3), "{out}{errors}");
+    assert!(errors.contains("did not finish `uptime; sleep 0.1; sleep 600` within 8 s"), "{errors}");
+    assert!(out.contains("since the image was entered") || out.contains("up "), "{out}");
+    let line = out.lines().next().expect("a line");
+    assert!(!errors.contains(line), "the output is shown twice: {out}{errors}");
+}

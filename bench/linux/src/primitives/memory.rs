@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use report::{Counter, Samples};
 
 use crate::system::{self, Spinners, check};
-use crate::{Benchmark, Error, Outcome, benchmark, cycles, repeat, samples};
+use crate::{Benchmark, Outcome, benchmark, cycles, repeat, samples};
 
 /// The benchmarks.
 pub const BENCHMARKS: &[Benchmark] = &[
@@ -90,28 +90,26 @@ fn allocate_remotely(counter: Counter, size: usize) -> Outcome {
 /// Bytes that [`usable`] asks for.
 const IN_ALL: usize = 64 << 20;
 
-/// The process's resident memory, in pages (proc(5), /proc/pid/statm).
-fn resident_pages() -> Result<usize, Error> {
-    let text = std::fs::read_to_string("/proc/self/statm")?;
-    Ok(text.split_whitespace().nth(1).ok_or("/proc/self/statm has no second field")?.parse()?)
+/// Bytes that malloc has given away, what it needs for them itself included (mallinfo(3)).
+fn taken() -> usize {
+    // SAFETY: no condition.
+    let info = unsafe { libc::mallinfo2() };
+    info.uordblks + info.hblkhd
 }
 
-/// What was asked for, of what that made resident, page tables not counted.
+/// What was asked for, of what malloc took for it; page tables are not counted.
 fn usable(counter: Counter, size: usize) -> Outcome {
     let mut blocks = Vec::with_capacity(IN_ALL / size);
     blocks.resize(blocks.capacity(), ptr::null_mut::<u8>());
-    let before = resident_pages()?;
+    let before = taken();
     for block in &mut blocks {
         // SAFETY: any size may be asked for.
         *block = unsafe { libc::malloc(size) }.cast();
         if block.is_null() {
             return Err("out of memory".into());
         }
-        // SAFETY: as many bytes.
-        (0..size).step_by(PAGE).for_each(|offset| unsafe { block.add(offset).write_volatile(1) });
     }
-    let resident = (resident_pages()? - before) * PAGE;
-    let permille = blocks.len() * size * 1000 / resident;
+    let permille = blocks.len() * size * 1000 / (taken() - before).max(1);
     for block in blocks {
         // SAFETY: allocated above.
         unsafe { libc::free(block.cast()) };
