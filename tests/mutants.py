@@ -15,8 +15,9 @@ import tempfile
 
 ROOT = subprocess.check_output(["git", "rev-parse", "--show-toplevel"], text=True).strip()
 # Seconds for the tests of a part; without a mutant they take a third of it.
-LIMITS = {"suite": 400, "model": 900, "kernel": 900}
+LIMITS = {"arch": 200, "suite": 400, "model": 900, "kernel": 900}
 COMMANDS = {
+    "arch": ["bash", "-c", 'eval "$(./aero toolchain)"; exec "$CARGO" test --quiet -p arch-x64'],
     "suite": ["bash", "-c", 'eval "$(./aero toolchain)"; exec "$CARGO" test --quiet -p suite'],
     "model": ["./aero", "test", "model"],
     "kernel": ["./aero", "test", "kernel"],
@@ -83,7 +84,7 @@ mutant('suite', 'kernel/src/program/end.rs',"        match self.calls.load(Order
 mutant('suite', 'runtime/src/handlers.rs',"    if timer.timer.is_running_here() {","    if false {")
 mutant("model", "kernel/src/scheduler/mailbox.rs", "self.newest.compare_exchange(ptr::null_mut(), ptr::null_mut(), Ordering::AcqRel, Ordering::Acquire).is_ok()", "self.newest.load(Ordering::Acquire).is_null()")
 mutant("suite", W + "list.rs", "            if thread.claim().try_wake() {\n                return TakenOne(Some(thread));\n            }\n        }\n        TakenOne(None)", "            return TakenOne(thread.claim().try_wake().then_some(thread));\n        }\n        TakenOne(None)")
-mutant("kernel", "arch-x64/src/cpu.rs", "if instruction_pointer == &raw const halt_start as u64 {", "if false {")
+mutant("arch", "arch-x64/src/cpu.rs", "if instruction_pointer == &raw const halt_start as u64 {", "if false {")
 mutant("kernel", "arch-x64/src/vectors.rs", "        \"mov [rsp + {legacy} + header_word], rax\",\n", "        \"test [rsp + {legacy} + header_word], rax\",\n")
 mutant("kernel", "arch-x64/src/trap.rs", "const RED_ZONE: usize = 128;", "const RED_ZONE: usize = 0;")
 mutant("kernel", "arch-x64/src/trap.rs", "    let fault_stack = descriptors::use_fault_stack(stack);\n    handler();\n    descriptors::put_fault_stack_back(fault_stack);", "    let _ = stack;\n    handler();")

@@ -286,7 +286,8 @@ unsafe impl GlobalAlloc for KernelAllocator {
     }
 }
 
-/// Takes back what is kept for reuse; see [`reclaimer`]. True if there is more free memory now.
+/// Takes back what is kept for reuse; dead threads, freed stacks, the objects in all CPUs' caches. Blocks; where that is not
+/// allowed, nothing happens. True if there is more free memory now.
 pub fn reclaim() -> bool {
     reclaimer::reclaim()
 }

@@ -139,7 +139,10 @@ fn a_machine_that_qemu_does_not_start_is_no_crash() {
         let output = aero().args(["boot", "--run", "uptime"]).args(options).output().expect("aero can be run");
         let errors = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{options:?}: {errors}");
-        assert!(errors.contains("QEMU did not start the machine") && !errors.contains("crashed"), "{options:?}: {errors}");
+        assert!(
+            errors.contains("QEMU did not start the machine") && !errors.contains("crashed"),
+            "{options:?}: {errors}"
+        );
     }
 }
 
@@ -153,7 +156,10 @@ fn what_cannot_be_meant_is_told_before_anything_is_built() {
 
 #[test]
 fn a_script_that_does_not_end_is_no_crash_and_its_output_is_shown_once() {
-    let output = aero().args(["boot", "--run", "uptime; sleep 0.1; sleep 600", "--timeout", "8"]).output().expect("aero can be run");
+    let output = aero()
+        .args(["boot", "--run", "uptime; sleep 0.1; sleep 600", "--timeout", "8"])
+        .output()
+        .expect("aero can be run");
     let (out, errors) = (stdout(&output), stderr(&output));
     assert_eq!(output.status.code(), Some(3), "{out}{errors}");
     assert!(errors.contains("did not finish `uptime; sleep 0.1; sleep 600` within 8 s"), "{errors}");
