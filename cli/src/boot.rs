@@ -23,6 +23,8 @@ const START_OF_TEXT: u8 = 0x02;
 const END_OF_TEXT: u8 = 0x03;
 /// The kernel sends this before a crash report.
 const CANCEL: u8 = 0x18;
+/// The kernel's first instructions send this before the line that says why the machine cannot run it.
+const NEGATIVE_ACKNOWLEDGE: u8 = 0x15;
 /// What the kernel writes when it listens.
 const PROMPT: &[u8] = b"aero> ";
 /// Begins a command to `aero` itself at the terminal.
@@ -162,6 +164,9 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
             Ok(bytes) => {
                 out.write_all(&filter.take(&lines.add(&bytes)))?;
                 out.flush()?;
+                if let Some(reason) = filter.refusal() {
+                    bail!("the machine cannot run the kernel. {reason}");
+                }
             }
             Err(RecvTimeoutError::Timeout) => break true,
             Err(RecvTimeoutError::Disconnected) => break false,
@@ -227,6 +232,8 @@ enum State {
     After,
     /// A crash report follows.
     Crashed,
+    /// A line follows that says why the kernel cannot run.
+    Refused,
 }
 
 impl Filter {
@@ -235,6 +242,10 @@ impl Filter {
         let mut inside = Vec::new();
         for &byte in bytes {
             match (&self.state, byte) {
+                (State::Before, NEGATIVE_ACKNOWLEDGE) => {
+                    self.state = State::Refused;
+                    self.other.clear();
+                }
                 (State::Before, START_OF_TEXT) => self.state = State::Inside,
                 (State::Inside, END_OF_TEXT) => self.state = State::Status,
                 (State::Inside, CANCEL) => self.state = State::Crashed,
@@ -251,6 +262,13 @@ impl Filter {
             self.other.push(byte);
         }
         inside
+    }
+
+    /// Why the kernel cannot run, once it has said so.
+    fn refusal(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.other);
+        let said = text.trim_start_matches(|character: char| character.is_control());
+        (self.state == State::Refused && said.contains('\n')).then(|| said.trim().into())
     }
 
     /// True if the machine has sent nothing.
@@ -407,6 +425,15 @@ mod tests {
         out.extend(filter.take(b"1\r\nafterwards"));
         assert_eq!(out, b"first\nsecond\n");
         assert_eq!(filter.status(), Some(1));
+    }
+
+    #[test]
+    fn a_refusal_is_known_when_its_line_is_over() {
+        let mut filter = Filter::default();
+        filter.take(b"A\x15\r\nAerokernel: not ");
+        assert_eq!(filter.refusal(), None);
+        filter.take(b"here\r\n");
+        assert_eq!(filter.refusal().as_deref(), Some("Aerokernel: not here"));
     }
 
     #[test]

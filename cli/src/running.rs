@@ -13,7 +13,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::MissingTool;
 use crate::boot::Options;
@@ -26,6 +26,8 @@ use crate::trace_file;
 
 /// How often a card's console is looked at.
 const RING_INTERVAL: Duration = Duration::from_millis(1);
+/// Longest command line of the kernel, in bytes: what QEMU's and GRUB's loaders pass on whole.
+const LINE_LIMIT: usize = 2000;
 /// How long QEMU may take to end after it closed its output.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a kernel that did not finish may take to report where it is, and how often it is asked.
@@ -56,6 +58,11 @@ impl Running {
     pub fn start(image: &Image, options: &Options, words: &str) -> Result<Self> {
         let trace_words = options.trace.as_ref().map_or_else(String::new, |_| qemu::trace_words());
         let line = format!("{} {trace_words} {words}", qemu::kernel_words());
+        ensure!(
+            line.len() <= LINE_LIMIT,
+            "the kernel's command line would have {} bytes, and loaders take {LINE_LIMIT}: shorten `--run` or `--append`",
+            line.len()
+        );
         let trace = options.trace.as_deref().map(trace_file::raw_path);
         let iso = if options.iso { Some(iso::make(&image.boot, &line)?) } else { None };
         let mut extra = options.qemu.clone();

@@ -1,4 +1,6 @@
-//! Little-endian fields at byte offsets, `None` past the end.
+//! Little-endian fields at byte offsets, `None` past the end; and text.
+
+use crate::Notices;
 
 pub(crate) fn u8_at(bytes: &[u8], offset: usize) -> Option<u8> {
     bytes.get(offset).copied()
@@ -20,11 +22,33 @@ fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..offset.checked_add(N)?)?.try_into().ok()
 }
 
-/// Text up to the first NUL, as far as it is UTF-8.
-pub(crate) fn text(bytes: &[u8]) -> &str {
-    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
-    match core::str::from_utf8(&bytes[..end]) {
-        Ok(text) => text,
-        Err(error) => core::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or(""),
+/// A command line: up to the first NUL, and as far as it is UTF-8. What is cut is noted.
+pub(crate) fn command_line<'a>(bytes: &'a [u8], notices: &mut Notices) -> &'a str {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or_else(|| {
+        notices.add("the command line is too long, or has no end; cut behind so many bytes:", bytes.len() as u64);
+        bytes.len()
+    });
+    core::str::from_utf8(&bytes[..end]).unwrap_or_else(|error| {
+        notices.add("the command line is not UTF-8; cut behind so many bytes:", error.valid_up_to() as u64);
+        core::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or("")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::command_line;
+    use crate::Notices;
+
+    #[test]
+    fn what_is_cut_of_a_command_line_is_noted() {
+        for (bytes, kept, noted) in [
+            (&b"log=off\0rest"[..], "log=off", None),
+            (b"a b\xff c\0", "a b", Some(3)),
+            (b"never ends", "never ends", Some(10)),
+        ] {
+            let mut notices = Notices::default();
+            assert_eq!(command_line(bytes, &mut notices), kept);
+            assert_eq!(notices.0.first().map(|notice| notice.value), noted, "{kept}");
+        }
     }
 }

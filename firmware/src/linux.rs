@@ -2,7 +2,7 @@
 
 use arch_contract::boot::PhysicalRange;
 
-use crate::bytes::{text, u8_at, u32_at, u64_at};
+use crate::bytes::{command_line, u8_at, u32_at, u64_at};
 use crate::memory_map::RawEntry;
 use crate::{Notices, PhysicalMemory};
 
@@ -62,7 +62,7 @@ pub fn parse<'a>(memory: &'a impl PhysicalMemory, address: u64, notices: &mut No
     if line != 0 {
         // The line ends somewhere before the limit; memory may end earlier, so try shorter reads.
         match [COMMAND_LINE_LIMIT, 256].iter().find_map(|&length| memory.bytes(line, length)) {
-            Some(bytes) => parameters.command_line = text(bytes),
+            Some(bytes) => parameters.command_line = command_line(bytes, notices),
             None => notices.add("Linux boot protocol: the command line is not readable at", line),
         }
     }

@@ -1,6 +1,6 @@
 //! The Multiboot2 boot information (Multiboot2 Specification 2.0, section 3.6).
 
-use crate::bytes::{text, u32_at, u64_at};
+use crate::bytes::{command_line, u32_at, u64_at};
 use crate::memory_map::RawEntry;
 use crate::{Notices, PhysicalMemory};
 
@@ -57,7 +57,7 @@ pub fn parse<'a>(memory: &'a impl PhysicalMemory, address: u64, notices: &mut No
         };
         match kind {
             0 => break,
-            TAG_COMMAND_LINE => info.command_line = text(&tag[8..]),
+            TAG_COMMAND_LINE => info.command_line = command_line(&tag[8..], notices),
             TAG_MEMORY_MAP if size >= 16 => {
                 info.entry_size = u32_at(tag, 8).unwrap_or(24) as usize;
                 info.map = &tag[16..];

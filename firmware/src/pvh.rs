@@ -1,6 +1,6 @@
 //! The PVH start information (Xen public header `arch-x86/hvm/start_info.h`, structure `hvm_start_info`).
 
-use crate::bytes::{text, u32_at, u64_at};
+use crate::bytes::{command_line, u32_at, u64_at};
 use crate::memory_map::RawEntry;
 use crate::{Notices, PhysicalMemory};
 
@@ -50,7 +50,7 @@ pub fn parse<'a>(memory: &'a impl PhysicalMemory, address: u64, notices: &mut No
         // The line ends somewhere before the limit; memory may end earlier, so try shorter reads.
         let bytes = [COMMAND_LINE_LIMIT, 1024, 256, 64].iter().find_map(|&length| memory.bytes(line, length));
         match bytes {
-            Some(bytes) => info.command_line = text(bytes),
+            Some(bytes) => info.command_line = command_line(bytes, notices),
             None => notices.add("PVH: the command line is not readable at", line),
         }
     }

@@ -85,6 +85,9 @@ void *aero_allocate(size_t size, size_t align, uint32_t node);
 /* Frees what aero_allocate gave; null is allowed. */
 void aero_free(void *memory);
 
+/* Bytes that were asked for of what aero_allocate gave; 0 for any other address. */
+size_t aero_allocated_size(void *memory);
+
 /* Spawns a thread that calls `body(argument)`. `options` and `thread` may be null: the defaults, and a thread
  * nobody joins. */
 int32_t aero_thread_spawn(const aero_thread_options *options, void (*body)(void *argument), void *argument, aero_thread **thread);

@@ -66,7 +66,9 @@ pub struct Unknown<'a> {
 }
 
 /// Words for the architecture's start-up code.
-const ARCHITECTURE_WORDS: [&str; 5] = ["debug-exit", "trace-port", "crash-port", "phi.ring", "apic"];
+const ARCHITECTURE_WORDS: [&str; 2] = ["phi.ring", "apic"];
+/// The same whose values are ports.
+const PORT_WORDS: [&str; 3] = ["debug-exit", "trace-port", "crash-port"];
 
 /// Reads the line; calls `unknown` for each word that is not understood and goes on with the defaults.
 pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options<'a> {
@@ -177,6 +179,10 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
                 continue;
             }
             key if ARCHITECTURE_WORDS.contains(&key) => continue,
+            key if PORT_WORDS.contains(&key) => match number(word.value) {
+                Some(0..=0xffff) => continue,
+                _ => "a port's number, from 0 to 0xffff",
+            },
             _ => {
                 "log=, cpus=, quantum_us=, idle=, panic=, trace=, watchdog=, gdb=, script= or run=; `help boot` explains them"
             }
@@ -211,7 +217,7 @@ mod tests {
     #[test]
     fn known_words_are_taken_and_others_reported() {
         let mut unknown = Vec::new();
-        let line = "log=debug cpus=2 quantum_us=100 idle=poll panic=exit run=\"mem; cpus\" colour=red cpus=none";
+        let line = "log=debug cpus=2 quantum_us=100 idle=poll panic=exit run=\"mem; cpus\" colour=red cpus=none debug-exit=0xf4 crash-port=x trace-port=65536";
         let options = parse(line, |word| unknown.push((word.key, word.value)));
         assert_eq!(options.log, LevelFilter::Debug);
         assert_eq!(options.cpus, 2);
@@ -219,7 +225,7 @@ mod tests {
         assert_eq!(options.idle, Idle::Poll);
         assert_eq!(options.after_crash, AfterCrash::Exit);
         assert_eq!(options.run, Some("mem; cpus"));
-        assert_eq!(unknown, [("colour", "red"), ("cpus", "none")]);
+        assert_eq!(unknown, [("colour", "red"), ("cpus", "none"), ("crash-port", "x"), ("trace-port", "65536")]);
     }
 
     proptest! {

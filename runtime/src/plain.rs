@@ -73,8 +73,8 @@ pub unsafe extern "C" fn aero_free(memory: *mut u8) {
     }
 }
 
-pub unsafe extern "C" fn aero_allocated_size(memory: *const u8) -> usize {
-    let (Ok(program), Some(block)) = (program(), NonNull::new(memory.cast_mut())) else { return 0 };
+pub unsafe extern "C" fn aero_allocated_size(memory: *mut u8) -> usize {
+    let (Ok(program), Some(block)) = (program(), NonNull::new(memory)) else { return 0 };
     program.heap().size_of(block).unwrap_or(0)
 }
 

@@ -69,7 +69,8 @@ crate::long_mode_entry! {
         "jmp 9b",
         "7: hlt",
         "jmp 7b",
-        "boot_unfit: .asciz \"\\r\\nAerokernel: this CPU has no 64-bit mode or no NX; use another CPU (QEMU: -cpu max)\\r\\n\"",
+        // The first byte, NAK, tells `aero` that nothing comes after the line.
+        "boot_unfit: .asciz \"\\025\\r\\nAerokernel: this CPU has no 64-bit mode or no NX; use another CPU (QEMU: -cpu max)\\r\\n\"",
     ],
     start: start,
     link_address: LINK_ADDRESS,

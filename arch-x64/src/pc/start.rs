@@ -45,12 +45,14 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     let (symbols, programs) = start_up::packed();
     let image = start_up::image(symbols, programs);
     let (loader, mut rsdp, mut free) = read_loader(magic, loader_information, image, storage);
-    if let Some(port) = words::value(&storage.command_line, "debug-exit").and_then(words::number) {
-        power::set_debug_exit(port as u16);
+    // What is not a port, the kernel names once it can.
+    let port = |word| words::value(&storage.command_line, word).and_then(words::number)?.try_into().ok();
+    if let Some(port) = port("debug-exit") {
+        power::set_debug_exit(port);
     }
     for (word, what) in [("trace-port", Export::Trace), ("crash-port", Export::Crash)] {
-        if let Some(port) = words::value(&storage.command_line, word).and_then(words::number) {
-            debug_port::set(what, port as u16);
+        if let Some(port) = port(word) {
+            debug_port::set(what, port);
         }
     }
     say(", memory");

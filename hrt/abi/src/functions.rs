@@ -18,7 +18,7 @@ macro_rules! functions {
             /// Frees what aero_allocate gave; null is allowed.
             fn aero_free(memory: *mut u8);
             /// Bytes that were asked for of what aero_allocate gave; 0 for any other address.
-            fn aero_allocated_size(memory: *const u8) -> usize;
+            fn aero_allocated_size(memory: *mut u8) -> usize;
 
             /// Spawns a thread that calls `body(argument)`. `options` and `thread` may be null: the defaults, and a thread
             /// nobody joins.

@@ -108,8 +108,8 @@ fn fewer_cpus_and_weaker_ones_do() {
     let output = boot_and_run("uptime", &["--", "-cpu", "qemu64"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     // Without 64-bit mode there is nothing to be done but to say so.
-    let output = boot_and_run("uptime", &["--timeout", "10", "--", "-cpu", "qemu32"]);
-    assert_eq!(output.status.code(), Some(3));
+    let output = boot_and_run("uptime", &["--", "-cpu", "qemu32"]);
+    assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("this CPU has no 64-bit mode"), "{}", stderr(&output));
 }
 
@@ -166,4 +166,23 @@ fn a_script_that_does_not_end_is_no_crash_and_its_output_is_shown_once() {
     assert!(out.contains("since the image was entered") || out.contains("up "), "{out}");
     let line = out.lines().next().expect("a line");
     assert!(!errors.contains(line), "the output is shown twice: {out}{errors}");
+}
+
+#[test]
+fn a_cpu_that_cannot_run_the_kernel_is_named_at_once() {
+    let output = aero()
+        .args(["boot", "--run", "uptime", "--timeout", "600", "--", "-cpu", "max,-nx"])
+        .output()
+        .expect("aero can be run");
+    let errors = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("cannot run the kernel. Aerokernel: this CPU has no 64-bit mode or no NX"), "{errors}");
+}
+
+#[test]
+fn a_command_line_that_is_too_long_is_refused() {
+    let output = boot_and_run(&format!("print {}", "x".repeat(4000)), &[]);
+    let errors = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("command line would have") && errors.contains("shorten `--run`"), "{errors}");
 }

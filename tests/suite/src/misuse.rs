@@ -99,7 +99,7 @@ fn memory_that_is_no_such_object_is_invalid() -> TestResult {
         // SAFETY: as above.
         unsafe {
             check!(aero_barrier_init(at.cast(), 0) == INVALID && aero_semaphore_init(at.cast(), u64::MAX) == INVALID);
-            check!(aero_allocated_size(at) == 0 && aero_allocated_size(ptr::null()) == 0);
+            check!(aero_allocated_size(at) == 0 && aero_allocated_size(ptr::null_mut()) == 0);
             let block = aero_allocate(77, 16, ANY);
             check!(aero_allocated_size(block) == 77 && aero_allocated_size(block.wrapping_add(1)) == 0);
             aero_free(block);
