@@ -24,10 +24,9 @@ pub fn build(isa: Isa, out: &Path, has_cxx: bool) -> Result<Vec<PathBuf>> {
         // The compiler must not make a call of a function out of what that function does.
         libraries.push(compile(&directory.join(source), &objects, isa, &["-fno-builtin".into()])?);
     }
-    libraries.push(
-        hrt::compile_crate(&directory.join("Cargo.toml"), "aero-c", isa)
-            .context("the C library for programs does not build")?,
-    );
+    let library = hrt::compile_crate(&directory.join("Cargo.toml"), "aero-c", isa)
+        .context("the C library for programs does not build")?;
+    libraries.push(library);
     if has_cxx {
         // Trees, hash tables and lists of the containers; nothing that needs exceptions.
         libraries.push(own_file(Language::Cxx, &["-print-file-name=libstdc++.a"])?);

@@ -1,6 +1,9 @@
 //! Atomic operations on 16 bytes, which compilers call by name (GCC's libatomic).
 
 use core::arch::asm;
+use core::sync::atomic::AtomicU32;
+
+use crate::futex;
 
 /// Replaces a value by another until none came between; the value before.
 ///
@@ -93,4 +96,62 @@ fetch! {
     __atomic_fetch_and_16 value operand value & operand;
     __atomic_fetch_or_16 value operand value | operand;
     __atomic_fetch_xor_16 value operand value ^ operand;
+}
+
+// Of other sizes, under a lock that all share: nothing else touches such an object but these.
+static LOCK: AtomicU32 = AtomicU32::new(0);
+
+fn alone<R>(operation: impl FnOnce() -> R) -> R {
+    futex::lock(&LOCK, hrt::abi::NEVER);
+    let result = operation();
+    futex::unlock(&LOCK);
+    result
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __atomic_load(size: usize, at: *const u8, to: *mut u8, _: i32) {
+    // SAFETY: the caller's, of so many bytes.
+    alone(|| unsafe { core::ptr::copy(at, to, size) });
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __atomic_store(size: usize, at: *mut u8, from: *const u8, _: i32) {
+    // SAFETY: the caller's, of so many bytes.
+    alone(|| unsafe { core::ptr::copy(from, at, size) });
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __atomic_exchange(size: usize, at: *mut u8, from: *const u8, to: *mut u8, _: i32) {
+    // SAFETY: the caller's, of so many bytes.
+    alone(|| unsafe {
+        core::ptr::copy(at, to, size);
+        core::ptr::copy(from, at, size);
+    });
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __atomic_compare_exchange(
+    size: usize,
+    at: *mut u8,
+    expected: *mut u8,
+    new: *const u8,
+    _: i32,
+    _: i32,
+) -> bool {
+    // SAFETY: the caller's, of so many bytes.
+    alone(|| unsafe {
+        let is_same = core::slice::from_raw_parts(at, size) == core::slice::from_raw_parts(expected, size);
+        if is_same {
+            core::ptr::copy(new, at, size)
+        } else {
+            core::ptr::copy(at, expected, size)
+        }
+        is_same
+    })
+}
+
+/// Sizes that the CPU does by itself.
+#[unsafe(no_mangle)]
+pub extern "C" fn __atomic_is_lock_free(size: usize, _: *const u8) -> bool {
+    matches!(size, 1 | 2 | 4 | 8 | 16)
 }

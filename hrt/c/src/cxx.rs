@@ -25,10 +25,11 @@ fn allocate_or_fail(size: usize, align: usize) -> *mut c_void {
     block
 }
 
-/// Operators by their mangled names: `operator new`, `operator new[]`.
+/// Operators by their mangled names: `operator new`, `operator new[]`. Weak: a program may replace each of them.
 macro_rules! operators_new {
     ($($name:literal $function:ident($($parameter:ident: $kind:ty),*) $body:expr;)*) => {
         $(#[unsafe(export_name = $name)]
+        #[linkage = "weak"]
         pub extern "C" fn $function($($parameter: $kind),*) -> *mut c_void {
             $body
         })*
@@ -49,6 +50,7 @@ operators_new! {
 macro_rules! operators_delete {
     ($($name:literal $function:ident;)*) => {
         $(#[unsafe(export_name = $name)]
+        #[linkage = "weak"]
         pub unsafe extern "C" fn $function(block: *mut c_void) {
             // SAFETY: null, or from an operator new.
             unsafe { aero_free(block.cast()) };

@@ -38,7 +38,7 @@ impl Arguments {
                 self.integer += 8;
                 return at.cast::<u64>().read();
             }
-            self.from_stack(8, 8).cast::<u64>().read()
+            self.on_stack(8, 8).cast::<u64>().read()
         }
     }
 
@@ -52,7 +52,7 @@ impl Arguments {
                 self.float += 16;
                 return at.cast::<f64>().read();
             }
-            self.from_stack(8, 8).cast::<f64>().read()
+            self.on_stack(8, 8).cast::<f64>().read()
         }
     }
 
@@ -63,7 +63,7 @@ impl Arguments {
     unsafe fn long_double(&mut self) -> f64 {
         // SAFETY: by the caller's word.
         let (mantissa, head) = unsafe {
-            let at = self.from_stack(16, 16);
+            let at = self.on_stack(16, 16);
             (at.cast::<u64>().read(), at.add(8).cast::<u16>().read())
         };
         let exponent = i32::from(head & 0x7fff);
@@ -76,7 +76,7 @@ impl Arguments {
         if head & 0x8000 != 0 { -size } else { size }
     }
 
-    unsafe fn from_stack(&mut self, size: usize, align: usize) -> *mut u8 {
+    unsafe fn on_stack(&mut self, size: usize, align: usize) -> *mut u8 {
         let at = self.stack.map_addr(|address| address.next_multiple_of(align));
         self.stack = at.wrapping_add(size);
         at
@@ -191,9 +191,9 @@ unsafe fn conversion(out: &mut Counted<'_>, text: &[u8], at: &mut usize, argumen
         }
         *at += 1;
     }
-    // SAFETY: by the caller's word, here and below.
     let star = |at: &mut usize, arguments: &mut Arguments| {
         *at += 1;
+        // SAFETY: by the caller's word.
         unsafe { arguments.word() as i32 }
     };
     if text.get(*at) == Some(&b'*') {
@@ -308,7 +308,7 @@ fn signed(out: &mut Counted<'_>, flags: Flags, value: i64) {
     integer(out, flags, sign(&flags, value < 0), digits.bytes());
 }
 
-fn unsigned(out: &mut Counted<'_>, mut flags: Flags, value: u64, letter: u8) {
+fn unsigned(out: &mut Counted<'_>, flags: Flags, value: u64, letter: u8) {
     let mut digits = Buffer::<72>::new();
     let _ = match letter {
         _ if value == 0 => Ok(()),
@@ -324,7 +324,8 @@ fn unsigned(out: &mut Counted<'_>, mut flags: Flags, value: u64, letter: u8) {
             b'x' => prefix = b"0x",
             b'X' => prefix = b"0X",
             b'b' => prefix = b"0b",
-            b'o' => flags.precision = Some(flags.precision.unwrap_or(0).max(digits.bytes().len() + 1)),
+            b'o' if flags.precision.unwrap_or(0) <= digits.bytes().len() => prefix = b"0",
+            b'o' => {}
             _ => {}
         }
     }
@@ -351,9 +352,17 @@ fn float(out: &mut Counted<'_>, mut flags: Flags, value: f64, letter: u8) {
         flags.zeros = false;
         return out.field(&flags, prefix, 0, word);
     }
-    let precision = flags.precision.unwrap_or(6).min(MOST_PRECISION);
+    let wanted = flags.precision.unwrap_or(6);
+    let precision = wanted.min(MOST_PRECISION);
     match letter.to_ascii_lowercase() {
-        b'f' => fixed(&mut body, size, precision, flags.alternative),
+        b'f' => {
+            fixed(&mut body, size, precision, flags.alternative);
+            // The rest are zeros; a `double` has no more digits.
+            let zeros = wanted - precision;
+            flags.width = flags.width.saturating_sub(zeros);
+            out.field(&flags, prefix, 0, body.bytes());
+            return out.fill(b'0', zeros);
+        }
         b'e' => exponential(&mut body, size, precision, flags.alternative, upper),
         b'g' => general(&mut body, size, precision.max(1), flags.alternative, upper),
         _ => {
@@ -414,6 +423,9 @@ fn general(body: &mut Digits, size: f64, precision: usize, keep_zeros: bool, upp
         text.cut(end);
     }
     text.bytes().iter().for_each(|&byte| body.push(byte));
+    if !is_fixed && keep_zeros && !text.bytes().contains(&b'.') {
+        body.push(b'.');
+    }
     if !is_fixed {
         exponent(body, power, if upper { 'E' } else { 'e' });
     }

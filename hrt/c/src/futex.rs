@@ -76,8 +76,7 @@ fn take(list: &mut *mut Waiter, mut is_wanted: impl FnMut(&Waiter) -> bool) -> *
 /// passed.
 pub fn wait(word: &AtomicU32, value: u32, deadline: u64) -> bool {
     let bucket = Bucket::of(word);
-    let mut waiter =
-        Waiter { word, woken: AtomicBool::new(false), event: Event::uninit(), next: ptr::null_mut() };
+    let mut waiter = Waiter { word, woken: AtomicBool::new(false), event: Event::uninit(), next: ptr::null_mut() };
     let own = &raw mut waiter;
     // SAFETY: an event of ours, which stays where it is.
     if unsafe { aero_event_init(&raw mut (*own).event) } != OK {

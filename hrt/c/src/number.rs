@@ -11,21 +11,19 @@ fn parse(text: &[u8], base: c_int) -> Option<(bool, Option<u64>, usize)> {
     let is_negative = text.get(at) == Some(&b'-');
     at += usize::from(matches!(text.get(at), Some(b'-' | b'+')));
     let digit = |byte: u8, base: u32| char::from(byte).to_digit(base.max(2));
-    let has_prefix = |letter: u8, base: u32| {
-        matches!(text.get(at..at + 3), Some([b'0', kind, first]) if kind.to_ascii_lowercase() == letter && digit(*first, base).is_some())
-    };
+    let has_prefix = |letter: u8, base: u32| matches!(text.get(at..at + 3), Some([b'0', kind, first]) if kind.to_ascii_lowercase() == letter && digit(*first, base).is_some());
     let mut base = base as u32;
     if matches!(base, 0 | 16) && has_prefix(b'x', 16) {
         (base, at) = (16, at + 2);
     } else if base == 0 {
         base = if text.get(at) == Some(&b'0') { 8 } else { 10 };
     }
-    let digits = text[at..].iter().map_while(|&byte| digit(byte, base));
+    let mut digits = text[at..].iter().map_while(|&byte| digit(byte, base));
     let count = digits.clone().count();
     if count == 0 {
         return None;
     }
-    let size = digits.fold(Some(0u64), |size, digit| size?.checked_mul(u64::from(base))?.checked_add(u64::from(digit)));
+    let size = digits.try_fold(0u64, |size, digit| size.checked_mul(u64::from(base))?.checked_add(u64::from(digit)));
     Some((is_negative, size, at + count))
 }
 
@@ -50,7 +48,8 @@ unsafe fn number(text: *const c_char, end: *mut *const c_char, base: c_int) -> O
 pub unsafe extern "C" fn strtol(text: *const c_char, end: *mut *const c_char, base: c_int) -> c_long {
     // SAFETY: passed on.
     let Some((is_negative, size)) = (unsafe { number(text, end, base) }) else { return 0 };
-    let signed = size.and_then(|size| if is_negative { 0i64.checked_sub_unsigned(size) } else { i64::try_from(size).ok() });
+    let signed =
+        size.and_then(|size| if is_negative { 0i64.checked_sub_unsigned(size) } else { i64::try_from(size).ok() });
     signed.unwrap_or_else(|| {
         set_errno(ERANGE);
         if is_negative { i64::MIN } else { i64::MAX }
@@ -153,7 +152,18 @@ pub unsafe extern "C" fn strtod(text: *const c_char, end: *mut *const c_char) ->
         // SAFETY: the caller's place, and in the text.
         unsafe { end.write(text.add(read)) };
     }
-    if value.is_some_and(f64::is_infinite) && !bytes[start..].iter().take(2).any(|byte| byte.eq_ignore_ascii_case(&b'i')) {
+    let has_digits = || {
+        bytes[start..start + length]
+            .iter()
+            .take_while(|byte| !matches!(byte, b'e' | b'E'))
+            .any(|byte| (b'1'..=b'9').contains(byte))
+    };
+    if value == Some(0.0) && has_digits() {
+        set_errno(ERANGE);
+    }
+    if value.is_some_and(f64::is_infinite)
+        && !bytes[start..].iter().take(2).any(|byte| byte.eq_ignore_ascii_case(&b'i'))
+    {
         set_errno(ERANGE);
     }
     value.unwrap_or(0.0)
@@ -162,7 +172,12 @@ pub unsafe extern "C" fn strtod(text: *const c_char, end: *mut *const c_char) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strtof(text: *const c_char, end: *mut *const c_char) -> f32 {
     // SAFETY: passed on.
-    unsafe { strtod(text, end) as f32 }
+    let value = unsafe { strtod(text, end) };
+    let single = value as f32;
+    if value.is_finite() && single.is_infinite() || value != 0.0 && single == 0.0 {
+        set_errno(ERANGE);
+    }
+    single
 }
 
 #[unsafe(no_mangle)]

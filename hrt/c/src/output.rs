@@ -190,6 +190,9 @@ pub extern "C" fn putc(character: c_int, _: *const File) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fwrite(from: *const c_void, size: usize, count: usize, _: *const File) -> usize {
+    if size == 0 {
+        return 0;
+    }
     // SAFETY: the caller's bytes.
     print(unsafe { core::slice::from_raw_parts(from.cast(), size.saturating_mul(count)) });
     count

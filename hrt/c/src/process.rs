@@ -5,7 +5,9 @@ use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use hrt::raw::{aero_cpu_count, aero_cpu_this, aero_exit, aero_panic, aero_thread_sleep, aero_thread_yield, aero_time_ns};
+use hrt::raw::{
+    aero_cpu_count, aero_cpu_this, aero_exit, aero_panic, aero_thread_sleep, aero_thread_yield, aero_time_ns,
+};
 
 use crate::memory::malloc;
 use crate::pthread;
@@ -66,7 +68,8 @@ pub unsafe extern "C" fn __cxa_atexit(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn atexit(function: unsafe extern "C" fn()) -> c_int {
     // SAFETY: a function without parameters may be called with one: the caller keeps the stack (System V ABI).
-    let function = unsafe { core::mem::transmute::<unsafe extern "C" fn(), unsafe extern "C" fn(*mut c_void)>(function) };
+    let function =
+        unsafe { core::mem::transmute::<unsafe extern "C" fn(), unsafe extern "C" fn(*mut c_void)>(function) };
     // SAFETY: the caller's function.
     unsafe { __cxa_atexit(function, ptr::null_mut(), ptr::null_mut()) }
 }
@@ -95,9 +98,38 @@ pub unsafe extern "C" fn __cxa_finalize(_: *mut c_void) {
 pub unsafe extern "C" fn exit(status: c_int) -> ! {
     // SAFETY: the program's own functions, at its end.
     unsafe {
-        pthread::end_thread_locals();
+        pthread::destroy_objects();
         __cxa_finalize(ptr::null_mut());
+        call_destructors();
         aero_exit(status)
+    }
+}
+
+unsafe extern "C" {
+    /// The functions that are to be called at the end (ELF, DT_FINI_ARRAY): the linker says where they are.
+    #[link_name = "__fini_array_start"]
+    static FIRST_DESTRUCTOR: [Option<unsafe extern "C" fn()>; 0];
+    #[link_name = "__fini_array_end"]
+    static LAST_DESTRUCTOR: [Option<unsafe extern "C" fn()>; 0];
+}
+
+/// Calls them, the last one first.
+///
+/// # Safety
+/// At the program's end.
+unsafe fn call_destructors() {
+    let (first, mut at) = (
+        &raw const FIRST_DESTRUCTOR as *const Option<unsafe extern "C" fn()>,
+        &raw const LAST_DESTRUCTOR as *const Option<unsafe extern "C" fn()>,
+    );
+    while at > first {
+        at = at.wrapping_sub(1);
+        // SAFETY: between the two are functions of the program.
+        unsafe {
+            if let Some(destructor) = *at {
+                destructor();
+            }
+        }
     }
 }
 
@@ -124,6 +156,12 @@ pub extern "C" fn abort() -> ! {
     fail(b"abort was called")
 }
 
+/// What a function calls whose frame was overwritten, in code that was compiled with stack protectors.
+#[unsafe(no_mangle)]
+pub extern "C" fn __stack_chk_fail() -> ! {
+    fail(b"a function's frame was overwritten (stack protector)")
+}
+
 /// What glibc's `assert` calls.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __assert_fail(
@@ -132,8 +170,13 @@ pub unsafe extern "C" fn __assert_fail(
     line: c_uint,
     function: *const c_char,
 ) -> ! {
-    // SAFETY: the compiler's texts.
-    let text = |text: *const c_char| if text.is_null() { "?" } else { unsafe { CStr::from_ptr(text) }.to_str().unwrap_or("?") };
+    let text = |text: *const c_char| {
+        if text.is_null() {
+            return "?";
+        }
+        // SAFETY: the compiler's texts.
+        unsafe { CStr::from_ptr(text) }.to_str().unwrap_or("?")
+    };
     let mut buffer = crate::output::Buffer::<256>::new();
     let _ = core::fmt::write(
         &mut buffer,
@@ -198,12 +241,25 @@ pub unsafe extern "C" fn clock_gettime(_: c_int, time: *mut TimeSpec) -> c_int {
     let now = now();
     // SAFETY: the caller's place for it.
     unsafe {
-        time.write(TimeSpec {
-            seconds: (now / 1_000_000_000) as i64,
-            nanoseconds: (now % 1_000_000_000) as c_long,
-        });
+        time.write(TimeSpec { seconds: (now / 1_000_000_000) as i64, nanoseconds: (now % 1_000_000_000) as c_long });
     }
     0
+}
+
+/// In seconds and nanoseconds since the kernel was entered; the base, which must be TIME_UTC, 1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn timespec_get(time: *mut TimeSpec, base: c_int) -> c_int {
+    if base != 1 {
+        return 0;
+    }
+    // SAFETY: the caller's place for it.
+    unsafe { clock_gettime(0, time) };
+    base
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn difftime(end: i64, start: i64) -> f64 {
+    (end - start) as f64
 }
 
 /// `struct timeval`.
@@ -309,7 +365,6 @@ pub extern "C" fn sysconf(name: c_int) -> c_long {
         }
     }
 }
-
 
 /// Next CPU for a thread that does not care.
 pub fn next_cpu() -> u32 {

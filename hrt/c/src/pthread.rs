@@ -2,26 +2,28 @@
 //!
 //! The types are glibc's by size: what is in them is this library's, but zeros are a free lock, an unused once, and so on.
 
-use core::cell::{Cell, UnsafeCell};
+use core::cell::Cell;
 use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use hrt::abi::{NEVER, OK, OUT_OF_MEMORY, Thread, ThreadOptions};
-use hrt::raw::{aero_thread_detach, aero_thread_exit, aero_thread_join, aero_thread_migrate, aero_thread_spawn};
+use hrt::raw::{
+    aero_thread_detach, aero_thread_exit, aero_thread_join, aero_thread_migrate, aero_thread_spawn, aero_thread_yield,
+};
 
 use crate::futex;
 use crate::memory::{free, malloc};
-use crate::process::{
-    EAGAIN, EBUSY, EDEADLK, EINVAL, ENOMEM, EPERM, ETIMEDOUT, TimeSpec, cpus, next_cpu,
-};
+use crate::process::{EAGAIN, EBUSY, EDEADLK, EINVAL, ENOMEM, EPERM, ETIMEDOUT, TimeSpec, cpus, next_cpu};
 
 /// Bytes of a thread's stack that does not ask for another: it is all there from the start.
 const STACK: usize = 256 << 10;
 
 /// A thread; `pthread_t` is its address.
 struct Control {
-    handle: *mut Thread,
+    /// Written by whoever makes the thread, which waits for that before it begins; null for threads that nobody joins.
+    handle: AtomicPtr<Thread>,
+    is_joinable: bool,
     start: Option<unsafe extern "C" fn(*mut c_void) -> *mut c_void>,
     argument: *mut c_void,
     result: Cell<*mut c_void>,
@@ -36,19 +38,16 @@ const ENDED: u32 = 2;
 #[thread_local]
 static SELF: Cell<*mut Control> = Cell::new(ptr::null_mut());
 
-/// The first thread's.
-struct First(UnsafeCell<Control>);
-
-// SAFETY: touched by the first thread only; others have its address as a number.
-unsafe impl Sync for First {}
-
-static FIRST: First = First(UnsafeCell::new(Control {
-    handle: ptr::null_mut(),
+/// What stands for a thread that `pthread_create` has not made: the first one, a pool's workers.
+#[thread_local]
+static OTHER: Control = Control {
+    handle: AtomicPtr::new(ptr::null_mut()),
+    is_joinable: false,
     start: None,
     argument: ptr::null_mut(),
     result: Cell::new(ptr::null_mut()),
     state: AtomicU32::new(RUNNING),
-}));
+};
 
 /// `pthread_attr_t`, of 56 bytes.
 #[repr(C)]
@@ -106,7 +105,11 @@ unsafe fn first_of(set: *const u8, size: usize) -> Option<u32> {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_attr_setaffinity_np(attributes: *mut Attributes, size: usize, set: *const u8) -> c_int {
+pub unsafe extern "C" fn pthread_attr_setaffinity_np(
+    attributes: *mut Attributes,
+    size: usize,
+    set: *const u8,
+) -> c_int {
     // SAFETY: the caller's set and attributes.
     match unsafe { first_of(set, size) } {
         Some(cpu) => {
@@ -147,6 +150,13 @@ pub unsafe extern "C" fn pthread_getaffinity_np(thread: c_ulong, size: usize, se
     0
 }
 
+/// What `CPU_COUNT` stands for.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __sched_cpucount(size: usize, set: *const u8) -> c_int {
+    // SAFETY: the caller's set.
+    unsafe { core::slice::from_raw_parts(set, size) }.iter().map(|byte| byte.count_ones() as c_int).sum()
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sched_setaffinity(_: c_int, size: usize, set: *const u8) -> c_int {
     // SAFETY: the caller's set.
@@ -182,8 +192,9 @@ pub unsafe extern "C" fn pthread_create(
     // SAFETY: memory of ours; the handle's place is in it, and it goes only after the thread. The caller's place is written
     // before the thread can be joined.
     unsafe {
-        control.write(Control { handle: ptr::null_mut(), start, argument, result, state });
-        let handle = if detached { ptr::null_mut() } else { &raw mut (*control).handle };
+        let handle = AtomicPtr::new(ptr::null_mut());
+        control.write(Control { handle, is_joinable: !detached, start, argument, result, state });
+        let handle = if detached { ptr::null_mut() } else { (*control).handle.as_ptr() };
         thread.write(control as c_ulong);
         match aero_thread_spawn(&raw const options, Some(run), control.cast(), handle) {
             OK => 0,
@@ -201,6 +212,9 @@ unsafe extern "C" fn run(control: *mut u8) {
     SELF.set(control);
     // SAFETY: `pthread_create` made it, and it lives until `leave`.
     unsafe {
+        while (*control).is_joinable && (*control).handle.load(Ordering::Acquire).is_null() {
+            aero_thread_yield();
+        }
         if let Some(start) = (*control).start {
             let result = start((*control).argument);
             (*control).result.set(result);
@@ -244,7 +258,8 @@ pub unsafe extern "C" fn pthread_join(thread: c_ulong, result: *mut *mut c_void)
     let control = thread as *mut Control;
     // SAFETY: a thread that was not joined or detached, by POSIX.
     unsafe {
-        if (*control).handle.is_null() || aero_thread_join((*control).handle, NEVER) != OK {
+        let handle = (*control).handle.load(Ordering::Acquire);
+        if handle.is_null() || aero_thread_join(handle, NEVER) != OK {
             return EINVAL;
         }
         if !result.is_null() {
@@ -260,7 +275,7 @@ pub unsafe extern "C" fn pthread_detach(thread: c_ulong) -> c_int {
     let control = thread as *mut Control;
     // SAFETY: a thread that was not joined or detached, by POSIX.
     unsafe {
-        let handle = (*control).handle;
+        let handle = (*control).handle.load(Ordering::Acquire);
         if handle.is_null() || aero_thread_detach(handle) != OK {
             return EINVAL;
         }
@@ -274,7 +289,7 @@ pub unsafe extern "C" fn pthread_detach(thread: c_ulong) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn pthread_self() -> c_ulong {
     let control = SELF.get();
-    if control.is_null() { FIRST.0.get() as c_ulong } else { control as c_ulong }
+    if control.is_null() { &raw const OTHER as c_ulong } else { control as c_ulong }
 }
 
 #[unsafe(no_mangle)]
@@ -288,10 +303,11 @@ pub extern "C" fn pthread_setname_np(_: c_ulong, _: *const c_char) -> c_int {
     0
 }
 
-/// A deadline of POSIX's, in the kernel's nanoseconds.
-unsafe fn deadline(time: *const TimeSpec) -> Option<u64> {
+/// A deadline of POSIX's, in the kernel's nanoseconds: a point before the clock's begin has passed.
+pub unsafe fn deadline(time: *const TimeSpec) -> Option<u64> {
     // SAFETY: the caller's time.
-    unsafe { *time }.nanoseconds()
+    let time = unsafe { *time };
+    if time.seconds < 0 { Some(0) } else { time.nanoseconds() }
 }
 
 /// `pthread_mutex_t`, of 40 bytes; `kind` is where glibc's initialisers have it.
@@ -406,27 +422,42 @@ pub unsafe extern "C" fn pthread_mutex_timedlock(mutex: *const Mutex, time: *con
     unsafe { deadline(time) }.map_or(EINVAL, |deadline| unsafe { &*mutex }.lock(deadline, true))
 }
 
+/// All clocks are one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pthread_mutex_clocklock(mutex: *const Mutex, _: c_int, time: *const TimeSpec) -> c_int {
+    // SAFETY: passed on.
+    unsafe { pthread_mutex_timedlock(mutex, time) }
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_mutex_unlock(mutex: *const Mutex) -> c_int {
     // SAFETY: the caller's.
     unsafe { &*mutex }.unlock()
 }
 
-/// `pthread_cond_t`, of 48 bytes: a number that each signal changes.
+/// `pthread_cond_t`, of 48 bytes: a number that each signal changes, and the threads that are in a wait.
 #[repr(C)]
 pub struct Condition {
     signals: AtomicU32,
+    waiters: AtomicU32,
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_cond_init(condition: *mut Condition, _: *const c_void) -> c_int {
     // SAFETY: the caller's place.
-    unsafe { condition.write(Condition { signals: AtomicU32::new(0) }) };
+    unsafe { condition.write(Condition { signals: AtomicU32::new(0), waiters: AtomicU32::new(0) }) };
     0
 }
 
+/// Waits for those that were woken before.
 #[unsafe(no_mangle)]
-pub extern "C" fn pthread_cond_destroy(_: *mut Condition) -> c_int {
+pub unsafe extern "C" fn pthread_cond_destroy(condition: *const Condition) -> c_int {
+    // SAFETY: the caller's.
+    let waiters = unsafe { &(*condition).waiters };
+    while waiters.load(Ordering::Acquire) != 0 {
+        // SAFETY: no condition.
+        unsafe { aero_thread_yield() };
+    }
     0
 }
 
@@ -448,11 +479,14 @@ pub extern "C" fn pthread_condattr_setclock(_: *mut c_int, _: c_int) -> c_int {
 
 fn wait(condition: &Condition, mutex: &Mutex, deadline: u64) -> c_int {
     let before = condition.signals.load(Ordering::Acquire);
+    condition.waiters.fetch_add(1, Ordering::Relaxed);
     let error = mutex.unlock();
     if error != 0 {
+        condition.waiters.fetch_sub(1, Ordering::Release);
         return error;
     }
     let in_time = futex::wait(&condition.signals, before, deadline);
+    condition.waiters.fetch_sub(1, Ordering::Release);
     let error = mutex.lock(NEVER, true);
     match (error, in_time) {
         (0, true) => 0,
@@ -526,17 +560,48 @@ pub extern "C" fn pthread_rwlock_destroy(_: *mut ReaderWriterLock) -> c_int {
     0
 }
 
-/// Goes from one state to the next, waiting while there is none.
-fn pass(state: &AtomicU32, next: impl Fn(u32) -> Option<u32>, wait: bool) -> c_int {
+/// Goes from one state to the next, waiting while there is none; without a deadline it does not wait.
+fn pass(state: &AtomicU32, next: impl Fn(u32) -> Option<u32>, deadline: Option<u64>) -> c_int {
     loop {
-        match state.fetch_update(Ordering::AcqRel, Ordering::Acquire, &next) {
-            Ok(_) => return 0,
-            Err(_) if !wait => return EBUSY,
-            Err(now) => {
-                futex::wait(state, now, NEVER);
+        match (state.fetch_update(Ordering::AcqRel, Ordering::Acquire, &next), deadline) {
+            (Ok(_), _) => return 0,
+            (Err(_), None) => return EBUSY,
+            (Err(now), Some(deadline)) => {
+                if !futex::wait(state, now, deadline) {
+                    return ETIMEDOUT;
+                }
             }
         }
     }
+}
+
+/// The same until a time of the caller's.
+unsafe fn pass_until(state: &AtomicU32, next: fn(u32) -> Option<u32>, time: *const TimeSpec) -> c_int {
+    // SAFETY: the caller's time.
+    match unsafe { deadline(time) } {
+        Some(deadline) => pass(state, next, Some(deadline)),
+        None => EINVAL,
+    }
+}
+
+macro_rules! timed {
+    ($($name:ident $clock:ident $next:ident;)*) => {
+        $(#[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(lock: *const ReaderWriterLock, time: *const TimeSpec) -> c_int {
+            // SAFETY: the caller's.
+            unsafe { pass_until(&(*lock).state, $next, time) }
+        }
+
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $clock(lock: *const ReaderWriterLock, _: c_int, time: *const TimeSpec) -> c_int {
+            // SAFETY: the caller's.
+            unsafe { pass_until(&(*lock).state, $next, time) }
+        })*
+    };
+}
+timed! {
+    pthread_rwlock_timedrdlock pthread_rwlock_clockrdlock one_more_reader;
+    pthread_rwlock_timedwrlock pthread_rwlock_clockwrlock the_writer;
 }
 
 fn one_more_reader(state: u32) -> Option<u32> {
@@ -550,25 +615,25 @@ fn the_writer(state: u32) -> Option<u32> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_rwlock_rdlock(lock: *const ReaderWriterLock) -> c_int {
     // SAFETY: the caller's.
-    pass(unsafe { &(*lock).state }, one_more_reader, true)
+    pass(unsafe { &(*lock).state }, one_more_reader, Some(NEVER))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_rwlock_tryrdlock(lock: *const ReaderWriterLock) -> c_int {
     // SAFETY: the caller's.
-    pass(unsafe { &(*lock).state }, one_more_reader, false)
+    pass(unsafe { &(*lock).state }, one_more_reader, None)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_rwlock_wrlock(lock: *const ReaderWriterLock) -> c_int {
     // SAFETY: the caller's.
-    pass(unsafe { &(*lock).state }, the_writer, true)
+    pass(unsafe { &(*lock).state }, the_writer, Some(NEVER))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_rwlock_trywrlock(lock: *const ReaderWriterLock) -> c_int {
     // SAFETY: the caller's.
-    pass(unsafe { &(*lock).state }, the_writer, false)
+    pass(unsafe { &(*lock).state }, the_writer, None)
 }
 
 #[unsafe(no_mangle)]
@@ -593,8 +658,12 @@ pub unsafe extern "C" fn pthread_rwlock_unlock(lock: *const ReaderWriterLock) ->
 #[repr(C)]
 pub struct Barrier {
     wanted: u32,
+    /// Guards `arrived`, and the step to the next round.
+    lock: AtomicU32,
     arrived: AtomicU32,
     round: AtomicU32,
+    /// Threads that have not left yet.
+    inside: AtomicU32,
 }
 
 #[unsafe(no_mangle)]
@@ -603,12 +672,27 @@ pub unsafe extern "C" fn pthread_barrier_init(barrier: *mut Barrier, _: *const c
         return EINVAL;
     }
     // SAFETY: the caller's place.
-    unsafe { barrier.write(Barrier { wanted, arrived: AtomicU32::new(0), round: AtomicU32::new(0) }) };
+    unsafe {
+        barrier.write(Barrier {
+            wanted,
+            lock: AtomicU32::new(0),
+            arrived: AtomicU32::new(0),
+            round: AtomicU32::new(0),
+            inside: AtomicU32::new(0),
+        });
+    }
     0
 }
 
+/// Waits for those that have passed it and not left yet.
 #[unsafe(no_mangle)]
-pub extern "C" fn pthread_barrier_destroy(_: *mut Barrier) -> c_int {
+pub unsafe extern "C" fn pthread_barrier_destroy(barrier: *const Barrier) -> c_int {
+    // SAFETY: the caller's.
+    let inside = unsafe { &(*barrier).inside };
+    while inside.load(Ordering::Acquire) != 0 {
+        // SAFETY: no condition.
+        unsafe { aero_thread_yield() };
+    }
     0
 }
 
@@ -619,15 +703,24 @@ const SERIAL: c_int = -1;
 pub unsafe extern "C" fn pthread_barrier_wait(barrier: *const Barrier) -> c_int {
     // SAFETY: the caller's.
     let barrier = unsafe { &*barrier };
-    let round = barrier.round.load(Ordering::Acquire);
-    if barrier.arrived.fetch_add(1, Ordering::AcqRel) + 1 == barrier.wanted {
+    barrier.inside.fetch_add(1, Ordering::Relaxed);
+    futex::lock(&barrier.lock, NEVER);
+    let round = barrier.round.load(Ordering::Relaxed);
+    let is_last = barrier.arrived.load(Ordering::Relaxed) + 1 == barrier.wanted;
+    if is_last {
         barrier.arrived.store(0, Ordering::Relaxed);
-        barrier.round.fetch_add(1, Ordering::Release);
-        futex::wake(&barrier.round, u32::MAX);
-        return SERIAL;
+        barrier.round.store(round.wrapping_add(1), Ordering::Release);
+    } else {
+        barrier.arrived.fetch_add(1, Ordering::Relaxed);
     }
-    futex::wait_while(&barrier.round, round);
-    0
+    futex::unlock(&barrier.lock);
+    if is_last {
+        futex::wake(&barrier.round, u32::MAX);
+    } else {
+        futex::wait_while(&barrier.round, round);
+    }
+    barrier.inside.fetch_sub(1, Ordering::Release);
+    if is_last { SERIAL } else { 0 }
 }
 
 /// What `pthread_once` has seen: nothing, a call under way, a call that has returned.
@@ -664,9 +757,25 @@ unsafe extern "C" fn forget(_: *mut c_void) {}
 
 /// The destructors of keys that are in use.
 static DESTRUCTORS: [AtomicPtr<c_void>; KEYS] = [const { AtomicPtr::new(ptr::null_mut()) }; KEYS];
+/// How often each key was made: values of an earlier life do not count.
+static LIVES: [AtomicU32; KEYS] = [const { AtomicU32::new(0) }; KEYS];
+
+/// A thread's value of a key.
+struct Value {
+    value: Cell<*mut c_void>,
+    life: Cell<u32>,
+}
 
 #[thread_local]
-static VALUES: [Cell<*mut c_void>; KEYS] = [const { Cell::new(ptr::null_mut()) }; KEYS];
+static VALUES: [Value; KEYS] = [const { Value { value: Cell::new(ptr::null_mut()), life: Cell::new(0) } }; KEYS];
+
+/// What the calling thread has for a key, null if that is of another life.
+fn value_of(key: usize) -> *mut c_void {
+    match (VALUES.get(key), LIVES.get(key)) {
+        (Some(place), Some(life)) if place.life.get() == life.load(Ordering::Acquire) => place.value.get(),
+        _ => ptr::null_mut(),
+    }
+}
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_key_create(key: *mut c_uint, destructor: Option<Destructor>) -> c_int {
@@ -676,6 +785,7 @@ pub unsafe extern "C" fn pthread_key_create(key: *mut c_uint, destructor: Option
     };
     match DESTRUCTORS.iter().position(claim) {
         Some(index) => {
+            LIVES[index].fetch_add(1, Ordering::Release);
             // SAFETY: the caller's place.
             unsafe { key.write(index as c_uint) };
             0
@@ -704,17 +814,18 @@ pub extern "C" fn pthread_key_delete(key: c_uint) -> c_int {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn pthread_getspecific(key: c_uint) -> *mut c_void {
-    VALUES.get(key as usize).map_or(ptr::null_mut(), Cell::get)
+    value_of(key as usize)
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_int {
-    match VALUES.get(key as usize) {
-        Some(place) => {
-            place.set(value.cast_mut());
+    match (VALUES.get(key as usize), LIVES.get(key as usize)) {
+        (Some(place), Some(life)) => {
+            place.value.set(value.cast_mut());
+            place.life.set(life.load(Ordering::Acquire));
             0
         }
-        None => EINVAL,
+        _ => EINVAL,
     }
 }
 
@@ -743,16 +854,32 @@ pub unsafe extern "C" fn __cxa_thread_atexit(destructor: Destructor, object: *mu
 
 /// glibc's name for it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __cxa_thread_atexit_impl(destructor: Destructor, object: *mut c_void, dso: *mut c_void) -> c_int {
+pub unsafe extern "C" fn __cxa_thread_atexit_impl(
+    destructor: Destructor,
+    object: *mut c_void,
+    dso: *mut c_void,
+) -> c_int {
     // SAFETY: passed on.
     unsafe { __cxa_thread_atexit(destructor, object, dso) }
+}
+
+/// Destroys the calling thread's own objects, and calls the destructors of its keys.
+///
+/// # Safety
+/// They are used no more.
+unsafe fn end_thread_locals() {
+    // SAFETY: by the caller's word.
+    unsafe {
+        destroy_objects();
+        destroy_values();
+    }
 }
 
 /// Destroys the calling thread's own objects.
 ///
 /// # Safety
 /// They are used no more.
-pub unsafe fn end_thread_locals() {
+pub unsafe fn destroy_objects() {
     loop {
         let entry = AT_THREAD_EXIT.get();
         if entry.is_null() {
@@ -766,14 +893,21 @@ pub unsafe fn end_thread_locals() {
             destructor(object);
         }
     }
+}
+
+/// Calls the destructors of the calling thread's keys.
+///
+/// # Safety
+/// The values are used no more.
+unsafe fn destroy_values() {
     for _ in 0..ROUNDS {
         let mut any = false;
-        for (value, destructor) in VALUES.iter().zip(&DESTRUCTORS) {
-            let (object, destructor) = (value.get(), destructor.load(Ordering::Acquire));
+        for (key, destructor) in DESTRUCTORS.iter().enumerate() {
+            let (object, destructor) = (value_of(key), destructor.load(Ordering::Acquire));
             if object.is_null() || destructor.is_null() {
                 continue;
             }
-            value.set(ptr::null_mut());
+            VALUES[key].value.set(ptr::null_mut());
             any = true;
             // SAFETY: `pthread_key_create` stores destructors only.
             unsafe { core::mem::transmute::<*mut c_void, Destructor>(destructor)(object) };

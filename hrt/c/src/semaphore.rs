@@ -7,6 +7,7 @@ use hrt::abi::NEVER;
 
 use crate::futex;
 use crate::process::{EAGAIN, EINVAL, ETIMEDOUT, TimeSpec, set_errno};
+use crate::pthread::deadline;
 
 /// Takes a unit; 0, or -1 with the reason in `errno`.
 fn down(units: &AtomicU32, deadline: Option<u64>) -> c_int {
@@ -51,7 +52,7 @@ pub unsafe extern "C" fn sem_trywait(semaphore: *const AtomicU32) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sem_timedwait(semaphore: *const AtomicU32, time: *const TimeSpec) -> c_int {
     // SAFETY: the caller's.
-    match unsafe { *time }.nanoseconds() {
+    match unsafe { deadline(time) } {
         // SAFETY: as above.
         Some(deadline) => down(unsafe { &*semaphore }, Some(deadline)),
         None => {

@@ -51,6 +51,30 @@ pub unsafe extern "C" fn memccpy(to: *mut c_void, from: *const c_void, last: c_i
     ptr::null_mut()
 }
 
+/// As all that look for a character, by its value as an unsigned one (ISO C23, 7.26.5): it may come as a negative number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn memchr(at: *const c_void, wanted: c_int, length: usize) -> *mut c_void {
+    for index in 0..length {
+        // SAFETY: the caller's memory, up to what is found.
+        if unsafe { at.cast::<u8>().add(index).read() } == wanted as u8 {
+            return at.wrapping_add(index).cast_mut();
+        }
+    }
+    ptr::null_mut()
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strchr(text: *const c_char, wanted: c_int) -> *mut c_char {
+    // SAFETY: the caller's text, with its zero.
+    unsafe { memchr(text.cast(), wanted, strlen(text) + 1).cast() }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strrchr(text: *const c_char, wanted: c_int) -> *mut c_char {
+    // SAFETY: the caller's text, with its zero.
+    unsafe { memrchr(text.cast(), wanted, strlen(text) + 1).cast() }
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn memrchr(at: *const c_void, wanted: c_int, length: usize) -> *mut c_void {
     // SAFETY: the caller's memory.
@@ -265,8 +289,8 @@ pub unsafe extern "C" fn bsearch(
     let (mut low, mut high) = (0, count);
     while low < high {
         let middle = low + (high - low) / 2;
+        let element = first.wrapping_add(middle * size);
         // SAFETY: an element of the caller's, and its function.
-        let element = unsafe { first.add(middle * size) };
         match unsafe { compare(key, element) } {
             0 => return element.cast_mut(),
             1.. => low = middle + 1,

@@ -54,7 +54,7 @@ pub(super) fn reclaim() -> bool {
     if super::faults::is_active() {
         return false;
     }
-    let before = free_frames();
+    let before = free();
     let empty = || {
         thread::empty_stock();
         super::flush_this_cpus_caches();
@@ -64,7 +64,7 @@ pub(super) fn reclaim() -> bool {
     stack::reclaim(Keep::None);
     // Emptied slots are noted in objects, of which a few came back with the stacks.
     super::flush_this_cpus_caches();
-    free_frames() > before
+    free() > before
 }
 
 fn may_block() -> bool {
@@ -72,6 +72,8 @@ fn may_block() -> bool {
     guard.were_enabled() && !frozen::is_active() && !cpu::in_interrupt() && thread::try_running().is_some()
 }
 
-fn free_frames() -> u64 {
-    zone::nodes().filter_map(|node| ZONES.get(node)).map(|zone| zone.lock().usage().free).sum()
+/// Bytes that are in no CPU's cache.
+fn free() -> u64 {
+    let usages = zone::nodes().filter_map(|node| ZONES.get(node)).map(|zone| zone.lock().usage());
+    usages.map(|usage| usage.free + usage.free_in_slabs).sum()
 }

@@ -22,12 +22,17 @@ pub(super) struct Template {
     pub align: usize,
 }
 
-/// Words behind the variables: the thread pointer itself, where the block begins, and what compilers expect there (the stack
+/// Words behind the variables: the thread pointer itself, where the variables begin, and what compilers expect there (the stack
 /// protector's value at 40).
 const CONTROL_BLOCK: usize = 64;
 
 /// Smallest alignment of a block: of the control block.
 const LEAST_ALIGN: usize = 16;
+
+/// Bytes before the thread pointer, so that this is aligned too: the variables are the last of them.
+fn before(size: usize) -> usize {
+    size.next_multiple_of(LEAST_ALIGN)
+}
 
 impl Program {
     fn template(&self) -> Option<Template> {
@@ -40,14 +45,15 @@ impl Program {
     /// [`OutOfMemory`].
     pub(crate) fn make_thread_locals(&self) -> Result<usize, OutOfMemory> {
         let Some(Template { start, length, size, align }) = self.template() else { return Ok(0) };
-        let block = self.heap.allocate(size + CONTROL_BLOCK, align.max(LEAST_ALIGN), Placement::Near)?;
+        let before = before(size);
+        let block = self.heap.allocate(before + CONTROL_BLOCK, align.max(LEAST_ALIGN), Placement::Near)?;
         // SAFETY: the block is large enough, and the image, which has checked the template, is mapped as long as the program
         // lives.
         unsafe {
-            ptr::copy_nonoverlapping(start as *const u8, block.as_ptr(), length);
-            block.add(length).write_bytes(0, size - length + CONTROL_BLOCK);
-            let pointer = block.add(size);
-            pointer.cast::<[usize; 2]>().write([pointer.as_ptr() as usize, block.as_ptr() as usize]);
+            block.write_bytes(0, before + CONTROL_BLOCK);
+            let pointer = block.add(before);
+            ptr::copy_nonoverlapping(start as *const u8, pointer.sub(size).as_ptr(), length);
+            pointer.cast::<[usize; 2]>().write([pointer.as_ptr() as usize, pointer.sub(size).as_ptr() as usize]);
             Ok(pointer.as_ptr() as usize)
         }
     }
@@ -59,6 +65,6 @@ impl Program {
             return;
         };
         // SAFETY: made by `make_thread_locals`. The program may have freed it, which is no error of the kernel's.
-        let _ = unsafe { self.heap.free(pointer.sub(template.size)) };
+        let _ = unsafe { self.heap.free(pointer.sub(before(template.size))) };
     }
 }

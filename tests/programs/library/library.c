@@ -14,6 +14,8 @@ void numbers(void);
 void threads(void);
 void rest(void);
 
+__attribute__((destructor)) static void last_of_all(void) { puts("a destructor"); }
+
 static void first(void) { puts("at the end: the last"); }
 static void second(void) { puts("at the end: the first"); }
 

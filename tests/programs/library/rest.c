@@ -79,6 +79,8 @@ void rest(void) {
     long long passed = (after.tv_sec - before.tv_sec) * 1000000000LL + after.tv_nsec - before.tv_nsec;
     time_t seconds;
     printf("%d %d %d %d %d\n", passed >= 2000000, nanosleep(&bad, NULL), gettimeofday(&day, NULL), time(&seconds) == seconds, clock() >= 0);
+    struct timespec utc;
+    printf("%d %g\n", timespec_get(&utc, TIME_UTC), difftime(7, 5));
     printf("%d %d %d\n", sched_yield(), sched_getcpu() >= 0, sysconf(_SC_NPROCESSORS_ONLN) == get_nprocs());
     printf("%d %d %ld\n", getenv("SURELY_NOT_SET") == NULL, secure_getenv("SURELY_NOT_SET") == NULL, sysconf(_SC_PAGESIZE));
     extern char **environ;

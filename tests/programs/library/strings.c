@@ -55,5 +55,8 @@ void strings(void) {
             putchar(tests[test](character) ? '1' : '0');
         printf(" %d %d\n", toupper(character), tolower(character));
     }
+    char accented[] = "na\xc3\xafve";
+    printf("%d %d %d\n", (int)(strchr(accented, accented[2]) - accented), (int)(strrchr(accented, (char)0xaf) - accented),
+           (int)((char *)memchr(accented, (char)0xc3, 6) - accented));
     printf("%d %d\n", isspace('\t') != 0, isxdigit('G') != 0);
 }

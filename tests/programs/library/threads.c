@@ -107,7 +107,9 @@ static void kinds_of_mutexes(void) {
     struct timespec soon;
     clock_gettime(CLOCK_REALTIME, &soon);
     pthread_mutex_lock(&mutex);
-    printf("%d %d\n", pthread_mutex_trylock(&mutex) == EBUSY, pthread_mutex_timedlock(&mutex, &soon) == ETIMEDOUT);
+    struct timespec before = {-5, 0};
+    printf("%d %d %d %d\n", pthread_mutex_trylock(&mutex) == EBUSY, pthread_mutex_timedlock(&mutex, &soon) == ETIMEDOUT,
+           pthread_mutex_clocklock(&mutex, CLOCK_REALTIME, &soon) == ETIMEDOUT, pthread_mutex_timedlock(&mutex, &before) == ETIMEDOUT);
     pthread_condattr_t clocks;
     pthread_cond_t timed;
     pthread_condattr_init(&clocks), pthread_condattr_setclock(&clocks, CLOCK_MONOTONIC);
@@ -120,6 +122,10 @@ static void kinds_of_mutexes(void) {
     pthread_mutexattr_destroy(&attributes);
     printf("%d %d %d\n", pthread_mutex_destroy(&recursive), pthread_mutex_destroy(&checked), pthread_spin_trylock(&spin));
     pthread_rwlock_init(&reader_writer, NULL);
+    int late_read = pthread_rwlock_timedrdlock(&reader_writer, &soon), other_read = pthread_rwlock_clockrdlock(&reader_writer, CLOCK_REALTIME, &soon);
+    printf("%d %d %d %d", late_read, other_read, pthread_rwlock_timedwrlock(&reader_writer, &before) == ETIMEDOUT,
+           pthread_rwlock_clockwrlock(&reader_writer, CLOCK_REALTIME, &soon) == ETIMEDOUT);
+    printf(" %d %d\n", pthread_rwlock_unlock(&reader_writer), pthread_rwlock_unlock(&reader_writer));
     int read = pthread_rwlock_tryrdlock(&reader_writer), write = pthread_rwlock_trywrlock(&reader_writer) == EBUSY;
     printf("%d %d %d %d\n", read, write, pthread_rwlock_unlock(&reader_writer), pthread_rwlock_destroy(&reader_writer));
 }
@@ -147,7 +153,11 @@ void threads(void) {
     clock_gettime(CLOCK_REALTIME, &soon);
     int late = sem_timedwait(&semaphore, &soon);
     printf("%d %d %d\n", units, late, errno == ETIMEDOUT);
-    printf("%d %d %d\n", pthread_equal(pthread_self(), pthread_self()) != 0, pthread_getspecific(key) == NULL, pthread_key_delete(key));
+    pthread_key_t again;
+    pthread_setspecific(key, &units);
+    int deleted = pthread_key_delete(key), made = pthread_key_create(&again, NULL);
+    printf("%d %d %d %d", deleted, made, again == key, pthread_getspecific(again) == NULL);
+    printf(" %d %d %d\n", pthread_equal(pthread_self(), pthread_self()) != 0, pthread_getspecific(key) == NULL, pthread_key_delete(key));
     attributes();
     kinds_of_mutexes();
     pthread_setname_np(pthread_self(), "main");

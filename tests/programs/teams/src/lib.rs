@@ -75,7 +75,8 @@ fn own_variables() -> Result<(), &'static str> {
             is_right
         }
     };
-    let threads: Vec<_> = (0..24).map(|number| Builder::new("own").cpu(number as usize % cpu::count()).spawn(work(number))).collect();
+    let threads: Vec<_> =
+        (0..24).map(|number| Builder::new("own").cpu(number as usize % cpu::count()).spawn(work(number))).collect();
     for thread in threads {
         require(thread.map_err(|_| "no thread")?.join() == Some(true), "a variable was another thread's")?;
     }
