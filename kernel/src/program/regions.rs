@@ -5,7 +5,7 @@
 
 use alloc::boxed::Box;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use arch_contract::PAGE_SIZE;
 
@@ -99,14 +99,22 @@ pub(super) fn give_pages(at: NonNull<u8>, pages: usize) {
     zone::of(at).lock().free_pages(at, pages);
 }
 
-/// Free pages before a large run, of every so many pages of that, and the most: what the caches of today's processors need to
-/// hold parts of several such runs at the same offset.
+/// Free pages before a large run: at most one for so many pages of that, and at most so many.
 const GAP_OF: usize = 64;
-const MOST_GAP: usize = 17;
+const MOST_GAP: usize = 31;
+/// What one gap differs from the next by: prime, and no power of two, so that they go around.
+const GAP_STEP: usize = 7;
 
-/// The gap before a run; see [`take_pages`].
+/// The gap before a run; see [`take_pages`]. Each run has another one than the last, so that several do not begin at the same offset
+/// of a power of two, where they would meet in the same sets of the caches: whether they follow each other or are cut from free
+/// memory that is aligned.
 pub(super) fn gap(pages: usize, align: usize) -> usize {
-    if align > PAGE_SIZE { 0 } else { (pages / GAP_OF).min(MOST_GAP) }
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    match (pages / GAP_OF).min(MOST_GAP) {
+        0 => 0,
+        _ if align > PAGE_SIZE => 0,
+        most => 1 + NEXT.fetch_add(GAP_STEP, Ordering::Relaxed) % most,
+    }
 }
 
 /// Pages in a row, straight from a zone, behind a gap that stays free.

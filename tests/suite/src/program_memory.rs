@@ -141,14 +141,18 @@ fn nearly_all_memory_can_be_had_and_comes_back() -> TestResult {
 
 fn large_blocks_begin_at_different_offsets() -> TestResult {
     succeed(|| {
-        let mut offsets = [0; 3];
-        for number in 0..offsets.len() {
+        const BLOCKS: usize = 8;
+        let mut offsets = [0; BLOCKS];
+        let mut different = 0;
+        for number in 0..BLOCKS {
             // SAFETY: no condition.
             let block = unsafe { aero_allocate(8 << 20, 64, ANY) };
             check!(!block.is_null());
             offsets[number] = block as usize % (1 << 20);
-            check!(!offsets[..number].contains(&offsets[number]));
+            different += usize::from(!offsets[..number].contains(&offsets[number]));
         }
+        // Two may meet by chance, where free memory is in pieces.
+        check!(different >= BLOCKS - 2);
         0
     })
 }
