@@ -26,8 +26,8 @@ use crate::trace_file;
 
 /// How often a card's console is looked at.
 const RING_INTERVAL: Duration = Duration::from_millis(1);
-/// Longest command line of the kernel, in bytes: what QEMU's and GRUB's loaders pass on whole.
-const LINE_LIMIT: usize = 2000;
+/// Longest command line of the kernel, in bytes: what loaders pass on whole, of the 4,096 that the kernel keeps.
+const LINE_LIMIT: usize = 4000;
 /// How long QEMU may take to end after it closed its output.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a kernel that did not finish may take to report where it is, and how often it is asked.
