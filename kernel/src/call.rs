@@ -427,6 +427,33 @@ pub fn on_all<F: Fn() + Send + Sync + 'static>(function: F, limit: Duration) -> 
     on_set(CpuSet::all(), function, limit)
 }
 
+/// How long each CPU may take to flush its TLB.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+
+/// Flushes the TLBs of all CPUs. Blocks: for threads only. Where memory for the request is short, it waits for its turn to have
+/// some: who flushes is often about to give memory back.
+///
+/// # Errors
+/// See [`CallError`]: then a CPU may still use the old translations.
+pub fn flush_tlbs() -> Result<(), CallError> {
+    match on_all(Machine::flush_tlb, FLUSH_LIMIT) {
+        Err(CallError::OutOfMemory) => flush_tlbs_once_there_is_memory(),
+        result => result,
+    }
+}
+
+#[cold]
+fn flush_tlbs_once_there_is_memory() -> Result<(), CallError> {
+    let deadline = Deadline::after(FLUSH_LIMIT);
+    loop {
+        crate::thread::yield_now();
+        match on_all(Machine::flush_tlb, FLUSH_LIMIT) {
+            Err(CallError::OutOfMemory) if !deadline.has_passed() => (),
+            result => return result,
+        }
+    }
+}
+
 /// Interrupts a CPU for whose mailbox this one's item is the first: no later sender does. So if that fails, this CPU's timer
 /// tries again until it succeeds. Interrupts off.
 #[inline(always)]

@@ -5,7 +5,6 @@
 
 use core::ops::Range;
 use core::ptr::NonNull;
-use core::time::Duration;
 
 use arch_contract::{PAGE_SIZE, Protection};
 
@@ -29,8 +28,6 @@ const KEPT_BYTES: usize = 1 << 20;
 const TOO_MANY: usize = 4;
 /// Stacks that are unmapped for one TLB flush.
 const BATCH: usize = 64;
-/// How long all CPUs may take to flush their TLBs.
-const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 /// A mapped stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,7 +279,7 @@ pub fn reclaim(keep: Keep) -> u64 {
         if batch == 0 {
             return bytes;
         }
-        let flushed = call::on_all(Machine::flush_tlb, FLUSH_LIMIT);
+        let flushed = call::flush_tlbs();
         while let Some(note) = unmapped {
             // SAFETY: written above, read once.
             let Unmapped { next, class, slot } = unsafe { note.read() };

@@ -3,7 +3,6 @@
 use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
-use core::time::Duration;
 
 use arch_contract::{PAGE_SIZE, Protection};
 use arrayvec::{ArrayString, ArrayVec};
@@ -30,8 +29,6 @@ const SEGMENT_LIMIT: usize = 16;
 const SET_LIMIT: usize = 16;
 /// Longest name of a symbol kept in an error, in bytes.
 const NAME_LIMIT: usize = 48;
-/// How long all CPUs may take to flush their TLBs.
-const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// Bytes mapped under one lock, interrupts off: tens of microseconds.
 const MAPPED_AT_ONCE: usize = 1 << 20;
 
@@ -363,7 +360,7 @@ impl Drop for Image {
                 let _window = MAPPED.lock();
                 Machine::unmap_page(page);
             }
-            if let Err(error) = call::on_all(Machine::flush_tlb, FLUSH_LIMIT) {
+            if let Err(error) = call::flush_tlbs() {
                 // A CPU that does not answer may still use the old translations.
                 log::error!("programs: {error}; an image's memory of {} bytes is lost for safety", self.size);
                 return;
