@@ -23,6 +23,17 @@ tests![
     fibers_are_their_threads_own,
 ];
 
+/// A call of the interface as a function of what is misused.
+macro_rules! call {
+    (|$($name:pat_param),*| $call:expr) => {
+        |$($name),*| {
+            // SAFETY: any number may be given as a handle, and any address that can be written to as an object's, which is what these
+            // tests are about. The other pointers are good.
+            unsafe { $call }
+        }
+    };
+}
+
 /// Memory for any object.
 #[repr(C, align(16))]
 struct Place([AtomicU64; 12]);
@@ -30,39 +41,34 @@ struct Place([AtomicU64; 12]);
 /// Each function that takes an object by its address, with the place of its kind in [`INITIALISERS`]. Deadlines are in 10 ms: a
 /// function that waited would say so.
 type OnObject = unsafe fn(*mut u8, u64) -> Status;
-#[expect(
-    clippy::undocumented_unsafe_blocks,
-    reason = "the same for all: any address that can be written to may be given"
-)]
 const ON_OBJECTS: [(usize, OnObject); 17] = [
-    (0, |at, _| unsafe { aero_event_signal(at.cast()) }),
-    (0, |at, _| unsafe { aero_event_broadcast(at.cast()) }),
-    (0, |at, soon| unsafe { aero_event_wait(at.cast(), soon) }),
-    (1, |at, soon| unsafe { aero_mutex_lock(at.cast(), soon) }),
-    (1, |at, _| unsafe { aero_mutex_try_lock(at.cast()) }),
-    (1, |at, _| unsafe { aero_mutex_unlock(at.cast()) }),
-    (2, |at, soon| unsafe { aero_condition_wait(at.cast(), at.cast(), soon) }),
-    (2, |at, _| unsafe { aero_condition_signal(at.cast()) }),
-    (2, |at, _| unsafe { aero_condition_broadcast(at.cast()) }),
-    (3, |at, soon| unsafe { aero_semaphore_down(at.cast(), soon) }),
-    (3, |at, _| unsafe { aero_semaphore_up(at.cast()) }),
-    (4, |at, soon| unsafe { aero_barrier_wait(at.cast(), soon) }),
-    (5, |at, soon| unsafe { aero_reader_writer_read(at.cast(), soon) }),
-    (5, |at, _| unsafe { aero_reader_writer_read_unlock(at.cast()) }),
-    (5, |at, soon| unsafe { aero_reader_writer_write(at.cast(), soon) }),
-    (5, |at, _| unsafe { aero_reader_writer_write_unlock(at.cast()) }),
+    (0, call!(|at, _| aero_event_signal(at.cast()))),
+    (0, call!(|at, _| aero_event_broadcast(at.cast()))),
+    (0, call!(|at, soon| aero_event_wait(at.cast(), soon))),
+    (1, call!(|at, soon| aero_mutex_lock(at.cast(), soon))),
+    (1, call!(|at, _| aero_mutex_try_lock(at.cast()))),
+    (1, call!(|at, _| aero_mutex_unlock(at.cast()))),
+    (2, call!(|at, soon| aero_condition_wait(at.cast(), at.cast(), soon))),
+    (2, call!(|at, _| aero_condition_signal(at.cast()))),
+    (2, call!(|at, _| aero_condition_broadcast(at.cast()))),
+    (3, call!(|at, soon| aero_semaphore_down(at.cast(), soon))),
+    (3, call!(|at, _| aero_semaphore_up(at.cast()))),
+    (4, call!(|at, soon| aero_barrier_wait(at.cast(), soon))),
+    (5, call!(|at, soon| aero_reader_writer_read(at.cast(), soon))),
+    (5, call!(|at, _| aero_reader_writer_read_unlock(at.cast()))),
+    (5, call!(|at, soon| aero_reader_writer_write(at.cast(), soon))),
+    (5, call!(|at, _| aero_reader_writer_write_unlock(at.cast()))),
     // The other object of a wait is as wrong.
-    (1, |at, soon| unsafe { aero_condition_wait(at.cast(), at.cast(), soon) }),
+    (1, call!(|at, soon| aero_condition_wait(at.cast(), at.cast(), soon))),
 ];
 
-#[expect(clippy::undocumented_unsafe_blocks, reason = "the same for all: memory that nobody else uses")]
 const INITIALISERS: [unsafe fn(*mut u8) -> Status; 6] = [
-    |at| unsafe { aero_event_init(at.cast()) },
-    |at| unsafe { aero_mutex_init(at.cast()) },
-    |at| unsafe { aero_condition_init(at.cast()) },
-    |at| unsafe { aero_semaphore_init(at.cast(), 1) },
-    |at| unsafe { aero_barrier_init(at.cast(), 1) },
-    |at| unsafe { aero_reader_writer_init(at.cast()) },
+    call!(|at| aero_event_init(at.cast())),
+    call!(|at| aero_mutex_init(at.cast())),
+    call!(|at| aero_condition_init(at.cast())),
+    call!(|at| aero_semaphore_init(at.cast(), 1)),
+    call!(|at| aero_barrier_init(at.cast(), 1)),
+    call!(|at| aero_reader_writer_init(at.cast())),
 ];
 
 fn memory_that_is_no_such_object_is_invalid() -> TestResult {
@@ -179,36 +185,32 @@ fn one_of_each() -> Result<[*mut u8; 7], i32> {
 
 /// Each function that takes a handle, with the place of its kind in [`one_of_each`].
 type Use = unsafe fn(*mut u8) -> Status;
-#[expect(
-    clippy::undocumented_unsafe_blocks,
-    reason = "the same for all: any number may be given as a handle, and the other pointers are good"
-)]
 const USES: [(usize, Use); 20] = {
     unsafe fn word() -> *mut u64 {
         static WORDS: [AtomicU64; 8] = [const { AtomicU64::new(0) }; 8];
         WORDS.as_ptr().cast_mut().cast()
     }
     [
-        (0, |at| unsafe { aero_thread_join(at.cast(), 0) }),
-        (0, |at| unsafe { aero_thread_detach(at.cast()) }),
-        (1, |at| unsafe { aero_channel_send(at.cast(), 1, 0) }),
-        (1, |at| unsafe { aero_channel_receive(at.cast(), word(), 0) }),
-        (1, |at| unsafe { aero_channel_destroy(at.cast()) }),
-        (2, |at| unsafe { aero_timer_set(at.cast(), NEVER) }),
-        (2, |at| unsafe { aero_timer_cancel(at.cast()) }),
-        (2, |at| unsafe { aero_timer_destroy(at.cast()) }),
-        (3, |at| unsafe { aero_interrupt_send(at.cast(), 0) }),
-        (3, |at| unsafe { aero_interrupt_unregister(at.cast()) }),
-        (4, |at| unsafe { aero_fiber_yield_to(at.cast()) }),
-        (4, |at| unsafe { aero_fiber_join(at.cast()) }),
-        (5, |at| unsafe { aero_pool_queue(at.cast(), ptr::null(), Some(note), ptr::null_mut()) }),
-        (5, |at| unsafe { aero_pool_run_one(at.cast()) }),
-        (5, |at| unsafe { aero_pool_destroy(at.cast()) }),
-        (6, |at| unsafe { aero_group_barrier(at.cast(), 0) }),
-        (6, |at| unsafe { aero_group_share(at.cast(), 0, 1, word(), 0) }),
-        (6, |at| unsafe { aero_group_broadcast(at.cast(), 0, 0, word(), 0) }),
-        (6, |at| unsafe { aero_group_follow(at.cast(), 0) }),
-        (6, |at| unsafe { aero_group_destroy(at.cast()) }),
+        (0, call!(|at| aero_thread_join(at.cast(), 0))),
+        (0, call!(|at| aero_thread_detach(at.cast()))),
+        (1, call!(|at| aero_channel_send(at.cast(), 1, 0))),
+        (1, call!(|at| aero_channel_receive(at.cast(), word(), 0))),
+        (1, call!(|at| aero_channel_destroy(at.cast()))),
+        (2, call!(|at| aero_timer_set(at.cast(), NEVER))),
+        (2, call!(|at| aero_timer_cancel(at.cast()))),
+        (2, call!(|at| aero_timer_destroy(at.cast()))),
+        (3, call!(|at| aero_interrupt_send(at.cast(), 0))),
+        (3, call!(|at| aero_interrupt_unregister(at.cast()))),
+        (4, call!(|at| aero_fiber_yield_to(at.cast()))),
+        (4, call!(|at| aero_fiber_join(at.cast()))),
+        (5, call!(|at| aero_pool_queue(at.cast(), ptr::null(), Some(note), ptr::null_mut()))),
+        (5, call!(|at| aero_pool_run_one(at.cast()))),
+        (5, call!(|at| aero_pool_destroy(at.cast()))),
+        (6, call!(|at| aero_group_barrier(at.cast(), 0))),
+        (6, call!(|at| aero_group_share(at.cast(), 0, 1, word(), 0))),
+        (6, call!(|at| aero_group_broadcast(at.cast(), 0, 0, word(), 0))),
+        (6, call!(|at| aero_group_follow(at.cast(), 0))),
+        (6, call!(|at| aero_group_destroy(at.cast()))),
     ]
 };
 
