@@ -8,7 +8,8 @@
 //! - [`memory`]: `malloc` and its kind. [`string`], [`character`], [`number`], [`math`]: `<string.h>`, `<ctype.h>`, conversions, `<math.h>`.
 //! - [`output`]: `<stdio.h>` for output; [`format`]: what `printf` does. The variadic functions are in `variadic.c`.
 //! - [`process`]: start, end, `errno`, the environment, time. [`jump`]: `setjmp`.
-//! - [`futex`]: threads wait for words of memory; [`pthread`], [`semaphore`]: what is built on that.
+//! - [`pthread`]: threads; [`thread_local`]: what each has for itself. [`futex`]: threads wait for words of memory; [`locks`], [`barrier`],
+//!   [`semaphore`]: what is built on that.
 //! - [`cxx`]: what C++ compilers call. [`atomics`]: operations on 16 bytes.
 //!
 //! Everything here is called by C: the conditions of the C standard, or POSIX, are those of each function.
@@ -16,11 +17,13 @@
 #![feature(linkage, thread_local)]
 
 mod atomics;
+mod barrier;
 mod character;
 mod cxx;
 mod format;
 mod futex;
 mod jump;
+mod locks;
 mod math;
 mod memory;
 mod number;
@@ -29,6 +32,7 @@ mod process;
 mod pthread;
 mod semaphore;
 mod string;
+mod thread_local;
 
 // Its functions are the C library's by their names.
 use tinyrlibc as _;

@@ -10,7 +10,7 @@ use hrt::raw::{
 };
 
 use crate::memory::malloc;
-use crate::pthread;
+use crate::thread_local;
 
 // Linux's numbers (asm-generic/errno-base.h, asm-generic/errno.h).
 pub const EPERM: c_int = 1;
@@ -98,7 +98,7 @@ pub unsafe extern "C" fn __cxa_finalize(_: *mut c_void) {
 pub unsafe extern "C" fn exit(status: c_int) -> ! {
     // SAFETY: the program's own functions, at its end.
     unsafe {
-        pthread::destroy_objects();
+        thread_local::destroy_objects();
         __cxa_finalize(ptr::null_mut());
         call_destructors();
         aero_exit(status)

@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use hrt::abi::NEVER;
 
 use crate::futex;
+use crate::locks::deadline;
 use crate::process::{EAGAIN, EINVAL, ETIMEDOUT, TimeSpec, set_errno};
-use crate::pthread::deadline;
 
 /// Takes a unit; 0, or -1 with the reason in `errno`.
 fn down(units: &AtomicU32, deadline: Option<u64>) -> c_int {
