@@ -19,6 +19,7 @@ const CONTROL_C: u8 = 0x03;
 const CONTROL_D: u8 = 0x04;
 const CONTROL_E: u8 = 0x05;
 const CONTROL_F: u8 = 0x06;
+const BELL: u8 = 0x07;
 const BACKSPACE: u8 = 0x08;
 const TAB: u8 = 0x09;
 const LINE_FEED: u8 = 0x0a;
@@ -31,6 +32,11 @@ const CONTROL_U: u8 = 0x15;
 const CONTROL_W: u8 = 0x17;
 const ESCAPE: u8 = 0x1b;
 const DELETE: u8 = 0x7f;
+
+/// Columns there are for the line behind a prompt.
+fn room(prompt: &str) -> usize {
+    COLUMNS.saturating_sub(prompt.len()).max(8)
+}
 
 /// What a byte led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +51,7 @@ pub enum Edit {
     Cancelled,
 }
 
-/// An editor with its history. ASCII only: other bytes are noise and ignored.
+/// An editor with its history. ASCII only: other characters are refused with the bell.
 #[derive(Default)]
 pub struct Editor {
     line: Vec<u8>,
@@ -72,17 +78,28 @@ impl Editor {
 
     /// Shows prompt and line again, on a fresh line.
     pub fn redraw(&mut self, prompt: &str, out: &mut dyn Write) {
-        let room = COLUMNS.saturating_sub(prompt.len()).max(8);
+        let room = room(prompt);
         if self.cursor < self.first {
             self.first = self.cursor;
         } else if self.cursor >= self.first + room {
             self.first = self.cursor + 1 - room;
         }
-        let visible = &self.line[self.first..self.line.len().min(self.first + room)];
+        self.draw(prompt, "\x1b[K", out);
+    }
+
+    /// Prompt and line as [`Editor::redraw`] left them, for an erased line.
+    pub fn on_screen(&self, prompt: &str) -> String {
+        let mut text = String::new();
+        self.draw(prompt, "", &mut text);
+        text
+    }
+
+    fn draw(&self, prompt: &str, erase: &str, out: &mut dyn Write) {
+        let visible = &self.line[self.first..self.line.len().min(self.first + room(prompt))];
         let back = self.first + visible.len() - self.cursor;
         // The bytes are printable ASCII.
         let visible = core::str::from_utf8(visible).unwrap_or("");
-        let _ = write!(out, "\r{prompt}{visible}\x1b[K");
+        let _ = write!(out, "\r{prompt}{visible}{erase}");
         if back > 0 {
             let _ = write!(out, "\x1b[{back}D");
         }
@@ -99,7 +116,9 @@ impl Editor {
         let after_return = core::mem::replace(&mut self.last_was_return, byte == CARRIAGE_RETURN);
         if !self.sequence.is_empty() {
             self.escape(byte);
-            self.redraw(prompt, out);
+            if self.sequence.is_empty() {
+                self.redraw(prompt, out);
+            }
             return Edit::More;
         }
         match byte {
@@ -143,7 +162,12 @@ impl Editor {
                     return Edit::More;
                 }
             }
-            _ => return Edit::More,
+            // The rest of a character that was refused.
+            0x80..=0xbf => return Edit::More,
+            _ => {
+                let _ = out.write_char(char::from(BELL));
+                return Edit::More;
+            }
         }
         self.redraw(prompt, out);
         Edit::More
@@ -333,6 +357,17 @@ mod tests {
         bytes.push(b'\r');
         assert_eq!(typed(&mut editor, &bytes), Edit::TooLong(10_000));
         assert_eq!(typed(&mut editor, b"help\r"), line("help"));
+    }
+
+    #[test]
+    fn what_is_not_ascii_is_refused_audibly() {
+        let mut editor = Editor::new();
+        let mut out = String::new();
+        for byte in "aé€b".bytes() {
+            editor.feed(byte, "> ", &words, &mut out);
+        }
+        assert_eq!(out, "a\x07\x07b");
+        assert_eq!(typed(&mut editor, b"\r"), line("ab"));
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub trait Session: Sync {
     fn key(&self) -> u8;
     /// Shows text, `\n` at the end of lines.
     fn print(&self, text: &str);
+    /// What is typed becomes `line` with its prompt, `""` once it is given to a command; `change` is what leads to it from the line
+    /// as it was.
+    fn edit(&self, change: &str, line: &str);
     /// Forgets an earlier Ctrl-C.
     fn clear_interrupted(&self);
 }
@@ -78,6 +81,10 @@ impl Session for Serial {
         output::print_to_serial(text);
     }
 
+    fn edit(&self, change: &str, line: &str) {
+        output::edit_serial_line(change, line);
+    }
+
     fn clear_interrupted(&self) {
         clear_interrupted(Place::Serial);
     }
@@ -94,6 +101,8 @@ impl Session for Unattended {
     fn print(&self, text: &str) {
         output::print_to_serial(text);
     }
+
+    fn edit(&self, _: &str, _: &str) {}
 
     fn clear_interrupted(&self) {}
 }

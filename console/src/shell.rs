@@ -95,15 +95,19 @@ pub fn interact(session: &dyn Session, extra: &'static [Command]) {
     let mut status = 0;
     loop {
         let prompt = if status == 0 { "aero> ".to_string() } else { alloc::format!("aero [{status}]> ") };
-        editor.redraw(&prompt, &mut LineWriter::new(session));
+        let mut change = String::new();
+        editor.redraw(&prompt, &mut change);
         let edit = loop {
+            session.edit(&change, &editor.on_screen(&prompt));
+            change.clear();
             let byte = session.key();
             let complete = |before: &str| completions(before, extra);
-            match editor.feed(byte, &prompt, &complete, &mut LineWriter::new(session)) {
+            match editor.feed(byte, &prompt, &complete, &mut change) {
                 Edit::More => {}
                 edit => break edit,
             }
         };
+        session.edit(&change, "");
         session.clear_interrupted();
         status = match edit {
             Edit::Line(line) => {

@@ -3,12 +3,13 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use kernel::program::{self, Left, Outcome, Program};
-use kernel::thread;
 use kernel::thread::Builder;
 use kernel::time::Deadline;
+use kernel::wait::{Condition, Mutex};
 
 use super::{Command, CommandError, CommandResult, Context, Needs};
 use crate::{render, session};
@@ -19,6 +20,10 @@ const POLL: Duration = Duration::from_millis(20);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// Ends a line that shall not be waited for.
 const IN_BACKGROUND: &str = "&";
+
+/// Programs in the background whose end is still to be told.
+static TO_REPORT: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+static REPORTED: Condition = Condition::new();
 
 /// The commands.
 pub const COMMANDS: &[Command] = &[
@@ -71,11 +76,7 @@ fn run(context: &mut Context<'_>) -> CommandResult {
         .map_err(|error| CommandError::failed(format!("`{name}` is not run: {error}")))?;
     if in_background {
         writeln!(context.out, "program {} runs", program.id())?;
-        let reporter = Builder::new("reporter").spawn(move || {
-            let _ = program.wait_until(Deadline::NEVER);
-            kernel::println!("program {program} {}", describe(&program));
-        });
-        return reporter.map(kernel::thread::JoinHandle::detach).map_err(CommandError::failed);
+        return report_end(program);
     }
     while program.wait_until(Deadline::after(POLL)).is_err() {
         if session::interrupted() {
@@ -97,6 +98,28 @@ fn run(context: &mut Context<'_>) -> CommandResult {
         }),
         Some(outcome) => Err(CommandError::failed(format!("`{name}` {outcome}"))),
     }
+}
+
+/// Has the end of a program in the background told.
+fn report_end(program: Arc<Program>) -> CommandResult {
+    let id = program.id();
+    TO_REPORT.lock().push(id);
+    let reporter = Builder::new("reporter").spawn(move || {
+        let _ = program.wait_until(Deadline::NEVER);
+        kernel::println!("program {program} {}", describe(&program));
+        // It and its image go before anybody who waits for the report goes on.
+        drop(program);
+        was_reported(id);
+    });
+    if reporter.is_err() {
+        was_reported(id);
+    }
+    reporter.map(kernel::thread::JoinHandle::detach).map_err(CommandError::failed)
+}
+
+fn was_reported(id: u64) {
+    TO_REPORT.lock().retain(|&other| other != id);
+    REPORTED.broadcast();
 }
 
 fn describe(program: &Program) -> String {
@@ -132,9 +155,16 @@ pub fn kill_all() -> Result<usize, CommandError> {
 
 fn end(program: &Arc<Program>) -> CommandResult {
     program.end(Outcome::Killed);
+    let deadline = Deadline::after(KILL_LIMIT);
     program
-        .wait_until(Deadline::after(KILL_LIMIT))
+        .wait_until(deadline)
         .map_err(|_| CommandError::failed(format!("program {program} does not end; `thread N` shows its threads")))?;
-    thread::yield_now();
+    // Its end is told before the prompt comes.
+    let mut to_report = TO_REPORT.lock();
+    while to_report.contains(&program.id()) {
+        let result;
+        (to_report, result) = REPORTED.wait_until(to_report, deadline);
+        result.map_err(|_| CommandError::failed(format!("program {program} ended, and nobody says how")))?;
+    }
     Ok(())
 }

@@ -16,6 +16,7 @@ use kernel::arch::{Architecture, Machine};
 use kernel::command_line::Keyboard as Layout;
 use kernel::lock::SpinLock;
 use kernel::memory::{OutOfMemory, try_box};
+use kernel::output::TypedLine;
 use kernel::thread::Builder;
 use kernel::time::Deadline;
 use kernel::wait::{Channel, InterruptSafe};
@@ -42,6 +43,7 @@ struct Screen {
     shown: Channel<u8>,
     keys: Channel<u8>,
     keyboard: SpinLock<Keyboard>,
+    typed: SpinLock<TypedLine>,
     /// The session has begun: log that comes now is shown.
     is_open: AtomicBool,
 }
@@ -67,6 +69,7 @@ pub fn open(layout: Layout, extra: &'static [Command]) -> Result<(), OutOfMemory
         shown: Channel::new(SHOWN_CAPACITY)?,
         keys: Channel::new(KEYS_CAPACITY)?,
         keyboard: SpinLock::new(Keyboard::new(layout)),
+        typed: SpinLock::new(TypedLine::new()),
         is_open: AtomicBool::new(true),
     })?);
     SCREEN.store(core::ptr::from_ref(screen) as usize, Ordering::Release);
@@ -111,6 +114,11 @@ impl Screen {
         // A key that does not fit is lost, as on any keyboard.
         let _ = self.keys.try_send(byte);
     }
+
+    /// Shows as much as there is room for.
+    fn try_show(&self, text: &str) {
+        text.bytes().try_for_each(|byte| self.shown.try_send(byte).map_err(drop)).ok();
+    }
 }
 
 impl Session for Screen {
@@ -126,6 +134,10 @@ impl Session for Screen {
         for &byte in text.as_bytes() {
             let _ = self.shown.send_until(byte, Deadline::NEVER);
         }
+    }
+
+    fn edit(&self, change: &str, line: &str) {
+        self.typed.lock().edit(change, line).iter().for_each(|piece| self.try_show(piece));
     }
 
     fn clear_interrupted(&self) {
@@ -166,7 +178,12 @@ fn mirror(text: &str) {
     }
     let Some(screen) = screen().filter(|screen| screen.is_open.load(Ordering::Relaxed)) else { return };
     // What there is no room for is on the serial line.
-    text.bytes().try_for_each(|byte| screen.shown.try_send(byte).map_err(drop)).ok();
+    let mut typed = screen.typed.lock();
+    screen.try_show(typed.hide());
+    screen.try_show(text);
+    if text.ends_with('\n') {
+        screen.try_show(typed.bring_back());
+    }
 }
 
 /// Where the crash report goes on.

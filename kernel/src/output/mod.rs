@@ -17,8 +17,10 @@ use crate::lock::SpinLock;
 use crate::time;
 use crate::trace;
 use queue::{CAPACITY, Queue};
+pub use typed::TypedLine;
 
 mod queue;
+mod typed;
 
 /// Bytes of log kept for `log` at the prompt.
 const RING_SIZE: usize = 8 * 1024;
@@ -27,7 +29,7 @@ const RING_SIZE: usize = 8 * 1024;
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// Serialises whole writes, so that lines of several CPUs do not mix.
-static CONSOLE: SpinLock<Device> = SpinLock::new(Device { queued: false, watched: false });
+static CONSOLE: SpinLock<Device> = SpinLock::new(Device::new());
 /// What the device has not taken yet. Used under the lock of [`CONSOLE`], or after a crash.
 static QUEUE: Queue = Queue::new();
 /// Set when the kernel has crashed: locks no longer mean anything.
@@ -39,9 +41,28 @@ struct Device {
     queued: bool,
     /// It was asked to interrupt when it takes more.
     watched: bool,
+    /// What is typed at it.
+    typed: TypedLine,
 }
 
 impl Device {
+    const fn new() -> Self {
+        Self { queued: false, watched: false, typed: TypedLine::new() }
+    }
+
+    /// Writes whole output, above what is typed.
+    fn write_above(&mut self, arguments: fmt::Arguments<'_>) {
+        let before = self.typed.hide();
+        self.write(before.as_bytes());
+        let mut raw = Raw { device: self, ends_line: false };
+        let _ = raw.write_fmt(arguments);
+        if raw.ends_line {
+            let mut typed = core::mem::take(&mut self.typed);
+            self.write(typed.bring_back().as_bytes());
+            self.typed = typed;
+        }
+    }
+
     /// Writes all of it: to the queue, or polling where there is none or it is full.
     fn write(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
@@ -93,17 +114,24 @@ impl Write for Ring {
 }
 
 /// Writes formatted text to the device, `\n` as `\r\n`.
-struct Raw<'a>(&'a mut Device);
+struct Raw<'a> {
+    device: &'a mut Device,
+    /// The last byte was the end of a line.
+    ends_line: bool,
+}
 
 impl Write for Raw<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut lines = text.split('\n');
         if let Some(first) = lines.next() {
-            self.0.write(first.as_bytes());
+            self.device.write(first.as_bytes());
         }
         for line in lines {
-            self.0.write(b"\r\n");
-            self.0.write(line.as_bytes());
+            self.device.write(b"\r\n");
+            self.device.write(line.as_bytes());
+        }
+        if !text.is_empty() {
+            self.ends_line = text.ends_with('\n');
         }
         Ok(())
     }
@@ -145,7 +173,7 @@ fn with_device(length: usize, write: impl FnOnce(&mut Device)) {
     if CRASHED.load(Ordering::Relaxed) || debug::is_stopped() {
         // What was written before comes first. Who writes is the host: nobody else runs.
         flush();
-        write(&mut Device { queued: false, watched: false });
+        write(&mut Device::new());
         return;
     }
     let has_room = || {
@@ -232,17 +260,23 @@ pub fn print(arguments: fmt::Arguments<'_>) {
 fn write_to_device(arguments: fmt::Arguments<'_>) {
     let mut length = Length(0);
     let _ = length.write_fmt(arguments);
-    with_device(length.0, |device| {
-        let _ = Raw(device).write_fmt(arguments);
-    });
+    with_device(length.0 + 2 * typed::LIMIT, |device| device.write_above(arguments));
 }
 
 /// Writes text to the serial line only, `\n` as `\r\n`. Any context.
 pub fn print_to_serial(text: &str) {
-    let mut length = Length(0);
-    let _ = length.write_str(text);
-    with_device(length.0, |device| {
-        let _ = Raw(device).write_str(text);
+    write_to_device(format_args!("{text}"));
+}
+
+/// What is typed at the serial line becomes `line`, `""` for nothing; see [`TypedLine::edit`]. Other output moves it down from now
+/// on. Any context.
+pub fn edit_serial_line(change: &str, line: &str) {
+    with_device(change.len() + typed::LIMIT, |device| {
+        let mut typed = core::mem::take(&mut device.typed);
+        for piece in typed.edit(change, line) {
+            let _ = Raw { device, ends_line: false }.write_str(piece);
+        }
+        device.typed = typed;
     });
 }
 

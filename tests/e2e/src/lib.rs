@@ -109,12 +109,12 @@ impl Session {
     pub fn command(&mut self, line: &str) -> String {
         self.keys(line);
         self.keys("\r");
-        // The echo ends with the line's end.
-        self.wait_for("\r\n");
-        // The prompt ends with "erase to the end of the line".
-        let output = self.wait_for("\x1b[K");
+        // A new prompt ends with "erase to the end of the line"; one that other output moved down does not.
+        let output = self.wait_for("> \x1b[K");
         let end = output.rfind("\raero").unwrap_or(output.len());
-        output[..end].to_string()
+        // The echo, and what stands before it.
+        let begin = output.find(&format!("{line}\r\n")).map_or(0, |at| at + line.len() + 2);
+        output[begin..end].to_string()
     }
 
     /// Waits for aero's end and returns its exit status.

@@ -47,6 +47,19 @@ fn editing_keys_work() {
 }
 
 #[test]
+fn what_is_typed_stays_in_sight_when_a_program_in_the_background_says_something() {
+    let misbehave = concat!(env!("CARGO_MANIFEST_DIR"), "/../programs/misbehave");
+    let mut shell = Session::start(&["--hrt", misbehave]);
+    shell.command("run misbehave patient &");
+    shell.keys("uptx\x7f");
+    // It ends while the line is typed, before, or after.
+    shell.wait_for("program misbehave");
+    shell.wait_for("\n\raero> upt");
+    shell.keys("ime\r");
+    shell.wait_for("ready after");
+}
+
+#[test]
 fn long_lines_and_noise_do_no_harm() {
     let mut shell = Session::start(&[]);
     let long = "x".repeat(10_000);
