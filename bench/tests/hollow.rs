@@ -38,7 +38,7 @@ fn enter(boot: &'static BootInformation) -> ! {
             Machine::power(PowerAction::PowerOff, u8::from(wrong > 0));
         },
         post_mortem: |_| (),
-        install_debugger: || false,
+        install_debugger: |_| false,
     };
     // SAFETY: called once, by the arch crate's entry.
     unsafe { kernel::start::kernel_main(boot, &PARTS) }

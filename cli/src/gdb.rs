@@ -22,6 +22,9 @@ pub struct Options {
     /// How to boot; what stands behind `--` is for gdb.
     #[command(flatten)]
     boot: boot::Options,
+    /// Show gdb the CPUs as its threads, not the kernel's threads
+    #[arg(long)]
+    cpus_only: bool,
 }
 
 /// What the kernel says once it listens to gdb.
@@ -39,7 +42,8 @@ pub fn run(options: &Options) -> Result<u8> {
     boot.qemu = vec!["-serial".into(), format!("unix:{},server=on,wait=off", socket.display())];
     // Commands would run, and end the machine, before gdb is there.
     let line = boot.run.take().map_or_else(String::new, |script| format!("gdb=wait run=\"{script}\""));
-    let mut machine = Running::start(&image, &boot, &format!("{} {line}", boot.append))?;
+    let view = if options.cpus_only { "gdb=cpus" } else { "" };
+    let mut machine = Running::start(&image, &boot, &format!("{} {view} {line}", boot.append))?;
     let mut log = File::create(&console).with_context(|| format!("{} cannot be written", console.display()))?;
     wait_until_it_listens(&machine, &mut log)?;
     let output = std::mem::replace(&mut machine.output, std::sync::mpsc::channel().1);

@@ -119,18 +119,22 @@ pub unsafe fn execute_frozen(line: &str, out: &mut dyn Write) -> u8 {
     status
 }
 
-/// True if a command line has a command that needs CPUs that run, or one that may be the image's.
+/// What a command line needs, that of its most demanding command; `None` if there is no such command, or the line cannot be looked
+/// at: [`execute_frozen`] then says why.
 ///
 /// # Safety
 /// As for [`execute_frozen`].
-pub unsafe fn needs_cpus(line: &str) -> bool {
-    let name_of = |part: &str| part.split_whitespace().next().map(ToString::to_string);
-    let mut needs = false;
+pub unsafe fn needs_of(line: &str, extra: &'static [Command]) -> Option<Needs> {
+    let mut needs = None;
     // On a frozen machine, where names are looked up, nothing is allocated outside.
     let mut look = || {
-        needs = line.split(';').filter_map(name_of).any(|name| {
-            commands::all(&[]).find(|command| command.name == name).is_none_or(|command| command.needs == Needs::Cpus)
-        });
+        let need_of = |part: &str| {
+            let part = ALIASES.lock().expand(part);
+            let name = part.split_whitespace().next()?;
+            commands::all(extra).find(|command| command.name == name).map(|command| command.needs)
+        };
+        let parts = line.split(';').filter(|part| !part.trim().is_empty());
+        needs = parts.map(need_of).try_fold(Needs::Nothing, |most, need| Some(most.max(need?)));
     };
     // SAFETY: by the caller's word; the result is not allocated.
     let _ = unsafe { frozen::attempt(&mut look) };

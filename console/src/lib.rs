@@ -25,6 +25,6 @@ pub mod shell;
 pub mod state;
 
 pub use commands::{Command, CommandError, CommandResult, Context};
-pub use execute::{execute_frozen, execute_on, execute_running, needs_cpus};
+pub use execute::{execute_frozen, execute_on, execute_running, needs_of};
 pub use shell::run;
 pub use state::{Needs, State};

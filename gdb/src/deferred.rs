@@ -6,18 +6,16 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use core::time::Duration;
 
-use arch_contract::debug::Debugging;
 use console::{Command, execute_running};
-use kernel::arch::Machine;
 use kernel::thread::{self, Builder};
 use kernel::{debug, println};
+
+use crate::packet;
 
 /// Longest command line, in bytes.
 pub const LINE_LIMIT: usize = 256;
 /// Time between two looks whether there is one.
 const POLL: Duration = Duration::from_millis(50);
-/// Bytes of output in a packet.
-const CHUNK: usize = 512;
 /// Stack of the thread that executes commands, as the console's.
 const STACK_SIZE: usize = 64 * 1024;
 
@@ -93,27 +91,5 @@ pub fn send_output(listens: bool) {
     }
     // SAFETY: the thread's string, and the thread is stopped.
     let said = unsafe { core::slice::from_raw_parts(start, OUTPUT.1.load(Ordering::Relaxed)) };
-    said.chunks(CHUNK).for_each(send_packet);
-}
-
-/// A packet of output (gdb's manual, "Stop Reply Packets").
-fn send_packet(text: &[u8]) {
-    let mut sum = 0u8;
-    Machine::debug_line_write(b'$');
-    let mut send = |byte: u8| {
-        sum = sum.wrapping_add(byte);
-        Machine::debug_line_write(byte);
-    };
-    send(b'O');
-    for byte in text {
-        send(digit(byte >> 4));
-        send(digit(byte & 0xf));
-    }
-    for byte in [b'#', digit(sum >> 4), digit(sum & 0xf)] {
-        Machine::debug_line_write(byte);
-    }
-}
-
-fn digit(value: u8) -> u8 {
-    b"0123456789abcdef"[usize::from(value)]
+    packet::say(said);
 }

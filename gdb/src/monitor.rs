@@ -2,10 +2,8 @@
 
 use core::fmt::{self, Write};
 
-use arch_contract::fault::Registers;
+use console::{Command, Needs};
 use gdbstub::target::ext::monitor_cmd::ConsoleOutput;
-use kernel::frozen;
-use kernel::snapshot;
 
 use crate::deferred;
 
@@ -43,15 +41,15 @@ impl Pieces<'_, '_> {
     }
 }
 
-/// Executes a command line. `thread N` also selects a thread, whose registers gdb then sees; `thread off` none.
-pub fn execute(line: &str, selected: &mut Option<u64>, out: &mut ConsoleOutput<'_>) {
+/// Executes a command line, one with an unknown command as far as it goes. `thread N` also selects a thread, whose registers gdb then sees; `thread off` none.
+pub fn execute(line: &str, extra: &'static [Command], selected: &mut Option<u64>, out: &mut ConsoleOutput<'_>) {
     let mut out = Pieces { out, kept: [0; CHUNK], length: 0 };
     let mut words = line.split_whitespace();
     let thread = words.next().filter(|&command| command == "thread").and_then(|_| words.next());
     if thread == Some(OFF) {
         *selected = None;
     // SAFETY: in a stop.
-    } else if unsafe { console::needs_cpus(line) } {
+    } else if unsafe { console::needs_of(line, extra) } == Some(Needs::Cpus) {
         let _ = match deferred::leave(line) {
             Ok(()) => out.write_str("it needs CPUs that run: `continue`, and what it says comes then\n"),
             Err(reason) => writeln!(out, "error: {reason}"),
@@ -62,12 +60,4 @@ pub fn execute(line: &str, selected: &mut Option<u64>, out: &mut ConsoleOutput<'
         let _ = out.write_str("its registers are shown; `monitor thread off` shows the CPUs' again\n");
     }
     out.flush();
-}
-
-/// Where a thread is, or goes on.
-pub fn registers_of(thread: u64) -> Option<Registers> {
-    let mut found = None;
-    // SAFETY: in a stop, and registers are not allocated.
-    unsafe { frozen::attempt(&mut || found = snapshot::registers_of(thread)) }.ok()?;
-    found
 }

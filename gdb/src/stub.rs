@@ -1,44 +1,41 @@
 //! When gdb may do what: the state of its session over many stops.
 
 use core::cell::UnsafeCell;
+use core::time::Duration;
 
 use arch_contract::debug::{Debugging, Watch};
+use console::Command;
 use gdbstub::common::Signal;
-use gdbstub::conn::Connection;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{GdbStub, MultiThreadStopReason};
 use gdbstub::target::ext::breakpoints::WatchKind;
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::Machine;
+use kernel::command_line::Options;
 use kernel::debug::{Debugger, Reason, Stop};
+use kernel::time::spin_until;
 
 use crate::deferred;
 use crate::framing::{Event, Framer, PACKET_LIMIT};
-use crate::target::{Kernel, tid_of};
+use crate::packet::{self, Line};
+use crate::target::Kernel;
+use crate::threads::View;
 
 /// How gdb says hello.
 const HELLO: &[u8] = b"qSupported";
+/// How it asks that packets are not acknowledged any more.
+const NO_ACKNOWLEDGEMENTS: &[u8] = b"QStartNoAckMode";
+/// How it reads the list of threads.
+const THREAD_LIST: &[u8] = b"qXfer:threads:read::";
 /// What asks for a repetition, and what is said of a packet that is too long.
 const REPEAT: u8 = b'-';
 const UNSUPPORTED: &[u8] = b"+$#00";
 /// What gdb waits for after this packet, and gdbstub leaves out where there is no extended mode.
 const KILL: &[u8] = b"vKill";
 const DONE: &[u8] = b"$OK#9a";
-
-/// The line, written byte by byte.
-pub struct Line;
-
-impl Connection for Line {
-    type Error = core::convert::Infallible;
-
-    fn write(&mut self, byte: u8) -> Result<(), Self::Error> {
-        Machine::debug_line_write(byte);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), Self::Error> {
-        Ok(())
-    }
-}
+/// Time between two looks whether something has come: less than a byte takes on a line of 115,200 baud.
+const POLL: Duration = Duration::from_micros(20);
+/// Said of a thread that cannot be stepped.
+const NOT_STEPPED: &[u8] = b"it does not run: set a breakpoint where it goes on (`info frame`), and continue\n";
 
 type Session = GdbStubStateMachine<'static, Kernel, Line>;
 
@@ -75,13 +72,17 @@ unsafe impl Sync for PacketBuffer {}
 
 static PACKET_BUFFER: PacketBuffer = PacketBuffer(UnsafeCell::new([0; PACKET_LIMIT]));
 
-/// Gives the kernel this stub; false if there is no line to a gdb.
+/// Gives the kernel this stub, which knows the image's commands; false if there is no line to a gdb.
 ///
 /// # Safety
 /// As for [`kernel::debug::install`].
-pub unsafe fn install() -> bool {
-    // SAFETY: the caller's word.
-    unsafe { kernel::debug::install(&STUB) }
+pub unsafe fn install(options: &Options<'_>, extra: &'static [Command]) -> bool {
+    let view = if options.debugs_cpus_only { View::Cpus } else { View::Threads };
+    // SAFETY: the caller's word: nobody uses the stub yet.
+    unsafe {
+        (*STUB.0.get()).kernel.set_up(view, extra);
+        kernel::debug::install(&STUB)
+    }
 }
 
 impl Debugger for Stub {
@@ -117,7 +118,7 @@ impl Debugger for Stub {
                 deferred::send_output(matches!(session, Some(GdbStubStateMachine::Running(_))) && !is_new);
             }
             if is_message && !was_interrupted && !is_new || goes_on_stepping(kernel, was_interrupted || is_new) {
-                return kernel.give_orders();
+                return if is_message { kernel.go_on_as_before() } else { kernel.give_orders() };
             }
             *session = session.take().and_then(|session| match session {
                 // A packet while everything runs comes from a gdb that the old session knows nothing of.
@@ -144,8 +145,9 @@ fn goes_on_stepping(kernel: &mut Kernel, wanted_otherwise: bool) -> bool {
 
 /// Why the CPUs stopped, as gdb says it.
 fn reason_of(kernel: &mut Kernel, was_interrupted: bool) -> MultiThreadStopReason<u64> {
+    let host = kernel.stop().host;
+    let tid = kernel.tid_of(host);
     let stop = kernel.stop();
-    let tid = tid_of(stop.host);
     let signal = |signal| MultiThreadStopReason::SignalWithThread { tid, signal };
     match stop.reason {
         Reason::Attention if was_interrupted => signal(Signal::SIGINT),
@@ -172,7 +174,7 @@ fn reason_of(kernel: &mut Kernel, was_interrupted: bool) -> MultiThreadStopReaso
 fn new_session(kernel: &mut Kernel) -> Option<Session> {
     // SAFETY: the session that had the buffer is gone.
     let buffer = unsafe { &mut *PACKET_BUFFER.0.get() };
-    let stub = GdbStub::builder(Line).with_packet_buffer(buffer).build().ok()?;
+    let stub = GdbStub::builder(Line::new()).with_packet_buffer(buffer).build().ok()?;
     stub.run_state_machine(kernel).ok()
 }
 
@@ -185,11 +187,21 @@ fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) 
     loop {
         session = match session {
             Some(GdbStubStateMachine::Running(running)) if core::mem::take(&mut interrupted) => {
-                let tid = tid_of(kernel.stop().host);
+                let host = kernel.stop().host;
+                let tid = kernel.tid_of(host);
                 let reason = MultiThreadStopReason::SignalWithThread { tid, signal: Signal::SIGINT };
                 running.report_stop(kernel, reason).ok()
             }
-            Some(GdbStubStateMachine::Running(running)) => return Some(running.into()),
+            Some(GdbStubStateMachine::Running(running)) => match kernel.take_refused() {
+                None => return Some(running.into()),
+                Some(tid) => {
+                    packet::say(NOT_STEPPED);
+                    // Not the signal of a step, or gdb would go on stepping.
+                    running
+                        .report_stop(kernel, MultiThreadStopReason::SignalWithThread { tid, signal: Signal::SIGSTOP })
+                        .ok()
+                }
+            },
             Some(GdbStubStateMachine::Disconnected(_)) => {
                 kernel.release();
                 return None;
@@ -199,7 +211,8 @@ fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) 
             }
             idle => {
                 let Some(byte) = Machine::debug_line_read() else {
-                    Machine::spin_hint();
+                    // Looking all the time would keep an emulated device from what comes for it.
+                    spin_until(POLL, || false);
                     session = idle;
                     continue;
                 };
@@ -235,12 +248,24 @@ fn take_packet(kernel: &mut Kernel, framer: &Framer, session: Option<Session>) -
         // Nothing of a gdb that is gone shall stay.
         kernel.stop().remove_all();
         session = new_session(kernel);
+        kernel.acknowledges = true;
+    }
+    if let (Some(GdbStubStateMachine::Idle(_)), Some(part)) = (&session, framer.text().strip_prefix(THREAD_LIST))
+        && kernel.send_thread_list(part)
+    {
+        return session;
+    }
+    if framer.text().starts_with(HELLO) {
+        packet::add_offers();
     }
     for &byte in framer.packet() {
         session = match session {
             Some(GdbStubStateMachine::Idle(idle)) => idle.incoming_data(kernel, byte).ok(),
             other => other,
         };
+    }
+    if framer.text() == NO_ACKNOWLEDGEMENTS {
+        kernel.acknowledges = false;
     }
     if session.is_none() {
         // gdbstub gives up at what it cannot parse. Whoever sent it is told, and begins anew.

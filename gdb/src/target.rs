@@ -1,8 +1,9 @@
-//! What gdb can do: CPUs are its threads, numbered from 1.
+//! What gdb can do.
 
 use core::ptr::NonNull;
 
 use arch_contract::debug::{Debugging, HARDWARE_BREAKPOINTS, HardwareBreakpoint, Watch};
+use console::Command;
 use gdbstub::common::{Signal, Tid};
 use gdbstub::target::ext::base::BaseOps;
 use gdbstub::target::ext::base::multithread::{
@@ -18,18 +19,20 @@ use gdbstub::target::ext::section_offsets::{Offsets, SectionOffsets, SectionOffs
 use gdbstub::target::ext::target_description_xml_override::{
     TargetDescriptionXmlOverride, TargetDescriptionXmlOverrideOps,
 };
-use gdbstub::target::ext::thread_extra_info::{ThreadExtraInfo, ThreadExtraInfoOps};
 use gdbstub::target::{Target, TargetError, TargetResult};
 use kernel::arch::Machine;
-use kernel::cpu;
 use kernel::debug::{Order, Stop};
 
 use crate::monitor;
+use crate::packet;
 use crate::registers::{Registers, Window, X64, describe};
+use crate::threads::{self, Place, View, stopped_cpus};
 
 /// gdb's error numbers are those of POSIX.
 const NO_ACCESS: u8 = 14;
-const NO_SUCH_CPU: u8 = 3;
+const NO_SUCH_THREAD: u8 = 3;
+/// Bytes of the list of threads in a packet, at most.
+const LIST_PART: usize = 4096;
 
 /// A CPU that steps until it has left a range of addresses.
 #[derive(Clone, Copy)]
@@ -50,8 +53,15 @@ pub struct Kernel {
     named: [Option<Order>; arch_contract::MAX_CPUS],
     /// See [`RangeStep`].
     pub range_step: Option<RangeStep>,
-    /// A kernel thread whose registers gdb sees instead of the CPUs', by its number.
+    /// Packets are acknowledged.
+    pub acknowledges: bool,
+    /// A kernel thread whose registers gdb sees instead of those of the thread it names, by its number.
     selected: Option<u64>,
+    view: View,
+    /// The image's commands.
+    extra: &'static [Command],
+    /// A thread that gdb wants to step and that does not run.
+    refused: Option<Tid>,
 }
 
 // SAFETY: used by the host of a stop only.
@@ -61,21 +71,46 @@ unsafe impl Send for Kernel {}
 #[derive(Debug)]
 pub enum Never {}
 
-/// The CPU that gdb calls `tid`.
-fn cpu_of(tid: Tid) -> usize {
-    tid.get() - 1
-}
-
-/// What gdb calls a CPU.
-pub fn tid_of(cpu: usize) -> Tid {
-    Tid::new(cpu + 1).unwrap_or(Tid::MIN)
-}
-
 impl Kernel {
     /// Not stopped.
     pub const fn new() -> Self {
         let named = [None; arch_contract::MAX_CPUS];
-        Self { stop: None, others: Order::Run, named, range_step: None, selected: None }
+        Self {
+            stop: None,
+            others: Order::Run,
+            named,
+            range_step: None,
+            acknowledges: true,
+            selected: None,
+            view: View::Threads,
+            extra: &[],
+            refused: None,
+        }
+    }
+
+    /// Sets what gdb's threads are, and the image's commands.
+    pub fn set_up(&mut self, view: View, extra: &'static [Command]) {
+        (self.view, self.extra) = (view, extra);
+    }
+
+    /// What gdb calls what runs on a CPU.
+    pub fn tid_of(&mut self, cpu: usize) -> Tid {
+        let view = self.view;
+        view.tid_of(self.stop(), cpu)
+    }
+
+    /// The CPU, if what gdb calls so runs on one.
+    fn cpu_of(&mut self, tid: Tid) -> Option<usize> {
+        let view = self.view;
+        match view.place_of(self.stop(), tid) {
+            Some(Place::Cpu(cpu)) => Some(cpu),
+            _ => None,
+        }
+    }
+
+    /// A thread that gdb wanted to step although it does not run: once, after the order to go on, which then is none.
+    pub fn take_refused(&mut self) -> Option<Tid> {
+        self.refused.take()
     }
 
     /// Lets `work` work on a stop.
@@ -97,9 +132,14 @@ impl Kernel {
     pub fn give_orders(&mut self) {
         let (others, named) = (self.others, self.named);
         self.selected = None;
-        for cpu in cpu::all() {
-            self.stop().order(cpu.index, named[cpu.index].unwrap_or(others));
+        for (cpu, named) in named.into_iter().enumerate() {
+            self.stop().order(cpu, named.unwrap_or(others));
         }
+    }
+
+    /// Lets all go on with what they were doing, steps too.
+    pub fn go_on_as_before(&mut self) {
+        self.stop().goes_on_as_before = true;
     }
 
     /// Lets all go on, without a trace of gdb.
@@ -109,13 +149,26 @@ impl Kernel {
         self.give_orders();
     }
 
-    fn stopped_cpu(&mut self, tid: Tid) -> TargetResult<usize, Self> {
-        let cpu = cpu_of(tid);
-        if cpu < arch_contract::MAX_CPUS && self.stop().is_stopped(cpu) {
-            Ok(cpu)
-        } else {
-            Err(TargetError::Errno(NO_SUCH_CPU))
+    /// Answers a gdb that reads a part of the list of threads: `OFFSET,LENGTH` in hexadecimal. False if that is something else.
+    pub fn send_thread_list(&mut self, part: &[u8]) -> bool {
+        let hexadecimal = |text: &str| u64::from_str_radix(text, 16).ok();
+        let numbers = core::str::from_utf8(part).ok().and_then(|text| text.split_once(','));
+        let Some((offset, length)) = numbers.and_then(|(offset, length)| hexadecimal(offset).zip(hexadecimal(length)))
+        else {
+            return false;
+        };
+        let mut buffer = [0; LIST_PART];
+        let length = usize::try_from(length).map_or(LIST_PART, |length| length.min(LIST_PART));
+        let mut window = Window::new(offset, &mut buffer[..length]);
+        let view = self.view;
+        let _ = view.write_list(self.stop(), &mut window);
+        let written = window.length;
+        if self.acknowledges {
+            Machine::debug_line_write(packet::ACKNOWLEDGEMENT);
         }
+        // A part that is not full is the last.
+        packet::send_part(&buffer[..written], written < length);
+        true
     }
 
     fn set_hardware(&mut self, wanted: HardwareBreakpoint) -> bool {
@@ -165,34 +218,37 @@ impl Target for Kernel {
 
 impl MultiThreadBase for Kernel {
     fn read_registers(&mut self, registers: &mut Registers, tid: Tid) -> TargetResult<(), Self> {
-        let cpu = self.stopped_cpu(tid)?;
-        let selected = self.selected;
+        let (view, selected) = (self.view, self.selected);
         let stop = self.stop();
-        let runs_on = |thread: u64| cpu::all().map(|cpu| cpu.index).find(|&cpu| stop.running(cpu).0 == thread);
-        let cpu = match selected {
-            None => cpu,
-            Some(thread) => match runs_on(thread) {
-                Some(cpu) => cpu,
-                None => {
-                    registers.system = *stop.system(cpu);
-                    registers.is_suspended = true;
-                    registers.general = monitor::registers_of(thread).ok_or(TargetError::Errno(NO_SUCH_CPU))?;
-                    return Ok(());
-                }
-            },
+        let place = match selected {
+            None => view.place_of(stop, tid),
+            Some(thread) => {
+                let cpu = stopped_cpus(stop).find(|&cpu| stop.running(cpu).0 == thread);
+                Some(cpu.map_or(Place::Waiting(thread), Place::Cpu))
+            }
         };
-        registers.general = *stop.registers(cpu);
-        registers.system = *stop.system(cpu);
-        registers.set_vectors(stop.vectors(cpu));
+        match place.ok_or(TargetError::Errno(NO_SUCH_THREAD))? {
+            Place::Cpu(cpu) => {
+                registers.general = *stop.registers(cpu);
+                registers.system = *stop.system(cpu);
+                registers.set_vectors(stop.vectors(cpu));
+            }
+            Place::Waiting(thread) => {
+                let (general, thread_pointer) =
+                    threads::registers_of(thread).ok_or(TargetError::Errno(NO_SUCH_THREAD))?;
+                registers.general = general;
+                registers.system = *stop.system(stop.host);
+                registers.system.fs_base = thread_pointer;
+                registers.is_suspended = true;
+            }
+        }
         Ok(())
     }
 
     fn write_registers(&mut self, registers: &Registers, tid: Tid) -> TargetResult<(), Self> {
-        let cpu = self.stopped_cpu(tid)?;
-        if self.selected.is_some() {
-            // They are not in registers.
-            return Err(TargetError::Errno(NO_ACCESS));
-        }
+        let cpu = self.cpu_of(tid).filter(|_| self.selected.is_none());
+        // Of a thread that does not run, they are not in registers.
+        let cpu = cpu.ok_or(TargetError::Errno(NO_ACCESS))?;
         let stop = self.stop();
         *stop.registers(cpu) = registers.general;
         if let Some(vectors) = &registers.vectors {
@@ -215,15 +271,17 @@ impl MultiThreadBase for Kernel {
     }
 
     fn list_active_threads(&mut self, each: &mut dyn FnMut(Tid)) -> Result<(), Never> {
-        cpu::all().filter(|cpu| self.stop().is_stopped(cpu.index)).for_each(|cpu| each(tid_of(cpu.index)));
+        let view = self.view;
+        view.for_each(self.stop(), &mut |tid, _| each(tid));
         Ok(())
     }
 
-    fn support_resume(&mut self) -> Option<MultiThreadResumeOps<'_, Self>> {
-        Some(self)
+    fn is_thread_alive(&mut self, tid: Tid) -> Result<bool, Never> {
+        let view = self.view;
+        Ok(view.place_of(self.stop(), tid).is_some())
     }
 
-    fn support_thread_extra_info(&mut self) -> Option<ThreadExtraInfoOps<'_, Self>> {
+    fn support_resume(&mut self) -> Option<MultiThreadResumeOps<'_, Self>> {
         Some(self)
     }
 }
@@ -231,24 +289,10 @@ impl MultiThreadBase for Kernel {
 impl MonitorCmd for Kernel {
     fn handle_monitor_cmd(&mut self, line: &[u8], mut out: ConsoleOutput<'_>) -> Result<(), Never> {
         match core::str::from_utf8(line) {
-            Ok(line) => monitor::execute(line, &mut self.selected, &mut out),
+            Ok(line) => monitor::execute(line, self.extra, &mut self.selected, &mut out),
             Err(_) => gdbstub::outputln!(out, "error: the command is not text"),
         }
         Ok(())
-    }
-}
-
-impl ThreadExtraInfo for Kernel {
-    fn thread_extra_info(&self, tid: Tid, buffer: &mut [u8]) -> Result<usize, Never> {
-        use core::fmt::Write;
-        let mut window = Window::new(0, buffer);
-        let cpu = cpu_of(tid);
-        if let Some(stop) = self.stop {
-            // SAFETY: as in `stop`.
-            let (id, name) = unsafe { stop.as_ref() }.running(cpu);
-            let _ = write!(window, "CPU {cpu}, thread {id} \"{name}\"");
-        }
-        Ok(window.length)
     }
 }
 
@@ -260,12 +304,13 @@ impl MultiThreadResume for Kernel {
 
     fn clear_resume_actions(&mut self) -> Result<(), Never> {
         (self.others, self.named, self.range_step) = (Order::Run, [None; arch_contract::MAX_CPUS], None);
+        self.refused = None;
         Ok(())
     }
 
     fn set_resume_action_continue(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Never> {
-        if let Some(place) = self.named.get_mut(cpu_of(tid)) {
-            *place = Some(Order::Run);
+        if let Some(cpu) = self.cpu_of(tid) {
+            self.named[cpu] = Some(Order::Run);
         }
         Ok(())
     }
@@ -285,8 +330,9 @@ impl MultiThreadResume for Kernel {
 
 impl MultiThreadSingleStep for Kernel {
     fn set_resume_action_step(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Never> {
-        if let Some(place) = self.named.get_mut(cpu_of(tid)) {
-            *place = Some(Order::Step);
+        match self.cpu_of(tid) {
+            Some(cpu) => self.named[cpu] = Some(Order::Step),
+            None => self.refused = Some(tid),
         }
         Ok(())
     }
@@ -294,7 +340,7 @@ impl MultiThreadSingleStep for Kernel {
 
 impl MultiThreadRangeStepping for Kernel {
     fn set_resume_action_range_step(&mut self, tid: Tid, start: u64, end: u64) -> Result<(), Never> {
-        self.range_step = Some(RangeStep { cpu: cpu_of(tid), range: (start, end) });
+        self.range_step = self.cpu_of(tid).map(|cpu| RangeStep { cpu, range: (start, end) });
         self.set_resume_action_step(tid, None)
     }
 }

@@ -46,6 +46,8 @@ pub struct Options<'a> {
     pub watchdog: Option<Duration>,
     /// `gdb=wait`: whether to wait for a debugger before the first thread runs.
     pub waits_for_debugger: bool,
+    /// `gdb=cpus`: whether a debugger sees CPUs instead of threads.
+    pub debugs_cpus_only: bool,
     /// `run=`: commands to execute instead of an interactive session.
     pub run: Option<&'a str>,
     /// `keyboard=`: what is printed on the keys.
@@ -81,6 +83,7 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
         trace: false,
         watchdog: None,
         waits_for_debugger: false,
+        debugs_cpus_only: false,
         run: None,
         script: None,
         keyboard: Keyboard::Us,
@@ -124,7 +127,11 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
                     options.waits_for_debugger = true;
                     continue;
                 }
-                _ => "gdb=wait",
+                "cpus" => {
+                    options.debugs_cpus_only = true;
+                    continue;
+                }
+                _ => "gdb=wait or gdb=cpus",
             },
             "panic" => match word.value {
                 "halt" => {

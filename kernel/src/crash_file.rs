@@ -225,9 +225,9 @@ pub(crate) fn export(what: fmt::Arguments<'_>) {
     let mut count = 0;
     // As far as the list can be followed.
     let mut list = || {
-        snapshot::for_each_thread(|id| {
+        snapshot::for_each_thread(|thread, _| {
             if let Some(place) = threads.get_mut(count) {
-                *place = id;
+                *place = thread.id();
                 count += 1;
             }
         })

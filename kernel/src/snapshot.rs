@@ -537,11 +537,21 @@ fn frozen_backtrace(thread: &ThreadState) -> Vec<Frame> {
     backtrace::frames(&registers_of(thread.id).unwrap_or_default()).collect()
 }
 
-/// Calls `each` with the numbers of all threads of a frozen machine.
-pub(crate) fn for_each_thread(mut each: impl FnMut(u64)) {
+/// Calls `each` with all threads of a frozen machine and their CPUs.
+pub fn for_each_thread(mut each: impl FnMut(&thread::Thread, usize)) {
     for cpu in cpu::all() {
-        cpu.registry.lock().iter().for_each(|thread| each(thread.id()));
+        cpu.registry.lock().iter().for_each(|thread| each(thread, cpu.index));
     }
+}
+
+/// Calls `work` with a thread of a frozen machine and its CPU; `None` if there is no such thread.
+pub fn with_thread<T>(id: u64, work: impl FnOnce(&thread::Thread, usize) -> T) -> Option<T> {
+    let mut work = Some(work);
+    cpu::all().find_map(|cpu| {
+        let registry = cpu.registry.lock();
+        let thread = registry.iter().find(|thread| thread.id() == id)?;
+        work.take().map(|work| work(thread, cpu.index))
+    })
 }
 
 /// Where a thread of a frozen machine is, or goes on; `None` if there is no such thread.
@@ -550,12 +560,12 @@ pub fn registers_of(id: u64) -> Option<Registers> {
         if debug::stopped_thread(cpu.index).is_some_and(|running| running.id() == id) {
             return debug::stopped_registers(cpu.index).copied();
         }
-        let registry = cpu.registry.lock();
-        let thread = registry.iter().find(|thread| thread.id() == id)?;
-        // SAFETY: suspended, as all CPUs are stopped.
-        Some(Machine::suspended_at(unsafe { &*thread.context.get() }))
+        None
     };
-    cpu::all().find_map(of)
+    cpu::all().find_map(of).or_else(|| {
+        // SAFETY: suspended, as all CPUs are stopped and none of them runs it.
+        with_thread(id, |thread, _| Machine::suspended_at(unsafe { &*thread.context.get() }))
+    })
 }
 
 /// The frames of a thread's stack, innermost first, and whether that is certain; `None` if there is no such

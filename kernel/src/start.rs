@@ -56,7 +56,7 @@ pub struct Parts {
     /// A prompt for a machine that has crashed.
     pub post_mortem: debug::PostMortem,
     /// Installs a debugger, by [`debug::install`], whose conditions hold; false if there is no line to one.
-    pub install_debugger: unsafe fn() -> bool,
+    pub install_debugger: unsafe fn(&Options<'_>) -> bool,
 }
 
 /// Starts the kernel on the boot CPU.
@@ -86,7 +86,7 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
         log::warn!("out of memory for debugging: there is no gdb, and no prompt after a crash");
     }
     // SAFETY: called once, by the boot CPU, before other CPUs start.
-    match unsafe { (parts.install_debugger)() } {
+    match unsafe { (parts.install_debugger)(&options) } {
         true if options.waits_for_debugger => {
             log::info!("waiting for gdb on the second serial line");
             debug::break_here();

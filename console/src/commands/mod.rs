@@ -160,6 +160,7 @@ Words of the kernel's command line (aero boot --append \"...\"):
   panic=halt|exit|reboot                what to do after a crash; halt gives the prompt `post-mortem>` (halt)
   trace=on|off                          trace from the start (off)
   gdb=wait                              wait for gdb on the second serial line before the first thread runs
+  gdb=cpus                              gdb's threads are the CPUs; without it, they are the kernel's threads
   watchdog=SECONDS|off                  report CPUs and threads that hang, then give that prompt (off)
   run=\"CMD; CMD\"                        run commands, then power off with their status
   keyboard=us|de                        the keyboard's layout, where there is a screen (us)

@@ -20,7 +20,7 @@ fn aerokernel_main(boot: &'static BootInformation) -> ! {
     static PARTS: Parts = Parts {
         first: |options| console::run(options, &[bench_command::BENCH]),
         post_mortem: console::post_mortem::run,
-        install_debugger: || false,
+        install_debugger: |_| false,
     };
     // SAFETY: called once, by the arch crate's entry.
     unsafe { kernel::start::kernel_main(boot, &PARTS) }

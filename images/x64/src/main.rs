@@ -24,7 +24,8 @@ fn aerokernel_main(boot: &'static BootInformation) -> ! {
             console::run(options, commands::COMMANDS);
         },
         post_mortem: console::post_mortem::run,
-        install_debugger: gdb::install,
+        // SAFETY: called as `kernel::debug::install` wants it.
+        install_debugger: |options| unsafe { gdb::install(options, commands::COMMANDS) },
     };
     // SAFETY: called once, by the arch crate's entry.
     unsafe { kernel::start::kernel_main(boot, &PARTS) }

@@ -97,6 +97,10 @@ struct Slot {
     is_stepping: AtomicBool,
     /// Interrupts are off for a step and were on before.
     masked_for_step: AtomicBool,
+    /// It was about to execute the one instruction when it stopped.
+    stopped_in_step: AtomicBool,
+    /// It goes on with the last order: if that was a step, which is not over, it still is one.
+    keeps_order: AtomicBool,
 }
 
 // SAFETY: the cells are written by their CPU before it is stopped and by the host while it is.
@@ -115,6 +119,8 @@ static SLOTS: [Slot; MAX_CPUS] = [const {
         was_called: AtomicBool::new(false),
         is_stepping: AtomicBool::new(false),
         masked_for_step: AtomicBool::new(false),
+        stopped_in_step: AtomicBool::new(false),
+        keeps_order: AtomicBool::new(false),
     }
 }; MAX_CPUS];
 
@@ -267,7 +273,7 @@ pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
         slot.was_called.store(true, Ordering::SeqCst);
         return matches!(event, DebugEvent::Attention);
     }
-    step::finish(slot, registers);
+    slot.stopped_in_step.store(step::finish(slot, registers), Ordering::Relaxed);
     let taken = handle(slot, event, registers);
     loop {
         slot.is_inside.store(false, Ordering::SeqCst);
@@ -329,12 +335,12 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
     let is_at_breakpoint = reason == Reason::Breakpoint && breakpoints::before_breakpoint(registers);
     while HOST.compare_exchange(NO_CPU, here, Ordering::SeqCst, Ordering::SeqCst).is_err() {
         // Another one was first.
-        wait_for_order(slot, registers);
+        let goes_on_as_before = wait_for_order(slot, registers);
         let comes_again = match reason {
             // The instruction is executed again.
             Reason::Breakpoint => is_at_breakpoint,
-            // A step that was done is no longer wanted.
-            Reason::Stepped => true,
+            // A step that was done is no longer wanted, unless nobody has decided anew.
+            Reason::Stepped => !goes_on_as_before,
             // What came on the line may have been for the other one too; or it came when that one had looked for the last time.
             Reason::Attention => !debugger.is_some_and(look),
             Reason::Hardware(index) => breakpoints::is_free(index),
@@ -358,7 +364,10 @@ fn is_stale(slot: &Slot, reason: Reason, registers: &mut Registers) -> bool {
     match reason {
         Reason::Breakpoint => breakpoints::before_gone(registers),
         Reason::Hardware(index) => breakpoints::is_free(index),
-        Reason::Stepped => !slot.is_stepping.swap(false, Ordering::Relaxed),
+        Reason::Stepped => {
+            slot.stopped_in_step.store(false, Ordering::Relaxed);
+            !slot.is_stepping.swap(false, Ordering::Relaxed)
+        }
         Reason::Attention | Reason::Watchdog | Reason::Message | Reason::Fault { .. } => false,
     }
 }
@@ -394,16 +403,16 @@ fn describe(slot: &Slot, registers: &Registers) {
     }
 }
 
-/// Stops until there is an order, and does what that says.
-fn wait_for_order(slot: &Slot, registers: &mut Registers) {
+/// Stops until there is an order, and does what that says; true if the one before still holds.
+fn wait_for_order(slot: &Slot, registers: &mut Registers) -> bool {
     describe(slot, registers);
     Machine::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
     let steps = slot.rendezvous.wait(is_stopped);
-    go_on(slot, registers, steps);
+    go_on(slot, registers, steps)
 }
 
-/// Takes over what the debugger has made of this CPU's registers, and its breakpoints.
-fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) {
+/// Takes over what the debugger has made of this CPU's registers, and its breakpoints; true if the order before still holds.
+fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) -> bool {
     // SAFETY: the host has given its order and does not look any more.
     let changed = unsafe {
         Machine::restore_vectors(slot.vectors.load(Ordering::Relaxed));
@@ -412,10 +421,14 @@ fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) {
     *registers = changed;
     breakpoints::set_here();
     registers.flags = registers.flags & !TRAP_FLAG | RESUME_FLAG;
-    slot.is_stepping.store(steps, Ordering::Relaxed);
+    let goes_on_as_before = slot.keeps_order.swap(false, Ordering::Relaxed);
+    if !goes_on_as_before {
+        slot.is_stepping.store(steps, Ordering::Relaxed);
+    }
     if steps {
         step::begin(slot, registers);
     }
+    goes_on_as_before
 }
 
 /// This CPU runs the debugger.
@@ -430,16 +443,34 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
     let all_stopped = spin_until(STOP_LIMIT, || others().all(|cpu| SLOTS[cpu.index].rendezvous.is_stopped()));
     STOPS.fetch_add(1, Ordering::Relaxed);
     LAST_STOP_CYCLES.store(Machine::cycles().wrapping_sub(started_at), Ordering::Relaxed);
-    let mut stop = Stop { reason, host: here, all_stopped, orders: [Order::Run; MAX_CPUS] };
+    let mut stop = Stop { reason, host: here, all_stopped, orders: [Order::Run; MAX_CPUS], goes_on_as_before: false };
     on_own_stack(&mut Visit { visitor, stop: &mut stop });
-    let orders = stop.orders;
-    cpu::all().for_each(|cpu| SLOTS[cpu.index].rendezvous.give(orders[cpu.index]));
+    let orders = if stop.goes_on_as_before { last_orders() } else { stop.orders };
+    // Also to a CPU that does not count as started yet.
+    for (slot, order) in SLOTS.iter().zip(orders) {
+        slot.rendezvous.give(order);
+    }
     Machine::debug_line_watch(true);
     HOST.store(NO_CPU, Ordering::SeqCst);
     match orders[here] {
         Order::Stay => wait_for_order(slot, registers),
         order => go_on(slot, registers, order == Order::Step),
-    }
+    };
+}
+
+/// What all CPUs were doing when they stopped.
+fn last_orders() -> [Order; MAX_CPUS] {
+    core::array::from_fn(|cpu| {
+        let slot = &SLOTS[cpu];
+        match (slot.rendezvous.is_held(), slot.stopped_in_step.load(Ordering::Relaxed)) {
+            (true, _) => Order::Stay,
+            (false, is_step) => {
+                let is_here = cpu == HOST.load(Ordering::Relaxed);
+                slot.keeps_order.store(is_here || slot.rendezvous.is_stopped(), Ordering::Relaxed);
+                if is_step { Order::Step } else { Order::Run }
+            }
+        }
+    })
 }
 
 /// Calls `function` on the frozen machine: this CPU has crashed, and others that answer have stopped for good. Not if the debugger
@@ -468,7 +499,7 @@ pub(crate) fn after_crash(registers: &Registers, is_access: bool) {
     describe(&SLOTS[here], registers);
     let all_stopped = cpu::all().all(|cpu| cpu.index == here || SLOTS[cpu.index].rendezvous.is_stopped());
     let reason = Reason::Fault { is_access };
-    let mut stop = Stop { reason, host: here, all_stopped, orders: [Order::Stay; MAX_CPUS] };
+    let mut stop = Stop { reason, host: here, all_stopped, orders: [Order::Stay; MAX_CPUS], goes_on_as_before: false };
     on_own_stack(&mut Visit { visitor: Visitor::PostMortem(post_mortem), stop: &mut stop });
 }
 

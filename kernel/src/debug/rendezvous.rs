@@ -56,6 +56,11 @@ impl Rendezvous {
         self.is_held.store(true, Ordering::SeqCst);
     }
 
+    /// True if the last host wants the CPU to stay.
+    pub fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::SeqCst)
+    }
+
     /// By the host, which is done: one that has not stopped yet goes on when it comes, unless it shall stay. One that gets an order
     /// no longer counts as stopped, however long it takes to go: the next host waits for it.
     pub fn give(&self, order: Order) {

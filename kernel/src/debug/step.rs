@@ -40,14 +40,15 @@ pub(super) fn begin(slot: &Slot, registers: &mut Registers) {
     }
 }
 
-/// The step, if there was one, is over, however it ended.
-pub(super) fn finish(slot: &Slot, registers: &mut Registers) {
+/// The step, if there was one, is over, however it ended; true if there was.
+pub(super) fn finish(slot: &Slot, registers: &mut Registers) -> bool {
     if registers.flags & TRAP_FLAG == 0 {
         // An NMI on the handler of what ended the step.
-        return;
+        return false;
     }
     registers.flags &= !TRAP_FLAG;
     if slot.masked_for_step.swap(false, Ordering::Relaxed) {
         registers.flags |= INTERRUPT_FLAG;
     }
+    true
 }

@@ -18,6 +18,8 @@ pub struct Stop {
     /// False if a CPU does not answer.
     pub all_stopped: bool,
     pub(super) orders: [Order; MAX_CPUS],
+    /// The orders of the last stop still hold, those of this one do not.
+    pub goes_on_as_before: bool,
 }
 
 impl Stop {

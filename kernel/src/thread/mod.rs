@@ -136,7 +136,7 @@ impl Thread {
 
     /// Where its thread-local variables end, 0 if it has none.
     #[inline(always)]
-    pub(crate) fn thread_pointer(&self) -> usize {
+    pub fn thread_pointer(&self) -> usize {
         self.thread_pointer.load(Ordering::Relaxed)
     }
 

@@ -112,6 +112,15 @@ impl Gdb {
         self.output.wait_at_most(READING_LIMIT, text)
     }
 
+    /// Selects a kernel thread, by its name.
+    pub fn select(&mut self, name: &str) {
+        let threads = self.command("info threads");
+        let line = threads.lines().find(|line| line.contains(&format!("\"{name}\" (")));
+        let number = line.and_then(|line| line.trim_start_matches('*').split_whitespace().next());
+        let number = number.unwrap_or_else(|| panic!("no thread {name}: {threads}"));
+        self.command(&format!("thread {number}"));
+    }
+
     /// What Ctrl-C at its terminal does.
     pub fn interrupt(&mut self) {
         // SAFETY: a signal to our own child's group.

@@ -8,8 +8,70 @@ use e2e::gdb::{Client, Gdb, line, machine, socket};
 use e2e::{LIMIT, Session};
 
 #[test]
-fn every_cpu_is_a_thread_with_its_registers() {
-    let (mut shell, socket) = machine("cpus", &["--cpus", "4"]);
+fn every_kernel_thread_is_a_thread_with_its_registers() {
+    let (mut shell, socket) = machine("kernel-threads", &["--cpus", "3"]);
+    shell.command("spawn spin 2 1");
+    shell.command("spawn sleep 50 2");
+    let mut gdb = Gdb::attach(&socket);
+    let threads = gdb.command("info threads");
+    let count = |name: &str, state: &str| {
+        let is_one = |line: &&str| line.contains(&format!("\"{name}\" (")) && line.contains(state);
+        threads.lines().filter(is_one).count()
+    };
+    assert_eq!(count("load-sleep", "CPU 2)"), 50, "{threads}");
+    assert_eq!((count("load-spin", "(runs, CPU 1)"), count("load-spin", "(ready, CPU 1)")), (1, 1), "{threads}");
+    assert_eq!(count("main", "blocked, CPU 0"), 1, "{threads}");
+    // Numbered as the kernel does.
+    assert!(threads.lines().any(|line| line.contains("Thread 1.2 \"main\"")), "{threads}");
+    let traces = gdb.command("thread apply all backtrace");
+    assert!(traces.contains("console::shell::interact"), "{traces}");
+    assert_eq!(traces.matches("console::load::work").count(), 52, "{traces}");
+    // One that waits cannot be stepped, and nothing moves.
+    gdb.select("main");
+    let before = gdb.command("print/x $pc");
+    for step in ["stepi", "step"] {
+        let stepped = gdb.command(step);
+        assert!(stepped.contains("it does not run") && stepped.contains("SIGSTOP"), "{stepped}");
+    }
+    assert_eq!(gdb.command("print/x $pc"), before.replace("$1", "$2"));
+    assert!(gdb.command("print $rip = 0").contains("Could not write"), "a register that is none is written");
+    // It is followed where it goes, whatever else runs meanwhile.
+    gdb.command("break console::commands::inspect::uptime");
+    gdb.type_in("continue");
+    shell.keys("uptime\r");
+    let stopped = gdb.wait_for_prompt();
+    assert!(stopped.contains("\"main\" hit Breakpoint 1"), "{stopped}");
+    assert!(gdb.command("finish").contains("Run till exit"));
+    gdb.command("detach");
+    shell.wait_for("ready after");
+    shell.wait_for("> \x1b[K");
+    let killed = shell.command("kill all");
+    assert!(killed.contains("52 threads ended"), "{killed}");
+}
+
+#[test]
+fn a_cpu_that_comes_up_is_stopped_by_name() {
+    let socket = socket("coming");
+    let [dashes, serial, place] = line(&socket);
+    let arguments = ["--cpus", "2", "--append", "gdb=wait", &dashes, &serial, &place];
+    let mut shell = Session::start_until(&arguments, "waiting for gdb on the second serial line");
+    let mut gdb = Gdb::attach(&socket);
+    gdb.command("break kernel::start::other_cpu_main");
+    let stopped = gdb.command("continue");
+    assert!(stopped.contains("hit Breakpoint 1, kernel::start::other_cpu_main"), "{stopped}");
+    let threads = gdb.command("info threads");
+    let current = threads.lines().find(|line| line.starts_with('*')).unwrap_or_else(|| panic!("none: {threads}"));
+    assert!(current.contains("CPU 1)") && current.contains("other_cpu_main"), "{threads}");
+    assert!(threads.contains("CPU 0)"), "{threads}");
+    gdb.command("delete");
+    gdb.command("detach");
+    shell.wait_for("2 of 2 CPUs run");
+    shell.wait_for("aero> ");
+}
+
+#[test]
+fn every_cpu_is_a_thread_if_that_is_wanted() {
+    let (mut shell, socket) = machine("cpus", &["--cpus", "4", "--append", "gdb=cpus"]);
     shell.command("spawn spin 1 2");
     let mut gdb = Gdb::attach(&socket);
     let threads = gdb.command("info threads");
@@ -24,6 +86,16 @@ fn every_cpu_is_a_thread_with_its_registers() {
     assert!(gdb.command("x/2gx 0").contains("Cannot access memory at address 0x0"));
     // The local APIC's registers are not to be read by a debugger.
     assert!(gdb.command("x/wx 0xffffa00000000000").contains("Cannot access memory"));
+    // One CPU alone goes on, and Ctrl-C reaches it.
+    gdb.command("set scheduler-locking on");
+    for cpu in [3, 1, 4] {
+        gdb.command(&format!("thread {cpu}"));
+        gdb.type_in("continue");
+        gdb.wait_for("Continuing.");
+        gdb.interrupt();
+        let stopped = gdb.wait_for_prompt();
+        assert!(stopped.contains("SIGINT"), "{stopped}");
+    }
     gdb.command("detach");
     assert!(shell.command("uptime").contains("up "));
 }
@@ -64,6 +136,8 @@ fn a_thread_that_does_not_run_has_the_registers_that_are_known() {
 fn a_command_that_needs_cpus_runs_when_they_do() {
     let (mut shell, socket) = machine("deferred", &["--cpus", "2"]);
     let mut gdb = Gdb::attach(&socket);
+    // What there is not is refused at once, and waits for nothing.
+    assert!(gdb.command("monitor nosuch").contains("there is no command `nosuch`"));
     assert!(gdb.command("monitor spawn sleep 2 1").contains("it needs CPUs that run: `continue`"));
     assert!(gdb.command("monitor spawn spin").contains("another command waits"));
     gdb.type_in("continue");
@@ -83,6 +157,34 @@ fn a_command_that_needs_cpus_runs_when_they_do() {
     gdb.wait_for_prompt();
     gdb.command("detach");
     assert!(shell.command("kill all").contains("ended after"));
+}
+
+/// The thread that says what a command has said interrupts a step of another thread on its CPU: nobody else sees that it does.
+#[test]
+fn a_message_does_not_end_a_step() {
+    let (_shell, socket) = machine("message", &["--cpus", "1"]);
+    let mut gdb = Gdb::attach(&socket);
+    // Rust's has no labels.
+    gdb.command("set language c");
+    let (mut in_steps, mut waits, begun_at) = (0, false, Instant::now());
+    while in_steps < 3 {
+        assert!(begun_at.elapsed() < LIMIT, "no message came during a step");
+        gdb.command("hbreak *&halt_start");
+        let stopped = gdb.command("continue");
+        assert!(stopped.contains("wait_for_interrupt"), "{stopped}");
+        gdb.command("delete");
+        waits &= !stopped.contains("error: spawn");
+        if !waits {
+            assert!(gdb.command("monitor spawn yield 0 0").contains("it needs CPUs that run"));
+        }
+        // The instruction waits for an interrupt; that of the timer lets the other thread run.
+        let stepped = gdb.command("stepi");
+        assert!(!stepped.contains("SIG") && stepped.contains("wait_for_interrupt"), "{stepped}");
+        let is_said = stepped.contains("error: spawn");
+        in_steps += usize::from(is_said);
+        waits = !is_said;
+    }
+    gdb.command("detach");
 }
 
 /// A stop between the halves of a command to the interrupt controller sends commands of its own: the one that was begun must still
@@ -195,7 +297,7 @@ fn a_cpu_that_spins_with_interrupts_off_is_stopped() {
         gdb.interrupt();
         let stopped = gdb.wait_for_prompt();
         assert!(stopped.contains("SIGINT"), "{stopped}");
-        assert!(gdb.command("thread 1").contains("Thread 1.1"));
+        gdb.select("load-deaf");
         let backtrace = gdb.command("backtrace");
         assert!(backtrace.contains("console::load::work"), "{backtrace}");
         let flags = gdb.command("info registers eflags rip");

@@ -1,0 +1,150 @@
+//! What gdb's threads are: the kernel's, those that run and those that wait, or only the CPUs.
+
+use core::fmt::{self, Write};
+
+use arch_contract::fault::Registers;
+use gdbstub::common::Tid;
+use kernel::debug::Stop;
+use kernel::frozen;
+use kernel::snapshot;
+use kernel::thread::{State, Thread};
+
+use crate::packet::Xml;
+
+/// What gdb shows as its threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// Kernel threads, by their numbers.
+    Threads,
+    /// CPUs, numbered from 1.
+    Cpus,
+}
+
+/// Added to the number of a CPU that has no thread yet, to tell it from one.
+const WITHOUT_THREAD: usize = 1 << 30;
+
+/// What of a thread gdb means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A stopped CPU, with the thread that runs on it.
+    Cpu(usize),
+    /// A thread that does not run.
+    Waiting(u64),
+}
+
+/// The CPUs that are stopped, also one that does not count as started yet.
+pub fn stopped_cpus(stop: &Stop) -> impl Iterator<Item = usize> {
+    (0..arch_contract::MAX_CPUS).filter(|&cpu| stop.is_stopped(cpu))
+}
+
+impl View {
+    /// What gdb calls what runs on a CPU.
+    pub fn tid_of(self, stop: &Stop, cpu: usize) -> Tid {
+        let number = match self {
+            Self::Cpus => cpu + 1,
+            Self::Threads => match stop.running(cpu).0 {
+                0 => WITHOUT_THREAD + cpu,
+                thread => thread as usize,
+            },
+        };
+        Tid::new(number).unwrap_or(Tid::MIN)
+    }
+
+    /// Where what gdb calls so is; `None` if there is no such thing.
+    pub fn place_of(self, stop: &Stop, tid: Tid) -> Option<Place> {
+        let on_cpu = stopped_cpus(stop).find(|&cpu| self.tid_of(stop, cpu) == tid);
+        on_cpu.map(Place::Cpu).or_else(|| {
+            let thread = tid.get() as u64;
+            (self == Self::Threads && is_waiting(thread)).then_some(Place::Waiting(thread))
+        })
+    }
+
+    /// Calls `each` with all there are, those that run first, and what is to be said of them.
+    pub fn for_each(self, stop: &Stop, each: &mut dyn FnMut(Tid, &About<'_>)) {
+        for cpu in stopped_cpus(stop) {
+            let (thread, name) = stop.running(cpu);
+            let about = match self {
+                Self::Cpus => About { name, state: State::Running, cpu, thread: Some(thread) },
+                Self::Threads if thread == 0 => {
+                    About { name: "no thread yet", state: State::Running, cpu, thread: None }
+                }
+                Self::Threads => About { name, state: State::Running, cpu, thread: None },
+            };
+            each(self.tid_of(stop, cpu), &about);
+        }
+        if self == Self::Threads {
+            attempt(|| {
+                snapshot::for_each_thread(|thread, cpu| {
+                    let runs = || stopped_cpus(stop).any(|cpu| stop.running(cpu).0 == thread.id());
+                    if let (true, Some(tid)) = (is_suspended(thread) && !runs(), Tid::new(thread.id() as usize)) {
+                        each(tid, &About { name: thread.name(), state: thread.state(), cpu, thread: None });
+                    }
+                });
+            });
+        }
+    }
+
+    /// The list of threads as gdb reads it whole (gdb manual, "Thread List Format").
+    pub fn write_list(self, stop: &Stop, out: &mut dyn Write) -> fmt::Result {
+        out.write_str("<?xml version=\"1.0\"?>\n<threads>\n")?;
+        self.for_each(stop, &mut |tid, about| {
+            let _ = write!(out, "<thread id=\"p1.{tid:x}\" core=\"{}\" name=\"", about.cpu);
+            let _ = Xml(out).write_str(about.name);
+            let _ = writeln!(out, "\">{}</thread>", about.state_text());
+        });
+        out.write_str("</threads>\n")
+    }
+}
+
+/// What is said of one of gdb's threads.
+pub struct About<'a> {
+    name: &'a str,
+    state: State,
+    cpu: usize,
+    /// The thread's number, where gdb's is another.
+    thread: Option<u64>,
+}
+
+impl About<'_> {
+    fn state_text(&self) -> impl fmt::Display {
+        fmt::from_fn(move |out| {
+            if let Some(thread) = self.thread {
+                return write!(out, "CPU {}, thread {thread}", self.cpu);
+            }
+            let state = match self.state {
+                State::Running => "runs",
+                State::Ready => "ready",
+                State::Blocked => "blocked",
+                State::Exited => "over",
+            };
+            write!(out, "{state}, CPU {}", self.cpu)
+        })
+    }
+}
+
+/// Runs what follows the kernel's lists, as `kernel::frozen` says.
+fn attempt(mut work: impl FnMut()) {
+    // SAFETY: in a stop; nothing is allocated.
+    let _ = unsafe { frozen::attempt(&mut work) };
+}
+
+/// True of a thread whose registers are on its stack.
+fn is_suspended(thread: &Thread) -> bool {
+    matches!(thread.state(), State::Ready | State::Blocked)
+}
+
+fn is_waiting(thread: u64) -> bool {
+    let mut found = false;
+    attempt(|| found = snapshot::with_thread(thread, |thread, _| is_suspended(thread)).unwrap_or(false));
+    found
+}
+
+/// Where a thread is, or goes on, and its thread pointer.
+pub fn registers_of(thread: u64) -> Option<(Registers, u64)> {
+    let mut found = None;
+    attempt(|| {
+        let pointer = snapshot::with_thread(thread, |thread, _| thread.thread_pointer() as u64);
+        found = snapshot::registers_of(thread).zip(pointer);
+    });
+    found
+}
