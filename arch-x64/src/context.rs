@@ -4,6 +4,8 @@ use core::arch::naked_asm;
 
 use arch_contract::fault::Registers;
 
+use crate::naked;
+
 /// A suspended flow: its stack pointer. On its stack, from the top: r15, r14, r13, r12, rbx, rbp, return address.
 #[repr(C)]
 #[derive(Default)]
@@ -34,9 +36,8 @@ pub fn prepare(context: &mut Context, stack_top: usize, entry: extern "C" fn(usi
 #[unsafe(naked)]
 extern "C" fn start() -> ! {
     naked_asm!(
-        // For gdb: nobody called this.
-        ".cfi_sections .debug_frame",
-        ".cfi_startproc",
+        naked::begin!("arch::context::start"),
+        // Nobody called this.
         ".cfi_undefined rip",
         "mov rdi, r12",
         "call rbx",
@@ -52,21 +53,24 @@ extern "C" fn start() -> ! {
 #[unsafe(naked)]
 pub unsafe extern "C" fn switch(from: *mut Context, to: *const Context) {
     naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        naked::begin!("arch::context::switch"),
+        naked::save!("rbp"),
+        naked::save!("rbx"),
+        naked::save!("r12"),
+        naked::save!("r13"),
+        naked::save!("r14"),
+        naked::save!("r15"),
         "mov [rdi], rsp",
+        // As much is on the other's stack.
         "mov rsp, [rsi]",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
+        naked::restore!("r15"),
+        naked::restore!("r14"),
+        naked::restore!("r13"),
+        naked::restore!("r12"),
+        naked::restore!("rbx"),
+        naked::restore!("rbp"),
         "ret",
+        ".cfi_endproc",
     )
 }
 
@@ -82,18 +86,22 @@ pub unsafe extern "C" fn switch_through(
     argument: usize,
 ) {
     naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        naked::begin!("arch::context::switch_through"),
+        naked::save!("rbp"),
+        naked::save!("rbx"),
+        naked::save!("r12"),
+        naked::save!("r13"),
+        naked::save!("r14"),
+        naked::save!("r15"),
         "mov [rdi], rsp",
         "mov rsp, rsi",
         "xor ebp, ebp",
+        // Nobody called what is called here: whoever suspended may be resumed before it ends.
+        ".cfi_undefined rip",
         "mov rdi, rcx",
         "call rdx",
         "ud2",
+        ".cfi_endproc",
     )
 }
 
@@ -103,7 +111,21 @@ pub unsafe extern "C" fn switch_through(
 /// As `arch_contract::Architecture::resume`.
 #[unsafe(naked)]
 pub unsafe extern "C" fn resume(to: *const Context) -> ! {
-    naked_asm!("mov rsp, [rdi]", "pop r15", "pop r14", "pop r13", "pop r12", "pop rbx", "pop rbp", "ret",)
+    naked_asm!(
+        naked::begin!("arch::context::resume"),
+        "mov rsp, [rdi]",
+        ".cfi_def_cfa rsp, {suspended}",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        ".cfi_def_cfa rsp, 8",
+        "ret",
+        ".cfi_endproc",
+        suspended = const 8 * SAVED_WORDS,
+    )
 }
 
 /// Where a suspended context goes on.

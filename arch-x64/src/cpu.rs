@@ -1,6 +1,6 @@
 //! This CPU: its block behind GS, its interrupt flag, its time counter.
 
-use core::arch::{asm, naked_asm};
+use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::{MaybeUninit, offset_of};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -214,21 +214,13 @@ pub fn enable_interrupts() {
 
 /// Enables interrupts and halts: STI holds interrupts off until after the next instruction (SDM Vol. 2, STI). Comes back with
 /// interrupts off.
-#[unsafe(naked)]
+#[inline(never)]
+#[expect(named_asm_labels, reason = "not inlined, so there once; `past_halt` knows them")]
 pub extern "C" fn wait_for_interrupt() {
-    naked_asm!(
-        "push rbp",
-        "mov rbp, rsp",
-        "sti",
-        ".globl halt_start",
-        "halt_start:",
-        "hlt",
-        ".globl halt_end",
-        "halt_end:",
-        "cli",
-        "pop rbp",
-        "ret",
-    )
+    // SAFETY: handlers are installed before the kernel first calls this; a compiler barrier as above.
+    unsafe {
+        asm!("sti", ".globl halt_start", "halt_start:", "hlt", ".globl halt_end", "halt_end:", "cli", options(nostack),);
+    }
 }
 
 unsafe extern "C" {

@@ -27,6 +27,7 @@ pub mod identity;
 
 pub mod long_mode;
 pub mod machine_check;
+mod naked;
 pub mod paging;
 #[cfg(feature = "pc")]
 pub mod pc;

@@ -1,6 +1,6 @@
 //! Memory accesses that may fail: the trap handler moves a faulting probe on to its end instead of reporting a fault.
 
-use core::arch::naked_asm;
+use core::arch::asm;
 
 use arch_contract::ProbeError;
 
@@ -9,18 +9,25 @@ type Copier = unsafe extern "C" fn(to: usize, from: usize, units: usize) -> usiz
 
 macro_rules! copier {
     ($name:ident, $start:ident, $end:ident, $instruction:literal) => {
-        #[unsafe(naked)]
+        #[inline(never)]
+        #[expect(named_asm_labels, reason = "not inlined, so there once; `continuation` knows them")]
         unsafe extern "C" fn $name(to: usize, from: usize, units: usize) -> usize {
-            naked_asm!(
-                "mov rcx, rdx",
-                concat!(".globl ", stringify!($start)),
-                concat!(stringify!($start), ":"),
-                $instruction,
-                concat!(".globl ", stringify!($end)),
-                concat!(stringify!($end), ":"),
-                "mov rax, rcx",
-                "ret",
-            )
+            let left;
+            // SAFETY: the caller's word; an access that traps ends the copy.
+            unsafe {
+                asm!(
+                    concat!(".globl ", stringify!($start)),
+                    concat!(stringify!($start), ":"),
+                    $instruction,
+                    concat!(".globl ", stringify!($end)),
+                    concat!(stringify!($end), ":"),
+                    inlateout("rcx") units => left,
+                    inlateout("rdi") to => _,
+                    inlateout("rsi") from => _,
+                    options(nostack, preserves_flags),
+                );
+            }
+            left
         }
         unsafe extern "C" {
             static $start: u8;

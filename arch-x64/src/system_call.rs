@@ -11,6 +11,8 @@ use x86_64::registers::model_specific::{Efer, EferFlags, LStar, SFMask, Star};
 use x86_64::registers::rflags::RFlags;
 use x86_64::structures::gdt::SegmentSelector;
 
+use crate::naked;
+
 /// What a system call returns that does not exist: Linux's ENOSYS, negative.
 pub const UNKNOWN: isize = -38;
 
@@ -32,12 +34,21 @@ pub fn init(code: SegmentSelector) {
 #[unsafe(naked)]
 extern "C" fn entry() {
     naked_asm!(
+        naked::begin!("arch::system_call::entry"),
+        // Where it comes from is not on the stack.
+        ".cfi_register rip, rcx",
+        ".cfi_def_cfa rsp, 0",
         "lea rsp, [rsp - {red_zone}]",
+        ".cfi_adjust_cfa_offset {red_zone}",
         "push r11",
+        ".cfi_adjust_cfa_offset 8",
         "mov rax, {unknown}",
         "popfq",
+        ".cfi_adjust_cfa_offset -8",
         "lea rsp, [rsp + {red_zone}]",
+        ".cfi_adjust_cfa_offset -{red_zone}",
         "jmp rcx",
+        ".cfi_endproc",
         red_zone = const RED_ZONE,
         unknown = const UNKNOWN,
     )

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use arch_contract::{TRACE_ENTRIES, TraceEntry};
 
-use crate::cpu;
+use crate::{cpu, naked};
 
 const ENTRY_SIZE: usize = size_of::<TraceEntry>();
 
@@ -62,9 +62,10 @@ pub fn write(tag: u64, first: u64, second: u64) {
 #[unsafe(naked)]
 extern "C" fn write_entry() {
     naked_asm!(
-        "push rax",
-        "push rcx",
-        "push rdx",
+        naked::begin!("arch::trace::write_entry"),
+        naked::save!("rax"),
+        naked::save!("rcx"),
+        naked::save!("rdx"),
         "mov rcx, gs:[{ring}]",
         "jrcxz 2f",
         "mov eax, {size}",
@@ -78,10 +79,11 @@ extern "C" fn write_entry() {
         "mov [rcx], eax",
         "mov [rcx + 4], edx",
         "2:",
-        "pop rdx",
-        "pop rcx",
-        "pop rax",
+        naked::restore!("rdx"),
+        naked::restore!("rcx"),
+        naked::restore!("rax"),
         "ret",
+        ".cfi_endproc",
         ring = const cpu::TRACE_RING,
         written = const cpu::TRACE_WRITTEN,
         size = const ENTRY_SIZE,

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use arch_contract::{IpiError, StartCpuError};
 
 use crate::paging::{self, physical_to_virtual};
-use crate::{apic, cpu, trap};
+use crate::{apic, cpu, naked, trap};
 
 // Real mode to 64-bit mode in one step (SDM Vol. 3A, 10.8.5): the page tables map the page at its physical address.
 global_asm!(
@@ -100,7 +100,17 @@ struct Data {
 /// comes from. rdi, rsi: arguments of the entry in r8; rdx: stack; rcx: page tables.
 #[unsafe(naked)]
 extern "C" fn landing() -> ! {
-    naked_asm!("mov cr3, rcx", "mov rsp, rdx", "xor ebp, ebp", "push 0", "jmp r8")
+    naked_asm!(
+        naked::begin!("arch::trampoline::landing"),
+        // Nobody called this.
+        ".cfi_undefined rip",
+        "mov cr3, rcx",
+        "mov rsp, rdx",
+        "xor ebp, ebp",
+        "call r8",
+        "ud2",
+        ".cfi_endproc",
+    )
 }
 
 /// Protected mode, extension type, numeric error, write protect, paging (SDM Vol. 3A, 2.5).

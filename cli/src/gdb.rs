@@ -18,8 +18,9 @@ use crate::{MissingTool, status};
 
 /// Options of `aero gdb`.
 #[derive(clap::Args, Clone, Debug)]
+#[command(mut_arg("qemu", |argument| argument.value_name("GDB ARGUMENTS").help("Further arguments for gdb")))]
 pub struct Options {
-    /// How to boot; what stands behind `--` is for gdb.
+    /// How to boot.
     #[command(flatten)]
     boot: boot::Options,
     /// Show gdb the CPUs as its threads, not the kernel's threads

@@ -125,6 +125,7 @@ impl Debugger for Stub {
                 GdbStubStateMachine::Running(_) if is_new => None,
                 GdbStubStateMachine::Running(running) => {
                     let reason = reason_of(kernel, was_interrupted);
+                    kernel.forget_awaited();
                     running.report_stop(kernel, reason).ok()
                 }
                 session => Some(session),
@@ -134,13 +135,26 @@ impl Debugger for Stub {
     }
 }
 
-/// True if the CPU was told to step through a range of addresses and is still in it.
+/// True if what gdb wanted stepped is not done: the thread is elsewhere, or still in the range of addresses.
 fn goes_on_stepping(kernel: &mut Kernel, wanted_otherwise: bool) -> bool {
-    let Some(step) = kernel.range_step else { return false };
     let (reason, host) = (kernel.stop().reason, kernel.stop().host);
+    let hit = match reason {
+        Reason::Stepped => None,
+        Reason::Hardware(index) => Some(index),
+        _ => return false,
+    };
+    if wanted_otherwise {
+        return false;
+    }
+    let was_awaited = kernel.is_awaited(hit);
+    if kernel.awaits_stepped(hit) {
+        return true;
+    }
+    let Some(step) = kernel.range_step.filter(|step| step.cpu == host && (hit.is_none() || was_awaited)) else {
+        return false;
+    };
     let at = kernel.stop().registers(host).instruction_pointer as u64;
-    let (start, end) = step.range;
-    reason == Reason::Stepped && host == step.cpu && (start..end).contains(&at) && !wanted_otherwise
+    (step.range.0..step.range.1).contains(&at)
 }
 
 /// Why the CPUs stopped, as gdb says it.

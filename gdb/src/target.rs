@@ -21,7 +21,7 @@ use gdbstub::target::ext::target_description_xml_override::{
 };
 use gdbstub::target::{Target, TargetError, TargetResult};
 use kernel::arch::Machine;
-use kernel::debug::{Order, Stop};
+use kernel::debug::{Order, Reason, Stop};
 
 use crate::monitor;
 use crate::packet;
@@ -43,6 +43,14 @@ pub struct RangeStep {
     pub range: (u64, u64),
 }
 
+/// A thread that was stepped, and has left its CPU meanwhile: its step is over when it comes back.
+#[derive(Clone, Copy)]
+struct Awaited {
+    thread: u64,
+    /// The hardware breakpoint where it goes on.
+    place: usize,
+}
+
 /// The kernel, as gdb works with it while all CPUs are stopped.
 pub struct Kernel {
     /// Set while they are.
@@ -58,6 +66,9 @@ pub struct Kernel {
     /// A kernel thread whose registers gdb sees instead of those of the thread it names, by its number.
     selected: Option<u64>,
     view: View,
+    /// The thread that gdb steps.
+    stepped: Option<u64>,
+    awaited: Option<Awaited>,
     /// The image's commands.
     extra: &'static [Command],
     /// A thread that gdb wants to step and that does not run.
@@ -83,6 +94,8 @@ impl Kernel {
             acknowledges: true,
             selected: None,
             view: View::Threads,
+            stepped: None,
+            awaited: None,
             extra: &[],
             refused: None,
         }
@@ -91,6 +104,49 @@ impl Kernel {
     /// Sets what gdb's threads are, and the image's commands.
     pub fn set_up(&mut self, view: View, extra: &'static [Command]) {
         (self.view, self.extra) = (view, extra);
+    }
+
+    /// True if a hardware breakpoint is the one where a stepped thread is awaited.
+    pub fn is_awaited(&self, hit: Option<usize>) -> bool {
+        self.awaited.is_some_and(|awaited| Some(awaited.place) == hit)
+    }
+
+    /// A CPU has stepped, or come to a hardware breakpoint: true if that is none of gdb's business yet, because the thread that is
+    /// stepped is not there. Then it is awaited.
+    pub fn awaits_stepped(&mut self, hit: Option<usize>) -> bool {
+        let host = self.stop().host;
+        let running = self.stop().running(host).0;
+        if let Some(awaited) = self.awaited.filter(|awaited| Some(awaited.place) == hit) {
+            if running != awaited.thread {
+                return true;
+            }
+            self.forget_awaited();
+            self.stop().reason = Reason::Stepped;
+            if let Some(step) = &mut self.range_step {
+                step.cpu = host;
+                self.named[host] = Some(Order::Step);
+            }
+            return false;
+        }
+        let Some(thread) = self.stepped.filter(|&thread| hit.is_none() && thread != running) else { return false };
+        if !self.stop().is_on_own_stack(host) {
+            // It is just leaving.
+            return true;
+        }
+        let Some((registers, _)) = threads::registers_of(thread) else { return false };
+        let places = self.stop().hardware_breakpoints();
+        let Some(place) = places.iter().position(Option::is_none) else { return false };
+        places[place] = Some(execution_of(registers.instruction_pointer as u64));
+        self.awaited = Some(Awaited { thread, place });
+        self.named[host] = None;
+        true
+    }
+
+    /// gdb decides anew, or is told of a stop: no step is awaited any more.
+    pub fn forget_awaited(&mut self) {
+        if let Some(awaited) = self.awaited.take() {
+            self.stop().hardware_breakpoints()[awaited.place] = None;
+        }
     }
 
     /// What gdb calls what runs on a CPU.
@@ -304,7 +360,7 @@ impl MultiThreadResume for Kernel {
 
     fn clear_resume_actions(&mut self) -> Result<(), Never> {
         (self.others, self.named, self.range_step) = (Order::Run, [None; arch_contract::MAX_CPUS], None);
-        self.refused = None;
+        (self.refused, self.stepped) = (None, None);
         Ok(())
     }
 
@@ -331,7 +387,11 @@ impl MultiThreadResume for Kernel {
 impl MultiThreadSingleStep for Kernel {
     fn set_resume_action_step(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Never> {
         match self.cpu_of(tid) {
-            Some(cpu) => self.named[cpu] = Some(Order::Step),
+            Some(cpu) => {
+                self.named[cpu] = Some(Order::Step);
+                let view = self.view;
+                self.stepped = (view == View::Threads).then_some(tid.get() as u64);
+            }
             None => self.refused = Some(tid),
         }
         Ok(())

@@ -73,6 +73,16 @@ impl Stop {
         stopped_thread(cpu).map_or((0, ""), |thread| (thread.id(), thread.name()))
     }
 
+    /// True if a CPU uses the stack of the thread that runs on it, or of a fiber of that: not on the last instructions of the thread
+    /// before it.
+    pub fn is_on_own_stack(&mut self, cpu: usize) -> bool {
+        let pointer = self.registers(cpu).stack_pointer;
+        stopped_thread(cpu).is_some_and(|thread| {
+            let stacks = [Some(thread.stack()), thread.fibers().running_stack()];
+            stacks.into_iter().flatten().any(|stack| (stack.bottom()..=stack.top()).contains(&pointer))
+        })
+    }
+
     /// True if the machine has crashed: it cannot go on.
     pub fn has_crashed(&self) -> bool {
         crate::panic::has_crashed()

@@ -159,32 +159,66 @@ fn a_command_that_needs_cpus_runs_when_they_do() {
     assert!(shell.command("kill all").contains("ended after"));
 }
 
-/// The thread that says what a command has said interrupts a step of another thread on its CPU: nobody else sees that it does.
+/// The thread that says what a command has said does it on the CPU whose idle thread is stepped: that step ends where it would have.
 #[test]
 fn a_message_does_not_end_a_step() {
     let (_shell, socket) = machine("message", &["--cpus", "1"]);
     let mut gdb = Gdb::attach(&socket);
-    // Rust's has no labels.
-    gdb.command("set language c");
-    let (mut in_steps, mut waits, begun_at) = (0, false, Instant::now());
-    while in_steps < 3 {
+    gdb.command("break arch::cpu::wait_for_interrupt");
+    let stopped = gdb.command("continue");
+    assert!(stopped.contains("hit Breakpoint 1, arch::cpu::wait_for_interrupt"), "{stopped}");
+    gdb.command("delete");
+    let (mut said, begun_at) = (0, Instant::now());
+    while said < 3 {
         assert!(begun_at.elapsed() < LIMIT, "no message came during a step");
-        gdb.command("hbreak *&halt_start");
-        let stopped = gdb.command("continue");
-        assert!(stopped.contains("wait_for_interrupt"), "{stopped}");
-        gdb.command("delete");
-        waits &= !stopped.contains("error: spawn");
-        if !waits {
-            assert!(gdb.command("monitor spawn yield 0 0").contains("it needs CPUs that run"));
-        }
-        // The instruction waits for an interrupt; that of the timer lets the other thread run.
-        let stepped = gdb.command("stepi");
-        assert!(!stepped.contains("SIG") && stepped.contains("wait_for_interrupt"), "{stepped}");
-        let is_said = stepped.contains("error: spawn");
-        in_steps += usize::from(is_said);
-        waits = !is_said;
+        // Refused while the last one waits.
+        gdb.command("monitor spawn yield 0 0");
+        let stepped = gdb.command("next");
+        said += usize::from(stepped.contains("error: spawn"));
+        assert!(!stepped.contains("SIG") && !stepped.contains("stop_for_message"), "{stepped}");
+        let place = gdb.command("frame");
+        assert!(
+            ["wait_for_interrupt", "scheduler::idle", "run_idle"].iter().any(|name| place.contains(name)),
+            "{place}"
+        );
     }
     gdb.command("detach");
+}
+
+#[test]
+fn functions_of_assembly_have_names_and_frames() {
+    let (mut shell, socket) = machine("assembly", &["--cpus", "2"]);
+    let mut gdb = Gdb::attach(&socket);
+    for name in [
+        "arch::context::start",
+        "arch::context::switch_through",
+        "arch::trace::write_entry",
+        "arch::system_call::entry",
+    ] {
+        let planted = gdb.command(&format!("break {name}"));
+        assert!(planted.contains(" at 0x"), "{planted}");
+    }
+    gdb.command("delete");
+    let lines = gdb.command("info line arch::cpu::wait_for_interrupt");
+    assert!(lines.contains("arch-x64/src/cpu.rs"), "{lines}");
+    gdb.command("break arch::context::switch");
+    let stopped = gdb.command("continue");
+    assert!(stopped.contains("context::switch ()"), "{stopped}");
+    gdb.command("delete");
+    // From each instruction the way leads to where the thread began, and no further.
+    for _ in 0..15 {
+        let trace = gdb.command("backtrace");
+        let last = trace.trim_end().lines().last().unwrap_or_default();
+        assert!(last.contains("context::start ()") || last.contains("trampoline::landing ()"), "{trace}");
+        assert!(trace.contains("kernel::scheduler::switch_to"), "{trace}");
+        gdb.command("stepi");
+    }
+    let traces = gdb.command("thread apply all backtrace");
+    let ends = traces.matches("context::start ()").count() + traces.matches("trampoline::landing ()").count();
+    assert_eq!(ends, traces.matches("\n#0 ").count(), "{traces}");
+    assert!(!traces.contains("Backtrace stopped"), "{traces}");
+    gdb.command("detach");
+    assert!(shell.command("uptime").contains("up "));
 }
 
 /// A stop between the halves of a command to the interrupt controller sends commands of its own: the one that was begun must still
