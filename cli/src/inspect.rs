@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use console::execute_on;
 use kernel::crash_file::CrashFile;
 
@@ -54,6 +54,7 @@ fn image_of(options: &Options, crash: &CrashFile) -> Image {
 pub fn run(options: &Options) -> Result<u8> {
     let path = options.file.display();
     let bytes = fs::read(&options.file).with_context(|| format!("{path} cannot be read"))?;
+    ensure!(!bytes.is_empty(), "{path} is empty: the machine runs still, or was ended before it could crash");
     let crash = CrashFile::read(&bytes).map_err(|error| anyhow!("{path}: {error}"))?;
     let mut lines = SourceLines::new(&image_of(options, &crash));
     lines.set_image_start(crash.snapshot.as_ref().map_or(0, |snapshot| snapshot.machine.image.0));

@@ -26,6 +26,7 @@ mod inspect;
 mod iso;
 mod knc;
 mod linux;
+mod memory;
 mod pack;
 mod qemu;
 mod rings;
@@ -38,6 +39,7 @@ mod top;
 mod top_view;
 mod trace_file;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -53,6 +55,8 @@ mod status {
     pub const CRASHED: u8 = 3;
     /// A tool is missing.
     pub const MISSING_TOOL: u8 = 4;
+    /// Whoever read our output has gone: what a shell makes of a program that SIGPIPE ends.
+    pub const PIPE_CLOSED: u8 = 141;
 }
 
 /// The Aerokernel: a thin kernel layer for hybrid runtimes.
@@ -125,12 +129,19 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(status) => ExitCode::from(status),
+        // It has had enough, as `head` has.
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(status::PIPE_CLOSED),
         Err(error) => {
             eprintln!("aero: {error:#}");
             let missing = error.downcast_ref::<MissingTool>().is_some();
             ExitCode::from(if missing { status::MISSING_TOOL } else { status::FAILED })
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let is_one = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(is_one))
 }
 
 /// A program that is not installed.

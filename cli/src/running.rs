@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -20,6 +20,7 @@ use crate::boot::Options;
 use crate::card::Card;
 use crate::image::{Image, root};
 use crate::iso;
+use crate::memory;
 use crate::qemu::{self, Clock, Machine, Medium};
 use crate::top;
 use crate::trace_file;
@@ -63,6 +64,7 @@ impl Running {
             "the kernel's command line would have {} bytes, and loaders take {LINE_LIMIT}: shorten `--run` or `--append`",
             line.len()
         );
+        memory::check(&image.boot, &options.mem)?;
         let trace = options.trace.as_deref().map(trace_file::raw_path);
         let iso = if options.iso { Some(iso::make(&image.boot, &line)?) } else { None };
         let mut extra = options.qemu.clone();
@@ -237,8 +239,22 @@ fn crash_path() -> Result<PathBuf> {
     static MACHINES: AtomicU32 = AtomicU32::new(0);
     let directory = root().join("target/crashes");
     fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    remove_left_over(&directory);
     let number = MACHINES.fetch_add(1, Ordering::Relaxed);
     Ok(directory.join(format!("{}-{number}.crash", std::process::id())))
+}
+
+/// Removes the empty files of an `aero` that was killed before it could.
+fn remove_left_over(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner =
+            name.to_str().and_then(|name| name.split_once('-')).and_then(|(owner, _)| owner.parse::<u32>().ok());
+        let is_left = owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists());
+        if is_left && entry.metadata().is_ok_and(|file| file.len() == 0) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Keeps a file open in the program.

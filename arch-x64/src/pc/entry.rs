@@ -29,6 +29,10 @@ global_asm!(
     ".word 0, 0",
     ".long 8",
     ".popsection",
+    // Nothing but the note's alignment (System V ABI, chapter 5, "Note Section").
+    ".pushsection .note.pvh, \"a\", @note",
+    ".balign 4",
+    ".popsection",
     header_magic = const MULTIBOOT2_HEADER_MAGIC,
     header_checksum = const 0u32.wrapping_sub(MULTIBOOT2_HEADER_MAGIC).wrapping_sub(MULTIBOOT2_HEADER_LENGTH),
     header_length = const MULTIBOOT2_HEADER_LENGTH,

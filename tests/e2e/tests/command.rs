@@ -257,3 +257,40 @@ fn help_installs_nothing() {
     let output = run(&["boot", "--", "--help"]);
     assert_eq!(output.status.code(), Some(4), "{}{}", stdout(&output), stderr(&output));
 }
+
+#[test]
+fn memory_that_the_image_does_not_fit_into_is_refused() {
+    let output = boot_and_run("uptime", &["--mem", "3M"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("`--mem 3M` is too small: the image"), "{}", stderr(&output));
+    // What it says is enough.
+    let text = stderr(&output);
+    let least = text.split("the kernel wants ").nth(1).and_then(|text| text.split(' ').next()).expect("a size");
+    let output = boot_and_run("uptime", &["--mem", least, "--cpus", "1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_error() {
+    let command = format!("'{}' boot --run 'help; help boot; help; help' | head -n 1", aero().get_program().display());
+    let output =
+        Command::new("bash").args(["-c", &format!("{command}; exit ${{PIPESTATUS[0]}}")]).output().expect("bash runs");
+    assert_eq!(stdout(&output).lines().count(), 1);
+    // Whether it has noticed or was done before.
+    assert!(matches!(output.status.code(), Some(0 | 141)), "{:?}", output.status);
+    assert!(!stderr(&output).contains("aero:"), "{}", stderr(&output));
+}
+
+#[test]
+fn the_image_is_a_proper_elf_file_with_an_aligned_note() {
+    assert_eq!(boot_and_run("uptime", &[]).status.code(), Some(0));
+    let image = script().with_file_name("target/kernel/x64/aerokernel-x64.boot");
+    let bytes = std::fs::read(&image).expect("the image was built");
+    let word =
+        |at: usize, size: usize| bytes[at..at + size].iter().rev().fold(0, |word, &byte| word << 8 | usize::from(byte));
+    // Where the program headers are, their size and number (System V ABI, chapter 4).
+    let (start, size, count) = (word(32, 8), word(54, 2), word(56, 2));
+    let notes: Vec<usize> = (0..count).map(|index| start + index * size).filter(|&at| word(at, 4) == 4).collect();
+    assert_eq!(notes.len(), 1);
+    assert_eq!((word(notes[0] + 48, 8), word(notes[0] + 8, 8) % 4), (4, 0), "alignment and offset");
+}

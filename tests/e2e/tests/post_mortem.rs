@@ -153,7 +153,9 @@ fn a_broken_kernel_leaves_what_is_left() {
 #[test]
 fn what_is_no_crash_file_is_refused() {
     let other = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    for (file, reason) in [(other, "it is no crash file"), ("/nonexistent", "cannot be read")] {
+    for (file, reason) in
+        [(other, "it is no crash file"), ("/dev/null", "is empty"), ("/nonexistent", "cannot be read")]
+    {
         let output = Command::new(aero().get_program()).args(["inspect", file]).output().expect("aero can be run");
         assert_eq!(output.status.code(), Some(1));
         assert!(stderr(&output).contains(reason), "{}", stderr(&output));
