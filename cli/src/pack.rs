@@ -13,6 +13,8 @@ use object::{Endianness, Object, ObjectSection, ObjectSegment, ObjectSymbol, Sym
 const SYMBOLS_MAGIC: u32 = 0x4d59_5341;
 /// First word of the packed programs: the same.
 const PROGRAMS_MAGIC: u32 = 0x4752_5041;
+/// The address that boot loaders enter; the image's linker script has it.
+const PHYSICAL_ENTRY: &str = "pvh_entry_physical";
 /// Alignment of segments in the file.
 const PAGE: usize = 4096;
 /// Longest function name kept, in bytes.
@@ -81,6 +83,9 @@ fn pack_bytes(bytes: &[u8], programs: &[Program]) -> Result<Vec<u8>> {
     let header = FileHeader64::<Endianness>::parse(bytes)?;
     let endian = header.endian()?;
     let symbols = behind_image(&file, programs)?;
+    let entry = file.symbol_by_name(PHYSICAL_ENTRY).with_context(|| format!("it has no symbol {PHYSICAL_ENTRY}"))?;
+    // How far above their physical addresses all of it is linked.
+    let offset = header.e_entry(endian).wrapping_sub(entry.address());
 
     let segments: Vec<&Segment> = header
         .program_headers(endian, bytes)?
@@ -97,7 +102,8 @@ fn pack_bytes(bytes: &[u8], programs: &[Program]) -> Result<Vec<u8>> {
     let mut moved: Vec<(u64, u64, u64)> = Vec::new();
     for (index, segment) in segments.iter().enumerate() {
         let mut new = **segment;
-        let (offset, mut data) = (segment.p_offset(endian), segment.data(endian, bytes).unwrap_or(&[]).to_vec());
+        new.p_paddr.set(endian, segment.p_vaddr(endian).wrapping_sub(offset));
+        let (at, mut data) = (segment.p_offset(endian), segment.data(endian, bytes).unwrap_or(&[]).to_vec());
         if segment.p_type(endian) == elf::PT_LOAD {
             if index == last_load {
                 ensure!(data.len() == EMPTY_SYMBOLS, "its last segment is not the one for symbols");
@@ -105,14 +111,14 @@ fn pack_bytes(bytes: &[u8], programs: &[Program]) -> Result<Vec<u8>> {
                 new.p_memsz.set(endian, data.len() as u64);
             }
             out.resize(out.len().next_multiple_of(PAGE), 0);
-            moved.push((offset, segment.p_filesz(endian), out.len() as u64));
+            moved.push((at, segment.p_filesz(endian), out.len() as u64));
             new.p_offset.set(endian, out.len() as u64);
             new.p_filesz.set(endian, data.len() as u64);
             out.extend(data);
         } else {
-            let home = moved.iter().find(|(old, size, _)| (*old..old + size).contains(&offset));
+            let home = moved.iter().find(|(old, size, _)| (*old..old + size).contains(&at));
             let (old, _, new_offset) = home.context("a note is in no segment")?;
-            new.p_offset.set(endian, offset - old + new_offset);
+            new.p_offset.set(endian, at - old + new_offset);
         }
         headers.push(new);
     }

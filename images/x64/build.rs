@@ -6,5 +6,7 @@ fn main() {
     println!("cargo:rustc-link-arg=-znorelro");
     println!("cargo:rustc-link-arg=-zmax-page-size=4096");
     println!("cargo:rustc-link-arg=--build-id=none");
+    // What the kernel's own relocation writes is in the file too, where it is not moved: debuggers compare.
+    println!("cargo:rustc-link-arg=--apply-dynamic-relocs");
     println!("cargo:rerun-if-changed=link.ld");
 }

@@ -186,6 +186,19 @@ fn a_message_does_not_end_a_step() {
 }
 
 #[test]
+fn sections_are_compared_where_the_kernel_runs() {
+    let (_shell, socket) = machine("sections", &[]);
+    let mut gdb = Gdb::attach(&socket);
+    // A breakpoint of the debugger's is not seen.
+    gdb.command("break console::commands::inspect::uptime");
+    for section in [".text", ".rodata"] {
+        let compared = gdb.command(&format!("compare-sections {section}"));
+        assert!(compared.contains("matched.") && compared.contains("0xffff8000"), "{compared}");
+    }
+    gdb.command("detach");
+}
+
+#[test]
 fn functions_of_assembly_have_names_and_frames() {
     let (mut shell, socket) = machine("assembly", &["--cpus", "2"]);
     let mut gdb = Gdb::attach(&socket);
