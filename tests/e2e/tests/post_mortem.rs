@@ -84,7 +84,7 @@ fn gdb_attaches_after_the_crash() {
     for _ in 0..2 {
         let mut gdb = Gdb::attach(&socket);
         let threads = gdb.command("info threads");
-        assert!(threads.contains("CPU 0, thread ") && threads.contains("CPU 1, thread "), "{threads}");
+        assert!(threads.contains("(runs, CPU 0)") && threads.contains("(runs, CPU 1)"), "{threads}");
         let backtrace = gdb.command("backtrace");
         assert!(backtrace.contains("console::commands::control::panic"), "{backtrace}");
         assert!(gdb.command("monitor threads").contains("main"));
