@@ -260,9 +260,8 @@ fn take_packet(kernel: &mut Kernel, framer: &Framer, session: Option<Session>) -
     let mut session = session;
     if framer.text().starts_with(HELLO) || session.is_none() {
         // Nothing of a gdb that is gone shall stay.
-        kernel.stop().remove_all();
+        kernel.begin_anew();
         session = new_session(kernel);
-        kernel.acknowledges = true;
     }
     if let (Some(GdbStubStateMachine::Idle(_)), Some(part)) = (&session, framer.text().strip_prefix(THREAD_LIST))
         && kernel.send_thread_list(part)

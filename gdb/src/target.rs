@@ -73,6 +73,8 @@ pub struct Kernel {
     extra: &'static [Command],
     /// A thread that gdb wants to step and that does not run.
     refused: Option<Tid>,
+    /// A thread that gdb has named to go on and that does not run: it goes on when the others let it.
+    waiting: Option<Tid>,
 }
 
 // SAFETY: used by the host of a stop only.
@@ -98,6 +100,7 @@ impl Kernel {
             awaited: None,
             extra: &[],
             refused: None,
+            waiting: None,
         }
     }
 
@@ -132,6 +135,10 @@ impl Kernel {
         if !self.stop().is_on_own_stack(host) {
             // It is just leaving.
             return true;
+        }
+        if self.others == Order::Stay {
+            // It cannot come back.
+            return false;
         }
         let Some((registers, _)) = threads::registers_of(thread) else { return false };
         let places = self.stop().hardware_breakpoints();
@@ -198,10 +205,17 @@ impl Kernel {
         self.stop().goes_on_as_before = true;
     }
 
-    /// Lets all go on, without a trace of gdb.
-    pub fn release(&mut self) {
+    /// Forgets what a gdb wanted that is gone.
+    pub fn begin_anew(&mut self) {
         self.stop().remove_all();
         (self.others, self.named, self.range_step) = (Order::Run, [None; arch_contract::MAX_CPUS], None);
+        (self.stepped, self.awaited, self.refused, self.waiting) = (None, None, None, None);
+        self.acknowledges = true;
+    }
+
+    /// Lets all go on, without a trace of gdb.
+    pub fn release(&mut self) {
+        self.begin_anew();
         self.give_orders();
     }
 
@@ -354,19 +368,25 @@ impl MonitorCmd for Kernel {
 
 impl MultiThreadResume for Kernel {
     fn resume(&mut self) -> Result<(), Never> {
+        if self.others == Order::Stay && self.named.iter().all(Option::is_none) {
+            // Only a thread that does not run was to go on: then nothing would, and nobody would listen to gdb.
+            let host = self.stop().host;
+            self.refused = self.refused.or(self.waiting).or_else(|| Some(self.tid_of(host)));
+        }
         self.give_orders();
         Ok(())
     }
 
     fn clear_resume_actions(&mut self) -> Result<(), Never> {
         (self.others, self.named, self.range_step) = (Order::Run, [None; arch_contract::MAX_CPUS], None);
-        (self.refused, self.stepped) = (None, None);
+        (self.refused, self.waiting, self.stepped) = (None, None, None);
         Ok(())
     }
 
     fn set_resume_action_continue(&mut self, tid: Tid, _: Option<Signal>) -> Result<(), Never> {
-        if let Some(cpu) = self.cpu_of(tid) {
-            self.named[cpu] = Some(Order::Run);
+        match self.cpu_of(tid) {
+            Some(cpu) => self.named[cpu] = Some(Order::Run),
+            None => self.waiting = Some(tid),
         }
         Ok(())
     }

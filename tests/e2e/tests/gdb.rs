@@ -35,6 +35,11 @@ fn every_kernel_thread_is_a_thread_with_its_registers() {
     }
     assert_eq!(gdb.command("print/x $pc"), before.replace("$1", "$2"));
     assert!(gdb.command("print $rip = 0").contains("Could not write"), "a register that is none is written");
+    // Nor can it go on alone: nothing would, and nobody would hear of a Ctrl-C.
+    gdb.command("set scheduler-locking on");
+    let stopped = gdb.command("continue");
+    assert!(stopped.contains("it does not run") && stopped.contains("SIGSTOP"), "{stopped}");
+    gdb.command("set scheduler-locking off");
     // It is followed where it goes, whatever else runs meanwhile.
     gdb.command("break console::commands::inspect::uptime");
     gdb.type_in("continue");
