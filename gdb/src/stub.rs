@@ -201,8 +201,8 @@ fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) 
     loop {
         session = match session {
             Some(GdbStubStateMachine::Running(running)) if core::mem::take(&mut interrupted) => {
-                let host = kernel.stop().host;
-                let tid = kernel.tid_of(host);
+                let cpu = kernel.cpu_to_go_on();
+                let tid = kernel.tid_of(cpu);
                 let reason = MultiThreadStopReason::SignalWithThread { tid, signal: Signal::SIGINT };
                 running.report_stop(kernel, reason).ok()
             }

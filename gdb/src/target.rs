@@ -200,6 +200,15 @@ impl Kernel {
         }
     }
 
+    /// A CPU that gdb lets go on, the host if it does: gdb only expects stops of these.
+    pub fn cpu_to_go_on(&mut self) -> usize {
+        let (others, named) = (self.others, self.named);
+        let goes_on = |cpu: &usize| named[*cpu].unwrap_or(others) != Order::Stay;
+        let stop = self.stop();
+        let host = stop.host;
+        if goes_on(&host) { host } else { stopped_cpus(stop).find(goes_on).unwrap_or(host) }
+    }
+
     /// Lets all go on with what they were doing, steps too.
     pub fn go_on_as_before(&mut self) {
         self.stop().goes_on_as_before = true;
