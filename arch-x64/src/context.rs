@@ -54,12 +54,7 @@ extern "C" fn start() -> ! {
 pub unsafe extern "C" fn switch(from: *mut Context, to: *const Context) {
     naked_asm!(
         naked::begin!("arch::context::switch"),
-        naked::save!("rbp"),
-        naked::save!("rbx"),
-        naked::save!("r12"),
-        naked::save!("r13"),
-        naked::save!("r14"),
-        naked::save!("r15"),
+        naked::save_preserved!(),
         "mov [rdi], rsp",
         // As much is on the other's stack.
         "mov rsp, [rsi]",
@@ -87,12 +82,7 @@ pub unsafe extern "C" fn switch_through(
 ) {
     naked_asm!(
         naked::begin!("arch::context::switch_through"),
-        naked::save!("rbp"),
-        naked::save!("rbx"),
-        naked::save!("r12"),
-        naked::save!("r13"),
-        naked::save!("r14"),
-        naked::save!("r15"),
+        naked::save_preserved!(),
         "mov [rdi], rsp",
         "mov rsp, rsi",
         "xor ebp, ebp",

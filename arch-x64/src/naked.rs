@@ -1,6 +1,6 @@
-//! Functions that are all assembly: what a debugger wants to know of them, which the compiler does not tell it.
+//! Code that is all assembly: what a debugger wants to know of it, which the compiler does not tell.
 
-/// Begins such a function: a symbol by its path, since its own name carries the crate's hash, and call frame information. That ends
+/// Begins a function: a symbol by its path, since its own name carries the crate's hash, and call frame information. That ends
 /// with `.cfi_endproc`.
 macro_rules! begin {
     ($path:literal) => {
@@ -16,7 +16,7 @@ macro_rules! begin {
     };
 }
 
-/// Pushes a register whose value the caller wants back.
+/// Pushes a register whose value is wanted back, and tells unwinders.
 macro_rules! save {
     ($register:literal) => {
         concat!("push ", $register, "\n.cfi_adjust_cfa_offset 8\n.cfi_rel_offset ", $register, ", 0")
@@ -30,4 +30,23 @@ macro_rules! restore {
     };
 }
 
-pub(crate) use {begin, restore, save};
+/// Pushes what the calling convention preserves (System V ABI, 3.2.1), in the order that `context::Context` has it.
+macro_rules! save_preserved {
+    () => {
+        concat!(
+            $crate::naked::save!("rbp"),
+            "\n",
+            $crate::naked::save!("rbx"),
+            "\n",
+            $crate::naked::save!("r12"),
+            "\n",
+            $crate::naked::save!("r13"),
+            "\n",
+            $crate::naked::save!("r14"),
+            "\n",
+            $crate::naked::save!("r15")
+        )
+    };
+}
+
+pub(crate) use {begin, restore, save, save_preserved};

@@ -13,6 +13,7 @@ use arch_contract::{Callbacks, MAX_CPUS};
 use x86_64::registers::control::Cr2;
 
 use crate::descriptors::FaultStack;
+use crate::naked::{restore as pop, save as push};
 use crate::{apic, cpu, descriptors, probe};
 
 /// Bytes below the stack pointer that compiled code may use (System V ABI AMD64, 3.2.2).
@@ -24,20 +25,6 @@ const FRAME_RBP: usize = 9;
 const FRAME_RIP: usize = 11;
 const FRAME_RFLAGS: usize = 13;
 const FRAME_RSP: usize = 14;
-
-/// Pushes a register, and tells unwinders.
-macro_rules! push {
-    ($register:literal) => {
-        concat!("push ", $register, "\n.cfi_adjust_cfa_offset 8\n.cfi_rel_offset ", $register, ", 0")
-    };
-}
-
-/// Pops it again.
-macro_rules! pop {
-    ($register:literal) => {
-        concat!("pop ", $register, "\n.cfi_adjust_cfa_offset -8\n.cfi_restore ", $register)
-    };
-}
 
 /// What unwinders know of a trap's frame: it begins at the stack's top, and holds the interrupted RIP and RSP. `$pushed` is
 /// what the CPU has pushed, in bytes.

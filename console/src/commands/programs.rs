@@ -164,7 +164,11 @@ fn end(program: &Arc<Program>) -> CommandResult {
     while to_report.contains(&program.id()) {
         let result;
         (to_report, result) = REPORTED.wait_until(to_report, deadline);
-        result.map_err(|_| CommandError::failed(format!("program {program} ended, and nobody says how")))?;
+        result.map_err(|_| {
+            CommandError::failed(format!(
+                "program {program} ended, but its report does not come; `programs` shows what runs"
+            ))
+        })?;
     }
     Ok(())
 }
