@@ -86,6 +86,8 @@ pub struct BootInformation {
     pub memory: &'static [MemoryRegion],
     /// The kernel image in physical memory.
     pub image: PhysicalRange,
+    /// The part of it that is written to.
+    pub image_data: PhysicalRange,
     /// CPUs; index 0 is the one that boots.
     pub cpus: &'static [CpuDescription],
     /// Number of NUMA nodes, at least 1.

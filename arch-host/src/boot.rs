@@ -51,6 +51,7 @@ pub fn boot(config: Config, kernel: fn(&'static BootInformation) -> !) -> ! {
         command_line: Box::leak(config.command_line.into_boxed_str()),
         memory: regions.leak(),
         image: PhysicalRange::default(),
+        image_data: PhysicalRange::default(),
         cpus: cpus.leak(),
         nodes,
         distances: Box::leak(Box::new(distances)),

@@ -79,6 +79,7 @@ pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
         command_line: &storage.command_line,
         memory: &storage.memory,
         image,
+        image_data: start_up::image_data(),
         cpus: &storage.cpus,
         nodes: 1,
         distances: &DISTANCES,

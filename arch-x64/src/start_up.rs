@@ -211,6 +211,14 @@ pub fn take_trampoline(free: &mut RangeList, notices: &mut Notices) -> Option<u6
     Some(page)
 }
 
+/// The part of the image that is written to.
+pub fn image_data() -> PhysicalRange {
+    PhysicalRange {
+        start: virtual_to_physical(addr_of!(__constants_end)),
+        end: virtual_to_physical(addr_of!(__symbols_start)),
+    }
+}
+
 /// Makes the kernel's page tables and uses them: all memory with the largest pages, and what is shared with others; the image with
 /// write-xor-execute; the lower half empty.
 ///

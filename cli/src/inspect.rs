@@ -12,6 +12,7 @@ use kernel::crash_file::CrashFile;
 use crate::hrt;
 use crate::image::{Image, built_x64};
 use crate::source_lines::SourceLines;
+use crate::{core_file, status};
 
 /// Options of `aero inspect`.
 #[derive(clap::Args, Clone, Debug)]
@@ -21,6 +22,9 @@ pub struct Options {
     /// Commands, instead of a prompt
     #[arg(value_name = "CMD; CMD")]
     commands: Option<String>,
+    /// Write it as a core file, which gdb and LLDB open beside the kernel's file
+    #[arg(long, value_name = "OUT", conflicts_with = "commands")]
+    core: Option<PathBuf>,
 }
 
 const PROMPT: &str = "inspect> ";
@@ -56,6 +60,11 @@ pub fn run(options: &Options) -> Result<u8> {
     let bytes = fs::read(&options.file).with_context(|| format!("{path} cannot be read"))?;
     ensure!(!bytes.is_empty(), "{path} is empty: the machine runs still, or was ended before it could crash");
     let crash = CrashFile::read(&bytes).map_err(|error| anyhow!("{path}: {error}"))?;
+    if let Some(out) = &options.core {
+        fs::write(out, core_file::write(&crash)).with_context(|| format!("{} cannot be written", out.display()))?;
+        println!("gdb {} {}", image_of(options, &crash).debug.display(), out.display());
+        return Ok(status::DONE);
+    }
     let mut lines = SourceLines::new(&image_of(options, &crash));
     lines.set_image_start(crash.snapshot.as_ref().map_or(0, |snapshot| snapshot.machine.image.0));
     let mut out = Out { lines };

@@ -18,6 +18,7 @@ mod bzimage;
 mod c_library;
 mod c_program;
 mod card;
+mod core_file;
 mod gdb;
 mod header;
 mod hrt;

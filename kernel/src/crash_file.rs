@@ -1,14 +1,15 @@
 //! What is left after a crash, for whoever started an emulated machine: `aero inspect` opens it.
 //!
 //! A file is a sequence of postcard values: [`Header`]; the snapshot, or none; the CPUs' registers; backtraces, each as
-//! `Some`, and `None` behind the last; the kept log; the last trace events. Each part is gathered by itself, so that what is
+//! `Some`, and `None` behind the last; threads that do not run, and then pieces of memory, in the same way; the kept log; the last
+//! trace events. The memory is what is used of the threads' stacks, and the image's data: what a debugger needs. Each part is gathered by itself, so that what is
 //! broken costs no other: it is empty then.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use arch_contract::Export;
+use arch_contract::{Export, PAGE_SIZE};
 use arch_contract::fault::Registers;
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
@@ -17,16 +18,18 @@ use trace_format::Event;
 use crate::arch::{Architecture, Machine};
 use crate::backtrace;
 use crate::cpu;
+use crate::debug;
 use crate::frozen;
 use crate::output;
 use crate::snapshot::{self, Snapshot};
+use crate::thread;
 use crate::time;
 use crate::trace;
 
 /// First word of a file.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"ACRS");
 /// Version of the format: changes with every change of these types, [`snapshot::VERSION`] apart.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Threads per CPU described, and threads whose backtraces are kept.
 const THREAD_LIMIT: usize = 256;
 /// Trace events kept.
@@ -66,6 +69,28 @@ pub struct CpuRegisters {
     pub general: [u64; 16],
 }
 
+/// A thread that does not run: where it goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingThread {
+    /// The thread.
+    pub thread: u64,
+    /// Where.
+    pub instruction_pointer: u64,
+    /// General registers, those that a callee preserves; the others are 0.
+    pub general: [u64; 16],
+    /// Where its thread-local variables end.
+    pub thread_pointer: u64,
+}
+
+/// A piece of memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Its address.
+    pub start: u64,
+    /// What is there.
+    pub bytes: Vec<u8>,
+}
+
 /// A frame of a backtrace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
@@ -95,6 +120,10 @@ pub struct CrashFile {
     pub registers: Vec<CpuRegisters>,
     /// The threads'.
     pub backtraces: Vec<Backtrace>,
+    /// Threads that do not run.
+    pub waiting: Vec<WaitingThread>,
+    /// Pieces of memory, in no order.
+    pub memory: Vec<Memory>,
     /// The kept log.
     pub log: String,
     /// The last trace events with their CPUs, oldest first.
@@ -144,19 +173,26 @@ impl CrashFile {
         }
         let (header, rest) = postcard::take_from_bytes(bytes).map_err(damaged)?;
         let (snapshot, rest) = postcard::take_from_bytes(rest).map_err(damaged)?;
-        let (registers, mut rest) = postcard::take_from_bytes(rest).map_err(damaged)?;
-        let mut backtraces = Vec::new();
-        loop {
-            let (next, behind) = postcard::take_from_bytes::<Option<Backtrace>>(rest).map_err(damaged)?;
-            rest = behind;
-            match next {
-                Some(backtrace) => backtraces.push(backtrace),
-                None => break,
-            }
-        }
+        let (registers, rest) = postcard::take_from_bytes(rest).map_err(damaged)?;
+        let (backtraces, rest) = take_list(rest).map_err(damaged)?;
+        let (waiting, rest) = take_list(rest).map_err(damaged)?;
+        let (memory, rest) = take_list(rest).map_err(damaged)?;
         let (log, rest) = postcard::take_from_bytes(rest).map_err(damaged)?;
         let (events, _) = postcard::take_from_bytes(rest).map_err(damaged)?;
-        Ok(Self { header, snapshot, registers, backtraces, log, events })
+        Ok(Self { header, snapshot, registers, backtraces, waiting, memory, log, events })
+    }
+}
+
+/// Reads values, each as `Some`, up to `None`.
+fn take_list<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> postcard::Result<(Vec<T>, &'a [u8])> {
+    let (mut list, mut rest) = (Vec::new(), bytes);
+    loop {
+        let (next, behind) = postcard::take_from_bytes::<Option<T>>(rest)?;
+        rest = behind;
+        match next {
+            Some(value) => list.push(value),
+            None => return Ok((list, rest)),
+        }
     }
 }
 
@@ -221,33 +257,44 @@ pub(crate) fn export(what: fmt::Arguments<'_>) {
         part_or(|| Some(Snapshot::take_without_threads()), &None);
     }
     part_or(registers, &Vec::new());
-    let mut threads = [0; THREAD_LIMIT];
+    let mut threads = [KnownThread::default(); THREAD_LIMIT];
     let mut count = 0;
     // As far as the list can be followed.
     let mut list = || {
         snapshot::for_each_thread(|thread, _| {
             if let Some(place) = threads.get_mut(count) {
-                *place = thread.id();
+                let stack = thread.stack();
+                *place = KnownThread {
+                    id: thread.id(),
+                    stack: (stack.bottom(), stack.top()),
+                    waits: matches!(thread.state(), thread::State::Ready | thread::State::Blocked),
+                };
                 count += 1;
             }
         })
     };
-    // SAFETY: all are stopped; the numbers are not allocated.
+    // SAFETY: all are stopped; what is listed is not allocated.
     let _ = unsafe { frozen::attempt(&mut list) };
-    for &thread in &threads[..count] {
+    let threads = &threads[..count];
+    for &KnownThread { id: thread, .. } in threads {
         part_or(|| Some(backtrace(thread)), &Some(Backtrace { thread, frames: Vec::new() }));
     }
     write(&None::<Backtrace>);
+    threads.iter().filter(|thread| thread.waits).for_each(|thread| part_if(|| waiting(thread.id)));
+    write(&None::<WaitingThread>);
+    threads.iter().for_each(|thread| write_stack(thread));
+    write_image_data();
+    write(&None::<Memory>);
     part_or(kept_log, &String::new());
     part_or(last_events, &Vec::new());
 }
 
 fn registers() -> Vec<CpuRegisters> {
     let of = |cpu: &cpu::Cpu| {
-        let registers: &Registers = crate::debug::stopped_registers(cpu.index)?;
+        let registers: &Registers = debug::stopped_registers(cpu.index)?;
         Some(CpuRegisters {
             cpu: cpu.index as u32,
-            thread: crate::debug::stopped_thread(cpu.index).map_or(0, crate::thread::Thread::id),
+            thread: debug::stopped_thread(cpu.index).map_or(0, thread::Thread::id),
             instruction_pointer: registers.instruction_pointer as u64,
             flags: registers.flags,
             general: registers.general,
@@ -260,6 +307,70 @@ fn backtrace(thread: u64) -> Backtrace {
     let frames = backtrace::frames(&snapshot::registers_of(thread).unwrap_or_default());
     let frames = frames.map(|frame| Frame { address: frame.address as u64, text: frame.to_string() });
     Backtrace { thread, frames: frames.collect() }
+}
+
+/// What is to be known of a thread before the rest can be asked.
+#[derive(Clone, Copy, Default)]
+struct KnownThread {
+    id: u64,
+    /// Lowest byte, and the first behind the stack.
+    stack: (usize, usize),
+    waits: bool,
+}
+
+/// Writes a part, if it can be gathered and is there.
+fn part_if<T: Serialize>(gather: impl Fn() -> Option<T>) {
+    let mut work = || {
+        if let Some(value) = gather() {
+            write(&Some(value));
+        }
+    };
+    // SAFETY: as in `part`.
+    let _ = unsafe { frozen::attempt(&mut work) };
+}
+
+fn waiting(thread: u64) -> Option<WaitingThread> {
+    let is_running = cpu::all().any(|cpu| debug::stopped_thread(cpu.index).is_some_and(|there| there.id() == thread));
+    let registers = snapshot::registers_of(thread).filter(|_| !is_running)?;
+    Some(WaitingThread {
+        thread,
+        instruction_pointer: registers.instruction_pointer as u64,
+        general: registers.general,
+        thread_pointer: snapshot::with_thread(thread, |thread, _| thread.thread_pointer() as u64)?,
+    })
+}
+
+/// Writes what a thread uses of its stack; all of it if that cannot be told.
+fn write_stack(thread: &KnownThread) {
+    let (bottom, top) = thread.stack;
+    let mut pointer = bottom;
+    let mut look = || {
+        let registers = snapshot::registers_of(thread.id).unwrap_or_default();
+        pointer = if (bottom..=top).contains(&registers.stack_pointer) { registers.stack_pointer } else { bottom };
+    };
+    // SAFETY: as in `part`; nothing is allocated.
+    let _ = unsafe { frozen::attempt(&mut look) };
+    write_memory(pointer, top);
+}
+
+fn write_image_data() {
+    let data = crate::start::boot_information().image_data;
+    let start = Machine::physical_to_virtual(data.start) as usize;
+    write_memory(start, start + (data.end - data.start) as usize);
+}
+
+/// Writes memory, as far as it can be read.
+fn write_memory(start: usize, end: usize) {
+    let mut at = start;
+    while at < end {
+        let next = (at / PAGE_SIZE + 1).saturating_mul(PAGE_SIZE).min(end);
+        part_if(|| {
+            let mut bytes = alloc::vec![0; next - at];
+            Machine::probe_read(at, &mut bytes).ok()?;
+            Some(Memory { start: at as u64, bytes })
+        });
+        at = next;
+    }
 }
 
 fn kept_log() -> String {
@@ -307,6 +418,11 @@ mod tests {
         let backtrace = Backtrace { thread: 2, frames: vec![Frame { address: 3, text: "f+0x1".into() }] };
         bytes.extend(postcard::to_allocvec(&Some(backtrace)).expect("it can be serialised"));
         bytes.extend(postcard::to_allocvec(&None::<Backtrace>).expect("it can be serialised"));
+        let waiting = WaitingThread { thread: 7, instruction_pointer: 8, general: [0; 16], thread_pointer: 9 };
+        bytes.extend(postcard::to_allocvec(&Some(waiting)).expect("it can be serialised"));
+        bytes.extend(postcard::to_allocvec(&None::<WaitingThread>).expect("it can be serialised"));
+        bytes.extend(postcard::to_allocvec(&Some(Memory { start: 16, bytes: vec![1, 2] })).expect("it can be serialised"));
+        bytes.extend(postcard::to_allocvec(&None::<Memory>).expect("it can be serialised"));
         bytes.extend(postcard::to_allocvec("log").expect("it can be serialised"));
         bytes.extend(postcard::to_allocvec(&Vec::<(u32, Event)>::new()).expect("it can be serialised"));
         bytes
@@ -318,6 +434,7 @@ mod tests {
         let read = CrashFile::read(&bytes).expect("it is whole");
         assert_eq!((read.header.what.as_str(), read.registers[0].general[15]), ("a test", 5));
         assert_eq!((read.backtraces[0].frames[0].text.as_str(), read.log.as_str()), ("f+0x1", "log"));
+        assert_eq!((read.waiting[0].thread_pointer, read.memory[0].bytes.as_slice()), (9, &[1, 2][..]));
         for length in 0..bytes.len() {
             assert!(CrashFile::read(&bytes[..length]).is_err(), "{length} bytes of {} were taken", bytes.len());
         }

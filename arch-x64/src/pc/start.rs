@@ -100,6 +100,7 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
         command_line: &storage.command_line,
         memory: &storage.memory,
         image,
+        image_data: start_up::image_data(),
         cpus: &storage.cpus,
         nodes: platform.domains.len().max(1),
         distances: &platform.distances,

@@ -143,6 +143,38 @@ fn a_crash_file_has_what_the_prompt_shows() {
 }
 
 #[test]
+fn a_core_file_of_a_crash_opens_in_gdb() {
+    let script = "spawn spin 1 1; spawn sleep 3 0; log debug; panic as asked";
+    let output = boot_and_run(script, &["--cpus", "3"]);
+    let messages = stderr(&output);
+    let named = messages.split("`./aero inspect ").nth(1).and_then(|rest| rest.split('`').next()).expect("a crash file");
+    let core = std::env::temp_dir().join(format!("aero-core-{}", std::process::id()));
+    let written = aero().args(["inspect", named, "--core"]).arg(&core).output().expect("aero can be run");
+    assert_eq!(written.status.code(), Some(0), "{}", stderr(&written));
+    // It says how it is opened.
+    let said = stdout(&written);
+    let words: Vec<&str> = said.split_whitespace().collect();
+    assert_eq!(words[0], "gdb");
+    let commands = ["bt", "info threads", "thread apply all bt", "print log::MAX_LOG_LEVEL_FILTER"];
+    let mut gdb = Command::new(words[0]);
+    gdb.args(["-nx", "-q", "-batch", "-iex", "set width 0", "-iex", "set style enabled off"]).args(&words[1..]);
+    commands.iter().for_each(|command| {
+        gdb.args(["-ex", command]);
+    });
+    let shown = gdb.output().expect("gdb is installed: `./aero doctor`");
+    let _ = std::fs::remove_file(&core);
+    let (text, errors) = (stdout(&shown), stderr(&shown));
+    let first = text.split("Id   Target Id").next().unwrap_or_default();
+    assert!(first.contains("kernel::panic::panicked") && first.contains("console::commands::control::panic"), "{text}{errors}");
+    // The one that spins and those that sleep, each from its beginning.
+    assert_eq!(text.matches("console::load::work").count(), 4, "{text}{errors}");
+    assert_eq!(text.matches("kernel::thread::sleep_until").count(), 4, "{text}{errors}");
+    assert!(!text.contains("Cannot access memory"), "{text}{errors}");
+    // What it was set to, not what it is in the image.
+    assert!(text.contains("{v: core::cell::UnsafeCell<usize> {value: 4}}") || text.contains("= 4"), "{text}{errors}");
+}
+
+#[test]
 fn a_broken_kernel_leaves_what_is_left() {
     let output = boot_and_run("panic threads", &[]);
     let (status, out, errors) = inspect(&stderr(&output), "uptime; mem; log");
