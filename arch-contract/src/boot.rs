@@ -100,6 +100,8 @@ pub struct BootInformation {
     pub notices: &'static [Notice],
     /// Time counter when the first instruction of the image ran, in cycles.
     pub entry_cycles: u64,
+    /// Nothing said or showed how fast the time counter runs.
+    pub times_are_guesses: bool,
     /// The image's function symbols, as packed by `aero build`; empty if it was not packed.
     pub symbols: &'static [u8],
     /// The image's programs, as packed by `aero build --hrt`; empty if there are none.

@@ -58,6 +58,7 @@ pub fn boot(config: Config, kernel: fn(&'static BootInformation) -> !) -> ! {
         tables: &[],
         notices: &[],
         entry_cycles: machine::cycles(),
+        times_are_guesses: false,
         symbols: &[],
         programs: &[],
     };

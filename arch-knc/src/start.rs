@@ -86,6 +86,7 @@ pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
         tables: &storage.firmware.tables as &[FirmwareTable],
         notices: &storage.notices.0 as &[Notice],
         entry_cycles,
+        times_are_guesses: false,
         symbols,
         programs,
     });

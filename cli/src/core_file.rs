@@ -72,7 +72,12 @@ pub fn write(crash: &CrashFile) -> Vec<u8> {
     // Class 64, little endian, version 1.
     out.0.extend([0x7f, b'E', b'L', b'F', 2, 1, 1]);
     out.up_to(16).half(ET_CORE).half(EM_X86_64).word(1).long(0).long(HEADER_SIZE as u64).long(0).word(0);
-    out.half(HEADER_SIZE as u16).half(PROGRAM_HEADER_SIZE as u16).half(1 + segments.len() as u16).half(0).half(0).half(0);
+    out.half(HEADER_SIZE as u16)
+        .half(PROGRAM_HEADER_SIZE as u16)
+        .half(1 + segments.len() as u16)
+        .half(0)
+        .half(0)
+        .half(0);
     let size = notes.0.len() as u64;
     program_header(&mut out, PT_NOTE, 0, (offset as u64, 0, size), 4);
     offset = (offset + notes.0.len()).next_multiple_of(PAGE);

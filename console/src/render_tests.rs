@@ -29,6 +29,7 @@ fn recorded() -> Snapshot {
             timer: "APIC one-shot".into(),
             interrupt_controller: "xAPIC and I/O APIC".into(),
             cpus_listed: 3,
+            times_are_guesses: false,
             ready_at_ns: 1_000_000,
             image: (0x20_0000, 0x10_0000),
         },

@@ -9,8 +9,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
-use arch_contract::{Export, PAGE_SIZE};
 use arch_contract::fault::Registers;
+use arch_contract::{Export, PAGE_SIZE};
 use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 use trace_format::Event;
@@ -421,7 +421,9 @@ mod tests {
         let waiting = WaitingThread { thread: 7, instruction_pointer: 8, general: [0; 16], thread_pointer: 9 };
         bytes.extend(postcard::to_allocvec(&Some(waiting)).expect("it can be serialised"));
         bytes.extend(postcard::to_allocvec(&None::<WaitingThread>).expect("it can be serialised"));
-        bytes.extend(postcard::to_allocvec(&Some(Memory { start: 16, bytes: vec![1, 2] })).expect("it can be serialised"));
+        bytes.extend(
+            postcard::to_allocvec(&Some(Memory { start: 16, bytes: vec![1, 2] })).expect("it can be serialised"),
+        );
         bytes.extend(postcard::to_allocvec(&None::<Memory>).expect("it can be serialised"));
         bytes.extend(postcard::to_allocvec("log").expect("it can be serialised"));
         bytes.extend(postcard::to_allocvec(&Vec::<(u32, Event)>::new()).expect("it can be serialised"));

@@ -29,7 +29,7 @@ use crate::thread::{self, NAME_LIMIT};
 use crate::time;
 
 /// Version of the format: changes with every change of these types.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Most threads described per CPU unless asked for more.
 pub const THREAD_LIMIT: usize = 512;
 /// How long a CPU may take to describe itself.
@@ -75,6 +75,8 @@ pub struct MachineState {
     pub command_line: String,
     /// Rate of the time counter in Hz.
     pub cycle_hz: u64,
+    /// That rate is a guess, and so are all times.
+    pub times_are_guesses: bool,
     /// What the timers are made of.
     pub timer: String,
     /// What the interrupt controllers are.
@@ -316,6 +318,7 @@ impl Snapshot {
                 timer: Machine::timer_name().to_string(),
                 interrupt_controller: Machine::interrupt_controller_name().to_string(),
                 cpus_listed: boot.cpus.len() as u32,
+                times_are_guesses: boot_information().times_are_guesses,
                 ready_at_ns: ready_at_ns(),
                 image: (boot.image.start, boot.image.len()),
             },

@@ -203,6 +203,13 @@ fn greet(boot: &'static BootInformation) {
         Machine::interrupt_controller_name(),
         Machine::timer_name(),
     );
+    if boot.times_are_guesses {
+        let megahertz = time::cycle_frequency_hz() / 1_000_000;
+        log::warn!(
+            "this machine has no clock to measure the time counter against, and does not say how fast that runs: {megahertz} MHz is a \
+             guess, and so is every time"
+        );
+    }
     for notice in boot.notices {
         log::warn!("{} {:#x}", notice.text, notice.value);
     }

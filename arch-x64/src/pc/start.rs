@@ -84,11 +84,7 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     list_cpus(platform, &mut storage.cpus, &mut storage.notices);
     say(", interrupts");
 
-    if timer::calibrate(platform.pm_timer_port) == timer::Reference::None {
-        storage
-            .notices
-            .add("no reference clock runs; assuming a time counter rate in Hz of", timer::cycle_frequency_hz());
-    }
+    let times_are_guesses = timer::calibrate(platform.pm_timer_port) == timer::Reference::None;
     timer::enable_on_this_cpu();
     say(", clock");
 
@@ -107,6 +103,7 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
         tables: &platform.tables as &[FirmwareTable],
         notices: &storage.notices.0 as &[Notice],
         entry_cycles,
+        times_are_guesses,
         symbols,
         programs,
     });

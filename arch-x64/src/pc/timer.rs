@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use raw_cpuid::CpuId;
+use raw_cpuid::{CpuId, Hypervisor};
 use x86_64::instructions::port::Port;
 
 use crate::calibration::{self, Reading, Run};
@@ -12,6 +12,12 @@ use crate::{apic, cpu};
 const PM_TIMER: calibration::Reference = calibration::Reference { hz: 3_579_545, mask: 0xff_ffff };
 /// Programmable interval timer (8254).
 const PIT: calibration::Reference = calibration::Reference { hz: 1_193_182, mask: 0xffff };
+/// Real-time clock (MC146818A).
+const RTC: calibration::Reference = calibration::Reference { hz: 1024, mask: u64::MAX };
+const RTC_INDEX: u16 = 0x70;
+const RTC_DATA: u16 = 0x71;
+/// See [`apic_frequency`].
+const EMULATED_APIC_HZ: u64 = 1_000_000_000;
 const PIT_CHANNEL_2: u16 = 0x42;
 const PIT_COMMAND: u16 = 0x43;
 /// Gate and output of PIT channel 2, in the PC's system control port B.
@@ -38,7 +44,11 @@ pub enum Reference {
     PmTimer,
     /// The interval timer.
     Pit,
-    /// Nothing that runs: 1 GHz is assumed.
+    /// The real-time clock's periodic flag.
+    Rtc,
+    /// The local APIC timer, whose rate is known.
+    Apic,
+    /// Nothing that runs: the rate is a guess.
     None,
 }
 
@@ -58,22 +68,50 @@ pub fn calibrate(pm_timer_port: u16) -> Reference {
             return Reference::Cpuid;
         }
     }
-    let run = if pm_timer_port != 0 { run_pm_timer(pm_timer_port) } else { None };
-    let (run, reference) = match run {
-        Some(run) => (Some(run), Reference::PmTimer),
-        None => (run_pit(), Reference::Pit),
+    let pm_timer = || run_pm_timer(pm_timer_port).filter(|_| pm_timer_port != 0);
+    let outside = pm_timer()
+        .map(|run| (run, Reference::PmTimer))
+        .or_else(|| Some((run_pit()?, Reference::Pit)))
+        .or_else(|| Some((run_rtc()?, Reference::Rtc)));
+    let (measured, reference) = match (outside, stated, apic_frequency()) {
+        (Some((run, reference)), None, _) => (Some(run), reference),
+        (Some((run, _)), Some(_), _) => (Some(run), Reference::Cpuid),
+        // Nothing outside of the CPU runs.
+        (None, Some(frequency), _) => (run_tsc(frequency), Reference::Cpuid),
+        (None, None, Some(frequency)) => (run_apic(frequency), Reference::Apic),
+        (None, None, None) => (run_tsc(guessed_frequency()), Reference::None),
     };
-    let Some((run, reference_hz)) = run else { return Reference::None };
-    if run.cycles == 0 || run.apic_ticks == 0 {
+    let Some((run, reference_hz)) = measured.filter(|(run, _)| run.cycles > 0 && run.apic_ticks > 0) else {
+        CYCLE_HZ.store(stated.unwrap_or_else(guessed_frequency), Ordering::Relaxed);
         return Reference::None;
-    }
+    };
     TICKS_PER_CYCLE.store((run.apic_ticks << RATIO_SHIFT) / run.cycles, Ordering::Relaxed);
-    if stated.is_some() {
-        return Reference::Cpuid;
+    if stated.is_none() {
+        let frequency = u128::from(run.cycles) * u128::from(reference_hz) / u128::from(run.reference_ticks);
+        CYCLE_HZ.store(frequency as u64, Ordering::Relaxed);
     }
-    let frequency = u128::from(run.cycles) * u128::from(reference_hz) / u128::from(run.reference_ticks);
-    CYCLE_HZ.store(frequency as u64, Ordering::Relaxed);
     reference
+}
+
+/// The APIC timer's rate, if it is known: as a hypervisor states it (40000010h EBX in kHz), that of the crystal (SDM Vol. 2A, CPUID 15h
+/// ECX; Vol. 3A, 11.5.4), or that which KVM and QEMU emulate (KVM's API, KVM_CAP_X86_APIC_BUS_CYCLES_NS: a nanosecond unless told
+/// otherwise; QEMU's APIC counts its virtual clock's nanoseconds).
+fn apic_frequency() -> Option<u64> {
+    let cpuid = CpuId::new();
+    let hypervisor = cpuid.get_hypervisor_info();
+    let stated = hypervisor.as_ref().and_then(|info| info.apic_frequency()).map(|khz| u64::from(khz) * 1000);
+    let crystal = cpuid.get_tsc_info().map(|info| u64::from(info.nominal_frequency()));
+    let emulated = hypervisor
+        .filter(|info| matches!(info.identify(), Hypervisor::KVM | Hypervisor::QEMU))
+        .map(|_| EMULATED_APIC_HZ);
+    stated.or(crystal).filter(|&frequency| frequency > 1_000_000).or(emulated)
+}
+
+/// The TSC's rate where nothing says it: the CPU's base frequency (SDM Vol. 2A, CPUID 16h EAX in MHz), or 1 GHz.
+fn guessed_frequency() -> u64 {
+    let base =
+        CpuId::new().get_processor_frequency_info().map(|info| u64::from(info.processor_base_frequency()) * 1_000_000);
+    base.filter(|&frequency| frequency > 1_000_000).unwrap_or(1_000_000_000)
 }
 
 /// The TSC's rate as CPUID states it (SDM Vol. 2A, CPUID 15h; KVM and VMware: 40000010h EAX in kHz).
@@ -113,6 +151,56 @@ fn run_pit() -> Option<(Run, u64)> {
         left.wrapping_neg().into()
     };
     run(PIT, read)
+}
+
+/// Against the real-time clock's periodic flag, at 1,024 Hz (MC146818A data sheet, registers A to D). Its interrupt is masked where it
+/// arrives.
+fn run_rtc() -> Option<(Run, u64)> {
+    /// Of register D: the clock has power.
+    const VALID: u8 = 1 << 7;
+    /// Of register B: periodic interrupt. Of register C: it is due.
+    const PERIODIC: u8 = 1 << 6;
+    /// Of register A: 1,024 Hz.
+    const RATE: u8 = 6;
+    // SAFETY: index and data of the clock's registers, which nobody else uses.
+    let select = |register: u8| unsafe { Port::<u8>::new(RTC_INDEX).write(register) };
+    // SAFETY: as above; reading register C has the effect that is wanted.
+    let read = |register: u8| {
+        select(register);
+        unsafe { Port::<u8>::new(RTC_DATA).read() }
+    };
+    let write = |register: u8, value: u8| {
+        select(register);
+        // SAFETY: rate and interrupt enable, which are given back.
+        unsafe { Port::<u8>::new(RTC_DATA).write(value) }
+    };
+    let (a, b, d) = (read(0xa), read(0xb), read(0xd));
+    // Where there is none, all is ones; the other bits of D are zeros.
+    if d != VALID {
+        return None;
+    }
+    write(0xa, a & 0xf0 | RATE);
+    write(0xb, b | PERIODIC);
+    let mut count = 0;
+    let measured = run(RTC, || {
+        count += u64::from(read(0xc) & PERIODIC != 0);
+        count
+    });
+    write(0xa, a);
+    write(0xb, b);
+    read(0xc);
+    measured
+}
+
+/// Against the APIC timer itself.
+fn run_apic(hz: u64) -> Option<(Run, u64)> {
+    let reference = calibration::Reference { hz, mask: u64::from(u32::MAX) };
+    run(reference, || u64::from(u32::MAX - apic::remaining_ticks()))
+}
+
+/// How fast the APIC timer is beside the TSC, of this rate.
+fn run_tsc(hz: u64) -> Option<(Run, u64)> {
+    run(calibration::Reference { hz, mask: u64::MAX }, cpu::cycles)
 }
 
 /// Runs all clocks; `read` reads the reference. What elapsed, and the reference's rate.

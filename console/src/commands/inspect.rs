@@ -187,6 +187,12 @@ fn uptime(context: &mut Context<'_>) -> CommandResult {
     context.no_arguments()?;
     let state = context.state.snapshot(false);
     writeln!(context.out, "up {}, ready after {}", Time(state.taken_at_ns), Time(state.machine.ready_at_ns))?;
+    if state.machine.times_are_guesses {
+        writeln!(
+            context.out,
+            "these times, and all others, are guesses: nothing tells how fast the time counter runs"
+        )?;
+    }
     if let Some(report) = context.state.report() {
         writeln!(context.out, "crashed: {report}")?;
     }
