@@ -126,6 +126,30 @@ fn a_machine_without_acpi_boots_on_one_cpu() {
     assert!(text.contains("no RSDP found"), "{text}");
 }
 
+/// The rate of the time counter that the kernel says it has.
+fn megahertz(text: &str) -> f64 {
+    let before = text.split(" MHz,").next().unwrap_or_else(|| panic!("no rate: {text}"));
+    before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no rate: {text}"))
+}
+
+#[test]
+fn the_clock_is_right_by_whatever_reference_there_is() {
+    let usual = megahertz(&stdout(&boot_and_run("log", &[])));
+    // The interval timer, the real-time clock, and what is known of an emulator's APIC.
+    for machine in ["acpi=off", "acpi=off,pit=off,pic=off", "acpi=off,rtc=off,pit=off,pic=off"] {
+        let output = boot_and_run("log; uptime", &["--", "-machine", &format!("microvm,{machine}")]);
+        let text = stdout(&output);
+        assert_eq!(output.status.code(), Some(0), "{machine}: {}", stderr(&output));
+        assert!(!text.contains("guess"), "{machine}: {text}");
+        let rate = megahertz(&text);
+        assert!((rate / usual - 1.0).abs() < 0.05, "{machine}: {rate} MHz instead of {usual}");
+    }
+    let nothing = ["--", "-machine", "microvm,acpi=off,rtc=off,pit=off,pic=off", "-cpu", "max,-hypervisor"];
+    let text = stdout(&boot_and_run("log; uptime", &nothing));
+    assert!(text.contains("MHz is a guess, and so is every time"), "{text}");
+    assert!(text.contains("these times, and all others, are guesses"), "{text}");
+}
+
 #[test]
 fn the_lower_half_is_empty_and_code_is_not_writable() {
     for address in ["0", "0x1000", "0x100000", "0x200000", "0x7fffffffffff"] {
