@@ -199,7 +199,7 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
         },
     };
     let console = String::from_utf8_lossy(&filter.other).replace(['\r', '\u{2}', '\u{3}', '\u{18}'], "");
-    let note = machine.take_crash_note().map_or_else(String::new, |note| format!("aero: {note}\n"));
+    let note = machine.crash_note().map_or_else(String::new, |note| format!("aero: {note}\n"));
     Ok(Outcome { status: status::CRASHED, report: format!("{console}\naero: {reason}; its console is above\n{note}") })
 }
 
@@ -318,6 +318,9 @@ fn interact(image: &Image, options: &Options) -> Result<u8> {
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if let Some(note) = machine.crash_note() {
+            eprint!("\raero: {note}\r\n");
         }
         match ended_input.try_recv() {
             Ok(InputEnd::Quit) => quit = true,

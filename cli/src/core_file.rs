@@ -1,17 +1,25 @@
 //! A crash file as an ELF core file, which debuggers open beside the kernel's own file (`elf.h` and `struct elf_prstatus` of Linux for
 //! x86-64, which is what they read).
 
-use kernel::crash_file::CrashFile;
-use object::elf::{EM_X86_64, ET_CORE, NT_PRPSINFO, NT_PRSTATUS, PF_R, PF_W, PT_LOAD, PT_NOTE};
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::Path;
 
-const HEADER_SIZE: usize = 64;
-const PROGRAM_HEADER_SIZE: usize = 56;
+use anyhow::{Context, Result, anyhow, ensure};
+use kernel::crash_file::CrashFile;
+use object::elf::{
+    ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_X86_64, ET_CORE, EV_CURRENT, FileHeader64, Ident, NT_PRPSINFO, NT_PRSTATUS,
+    PF_R, PF_W, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64,
+};
+use object::read::elf::{FileHeader, ProgramHeader};
+use object::{LittleEndian, ReadCache, U16, U32, U64, pod};
+
 /// Alignment of memory in the file.
-const PAGE: usize = 4096;
+const PAGE: u64 = 4096;
 /// Added to the number of a CPU that ran no thread.
 const WITHOUT_THREAD: u64 = 1 << 30;
 /// What a debugger says the end was: SIGABRT.
-const SIGNAL: u16 = 6;
+const SIGNAL: u32 = 6;
 
 /// A thread, as a core file has it.
 struct Thread {
@@ -23,16 +31,19 @@ struct Thread {
     thread_pointer: u64,
 }
 
-/// A piece of a file.
+/// Memory of the kernel's address space that the file has.
+struct Segment {
+    address: u64,
+    size: u64,
+    /// Where it is in the content.
+    offset: u64,
+}
+
+/// A note's content, as it grows.
 #[derive(Default)]
-struct Bytes(Vec<u8>);
+struct Note(Vec<u8>);
 
-impl Bytes {
-    fn half(&mut self, value: u16) -> &mut Self {
-        self.0.extend(value.to_le_bytes());
-        self
-    }
-
+impl Note {
     fn word(&mut self, value: u32) -> &mut Self {
         self.0.extend(value.to_le_bytes());
         self
@@ -49,6 +60,7 @@ impl Bytes {
         self
     }
 
+    /// Cut, and ended by zeros.
     fn text(&mut self, text: &str, size: usize) -> &mut Self {
         let end = self.0.len() + size;
         self.0.extend(text.bytes().take(size - 1));
@@ -56,58 +68,132 @@ impl Bytes {
     }
 }
 
-/// The core file of a crash: the crashed CPU's thread first, then those of the other CPUs, then those that wait.
-pub fn write(crash: &CrashFile) -> Vec<u8> {
-    let mut notes = Bytes::default();
-    let threads = threads(crash);
-    for (index, thread) in threads.iter().enumerate() {
-        note(&mut notes, NT_PRSTATUS, &status(thread));
-        if index == 0 {
-            note(&mut notes, NT_PRPSINFO, &information(crash, thread));
-        }
-    }
-    let segments = segments(crash);
-    let mut offset = HEADER_SIZE + (1 + segments.len()) * PROGRAM_HEADER_SIZE;
-    let mut out = Bytes::default();
-    // Class 64, little endian, version 1.
-    out.0.extend([0x7f, b'E', b'L', b'F', 2, 1, 1]);
-    out.up_to(16).half(ET_CORE).half(EM_X86_64).word(1).long(0).long(HEADER_SIZE as u64).long(0).word(0);
-    out.half(HEADER_SIZE as u16)
-        .half(PROGRAM_HEADER_SIZE as u16)
-        .half(1 + segments.len() as u16)
-        .half(0)
-        .half(0)
-        .half(0);
-    let size = notes.0.len() as u64;
-    program_header(&mut out, PT_NOTE, 0, (offset as u64, 0, size), 4);
-    offset = (offset + notes.0.len()).next_multiple_of(PAGE);
-    let first = offset;
-    for (start, bytes) in &segments {
-        program_header(&mut out, PT_LOAD, PF_R | PF_W, (offset as u64, *start, bytes.len() as u64), 1);
-        offset += bytes.len();
-    }
-    out.0.extend(notes.0);
-    out.up_to(first);
-    segments.iter().for_each(|(_, bytes)| out.0.extend(bytes));
-    out.0
-}
-
-fn program_header(out: &mut Bytes, kind: u32, flags: u32, (offset, address, size): (u64, u64, u64), alignment: u64) {
-    out.word(kind).word(flags).long(offset).long(address).long(0).long(size).long(size).long(alignment);
-}
-
-/// The crash's memory, sorted, pieces that follow on each other joined.
-fn segments(crash: &CrashFile) -> Vec<(u64, Vec<u8>)> {
+/// Writes the core file of a crash of an image, with the memory that the crash file has.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write(out: &Path, crash: &CrashFile, image: &str) -> Result<()> {
+    let mut content = Vec::new();
+    let mut segments: Vec<Segment> = Vec::new();
     let mut pieces: Vec<_> = crash.memory.iter().collect();
     pieces.sort_by_key(|piece| piece.start);
-    let mut joined: Vec<(u64, Vec<u8>)> = Vec::new();
     for piece in pieces {
-        match joined.last_mut() {
-            Some((start, bytes)) if *start + bytes.len() as u64 == piece.start => bytes.extend(&piece.bytes),
-            _ => joined.push((piece.start, piece.bytes.clone())),
+        let size = piece.bytes.len() as u64;
+        match segments.last_mut() {
+            Some(last) if last.address + last.size == piece.start => last.size += size,
+            _ => segments.push(Segment { address: piece.start, size, offset: content.len() as u64 }),
+        }
+        content.extend(&piece.bytes);
+    }
+    write_with(out, &notes(crash, image), &segments, &mut content.as_slice())
+}
+
+/// As [`write`], with all memory, of which QEMU has written a core file of its own.
+///
+/// # Errors
+/// A file that cannot be read or written, or is not what QEMU writes.
+pub fn write_with_memory(out: &Path, crash: &CrashFile, image: &str, dump: &Path) -> Result<()> {
+    let mut dump = File::open(dump).context("what QEMU wrote cannot be read")?;
+    let mut segments = Vec::new();
+    {
+        let data = &ReadCache::new(&dump);
+        let header = FileHeader64::<LittleEndian>::parse(data)?;
+        for segment in header.program_headers(LittleEndian, data)? {
+            if segment.p_type(LittleEndian) == PT_LOAD {
+                let (offset, size) = segment.file_range(LittleEndian);
+                segments.push(Segment { address: segment.p_vaddr(LittleEndian), size, offset });
+            }
         }
     }
-    joined
+    ensure!(!segments.is_empty(), "QEMU found no memory in the machine");
+    dump.seek(SeekFrom::Start(0))?;
+    write_with(out, &notes(crash, image), &segments, &mut dump)
+}
+
+fn write_with(out: &Path, notes: &[u8], segments: &[Segment], content: &mut impl io::Read) -> Result<()> {
+    let count = u16::try_from(1 + segments.len()).ok().filter(|&count| count < PN_XNUM);
+    let count =
+        count.ok_or_else(|| anyhow!("{} pieces of memory are more than a core file can have", segments.len()))?;
+    let header_size = size_of::<FileHeader64<LittleEndian>>() as u64;
+    let notes_at = header_size + u64::from(count) * size_of::<ProgramHeader64<LittleEndian>>() as u64;
+    let content_at = (notes_at + notes.len() as u64).next_multiple_of(PAGE);
+    let header = FileHeader64 {
+        e_ident: Ident {
+            magic: ELFMAG,
+            class: ELFCLASS64,
+            data: ELFDATA2LSB,
+            version: EV_CURRENT,
+            os_abi: 0,
+            abi_version: 0,
+            padding: [0; 7],
+        },
+        e_type: half(ET_CORE),
+        e_machine: half(EM_X86_64),
+        e_version: word(EV_CURRENT.into()),
+        e_entry: long(0),
+        e_phoff: long(header_size),
+        e_shoff: long(0),
+        e_flags: word(0),
+        e_ehsize: half(header_size as u16),
+        e_phentsize: half(size_of::<ProgramHeader64<LittleEndian>>() as u16),
+        e_phnum: half(count),
+        e_shentsize: half(0),
+        e_shnum: half(0),
+        e_shstrndx: half(0),
+    };
+    let mut headers = pod::bytes_of(&header).to_vec();
+    let of_notes = Segment { address: 0, size: notes.len() as u64, offset: notes_at };
+    headers.extend(pod::bytes_of(&program_header(PT_NOTE, 0, &of_notes)));
+    for segment in segments {
+        let placed = Segment { offset: content_at + segment.offset, ..*segment };
+        headers.extend(pod::bytes_of(&program_header(PT_LOAD, PF_R | PF_W, &placed)));
+    }
+    let mut write = || {
+        let mut file = File::create(out)?;
+        file.write_all(&headers)?;
+        file.write_all(notes)?;
+        file.seek(SeekFrom::Start(content_at))?;
+        io::copy(content, &mut file)
+    };
+    write().with_context(|| format!("{} cannot be written", out.display()))?;
+    Ok(())
+}
+
+fn program_header(kind: u32, flags: u32, segment: &Segment) -> ProgramHeader64<LittleEndian> {
+    ProgramHeader64 {
+        p_type: word(kind),
+        p_flags: word(flags),
+        p_offset: long(segment.offset),
+        p_vaddr: long(segment.address),
+        p_paddr: long(0),
+        p_filesz: long(segment.size),
+        p_memsz: long(segment.size),
+        p_align: long(1),
+    }
+}
+
+fn half(value: u16) -> U16<LittleEndian> {
+    U16::new(LittleEndian, value)
+}
+
+fn word(value: u32) -> U32<LittleEndian> {
+    U32::new(LittleEndian, value)
+}
+
+fn long(value: u64) -> U64<LittleEndian> {
+    U64::new(LittleEndian, value)
+}
+
+/// The crashed CPU's thread first, then those of the other CPUs, then those that wait.
+fn notes(crash: &CrashFile, image: &str) -> Vec<u8> {
+    let mut notes = Note::default();
+    for (index, thread) in threads(crash).iter().enumerate() {
+        note(&mut notes, NT_PRSTATUS, &status(thread));
+        if index == 0 {
+            note(&mut notes, NT_PRPSINFO, &information(crash, image, thread));
+        }
+    }
+    notes.0
 }
 
 fn threads(crash: &CrashFile) -> Vec<Thread> {
@@ -130,7 +216,7 @@ fn threads(crash: &CrashFile) -> Vec<Thread> {
     running.chain(waiting).collect()
 }
 
-fn note(notes: &mut Bytes, kind: u32, content: &Bytes) {
+fn note(notes: &mut Note, kind: u32, content: &Note) {
     notes.word(5).word(content.0.len() as u32).word(kind).text("CORE", 8);
     notes.0.extend(&content.0);
     let end = notes.0.len().next_multiple_of(4);
@@ -138,10 +224,10 @@ fn note(notes: &mut Bytes, kind: u32, content: &Bytes) {
 }
 
 /// `struct elf_prstatus`.
-fn status(thread: &Thread) -> Bytes {
+fn status(thread: &Thread) -> Note {
     let [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15] = thread.general;
-    let mut out = Bytes::default();
-    out.up_to(12).half(SIGNAL).up_to(32).word(thread.id as u32).up_to(112);
+    let mut out = Note::default();
+    out.up_to(12).word(SIGNAL).up_to(32).word(thread.id as u32).up_to(112);
     let no_system_call = u64::MAX;
     for register in [r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, no_system_call] {
         out.long(register);
@@ -154,10 +240,10 @@ fn status(thread: &Thread) -> Bytes {
     out
 }
 
-/// `struct elf_prpsinfo`: what has crashed, and why.
-fn information(crash: &CrashFile, thread: &Thread) -> Bytes {
-    let mut out = Bytes::default();
+/// `struct elf_prpsinfo`: what has crashed, by the name of its file, and why.
+fn information(crash: &CrashFile, image: &str, thread: &Thread) -> Note {
+    let mut out = Note::default();
     let reason = crash.header.what.lines().next().unwrap_or_default();
-    out.up_to(24).word(thread.id as u32).up_to(40).text("aerokernel", 16).text(reason, 80);
+    out.up_to(24).word(thread.id as u32).up_to(40).text(image, 16).text(reason, 80);
     out
 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::boot;
 use crate::hrt;
 use crate::image::{Image, Which, root};
-use crate::running::Running;
+use crate::running::{Running, remove_left_over};
 use crate::{MissingTool, status};
 
 /// Options of `aero gdb`.
@@ -38,7 +38,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let mut boot = options.boot.clone();
     let arguments = std::mem::take(&mut boot.qemu);
     let image = hrt::build(Which::X64, &boot.hrt, boot.isa)?;
-    let base = root().join(format!("target/gdb-{}", std::process::id()));
+    let directory = root().join("target/gdb");
+    fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    remove_left_over(&directory);
+    let base = directory.join(format!("{}-0", std::process::id()));
     let (socket, console) = (base.with_extension("socket"), base.with_extension("console"));
     boot.qemu = vec!["-serial".into(), format!("unix:{},server=on,wait=off", socket.display())];
     // Commands would run, and end the machine, before gdb is there.

@@ -34,8 +34,8 @@ pub struct Image {
 
 /// The project's directory.
 pub fn root() -> PathBuf {
-    let compiled_in = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    std::env::var_os("AERO_ROOT").map_or_else(|| PathBuf::from(compiled_in), PathBuf::from)
+    let compiled_in = || Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default();
+    std::env::var_os("AERO_ROOT").map_or_else(compiled_in, PathBuf::from)
 }
 
 /// Cargo, as the `aero` script found it.

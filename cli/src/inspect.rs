@@ -12,7 +12,7 @@ use kernel::crash_file::CrashFile;
 use crate::hrt;
 use crate::image::{Image, built_x64};
 use crate::source_lines::SourceLines;
-use crate::{core_file, status};
+use crate::{core_file, qmp, status};
 
 /// Options of `aero inspect`.
 #[derive(clap::Args, Clone, Debug)]
@@ -25,6 +25,9 @@ pub struct Options {
     /// Write it as a core file, which gdb and LLDB open beside the kernel's file
     #[arg(long, value_name = "OUT", conflicts_with = "commands")]
     core: Option<PathBuf>,
+    /// With all of the machine's memory, while it still is at its post-mortem prompt
+    #[arg(long, requires = "core")]
+    memory: bool,
 }
 
 const PROMPT: &str = "inspect> ";
@@ -54,6 +57,27 @@ fn image_of(options: &Options, crash: &CrashFile) -> Image {
     image
 }
 
+/// Writes a core file, and says how to open it.
+fn write_core(options: &Options, crash: &CrashFile, out: &Path) -> Result<u8> {
+    let debug = image_of(options, crash).debug;
+    let image = debug.file_name().and_then(|name| name.to_str()).unwrap_or("aerokernel").to_string();
+    if options.memory {
+        let socket =
+            qmp::socket_beside(&options.file).context("the crash file's path is too long for a socket beside it")?;
+        let dump = std::path::absolute(out)?.with_extension("memory");
+        let written =
+            qmp::dump_memory(&socket, &dump).and_then(|()| core_file::write_with_memory(out, crash, &image, &dump));
+        // It is not there if QEMU refused.
+        let _ = fs::remove_file(&dump);
+        written?;
+    } else {
+        core_file::write(out, crash, &image)?;
+    }
+    let debug = if debug.as_os_str().is_empty() { "KERNEL".into() } else { debug.display().to_string() };
+    println!("gdb {debug} {}", out.display());
+    Ok(status::DONE)
+}
+
 /// Runs `aero inspect`.
 pub fn run(options: &Options) -> Result<u8> {
     let path = options.file.display();
@@ -61,9 +85,7 @@ pub fn run(options: &Options) -> Result<u8> {
     ensure!(!bytes.is_empty(), "{path} is empty: the machine runs still, or was ended before it could crash");
     let crash = CrashFile::read(&bytes).map_err(|error| anyhow!("{path}: {error}"))?;
     if let Some(out) = &options.core {
-        fs::write(out, core_file::write(&crash)).with_context(|| format!("{} cannot be written", out.display()))?;
-        println!("gdb {} {}", image_of(options, &crash).debug.display(), out.display());
-        return Ok(status::DONE);
+        return write_core(options, &crash, out);
     }
     let mut lines = SourceLines::new(&image_of(options, &crash));
     lines.set_image_start(crash.snapshot.as_ref().map_or(0, |snapshot| snapshot.machine.image.0));

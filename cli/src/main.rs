@@ -30,6 +30,7 @@ mod linux;
 mod memory;
 mod pack;
 mod qemu;
+mod qmp;
 mod rings;
 mod running;
 mod scratch;

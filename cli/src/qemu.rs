@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::linux;
+use crate::{linux, qmp};
 
 /// Port of QEMU's isa-debug-exit device: the kernel's exit status becomes QEMU's, doubled and one more.
 const DEBUG_EXIT_PORT: &str = "0xf4";
@@ -151,6 +151,12 @@ pub fn monitor(command: &mut Command, end: RawFd) -> &mut Command {
     command.args(["-mon", "chardev=monitor,mode=readline"])
 }
 
+/// A socket for QEMU's machine protocol.
+fn machine_protocol(command: &mut Command, socket: &Path) {
+    let path = socket.display().to_string().replace(',', ",,");
+    command.args(["-qmp", &format!("unix:{path},server=on,wait=off")]);
+}
+
 /// A port whose bytes go to a file.
 fn debug_console(command: &mut Command, name: &str, port: &str, path: &Path) {
     // A comma would end the value; doubled it stands for itself.
@@ -182,6 +188,9 @@ impl Machine<'_> {
             None => command.args(["-monitor", "none"]),
         };
         debug_console(&mut command, "crash", CRASH_PORT, self.crash);
+        if let Some(socket) = qmp::socket_beside(self.crash) {
+            machine_protocol(&mut command, &socket);
+        }
         if let Some(path) = self.trace {
             debug_console(&mut command, "trace", TRACE_PORT, path);
         }

@@ -22,6 +22,7 @@ use crate::image::{Image, root};
 use crate::iso;
 use crate::memory;
 use crate::qemu::{self, Clock, Machine, Medium};
+use crate::qmp;
 use crate::top;
 use crate::trace_file;
 
@@ -48,8 +49,9 @@ pub struct Running {
     pub card: Option<Card>,
     /// The CD made for it, removed with it.
     iso: Option<PathBuf>,
-    /// Where the kernel leaves what is left after a crash.
+    /// Where the kernel leaves what is left after a crash. Removed with the machine if it is empty.
     crash: PathBuf,
+    is_crash_told: bool,
     /// The socket of its telemetry, removed with it.
     telemetry: Option<PathBuf>,
 }
@@ -107,7 +109,7 @@ impl Running {
                 }
             }
         });
-        Ok(Self { child, input, output, monitor, card: None, iso, crash, telemetry })
+        Ok(Self { child, input, output, monitor, card: None, iso, crash, is_crash_told: false, telemetry })
     }
 
     /// Boots what the options ask for.
@@ -154,17 +156,24 @@ impl Running {
         });
         let input: Box<dyn Write + Send> = Box::new(card.rings()?);
         let crash = crash_path()?;
-        Ok(Self { child, input: Some(input), output, monitor, card: Some(card), iso: None, crash, telemetry: None })
+        Ok(Self {
+            child,
+            input: Some(input),
+            output,
+            monitor,
+            card: Some(card),
+            iso: None,
+            crash,
+            is_crash_told: false,
+            telemetry: None,
+        })
     }
 
-    /// Where the crash file is, if the kernel has written one; once. One that is empty is removed.
-    pub fn take_crash_note(&mut self) -> Option<String> {
-        let crash = std::mem::take(&mut self.crash);
-        let is_written = fs::metadata(&crash).is_ok_and(|file| file.len() > 0);
-        if !is_written {
-            let _ = fs::remove_file(&crash);
-        }
-        is_written.then(|| format!("`./aero inspect {}` shows what was left", crash.display()))
+    /// Where the crash file is, once the kernel has begun to write it; told once.
+    pub fn crash_note(&mut self) -> Option<String> {
+        let is_new = !self.is_crash_told && fs::metadata(&self.crash).is_ok_and(|file| file.len() > 0);
+        self.is_crash_told |= is_new;
+        is_new.then(|| format!("`./aero inspect {}` shows what was left", self.crash.display()))
     }
 
     /// Makes the kernel report where its CPUs are, by a non-maskable interrupt, and end; what it says, as far as it does.
@@ -214,8 +223,15 @@ impl Drop for Running {
         if let Some(socket) = &self.telemetry {
             let _ = fs::remove_file(socket);
         }
-        if let Some(note) = self.take_crash_note() {
+        if let Some(note) = self.crash_note() {
             eprintln!("aero: {note}");
+        }
+        if !self.is_crash_told {
+            let _ = fs::remove_file(&self.crash);
+        }
+        if let Some(socket) = qmp::socket_beside(&self.crash) {
+            // A card has none.
+            let _ = fs::remove_file(socket);
         }
     }
 }
@@ -244,14 +260,15 @@ fn crash_path() -> Result<PathBuf> {
     Ok(directory.join(format!("{}-{number}.crash", std::process::id())))
 }
 
-/// Removes the empty files of an `aero` that was killed before it could.
-fn remove_left_over(directory: &Path) {
+/// Removes the sockets and the empty files of an `aero` that was killed before it could: `PID-...`, the crash files apart.
+pub fn remove_left_over(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let owner =
             name.to_str().and_then(|name| name.split_once('-')).and_then(|(owner, _)| owner.parse::<u32>().ok());
         let is_left = owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists());
-        if is_left && entry.metadata().is_ok_and(|file| file.len() == 0) {
+        let is_crash = entry.path().extension().is_some_and(|extension| extension == "crash");
+        if is_left && (!is_crash || entry.metadata().is_ok_and(|file| file.len() == 0)) {
             let _ = fs::remove_file(entry.path());
         }
     }

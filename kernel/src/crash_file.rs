@@ -2,8 +2,8 @@
 //!
 //! A file is a sequence of postcard values: [`Header`]; the snapshot, or none; the CPUs' registers; backtraces, each as
 //! `Some`, and `None` behind the last; threads that do not run, and then pieces of memory, in the same way; the kept log; the last
-//! trace events. The memory is what is used of the threads' stacks, and the image's data: what a debugger needs. Each part is gathered by itself, so that what is
-//! broken costs no other: it is empty then.
+//! trace events. The memory is what is used of the threads' stacks, and the image's data: what a debugger needs. Each part is
+//! gathered by itself, so that what is broken costs no other: it is empty then.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -257,18 +257,13 @@ pub(crate) fn export(what: fmt::Arguments<'_>) {
         part_or(|| Some(Snapshot::take_without_threads()), &None);
     }
     part_or(registers, &Vec::new());
-    let mut threads = [KnownThread::default(); THREAD_LIMIT];
+    let mut threads = [0; THREAD_LIMIT];
     let mut count = 0;
     // As far as the list can be followed.
     let mut list = || {
         snapshot::for_each_thread(|thread, _| {
             if let Some(place) = threads.get_mut(count) {
-                let stack = thread.stack();
-                *place = KnownThread {
-                    id: thread.id(),
-                    stack: (stack.bottom(), stack.top()),
-                    waits: matches!(thread.state(), thread::State::Ready | thread::State::Blocked),
-                };
+                *place = thread.id();
                 count += 1;
             }
         })
@@ -276,13 +271,13 @@ pub(crate) fn export(what: fmt::Arguments<'_>) {
     // SAFETY: all are stopped; what is listed is not allocated.
     let _ = unsafe { frozen::attempt(&mut list) };
     let threads = &threads[..count];
-    for &KnownThread { id: thread, .. } in threads {
+    for &thread in threads {
         part_or(|| Some(backtrace(thread)), &Some(Backtrace { thread, frames: Vec::new() }));
     }
     write(&None::<Backtrace>);
-    threads.iter().filter(|thread| thread.waits).for_each(|thread| part_if(|| waiting(thread.id)));
+    threads.iter().for_each(|&thread| part_if(|| waiting(thread)));
     write(&None::<WaitingThread>);
-    threads.iter().for_each(|thread| write_stack(thread));
+    threads.iter().for_each(|&thread| write_stack(thread));
     write_image_data();
     write(&None::<Memory>);
     part_or(kept_log, &String::new());
@@ -309,15 +304,6 @@ fn backtrace(thread: u64) -> Backtrace {
     Backtrace { thread, frames: frames.collect() }
 }
 
-/// What is to be known of a thread before the rest can be asked.
-#[derive(Clone, Copy, Default)]
-struct KnownThread {
-    id: u64,
-    /// Lowest byte, and the first behind the stack.
-    stack: (usize, usize),
-    waits: bool,
-}
-
 /// Writes a part, if it can be gathered and is there.
 fn part_if<T: Serialize>(gather: impl Fn() -> Option<T>) {
     let mut work = || {
@@ -332,25 +318,34 @@ fn part_if<T: Serialize>(gather: impl Fn() -> Option<T>) {
 fn waiting(thread: u64) -> Option<WaitingThread> {
     let is_running = cpu::all().any(|cpu| debug::stopped_thread(cpu.index).is_some_and(|there| there.id() == thread));
     let registers = snapshot::registers_of(thread).filter(|_| !is_running)?;
+    let pointer_if_it_waits = snapshot::with_thread(thread, |thread, _| {
+        matches!(thread.state(), thread::State::Ready | thread::State::Blocked).then(|| thread.thread_pointer() as u64)
+    });
     Some(WaitingThread {
         thread,
         instruction_pointer: registers.instruction_pointer as u64,
         general: registers.general,
-        thread_pointer: snapshot::with_thread(thread, |thread, _| thread.thread_pointer() as u64)?,
+        thread_pointer: pointer_if_it_waits??,
     })
 }
 
 /// Writes what a thread uses of its stack; all of it if that cannot be told.
-fn write_stack(thread: &KnownThread) {
-    let (bottom, top) = thread.stack;
-    let mut pointer = bottom;
+fn write_stack(thread: u64) {
+    let mut used = 0..0;
     let mut look = || {
-        let registers = snapshot::registers_of(thread.id).unwrap_or_default();
-        pointer = if (bottom..=top).contains(&registers.stack_pointer) { registers.stack_pointer } else { bottom };
+        let stack = snapshot::with_thread(thread, |thread, _| {
+            let stack = thread.stack();
+            stack.bottom()..stack.top()
+        });
+        used = stack.unwrap_or_default();
+        let registers = snapshot::registers_of(thread).unwrap_or_default();
+        if used.contains(&registers.stack_pointer) {
+            used.start = registers.stack_pointer;
+        }
     };
     // SAFETY: as in `part`; nothing is allocated.
     let _ = unsafe { frozen::attempt(&mut look) };
-    write_memory(pointer, top);
+    write_memory(used.start, used.end);
 }
 
 fn write_image_data() {
