@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, ensure};
 use kernel::crash_file::CrashFile;
 use object::elf::{
-    ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_X86_64, ET_CORE, EV_CURRENT, FileHeader64, Ident, NT_PRPSINFO, NT_PRSTATUS,
-    PF_R, PF_W, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64,
+    ELFCLASS64, ELFDATA2LSB, ELFMAG, ELFOSABI_LINUX, EM_X86_64, ET_CORE, EV_CURRENT, FileHeader64, Ident, NT_PRPSINFO,
+    NT_PRSTATUS, PF_R, PF_W, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64,
 };
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadCache, U16, U32, U64, pod};
@@ -123,7 +123,8 @@ fn write_with(out: &Path, notes: &[u8], segments: &[Segment], content: &mut impl
             class: ELFCLASS64,
             data: ELFDATA2LSB,
             version: EV_CURRENT,
-            os_abi: 0,
+            // Whose notes these are: LLDB wants to know.
+            os_abi: ELFOSABI_LINUX,
             abi_version: 0,
             padding: [0; 7],
         },

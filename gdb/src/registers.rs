@@ -2,9 +2,11 @@
 //! registers, x87, SSE, then AVX and AVX-512 where the CPU has them, and control registers of our own.
 
 use core::fmt::{self, Write};
+use core::num::NonZeroUsize;
 
 use arch_contract::debug::{Debugging, SystemRegisters, VectorLayout};
 use arch_contract::fault::Registers as General;
+use gdbstub::arch::RegId;
 use kernel::arch::Machine;
 
 /// Largest save area: up to AVX-512 (SDM Vol. 1, 13.5).
@@ -29,7 +31,17 @@ impl gdbstub::arch::Arch for X64 {
     type Usize = u64;
     type Registers = Registers;
     type BreakpointKind = usize;
-    type RegId = ();
+    type RegId = Number;
+}
+
+/// A register, by its number in gdb's order.
+#[derive(Clone, Copy, Debug)]
+pub struct Number(usize);
+
+impl RegId for Number {
+    fn from_raw_id(id: usize) -> Option<(Self, Option<NonZeroUsize>)> {
+        Some((Self(id), None))
+    }
 }
 
 /// All registers of a CPU.
@@ -80,6 +92,46 @@ impl Registers {
         let length = area.len().min(AREA_LIMIT);
         copy[..length].copy_from_slice(&area[..length]);
         self.vectors = Some(copy);
+    }
+
+    /// Copies a register out; its size, or `None` if it is not known or there is none.
+    pub fn read(&mut self, number: Number, out: &mut [u8]) -> Option<usize> {
+        let (mut index, mut length) = (0, None);
+        let is_suspended = self.is_suspended;
+        self.for_each(&Machine::vector_layout(), |piece| {
+            if index == number.0 && (!is_suspended || is_preserved(index, &piece)) {
+                let number;
+                let bytes = match piece {
+                    Piece::Bytes(bytes) => &*bytes,
+                    Piece::Number(value, size) => {
+                        number = value.to_le_bytes();
+                        &number[..size]
+                    }
+                };
+                if let Some(out) = out.get_mut(..bytes.len()) {
+                    out.copy_from_slice(bytes);
+                    length = Some(bytes.len());
+                }
+            }
+            index += 1;
+        });
+        length
+    }
+
+    /// Changes a register; false if there is none, gdb may only read it, or its size is another.
+    pub fn write(&mut self, number: Number, value: &[u8]) -> bool {
+        let (mut index, mut is_done) = (0, false);
+        self.for_each(&Machine::vector_layout(), |piece| {
+            if let Piece::Bytes(bytes) = piece
+                && index == number.0
+                && bytes.len() == value.len()
+            {
+                bytes.copy_from_slice(value);
+                is_done = true;
+            }
+            index += 1;
+        });
+        is_done
     }
 
     /// Calls `each` with all registers in gdb's order.

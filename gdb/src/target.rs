@@ -10,6 +10,7 @@ use gdbstub::target::ext::base::multithread::{
     MultiThreadBase, MultiThreadRangeStepping, MultiThreadRangeSteppingOps, MultiThreadResume, MultiThreadResumeOps,
     MultiThreadSchedulerLocking, MultiThreadSchedulerLockingOps, MultiThreadSingleStep, MultiThreadSingleStepOps,
 };
+use gdbstub::target::ext::base::single_register_access::{SingleRegisterAccess, SingleRegisterAccessOps};
 use gdbstub::target::ext::breakpoints::{
     Breakpoints, BreakpointsOps, HwBreakpoint, HwBreakpointOps, HwWatchpoint, HwWatchpointOps, SwBreakpoint,
     SwBreakpointOps, WatchKind,
@@ -25,7 +26,7 @@ use kernel::debug::{Order, Reason, Stop};
 
 use crate::monitor;
 use crate::packet;
-use crate::registers::{Registers, Window, X64, describe};
+use crate::registers::{Number, Registers, Window, X64, describe};
 use crate::threads::{self, Place, View, stopped_cpus};
 
 /// gdb's error numbers are those of POSIX.
@@ -362,6 +363,28 @@ impl MultiThreadBase for Kernel {
 
     fn support_resume(&mut self) -> Option<MultiThreadResumeOps<'_, Self>> {
         Some(self)
+    }
+
+    fn support_single_register_access(&mut self) -> Option<SingleRegisterAccessOps<'_, Tid, Self>> {
+        Some(self)
+    }
+}
+
+/// LLDB reads a register at a time: it takes nothing of all of them if one is not known.
+impl SingleRegisterAccess<Tid> for Kernel {
+    fn read_register(&mut self, tid: Tid, register: Number, out: &mut [u8]) -> TargetResult<usize, Self> {
+        let mut registers = Registers::default();
+        self.read_registers(&mut registers, tid)?;
+        registers.read(register, out).ok_or(TargetError::Errno(NO_ACCESS))
+    }
+
+    fn write_register(&mut self, tid: Tid, register: Number, value: &[u8]) -> TargetResult<(), Self> {
+        let mut registers = Registers::default();
+        self.read_registers(&mut registers, tid)?;
+        if !registers.write(register, value) {
+            return Err(TargetError::Errno(NO_ACCESS));
+        }
+        self.write_registers(&registers, tid)
     }
 }
 
