@@ -18,6 +18,7 @@ use crate::scratch::Directory;
 /// Where the card's bootstrap has images put (MPSS).
 pub const DOWNLOAD: u32 = 64 << 20;
 
+const LINKER_SCRIPT: &str = "images/knc/link.ld";
 const TARGET: &str = "images/knc/x86_64-knc-none.json";
 
 /// Builds it.
@@ -26,7 +27,9 @@ pub fn build() -> Result<Image> {
     fs::create_dir_all(&directory)?;
     let (assembly, image) = (directory.join("kernel.s"), directory.join("aerokernel-knc"));
     let builtins = compile(&directory, &assembly)?;
-    if !is_newer(&image, &assembly) {
+    // What links it is in this program.
+    let made_of = [assembly.clone(), root().join(LINKER_SCRIPT), std::env::current_exe()?];
+    if !made_of.iter().all(|source| is_newer(&image, source)) {
         let text = fs::read_to_string(&assembly).context("the compiler left no assembly")?;
         // In a directory of its own: another process may be at the same.
         let own = Directory::new(directory.join(format!("build-{}", std::process::id())))?;
@@ -123,9 +126,10 @@ fn assemble(directory: &Path, assembly: &str) -> Result<PathBuf> {
 
 fn link(inputs: &[&PathBuf], image: &Path) -> Result<()> {
     let linker = std::env::var("AERO_LINKER").unwrap_or_else(|_| "ld.lld".into());
-    let script = root().join("images/knc/link.ld");
+    let script = root().join(LINKER_SCRIPT);
     let mut command = Command::new(linker);
-    command.args(["-flavor", "gnu", "-pie", "--gc-sections", "--no-dynamic-linker", "-z", "noexecstack", "-T"]);
+    command.args(["-flavor", "gnu", "-pie", "--gc-sections", "--no-dynamic-linker", "--pack-dyn-relocs=relr"]);
+    command.args(["-z", "noexecstack", "-T"]);
     let status = command.arg(script).args(inputs).arg("-o").arg(image).status().context("the linker cannot be run")?;
     ensure!(status.success(), "the image cannot be linked");
     Ok(())

@@ -4,6 +4,5 @@ fn main() {
     let directory = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
     println!("cargo:rustc-link-arg=-T{directory}/link.ld");
     println!("cargo:rustc-link-arg=--gc-sections");
-    println!("cargo:rustc-link-arg=--pack-dyn-relocs=relr");
     println!("cargo:rerun-if-changed=link.ld");
 }
