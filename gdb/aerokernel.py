@@ -99,30 +99,68 @@ aero thread off: shows the CPU's again. Going on does that too."""
 
 
 class Symbols(gdb.Command):
-    """Loads the symbols of the programs that run, at the addresses they run at."""
+    """Loads the symbols of the programs that run, at the addresses they run at. It happens by itself when one starts or ends."""
 
     def __init__(self):
         super().__init__("aero symbols", gdb.COMMAND_FILES)
         self.loaded = []
+        self.missed = set()
 
     def invoke(self, arguments, from_tty):
+        self.missed.clear()
+        if not self.update():
+            gdb.write("no program runs\n")
+
+    def update(self):
+        """Makes gdb's symbols those of what runs, and says what has changed; what runs."""
         lines = os.environ.get("AERO_GDB_PROGRAMS", "").splitlines()
         files = dict(line.split("=", 1) for line in lines if "=" in line)
         running = re.findall(r"^ +\d+  (\S+) .* (0x[0-9a-f]{16})  ", monitor("programs"), re.MULTILINE)
-        if not running:
-            gdb.write("no program runs\n")
         for gone in [place for place in self.loaded if place not in running]:
-            gdb.execute("remove-symbol-file -a %s" % (gone[1]), to_string=True)
+            gdb.execute("remove-symbol-file -a %s" % gone[1], to_string=True)
             self.loaded.remove(gone)
         for name, start in running:
-            if (name, start) in self.loaded:
+            if (name, start) in self.loaded or name in self.missed:
                 continue
             if name not in files:
+                self.missed.add(name)
                 gdb.write("%s: there is no file with its symbols; `aero gdb --hrt DIR` has it\n" % name)
                 continue
             gdb.execute("add-symbol-file '%s' -o %s" % (files[name], start), to_string=True)
             self.loaded.append((name, start))
             gdb.write("%s at %s: %s\n" % (name, start, files[name]))
+        return running
+
+
+class ImagesChanged(gdb.Breakpoint):
+    """Where the kernel goes when a program is loaded, before it runs, and when it is gone."""
+
+    def __init__(self, symbols):
+        super().__init__("kernel::program::images_changed", internal=True)
+        self.silent = True
+        self.symbols = symbols
+
+    def stop(self):
+        try:
+            self.symbols.update()
+        except gdb.error as error:
+            gdb.write("the symbols of programs cannot be loaded: %s\n" % error)
+        return False
+
+
+class AtFirstStop:
+    """Loads the symbols of what runs when gdb attaches."""
+
+    def __init__(self, symbols):
+        self.symbols = symbols
+        gdb.events.before_prompt.connect(self)
+
+    def __call__(self):
+        if gdb.selected_thread() is None:
+            return
+        gdb.events.before_prompt.disconnect(self)
+        ImagesChanged(self.symbols)
+        self.symbols.update()
 
 
 def load_rust_printers():
@@ -135,7 +173,10 @@ def load_rust_printers():
     gdb_lookup.register_printers(None)
 
 
-for command in (Aero, Threads, Backtrace, Thread, Symbols):
+for command in (Aero, Threads, Backtrace, Thread):
     command()
+AtFirstStop(Symbols())
+# A breakpoint in a program waits for it.
+gdb.execute("set breakpoint pending on")
 gdb.execute("define hookpost-monitor\nmaintenance flush register-cache\nend", to_string=True)
 load_rust_printers()

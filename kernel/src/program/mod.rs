@@ -192,6 +192,7 @@ fn launch(program: Arc<Program>, count: usize) -> Result<Arc<Program>, StartErro
     let mut running = RUNNING.lock();
     running.try_push(program.clone()).map_err(|_| LoadError::TooMany)?;
     drop(running);
+    images_changed();
     let supervised = program.clone();
     let supervisor = Builder::new("supervisor").spawn(move || end::supervise(&supervised));
     match supervisor {
@@ -220,6 +221,14 @@ fn try_arc<T>(value: T) -> Result<Arc<T>, OutOfMemory> {
 /// Takes a program off the list.
 fn forget(program: &Arc<Program>) {
     RUNNING.lock().retain(|other| !Arc::ptr_eq(other, program));
+    images_changed();
+}
+
+/// Does nothing: a debugger's breakpoint here tells it that a program is loaded, and has not run yet, or is gone
+/// (`gdb/aerokernel.py`).
+#[inline(never)]
+fn images_changed() {
+    core::hint::black_box(());
 }
 
 impl Program {
