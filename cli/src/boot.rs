@@ -62,6 +62,9 @@ pub struct Options {
     /// Let `aero top` watch, at a socket (target/telemetry/... if none is given)
     #[arg(long, value_name = "SOCKET", num_args = 0..=1)]
     pub telemetry: Option<Option<PathBuf>>,
+    /// Let a debugger attach, at a socket (target/gdb/... if none is given)
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1)]
+    pub gdb: Option<Option<PathBuf>>,
     /// Words for the kernel's command line (`help boot` at the prompt explains them)
     #[arg(long, value_name = "ARGS", default_value = "")]
     pub append: String,
@@ -105,6 +108,7 @@ impl Options {
             timeout: Some(limit.as_secs()),
             display: false,
             telemetry: None,
+            gdb: None,
             append: String::new(),
             hrt: Vec::new(),
             isa: Isa::default(),
@@ -293,6 +297,10 @@ fn interact(image: &Image, options: &Options) -> Result<u8> {
     let terminal = RawTerminal::enter();
     if terminal.is_interactive() {
         eprint!("aero: booting; Ctrl-A x ends the machine, Ctrl-A Ctrl-A sends Ctrl-A\r\n");
+    }
+    if let Some(line) = &machine.gdb {
+        let (debug, socket) = (image.debug.display(), line.socket.display());
+        eprint!("aero: `gdb {debug} -ex 'target remote {socket}'` attaches to it\r\n");
     }
     let (ended_by_person, ended_input) = mpsc::channel();
     let keys = read_keys(terminal.is_interactive(), ended_by_person);

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::boot;
 use crate::hrt;
 use crate::image::{Image, Which, root};
-use crate::running::{Running, remove_left_over};
+use crate::running::{Running, gdb_path};
 use crate::{MissingTool, status};
 
 /// Options of `aero gdb`.
@@ -38,12 +38,9 @@ pub fn run(options: &Options) -> Result<u8> {
     let mut boot = options.boot.clone();
     let arguments = std::mem::take(&mut boot.qemu);
     let image = hrt::build(Which::X64, &boot.hrt, boot.isa)?;
-    let directory = root().join("target/gdb");
-    fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
-    remove_left_over(&directory);
-    let base = directory.join(format!("{}-0", std::process::id()));
-    let (socket, console) = (base.with_extension("socket"), base.with_extension("console"));
-    boot.qemu = vec!["-serial".into(), format!("unix:{},server=on,wait=off", socket.display())];
+    let socket = boot.gdb.take().flatten().map_or_else(gdb_path, Ok)?;
+    let console = gdb_path()?.with_extension("console");
+    boot.gdb = Some(Some(socket.clone()));
     // Commands would run, and end the machine, before gdb is there.
     let line = boot.run.take().map_or_else(String::new, |script| format!("gdb=wait run=\"{script}\""));
     let view = if options.cpus_only { "gdb=cpus" } else { "" };
@@ -73,7 +70,6 @@ pub fn run(options: &Options) -> Result<u8> {
     }
     let ended = gdb.status();
     drop(machine);
-    let _ = fs::remove_file(&socket);
     let _ = fs::remove_file(&console);
     match ended {
         Ok(ended) if ended.success() => Ok(status::DONE),

@@ -20,6 +20,7 @@ mod c_program;
 mod card;
 mod core_file;
 mod gdb;
+mod gdb_line;
 mod header;
 mod hrt;
 mod image;

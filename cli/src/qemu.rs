@@ -110,6 +110,11 @@ pub fn telemetry_arguments(socket: &Path) -> [String; 4] {
     ]
 }
 
+/// Arguments that give the machine a second serial line, for gdb, at a connection that QEMU inherits.
+pub fn gdb_arguments(end: RawFd) -> [String; 4] {
+    ["-chardev".into(), format!("socket,id=gdb,fd={end}"), "-serial".into(), "chardev:gdb".into()]
+}
+
 /// Words that make the kernel trace, and write the trace to the port given here.
 pub fn trace_words() -> String {
     format!("trace=on trace-port={TRACE_PORT}")

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 use crate::MissingTool;
 use crate::boot::Options;
 use crate::card::Card;
+use crate::gdb_line::GdbLine;
 use crate::image::{Image, root};
 use crate::iso;
 use crate::memory;
@@ -54,6 +55,8 @@ pub struct Running {
     is_crash_told: bool,
     /// The socket of its telemetry, removed with it.
     telemetry: Option<PathBuf>,
+    /// Its line to gdb.
+    pub gdb: Option<GdbLine>,
 }
 
 impl Running {
@@ -77,6 +80,15 @@ impl Running {
         if let Some(socket) = &telemetry {
             extra.extend(qemu::telemetry_arguments(socket));
         }
+        let mut gdb = None;
+        if let Some(given) = options.gdb.clone() {
+            let socket = given.map_or_else(gdb_path, Ok)?;
+            let (ours, qemus) = UnixStream::pair().context("there is no connection for the line to gdb")?;
+            // Before what the caller adds: it is the second line, whatever else there is.
+            extra.splice(0..0, qemu::gdb_arguments(qemus.as_raw_fd()));
+            let line = GdbLine::listen(&socket, ours)?;
+            gdb = Some((line, qemus));
+        }
         let crash = crash_path()?;
         let (monitor, qemus_end) = UnixStream::pair().context("there is no connection for QEMU's monitor")?;
         let machine = Machine {
@@ -95,6 +107,9 @@ impl Running {
         let mut command = machine.command();
         die_with_parent(&mut command);
         inherit(&mut command, qemus_end.as_raw_fd());
+        if let Some((_, qemus)) = &gdb {
+            inherit(&mut command, qemus.as_raw_fd());
+        }
         // Ctrl-C at the terminal is not meant for the machine as a process.
         command.process_group(0);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(qemu_missing)?;
@@ -109,7 +124,18 @@ impl Running {
                 }
             }
         });
-        Ok(Self { child, input, output, monitor, card: None, iso, crash, is_crash_told: false, telemetry })
+        Ok(Self {
+            child,
+            input,
+            output,
+            monitor,
+            card: None,
+            iso,
+            crash,
+            is_crash_told: false,
+            telemetry,
+            gdb: gdb.map(|(line, _)| line),
+        })
     }
 
     /// Boots what the options ask for.
@@ -166,6 +192,7 @@ impl Running {
             crash,
             is_crash_told: false,
             telemetry: None,
+            gdb: None,
         })
     }
 
@@ -250,6 +277,14 @@ fn telemetry_path() -> Result<PathBuf> {
     Ok(directory.join(format!("{}.socket", std::process::id())))
 }
 
+/// A socket for a debugger of a machine of this process.
+pub fn gdb_path() -> Result<PathBuf> {
+    let directory = root().join("target/gdb");
+    fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
+    remove_left_over(&directory);
+    Ok(directory.join(format!("{}-0.socket", std::process::id())))
+}
+
 /// A file for a machine of this process.
 fn crash_path() -> Result<PathBuf> {
     static MACHINES: AtomicU32 = AtomicU32::new(0);
@@ -261,7 +296,7 @@ fn crash_path() -> Result<PathBuf> {
 }
 
 /// Removes the sockets and the empty files of an `aero` that was killed before it could: `PID-...`, the crash files apart.
-pub fn remove_left_over(directory: &Path) {
+fn remove_left_over(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let owner =
