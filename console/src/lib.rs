@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+pub mod breakpoints;
 pub mod commands;
 pub mod editor;
 pub mod execute;

@@ -1,4 +1,4 @@
-//! The prompt after a crash, or a report of the watchdog: on one CPU, all others stopped, by polling the console. Nothing is
+//! The prompt after a crash, a report of the watchdog, or `break`: on one CPU, all others stopped, by polling the console. Nothing is
 //! trusted but this code and the console's device; commands run as `kernel::frozen` says.
 
 use core::fmt::{self, Write};
@@ -8,9 +8,14 @@ use kernel::arch::{Architecture, Machine};
 use kernel::debug::{Reason, Stop};
 use kernel::output;
 
+use crate::breakpoints::{Answer, Breakpoints};
 use crate::execute::execute_frozen;
 
 const PROMPT: &str = "post-mortem> ";
+/// While the machine can go on.
+const LIVE_PROMPT: &str = "stopped> ";
+const OWN_COMMANDS: &str =
+    "at this prompt also: continue; step; break [ADDRESS | FUNCTION]; delete [ADDRESS | FUNCTION]";
 /// Longest line, in bytes.
 const LINE_LIMIT: usize = 256;
 const BACKSPACE: u8 = 0x08;
@@ -30,16 +35,21 @@ impl Write for Direct {
 
 /// Reads lines and runs commands, until `continue`, which there is unless the machine has crashed. gdb can attach meanwhile.
 pub fn run(stop: &mut Stop) {
+    let Some(mut breakpoints) = Breakpoints::begin(stop) else { return };
+    let prompt = if stop.has_crashed() { PROMPT } else { LIVE_PROMPT };
     match stop.reason {
-        Reason::Watchdog => kernel::println!("All CPUs are stopped. `help` lists what works now, `continue` goes on."),
+        Reason::Breakpoint | Reason::Stepped => breakpoints.tell(stop),
+        _ if !stop.has_crashed() => {
+            kernel::println!("All CPUs are stopped. `help` lists what works now, `continue` goes on.");
+        }
         _ => kernel::println!("The kernel has crashed. `help` lists what works now, `poweroff` and `reboot` among it."),
     }
     let mut line = ArrayString::<LINE_LIMIT>::new();
-    output::print(format_args!("{PROMPT}"));
+    output::print(format_args!("{prompt}"));
     loop {
         if stop.attend_debugger() {
             kernel::println!("\ngdb was here");
-            output::print(format_args!("{PROMPT}{line}"));
+            output::print(format_args!("{prompt}{line}"));
         }
         let Some(byte) = Machine::console_read() else {
             Machine::spin_hint();
@@ -48,17 +58,19 @@ pub fn run(stop: &mut Stop) {
         match byte {
             b'\r' | b'\n' => {
                 kernel::println!("");
-                if line.trim() == "continue" {
-                    if !stop.has_crashed() {
-                        return;
-                    }
-                    kernel::println!("error: continue: the kernel has crashed and cannot go on");
-                } else {
-                    // SAFETY: after a crash; all other CPUs were stopped.
-                    unsafe { execute_frozen(&line, &mut Direct) };
+                match breakpoints.execute(&line, stop, &mut Direct) {
+                    Answer::GoOn => return,
+                    Answer::Stay => {}
+                    // SAFETY: all other CPUs are stopped.
+                    Answer::Other => unsafe {
+                        execute_frozen(&line, &mut Direct);
+                    },
+                }
+                if line.trim() == "help" && !stop.has_crashed() {
+                    kernel::println!("{OWN_COMMANDS}");
                 }
                 line.clear();
-                output::print(format_args!("{PROMPT}"));
+                output::print(format_args!("{prompt}"));
             }
             BACKSPACE | DELETE => {
                 if line.pop().is_some() {
@@ -67,7 +79,7 @@ pub fn run(stop: &mut Stop) {
             }
             CONTROL_C | CONTROL_U => {
                 line.clear();
-                output::print(format_args!("\n{PROMPT}"));
+                output::print(format_args!("\n{prompt}"));
             }
             // What does not fit is not shown either.
             b' '..=b'~' if line.try_push(char::from(byte)).is_ok() => output::write_bytes(&[byte]),

@@ -167,7 +167,7 @@ fn reason_of(kernel: &mut Kernel, was_interrupted: bool) -> MultiThreadStopReaso
         Reason::Attention if was_interrupted => signal(Signal::SIGINT),
         Reason::Attention | Reason::Stepped => signal(Signal::SIGTRAP),
         Reason::Message if was_interrupted => signal(Signal::SIGINT),
-        Reason::Watchdog | Reason::Message => signal(Signal::SIGTRAP),
+        Reason::Watchdog | Reason::Message | Reason::Person => signal(Signal::SIGTRAP),
         Reason::Breakpoint => {
             let at = stop.registers(stop.host).instruction_pointer;
             if stop.has_planted(at) { MultiThreadStopReason::SwBreak(tid) } else { signal(Signal::SIGTRAP) }

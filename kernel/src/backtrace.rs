@@ -72,6 +72,13 @@ pub fn print(registers: &Registers) {
     }
 }
 
+/// Prints the innermost frame alone.
+pub fn print_innermost(registers: &Registers) {
+    if let Some(frame) = frames(registers).next() {
+        crate::println!("  #0 {frame}");
+    }
+}
+
 /// Where a walk is.
 struct Walk {
     frame_pointer: usize,

@@ -64,6 +64,63 @@ pub fn resolve(address: usize) -> Symbol<'static> {
     }
 }
 
+/// Why a name is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameError {
+    /// There is no such function.
+    Unknown,
+    /// The name fits this many functions.
+    Ambiguous(usize),
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("the kernel has no function of that name; an address will do, too"),
+            Self::Ambiguous(count) => write!(f, "{count} functions have that name; more of the path tells them apart"),
+        }
+    }
+}
+
+/// Where the kernel's function of a name begins: its whole path, or the end of one.
+///
+/// # Errors
+/// [`NameError`].
+pub fn address_of(name: &str) -> Result<usize, NameError> {
+    find_name(table(), name).map(|offset| IMAGE.load(Ordering::Relaxed) + offset)
+}
+
+fn find_name(table: &[u8], name: &str) -> Result<usize, NameError> {
+    let is_end_of = |path: &str| path.strip_suffix(name).is_some_and(|before| before.ends_with("::"));
+    let mut found = None;
+    let mut count = 0;
+    for (offset, path) in functions(table) {
+        if path == name {
+            return Ok(offset);
+        }
+        if is_end_of(path) && found != Some(offset) {
+            (found, count) = (Some(offset), count + 1);
+        }
+    }
+    match found {
+        None => Err(NameError::Unknown),
+        Some(offset) if count == 1 => Ok(offset),
+        Some(_) => Err(NameError::Ambiguous(count)),
+    }
+}
+
+/// All functions of a table: offsets from the image's start, and names.
+fn functions(table: &[u8]) -> impl Iterator<Item = (usize, &str)> {
+    let word = |at: usize| Some(u32::from_le_bytes(table.get(at..at.checked_add(4)?)?.try_into().ok()?) as usize);
+    let count = word(0).unwrap_or(0).min(table.len() / ENTRY);
+    let names = table.get(HEADER + count * ENTRY..).unwrap_or(&[]);
+    (0..count).filter_map(move |index| {
+        let at = HEADER + index * ENTRY;
+        let (start, name, length) = (word(at)?, word(at + 8)?, word(at + 12)?);
+        Some((start, core::str::from_utf8(names.get(name..name.checked_add(length)?)?).ok()?))
+    })
+}
+
 /// The function an address is in, by the table of an image that begins at `image`.
 pub fn resolve_in(table: &'static [u8], image: usize, address: usize) -> Symbol<'static> {
     Symbol { address, function: find(table, address.wrapping_sub(image)), program: None }
@@ -124,6 +181,22 @@ mod tests {
         assert_eq!(find(&table, 0x30), None);
         assert_eq!(find(&table, 0x44), Some(("second", 4)));
         assert_eq!(find(&table, 0x50), None);
+    }
+
+    #[test]
+    fn names_lead_to_functions_by_their_ends() {
+        let table =
+            packed(&[(0x10, 0x20, "a::run"), (0x40, 0x10, "b::run"), (0x60, 0x10, "a::b::start"), (0x80, 8, "run")]);
+        assert_eq!(find_name(&table, "a::run"), Ok(0x10));
+        assert_eq!(find_name(&table, "run"), Ok(0x80));
+        assert_eq!(find_name(&table, "start"), Ok(0x60));
+        assert_eq!(find_name(&table, "b::start"), Ok(0x60));
+        assert_eq!(find_name(&table, "tart"), Err(NameError::Unknown));
+        let two = packed(&[(0x10, 0x20, "a::run"), (0x40, 0x10, "b::run")]);
+        assert_eq!(find_name(&two, "run"), Err(NameError::Ambiguous(2)));
+        for length in 0..table.len() {
+            let _ = find_name(&table[..length], "start");
+        }
     }
 
     #[test]

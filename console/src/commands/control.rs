@@ -63,13 +63,14 @@ pub const COMMANDS: &[Command] = &[
         name: "break",
         needs: Needs::Cpus,
         arguments: "",
-        about: "stops all CPUs for gdb",
-        details: "`aero gdb` boots with a line to gdb, and attaches one. Without that line it is an error.",
+        about: "stops all CPUs: for gdb, or for a prompt with breakpoints and steps",
+        details: "`aero gdb` boots with a line to gdb, and attaches one. Without that line, the prompt `stopped>` comes: `break FUNCTION`\n\
+                  and `break ADDRESS` set a breakpoint, `step` executes an instruction, `continue` goes on.",
         words: &[],
         run: |context| {
             context.no_arguments()?;
-            if !debug::break_here() {
-                return Err(CommandError::failed("there is no line to gdb; `aero gdb` boots with one"));
+            if !debug::break_here() && !debug::break_for_person() {
+                return Err(CommandError::failed("there was no memory for stopping when the kernel started"));
             }
             let took = kernel::time::cycles_to_ns(debug::last_stop_cycles());
             Ok(writeln!(context.out, "all CPUs were stopped within {took} ns")?)

@@ -68,6 +68,8 @@ pub enum Reason {
     Watchdog,
     /// There is something to say to whoever debugs; then all go on.
     Message,
+    /// Somebody at the console wants to look.
+    Person,
     /// A fault: whether it was an access to memory, for which the debugger has a signal of its own.
     Fault {
         /// An access that nothing allows.
@@ -233,6 +235,13 @@ pub(crate) fn stop_for_watchdog() {
     stop_for(Own::Watchdog);
 }
 
+/// Stops all CPUs here, for a person at the console; false if that is not possible.
+pub fn break_for_person() -> bool {
+    let is_ready = IS_READY.load(Ordering::Acquire);
+    stop_for(Own::Person);
+    is_ready
+}
+
 /// Stops all CPUs for a moment, in which the debugger can say something to whoever debugs; nothing if there is none.
 pub fn stop_for_message() {
     if is_installed() {
@@ -246,6 +255,7 @@ pub fn stop_for_message() {
 enum Own {
     Watchdog = 1,
     Message = 2,
+    Person = 3,
 }
 
 fn stop_for(own: Own) {
@@ -294,10 +304,15 @@ enum Visitor {
 
 fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
     let debugger = debugger();
-    let visitor_of = |reason: Reason| match (reason, debugger, post_mortem()) {
-        (Reason::Watchdog, Some(debugger), _) if debugger.takes_faults() => Some(Visitor::Debugger(debugger)),
-        (Reason::Watchdog, _, post_mortem) => post_mortem.map(Visitor::PostMortem),
-        (_, debugger, _) => debugger.map(Visitor::Debugger),
+    let visitor_of = |reason: Reason, is_planted: bool| {
+        let is_prompts = match reason {
+            Reason::Person => true,
+            // Without a debugger that is attached, what was planted, and what steps, is the prompt's.
+            Reason::Breakpoint => is_planted && !debugger.is_some_and(Debugger::takes_faults),
+            Reason::Watchdog | Reason::Stepped => !debugger.is_some_and(Debugger::takes_faults),
+            _ => false,
+        };
+        if is_prompts { post_mortem().map(Visitor::PostMortem) } else { debugger.map(Visitor::Debugger) }
     };
     let started_at = Machine::cycles();
     let here = cpu::this().index;
@@ -319,6 +334,7 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
         DebugEvent::Breakpoint => match slot.own_stop.swap(0, Ordering::SeqCst) {
             own if own == Own::Watchdog as u8 => Reason::Watchdog,
             own if own == Own::Message as u8 => Reason::Message,
+            own if own == Own::Person as u8 => Reason::Person,
             _ => Reason::Breakpoint,
         },
         DebugEvent::Trap { stepped: _, hit } if *hit != 0 => Reason::Hardware(hit.trailing_zeros() as usize),
@@ -331,8 +347,8 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
     if is_stale(slot, reason, registers) {
         return true;
     }
-    let Some(visitor) = visitor_of(reason) else { return false };
     let is_at_breakpoint = reason == Reason::Breakpoint && breakpoints::before_breakpoint(registers);
+    let Some(visitor) = visitor_of(reason, is_at_breakpoint) else { return false };
     while HOST.compare_exchange(NO_CPU, here, Ordering::SeqCst, Ordering::SeqCst).is_err() {
         // Another one was first.
         let goes_on_as_before = wait_for_order(slot, registers);
@@ -344,7 +360,7 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
             // What came on the line may have been for the other one too; or it came when that one had looked for the last time.
             Reason::Attention => !debugger.is_some_and(look),
             Reason::Hardware(index) => breakpoints::is_free(index),
-            Reason::Fault { .. } | Reason::Watchdog | Reason::Message => false,
+            Reason::Fault { .. } | Reason::Watchdog | Reason::Message | Reason::Person => false,
         };
         if comes_again {
             return true;
@@ -368,7 +384,7 @@ fn is_stale(slot: &Slot, reason: Reason, registers: &mut Registers) -> bool {
             slot.stopped_in_step.store(false, Ordering::Relaxed);
             !slot.is_stepping.swap(false, Ordering::Relaxed)
         }
-        Reason::Attention | Reason::Watchdog | Reason::Message | Reason::Fault { .. } => false,
+        Reason::Attention | Reason::Watchdog | Reason::Message | Reason::Person | Reason::Fault { .. } => false,
     }
 }
 

@@ -6,11 +6,19 @@ use e2e::gdb::{Gdb, line, socket};
 use e2e::{Session, aero, boot_and_run, stderr, stdout};
 
 const PROMPT: &str = "post-mortem> ";
+/// While the machine can go on.
+const LIVE_PROMPT: &str = "stopped> ";
 
 /// Types a line at the prompt; what it says.
 fn ask(shell: &mut Session, line: &str) -> String {
     shell.keys(format!("{line}\r"));
     shell.wait_for(PROMPT)
+}
+
+/// The same on a machine that can go on.
+fn ask_live(shell: &mut Session, line: &str) -> String {
+    shell.keys(format!("{line}\r"));
+    shell.wait_for(LIVE_PROMPT)
 }
 
 #[test]
@@ -101,12 +109,66 @@ fn a_report_of_the_watchdog_can_be_looked_into_and_left() {
     shell.command("watchdog 1");
     shell.keys("spawn deaf 1 1\r");
     shell.wait_for("takes no interrupts");
-    shell.wait_for(PROMPT);
-    let backtrace = ask(&mut shell, "bt cpu 1");
+    shell.wait_for(LIVE_PROMPT);
+    let backtrace = ask_live(&mut shell, "bt cpu 1");
     assert!(backtrace.contains("console::load::work"), "{backtrace}");
     shell.keys("continue\r");
     assert!(shell.command("uptime").contains("up "));
     assert!(shell.command("spawn yield 1 0").contains("thread "));
+}
+
+#[test]
+fn breakpoints_and_steps_need_no_gdb() {
+    let mut shell = Session::start(&["--cpus", "3"]);
+    shell.keys("break\r");
+    shell.wait_for(LIVE_PROMPT);
+    assert!(ask_live(&mut shell, "help").contains("delete [ADDRESS | FUNCTION]"));
+    for (line, reason) in [
+        ("break nonsense", "no function of that name"),
+        ("break 0x10", "no code is there"),
+        ("break 0xyz", "that is no address"),
+        ("delete inspect::uptime", "there is none"),
+        ("break a b", "too many arguments"),
+    ] {
+        let answer = ask_live(&mut shell, line);
+        assert!(answer.contains("error: ") && answer.contains(reason), "{line}: {answer}");
+    }
+    assert!(ask_live(&mut shell, "break inspect::uptime").contains("console::commands::inspect::uptime+0x0"));
+    assert!(ask_live(&mut shell, "break").contains("console::commands::inspect::uptime+0x0"));
+    shell.keys("continue\r");
+    shell.wait_for("all CPUs were stopped within");
+    // Twice: the breakpoint is still there after it was passed.
+    for _ in 0..2 {
+        shell.keys("uptime\r");
+        let stopped = shell.wait_for(LIVE_PROMPT);
+        assert!(stopped.contains("a breakpoint, on CPU 0, thread 2 \"main\""), "{stopped}");
+        assert!(stopped.contains("console::commands::inspect::uptime+0x0"), "{stopped}");
+        assert!(ask_live(&mut shell, "bt cpu 0").contains("console::shell::interact"));
+        let places: Vec<String> = (0..3).map(|_| ask_live(&mut shell, "step")).collect();
+        assert!(places[0].contains("uptime+0x") && places[0] != places[1] && places[1] != places[2], "{places:?}");
+        shell.keys("continue\r");
+        shell.wait_for("ready after");
+    }
+    // One that all CPUs come to, again and again.
+    shell.command("spawn yield 2 0");
+    shell.command("spawn yield 2 1");
+    shell.command("spawn yield 2 2");
+    shell.keys("break\r");
+    shell.wait_for(LIVE_PROMPT);
+    ask_live(&mut shell, "delete");
+    assert!(ask_live(&mut shell, "break scheduler::give_way").contains("kernel::scheduler::give_way+0x0"));
+    for _ in 0..30 {
+        let stopped = ask_live(&mut shell, "continue");
+        assert!(stopped.contains("kernel::scheduler::give_way+0x0"), "{stopped}");
+    }
+    ask_live(&mut shell, "delete");
+    // The shell's prompt came meanwhile.
+    shell.keys("continue\rkill all\r");
+    for _ in 0..6 {
+        shell.wait_for("ended after");
+    }
+    shell.wait_for("> \x1b[K");
+    assert!(shell.command("uptime").contains("ready after"));
 }
 
 /// Runs `aero inspect` on the file a machine's messages name.

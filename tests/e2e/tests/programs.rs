@@ -325,7 +325,7 @@ fn a_deadlock_and_an_endless_loop_are_named() {
     shell.wait_for("has run without giving way");
     shell.wait_for("misbehave!");
     // The prompt at which it can be looked into.
-    shell.wait_for("post-mortem> ");
+    shell.wait_for("stopped> ");
     shell.keys("continue\r\r");
     shell.wait_for("aero> ");
     assert!(shell.command("run hello").contains("hello from CPU 1"));

@@ -31,7 +31,7 @@ fn a_session_on_the_screen_beside_the_serial_one() {
     assert!(!screen.has_color(YELLOW));
     shell.command("watchdog 1");
     shell.keys("spawn spin 1 1\r");
-    shell.wait_for("post-mortem> ");
+    shell.wait_for("stopped> ");
     // The empty line is for the prompt that was there before.
     shell.keys("continue\r\r");
     shell.wait_for("aero> ");

@@ -147,7 +147,7 @@ fn the_watchdog_names_what_hangs() {
     let report = shell.wait_for("CPU 3 is at:");
     assert!(report.contains("watchdog: CPU 2, thread ") && report.contains("\"load-spin\" has run without giving way"));
     assert!(report.contains("CPU 1 is at:") && report.contains("console::load::work"), "{report}");
-    shell.wait_for("post-mortem> ");
+    shell.wait_for("stopped> ");
     shell.keys("continue\r\r");
     shell.wait_for("aero> ");
     shell.command("kill all");
@@ -155,7 +155,7 @@ fn the_watchdog_names_what_hangs() {
     let report = shell.wait_for("CPU 3 is at:");
     assert!(report.contains("watchdog: CPU 1, thread ") && report.contains("\"load-deaf\" takes no interrupts"));
     assert!(report.contains("console::load::work"), "{report}");
-    shell.wait_for("post-mortem> ");
+    shell.wait_for("stopped> ");
     shell.keys("continue\r\r");
     shell.wait_for("aero> ");
     shell.command("kill all");

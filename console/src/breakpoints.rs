@@ -1,0 +1,189 @@
+//! Breakpoints and steps without gdb, at the prompt for stopped CPUs: `break`, `delete`, `step`, `continue`.
+//!
+//! They are in the code only while CPUs run: what the prompt executes has none.
+
+use core::cell::UnsafeCell;
+use core::fmt::{self, Write};
+
+use arch_contract::MAX_CPUS;
+use arrayvec::ArrayVec;
+use kernel::debug::{Order, Reason, Stop};
+use kernel::{backtrace, symbols};
+
+/// Most breakpoints.
+const LIMIT: usize = 16;
+
+/// What is wanted, kept from one stop to the next.
+struct Kept {
+    addresses: ArrayVec<usize, LIMIT>,
+    /// The step that is under way only leads over a breakpoint.
+    continues: bool,
+}
+
+/// Of the host of a stop.
+struct Cell(UnsafeCell<Kept>);
+
+// SAFETY: used by the host only, of which there is one.
+unsafe impl Sync for Cell {}
+
+static KEPT: Cell = Cell(UnsafeCell::new(Kept { addresses: ArrayVec::new_const(), continues: false }));
+
+/// The prompt's breakpoints, during a stop.
+pub struct Breakpoints {
+    kept: &'static mut Kept,
+}
+
+/// What a line led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is none of this module's.
+    Other,
+    /// Done; the CPUs stay stopped.
+    Stay,
+    /// The CPUs go on as the stop's orders say.
+    GoOn,
+}
+
+impl Breakpoints {
+    /// Takes what is planted out of the code: the CPUs have stopped. `None` if they are to go on at once, a step over a breakpoint
+    /// being done.
+    pub fn begin(stop: &mut Stop) -> Option<Self> {
+        // SAFETY: by the host, and the one before has none any more.
+        let kept = unsafe { &mut *KEPT.0.get() };
+        for &address in &kept.addresses {
+            stop.remove(address);
+        }
+        let was_step_over = core::mem::take(&mut kept.continues) && stop.reason == Reason::Stepped;
+        let here = Self { kept };
+        if was_step_over {
+            here.plant(stop);
+            return None;
+        }
+        Some(here)
+    }
+
+    fn plant(&self, stop: &mut Stop) {
+        for &address in &self.kept.addresses {
+            stop.plant(address);
+        }
+    }
+
+    /// Says where the CPUs have stopped, if that is for one of these.
+    pub fn tell(&self, stop: &mut Stop) {
+        let host = stop.host;
+        if stop.reason == Reason::Breakpoint {
+            let (thread, name) = stop.running(host);
+            kernel::println!("\na breakpoint, on CPU {host}, thread {thread} \"{name}\":");
+        }
+        if matches!(stop.reason, Reason::Breakpoint | Reason::Stepped) {
+            backtrace::print_innermost(stop.registers(host));
+        }
+    }
+
+    /// Executes a line, if it is one of this module's.
+    pub fn execute(&mut self, line: &str, stop: &mut Stop, out: &mut dyn Write) -> Answer {
+        let mut words = line.split_whitespace();
+        let (command, argument, more) = (words.next(), words.next(), words.next());
+        let answer = match (command, argument, more) {
+            (Some("break" | "delete" | "step" | "continue"), ..) if stop.has_crashed() => {
+                Err("the kernel has crashed and cannot go on".into())
+            }
+            (Some("continue"), None, _) => {
+                self.go_on(stop);
+                return Answer::GoOn;
+            }
+            (Some("step"), None, _) => {
+                step(stop);
+                return Answer::GoOn;
+            }
+            (Some("break"), None, _) => Ok(self.list(out)),
+            (Some("break"), Some(place), None) => address_of(place).and_then(|address| self.add(address, stop, out)),
+            (Some("delete"), None, _) => {
+                self.kept.addresses.clear();
+                Ok(Ok(()))
+            }
+            (Some("delete"), Some(place), None) => address_of(place).and_then(|address| self.delete(address)),
+            (Some("break" | "delete" | "step" | "continue"), ..) => Err("too many arguments; `help` lists them".into()),
+            _ => return Answer::Other,
+        };
+        if let Err(reason) = answer {
+            let _ = writeln!(out, "error: {}: {reason}", command.unwrap_or_default());
+        }
+        Answer::Stay
+    }
+
+    fn list(&self, out: &mut dyn Write) -> fmt::Result {
+        for &address in &self.kept.addresses {
+            writeln!(out, "  {}", symbols::resolve(address))?;
+        }
+        if self.kept.addresses.is_empty() { writeln!(out, "there are no breakpoints") } else { Ok(()) }
+    }
+
+    fn add(&mut self, address: usize, stop: &mut Stop, out: &mut dyn Write) -> Result<fmt::Result, Reasoned> {
+        if self.kept.addresses.contains(&address) {
+            return Err("there is one already".into());
+        }
+        // Whether it can be.
+        if !stop.plant(address) {
+            return Err("no code is there that can be changed".into());
+        }
+        stop.remove(address);
+        self.kept
+            .addresses
+            .try_push(address)
+            .map_err(|_| Reasoned::from("there are too many; `delete` takes them away"))?;
+        Ok(writeln!(out, "a breakpoint at {}", symbols::resolve(address)))
+    }
+
+    fn delete(&mut self, address: usize) -> Result<fmt::Result, Reasoned> {
+        let place = self.kept.addresses.iter().position(|&other| other == address);
+        self.kept.addresses.remove(place.ok_or_else(|| Reasoned::from("there is none at that place"))?);
+        Ok(Ok(()))
+    }
+
+    /// Lets all go on; past the breakpoint that the host is at, by a step before the others go.
+    fn go_on(&mut self, stop: &mut Stop) {
+        let at = stop.registers(stop.host).instruction_pointer;
+        if self.kept.addresses.contains(&at) {
+            self.kept.continues = true;
+            step(stop);
+        } else {
+            self.plant(stop);
+        }
+    }
+}
+
+/// The host executes an instruction, the others stay.
+fn step(stop: &mut Stop) {
+    let host = stop.host;
+    (0..MAX_CPUS).for_each(|cpu| stop.order(cpu, if cpu == host { Order::Step } else { Order::Stay }));
+}
+
+/// Why a command was not executed.
+enum Reasoned {
+    Text(&'static str),
+    Name(symbols::NameError),
+}
+
+impl From<&'static str> for Reasoned {
+    fn from(text: &'static str) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl fmt::Display for Reasoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Name(error) => error.fmt(f),
+        }
+    }
+}
+
+/// An address in hexadecimal with `0x`, or a function.
+fn address_of(place: &str) -> Result<usize, Reasoned> {
+    match place.strip_prefix("0x") {
+        Some(digits) => usize::from_str_radix(digits, 16).map_err(|_| "that is no address".into()),
+        None => symbols::address_of(place).map_err(Reasoned::Name),
+    }
+}
