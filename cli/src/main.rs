@@ -5,8 +5,8 @@
 //!   [`scratch`]: files that are not kept.
 //! - [`hrt`]: builds programs and puts them into it; [`header`]: their interface in C.
 //! - [`boot`]: runs it in QEMU; [`running`]: QEMU as a process; [`qemu`]: its arguments; [`terminal`]: between QEMU and the person;
-//!   [`source_lines`]: adds file:line to backtraces; [`gdb`]: runs it with a gdb attached.
-//! - [`trace_file`]: a trace for Perfetto. [`inspect`]: what a crashed kernel has left.
+//!   [`source_lines`]: adds file:line to backtraces; [`gdb`]: runs it with a gdb attached, at a [`gdb_line`].
+//! - [`trace_file`]: a trace for Perfetto. [`inspect`]: what a crashed kernel has left, also as a [`core_file`]; [`qmp`]: its memory.
 //! - [`top`]: a live view of a running one; [`top_view`]: what it shows.
 //! - [`bench`]: measures, also [`linux`]; [`test`]: tests, also in [`bochs`]. [`iso`]: CDs that boot.
 

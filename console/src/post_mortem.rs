@@ -2,11 +2,13 @@
 //! trusted but this code and the console's device; commands run as `kernel::frozen` says.
 
 use core::fmt::{self, Write};
+use core::time::Duration;
 
 use arrayvec::ArrayString;
 use kernel::arch::{Architecture, Machine};
 use kernel::debug::{Reason, Stop};
 use kernel::output;
+use kernel::time::spin_until;
 
 use crate::breakpoints::{Answer, Breakpoints};
 use crate::execute::execute_frozen;
@@ -22,6 +24,9 @@ const BACKSPACE: u8 = 0x08;
 const DELETE: u8 = 0x7f;
 const CONTROL_C: u8 = 0x03;
 const CONTROL_U: u8 = 0x15;
+
+/// Time between two looks whether something was typed.
+const POLL: Duration = Duration::from_micros(20);
 
 /// Straight to the console.
 struct Direct;
@@ -52,7 +57,8 @@ pub fn run(stop: &mut Stop) {
             output::print(format_args!("{prompt}{line}"));
         }
         let Some(byte) = Machine::console_read() else {
-            Machine::spin_hint();
+            // Looking all the time would keep an emulated device from what comes for it.
+            spin_until(POLL, || false);
             continue;
         };
         match byte {
