@@ -155,10 +155,10 @@ fn breakpoints_and_steps_need_no_gdb() {
     shell.keys("break\r");
     shell.wait_for(LIVE_PROMPT);
     ask_live(&mut shell, "delete");
-    assert!(ask_live(&mut shell, "break scheduler::give_way").contains("kernel::scheduler::give_way+0x0"));
+    assert!(ask_live(&mut shell, "break context::switch").contains("arch::context::switch+0x0"));
     for _ in 0..10 {
         let stopped = ask_live(&mut shell, "continue");
-        assert!(stopped.contains("kernel::scheduler::give_way+0x0"), "{stopped}");
+        assert!(stopped.contains("arch::context::switch+0x0"), "{stopped}");
     }
     ask_live(&mut shell, "delete");
     // The shell's prompt came meanwhile.
