@@ -9,6 +9,7 @@ use kernel::lock::SpinLock;
 
 use crate::commands::{self, Command, Context};
 use crate::state::{Here, Needs, State};
+use crate::words;
 
 /// Lines of a page unless told otherwise.
 pub const PAGE_LINES: usize = 24;
@@ -50,12 +51,12 @@ impl Execution<'_> {
             let is_raw = part.split_whitespace().next().is_some_and(|name| RAW.contains(&name));
             if is_raw { self.run_command(&part, out) } else { self.run_filtered(&part, out) }
         };
-        line.split(';').map(&mut run).max().unwrap_or(0)
+        words::parts(line, |character| character == ';').map(&mut run).max().unwrap_or(0)
     }
 
     /// Runs a command with its filters.
     fn run_filtered(&self, line: &str, out: &mut dyn Write) -> u8 {
-        match line.rsplit_once(" | ") {
+        match words::last_filter(line) {
             None => self.run_command(line, out),
             Some((before, filter)) => match Filter::parse(filter, self.person) {
                 Err(reason) => {
@@ -74,7 +75,15 @@ impl Execution<'_> {
     }
 
     fn run_command(&self, line: &str, out: &mut dyn Write) -> u8 {
-        let words: Vec<&str> = line.split_whitespace().collect();
+        let is_raw = line.split_whitespace().next().is_some_and(|name| RAW.contains(&name));
+        let words = if is_raw { Ok(line.split_whitespace().collect()) } else { words::words(line) };
+        let words = match words {
+            Ok(words) => words,
+            Err(error) => {
+                let _ = writeln!(out, "error: {error}");
+                return 2;
+            }
+        };
         let Some((&name, arguments)) = words.split_first() else { return 0 };
         let Some(command) = commands::all(self.extra).find(|command| command.name == name) else {
             let near = commands::all(self.extra).map(|command| command.name);
@@ -133,7 +142,7 @@ pub unsafe fn needs_of(line: &str, extra: &'static [Command]) -> Option<Needs> {
             let name = part.split_whitespace().next()?;
             commands::all(extra).find(|command| command.name == name).map(|command| command.needs)
         };
-        let parts = line.split(';').filter(|part| !part.trim().is_empty());
+        let parts = words::parts(line, |character| character == ';').filter(|part| !part.trim().is_empty());
         needs = parts.map(need_of).try_fold(Needs::Nothing, |most, need| Some(most.max(need?)));
     };
     // SAFETY: by the caller's word; the result is not allocated.
@@ -222,7 +231,7 @@ const MORE: &str = "-- more: space, enter, q --";
 
 impl<'a> Filter<'a> {
     fn parse(text: &str, person: Option<&'a dyn Person>) -> Result<Kind<'a>, String> {
-        let words: Vec<&str> = text.split_whitespace().collect();
+        let words = words::words(text).map_err(|error| error.to_string())?;
         let count = |word: &str| word.parse().map_err(|_| alloc::format!("`{word}` is not a number of lines"));
         match words[..] {
             ["grep", "-v", ref rest @ ..] if !rest.is_empty() => Ok(Kind::Grep { text: rest.join(" "), without: true }),

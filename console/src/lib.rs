@@ -24,6 +24,7 @@ pub mod screen;
 pub mod session;
 pub mod shell;
 pub mod state;
+mod words;
 
 pub use commands::{Command, CommandError, CommandResult, Context};
 pub use execute::{execute_frozen, execute_on, execute_running, needs_of};

@@ -1,22 +1,26 @@
 //! Finding out that a program's threads wait for each other for ever.
 //!
-//! Two cases can be told for certain. None of its threads can go on: all wait without a deadline, none of its timers is set
-//! and no device can call it. Or some of them wait for each other's mutexes in a circle. Threads are looked at one after the
-//! other, while they may go on: only what two looks find unchanged is true.
+//! Three cases can be told for certain. None of its threads can go on: all wait without a deadline, none of its timers is set
+//! and no device can call it. Or some of them wait for each other's mutexes in a circle. Or one waits for the mutex of a thread that
+//! has ended: only its owner unlocks a mutex. Threads are looked at one after the other, while they may go on: only what two looks find
+//! unchanged is true.
 
 use alloc::vec::Vec;
-use core::ptr;
 use core::sync::atomic::Ordering;
+use core::{fmt, ptr};
 
 use arrayvec::{ArrayString, ArrayVec};
 
 use super::Program;
 use crate::cpu;
+use crate::lock::SpinLock;
 use crate::snapshot;
 use crate::thread::{NAME_LIMIT, Thread};
 
 /// Threads of a deadlock that are shown.
 const SHOWN: usize = 16;
+/// Threads that are remembered when they have ended.
+const REMEMBERED: usize = 32;
 /// Waiting threads among which circles are looked for.
 const WAITERS: usize = 1024;
 
@@ -30,11 +34,20 @@ pub(super) struct Watch {
 /// Threads that will not go on.
 #[derive(Clone, PartialEq, Eq)]
 struct Standstill {
-    /// They wait for each other's mutexes; else they are all there are.
-    is_circle: bool,
+    kind: Kind,
     /// How far they had come, the same at the next look if none has moved.
     come: u64,
     threads: ArrayVec<Waiter, SHOWN>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// They are all there are.
+    All,
+    /// They wait for each other's mutexes.
+    Circle,
+    /// It waits for the mutex of a thread that has ended.
+    Orphaned,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -64,7 +77,7 @@ impl Waiter {
 impl Watch {
     /// Looks, and reports what was the same at the last look and was not reported.
     pub(super) fn look(&mut self, program: &Program) {
-        let look = all_of(program).or_else(|| circle_of(program));
+        let look = all_of(program).or_else(|| circle_of(program)).or_else(|| orphaned_of(program));
         if let Some(found) = &look
             && look == self.last_look
             && look != self.reported
@@ -77,7 +90,7 @@ impl Watch {
 }
 
 fn all_of(program: &Program) -> Option<Standstill> {
-    let mut all = Standstill { is_circle: false, come: 0, threads: ArrayVec::new() };
+    let mut all = Standstill { kind: Kind::All, come: 0, threads: ArrayVec::new() };
     let mut all_wait = program.handlers.load(Ordering::Relaxed) == 0;
     program.for_each_thread(|thread| {
         all_wait &= thread.waits_for_ever();
@@ -101,7 +114,7 @@ fn circle_of(program: &Program) -> Option<Standstill> {
     });
     let next = |waiter: &Waiter| waiters.iter().find(|other| Some(other.address) == waiter.waits_for);
     waiters.iter().find_map(|first| {
-        let mut circle = Standstill { is_circle: true, come: first.come, threads: ArrayVec::new() };
+        let mut circle = Standstill { kind: Kind::Circle, come: first.come, threads: ArrayVec::new() };
         circle.threads.push(first.clone());
         let mut at = next(first)?;
         while at.address != first.address {
@@ -114,34 +127,130 @@ fn circle_of(program: &Program) -> Option<Standstill> {
     })
 }
 
+fn orphaned_of(program: &Program) -> Option<Standstill> {
+    let mut threads: Vec<usize> = Vec::new();
+    threads.try_reserve_exact(program.started_threads().min(WAITERS)).ok()?;
+    let mut are_all = true;
+    program.for_each_thread(|thread| {
+        are_all &= threads.len() < threads.capacity();
+        if are_all {
+            threads.push(ptr::from_ref(thread) as usize);
+        }
+    });
+    let mut orphaned = None;
+    program.for_each_thread(|thread| {
+        let waiter = Waiter::new(thread);
+        let has_owner = waiter.waits_for.is_none_or(|owner| owner == 0 || threads.contains(&owner));
+        if thread.waits_for_ever() && !has_owner {
+            orphaned.get_or_insert(waiter);
+        }
+    });
+    let waiter = orphaned.filter(|_| are_all)?;
+    let mut found = Standstill { kind: Kind::Orphaned, come: waiter.come, threads: ArrayVec::new() };
+    found.threads.push(waiter);
+    Some(found)
+}
+
 fn report(program: &Program, found: &Standstill) {
     let (threads, id) = (found.threads.len(), program.id());
-    if found.is_circle {
-        crate::println!(
+    match found.kind {
+        Kind::All => {
+            let threads = program.started_threads();
+            crate::println!(
+                "program {program}: deadlock: its {threads} threads wait for each other, without a deadline; `kill {id}` ends it"
+            );
+        }
+        Kind::Circle if threads > 1 => crate::println!(
             "program {program}: deadlock: {threads} of its threads wait for each other's mutexes; `kill {id}` ends it"
-        );
-    } else {
-        let threads = program.started_threads();
-        crate::println!(
-            "program {program}: deadlock: its {threads} threads wait for each other, without a deadline; `kill {id}` ends it"
-        );
+        ),
+        Kind::Circle | Kind::Orphaned => crate::println!(
+            "program {program}: deadlock: a thread waits for a mutex that nobody will unlock; `kill {id}` ends it"
+        ),
     }
     for thread in &found.threads {
         let owner = found.threads.iter().find(|other| Some(other.address) == thread.waits_for);
-        match owner {
-            Some(owner) => crate::println!(
-                "thread {} \"{}\" waits for a mutex that thread {} \"{}\" has, at:",
-                thread.id,
-                thread.name,
-                owner.id,
-                owner.name
-            ),
-            None => crate::println!("thread {} \"{}\" waits at:", thread.id, thread.name),
-        }
+        let ended = thread.waits_for.and_then(|owner| program.ended_lately.find(owner));
+        let is_orphaned = found.kind == Kind::Orphaned;
+        let what = Wanted { waiter: thread, owner, ended: ended.as_ref(), is_orphaned };
+        crate::println!("thread {} \"{}\" waits{what} at:", thread.id, thread.name);
         if let Some((frames, true)) = snapshot::backtrace(thread.id) {
             for (number, frame) in frames.iter().enumerate() {
                 crate::println!("  #{number} {frame}");
             }
         }
+    }
+}
+
+/// What a thread waits for, as far as it is known.
+struct Wanted<'a> {
+    waiter: &'a Waiter,
+    owner: Option<&'a Waiter>,
+    /// A thread that was where the owner is.
+    ended: Option<&'a Ended>,
+    is_orphaned: bool,
+}
+
+impl fmt::Display for Wanted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.owner.is_none() && self.ended.is_none() && !self.is_orphaned {
+            return Ok(());
+        }
+        f.write_str(" for a mutex that ")?;
+        match self.owner {
+            Some(owner) if owner.id == self.waiter.id => f.write_str("it has itself")?,
+            Some(owner) => write!(f, "thread {} \"{}\" has", owner.id, owner.name)?,
+            None => {}
+        }
+        if self.owner.is_some() && self.ended.is_some() {
+            // The one may have come to where the other was.
+            f.write_str(", or that ")?;
+        }
+        match (self.ended, self.owner) {
+            (Some(ended), _) => write!(f, "thread {} \"{}\" had when it ended", ended.id, ended.name)?,
+            (None, None) => f.write_str("one of many threads had when it ended")?,
+            (None, Some(_)) => {}
+        }
+        f.write_str(",")
+    }
+}
+
+/// A thread that has ended.
+#[derive(Clone)]
+pub(crate) struct Ended {
+    address: usize,
+    id: u64,
+    name: ArrayString<NAME_LIMIT>,
+}
+
+/// The last threads that have ended.
+pub(crate) struct EndedLately(SpinLock<Ring>);
+
+/// Ended threads, the oldest replaced first.
+struct Ring {
+    threads: ArrayVec<Ended, REMEMBERED>,
+    next: usize,
+}
+
+impl EndedLately {
+    pub(super) const fn new() -> Self {
+        Self(SpinLock::new(Ring { threads: ArrayVec::new_const(), next: 0 }))
+    }
+
+    /// Remembers a thread that ends.
+    pub(crate) fn note(&self, thread: &Thread) {
+        let name = ArrayString::from(thread.name()).unwrap_or_default();
+        let ended = Ended { address: ptr::from_ref(thread) as usize, id: thread.id(), name };
+        let mut all = self.0.lock();
+        let next = all.next;
+        match all.threads.get_mut(next) {
+            Some(place) => *place = ended,
+            None => all.threads.push(ended),
+        }
+        all.next = (next + 1) % REMEMBERED;
+    }
+
+    /// The last that was at an address.
+    fn find(&self, address: usize) -> Option<Ended> {
+        self.0.lock().threads.iter().filter(|ended| ended.address == address).max_by_key(|ended| ended.id).cloned()
     }
 }

@@ -36,6 +36,7 @@ use crate::thread::{self, Builder, JoinHandle, NAME_LIMIT, SpawnError, Thread};
 use crate::time::Deadline;
 use crate::wait::Event;
 pub use archive::{File, files};
+use deadlock::EndedLately;
 use end::KILL_LIMIT;
 pub use end::Left;
 pub(crate) use failure::contain;
@@ -97,6 +98,7 @@ pub struct Program {
     /// Latched when all it had is given back.
     finished: Event,
     /// The thread that waits for its end.
+    ended_lately: EndedLately,
     supervisor: SpinLock<Option<JoinHandle<()>>>,
     /// What it left.
     left: SpinLock<Left>,
@@ -255,6 +257,7 @@ impl Program {
             outcome: SpinLock::new(None),
             changed: Event::new(),
             finished: Event::new(),
+            ended_lately: EndedLately::new(),
             supervisor: SpinLock::new(None),
             left: SpinLock::new(Left::default()),
             started_at: AtomicU64::new(crate::time::now_ns()),
@@ -347,6 +350,11 @@ impl Program {
         self.outcome.lock().get_or_insert(outcome);
         self.ending.store(true, Ordering::Release);
         self.changed.signal();
+    }
+
+    /// Its threads that have ended, for whoever asks what they left.
+    pub(crate) fn ended_lately(&self) -> &EndedLately {
+        &self.ended_lately
     }
 
     fn started_threads(&self) -> usize {

@@ -324,6 +324,7 @@ impl Thread {
         // SAFETY: the program waits for this.
         if let Some(program) = unsafe { self.program.swap(core::ptr::null_mut(), Ordering::Relaxed).as_ref() } {
             if !program.is_ending() {
+                program.ended_lately().note(self);
                 program.free_thread_locals(self);
             } else {
                 // A thread that was ended may have lent what is on its stack to threads that have not been yet.

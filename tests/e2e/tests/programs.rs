@@ -316,6 +316,14 @@ fn a_deadlock_and_an_endless_loop_are_named() {
         // The last line of a backtrace.
         shell.wait_for("context::start");
     }
+    shell.keys("kill all\r");
+    shell.wait_for("aero> ");
+    shell.command("run misbehave orphaned-mutex &");
+    shell.wait_for("deadlock: a thread waits for a mutex that nobody will unlock");
+    let owner = shell.wait_for("had when it ended, at:");
+    assert!(owner.contains("\"orphan\" waits for a mutex that ") && owner.contains("\"forgetful\""), "{owner}");
+    shell.wait_for("misbehave::orphaned_mutex");
+    shell.wait_for("context::start");
     // One that can go on is none, however long it takes.
     shell.keys("run misbehave patient\r");
     let patient = shell.wait_for("aero> ");

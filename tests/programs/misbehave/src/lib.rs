@@ -128,6 +128,7 @@ fn main(arguments: Arguments) -> i32 {
         Some("overrun") => overrun(),
         Some("stale") => stale(),
         Some("partial-deadlock") => partial_deadlock(),
+        Some("orphaned-mutex") => orphaned_mutex(),
         Some("tasks") => endless_tasks(),
         Some("patient") => {
             // No deadlock: one waits for ever, but for another that a time wakes.
@@ -313,6 +314,23 @@ fn partial_deadlock() -> i32 {
     let status = deadlock();
     drop(ticking);
     status
+}
+
+/// A thread that ends with a mutex locked, which others want; one of them for a while only.
+fn orphaned_mutex() -> i32 {
+    let Ok(mutex) = Mutex::new(0) else { return 1 };
+    let mutex = Arc::new(mutex);
+    let theirs = mutex.clone();
+    let forgetful = Builder::new("forgetful").spawn(move || core::mem::forget(theirs.lock()));
+    let _ = forgetful.map(|thread| thread.join());
+    let theirs = mutex.clone();
+    let waiting = Builder::new("orphan").spawn(move || drop(theirs.lock()));
+    loop {
+        thread::sleep(Duration::from_millis(10));
+        if waiting.is_err() {
+            return 1;
+        }
+    }
 }
 
 /// Two threads, two mutexes, in opposite orders; a timer that is not set changes nothing.
