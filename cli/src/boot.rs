@@ -32,6 +32,8 @@ const ESCAPE_KEY: u8 = 0x01;
 const CONTROL_C: u8 = 0x03;
 /// Deadline of `--run` unless told otherwise.
 const DEFAULT_RUN_LIMIT: Duration = Duration::from_secs(60);
+/// How often a machine is looked at that says nothing.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a machine may take to end after input ended.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
@@ -77,6 +79,9 @@ pub struct Options {
     /// Trace from the start, and write a file for Perfetto when the machine ends by itself
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Write the trace while the machine runs, so that it loses nothing
+    #[arg(long, requires = "trace")]
+    pub stream: bool,
     /// Count instructions instead of time: a nanosecond each, the same in every run
     #[arg(long)]
     pub icount: bool,
@@ -113,6 +118,7 @@ impl Options {
             hrt: Vec::new(),
             isa: Isa::default(),
             trace: None,
+            stream: false,
             icount: false,
             card: false,
             qemu: Vec::new(),
@@ -164,7 +170,11 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
     let mut lines = SourceLines::new(image);
     let mut filter = Filter::default();
     let timed_out = loop {
-        match machine.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        if let Some(note) = machine.trace_note() {
+            eprintln!("aero: {note}");
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        match machine.output.recv_timeout(left.min(LOOK_INTERVAL)) {
             Ok(bytes) => {
                 out.write_all(&filter.take(&lines.add(&bytes)))?;
                 out.flush()?;
@@ -172,7 +182,8 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
                     bail!("the machine cannot run the kernel. {reason}");
                 }
             }
-            Err(RecvTimeoutError::Timeout) => break true,
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => break true,
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break false,
         }
     };
@@ -328,6 +339,9 @@ fn interact(image: &Image, options: &Options) -> Result<u8> {
             Err(RecvTimeoutError::Disconnected) => break,
         }
         if let Some(note) = machine.crash_note() {
+            eprint!("\raero: {note}\r\n");
+        }
+        if let Some(note) = machine.trace_note() {
             eprint!("\raero: {note}\r\n");
         }
         match ended_input.try_recv() {

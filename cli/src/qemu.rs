@@ -116,8 +116,8 @@ pub fn gdb_arguments(end: RawFd) -> [String; 4] {
 }
 
 /// Words that make the kernel trace, and write the trace to the port given here.
-pub fn trace_words() -> String {
-    format!("trace=on trace-port={TRACE_PORT}")
+pub fn trace_words(streams: bool) -> String {
+    format!("trace={} trace-port={TRACE_PORT}", if streams { "stream" } else { "on" })
 }
 
 /// The kernel's exit status from QEMU's.

@@ -1,6 +1,6 @@
 //! A machine that runs: QEMU as a process, a PC or a card, and what goes to it and comes from it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -55,6 +55,8 @@ pub struct Running {
     is_crash_told: bool,
     /// The socket of its telemetry, removed with it.
     telemetry: Option<PathBuf>,
+    /// Where its trace goes, as long as nothing is to be told of that.
+    trace: Option<PathBuf>,
     /// Its line to gdb.
     pub gdb: Option<GdbLine>,
 }
@@ -62,7 +64,7 @@ pub struct Running {
 impl Running {
     /// Boots, with further words for the kernel's command line.
     pub fn start(image: &Image, options: &Options, words: &str) -> Result<Self> {
-        let trace_words = options.trace.as_ref().map_or_else(String::new, |_| qemu::trace_words());
+        let trace_words = options.trace.as_ref().map_or_else(String::new, |_| qemu::trace_words(options.stream));
         let line = format!("{} {trace_words} {words}", qemu::kernel_words());
         ensure!(
             line.len() <= LINE_LIMIT,
@@ -134,6 +136,7 @@ impl Running {
             crash,
             is_crash_told: false,
             telemetry,
+            trace: trace.filter(|_| !options.stream),
             gdb: gdb.map(|(line, _)| line),
         })
     }
@@ -192,6 +195,7 @@ impl Running {
             crash,
             is_crash_told: false,
             telemetry: None,
+            trace: None,
             gdb: None,
         })
     }
@@ -201,6 +205,16 @@ impl Running {
         let is_new = !self.is_crash_told && fs::metadata(&self.crash).is_ok_and(|file| file.len() > 0);
         self.is_crash_told |= is_new;
         is_new.then(|| format!("`./aero inspect {}` shows what was left", self.crash.display()))
+    }
+
+    /// That the trace loses its oldest events, once it does; told once.
+    pub fn trace_note(&mut self) -> Option<&'static str> {
+        let loses = |trace: &mut PathBuf| {
+            let mut begin = [0; 64];
+            let length = File::open(trace).and_then(|mut file| file.read(&mut begin)).unwrap_or(0);
+            trace_format::begins_with_loss(&begin[..length])
+        };
+        self.trace.take_if(loses).map(|_| "the trace loses its oldest events from now on; `--stream` keeps all")
     }
 
     /// Makes the kernel report where its CPUs are, by a non-maskable interrupt, and end; what it says, as far as it does.

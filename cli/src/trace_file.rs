@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use trace_format::{Event, Kind, Trace};
 
@@ -24,15 +24,19 @@ pub fn raw_path(to: &Path) -> PathBuf {
 pub fn convert(to: &Path) -> Result<()> {
     let raw = raw_path(to);
     let bytes = fs::read(&raw).with_context(|| format!("the machine left no trace in {}", raw.display()))?;
-    let trace = trace_format::read(&bytes)
-        .context("the machine's trace cannot be read: it may have been ended from outside")?;
+    ensure!(
+        !bytes.is_empty(),
+        "the machine left no trace: it was ended from outside; `--stream` keeps what there is until then"
+    );
+    let trace = trace_format::read(&bytes).context("the machine's trace cannot be read")?;
     let text = serde_json::to_vec(&chrome(&trace))?;
     fs::write(to, text).with_context(|| format!("{} cannot be written", to.display()))?;
     fs::remove_file(&raw)?;
     let events: usize = trace.rings.iter().map(|(_, events)| events.len()).sum();
     let lost: u64 = trace.rings.iter().map(|(ring, _)| ring.lost).sum();
-    let lost = if lost == 0 { String::new() } else { format!("; {lost} older ones were overwritten") };
-    eprintln!("aero: {events} events in {}{lost}; open it in Perfetto", to.display());
+    let lost = if lost == 0 { String::new() } else { format!("; {lost} were overwritten; `--stream` keeps all") };
+    let end = if trace.is_whole { "" } else { "; the machine was ended before it had written all" };
+    eprintln!("aero: {events} events in {}{lost}{end}; open it in Perfetto", to.display());
     Ok(())
 }
 

@@ -42,6 +42,8 @@ pub struct Options<'a> {
     pub after_crash: AfterCrash,
     /// `trace=`: whether the tracer is on from the start.
     pub trace: bool,
+    /// `trace=stream`: whether what it records is written while the machine runs.
+    pub streams_trace: bool,
     /// `watchdog=`: how long a CPU may not answer and a thread not give way.
     pub watchdog: Option<Duration>,
     /// `gdb=wait`: whether to wait for a debugger before the first thread runs.
@@ -81,6 +83,7 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
         idle: Idle::Halt,
         after_crash: AfterCrash::Halt,
         trace: false,
+        streams_trace: false,
         watchdog: None,
         waits_for_debugger: false,
         debugs_cpus_only: false,
@@ -149,11 +152,12 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
                 _ => "panic=halt|exit|reboot",
             },
             "trace" => match word.value {
-                "on" | "off" => {
-                    options.trace = word.value == "on";
+                "on" | "off" | "stream" => {
+                    options.trace = word.value != "off";
+                    options.streams_trace = word.value == "stream";
                     continue;
                 }
-                _ => "trace=on|off",
+                _ => "trace=on|off|stream",
             },
             "watchdog" => match (word.value, number(word.value)) {
                 ("off", _) => {

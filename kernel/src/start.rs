@@ -101,8 +101,12 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
         if let Err(error) = reclaimer::start() {
             log::warn!("memory: {error}; what ended threads leave behind stays until it is needed");
         }
-        if options.trace && trace::start().is_err() {
-            log::warn!("out of memory for the tracer: it stays off");
+        if options.trace {
+            if trace::start().is_err() {
+                log::warn!("out of memory for the tracer: it stays off");
+            } else if let Err(error) = trace::write_as_it_runs(options.streams_trace) {
+                log::warn!("trace: {error}; only what is recorded last will be written");
+            }
         }
         if let Some(limit) = options.watchdog
             && let Err(error) = watchdog::start(limit)

@@ -1,24 +1,35 @@
 //! The tracer: what happened on each CPU, with times, in a ring per CPU that overwrites its oldest.
 //!
 //! Off, a trace point is a test and a branch not taken. On, it is some thirty instructions. At the machine's end the rings go to
-//! whoever started an emulated machine.
+//! whoever started an emulated machine, or all the time, so that nothing is overwritten.
 
 use alloc::vec::Vec;
+use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicPtr, Ordering};
+use core::time::Duration;
 
 use arch_contract::{Export, MAX_CPUS, TRACE_ENTRIES, TraceEntry};
+use arrayvec::ArrayVec;
 use serde::Serialize;
-use trace_format::{Event, Header, Kind, MAGIC, Ring as RingHeader, Thread as NamedThread, VERSION};
+use trace_format::{Event, Header, Kind, MAGIC, Part, Ring as RingHeader, Thread as NamedThread, VERSION};
 
 use crate::arch::{Architecture, Machine};
 use crate::cpu;
 use crate::lock::InterruptGuard;
 use crate::memory::OutOfMemory;
-use crate::thread::{self, Thread};
-use crate::time;
+use crate::thread::{self, SpawnError, Thread};
+use crate::time::{self, spin_until};
+use crate::wait::Mutex;
 
 /// Largest encoded record, in bytes.
 const RECORD_LIMIT: usize = 128;
+/// Events written in one go.
+const EVENTS_AT_ONCE: usize = 32;
+/// How often what was recorded is written while the machine runs, and how often it is seen whether something is overwritten.
+const STREAM_INTERVAL: Duration = Duration::from_millis(2);
+const LOSS_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the machine's end waits for what is being written.
+const WRITE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Where each CPU's ring is.
 static RINGS: [AtomicPtr<TraceEntry>; MAX_CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
@@ -113,7 +124,12 @@ impl View {
 
     /// The event at a position among those kept, oldest first.
     fn get(&self, position: usize) -> Event {
-        let at = (self.recorded - self.kept() + position) % TRACE_ENTRIES;
+        self.nth(self.recorded - self.kept() + position)
+    }
+
+    /// An event by its number since tracing began, of those kept.
+    fn nth(&self, number: usize) -> Event {
+        let at = number % TRACE_ENTRIES;
         // SAFETY: an entry of the ring, which stays; a copy, because a CPU that still records may overwrite it. What is torn
         // then is numbers.
         let [cycles, tag, first, second] = unsafe { self.ring.add(at).read_volatile() };
@@ -181,42 +197,116 @@ fn gather(limit: usize) -> Result<Vec<(usize, Event)>, OutOfMemory> {
     Ok(events)
 }
 
+/// What has been written to whoever started an emulated machine.
+struct Written {
+    has_begun: bool,
+    /// Of each CPU, how many of the events since tracing began.
+    events: [usize; MAX_CPUS],
+}
+
+static WRITTEN: Mutex<Written> = Mutex::new(Written { has_begun: false, events: [0; MAX_CPUS] });
+
+/// Has the events written while the machine runs, if there is a way; else it is told, by writing the beginning, when the first is
+/// overwritten. Once.
+///
+/// # Errors
+/// [`SpawnError`]: all that is written is written at the end.
+pub(crate) fn write_as_it_runs(all: bool) -> Result<(), SpawnError> {
+    if !Machine::exports(Export::Trace) {
+        return Ok(());
+    }
+    let interval = if all { STREAM_INTERVAL } else { LOSS_INTERVAL };
+    let work = move || {
+        while is_on() {
+            if all {
+                while WRITTEN.lock().write_some(false).is_break() {}
+            } else if counts().1 > 0 {
+                WRITTEN.lock().begin();
+                write(&Part::Loss);
+                break;
+            }
+            thread::sleep(interval);
+        }
+    };
+    thread::Builder::new("tracer").spawn(work)?.detach();
+    Ok(())
+}
+
+impl Written {
+    fn begin(&mut self) {
+        if !core::mem::replace(&mut self.has_begun, true) {
+            write(&Header {
+                magic: MAGIC,
+                version: VERSION,
+                cycle_hz: time::cycle_frequency_hz(),
+                epoch: time::epoch_cycles(),
+            });
+        }
+    }
+
+    /// Writes some events of each CPU; breaks if there are more. While CPUs record, the last event may not be there yet.
+    fn write_some(&mut self, has_stopped: bool) -> ControlFlow<()> {
+        self.begin();
+        let mut flow = ControlFlow::Continue(());
+        for view in views() {
+            let end = view.recorded.saturating_sub(usize::from(!has_stopped));
+            let from = &mut self.events[view.cpu];
+            if *from > view.recorded {
+                // Tracing has begun anew.
+                *from = 0;
+            }
+            let first = (*from).max(view.recorded - view.kept());
+            let mut lost = first - *from;
+            let mut events: ArrayVec<Event, EVENTS_AT_ONCE> =
+                (first..end).take(EVENTS_AT_ONCE).map(|at| view.nth(at)).collect();
+            *from = first + events.len();
+            // Meanwhile the CPU may have come round.
+            let overwritten =
+                Machine::traced(view.cpu).saturating_sub(TRACE_ENTRIES).saturating_sub(first).min(events.len());
+            events.drain(..overwritten);
+            lost += overwritten;
+            if events.is_empty() && lost == 0 {
+                continue;
+            }
+            let idle = cpu::get(view.cpu).map_or(core::ptr::null_mut(), |cpu| cpu.idle.load(Ordering::Relaxed));
+            // SAFETY: null or the CPU's idle thread, which stays.
+            let idle = unsafe { idle.as_ref() }.map_or(0, thread::Thread::id);
+            write(&Part::Ring(RingHeader {
+                cpu: view.cpu as u32,
+                events: events.len() as u32,
+                lost: lost as u64,
+                idle,
+            }));
+            events.iter().for_each(|event| write(event));
+            if *from < end {
+                flow = ControlFlow::Break(());
+            }
+        }
+        flow
+    }
+}
+
 /// Writes the trace to whoever started an emulated machine, if tracing is on and there is a way. At the end of the machine.
 pub(crate) fn export() {
-    if !is_on() {
+    if !is_on() || !Machine::exports(Export::Trace) {
         return;
     }
     stop();
-    let threads = || cpu::all().filter_map(|cpu| cpu.registry.try_lock()).map(|registry| registry.len()).sum::<usize>();
-    let header = Header {
-        magic: MAGIC,
-        version: VERSION,
-        cycle_hz: time::cycle_frequency_hz(),
-        epoch: time::epoch_cycles(),
-        threads: threads() as u32,
-        cpus: views().count() as u32,
-    };
-    write(&header);
-    let mut written = 0;
+    let mut written = None;
+    // After a crash, whoever was writing may have stopped for good: then the trace ends there.
+    spin_until(WRITE_LIMIT, || {
+        written = WRITTEN.try_lock();
+        written.is_some()
+    });
+    let Some(mut written) = written else { return };
+    while written.write_some(true).is_break() {}
     for cpu in cpu::all() {
         let Some(registry) = cpu.registry.try_lock() else { continue };
-        for thread in registry.iter().take(header.threads as usize - written) {
-            write(&NamedThread { id: thread.id(), name: thread.name().into() });
-            written += 1;
-        }
+        registry
+            .iter()
+            .for_each(|thread| write(&Part::Thread(NamedThread { id: thread.id(), name: thread.name().into() })));
     }
-    for _ in written..header.threads as usize {
-        write(&NamedThread { id: 0, name: "".into() });
-    }
-    for view in views() {
-        let idle = cpu::get(view.cpu).map_or(core::ptr::null_mut(), |cpu| cpu.idle.load(Ordering::Relaxed));
-        // SAFETY: null or the CPU's idle thread, which stays.
-        let idle = unsafe { idle.as_ref() }.map_or(0, thread::Thread::id);
-        let kept = view.kept();
-        let lost = (view.recorded - kept) as u64;
-        write(&RingHeader { cpu: view.cpu as u32, events: kept as u32, lost, idle });
-        (0..kept).for_each(|position| write(&view.get(position)));
-    }
+    write(&Part::End);
 }
 
 fn write(record: &impl Serialize) {

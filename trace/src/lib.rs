@@ -1,7 +1,7 @@
 //! What the kernel's tracer records, as the kernel writes it and tools read it.
 //!
-//! A trace is a sequence of postcard records: a [`Header`], [`Header::threads`] times a [`Thread`], and for each CPU a
-//! [`Ring`] and [`Ring::events`] times an [`Event`], oldest first.
+//! A trace is a sequence of postcard records: a [`Header`], and then [`Part`]s up to [`Part::End`]. A [`Part::Ring`] is followed by
+//! [`Ring::events`] times an [`Event`], the oldest first; a CPU may have several.
 #![no_std]
 
 extern crate alloc;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// First word of a trace.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"ATRC");
 /// Version of the format: changes with every change of these types.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The machine and what follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,13 +28,22 @@ pub struct Header {
     pub cycle_hz: u64,
     /// The time counter when the image was entered.
     pub epoch: u64,
-    /// Number of threads that follow.
-    pub threads: u32,
-    /// Number of CPUs that follow.
-    pub cpus: u32,
 }
 
-/// A thread that was there when the trace was written.
+/// What follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// A CPU's events, those before them having been told.
+    Ring(Ring),
+    /// A thread that was there at the end.
+    Thread(Thread),
+    /// The first event is overwritten; the others are written at the end.
+    Loss,
+    /// Nothing more.
+    End,
+}
+
+/// A thread that was there at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thread {
     /// Its number.
@@ -43,14 +52,14 @@ pub struct Thread {
     pub name: String,
 }
 
-/// A CPU's events.
+/// Events of a CPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ring {
     /// The CPU.
     pub cpu: u32,
     /// Number of events that follow.
     pub events: u32,
-    /// Number of older ones that were overwritten.
+    /// Number of events before them that were overwritten.
     pub lost: u64,
     /// Number of the thread that is the CPU's idle thread.
     pub idle: u64,
@@ -156,7 +165,7 @@ pub fn name_words(name: &str) -> (u64, u64) {
     (word(0), word(8))
 }
 
-/// A whole trace.
+/// A trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     /// The machine.
@@ -165,6 +174,8 @@ pub struct Trace {
     pub threads: Vec<Thread>,
     /// The CPUs with their events, oldest first.
     pub rings: Vec<(Ring, Vec<Event>)>,
+    /// It was written to its end.
+    pub is_whole: bool,
 }
 
 /// Why bytes are no trace.
@@ -174,7 +185,7 @@ pub enum ReadError {
     NotATrace,
     /// They are of another version.
     Version(u32),
-    /// They end too early, or are damaged.
+    /// They are damaged.
     Damaged,
 }
 
@@ -183,45 +194,78 @@ impl fmt::Display for ReadError {
         match self {
             Self::NotATrace => f.write_str("it is no trace of this kernel"),
             Self::Version(version) => write!(f, "it is a trace of version {version}, this reads version {VERSION}"),
-            Self::Damaged => f.write_str("it ends too early or is damaged"),
+            Self::Damaged => f.write_str("it is damaged"),
         }
     }
 }
 
 impl core::error::Error for ReadError {}
 
-/// Reads a trace.
+/// Reads a trace; of one that ends early, what there is.
 ///
 /// # Errors
 /// See [`ReadError`].
 pub fn read(bytes: &[u8]) -> Result<Trace, ReadError> {
-    fn next<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Result<T, ReadError> {
-        let (value, after) = postcard::take_from_bytes(rest).map_err(|_| ReadError::Damaged)?;
-        *rest = after;
-        Ok(value)
-    }
     let mut rest = bytes;
-    let header: Header = next(&mut rest).map_err(|_| ReadError::NotATrace)?;
+    let header: Header = next(&mut rest).ok().flatten().ok_or(ReadError::NotATrace)?;
     if header.magic != MAGIC {
         return Err(ReadError::NotATrace);
     }
     if header.version != VERSION {
         return Err(ReadError::Version(header.version));
     }
-    let mut threads = Vec::new();
-    for _ in 0..header.threads {
-        threads.push(next(&mut rest)?);
-    }
-    let mut rings = Vec::new();
-    for _ in 0..header.cpus {
-        let ring: Ring = next(&mut rest)?;
-        let mut events = Vec::new();
-        for _ in 0..ring.events {
-            events.push(next(&mut rest)?);
+    let mut trace = Trace { header, threads: Vec::new(), rings: Vec::new(), is_whole: false };
+    while let Some(part) = next(&mut rest)? {
+        match part {
+            Part::Thread(thread) => trace.threads.push(thread),
+            Part::Ring(ring) => {
+                let events = take_ring(&mut trace.rings, &ring);
+                for _ in 0..ring.events {
+                    let Some(event) = next(&mut rest)? else { return Ok(trace) };
+                    events.push(event);
+                }
+            }
+            Part::Loss => {}
+            Part::End => {
+                trace.is_whole = true;
+                break;
+            }
         }
-        rings.push((ring, events));
     }
-    Ok(Trace { header, threads, rings })
+    Ok(trace)
+}
+
+/// True for the beginning of a trace that loses events.
+pub fn begins_with_loss(bytes: &[u8]) -> bool {
+    let behind_header = postcard::take_from_bytes::<Header>(bytes).map(|(_, rest)| rest);
+    behind_header.is_ok_and(|rest| postcard::take_from_bytes(rest).is_ok_and(|(part, _)| matches!(part, Part::Loss)))
+}
+
+/// The next record; `None` if the bytes end before or in it.
+fn next<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Result<Option<T>, ReadError> {
+    match postcard::take_from_bytes(rest) {
+        Ok((value, after)) => {
+            *rest = after;
+            Ok(Some(value))
+        }
+        Err(postcard::Error::DeserializeUnexpectedEnd) => Ok(None),
+        Err(_) => Err(ReadError::Damaged),
+    }
+}
+
+/// Adds to what is known of a CPU; where its events go.
+fn take_ring<'a>(rings: &'a mut Vec<(Ring, Vec<Event>)>, ring: &Ring) -> &'a mut Vec<Event> {
+    let place = match rings.iter().position(|(known, _)| known.cpu == ring.cpu) {
+        Some(place) => place,
+        None => {
+            rings.push((Ring { events: 0, lost: 0, ..ring.clone() }, Vec::new()));
+            rings.len() - 1
+        }
+    };
+    let (known, events) = &mut rings[place];
+    known.events += ring.events;
+    known.lost += ring.lost;
+    events
 }
 
 #[cfg(test)]
@@ -247,19 +291,39 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_and_damage_is_told() {
-        let header = Header { magic: MAGIC, version: VERSION, cycle_hz: 1, epoch: 2, threads: 1, cpus: 1 };
+        let header = Header { magic: MAGIC, version: VERSION, cycle_hz: 1, epoch: 2 };
         let thread = Thread { id: 7, name: "main".into() };
         let ring = Ring { cpu: 0, events: 1, lost: 3, idle: 1 };
         let event = Event { cycles: u64::MAX, thread: 7, kind: Kind::Mark, first: 1, second: 2 };
         let mut bytes = postcard::to_allocvec(&header).unwrap();
-        bytes.extend(postcard::to_allocvec(&thread).unwrap());
-        bytes.extend(postcard::to_allocvec(&ring).unwrap());
-        bytes.extend(postcard::to_allocvec(&event).unwrap());
-        let trace = read(&bytes).unwrap();
-        assert_eq!(trace, Trace { header, threads: vec![thread], rings: vec![(ring, vec![event])] });
-        for length in 0..bytes.len() {
-            assert!(read(&bytes[..length]).is_err(), "{length} bytes were read as a trace");
+        let behind_header = bytes.len();
+        for _ in 0..2 {
+            bytes.extend(postcard::to_allocvec(&Part::Ring(ring.clone())).unwrap());
+            bytes.extend(postcard::to_allocvec(&event).unwrap());
         }
+        bytes.extend(postcard::to_allocvec(&Part::Thread(thread.clone())).unwrap());
+        bytes.extend(postcard::to_allocvec(&Part::End).unwrap());
+        let trace = read(&bytes).unwrap();
+        let both = Ring { events: 2, lost: 6, ..ring };
+        let rings = vec![(both, vec![event, event])];
+        assert_eq!(trace, Trace { header, threads: vec![thread], rings, is_whole: true });
+        for length in 0..bytes.len() {
+            match read(&bytes[..length]) {
+                Ok(trace) => assert!(!trace.is_whole && length >= behind_header, "{length} bytes were read as a trace"),
+                Err(error) => assert!(error == ReadError::NotATrace && length < behind_header, "{length}: {error}"),
+            }
+        }
+        assert!(!begins_with_loss(&bytes));
+        let loss =
+            [&bytes[..behind_header], &postcard::to_allocvec(&Part::Loss).unwrap(), &bytes[behind_header..]].concat();
+        assert!(begins_with_loss(&loss) && !begins_with_loss(&loss[..behind_header]));
+        assert_eq!(read(&loss).unwrap().rings[0].1.len(), 2);
+        // No part has this number.
+        bytes[behind_header] = 9;
+        assert_eq!(read(&bytes), Err(ReadError::Damaged));
+        // The version before.
+        bytes[5] = 1;
+        assert_eq!(read(&bytes), Err(ReadError::Version(1)));
         bytes[0] ^= 1;
         assert_eq!(read(&bytes), Err(ReadError::NotATrace));
     }

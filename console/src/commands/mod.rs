@@ -158,7 +158,7 @@ Words of the kernel's command line (aero boot --append \"...\"):
   quantum_us=N                          time slice where several threads are ready (5000)
   idle=halt|poll                        what a CPU does that has nothing to run; one that polls is woken sooner (halt)
   panic=halt|exit|reboot                what to do after a crash; halt gives the prompt `post-mortem>` (halt)
-  trace=on|off                          trace from the start (off)
+  trace=on|off|stream                   trace from the start (off), written as it is recorded (stream)
   gdb=wait                              wait for gdb on the second serial line before the first thread runs
   gdb=cpus                              gdb's threads are the CPUs; without it, they are the kernel's threads
   watchdog=SECONDS|off                  report CPUs and threads that hang, then give that prompt (off)

@@ -87,6 +87,42 @@ fn a_trace_says_what_ran_where() {
     }
 }
 
+/// What `aero` says of a trace of more than a ring has room for, and the events in it.
+fn long_trace(name: &str, options: &[&str]) -> (String, Vec<Value>) {
+    let file = std::env::temp_dir().join(format!("aerokernel-{}-{name}.json", std::process::id()));
+    let mut command = aero();
+    // The waits are for whoever writes or looks meanwhile; what must be true does not depend on them.
+    let bench = "bench context_switch; sleep 0.3; ".repeat(6);
+    command.args(["boot", "--run", &format!("{bench}trace"), "--cpus", "1", "--trace"]).arg(&file).args(options);
+    let output = command.output().expect("aero can be run");
+    assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
+    assert!(!stdout(&output).contains(" 0 older ones overwritten"), "the ring is large enough: {}", stdout(&output));
+    let trace: Value = serde_json::from_slice(&std::fs::read(&file).expect("a trace file")).expect("JSON");
+    std::fs::remove_file(&file).expect("the file goes");
+    (stderr(&output), trace["traceEvents"].as_array().expect("events").clone())
+}
+
+#[test]
+fn a_trace_that_loses_events_says_so_and_a_stream_loses_none() {
+    let ring = 16 * 1024;
+    let (said, events) = long_trace("loses", &[]);
+    let early = said.find("the trace loses its oldest events from now on");
+    let end = said.find("were overwritten; `--stream` keeps all");
+    assert!(early.is_some() && early < end, "{said}");
+    let switches =
+        |events: &[Value]| events.iter().filter(|event| event["cat"] == "run" && event["pid"] == CPUS).count();
+    assert!(switches(&events) < ring, "{said}");
+    let (said, events) = long_trace("stream", &["--stream"]);
+    assert!(!said.contains("overwritten") && !said.contains("loses"), "{said}");
+    // Two threads take turns 2,000 times and more in each of the six.
+    assert!(switches(&events) > 6 * 2000, "{} switches: {said}", switches(&events));
+    let mut last = 0.0;
+    for event in events.iter().filter(|event| event["cat"] == "run" && event["pid"] == CPUS) {
+        assert!(time(event, "ts") >= last, "{event} begins before the one before it ended");
+        last = time(event, "ts");
+    }
+}
+
 #[test]
 fn interrupts_timers_and_memory_are_in_the_trace() {
     let events = traced("kinds", "spawn sleep 2; uptime; bench ipi_round timer_late; kill all", &["--cpus", "2"]);
