@@ -14,7 +14,7 @@ use crate::boot::{Filter, Outcome};
 use crate::image::{Image, root};
 use crate::running::die_with_parent;
 use crate::scratch::Directory;
-use crate::{MissingTool, iso, status};
+use crate::{MissingTool, iso};
 
 /// A CPU with all that the kernel makes use of.
 const MODEL: &str = "corei7_skylake_x";
@@ -48,14 +48,14 @@ pub fn run_script(image: &Image, cpus: u32, script: &str, limit: Duration, out: 
         thread::sleep(INTERVAL);
     };
     if let (Some(status), true) = (filter.status(), has_ended) {
-        return Ok(Outcome { status, report: String::new() });
+        return Ok(Outcome::finished(status));
     }
     let reason = match has_ended {
         true => format!("Bochs ended before the kernel finished; the end of its own log:\n{}", machine.end_of_log()),
         false => format!("the kernel did not finish `{script}` in Bochs within {} s", limit.as_secs()),
     };
     let report = format!("{}\naero: {reason}; its console is above\n", String::from_utf8_lossy(&console));
-    Ok(Outcome { status: status::CRASHED, report })
+    Ok(Outcome::failed(report, !has_ended, reason))
 }
 
 /// A machine and its files.

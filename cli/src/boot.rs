@@ -1,12 +1,14 @@
 //! `aero boot`: the kernel in QEMU, with a person at its prompt or with commands to run.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
 
 use crate::card::Card;
 use crate::hrt::{self, Isa};
@@ -55,6 +57,9 @@ pub struct Options {
     /// Run commands at the kernel's prompt, print only their output, and end
     #[arg(long, value_name = "CMD; CMD", value_parser = script)]
     pub run: Option<String>,
+    /// Write how it ended as JSON: `ended` is finished, crashed, timed-out, ended or not-started; `status` that of the commands
+    #[arg(long, value_name = "FILE", requires = "run")]
+    pub json: Option<PathBuf>,
     /// Seconds after which the machine is ended; for --run 60 unless given
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
@@ -110,6 +115,7 @@ impl Options {
             accel: Accelerator::Tcg,
             iso: false,
             run: Some(String::new()),
+            json: None,
             timeout: Some(limit.as_secs()),
             display: false,
             telemetry: None,
@@ -135,7 +141,9 @@ pub fn run(options: &Options) -> Result<u8> {
 pub fn run_image(image: &Image, options: &Options) -> Result<u8> {
     match &options.run {
         Some(script) => {
-            let outcome = run_script(image, options, script, &mut std::io::stdout())?;
+            let result = run_script(image, options, script, &mut std::io::stdout());
+            summarise(options, &result)?;
+            let outcome = result?;
             if !outcome.report.is_empty() {
                 eprint!("{}", outcome.report);
             }
@@ -159,6 +167,73 @@ pub struct Outcome {
     pub status: u8,
     /// What to tell the person, if it did not end well.
     pub report: String,
+    /// Why the commands did not finish, if they did not.
+    pub failure: Option<Failure>,
+}
+
+/// Why a machine's commands did not finish.
+pub struct Failure {
+    end: End,
+    reason: String,
+    crash_file: Option<PathBuf>,
+}
+
+/// How, in a word for programs.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum End {
+    /// The commands finished.
+    Finished,
+    /// The kernel crashed.
+    Crashed,
+    /// They did not finish in time.
+    TimedOut,
+    /// The machine was gone before.
+    Ended,
+    /// There was no machine.
+    NotStarted,
+}
+
+impl Outcome {
+    /// The commands finished with a status.
+    pub fn finished(status: u8) -> Self {
+        Self { status, report: String::new(), failure: None }
+    }
+
+    /// They did not.
+    pub fn failed(report: String, timed_out: bool, reason: String) -> Self {
+        let end = if timed_out { End::TimedOut } else { End::Ended };
+        Self { status: status::CRASHED, report, failure: Some(Failure { end, reason, crash_file: None }) }
+    }
+}
+
+/// What `--json` writes.
+#[derive(Serialize)]
+struct Summary<'a> {
+    ended: End,
+    /// The commands' status; that of a program, if it was the worst.
+    status: Option<u8>,
+    reason: Option<String>,
+    crash_file: Option<&'a Path>,
+}
+
+/// Writes how it ended where `--json` says.
+fn summarise(options: &Options, result: &Result<Outcome>) -> Result<()> {
+    let Some(path) = &options.json else { return Ok(()) };
+    let summary = match result {
+        Ok(Outcome { failure: Some(failure), .. }) => Summary {
+            ended: failure.end,
+            status: None,
+            reason: Some(failure.reason.clone()),
+            crash_file: failure.crash_file.as_deref(),
+        },
+        Ok(outcome) => Summary { ended: End::Finished, status: Some(outcome.status), reason: None, crash_file: None },
+        Err(error) => {
+            Summary { ended: End::NotStarted, status: None, reason: Some(format!("{error:#}")), crash_file: None }
+        }
+    };
+    let text = serde_json::to_string(&summary)? + "\n";
+    fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
 }
 
 /// Boots, runs the commands, and writes their output as it comes.
@@ -197,9 +272,10 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
     }
     let reported = filter.status();
     if let (Some(status), false) = (reported, timed_out) {
-        return Ok(Outcome { status, report: String::new() });
+        return Ok(Outcome::finished(status));
     }
     let post_code = machine.card.as_ref().map(Card::post_code).transpose()?;
+    let has_crashed = filter.has_crashed() || code.and_then(qemu::kernel_status).is_some();
     let reason = match timed_out {
         true => {
             let shows =
@@ -207,7 +283,7 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
             let limit = limit.as_secs();
             format!("the kernel did not finish `{script}` within {limit} s and was asked where it is{shows}")
         }
-        false if filter.has_crashed() || code.and_then(qemu::kernel_status).is_some() => "the kernel crashed".into(),
+        false if has_crashed => "the kernel crashed".into(),
         false => match post_code {
             Some(post_code) => post_code.end(),
             None => format!("QEMU ended with {code:?} before the kernel finished"),
@@ -215,7 +291,15 @@ pub fn run_script(image: &Image, options: &Options, script: &str, out: &mut dyn 
     };
     let console = String::from_utf8_lossy(&filter.other).replace(['\r', '\u{2}', '\u{3}', '\u{18}'], "");
     let note = machine.crash_note().map_or_else(String::new, |note| format!("aero: {note}\n"));
-    Ok(Outcome { status: status::CRASHED, report: format!("{console}\naero: {reason}; its console is above\n{note}") })
+    let report = format!("{console}\naero: {reason}; its console is above\n{note}");
+    let mut outcome = Outcome::failed(report, timed_out, reason);
+    if let Some(failure) = &mut outcome.failure {
+        failure.crash_file = machine.crash_file().map(Path::to_path_buf);
+        if has_crashed && !timed_out {
+            failure.end = End::Crashed;
+        }
+    }
+    Ok(outcome)
 }
 
 /// An error if a machine that has said nothing was never there: then it is QEMU that failed, not the kernel.

@@ -207,6 +207,11 @@ impl Running {
         is_new.then(|| format!("`./aero inspect {}` shows what was left", self.crash.display()))
     }
 
+    /// The crash file, if there is one and its name was told.
+    pub fn crash_file(&self) -> Option<&Path> {
+        self.is_crash_told.then_some(&self.crash)
+    }
+
     /// That the trace loses its oldest events, once it does; told once.
     pub fn trace_note(&mut self) -> Option<&'static str> {
         let loses = |trace: &mut PathBuf| {

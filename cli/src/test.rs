@@ -286,7 +286,7 @@ const CRASH_CPUS: u32 = 4;
 fn crash(crash: &Crash) -> Result<()> {
     for _ in 0..crash.times {
         let options = Options { cpus: CRASH_CPUS, ..suite_options(60) };
-        let Outcome { status, report } = run_in_suite(&options, crash.command, &mut std::io::stdout())?;
+        let Outcome { status, report, .. } = run_in_suite(&options, crash.command, &mut std::io::stdout())?;
         ensure!(status == status::CRASHED, "`{}`: status {status}\n{report}", crash.command);
         let stopped = (1..CRASH_CPUS).map(|cpu| format!("CPU {cpu} was at:"));
         let parts = [crash.reason, "backtrace", "*** end of report ***"].map(String::from);

@@ -1,10 +1,12 @@
 //! `aero boot --run`: output, exit statuses, machines of all sizes, bad input.
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use e2e::{aero, boot_and_run, stderr, stdout};
+use e2e::transcript::Transcript;
+use e2e::{BUILD_LIMIT, aero, boot_and_run, stderr, stdout};
 
 #[test]
 fn output_is_the_commands_only() {
@@ -22,6 +24,65 @@ fn statuses_tell_what_happened() {
     assert_eq!(aero().args(["boot", "--nonsense"]).output().unwrap().status.code(), Some(2));
     let worst = boot_and_run("uptime; nonsense; kill 4000000000", &[]);
     assert_eq!(worst.status.code(), Some(2), "{}", stderr(&worst));
+}
+
+#[test]
+fn a_programs_status_can_be_told_from_a_crash() {
+    let file = std::env::temp_dir().join(format!("aero-ended-{}", std::process::id()));
+    let place = file.display().to_string();
+    let misbehave = concat!(env!("CARGO_MANIFEST_DIR"), "/../programs/misbehave");
+    let ended = |script: &str, options: &[&str]| {
+        let _ = fs::remove_file(&file);
+        let output = boot_and_run(script, &[&["--json", &place], options].concat());
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{error}: {}", stderr(&output)));
+        let said: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+        (output.status.code(), said["ended"].as_str().map(str::to_string), said)
+    };
+    let finished = |status| (Some(status), Some("finished".to_string()));
+    let (code, how, said) = ended("run misbehave status 3", &["--hrt", misbehave]);
+    assert_eq!(((code, how), &said["status"]), (finished(3), &3.into()), "{said}");
+    let (code, how, said) = ended("panic as asked", &[]);
+    assert_eq!((code, how.as_deref()), (Some(3), Some("crashed")), "{said}");
+    assert!(said["status"].is_null() && fs::metadata(said["crash_file"].as_str().expect("a file")).is_ok(), "{said}");
+    let (code, how, said) = ended("sleep 100", &["--timeout", "1"]);
+    assert_eq!((code, how.as_deref()), (Some(3), Some("timed-out")), "{said}");
+    let (code, how, said) = ended("uptime", &["--", "-nosucharg"]);
+    assert_eq!((code, how.as_deref()), (Some(1), Some("not-started")), "{said}");
+    let _ = fs::remove_file(&file);
+}
+
+#[test]
+fn arguments_in_quotes_are_one() {
+    for script in ["run misbehave arguments 'a b; c' d", "run misbehave arguments \"a b; c\" d"] {
+        let misbehave = concat!(env!("CARGO_MANIFEST_DIR"), "/../programs/misbehave");
+        let output = boot_and_run(script, &["--hrt", misbehave]);
+        assert!(
+            stdout(&output).contains("<misbehave> <arguments> <a b; c> <d>"),
+            "{}{}",
+            stdout(&output),
+            stderr(&output)
+        );
+    }
+    let both = boot_and_run("run x 'a' \"b\"", &[]);
+    assert!(both.status.code() == Some(2) && stderr(&both).contains("all single or all double"), "{}", stderr(&both));
+}
+
+#[test]
+fn what_a_killed_aero_left_is_removed() {
+    let crashes = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/crashes");
+    let left = |pid: u32| -> Vec<String> {
+        let entries = fs::read_dir(crashes).expect("the directory").flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| name.starts_with(&format!("{pid}-"))).collect()
+    };
+    let mut killed = aero().arg("boot").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("aero can be run");
+    let mut said = Transcript::new("aero", killed.stdout.take().expect("a pipe"));
+    said.wait_at_most(BUILD_LIMIT, "aero> ");
+    assert!(left(killed.id()).iter().any(|name| name.ends_with(".qmp")), "{:?}", left(killed.id()));
+    killed.kill().and_then(|()| killed.wait()).expect("it ends");
+    assert!(!left(killed.id()).is_empty(), "it could clean up");
+    assert_eq!(boot_and_run("uptime", &[]).status.code(), Some(0));
+    assert_eq!(left(killed.id()), [""; 0]);
 }
 
 #[test]

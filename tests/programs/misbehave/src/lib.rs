@@ -4,6 +4,7 @@
 extern crate alloc;
 
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hint::black_box;
@@ -127,6 +128,11 @@ fn main(arguments: Arguments) -> i32 {
         Some("deadlock") => deadlock(),
         Some("overrun") => overrun(),
         Some("stale") => stale(),
+        Some("status") => arguments.get(2).and_then(|status| status.parse().ok()).unwrap_or(1),
+        Some("arguments") => {
+            println!("{}", arguments.iter().map(|argument| format!("<{argument}>")).collect::<Vec<_>>().join(" "));
+            0
+        }
         Some("partial-deadlock") => partial_deadlock(),
         Some("orphaned-mutex") => orphaned_mutex(),
         Some("tasks") => endless_tasks(),
