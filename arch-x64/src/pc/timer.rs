@@ -12,8 +12,8 @@ use crate::{apic, cpu};
 const PM_TIMER: calibration::Reference = calibration::Reference { hz: 3_579_545, mask: 0xff_ffff };
 /// Programmable interval timer (8254).
 const PIT: calibration::Reference = calibration::Reference { hz: 1_193_182, mask: 0xffff };
-/// Real-time clock (MC146818A).
-const RTC: calibration::Reference = calibration::Reference { hz: 1024, mask: u64::MAX };
+/// Real-time clock (MC146818A), its periodic flag. A tick that is not seen before the next is lost: so they are few.
+const RTC: calibration::Reference = calibration::Reference { hz: 16, mask: u64::MAX };
 const RTC_INDEX: u16 = 0x70;
 const RTC_DATA: u16 = 0x71;
 /// See [`apic_frequency`].
@@ -153,15 +153,15 @@ fn run_pit() -> Option<(Run, u64)> {
     run(PIT, read)
 }
 
-/// Against the real-time clock's periodic flag, at 1,024 Hz (MC146818A data sheet, registers A to D). Its interrupt is masked where it
+/// Against the real-time clock's periodic flag (MC146818A data sheet, registers A to D). Its interrupt is masked where it
 /// arrives.
 fn run_rtc() -> Option<(Run, u64)> {
     /// Of register D: the clock has power.
     const VALID: u8 = 1 << 7;
     /// Of register B: periodic interrupt. Of register C: it is due.
     const PERIODIC: u8 = 1 << 6;
-    /// Of register A: 1,024 Hz.
-    const RATE: u8 = 6;
+    /// Of register A: 16 Hz.
+    const RATE: u8 = 12;
     // SAFETY: index and data of the clock's registers, which nobody else uses.
     let select = |register: u8| unsafe { Port::<u8>::new(RTC_INDEX).write(register) };
     // SAFETY: as above; reading register C has the effect that is wanted.
