@@ -42,7 +42,7 @@ extern "C" fn start() -> ! {
         "mov rdi, r12",
         "call rbx",
         "ud2",
-        ".cfi_endproc",
+        naked::end!(),
     )
 }
 
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn switch(from: *mut Context, to: *const Context) {
         naked::restore!("rbx"),
         naked::restore!("rbp"),
         "ret",
-        ".cfi_endproc",
+        naked::end!(),
     )
 }
 
@@ -91,7 +91,7 @@ pub unsafe extern "C" fn switch_through(
         "mov rdi, rcx",
         "call rdx",
         "ud2",
-        ".cfi_endproc",
+        naked::end!(),
     )
 }
 
@@ -113,7 +113,7 @@ pub unsafe extern "C" fn resume(to: *const Context) -> ! {
         "pop rbp",
         ".cfi_def_cfa rsp, 8",
         "ret",
-        ".cfi_endproc",
+        naked::end!(),
         suspended = const 8 * SAVED_WORDS,
     )
 }

@@ -48,7 +48,7 @@ extern "C" fn entry() {
         "lea rsp, [rsp + {red_zone}]",
         ".cfi_adjust_cfa_offset -{red_zone}",
         "jmp rcx",
-        ".cfi_endproc",
+        naked::end!(),
         red_zone = const RED_ZONE,
         unknown = const UNKNOWN,
     )

@@ -83,7 +83,7 @@ extern "C" fn write_entry() {
         naked::restore!("rcx"),
         naked::restore!("rax"),
         "ret",
-        ".cfi_endproc",
+        naked::end!(),
         ring = const cpu::TRACE_RING,
         written = const cpu::TRACE_WRITTEN,
         size = const ENTRY_SIZE,

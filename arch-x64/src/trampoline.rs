@@ -109,7 +109,7 @@ extern "C" fn landing() -> ! {
         "xor ebp, ebp",
         "call r8",
         "ud2",
-        ".cfi_endproc",
+        naked::end!(),
     )
 }
 

@@ -423,8 +423,22 @@ fn describe(slot: &Slot, registers: &Registers) {
 fn wait_for_order(slot: &Slot, registers: &mut Registers) -> bool {
     describe(slot, registers);
     Machine::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
-    let steps = slot.rendezvous.wait(is_stopped);
+    let steps = slot.rendezvous.wait(|| {
+        let has_host = is_stopped();
+        if !has_host && slot.was_called.swap(false, Ordering::SeqCst) {
+            pass_on_attention();
+        }
+        has_host
+    });
     go_on(slot, registers, steps)
+}
+
+/// What interrupts for the line interrupts one CPU, which may be one that the debugger keeps stopped while others run: these are made
+/// to look.
+fn pass_on_attention() {
+    if debugger().is_some_and(look) {
+        Machine::debug_stop_others();
+    }
 }
 
 /// Takes over what the debugger has made of this CPU's registers, and its breakpoints; true if the order before still holds.

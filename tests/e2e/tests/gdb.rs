@@ -89,6 +89,17 @@ fn every_cpu_is_a_thread_if_that_is_wanted() {
     let registers = gdb.command("info registers rip eflags cs gs_base cr3 efer xmm0 mxcsr");
     assert!(registers.contains("mxcsr          0x1f80") && registers.contains("uint128"), "{registers}");
     assert!(gdb.command("x/2gx 0").contains("Cannot access memory at address 0x0"));
+    // Ctrl-C is heard whichever CPU goes on alone: the line interrupts one, and that may be kept.
+    gdb.command("set scheduler-locking on");
+    for cpu in [3, 1, 4, 2] {
+        gdb.command(&format!("thread {cpu}"));
+        gdb.type_in("continue");
+        gdb.wait_for("Continuing.");
+        gdb.interrupt();
+        let stopped = gdb.wait_for_prompt();
+        assert!(stopped.contains("SIGINT"), "CPU {}: {stopped}", cpu - 1);
+    }
+    gdb.command("set scheduler-locking off");
     // The local APIC's registers are not to be read by a debugger.
     assert!(gdb.command("x/wx 0xffffa00000000000").contains("Cannot access memory"));
     gdb.command("detach");
@@ -204,7 +215,7 @@ fn functions_of_assembly_have_names_and_frames() {
         "arch::system_call::entry",
     ] {
         let planted = gdb.command(&format!("break {name}"));
-        assert!(planted.contains(" at 0x"), "{planted}");
+        assert!(planted.contains(" at 0x") && planted.contains(": file arch-x64/src/"), "{planted}");
     }
     gdb.command("delete");
     let lines = gdb.command("info line arch::cpu::wait_for_interrupt");
