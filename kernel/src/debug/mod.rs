@@ -10,7 +10,7 @@ mod rendezvous;
 mod step;
 mod stop;
 
-use core::cell::UnsafeCell;
+use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::lock::InterruptGuard;
 use crate::memory::stack::Stack;
 use crate::memory::{self, OutOfMemory};
 use crate::panic::FaultText;
-use crate::time::spin_until;
+use crate::time::{Deadline, spin_until};
 pub use breakpoints::BREAKPOINT_LIMIT;
 #[cfg(feature = "faults")]
 pub use breakpoints::faults;
@@ -39,6 +39,10 @@ const STACK_SIZE: usize = 64 * 1024;
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// Alignment of a vector state, in bytes.
 const VECTOR_ALIGN: usize = 64;
+
+/// The CPU that is interrupted by what comes on the line, and how often it looks while it is kept stopped.
+const LISTENER: usize = 0;
+const LOOK_INTERVAL: Duration = Duration::from_micros(20);
 
 const NO_CPU: usize = usize::MAX;
 
@@ -423,18 +427,20 @@ fn describe(slot: &Slot, registers: &Registers) {
 fn wait_for_order(slot: &Slot, registers: &mut Registers) -> bool {
     describe(slot, registers);
     Machine::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
+    let next_look = Cell::new(Deadline::after(LOOK_INTERVAL));
     let steps = slot.rendezvous.wait(|| {
         let has_host = is_stopped();
-        if !has_host && slot.was_called.swap(false, Ordering::SeqCst) {
+        if !has_host && slot.rendezvous.is_held() && cpu::this_index() == LISTENER && next_look.get().has_passed() {
             pass_on_attention();
+            next_look.set(Deadline::after(LOOK_INTERVAL));
         }
         has_host
     });
     go_on(slot, registers, steps)
 }
 
-/// What interrupts for the line interrupts one CPU, which may be one that the debugger keeps stopped while others run: these are made
-/// to look.
+/// What comes on the line interrupts one CPU. If the debugger keeps that one stopped while others run, it is not interrupted any more,
+/// most often being in the handler of an NMI; so it looks, and makes those that run look.
 fn pass_on_attention() {
     if debugger().is_some_and(look) {
         Machine::debug_stop_others();
