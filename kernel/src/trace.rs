@@ -277,7 +277,7 @@ impl Written {
                 lost: lost as u64,
                 idle,
             }));
-            events.iter().for_each(|event| write(event));
+            events.iter().for_each(write);
             if *from < end {
                 flow = ControlFlow::Break(());
             }
@@ -309,7 +309,7 @@ pub(crate) fn export() {
     write(&Part::End);
 }
 
-fn write(record: &impl Serialize) {
+fn write<T: Serialize>(record: &T) {
     let mut buffer = [0; RECORD_LIMIT];
     if let Ok(bytes) = postcard::to_slice(record, &mut buffer) {
         Machine::export(Export::Trace, bytes);

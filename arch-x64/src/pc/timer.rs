@@ -164,9 +164,9 @@ fn run_rtc() -> Option<(Run, u64)> {
     const RATE: u8 = 12;
     // SAFETY: index and data of the clock's registers, which nobody else uses.
     let select = |register: u8| unsafe { Port::<u8>::new(RTC_INDEX).write(register) };
-    // SAFETY: as above; reading register C has the effect that is wanted.
     let read = |register: u8| {
         select(register);
+        // SAFETY: as above; reading register C has the effect that is wanted.
         unsafe { Port::<u8>::new(RTC_DATA).read() }
     };
     let write = |register: u8, value: u8| {
