@@ -352,9 +352,8 @@ impl ExceptionFrame {
         let Some(callbacks) = callbacks() else { return false };
         let mut registers = self.registers();
         let taken = (callbacks.debug)(event, &mut registers);
-        if taken {
-            self.set_registers(&registers);
-        }
+        // Also where it has not: a step that the event ended is over.
+        self.set_registers(&registers);
         taken
     }
 
@@ -498,7 +497,7 @@ fn handle_exception(frame: &mut ExceptionFrame) {
         BREAKPOINT => FaultKind::Breakpoint,
         vector => FaultKind::Other { vector: vector as u8, code: frame.code },
     };
-    let fault = Fault { kind, name: exception_name(frame.vector), registers: frame.registers() };
+    let mut fault = Fault { kind, name: exception_name(frame.vector), registers: frame.registers() };
     if frame.vector != DOUBLE_FAULT {
         // Debugger and report probe memory: their faults must not overwrite the stack this is on.
         descriptors::move_fault_stack();
@@ -507,6 +506,8 @@ fn handle_exception(frame: &mut ExceptionFrame) {
         descriptors::restore_fault_stack();
         return;
     }
+    // A step that ended so was made with interrupts off.
+    fault.registers = frame.registers();
     match callbacks() {
         Some(callbacks) => (callbacks.fault)(&fault),
         None => cpu::halt_forever(),

@@ -57,7 +57,7 @@ pub struct Options {
     /// Run commands at the kernel's prompt, print only their output, and end
     #[arg(long, value_name = "CMD; CMD", value_parser = script)]
     pub run: Option<String>,
-    /// Write how it ended as JSON: `ended` is finished, crashed, timed-out, ended or not-started; `status` that of the commands
+    /// Write how it ended as JSON: `ended` is finished, crashed, timed-out, ended or failed; `status` that of the commands
     #[arg(long, value_name = "FILE", requires = "run")]
     pub json: Option<PathBuf>,
     /// Seconds after which the machine is ended; for --run 60 unless given
@@ -84,7 +84,7 @@ pub struct Options {
     /// Trace from the start, and write a file for Perfetto when the machine ends by itself
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Write the trace while the machine runs, so that it loses nothing
+    /// Write the trace while the machine runs, so that it loses nothing as long as writing keeps up
     #[arg(long, requires = "trace")]
     pub stream: bool,
     /// Count instructions instead of time: a nanosecond each, the same in every run
@@ -134,16 +134,18 @@ impl Options {
 
 /// Runs `aero boot`.
 pub fn run(options: &Options) -> Result<u8> {
-    run_image(&hrt::build(Which::X64, &options.hrt, options.isa)?, options)
+    match hrt::build(Which::X64, &options.hrt, options.isa) {
+        Ok(image) => run_image(&image, options),
+        Err(error) => summarise(options, Err(error)).map(|outcome| outcome.status),
+    }
 }
 
 /// Boots an image, for a person or for commands.
 pub fn run_image(image: &Image, options: &Options) -> Result<u8> {
     match &options.run {
         Some(script) => {
-            let result = run_script(image, options, script, &mut std::io::stdout());
-            summarise(options, &result)?;
-            let outcome = result?;
+            let outcome = run_script(image, options, script, &mut std::io::stdout());
+            let outcome = summarise(options, outcome)?;
             if !outcome.report.is_empty() {
                 eprint!("{}", outcome.report);
             }
@@ -156,7 +158,7 @@ pub fn run_image(image: &Image, options: &Options) -> Result<u8> {
 /// Makes the trace what was asked for; the status stays the machine's.
 fn finish_trace(options: &Options, status: u8) -> Result<u8> {
     if let Some(path) = &options.trace {
-        trace_file::convert(path)?;
+        trace_file::convert(path, options.stream)?;
     }
     Ok(status)
 }
@@ -190,8 +192,8 @@ enum End {
     TimedOut,
     /// The machine was gone before.
     Ended,
-    /// There was no machine.
-    NotStarted,
+    /// `aero` failed: there was no machine, or not until the end.
+    Failed,
 }
 
 impl Outcome {
@@ -217,10 +219,10 @@ struct Summary<'a> {
     crash_file: Option<&'a Path>,
 }
 
-/// Writes how it ended where `--json` says.
-fn summarise(options: &Options, result: &Result<Outcome>) -> Result<()> {
-    let Some(path) = &options.json else { return Ok(()) };
-    let summary = match result {
+/// Writes how it ended where `--json` says, and passes it on.
+pub fn summarise(options: &Options, result: Result<Outcome>) -> Result<Outcome> {
+    let Some(path) = &options.json else { return result };
+    let summary = match &result {
         Ok(Outcome { failure: Some(failure), .. }) => Summary {
             ended: failure.end,
             status: None,
@@ -229,11 +231,12 @@ fn summarise(options: &Options, result: &Result<Outcome>) -> Result<()> {
         },
         Ok(outcome) => Summary { ended: End::Finished, status: Some(outcome.status), reason: None, crash_file: None },
         Err(error) => {
-            Summary { ended: End::NotStarted, status: None, reason: Some(format!("{error:#}")), crash_file: None }
+            Summary { ended: End::Failed, status: None, reason: Some(format!("{error:#}")), crash_file: None }
         }
     };
     let text = serde_json::to_string(&summary)? + "\n";
-    fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
+    fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+    result
 }
 
 /// Boots, runs the commands, and writes their output as it comes.

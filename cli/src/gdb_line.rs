@@ -1,7 +1,8 @@
 //! The machine's second serial line, at a socket for a debugger. QEMU would let a second debugger wait in silence until the first is
 //! gone; here it is told that the line is taken.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,6 +30,10 @@ impl GdbLine {
     /// # Errors
     /// A socket that cannot be made.
     pub fn listen(socket: &Path, machine: UnixStream) -> Result<Self> {
+        if UnixStream::connect(socket).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
+            // An `aero` that was killed has left it.
+            let _ = std::fs::remove_file(socket);
+        }
         let listener =
             UnixListener::bind(socket).with_context(|| format!("{} cannot be listened at", socket.display()))?;
         let debugger = Arc::new(Mutex::new(None));
@@ -48,7 +53,7 @@ impl Drop for GdbLine {
 /// The debugger that is attached, if one is.
 type Attached = Mutex<Option<UnixStream>>;
 
-/// Gives it what the machine sends; what nobody hears is lost, as on any serial line.
+/// Gives it what the machine sends; what no debugger hears is lost, as on any serial line.
 fn pass_on(machine: &mut UnixStream, debugger: &Attached) {
     let mut buffer = [0; 4096];
     while let Ok(length @ 1..) = machine.read(&mut buffer) {
@@ -56,6 +61,10 @@ fn pass_on(machine: &mut UnixStream, debugger: &Attached) {
             // One that has gone is noticed where it is read from.
             let _ = debugger.write_all(&buffer[..length]);
         }
+    }
+    // The machine is gone.
+    if let Some(debugger) = debugger.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        let _ = debugger.shutdown(Shutdown::Both);
     }
 }
 

@@ -12,7 +12,7 @@ use kernel::crash_file::CrashFile;
 use crate::hrt;
 use crate::image::{Image, built_x64};
 use crate::source_lines::SourceLines;
-use crate::{core_file, qmp, status};
+use crate::{core_file, pack, qmp, status};
 
 /// Options of `aero inspect`.
 #[derive(clap::Args, Clone, Debug)]
@@ -64,7 +64,7 @@ fn write_core(options: &Options, crash: &CrashFile, out: &Path) -> Result<u8> {
     if options.memory {
         let socket =
             qmp::socket_beside(&options.file).context("the crash file's path is too long for a socket beside it")?;
-        let dump = std::path::absolute(out)?.with_extension("memory");
+        let dump = pack::own_name(&std::path::absolute(out)?);
         let written =
             qmp::dump_memory(&socket, &dump).and_then(|()| core_file::write_with_memory(out, crash, &image, &dump));
         // It is not there if QEMU refused.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ const EXIT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a kernel that did not finish may take to report where it is, and how often it is asked.
 const REPORT_LIMIT: Duration = Duration::from_secs(2);
 const INTERROGATIONS: u32 = 3;
+/// How long one that reports may take to write what is left.
+const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running QEMU.
 pub struct Running {
@@ -219,7 +221,7 @@ impl Running {
             let length = File::open(trace).and_then(|mut file| file.read(&mut begin)).unwrap_or(0);
             trace_format::begins_with_loss(&begin[..length])
         };
-        self.trace.take_if(loses).map(|_| "the trace loses its oldest events from now on; `--stream` keeps all")
+        self.trace.take_if(loses).map(|_| "the trace loses its oldest events from now on, which `--stream` avoids")
     }
 
     /// Makes the kernel report where its CPUs are, by a non-maskable interrupt, and end; what it says, as far as it does.
@@ -230,12 +232,26 @@ impl Running {
             if !said.is_empty() || self.monitor.write_all(b"nmi\n").is_err() {
                 break;
             }
-            let deadline = Instant::now() + REPORT_LIMIT;
-            while let Ok(bytes) = self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                said.extend(bytes);
-            }
+            self.listen(&mut said);
         }
         said
+    }
+
+    /// Adds what it says to `said`, as long as it says something or writes its crash file, or for a while.
+    fn listen(&self, said: &mut Vec<u8>) {
+        let size = || fs::metadata(&self.crash).map_or(0, |file| file.len());
+        let (mut written, end) = (size(), Instant::now() + WRITE_LIMIT);
+        let mut deadline = Instant::now() + REPORT_LIMIT;
+        loop {
+            match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(bytes) => said.extend(bytes),
+                Err(RecvTimeoutError::Timeout) if size() > written && Instant::now() < end => {
+                    written = size();
+                    deadline = Instant::now() + REPORT_LIMIT;
+                }
+                Err(_) => return,
+            }
+        }
     }
 
     /// Ends QEMU if it has not ended; its exit code.

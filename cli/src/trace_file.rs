@@ -21,7 +21,7 @@ pub fn raw_path(to: &Path) -> PathBuf {
 }
 
 /// Converts what the machine left beside `to`.
-pub fn convert(to: &Path) -> Result<()> {
+pub fn convert(to: &Path, was_streamed: bool) -> Result<()> {
     let raw = raw_path(to);
     let bytes = fs::read(&raw).with_context(|| format!("the machine left no trace in {}", raw.display()))?;
     ensure!(
@@ -34,7 +34,11 @@ pub fn convert(to: &Path) -> Result<()> {
     fs::remove_file(&raw)?;
     let events: usize = trace.rings.iter().map(|(_, events)| events.len()).sum();
     let lost: u64 = trace.rings.iter().map(|(ring, _)| ring.lost).sum();
-    let lost = if lost == 0 { String::new() } else { format!("; {lost} were overwritten; `--stream` keeps all") };
+    let lost = match (lost, was_streamed) {
+        (0, _) => String::new(),
+        (lost, true) => format!("; {lost} were overwritten before they could be written"),
+        (lost, false) => format!("; {lost} were overwritten, which `--stream` avoids"),
+    };
     let end = if trace.is_whole { "" } else { "; the machine was ended before it had written all" };
     eprintln!("aero: {events} events in {}{lost}{end}; open it in Perfetto", to.display());
     Ok(())

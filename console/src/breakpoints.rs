@@ -13,6 +13,19 @@ use kernel::{backtrace, symbols};
 /// Most breakpoints.
 const LIMIT: usize = 16;
 
+/// Beginnings of the names of what a CPU executes between a breakpoint and the prompt: one there would never lead to it.
+const ON_THE_WAY: [&str; 9] = [
+    "arch::trap",
+    "arch::apic",
+    "arch::debug",
+    "arch::descriptors",
+    "arch::context::switch_through",
+    "arch::context::resume",
+    "kernel::debug",
+    "kernel::time::spin_until",
+    "mem",
+];
+
 /// What is wanted, kept from one stop to the next.
 struct Kept {
     addresses: ArrayVec<usize, LIMIT>,
@@ -75,7 +88,10 @@ impl Breakpoints {
             let (thread, name) = stop.running(host);
             kernel::println!("\na breakpoint, on CPU {host}, thread {thread} \"{name}\":");
         }
-        if matches!(stop.reason, Reason::Breakpoint | Reason::Stepped) {
+        if let Reason::Fault { .. } = stop.reason {
+            kernel::println!("\nthe instruction faults; `continue` lets it:");
+        }
+        if matches!(stop.reason, Reason::Breakpoint | Reason::Stepped | Reason::Fault { .. }) {
             backtrace::print_innermost(stop.registers(host));
         }
     }
@@ -99,7 +115,7 @@ impl Breakpoints {
             (Some("break"), None, _) => Ok(self.list(out)),
             (Some("break"), Some(place), None) => address_of(place).and_then(|address| self.add(address, stop, out)),
             (Some("delete"), None, _) => {
-                self.kept.addresses.clear();
+                self.forget();
                 Ok(Ok(()))
             }
             (Some("delete"), Some(place), None) => address_of(place).and_then(|address| self.delete(address)),
@@ -110,6 +126,11 @@ impl Breakpoints {
             let _ = writeln!(out, "error: {}: {reason}", command.unwrap_or_default());
         }
         Answer::Stay
+    }
+
+    /// A debugger has come, which has taken them out.
+    pub fn forget(&mut self) {
+        self.kept.addresses.clear();
     }
 
     fn list(&self, out: &mut dyn Write) -> fmt::Result {
@@ -123,9 +144,14 @@ impl Breakpoints {
         if self.kept.addresses.contains(&address) {
             return Err("there is one already".into());
         }
-        // Whether it can be.
-        if !stop.plant(address) {
-            return Err("no code is there that can be changed".into());
+        let place = symbols::resolve(address);
+        // Whether it can be. A program's code may be another's at the next order.
+        if place.function.is_none() || place.program.is_some() || !stop.plant(address) {
+            return Err("no code of the kernel is there that can be changed".into());
+        }
+        if place.function.is_some_and(|(name, _)| ON_THE_WAY.iter().any(|way| name.starts_with(way))) {
+            stop.remove(address);
+            return Err("what stops the CPUs executes it".into());
         }
         stop.remove(address);
         self.kept
@@ -144,7 +170,8 @@ impl Breakpoints {
     /// Lets all go on; past the breakpoint that the host is at, by a step before the others go.
     fn go_on(&mut self, stop: &mut Stop) {
         let at = stop.registers(stop.host).instruction_pointer;
-        if self.kept.addresses.contains(&at) {
+        let is_fault = matches!(stop.reason, Reason::Fault { .. });
+        if self.kept.addresses.contains(&at) && !is_fault {
             self.kept.continues = true;
             step(stop);
         } else {

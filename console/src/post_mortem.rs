@@ -44,6 +44,7 @@ pub fn run(stop: &mut Stop) {
     let prompt = if stop.has_crashed() { PROMPT } else { LIVE_PROMPT };
     match stop.reason {
         Reason::Breakpoint | Reason::Stepped => breakpoints.tell(stop),
+        Reason::Fault { .. } if !stop.has_crashed() => breakpoints.tell(stop),
         _ if !stop.has_crashed() => {
             kernel::println!("All CPUs are stopped. `help` lists what works now, `continue` goes on.");
         }
@@ -53,6 +54,7 @@ pub fn run(stop: &mut Stop) {
     output::print(format_args!("{prompt}"));
     loop {
         if stop.attend_debugger() {
+            breakpoints.forget();
             kernel::println!("\ngdb was here");
             output::print(format_args!("{prompt}{line}"));
         }

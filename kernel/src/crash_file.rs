@@ -1,9 +1,9 @@
 //! What is left after a crash, for whoever started an emulated machine: `aero inspect` opens it.
 //!
 //! A file is a sequence of postcard values: [`Header`]; the snapshot, or none; the CPUs' registers; backtraces, each as
-//! `Some`, and `None` behind the last; threads that do not run, and then pieces of memory, in the same way; the kept log; the last
-//! trace events. The memory is what is used of the threads' stacks, and the image's data: what a debugger needs. Each part is
-//! gathered by itself, so that what is broken costs no other: it is empty then.
+//! `Some`, and `None` behind the last; threads that do not run, in the same way; the kept log; the last trace events; pieces of
+//! memory, up to the file's end. The memory is what is used of the threads' stacks, and the image's data: what a debugger needs.
+//! Each part is gathered by itself, so that what is broken costs no other: it is empty then.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -122,7 +122,7 @@ pub struct CrashFile {
     pub backtraces: Vec<Backtrace>,
     /// Threads that do not run.
     pub waiting: Vec<WaitingThread>,
-    /// Pieces of memory, in no order.
+    /// Pieces of memory, in no order: as many as were written before the machine ended.
     pub memory: Vec<Memory>,
     /// The kept log.
     pub log: String,
@@ -176,9 +176,13 @@ impl CrashFile {
         let (registers, rest) = postcard::take_from_bytes(rest).map_err(damaged)?;
         let (backtraces, rest) = take_list(rest).map_err(damaged)?;
         let (waiting, rest) = take_list(rest).map_err(damaged)?;
-        let (memory, rest) = take_list(rest).map_err(damaged)?;
         let (log, rest) = postcard::take_from_bytes(rest).map_err(damaged)?;
-        let (events, _) = postcard::take_from_bytes(rest).map_err(damaged)?;
+        let (events, mut rest) = postcard::take_from_bytes(rest).map_err(damaged)?;
+        let mut memory = Vec::new();
+        while let Ok((piece, behind)) = postcard::take_from_bytes(rest) {
+            memory.push(piece);
+            rest = behind;
+        }
         Ok(Self { header, snapshot, registers, backtraces, waiting, memory, log, events })
     }
 }
@@ -275,13 +279,12 @@ pub(crate) fn export(what: fmt::Arguments<'_>) {
         part_or(|| Some(backtrace(thread)), &Some(Backtrace { thread, frames: Vec::new() }));
     }
     write(&None::<Backtrace>);
-    threads.iter().for_each(|&thread| part_if(|| waiting(thread)));
+    threads.iter().for_each(|&thread| part_if(|| waiting(thread).map(Some)));
     write(&None::<WaitingThread>);
-    threads.iter().for_each(|&thread| write_stack(thread));
-    write_image_data();
-    write(&None::<Memory>);
     part_or(kept_log, &String::new());
     part_or(last_events, &Vec::new());
+    threads.iter().for_each(|&thread| write_stacks(thread));
+    write_image_data();
 }
 
 fn registers() -> Vec<CpuRegisters> {
@@ -308,10 +311,10 @@ fn backtrace(thread: u64) -> Backtrace {
 fn part_if<T: Serialize>(gather: impl Fn() -> Option<T>) {
     let mut work = || {
         if let Some(value) = gather() {
-            write(&Some(value));
+            write(&value);
         }
     };
-    // SAFETY: as in `part`.
+    // SAFETY: all are stopped; what is gathered is not used outside.
     let _ = unsafe { frozen::attempt(&mut work) };
 }
 
@@ -329,23 +332,22 @@ fn waiting(thread: u64) -> Option<WaitingThread> {
     })
 }
 
-/// Writes what a thread uses of its stack; all of it if that cannot be told.
-fn write_stack(thread: u64) {
-    let mut used = 0..0;
+/// Writes what a thread uses of its stack, and of that of the fiber it runs; all of one that it is not on now.
+fn write_stacks(thread: u64) {
+    let mut used = [const { 0..0 }; 2];
     let mut look = || {
-        let stack = snapshot::with_thread(thread, |thread, _| {
-            let stack = thread.stack();
-            stack.bottom()..stack.top()
-        });
-        used = stack.unwrap_or_default();
+        let stacks = snapshot::with_thread(thread, |thread, _| [Some(thread.stack()), thread.fibers().running_stack()]);
         let registers = snapshot::registers_of(thread).unwrap_or_default();
-        if used.contains(&registers.stack_pointer) {
-            used.start = registers.stack_pointer;
+        for (used, stack) in used.iter_mut().zip(stacks.unwrap_or_default()) {
+            *used = stack.map_or(0..0, |stack| stack.bottom()..stack.top());
+            if used.contains(&registers.stack_pointer) {
+                used.start = registers.stack_pointer;
+            }
         }
     };
-    // SAFETY: as in `part`; nothing is allocated.
+    // SAFETY: all are stopped; the addresses are not allocated.
     let _ = unsafe { frozen::attempt(&mut look) };
-    write_memory(used.start, used.end);
+    used.iter().for_each(|used| write_memory(used.start, used.end));
 }
 
 fn write_image_data() {
@@ -416,24 +418,29 @@ mod tests {
         let waiting = WaitingThread { thread: 7, instruction_pointer: 8, general: [0; 16], thread_pointer: 9 };
         bytes.extend(postcard::to_allocvec(&Some(waiting)).expect("it can be serialised"));
         bytes.extend(postcard::to_allocvec(&None::<WaitingThread>).expect("it can be serialised"));
-        bytes.extend(
-            postcard::to_allocvec(&Some(Memory { start: 16, bytes: vec![1, 2] })).expect("it can be serialised"),
-        );
-        bytes.extend(postcard::to_allocvec(&None::<Memory>).expect("it can be serialised"));
         bytes.extend(postcard::to_allocvec("log").expect("it can be serialised"));
         bytes.extend(postcard::to_allocvec(&Vec::<(u32, Event)>::new()).expect("it can be serialised"));
         bytes
     }
 
     #[test]
-    fn a_file_is_read_whole_or_not_at_all() {
-        let bytes = file();
+    fn a_file_is_read_whole_or_not_at_all_but_for_its_memory() {
+        let mut bytes = file();
+        let without_memory = bytes.len();
+        for start in [16, 32] {
+            let piece = Memory { start, bytes: vec![1, 2] };
+            bytes.extend(postcard::to_allocvec(&piece).expect("it can be serialised"));
+        }
         let read = CrashFile::read(&bytes).expect("it is whole");
         assert_eq!((read.header.what.as_str(), read.registers[0].general[15]), ("a test", 5));
         assert_eq!((read.backtraces[0].frames[0].text.as_str(), read.log.as_str()), ("f+0x1", "log"));
         assert_eq!((read.waiting[0].thread_pointer, read.memory[0].bytes.as_slice()), (9, &[1, 2][..]));
         for length in 0..bytes.len() {
-            assert!(CrashFile::read(&bytes[..length]).is_err(), "{length} bytes of {} were taken", bytes.len());
+            let pieces = CrashFile::read(&bytes[..length]).map(|read| read.memory.len());
+            match length.checked_sub(without_memory) {
+                None => assert!(pieces.is_err(), "{length} bytes of {} were taken", bytes.len()),
+                Some(of_memory) => assert_eq!(pieces, Ok(of_memory / 4), "{length} bytes"),
+            }
         }
     }
 

@@ -102,9 +102,10 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
             log::warn!("memory: {error}; what ended threads leave behind stays until it is needed");
         }
         if options.trace {
+            let write = if options.streams_trace { trace::stream } else { trace::tell_of_loss };
             if trace::start().is_err() {
                 log::warn!("out of memory for the tracer: it stays off");
-            } else if let Err(error) = trace::write_as_it_runs(options.streams_trace) {
+            } else if let Err(error) = write() {
                 log::warn!("trace: {error}; only what is recorded last will be written");
             }
         }

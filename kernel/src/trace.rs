@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use arch_contract::{Export, MAX_CPUS, TRACE_ENTRIES, TraceEntry};
@@ -94,6 +94,7 @@ pub fn start() -> Result<(), OutOfMemory> {
         }
         Machine::set_trace_ring(cpu.index, ring);
     }
+    BEGINNINGS.fetch_add(1, Ordering::Release);
     Machine::set_tracing(true);
     Ok(())
 }
@@ -197,39 +198,65 @@ fn gather(limit: usize) -> Result<Vec<(usize, Event)>, OutOfMemory> {
     Ok(events)
 }
 
+/// How often tracing has begun.
+static BEGINNINGS: AtomicUsize = AtomicUsize::new(0);
+
 /// What has been written to whoever started an emulated machine.
 struct Written {
     has_begun: bool,
+    /// [`BEGINNINGS`] at the last look.
+    beginnings: usize,
     /// Of each CPU, how many of the events since tracing began.
     events: [usize; MAX_CPUS],
 }
 
-static WRITTEN: Mutex<Written> = Mutex::new(Written { has_begun: false, events: [0; MAX_CPUS] });
+static WRITTEN: Mutex<Written> = Mutex::new(Written { has_begun: false, beginnings: 0, events: [0; MAX_CPUS] });
 
-/// Has the events written while the machine runs, if there is a way; else it is told, by writing the beginning, when the first is
-/// overwritten. Once.
+/// Has the events written while the machine runs, if there is a way to write them. Once.
 ///
 /// # Errors
 /// [`SpawnError`]: all that is written is written at the end.
-pub(crate) fn write_as_it_runs(all: bool) -> Result<(), SpawnError> {
-    if !Machine::exports(Export::Trace) {
-        return Ok(());
-    }
-    let interval = if all { STREAM_INTERVAL } else { LOSS_INTERVAL };
-    let work = move || {
-        while is_on() {
-            if all {
-                while WRITTEN.lock().write_some(false).is_break() {}
-            } else if counts().1 > 0 {
-                WRITTEN.lock().begin();
-                write(&Part::Loss);
-                break;
-            }
-            thread::sleep(interval);
+pub(crate) fn stream() -> Result<(), SpawnError> {
+    let work = || {
+        loop {
+            // Tracing may be paused.
+            while is_on() && WRITTEN.lock().write_some(State::Records).is_break() {}
+            thread::sleep(STREAM_INTERVAL);
         }
     };
-    thread::Builder::new("tracer").spawn(work)?.detach();
+    spawn_writer(work)
+}
+
+/// Has it told when the first event is overwritten, if there is a way: by the beginning of what is written. Once.
+///
+/// # Errors
+/// [`SpawnError`]: it is not told.
+pub(crate) fn tell_of_loss() -> Result<(), SpawnError> {
+    let work = || {
+        while counts().1 == 0 {
+            thread::sleep(LOSS_INTERVAL);
+        }
+        let mut written = WRITTEN.lock();
+        written.begin();
+        write(&Part::Loss);
+    };
+    spawn_writer(work)
+}
+
+fn spawn_writer(work: impl FnOnce() + Send + 'static) -> Result<(), SpawnError> {
+    if Machine::exports(Export::Trace) {
+        thread::Builder::new("tracer").spawn(work)?.detach();
+    }
     Ok(())
+}
+
+/// Whether CPUs record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The last event of each may not be there yet.
+    Records,
+    /// All events are there.
+    Stopped,
 }
 
 impl Written {
@@ -244,17 +271,19 @@ impl Written {
         }
     }
 
-    /// Writes some events of each CPU; breaks if there are more. While CPUs record, the last event may not be there yet.
-    fn write_some(&mut self, has_stopped: bool) -> ControlFlow<()> {
+    /// Writes some events of each CPU; breaks if there are more.
+    fn write_some(&mut self, state: State) -> ControlFlow<()> {
         self.begin();
+        let beginnings = BEGINNINGS.load(Ordering::Acquire);
+        if core::mem::replace(&mut self.beginnings, beginnings) != beginnings {
+            self.events = [0; MAX_CPUS];
+        }
         let mut flow = ControlFlow::Continue(());
         for view in views() {
-            let end = view.recorded.saturating_sub(usize::from(!has_stopped));
+            let end = view.recorded.saturating_sub(usize::from(state == State::Records));
             let from = &mut self.events[view.cpu];
-            if *from > view.recorded {
-                // Tracing has begun anew.
-                *from = 0;
-            }
+            // Tracing may be beginning anew.
+            *from = (*from).min(view.recorded);
             let first = (*from).max(view.recorded - view.kept());
             let mut lost = first - *from;
             let mut events: ArrayVec<Event, EVENTS_AT_ONCE> =
@@ -299,7 +328,7 @@ pub(crate) fn export() {
         written.is_some()
     });
     let Some(mut written) = written else { return };
-    while written.write_some(true).is_break() {}
+    while written.write_some(State::Stopped).is_break() {}
     for cpu in cpu::all() {
         let Some(registry) = cpu.registry.try_lock() else { continue };
         registry

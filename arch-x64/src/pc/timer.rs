@@ -68,8 +68,8 @@ pub fn calibrate(pm_timer_port: u16) -> Reference {
             return Reference::Cpuid;
         }
     }
-    let pm_timer = || run_pm_timer(pm_timer_port).filter(|_| pm_timer_port != 0);
-    let outside = pm_timer()
+    let pm_timer = (pm_timer_port != 0).then(|| run_pm_timer(pm_timer_port)).flatten();
+    let outside = pm_timer
         .map(|run| (run, Reference::PmTimer))
         .or_else(|| Some((run_pit()?, Reference::Pit)))
         .or_else(|| Some((run_rtc()?, Reference::Rtc)));
@@ -162,11 +162,11 @@ fn run_rtc() -> Option<(Run, u64)> {
     const PERIODIC: u8 = 1 << 6;
     /// Of register A: 16 Hz.
     const RATE: u8 = 12;
-    // SAFETY: index and data of the clock's registers, which nobody else uses.
+    // SAFETY: index and data of the clock's registers, which no other part of the kernel uses.
     let select = |register: u8| unsafe { Port::<u8>::new(RTC_INDEX).write(register) };
     let read = |register: u8| {
         select(register);
-        // SAFETY: as above; reading register C has the effect that is wanted.
+        // SAFETY: the data of the register selected; reading register C has the effect that is wanted.
         unsafe { Port::<u8>::new(RTC_DATA).read() }
     };
     let write = |register: u8, value: u8| {

@@ -70,7 +70,9 @@ pub const COMMANDS: &[Command] = &[
         run: |context| {
             context.no_arguments()?;
             if !debug::break_here() && !debug::break_for_person() {
-                return Err(CommandError::failed("there was no memory for stopping when the kernel started"));
+                return Err(CommandError::failed(
+                    "there is neither a line to gdb (`aero gdb` boots with one) nor a person at the console (`panic=exit`)",
+                ));
             }
             let took = kernel::time::cycles_to_ns(debug::last_stop_cycles());
             Ok(writeln!(context.out, "all CPUs were stopped within {took} ns")?)

@@ -72,7 +72,7 @@ pub enum Reason {
     Watchdog,
     /// There is something to say to whoever debugs; then all go on.
     Message,
-    /// Somebody at the console wants to look.
+    /// A person at the console wants to look.
     Person,
     /// A fault: whether it was an access to memory, for which the debugger has a signal of its own.
     Fault {
@@ -239,11 +239,13 @@ pub(crate) fn stop_for_watchdog() {
     stop_for(Own::Watchdog);
 }
 
-/// Stops all CPUs here, for a person at the console; false if that is not possible.
+/// Stops all CPUs here, for a person at the console; false if there is none, or it is not possible.
 pub fn break_for_person() -> bool {
-    let is_ready = IS_READY.load(Ordering::Acquire);
-    stop_for(Own::Person);
-    is_ready
+    let is_possible = IS_READY.load(Ordering::Acquire) && crate::panic::halts_after_crash();
+    if is_possible {
+        stop_for(Own::Person);
+    }
+    is_possible
 }
 
 /// Stops all CPUs for a moment, in which the debugger can say something to whoever debugs; nothing if there is none.
@@ -313,7 +315,7 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
             Reason::Person => true,
             // Without a debugger that is attached, what was planted, and what steps, is the prompt's.
             Reason::Breakpoint => is_planted && !debugger.is_some_and(Debugger::takes_faults),
-            Reason::Watchdog | Reason::Stepped => !debugger.is_some_and(Debugger::takes_faults),
+            Reason::Watchdog | Reason::Stepped | Reason::Fault { .. } => !debugger.is_some_and(Debugger::takes_faults),
             _ => false,
         };
         if is_prompts { post_mortem().map(Visitor::PostMortem) } else { debugger.map(Visitor::Debugger) }
@@ -343,7 +345,11 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
         },
         DebugEvent::Trap { stepped: _, hit } if *hit != 0 => Reason::Hardware(hit.trailing_zeros() as usize),
         DebugEvent::Trap { .. } => Reason::Stepped,
-        DebugEvent::Fault(_) if !debugger.is_some_and(Debugger::takes_faults) => return false,
+        DebugEvent::Fault(_)
+            if !debugger.is_some_and(Debugger::takes_faults) && !slot.is_stepping.load(Ordering::Relaxed) =>
+        {
+            return false;
+        }
         DebugEvent::Fault(fault) => {
             Reason::Fault { is_access: matches!(fault.kind, arch_contract::fault::FaultKind::Page { .. }) }
         }
@@ -443,6 +449,8 @@ fn wait_for_order(slot: &Slot, registers: &mut Registers) -> bool {
 /// most often being in the handler of an NMI; so it looks, and makes those that run look.
 fn pass_on_attention() {
     if debugger().is_some_and(look) {
+        // This one may just have been told to run, alone.
+        SLOTS[LISTENER].was_called.store(true, Ordering::SeqCst);
         Machine::debug_stop_others();
     }
 }

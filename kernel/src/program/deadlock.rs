@@ -128,24 +128,18 @@ fn circle_of(program: &Program) -> Option<Standstill> {
 }
 
 fn orphaned_of(program: &Program) -> Option<Standstill> {
-    let mut threads: Vec<usize> = Vec::new();
-    threads.try_reserve_exact(program.started_threads().min(WAITERS)).ok()?;
-    let mut are_all = true;
+    let mut waiters: ArrayVec<Waiter, SHOWN> = ArrayVec::new();
     program.for_each_thread(|thread| {
-        are_all &= threads.len() < threads.capacity();
-        if are_all {
-            threads.push(ptr::from_ref(thread) as usize);
+        if thread.waits_for_ever() && thread.waits_for_thread().is_some_and(|owner| owner != 0) {
+            // One that does not fit is found when those before it are gone.
+            let _ = waiters.try_push(Waiter::new(thread));
         }
     });
-    let mut orphaned = None;
-    program.for_each_thread(|thread| {
-        let waiter = Waiter::new(thread);
-        let has_owner = waiter.waits_for.is_none_or(|owner| owner == 0 || threads.contains(&owner));
-        if thread.waits_for_ever() && !has_owner {
-            orphaned.get_or_insert(waiter);
-        }
-    });
-    let waiter = orphaned.filter(|_| are_all)?;
+    let is_there = |owner: usize| {
+        let is_in = |cpu: &cpu::Cpu| cpu.registry.lock().iter().any(|thread| ptr::from_ref(thread) as usize == owner);
+        cpu::all().any(is_in)
+    };
+    let waiter = waiters.into_iter().find(|waiter| waiter.waits_for.is_some_and(|owner| !is_there(owner)))?;
     let mut found = Standstill { kind: Kind::Orphaned, come: waiter.come, threads: ArrayVec::new() };
     found.threads.push(waiter);
     Some(found)

@@ -97,8 +97,8 @@ pub struct Program {
     changed: Event,
     /// Latched when all it had is given back.
     finished: Event,
-    /// The thread that waits for its end.
     ended_lately: EndedLately,
+    /// The thread that waits for its end.
     supervisor: SpinLock<Option<JoinHandle<()>>>,
     /// What it left.
     left: SpinLock<Left>,

@@ -369,11 +369,26 @@ fn faults_and_panics_stop_before_they_are_reported() {
     let stopped = gdb.wait_for_prompt();
     assert!(stopped.contains("SIGSEGV"), "{stopped}");
     // In the program's own code.
-    assert!(gdb.command("print/x $pc").contains("0xffffe1"));
+    let place = gdb.command("print/x $pc");
+    assert!(place.contains("0xffffe1"), "{place}");
+    let end = |gdb: &mut Gdb, shell: &mut Session| {
+        gdb.type_in("continue");
+        shell.wait_for("page fault: read from 0x0");
+        shell.wait_for("failed");
+        shell.wait_for("\x1b[K");
+    };
+    end(&mut gdb, &mut shell);
+    // A step onto it ends in it, and it still is the program's fault.
+    gdb.interrupt();
+    gdb.wait_for_prompt();
+    gdb.command(&format!("thbreak *{}", place.trim().rsplit(' ').next().expect("an address")));
     gdb.type_in("continue");
-    shell.wait_for("page fault: read from 0x0");
-    shell.wait_for("failed");
-    shell.wait_for("\x1b[K");
+    gdb.wait_for("Continuing.");
+    shell.keys("run misbehave null\r");
+    assert!(gdb.wait_for_prompt().contains("hit Temporary breakpoint 1"));
+    let stepped = gdb.command("stepi");
+    assert!(stepped.contains("SIGSEGV"), "{stepped}");
+    end(&mut gdb, &mut shell);
     shell.keys("panic\r");
     let stopped = gdb.wait_for_prompt();
     assert!(stopped.contains("SIGTRAP"), "{stopped}");

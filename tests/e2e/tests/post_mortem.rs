@@ -125,7 +125,8 @@ fn breakpoints_and_steps_need_no_gdb() {
     assert!(ask_live(&mut shell, "help").contains("delete [ADDRESS | FUNCTION]"));
     for (line, reason) in [
         ("break nonsense", "no function of that name"),
-        ("break 0x10", "no code is there"),
+        ("break 0x10", "no code of the kernel is there"),
+        ("break context::switch_through", "what stops the CPUs executes it"),
         ("break 0xyz", "that is no address"),
         ("delete inspect::uptime", "there is none"),
         ("break a b", "too many arguments"),
@@ -176,6 +177,34 @@ fn inspect(messages: &str, commands: &str) -> (Option<i32>, String, String) {
     let file = named.unwrap_or_else(|| panic!("no crash file is named in {messages}"));
     let output = aero().args(["inspect", file, commands]).output().expect("aero can be run");
     (output.status.code(), stdout(&output), stderr(&output))
+}
+
+#[test]
+fn a_step_onto_a_fault_comes_back_to_the_prompt() {
+    let report = stderr(&boot_and_run("panic null", &[]));
+    let place = report.split("rip ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("RIP is reported");
+    let mut shell = Session::start(&[]);
+    shell.keys("break\r");
+    shell.wait_for(LIVE_PROMPT);
+    let planted = ask_live(&mut shell, &format!("break 0x{}", place.trim_start_matches("0x")));
+    assert!(planted.contains("a breakpoint at"), "{planted}");
+    shell.keys("continue\r");
+    shell.wait_for("all CPUs were stopped within");
+    shell.keys("panic null\r");
+    assert!(shell.wait_for(LIVE_PROMPT).contains("a breakpoint, on CPU 0"));
+    let stepped = ask_live(&mut shell, "step");
+    assert!(stepped.contains("the instruction faults"), "{stepped}");
+    // Then it is what it is without a step.
+    shell.keys("continue\r");
+    shell.wait_for("page fault: read from 0x0");
+    shell.wait_for(PROMPT);
+}
+
+#[test]
+fn a_prompt_for_a_person_needs_one() {
+    let output = boot_and_run("break", &["--timeout", "20"]);
+    assert_eq!(output.status.code(), Some(1), "{}{}", stdout(&output), stderr(&output));
+    assert!(stdout(&output).contains("neither a line to gdb"), "{}", stdout(&output));
 }
 
 #[test]

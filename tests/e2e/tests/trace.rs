@@ -107,7 +107,7 @@ fn a_trace_that_loses_events_says_so_and_a_stream_loses_none() {
     let ring = 16 * 1024;
     let (said, events) = long_trace("loses", &[]);
     let early = said.find("the trace loses its oldest events from now on");
-    let end = said.find("were overwritten; `--stream` keeps all");
+    let end = said.find("were overwritten, which `--stream` avoids");
     assert!(early.is_some() && early < end, "{said}");
     let switches =
         |events: &[Value]| events.iter().filter(|event| event["cat"] == "run" && event["pid"] == CPUS).count();
