@@ -13,7 +13,7 @@ const PM_TIMER: calibration::Reference = calibration::Reference { hz: 3_579_545,
 /// Programmable interval timer (8254).
 const PIT: calibration::Reference = calibration::Reference { hz: 1_193_182, mask: 0xffff };
 /// Real-time clock (MC146818A), its periodic flag. A tick that is not seen before the next is lost: so they are few.
-const RTC: calibration::Reference = calibration::Reference { hz: 16, mask: u64::MAX };
+const RTC: calibration::Reference = calibration::Reference { hz: 64, mask: u64::MAX };
 const RTC_INDEX: u16 = 0x70;
 const RTC_DATA: u16 = 0x71;
 /// See [`apic_frequency`].
@@ -160,8 +160,8 @@ fn run_rtc() -> Option<(Run, u64)> {
     const VALID: u8 = 1 << 7;
     /// Of register B: periodic interrupt. Of register C: it is due.
     const PERIODIC: u8 = 1 << 6;
-    /// Of register A: 16 Hz.
-    const RATE: u8 = 12;
+    /// Of register A: 64 Hz.
+    const RATE: u8 = 10;
     // SAFETY: index and data of the clock's registers, which no other part of the kernel uses.
     let select = |register: u8| unsafe { Port::<u8>::new(RTC_INDEX).write(register) };
     let read = |register: u8| {
