@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 /// What a debugger that is one too many is answered, whatever it asks (gdb manual, "Standard Replies").
 const TAKEN: &str = "E.another debugger is attached to this machine";
-/// How long one that says nothing is listened to.
+/// How long one that takes nothing, or one too many that says nothing, is waited for.
 const TAKEN_LIMIT: Duration = Duration::from_secs(5);
 /// Packets that are answered so, before the connection ends: gdb shows the second answer.
 const TAKEN_ANSWERS: usize = 3;
@@ -70,6 +70,8 @@ fn pass_on(machine: &mut UnixStream, debugger: &Attached) {
 
 fn accept(listener: &UnixListener, machine: &UnixStream, debugger: &Arc<Attached>) {
     for caller in listener.incoming().flatten() {
+        // One that stands still must not keep others from being told.
+        let _ = caller.set_write_timeout(Some(TAKEN_LIMIT));
         let mut attached = debugger.lock().unwrap_or_else(PoisonError::into_inner);
         match (attached.as_ref(), caller.try_clone(), machine.try_clone()) {
             (None, Ok(kept), Ok(machine)) => {

@@ -62,8 +62,9 @@ fn write_core(options: &Options, crash: &CrashFile, out: &Path) -> Result<u8> {
     let debug = image_of(options, crash).debug;
     let image = debug.file_name().and_then(|name| name.to_str()).unwrap_or("aerokernel").to_string();
     if options.memory {
-        let socket =
-            qmp::socket_beside(&options.file).context("the crash file's path is too long for a socket beside it")?;
+        let socket = qmp::socket_beside(&options.file).context(
+            "the crash file's path is too long for a socket beside it: a copy of the project with a shorter one has it",
+        )?;
         let dump = pack::own_name(&std::path::absolute(out)?);
         let written =
             qmp::dump_memory(&socket, &dump).and_then(|()| core_file::write_with_memory(out, crash, &image, &dump));
