@@ -103,6 +103,11 @@ pub trait Debugging {
     fn debug_line_watch(_: bool) {}
     /// Makes all other CPUs get a [`DebugEvent::Attention`].
     fn debug_stop_others() {}
+    /// Halts this CPU until what a [`DebugEvent::Attention`] is for comes, if that has not since the last call. May return sooner. The
+    /// event itself comes when the CPU goes on, if this is called while it handles one.
+    fn wait_for_attention() {
+        core::hint::spin_loop();
+    }
     /// Sets this CPU's hardware breakpoints.
     fn set_hardware_breakpoints(_: &[Option<HardwareBreakpoint>; HARDWARE_BREAKPOINTS]) {}
     /// Writes bytes at an address, also where that is read-only, code for example. All other CPUs are stopped.

@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::{MaybeUninit, offset_of};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence};
 
 use arch_contract::MAX_CPUS;
 use raw_cpuid::CpuId;
@@ -32,8 +32,15 @@ pub struct CpuBlock {
     apic_id: AtomicU32,
     /// True once the CPU runs kernel code.
     started: AtomicBool,
-    /// True in the handler of an NMI: no other one comes before the CPU executes an IRET (SDM Vol. 3A, 6.7.1).
+    /// True in the handler of an NMI. No further one comes before the CPU executes an IRET (SDM Vol. 3A, 6.7.1), as the handler does to
+    /// wait.
     in_nmi: AtomicBool,
+    /// It has done so.
+    nmis_open: AtomicBool,
+    /// An NMI has come since it was last looked for.
+    nmi_came: AtomicBool,
+    /// One has come in the handler of another, which is to handle it too.
+    nmi_is_left_over: AtomicBool,
     /// DR7 as it was before a breakpoint in the handler of an NMI turned it off, else 0. On PCs.
     breakpoints_off: AtomicU64,
     /// Its GDT and TSS, made by `descriptors::load`: not before, so that the blocks take no room in the image. Touched by its
@@ -63,6 +70,9 @@ static BLOCKS: [CpuBlock; MAX_CPUS] = [const {
         apic_id: AtomicU32::new(0),
         started: AtomicBool::new(false),
         in_nmi: AtomicBool::new(false),
+        nmis_open: AtomicBool::new(false),
+        nmi_came: AtomicBool::new(false),
+        nmi_is_left_over: AtomicBool::new(false),
         breakpoints_off: AtomicU64::new(0),
         descriptors: UnsafeCell::new(MaybeUninit::uninit()),
     }
@@ -127,9 +137,100 @@ pub(crate) fn in_nmi() -> bool {
     block().in_nmi.load(Ordering::Relaxed)
 }
 
-/// Notes that this CPU enters or leaves the handler of an NMI.
-pub(crate) fn set_in_nmi(inside: bool) {
-    block().in_nmi.store(inside, Ordering::Relaxed);
+/// What an NMI has interrupted.
+pub(crate) enum InterruptedByNmi {
+    /// Code that is no handler of one.
+    Other,
+    /// A handler that has let others in: it handles this one too, before it leaves.
+    Handler,
+    /// The last instructions of one, on its stack, up to the IRET.
+    EndOfHandler,
+}
+
+/// Enters the handler of an NMI that has interrupted code with that stack pointer.
+pub(crate) fn enter_nmi(stack_pointer: u64) -> InterruptedByNmi {
+    let block = block();
+    block.nmi_came.store(true, Ordering::Relaxed);
+    if block.in_nmi.swap(true, Ordering::Relaxed) {
+        block.nmi_is_left_over.store(true, Ordering::Relaxed);
+        return InterruptedByNmi::Handler;
+    }
+    block.nmis_open.store(false, Ordering::Relaxed);
+    if crate::descriptors::is_on_other_nmi_stack(stack_pointer) {
+        InterruptedByNmi::EndOfHandler
+    } else {
+        InterruptedByNmi::Other
+    }
+}
+
+/// Leaves it; false if it is to be run again, for another NMI that has come meanwhile.
+pub(crate) fn leave_nmi() -> bool {
+    let block = block();
+    // In this order: one that comes in between is handled by itself.
+    block.in_nmi.store(false, Ordering::Relaxed);
+    compiler_fence(Ordering::SeqCst);
+    let is_left_over = block.nmi_is_left_over.swap(false, Ordering::Relaxed);
+    block.in_nmi.store(is_left_over, Ordering::Relaxed);
+    !is_left_over
+}
+
+/// Halts, interrupts off, until an NMI comes, if none has since the last call. May return sooner.
+#[cfg(feature = "pc")]
+pub(crate) fn wait_for_nmi() {
+    let block = block();
+    if block.in_nmi.load(Ordering::Relaxed) && !block.nmis_open.load(Ordering::Relaxed) {
+        crate::descriptors::use_other_nmi_stack();
+        block.nmis_open.store(true, Ordering::Relaxed);
+        open_nmis();
+    }
+    if !block.nmi_came.swap(false, Ordering::Relaxed) {
+        halt_unless(block.nmi_came.as_ptr());
+    }
+}
+
+/// Lets NMIs come in the handler of one: they are held off until an IRET.
+#[cfg(feature = "pc")]
+fn open_nmis() {
+    // SAFETY: goes on behind itself with the same stack, flags and segments; the kernel's code has no red zone.
+    unsafe {
+        asm!(
+            "mov {pointer}, rsp",
+            "mov {word:e}, ss",
+            "push {word}",
+            "push {pointer}",
+            "pushfq",
+            "mov {word:e}, cs",
+            "push {word}",
+            "lea {word}, [rip + 2f]",
+            "push {word}",
+            "iretq",
+            "2:",
+            pointer = out(reg) _,
+            word = out(reg) _,
+        );
+    }
+}
+
+/// Halts if the byte is 0. An NMI that changes it comes before the look or ends the halt: see [`past_halt`].
+#[cfg(feature = "pc")]
+#[inline(never)]
+#[expect(named_asm_labels, reason = "not inlined, so there once; `past_halt` knows them")]
+extern "C" fn halt_unless(came: *const bool) {
+    // SAFETY: reads a byte the caller has a reference to.
+    unsafe {
+        asm!(
+            ".globl nmi_halt_start",
+            "nmi_halt_start:",
+            "cmp byte ptr [{came}], 0",
+            "jne 2f",
+            "hlt",
+            "2:",
+            ".globl nmi_halt_end",
+            "nmi_halt_end:",
+            came = in(reg) came,
+            options(nostack),
+        );
+    }
 }
 
 #[cfg(feature = "pc")]
@@ -226,11 +327,22 @@ pub extern "C" fn wait_for_interrupt() {
 unsafe extern "C" {
     static halt_start: u8;
     static halt_end: u8;
+    #[cfg(feature = "pc")]
+    static nmi_halt_start: u8;
+    #[cfg(feature = "pc")]
+    static nmi_halt_end: u8;
 }
 
 /// Where code goes on that an exception or NMI interrupted at `instruction_pointer`. If it was about to halt, it does not: either
 /// can come between STI and HLT, and ends what STI holds off (SDM Vol. 2, STI). An interrupt taken there would not end the wait.
 pub fn past_halt(instruction_pointer: u64) -> u64 {
+    #[cfg(feature = "pc")]
+    {
+        let end = &raw const nmi_halt_end as u64;
+        if (&raw const nmi_halt_start as u64..end).contains(&instruction_pointer) {
+            return end;
+        }
+    }
     if instruction_pointer == &raw const halt_start as u64 { &raw const halt_end as u64 } else { instruction_pointer }
 }
 

@@ -15,7 +15,9 @@ use x86_64::{PrivilegeLevel, VirtAddr};
 use crate::trap;
 
 /// Number of interrupt stacks a CPU needs.
-pub const INTERRUPT_STACKS: usize = 7;
+pub const INTERRUPT_STACKS: usize = 8;
+/// Those of them that have an entry in the table of the TSS (SDM Vol. 3A, 8.7).
+const TABLE_ENTRIES: usize = 7;
 
 /// Which interrupt stack a vector uses: an index into the stacks given to [`set_interrupt_stacks`].
 #[derive(Clone, Copy)]
@@ -29,6 +31,8 @@ enum Stack {
     MachineCheck = 5,
     /// No vector's: see [`use_fault_stack`].
     NestedFault = 6,
+    /// In turn with the other one: see [`use_other_nmi_stack`].
+    OtherNonMaskable = 7,
 }
 
 /// A CPU's GDT and TSS.
@@ -37,11 +41,18 @@ pub struct Descriptors {
     tss: TaskStateSegment,
     /// Top of the stack for faults.
     fault_stack: VirtAddr,
+    /// Top of the stack for NMIs that is not in the table.
+    other_nmi_stack: VirtAddr,
 }
 
 impl Descriptors {
     pub(crate) const fn new() -> Self {
-        Self { gdt: GlobalDescriptorTable::new(), tss: TaskStateSegment::new(), fault_stack: VirtAddr::zero() }
+        Self {
+            gdt: GlobalDescriptorTable::new(),
+            tss: TaskStateSegment::new(),
+            fault_stack: VirtAddr::zero(),
+            other_nmi_stack: VirtAddr::zero(),
+        }
     }
 }
 
@@ -100,7 +111,8 @@ pub fn load() {
     // SAFETY: the cell belongs to this CPU; nothing else holds a reference to it (see `CpuBlock`).
     let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() }.write(Descriptors::new());
     let top = VirtAddr::from_ptr(BOOT_TRAP_STACK.0.get()) + BOOT_STACK_SIZE as u64;
-    descriptors.tss.interrupt_stack_table = [top; 7];
+    descriptors.tss.interrupt_stack_table = [top; TABLE_ENTRIES];
+    descriptors.other_nmi_stack = top;
     let code = descriptors.gdt.append(Descriptor::kernel_code_segment());
     let data = descriptors.gdt.append(Descriptor::kernel_data_segment());
     let tss = descriptors.gdt.append(Descriptor::tss_segment(&descriptors.tss));
@@ -123,11 +135,38 @@ pub fn set_interrupt_stacks(tops: &[usize]) {
     // SAFETY: made by `load` before; the cell is this CPU's, and the TSS is only read by this CPU's hardware, at traps, which are off.
     let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
     let mut table = descriptors.tss.interrupt_stack_table;
-    for (entry, &top) in table[..INTERRUPT_STACKS].iter_mut().zip(tops) {
+    for (entry, &top) in table.iter_mut().zip(tops) {
         *entry = VirtAddr::new(top as u64);
+    }
+    if let Some(&top) = tops.get(Stack::OtherNonMaskable as usize) {
+        descriptors.other_nmi_stack = VirtAddr::new(top as u64);
     }
     descriptors.tss.interrupt_stack_table = table;
     descriptors.fault_stack = table[Stack::Fault as usize];
+}
+
+/// True for a stack pointer of this CPU's on the stack for NMIs that the next one would not use, as far up as what enters and leaves a
+/// handler gets.
+pub(crate) fn is_on_other_nmi_stack(pointer: u64) -> bool {
+    const REACH: u64 = 4096;
+    other_nmi_stack().checked_sub(pointer).is_some_and(|below| below <= REACH)
+}
+
+/// Its top.
+pub(crate) fn other_nmi_stack() -> u64 {
+    // SAFETY: made by `load` before; changed with NMIs held off, as they are in the callers.
+    unsafe { (*crate::cpu::block().descriptors.get()).assume_init_ref() }.other_nmi_stack.as_u64()
+}
+
+/// Lets further NMIs of this CPU use the stack that the one whose handler this is does not use. They stay there: that handler may
+/// still be on its own when it has let others in.
+#[cfg(feature = "pc")]
+pub(crate) fn use_other_nmi_stack() {
+    // SAFETY: made by `load` before; only this CPU's hardware reads it, at an NMI, which is held off.
+    let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
+    let mut table = descriptors.tss.interrupt_stack_table;
+    core::mem::swap(&mut table[Stack::NonMaskable as usize], &mut descriptors.other_nmi_stack);
+    descriptors.tss.interrupt_stack_table = table;
 }
 
 /// Lets faults use their own stack again: what was on it is given up.

@@ -421,11 +421,9 @@ pub fn stop_at_next_nmi() {
 extern "C" fn exception_entry(frame: &mut ExceptionFrame) -> bool {
     match frame.vector {
         NON_MASKABLE => {
-            cpu::set_in_nmi(true);
-            beside_what_was_interrupted(FaultStack::InNonMaskable, || handle_exception(frame));
-            #[cfg(feature = "pc")]
-            crate::debug::leave_nmi();
-            cpu::set_in_nmi(false);
+            handle_nmi(frame);
+            frame.rip = cpu::past_halt(frame.rip);
+            return false;
         }
         #[cfg(feature = "pc")]
         DEBUG if cpu::in_nmi() => {
@@ -437,6 +435,42 @@ extern "C" fn exception_entry(frame: &mut ExceptionFrame) -> bool {
     }
     frame.rip = cpu::past_halt(frame.rip);
     cpu::in_nmi()
+}
+
+/// An NMI. Its handler may let others in when it waits ([`cpu::wait_for_nmi`]): those leave everything to it.
+fn handle_nmi(frame: &mut ExceptionFrame) {
+    match cpu::enter_nmi(frame.rsp) {
+        cpu::InterruptedByNmi::Handler => {
+            stop_if_wanted(frame);
+            return;
+        }
+        // Nothing is left of that but to go back to what it has interrupted: this one does so itself.
+        cpu::InterruptedByNmi::EndOfHandler => {
+            let top = descriptors::other_nmi_stack() as *const ExceptionFrame;
+            // SAFETY: the handler's frame is at the top of its stack, where the CPU and the stub have pushed it, and stays there until the
+            // next NMI on that stack.
+            *frame = unsafe { top.sub(1).read() };
+        }
+        cpu::InterruptedByNmi::Other => {}
+    }
+    loop {
+        beside_what_was_interrupted(FaultStack::InNonMaskable, || handle_exception(frame));
+        #[cfg(feature = "pc")]
+        crate::debug::leave_nmi();
+        if cpu::leave_nmi() {
+            return;
+        }
+    }
+}
+
+/// Stops for good if NMIs say that.
+fn stop_if_wanted(frame: &ExceptionFrame) {
+    if STOPPING.load(Ordering::SeqCst) {
+        match callbacks() {
+            Some(callbacks) => (callbacks.stopped)(&frame.registers()),
+            None => cpu::halt_forever(),
+        }
+    }
 }
 
 /// Runs a handler that may have come between any two instructions, also of other handlers, and that may probe memory, stop other
@@ -458,11 +492,8 @@ fn handle_exception(frame: &mut ExceptionFrame) {
         frame.rip = next;
         return;
     }
-    if frame.vector == NON_MASKABLE && STOPPING.load(Ordering::SeqCst) {
-        match callbacks() {
-            Some(callbacks) => (callbacks.stopped)(&frame.registers()),
-            None => cpu::halt_forever(),
-        }
+    if frame.vector == NON_MASKABLE {
+        stop_if_wanted(frame);
     }
     if frame.vector == NON_MASKABLE && takes_sample() {
         if let Some(callbacks) = callbacks() {

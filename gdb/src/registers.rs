@@ -40,9 +40,21 @@ pub struct Number(usize);
 
 impl RegId for Number {
     fn from_raw_id(id: usize) -> Option<(Self, Option<NonZeroUsize>)> {
-        Some((Self(id), None))
+        let (mut index, mut size) = (0, None);
+        Registers::default().for_each(&Machine::vector_layout(), |piece| {
+            if index == id {
+                size = NonZeroUsize::new(piece.size());
+            }
+            index += 1;
+        });
+        size.map(|size| (Self(id), Some(size)))
     }
 }
+
+/// Registers in the packet that reads all of a thread: the general ones, where it is, flags, and segments. gdb reads the others,
+/// and writes all, one by one (gdb manual, "Packets", `g`, `p` and `P`). With the vectors the packet would have some 2 KiB, most often for
+/// nothing: gdb reads one for each thread that it lists.
+const TOGETHER: usize = 24;
 
 /// All registers of a CPU.
 #[derive(Clone)]
@@ -83,6 +95,15 @@ enum Piece<'a> {
     Bytes(&'a mut [u8]),
     /// A number gdb may only read, and its bytes.
     Number(u64, usize),
+}
+
+impl Piece<'_> {
+    fn size(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Number(_, size) => *size,
+        }
+    }
 }
 
 impl Registers {
@@ -215,6 +236,7 @@ impl gdbstub::arch::Registers for Registers {
             let is_known = !self.is_suspended || is_preserved(index, &piece);
             let mut write = |byte: u8| write_byte(is_known.then_some(byte));
             match piece {
+                _ if index >= TOGETHER => {}
                 Piece::Bytes(bytes) => bytes.iter().copied().for_each(&mut write),
                 Piece::Number(number, size) => number.to_le_bytes()[..size].iter().copied().for_each(&mut write),
             }
@@ -223,14 +245,13 @@ impl gdbstub::arch::Registers for Registers {
     }
 
     fn gdb_deserialize(&mut self, bytes: &[u8]) -> Result<(), ()> {
-        let mut rest = bytes;
-        let mut enough = true;
+        let (mut rest, mut index, mut enough) = (bytes, 0, true);
         self.for_each(&Machine::vector_layout(), |piece| {
-            let size = match &piece {
-                Piece::Bytes(bytes) => bytes.len(),
-                Piece::Number(_, size) => *size,
-            };
-            let Some((given, further)) = rest.split_at_checked(size) else {
+            index += 1;
+            if index > TOGETHER {
+                return;
+            }
+            let Some((given, further)) = rest.split_at_checked(piece.size()) else {
                 enough = false;
                 return;
             };

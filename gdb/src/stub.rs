@@ -24,6 +24,8 @@ use crate::threads::View;
 const HELLO: &[u8] = b"qSupported";
 /// How it asks that packets are not acknowledged any more.
 const NO_ACKNOWLEDGEMENTS: &[u8] = b"QStartNoAckMode";
+/// How LLDB, and never gdb, begins.
+const LLDB: &[u8] = b"QThreadSuffixSupported";
 /// How it reads the list of threads.
 const THREAD_LIST: &[u8] = b"qXfer:threads:read::";
 /// What asks for a repetition, and what is said of a packet that is too long.
@@ -277,6 +279,7 @@ fn take_packet(kernel: &mut Kernel, framer: &Framer, session: Option<Session>) -
             other => other,
         };
     }
+    kernel.is_lldb |= framer.text() == LLDB;
     if framer.text() == NO_ACKNOWLEDGEMENTS {
         kernel.acknowledges = false;
     }

@@ -64,6 +64,8 @@ pub struct Kernel {
     pub range_step: Option<RangeStep>,
     /// Packets are acknowledged.
     pub acknowledges: bool,
+    /// It is LLDB that asks.
+    pub is_lldb: bool,
     /// A kernel thread whose registers gdb sees instead of those of the thread it names, by its number.
     selected: Option<u64>,
     view: View,
@@ -76,6 +78,8 @@ pub struct Kernel {
     refused: Option<Tid>,
     /// A thread that gdb has named to go on and that does not run: it goes on when the others let it.
     waiting: Option<Tid>,
+    /// Where the thread is that gdb asked for last: looking for it takes a walk over all.
+    last_place: Option<(Tid, Place)>,
 }
 
 // SAFETY: used by the host of a stop only.
@@ -95,6 +99,7 @@ impl Kernel {
             named,
             range_step: None,
             acknowledges: true,
+            is_lldb: false,
             selected: None,
             view: View::Threads,
             stepped: None,
@@ -102,6 +107,7 @@ impl Kernel {
             extra: &[],
             refused: None,
             waiting: None,
+            last_place: None,
         }
     }
 
@@ -163,10 +169,20 @@ impl Kernel {
         view.tid_of(self.stop(), cpu)
     }
 
+    /// Where what gdb calls so is; `None` if there is no such thing.
+    fn place_of(&mut self, tid: Tid) -> Option<Place> {
+        if let Some((_, place)) = self.last_place.filter(|last| last.0 == tid) {
+            return Some(place);
+        }
+        let view = self.view;
+        let place = view.place_of(self.stop(), tid)?;
+        self.last_place = Some((tid, place));
+        Some(place)
+    }
+
     /// The CPU, if what gdb calls so runs on one.
     fn cpu_of(&mut self, tid: Tid) -> Option<usize> {
-        let view = self.view;
-        match view.place_of(self.stop(), tid) {
+        match self.place_of(tid) {
             Some(Place::Cpu(cpu)) => Some(cpu),
             _ => None,
         }
@@ -181,7 +197,7 @@ impl Kernel {
     pub fn during<T>(&mut self, stop: &mut Stop, work: impl FnOnce(&mut Self) -> T) -> T {
         self.stop = Some(NonNull::from(stop));
         let result = work(self);
-        self.stop = None;
+        (self.stop, self.last_place) = (None, None);
         result
     }
 
@@ -220,7 +236,7 @@ impl Kernel {
         self.stop().remove_all();
         (self.others, self.named, self.range_step) = (Order::Run, [None; arch_contract::MAX_CPUS], None);
         (self.stepped, self.awaited, self.refused, self.waiting) = (None, None, None, None);
-        self.acknowledges = true;
+        (self.acknowledges, self.is_lldb) = (true, false);
     }
 
     /// Lets all go on, without a trace of gdb.
@@ -298,15 +314,15 @@ impl Target for Kernel {
 
 impl MultiThreadBase for Kernel {
     fn read_registers(&mut self, registers: &mut Registers, tid: Tid) -> TargetResult<(), Self> {
-        let (view, selected) = (self.view, self.selected);
-        let stop = self.stop();
-        let place = match selected {
-            None => view.place_of(stop, tid),
+        let place = match self.selected {
+            None => self.place_of(tid),
             Some(thread) => {
+                let stop = self.stop();
                 let cpu = stopped_cpus(stop).find(|&cpu| stop.running(cpu).0 == thread);
                 Some(cpu.map_or(Place::Waiting(thread), Place::Cpu))
             }
         };
+        let stop = self.stop();
         match place.ok_or(TargetError::Errno(NO_SUCH_THREAD))? {
             Place::Cpu(cpu) => {
                 registers.general = *stop.registers(cpu);
@@ -357,8 +373,7 @@ impl MultiThreadBase for Kernel {
     }
 
     fn is_thread_alive(&mut self, tid: Tid) -> Result<bool, Never> {
-        let view = self.view;
-        Ok(view.place_of(self.stop(), tid).is_some())
+        Ok(self.place_of(tid).is_some())
     }
 
     fn support_resume(&mut self) -> Option<MultiThreadResumeOps<'_, Self>> {
@@ -370,12 +385,18 @@ impl MultiThreadBase for Kernel {
     }
 }
 
-/// LLDB reads a register at a time: it takes nothing of all of them if one is not known.
+/// gdb reads so what is not in the packet with all, and writes all; LLDB reads all so, as it takes nothing of that packet if one is not
+/// known.
 impl SingleRegisterAccess<Tid> for Kernel {
     fn read_register(&mut self, tid: Tid, register: Number, out: &mut [u8]) -> TargetResult<usize, Self> {
         let mut registers = Registers::default();
         self.read_registers(&mut registers, tid)?;
-        registers.read(register, out).ok_or(TargetError::Errno(NO_ACCESS))
+        match registers.read(register, out) {
+            Some(length) => Ok(length),
+            // "Unavailable" to gdb, for which an error would end the command; LLDB would take that for a value.
+            None if registers.is_suspended && !self.is_lldb => Ok(0),
+            None => Err(TargetError::Errno(NO_ACCESS)),
+        }
     }
 
     fn write_register(&mut self, tid: Tid, register: Number, value: &[u8]) -> TargetResult<(), Self> {

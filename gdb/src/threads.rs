@@ -139,12 +139,14 @@ fn is_waiting(thread: u64) -> bool {
     found
 }
 
-/// Where a thread is, or goes on, and its thread pointer.
+/// Where a thread that does not run goes on, and its thread pointer.
 pub fn registers_of(thread: u64) -> Option<(Registers, u64)> {
     let mut found = None;
     attempt(|| {
-        let pointer = snapshot::with_thread(thread, |thread, _| thread.thread_pointer() as u64);
-        found = snapshot::registers_of(thread).zip(pointer);
+        found = snapshot::with_thread(thread, |thread, _| {
+            let registers = is_suspended(thread).then(|| snapshot::suspended_registers(thread));
+            registers.map(|registers| (registers, thread.thread_pointer() as u64))
+        });
     });
-    found
+    found.flatten()
 }

@@ -565,10 +565,13 @@ pub fn registers_of(id: u64) -> Option<Registers> {
         }
         None
     };
-    cpu::all().find_map(of).or_else(|| {
-        // SAFETY: suspended, as all CPUs are stopped and none of them runs it.
-        with_thread(id, |thread, _| Machine::suspended_at(unsafe { &*thread.context.get() }))
-    })
+    cpu::all().find_map(of).or_else(|| with_thread(id, |thread, _| suspended_registers(thread)))
+}
+
+/// Where a thread of a frozen machine that does not run goes on.
+pub fn suspended_registers(thread: &thread::Thread) -> Registers {
+    // SAFETY: on a frozen machine nothing changes it. Of a thread that runs it is what was once, and no address in it is followed.
+    Machine::suspended_at(unsafe { &*thread.context.get() })
 }
 
 /// The frames of a thread's stack, innermost first, and whether that is certain; `None` if there is no such

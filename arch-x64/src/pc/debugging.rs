@@ -4,7 +4,7 @@ use arch_contract::ProbeError;
 use arch_contract::debug::{Debugging, HARDWARE_BREAKPOINTS, HardwareBreakpoint, SystemRegisters, VectorLayout};
 
 use super::{Machine, debug_line};
-use crate::{apic, debug, paging, vectors};
+use crate::{apic, cpu, debug, paging, vectors};
 
 impl Debugging for Machine {
     const BREAKPOINT: u8 = debug::BREAKPOINT;
@@ -27,6 +27,10 @@ impl Debugging for Machine {
 
     fn debug_stop_others() {
         apic::broadcast_nmi();
+    }
+
+    fn wait_for_attention() {
+        cpu::wait_for_nmi();
     }
 
     fn set_hardware_breakpoints(breakpoints: &[Option<HardwareBreakpoint>; HARDWARE_BREAKPOINTS]) {

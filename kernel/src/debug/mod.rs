@@ -95,8 +95,8 @@ struct Slot {
     is_inside: AtomicBool,
     /// What the next breakpoint on it is for: nothing of its own, or the number of one of [`Own`].
     own_stop: AtomicU8,
-    /// The host has sent an NMI; one that comes for nothing may be that one.
-    is_awaited: AtomicBool,
+    /// NMIs on their way that hosts have sent; one that comes for nothing may be one of these. More than two arrive as two.
+    awaited: AtomicU8,
     /// Set by an NMI that found the CPU there.
     was_called: AtomicBool,
     /// It was told to execute one instruction.
@@ -107,6 +107,20 @@ struct Slot {
     stopped_in_step: AtomicBool,
     /// It goes on with the last order: if that was a step, which is not over, it still is one.
     keeps_order: AtomicBool,
+}
+
+impl Slot {
+    /// An NMI is on its way to this CPU. A CPU has at most one in its handler and one waiting (SDM Vol. 3A, 6.7.1).
+    fn await_one_more(&self) {
+        let one_more = |awaited: u8| Some(2.min(awaited + 1));
+        let _ = self.awaited.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
+    }
+
+    /// One has come: true if a host may have sent it.
+    fn take_awaited(&self) -> bool {
+        let one_less = |awaited: u8| awaited.checked_sub(1);
+        self.awaited.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+    }
 }
 
 // SAFETY: the cells are written by their CPU before it is stopped and by the host while it is.
@@ -121,7 +135,7 @@ static SLOTS: [Slot; MAX_CPUS] = [const {
         rendezvous: Rendezvous::new(),
         is_inside: AtomicBool::new(false),
         own_stop: AtomicU8::new(0),
-        is_awaited: AtomicBool::new(false),
+        awaited: AtomicU8::new(0),
         was_called: AtomicBool::new(false),
         is_stepping: AtomicBool::new(false),
         masked_for_step: AtomicBool::new(false),
@@ -285,7 +299,8 @@ pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
     }
     let slot = &SLOTS[cpu::this().index];
     if slot.is_inside.swap(true, Ordering::SeqCst) {
-        // An NMI on a CPU that stops or goes on by itself, which sees to it before it leaves.
+        // An NMI on a CPU that stops or goes on by itself, which sees to it before it leaves, or that waits.
+        slot.take_awaited();
         slot.was_called.store(true, Ordering::SeqCst);
         return matches!(event, DebugEvent::Attention);
     }
@@ -324,7 +339,7 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
     let here = cpu::this().index;
     let reason = match event {
         DebugEvent::Attention => {
-            let was_stopped = is_stopped();
+            let (was_stopped, is_awaited) = (is_stopped(), slot.take_awaited());
             if was_stopped {
                 wait_for_order(slot, registers);
             }
@@ -334,7 +349,7 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
                 Some(_) => return true,
                 // Without a line, one that nobody here has sent is somebody else's. Of two that were sent, to ask where this CPU
                 // is and to stop it, the first may have done for both: the second comes when all go on.
-                None => return was_stopped || slot.is_awaited.swap(false, Ordering::SeqCst),
+                None => return was_stopped || is_awaited,
             }
         }
         DebugEvent::Breakpoint => match slot.own_stop.swap(0, Ordering::SeqCst) {
@@ -434,14 +449,18 @@ fn wait_for_order(slot: &Slot, registers: &mut Registers) -> bool {
     describe(slot, registers);
     Machine::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
     let next_look = Cell::new(Deadline::after(LOOK_INTERVAL));
-    let steps = slot.rendezvous.wait(|| {
-        let has_host = is_stopped();
-        if !has_host && slot.rendezvous.is_held() && cpu::this_index() == LISTENER && next_look.get().has_passed() {
-            pass_on_attention();
-            next_look.set(Deadline::after(LOOK_INTERVAL));
+    let rest = || {
+        if !is_stopped() && slot.rendezvous.is_held() && cpu::this_index() == LISTENER {
+            if next_look.get().has_passed() {
+                pass_on_attention();
+                next_look.set(Deadline::after(LOOK_INTERVAL));
+            }
+            Machine::spin_hint();
+        } else {
+            Machine::wait_for_attention();
         }
-        has_host
-    });
+    };
+    let steps = slot.rendezvous.wait(is_stopped, rest);
     go_on(slot, registers, steps)
 }
 
@@ -479,8 +498,7 @@ fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) -> bool {
 fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers, started_at: u64) {
     Machine::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
     Machine::debug_line_watch(false);
-    cpu::all().filter(|cpu| !cpu.is_this()).for_each(|cpu| SLOTS[cpu.index].is_awaited.store(true, Ordering::SeqCst));
-    Machine::debug_stop_others();
+    interrupt_others();
     describe(slot, registers);
     let here = cpu::this().index;
     let others = || cpu::all().filter(|cpu| cpu.index != here);
@@ -496,10 +514,19 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
     }
     Machine::debug_line_watch(true);
     HOST.store(NO_CPU, Ordering::SeqCst);
+    if others().any(|cpu| SLOTS[cpu.index].rendezvous.may_halt()) {
+        interrupt_others();
+    }
     match orders[here] {
         Order::Stay => wait_for_order(slot, registers),
         order => go_on(slot, registers, order == Order::Step),
     };
+}
+
+/// Makes all other CPUs look why.
+fn interrupt_others() {
+    cpu::all().filter(|cpu| !cpu.is_this()).for_each(|cpu| SLOTS[cpu.index].await_one_more());
+    Machine::debug_stop_others();
 }
 
 /// What all CPUs were doing when they stopped.
@@ -550,7 +577,10 @@ pub(crate) fn after_crash(registers: &Registers, is_access: bool) {
 /// Another CPU has crashed, this one stops for good.
 pub(crate) fn stop_for_good(registers: &Registers) -> ! {
     let slot = &SLOTS[cpu::this().index];
-    describe(slot, registers);
+    // One that was stopped before has been interrupted where it waits, which is of no interest.
+    if !slot.rendezvous.is_stopped() {
+        describe(slot, registers);
+    }
     slot.rendezvous.stop_for_good();
     Machine::halt_forever()
 }

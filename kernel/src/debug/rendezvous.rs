@@ -4,7 +4,7 @@
 //! more goes on by itself; if another host comes just then, it either stays for that one or is seen to have left, and an order
 //! is taken once or not given: one that was left over would let the CPU run through the next stop.
 
-use crate::atomic::{AtomicBool, AtomicU8, Ordering, const_fn, spin_hint};
+use crate::atomic::{AtomicBool, AtomicU8, Ordering, const_fn};
 
 /// What a stopped CPU shall do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,13 +33,15 @@ pub struct Rendezvous {
     phase: AtomicU8,
     /// The last host wants the CPU to stay when it is gone itself.
     is_held: AtomicBool,
+    /// It waits, and may have halted.
+    may_halt: AtomicBool,
 }
 
 impl Rendezvous {
     const_fn! {
         /// The CPU is away.
         pub fn new() -> Self {
-            Self { phase: AtomicU8::new(AWAY), is_held: AtomicBool::new(false) }
+            Self { phase: AtomicU8::new(AWAY), is_held: AtomicBool::new(false), may_halt: AtomicBool::new(false) }
         }
     }
 
@@ -54,6 +56,12 @@ impl Rendezvous {
     pub fn stop_for_good(&self) {
         self.phase.store(STOPPED, Ordering::SeqCst);
         self.is_held.store(true, Ordering::SeqCst);
+    }
+
+    /// True if the CPU waits: a host that is done, and no host any more, makes it look.
+    pub fn may_halt(&self) -> bool {
+        // A write, so that a CPU that waits from afterwards on sees all that the host has done.
+        self.may_halt.fetch_or(false, Ordering::SeqCst)
     }
 
     /// True if the last host wants the CPU to stay.
@@ -74,27 +82,31 @@ impl Rendezvous {
         let _ = self.phase.fetch_update(Ordering::SeqCst, Ordering::SeqCst, told);
     }
 
-    /// The CPU is stopped until there is an order for it; true if that is to step. `has_host` says whether there is a host.
-    pub fn wait(&self, has_host: impl Fn() -> bool) -> bool {
+    /// The CPU is stopped until there is an order for it; true if that is to step. `has_host` says whether there is a host; `rest` is called
+    /// between two looks, and may take until a host has seen [`Self::may_halt`].
+    pub fn wait(&self, has_host: impl Fn() -> bool, rest: impl Fn()) -> bool {
         let change = |from, to| self.phase.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         // Looked at in this order: a host gives its orders, and then is none any more.
         let is_free = || !has_host() && !self.is_held.load(Ordering::SeqCst);
+        self.may_halt.swap(true, Ordering::SeqCst);
         self.phase.store(STOPPED, Ordering::SeqCst);
-        loop {
+        let steps = loop {
             let may_leave = is_free();
             let phase = self.phase.load(Ordering::SeqCst);
             if phase != STOPPED {
                 self.phase.store(AWAY, Ordering::SeqCst);
-                return phase == TO_STEP;
+                break phase == TO_STEP;
             }
             if may_leave && change(STOPPED, LEAVING) {
                 // A host that has come meanwhile may have seen this CPU stopped, and may be gone again.
                 if is_free() && change(LEAVING, AWAY) {
-                    return false;
+                    break false;
                 }
                 change(LEAVING, STOPPED);
             }
-            spin_hint();
-        }
+            rest();
+        };
+        self.may_halt.store(false, Ordering::SeqCst);
+        steps
     }
 }

@@ -42,23 +42,25 @@ impl Screen {
         screen
     }
 
-    fn execute(&mut self, command: &str, arguments: &Value) {
+    /// Has QEMU execute something, and returns what it answers.
+    fn execute(&mut self, command: &str, arguments: &Value) -> Value {
         let line = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream, "{line}").expect("QEMU takes commands");
         loop {
             let mut answer = String::new();
             self.answers.read_line(&mut answer).expect("QEMU answers");
-            let answer: Value = serde_json::from_str(&answer).expect("it speaks JSON");
+            let mut answer: Value = serde_json::from_str(&answer).expect("it speaks JSON");
             assert!(answer.get("error").is_none(), "{line}: {answer}");
-            if answer.get("return").is_some() {
-                return;
+            if let Some(result) = answer.get_mut("return") {
+                return result.take();
             }
         }
     }
 
-    /// A command for QEMU's monitor for people.
-    pub fn monitor(&mut self, command: &str) {
-        self.execute("human-monitor-command", &json!({ "command-line": command }));
+    /// A command for QEMU's monitor for people, and what that says.
+    pub fn monitor(&mut self, command: &str) -> String {
+        let said = self.execute("human-monitor-command", &json!({ "command-line": command }));
+        said.as_str().unwrap_or_default().into()
     }
 
     /// Presses keys together, by QEMU's names, and releases them. QEMU takes its time, as a person does: the keyboard forgets

@@ -233,6 +233,8 @@ fn a_pool_ends_when_its_last_task_has_run_and_not_before() {
 struct Stopping {
     has_host: AtomicUsize,
     place: Rendezvous,
+    /// If the CPU halts while it waits: the interrupt that ends that, also one that comes before it.
+    interrupt: Option<(Mutex<bool>, Condvar)>,
     /// What is the CPU's while it runs and a host's while that has it stopped; counts steps.
     owned: UnsafeCell<usize>,
 }
@@ -243,7 +245,15 @@ impl Stopping {
     }
 
     fn stop(&self) {
-        let steps = self.place.wait(|| self.has_host());
+        let rest = || {
+            let Some((came, changed)) = &self.interrupt else { return atomic::spin_hint() };
+            let mut came = came.lock().unwrap();
+            while !*came {
+                came = changed.wait(came).unwrap();
+            }
+            *came = false;
+        };
+        let steps = self.place.wait(|| self.has_host(), rest);
         // SAFETY: what is being tested; loom checks it.
         self.owned.with_mut(|taken| unsafe { *taken += usize::from(steps) });
     }
@@ -260,6 +270,10 @@ impl Stopping {
         }
         self.place.give(if is_stopped { order } else { Order::Run });
         self.has_host.store(0, Ordering::SeqCst);
+        if let Some((came, changed)) = self.interrupt.as_ref().filter(|_| self.place.may_halt()) {
+            *came.lock().unwrap() = true;
+            changed.notify_one();
+        }
         if is_stopped && order == Order::Stay {
             // SAFETY: as above.
             self.owned.with_mut(|taken| unsafe { *taken += 0 });
@@ -269,11 +283,12 @@ impl Stopping {
 }
 
 /// A CPU that comes to wait, and again if there is a host, while hosts give it these orders.
-fn stop_with(orders: [Order; 3]) {
-    // An order that is not seen while the CPU leaves needs so many.
-    explore_with(5, move || {
+fn stop_with(preemptions: usize, halts: bool, orders: [Order; 3]) {
+    explore_with(preemptions, move || {
         let place = Rendezvous::new();
-        let stopping = Arc::new(Stopping { has_host: AtomicUsize::new(0), place, owned: UnsafeCell::new(0) });
+        let interrupt = halts.then(|| (Mutex::new(false), Condvar::new()));
+        let stopping =
+            Arc::new(Stopping { has_host: AtomicUsize::new(0), place, interrupt, owned: UnsafeCell::new(0) });
         let theirs = stopping.clone();
         let cpu = loom::thread::spawn(move || {
             theirs.stop();
@@ -290,8 +305,15 @@ fn stop_with(orders: [Order; 3]) {
 
 #[test]
 fn a_stopped_cpu_stays_until_its_order_and_takes_it_once() {
-    stop_with([Order::Run, Order::Step, Order::Run]);
-    stop_with([Order::Stay, Order::Step, Order::Run]);
+    // An order that is not seen while the CPU leaves needs so many preemptions.
+    stop_with(5, false, [Order::Run, Order::Step, Order::Run]);
+    stop_with(5, false, [Order::Stay, Order::Step, Order::Run]);
+}
+
+#[test]
+fn a_stopped_cpu_that_halts_is_told_of_its_order() {
+    stop_with(3, true, [Order::Run, Order::Step, Order::Run]);
+    stop_with(3, true, [Order::Stay, Order::Step, Order::Run]);
 }
 
 #[test]
