@@ -1,11 +1,11 @@
 //! Where the files that are model-checked get their atomics: the checker includes the same files with its own.
 
-pub use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+pub use core::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
 /// Declares a `const fn`; the model checker's atomics have no `const` constructors, so its version drops the `const`.
 macro_rules! const_fn {
-    ($(#[$attribute:meta])* $visibility:vis fn $name:ident() -> $result:ty $body:block) => {
-        $(#[$attribute])* $visibility const fn $name() -> $result $body
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty $body:block) => {
+        $(#[$attribute])* $visibility const fn $name($($argument: $type),*) -> $result $body
     };
 }
 pub(crate) use const_fn;

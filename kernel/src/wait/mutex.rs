@@ -3,11 +3,11 @@
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::list::TakenOne;
 use super::{Outcome, TimedOut, WaitList, list};
 use crate::arch::{Architecture, Machine};
+use crate::atomic::{AtomicUsize, Ordering, const_fn};
 use crate::lock::{SpinGuard, SpinLock};
 use crate::thread;
 use crate::time::Deadline;
@@ -37,9 +37,11 @@ unsafe impl<T: Send> Sync for Mutex<T> {}
 unsafe impl<T: Send> Send for Mutex<T> {}
 
 impl<T> Mutex<T> {
-    /// A free mutex around `data`.
-    pub const fn new(data: T) -> Self {
-        Self { state: AtomicUsize::new(FREE), waiters: SpinLock::new(WaitList::new()), data: UnsafeCell::new(data) }
+    const_fn! {
+        /// A free mutex around `data`.
+        pub fn new(data: T) -> Self {
+            Self { state: AtomicUsize::new(FREE), waiters: SpinLock::new(WaitList::new()), data: UnsafeCell::new(data) }
+        }
     }
 
     /// Locks. Blocks.

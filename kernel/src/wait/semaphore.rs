@@ -1,9 +1,8 @@
 //! The counting semaphore.
 
-use core::sync::atomic::{AtomicI64, Ordering};
-
 use super::list::TakenOne;
 use super::{InterruptSafe, Outcome, TimedOut, WaitList, list};
+use crate::atomic::{AtomicI64, Ordering, const_fn};
 use crate::lock::SpinLock;
 use crate::time::Deadline;
 
@@ -24,10 +23,12 @@ struct Promises {
 unsafe impl InterruptSafe for Semaphore {}
 
 impl Semaphore {
-    /// A semaphore with `count` units.
-    pub const fn new(count: u32) -> Self {
-        let promises = Promises { laid_down: 0, waiters: WaitList::new() };
-        Self { count: AtomicI64::new(count as i64), promises: SpinLock::new(promises) }
+    const_fn! {
+        /// A semaphore with `count` units.
+        pub fn new(count: u32) -> Self {
+            let promises = Promises { laid_down: 0, waiters: WaitList::new() };
+            Self { count: AtomicI64::new(count as i64), promises: SpinLock::new(promises) }
+        }
     }
 
     /// Takes a unit. Blocks.

@@ -13,7 +13,7 @@ extern crate alloc;
 mod support;
 
 // The paths the included files use.
-pub(crate) use support::{atomic, lock, memory, scheduler, thread, time};
+pub(crate) use support::{arch, atomic, lock, memory, scheduler, thread, time};
 
 #[path = "../../../kernel/src/scheduler/attention.rs"]
 mod attention;
@@ -39,7 +39,7 @@ use rendezvous::{Order, Rendezvous};
 use rest::{Rest, Worker, Workers};
 use support::raw::RawSpinLock;
 use wait::claim::Claim;
-use wait::{Channel, Event, TimedOut};
+use wait::{Arrival, Barrier, Channel, Event, Mutex as KernelMutex, Semaphore, TimedOut};
 
 /// Runs a model in all interleavings with up to three preemptions; more have not found more, and take hours.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
@@ -406,5 +406,83 @@ fn a_channel_of_one_place_passes_everything_in_order() {
         assert_eq!(channel.receive(), 2);
         sender.join().unwrap();
         assert_eq!(channel.receive_until(time::Deadline::NOW), Err(TimedOut));
+    });
+}
+
+/// A thread of the kernel's, for whoever runs this.
+fn become_thread() -> &'static thread::Thread {
+    let thread: &'static thread::Thread = Box::leak(Box::new(thread::Thread::new()));
+    thread::set_current(thread);
+    thread
+}
+
+/// Has a thread wait on `object` with a deadline that passes at any moment, while `meanwhile` runs here; what both say.
+fn race_a_timeout<O: Sync, T: Send + 'static, U>(
+    object: &'static O,
+    wait: impl Fn(&'static O) -> T + Send + 'static,
+    meanwhile: impl Fn(&'static O) -> U,
+) -> (T, U) {
+    let waiter: &'static thread::Thread = Box::leak(Box::new(thread::Thread::new()));
+    let timer = loom::thread::spawn(move || waiter.time_out_once_waiting());
+    let waiting = loom::thread::spawn(move || {
+        thread::set_current(waiter);
+        wait(object)
+    });
+    become_thread();
+    let here = meanwhile(object);
+    let theirs = waiting.join().unwrap();
+    waiter.stop_timer();
+    timer.join().unwrap();
+    (theirs, here)
+}
+
+#[test]
+fn a_barrier_lets_both_pass_or_neither() {
+    explore(|| {
+        let barrier: &'static Barrier = Box::leak(Box::new(Barrier::new(2)));
+        let (theirs, here) = race_a_timeout(
+            barrier,
+            |barrier| barrier.wait_until(time::Deadline::SOME),
+            |barrier| barrier.wait_until(time::Deadline::NOW),
+        );
+        let passed = [theirs, here].map(|arrival| arrival.is_ok());
+        assert_eq!(passed[0], passed[1], "{theirs:?} and {here:?}");
+        let last = [theirs, here].iter().filter(|&&arrival| arrival == Ok(Arrival::Last)).count();
+        assert_eq!(last, usize::from(passed[0]), "{theirs:?} and {here:?}");
+        // It is as if new.
+        assert_eq!(barrier.wait_until(time::Deadline::NOW), Err(TimedOut));
+    });
+}
+
+#[test]
+fn a_semaphores_unit_is_taken_once_whenever_its_waiter_times_out() {
+    explore(|| {
+        let semaphore: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
+        let (theirs, ()) = race_a_timeout(
+            semaphore,
+            |semaphore| semaphore.down_until(time::Deadline::SOME),
+            |semaphore| semaphore.up(),
+        );
+        let now = || semaphore.down_until(time::Deadline::NOW);
+        assert_ne!(theirs, now(), "the unit was taken twice, or got lost");
+        assert_eq!(now(), Err(TimedOut), "there is a unit from nowhere");
+    });
+}
+
+#[test]
+fn a_mutex_forgets_no_waiter() {
+    explore_with(2, || {
+        let mutex: &'static KernelMutex<usize> = Box::leak(Box::new(KernelMutex::new(0)));
+        become_thread();
+        let guard = mutex.lock();
+        let others = [(); 2].map(|()| {
+            loom::thread::spawn(move || {
+                become_thread();
+                *mutex.lock() += 1;
+            })
+        });
+        drop(guard);
+        others.into_iter().for_each(|other| other.join().unwrap());
+        assert_eq!(*mutex.lock(), 2);
     });
 }

@@ -2,11 +2,11 @@
 
 /// The checker's atomics.
 pub mod atomic {
-    pub use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+    pub use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
     macro_rules! const_fn {
-        ($(#[$attribute:meta])* $visibility:vis fn $name:ident() -> $result:ty $body:block) => {
-            $(#[$attribute])* $visibility fn $name() -> $result $body
+        ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty $body:block) => {
+            $(#[$attribute])* $visibility fn $name($($argument: $type),*) -> $result $body
         };
     }
     pub(crate) use const_fn;
@@ -84,7 +84,7 @@ pub mod thread {
     use intrusive_collections::LinkedListLink;
     use loom::sync::{Condvar, Mutex};
 
-    use crate::atomic::AtomicPtr;
+    use crate::atomic::{AtomicPtr, AtomicUsize};
     use crate::time::Deadline;
     use crate::wait::claim::Claim;
 
@@ -159,6 +159,8 @@ pub mod thread {
 
         pub fn end_timeout(&self) {}
 
+        pub fn waits_for(&self, _: &AtomicUsize) {}
+
         fn fire(&self) {
             if self.claim.try_time_out() {
                 self.make_runnable();
@@ -197,6 +199,23 @@ pub mod thread {
                 runnable = self.changed.wait(runnable).unwrap();
             }
             *runnable = false;
+        }
+    }
+}
+
+/// The machine that knows which thread runs.
+pub mod arch {
+    use super::thread::running;
+
+    pub trait Architecture {
+        fn current() -> usize;
+    }
+
+    pub struct Machine;
+
+    impl Architecture for Machine {
+        fn current() -> usize {
+            std::ptr::from_ref(running()) as usize
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The kernel's `wait` module, as far as it is explored.
 
+#[path = "../../../../kernel/src/wait/barrier.rs"]
+mod barrier;
 #[path = "../../../../kernel/src/wait/channel.rs"]
 mod channel;
 #[path = "../../../../kernel/src/wait/claim.rs"]
@@ -8,10 +10,17 @@ pub(crate) mod claim;
 mod event;
 #[path = "../../../../kernel/src/wait/list.rs"]
 pub(crate) mod list;
+#[path = "../../../../kernel/src/wait/mutex.rs"]
+mod mutex;
+#[path = "../../../../kernel/src/wait/semaphore.rs"]
+mod semaphore;
 
+pub use barrier::{Arrival, Barrier};
 pub use channel::Channel;
 pub use event::Event;
 pub use list::{Outcome, WaitList};
+pub use mutex::Mutex;
+pub use semaphore::Semaphore;
 
 pub unsafe trait InterruptSafe: Sync {}
 
