@@ -1,6 +1,7 @@
 //! When a CPU must be told that something is in its mailbox.
 
 use crate::atomic::{AtomicU8, Ordering, const_fn};
+use crate::scheduler::mailbox::{Linked, Mailbox};
 
 /// What a CPU is doing, as far as somebody who leaves it a note must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub enum Attention {
 }
 
 /// The word a CPU publishes its [`Attention`] in. Its owner writes it and then looks into its mailbox by
-/// `Mailbox::is_surely_empty` or `Mailbox::drain`; others push into the mailbox and then read it. One of the two always
+/// [`Mailbox::is_surely_empty`] or [`Mailbox::drain`]; others push into the mailbox and then read it. One of the two always
 /// notices, because both change the mailbox in between.
 pub struct AttentionWord(AtomicU8);
 
@@ -33,6 +34,13 @@ impl AttentionWord {
     #[inline(always)]
     pub fn publish(&self, attention: Attention) {
         self.0.store(attention as u8, Ordering::Release);
+    }
+
+    /// Publishes, and takes what came before: who sent that may have seen a word by which no interrupt was wanted.
+    #[inline(always)]
+    pub fn publish_and_take<T: Linked>(&self, attention: Attention, mailbox: &Mailbox<T>, each: impl FnMut(*mut T)) {
+        self.publish(attention);
+        mailbox.drain(each);
     }
 
     /// True if this was published last. For its owner.

@@ -94,11 +94,15 @@ fn take_mail(here: &Cpu) {
 /// Takes what other CPUs made ready, also what a look without writing could miss.
 #[inline(always)]
 fn empty_mailbox(here: &Cpu) {
-    here.mailbox.drain(|thread| {
-        here.counters.remote_wakeups.add(1);
-        // SAFETY: pushed by `send`, and ours now.
-        enqueue(here, unsafe { &*thread });
-    });
+    here.mailbox.drain(|thread| receive(here, thread));
+}
+
+/// Takes a thread that was in this CPU's mailbox.
+#[inline(always)]
+fn receive(here: &Cpu, thread: *mut Thread) {
+    here.counters.remote_wakeups.add(1);
+    // SAFETY: pushed by `send`, and ours now.
+    enqueue(here, unsafe { &*thread });
 }
 
 /// Where the running thread went that gives its CPU away.
@@ -217,9 +221,7 @@ fn note_if_alone(here: &Cpu) {
 
 #[cold]
 fn become_solo(here: &Cpu) {
-    here.attention.publish(Attention::Solo);
-    // Mail that came before the word was changed has sent no interrupt.
-    empty_mailbox(here);
+    here.attention.publish_and_take(Attention::Solo, &here.mailbox, |thread| receive(here, thread));
 }
 
 /// Panics where there is no thread that could block.
@@ -429,10 +431,12 @@ pub(crate) fn idle() -> ! {
                 }
             }
             let ticking = here.tick_armed.load(Ordering::Relaxed);
-            here.attention.publish(if ticking { Attention::Ticking } else { Attention::Solo });
+            let awake = if ticking { Attention::Ticking } else { Attention::Solo };
             if polls {
-                // Mail that came before the word was changed has sent no interrupt.
-                empty_mailbox(here);
+                here.attention.publish_and_take(awake, &here.mailbox, |thread| receive(here, thread));
+            } else {
+                // Who sends mail to one that sleeps interrupts it; it looks at the top of the loop.
+                here.attention.publish(awake);
             }
             continue;
         }

@@ -1,8 +1,8 @@
-//! What a debugger's user notices of the CPUs that are stopped: nothing.
+//! Exceptions and CPUs around a stop: what a debugger changes by looking, and what its user notices.
 
 use std::time::Instant;
 
-use e2e::gdb::{Gdb, line, socket};
+use e2e::gdb::{Gdb, line, machine, socket};
 use e2e::screen::{self, Screen};
 use e2e::{LIMIT, Session};
 
@@ -45,4 +45,45 @@ fn cpus_that_are_stopped_take_no_time_of_the_host() {
     gdb.command("detach");
     wait_for_halted(&mut machine, 1);
     shell.command("kill all");
+}
+
+/// An exception in an exception's first instructions leaves that one as it was.
+#[test]
+fn a_fault_keeps_its_address_whatever_gdb_looks_at_before_its_handler() {
+    const PAGE_FAULT: usize = 14;
+    let misbehave = concat!(env!("CARGO_MANIFEST_DIR"), "/../programs/misbehave");
+    let (mut shell, socket) = machine("fault-address", &["--cpus", "1", "--hrt", misbehave]);
+    let mut gdb = Gdb::attach(&socket);
+    gdb.command("set language c");
+    gdb.command(&format!("hbreak *((char *)&exception_stubs + {PAGE_FAULT} * 16)"));
+    gdb.type_in("continue");
+    gdb.wait_for("Continuing.");
+    shell.keys("run misbehave wild\r");
+    let stopped = gdb.wait_for_prompt();
+    assert!(stopped.contains("Breakpoint 1, "), "{stopped}");
+    // What is not mapped is found out by another fault.
+    assert!(gdb.command("x/8xb 0x10").contains("Cannot access memory at address 0x10"));
+    gdb.command("delete");
+    let fault = gdb.command("continue");
+    assert!(fault.contains("SIGSEGV"), "{fault}");
+    gdb.type_in("continue");
+    shell.wait_for("misbehave` failed: page fault: write to 0xfffff00000000000");
+}
+
+/// Nobody could be told of it.
+#[test]
+fn a_breakpoint_in_what_handles_an_nmi_keeps_no_cpu_from_stopping() {
+    let (mut shell, socket) = machine("nmi-breakpoint", &["--cpus", "2"]);
+    let mut gdb = Gdb::attach(&socket);
+    gdb.command("hbreak arch::trap::handle_exception");
+    for _ in 0..3 {
+        gdb.type_in("continue");
+        // It runs: gdb waits for it to stop.
+        shell.command("cpus");
+        gdb.interrupt();
+        let stopped = gdb.wait_for_prompt();
+        assert!(stopped.contains("SIGINT"), "{stopped}");
+    }
+    gdb.command("detach");
+    shell.command("cpus");
 }

@@ -134,11 +134,17 @@ fn a_note_is_never_missed(before: Attention, published: Attention) {
                 theirs.2.send();
             }
         });
-        shared.1.publish(published);
-        if shared.0.is_surely_empty() {
+        let mut got = 0;
+        let is_empty = if published == Attention::Asleep {
+            shared.1.publish(published);
+            shared.0.is_surely_empty()
+        } else {
+            shared.1.publish_and_take(published, &shared.0, |_| got += 1);
+            got == 0
+        };
+        if is_empty {
             shared.2.wait();
         }
-        let mut got = 0;
         shared.0.drain(|_| got += 1);
         assert_eq!(got, 1);
         sender.join().unwrap();
@@ -420,7 +426,7 @@ fn become_thread() -> &'static thread::Thread {
 fn race_a_timeout<O: Sync, T: Send + 'static, U>(
     object: &'static O,
     wait: impl Fn(&'static O) -> T + Send + 'static,
-    meanwhile: impl Fn(&'static O) -> U,
+    meanwhile: impl FnOnce(&'static O) -> U,
 ) -> (T, U) {
     let waiter: &'static thread::Thread = Box::leak(Box::new(thread::Thread::new()));
     let timer = loom::thread::spawn(move || waiter.time_out_once_waiting());
@@ -428,7 +434,6 @@ fn race_a_timeout<O: Sync, T: Send + 'static, U>(
         thread::set_current(waiter);
         wait(object)
     });
-    become_thread();
     let here = meanwhile(object);
     let theirs = waiting.join().unwrap();
     waiter.stop_timer();
@@ -439,6 +444,7 @@ fn race_a_timeout<O: Sync, T: Send + 'static, U>(
 #[test]
 fn a_barrier_lets_both_pass_or_neither() {
     explore(|| {
+        become_thread();
         let barrier: &'static Barrier = Box::leak(Box::new(Barrier::new(2)));
         let (theirs, here) = race_a_timeout(
             barrier,
@@ -457,6 +463,7 @@ fn a_barrier_lets_both_pass_or_neither() {
 #[test]
 fn a_semaphores_unit_is_taken_once_whenever_its_waiter_times_out() {
     explore(|| {
+        become_thread();
         let semaphore: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
         let (theirs, ()) = race_a_timeout(
             semaphore,
@@ -484,5 +491,22 @@ fn a_mutex_forgets_no_waiter() {
         drop(guard);
         others.into_iter().for_each(|other| other.join().unwrap());
         assert_eq!(*mutex.lock(), 2);
+    });
+}
+
+#[test]
+fn a_mutex_is_not_touched_once_it_is_free() {
+    explore(|| {
+        lock::OBJECT_IS_GONE.set(false);
+        let mutex: &'static KernelMutex<()> = Box::leak(Box::new(KernelMutex::new(())));
+        become_thread();
+        let guard = mutex.lock();
+        let take = |mutex: &'static KernelMutex<()>| {
+            // The last that uses it: with the lock in its hands it may destroy it.
+            if mutex.lock_until(time::Deadline::SOME).map(std::mem::forget).is_ok() {
+                lock::OBJECT_IS_GONE.set(true);
+            }
+        };
+        race_a_timeout(mutex, take, |_| drop(guard));
     });
 }

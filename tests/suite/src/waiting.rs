@@ -32,6 +32,7 @@ tests![
     barrier_holds_all_back,
     barrier_times_out_and_can_be_used_again,
     readers_share_and_writers_exclude,
+    readers_let_a_writer_that_waits_go_first,
     channel_keeps_order_and_loses_nothing,
     channel_is_bounded,
     interrupt_handlers_wake_threads,
@@ -332,6 +333,19 @@ fn barrier_times_out_and_can_be_used_again() -> TestResult {
     for handle in handles {
         join(handle)?.map_err(text)?;
     }
+    Ok(())
+}
+
+fn readers_let_a_writer_that_waits_go_first() -> TestResult {
+    let lock = Arc::new(ReaderWriterLock::new(0));
+    let first = lock.read();
+    let theirs = lock.clone();
+    let writer = thread::spawn("writer", move || *theirs.write() += 1).map_err(text)?;
+    until_blocked(&writer)?;
+    ensure!(lock.read_until(Deadline::after(SHORT)).is_err(), "a reader went before a writer that waited");
+    drop(first);
+    join(writer)?;
+    ensure!(*lock.read() == 1, "the writer did not get the lock");
     Ok(())
 }
 

@@ -27,10 +27,15 @@ pub mod raw;
 /// A lock that blocks where the kernel's spins: the checker cannot explore endless loops. The kernel's raw lock is
 /// explored by itself.
 pub mod lock {
-    use std::cell::{OnceCell, UnsafeCell};
+    use std::cell::{Cell, OnceCell, UnsafeCell};
     use std::ops::{Deref, DerefMut};
 
     use loom::sync::{Mutex, MutexGuard};
+
+    thread_local! {
+        /// Whatever has a lock, in the model that runs, may have been destroyed. Not the checker's: all threads of a model are one.
+        pub static OBJECT_IS_GONE: Cell<bool> = const { Cell::new(false) };
+    }
 
     pub struct SpinLock<T> {
         /// Made at first use, because the checker's locks cannot be made in a constant.
@@ -48,6 +53,7 @@ pub mod lock {
 
         pub fn lock(&self) -> SpinGuard<'_, T> {
             let held = self.raw.get_or_init(|| Mutex::new(())).lock().expect("nobody panics inside");
+            assert!(!OBJECT_IS_GONE.get(), "the object was touched after it could be destroyed");
             SpinGuard { lock: self, _held: held }
         }
     }
@@ -225,7 +231,7 @@ pub mod scheduler {
     use super::thread::{Thread, running};
 
     pub mod mailbox {
-        pub use crate::mailbox::Linked;
+        pub use crate::mailbox::{Linked, Mailbox};
     }
 
     pub fn make_runnable(thread: &Thread) {
