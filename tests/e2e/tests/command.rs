@@ -1,8 +1,7 @@
 //! `aero boot --run`: output, exit statuses, machines of all sizes, bad input.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use e2e::transcript::Transcript;
@@ -289,73 +288,6 @@ fn a_command_line_that_is_too_long_is_refused() {
     assert!(errors.contains("command line would have") && errors.contains("shorten `--run`"), "{errors}");
 }
 
-/// A directory of this test's own, gone with it.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("aero-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a directory");
-        Self(path)
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// The script that a user calls.
-fn script() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../aero").canonicalize().expect("the script is there")
-}
-
-#[test]
-fn the_script_works_through_a_link_and_from_another_directory() {
-    let directory = Directory::new("link");
-    let link = directory.0.join("aero");
-    std::os::unix::fs::symlink(script(), &link).expect("a link");
-    let output = Command::new(&link).arg("--version").current_dir(&directory.0).output().expect("the script runs");
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(stdout(&output).starts_with("aero "), "{}", stdout(&output));
-}
-
-#[test]
-fn help_installs_nothing() {
-    let directory = Directory::new("help");
-    let tools = [
-        "sh", "dirname", "readlink", "sed", "head", "id", "grep", "find", "touch", "tr", "uname", "cc", "ld.lld", "as",
-        "ld",
-    ];
-    for tool in tools {
-        let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output().expect("sh runs");
-        let path = stdout(&found);
-        if !path.trim().is_empty() {
-            std::os::unix::fs::symlink(path.trim(), directory.0.join(tool)).expect("a link");
-        }
-    }
-    // What would install QEMU, gdb, GRUB and Bochs, none of which is in sight.
-    let installed = directory.0.join("installed");
-    for manager in ["apt-get", "dnf", "pacman"] {
-        let path = directory.0.join(manager);
-        std::fs::write(&path, format!("#!/bin/sh\necho called > {}\nexit 1\n", installed.display())).expect("a file");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("a mode");
-    }
-    let run = |arguments: &[&str]| {
-        Command::new(script()).args(arguments).env("PATH", &directory.0).output().expect("the script runs")
-    };
-    for arguments in [&["test", "--help"][..], &["boot", "--iso", "-h"], &["help", "gdb"], &["gdb", "--help"], &[]] {
-        let output = run(arguments);
-        let text = stdout(&output) + &stderr(&output);
-        assert!(text.contains("Usage: aero"), "{arguments:?}: {text}");
-        assert!(!installed.exists(), "{arguments:?} installs something");
-    }
-    // Behind `--`, it is others'.
-    let output = run(&["boot", "--", "--help"]);
-    assert_eq!(output.status.code(), Some(4), "{}{}", stdout(&output), stderr(&output));
-}
-
 #[test]
 fn memory_that_the_image_does_not_fit_into_is_refused() {
     let output = boot_and_run("uptime", &["--mem", "3M"]);
@@ -382,7 +314,7 @@ fn a_reader_that_has_had_enough_is_no_error() {
 #[test]
 fn the_image_is_a_proper_elf_file_with_an_aligned_note() {
     assert_eq!(boot_and_run("uptime", &[]).status.code(), Some(0));
-    let image = script().with_file_name("target/kernel/x64/aerokernel-x64.boot");
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/kernel/x64/aerokernel-x64.boot");
     let bytes = std::fs::read(&image).expect("the image was built");
     let word =
         |at: usize, size: usize| bytes[at..at + size].iter().rev().fold(0, |word, &byte| word << 8 | usize::from(byte));

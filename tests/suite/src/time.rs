@@ -14,6 +14,7 @@ use crate::{TestResult, ensure, tests};
 
 tests![
     the_clock_never_goes_back,
+    a_deadline_beyond_all_time_never_passes,
     timers_fire_in_order_and_not_early,
     a_cancelled_timer_never_fires,
     a_timer_can_be_set_again,
@@ -27,6 +28,12 @@ fn the_clock_never_goes_back() -> TestResult {
         ensure!(now >= last, "{now} after {last}");
         last = now;
     }
+    Ok(())
+}
+
+fn a_deadline_beyond_all_time_never_passes() -> TestResult {
+    let far = Deadline::at_ns(u64::MAX);
+    ensure!(!far.has_passed() && far > Deadline::after(LIMIT), "it is after {} cycles", far.cycles());
     Ok(())
 }
 
