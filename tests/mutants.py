@@ -15,12 +15,17 @@ import tempfile
 
 ROOT = subprocess.check_output(["git", "rev-parse", "--show-toplevel"], text=True).strip()
 # Seconds for the tests of a part; without a mutant they take a third of it.
-LIMITS = {"arch": 200, "suite": 400, "model": 900, "kernel": 900}
+LIMITS = {"arch": 200, "suite": 400, "model": 900, "kernel": 900, "stops": 500}
 COMMANDS = {
     "arch": ["bash", "-c", 'eval "$(./aero toolchain)"; exec "$CARGO" test --quiet -p arch-x64'],
     "suite": ["bash", "-c", 'eval "$(./aero toolchain)"; exec "$CARGO" test --quiet -p suite'],
     "model": ["./aero", "test", "model"],
     "kernel": ["./aero", "test", "kernel"],
+    "stops": [
+        "bash",
+        "-c",
+        'eval "$(./aero toolchain)"; ./aero build x64 && AERO=$PWD/target/release/aero "$CARGO" test --quiet -p e2e --test stopped_cpus',
+    ],
 }
 
 MUTANTS = []
@@ -36,7 +41,7 @@ mutant('suite', S,"    if first && cpu.attention.wants_interrupt() {","    if fi
 mutant("suite", S,"        if !thread.shall_move() || stays(here, thread, running) {","        if true {")
 mutant('suite', S,"    thread.cpu.store(to, Ordering::SeqCst);","")
 mutant('suite', S,"    if here.attention.is(Attention::Ticking) && unsafe { here.run_queue.get() }.is_empty() {","    if false {")
-mutant('suite', S,"    // Mail that came before the word was changed has sent no interrupt.\n    empty_mailbox(here);","")
+mutant('model', 'kernel/src/scheduler/attention.rs',"        mailbox.drain(each);","        let _ = (mailbox, each);")
 mutant('suite', S,"    here.displaced.store(false, Ordering::Relaxed);\n    let left_at","    let left_at")
 mutant('suite', S,"let waited = back_at.wrapping_sub(left_at).min(QUANTUM_CYCLES.load(Ordering::Relaxed));","let waited = 0;")
 mutant('suite', S,"            move_away(here);\n        }\n        return;","        }\n        return;")
@@ -47,12 +52,12 @@ mutant('suite', W+'event.rs',"if taken.is_none() && state.memory == Memory::Clea
 mutant('suite', W+'event.rs',"if taken.is_none() && state.memory == Memory::Clear {","if taken.is_none() {")
 mutant('suite', W+'event.rs',"            Memory::Signalled => {\n                guard.memory = Memory::Clear;","            Memory::Signalled => {")
 mutant('suite', W+'event.rs',"        state.memory = Memory::Latched;","")
-mutant('suite', W+'barrier.rs',"            guard.arrived = 0;","")
-mutant('suite', W+'barrier.rs',"            guard.generation += 1;","")
-mutant('suite', W+'barrier.rs',"                guard.arrived -= 1;","")
-mutant('suite', W+'semaphore.rs',"            guard.laid_down -= 1;\n            return Ok(());","            return Ok(());")
-mutant('suite', W+'semaphore.rs',"(count < 0).then(|| count + 1);","None::<i64>.or(Some(count + 1));")
-mutant('suite', W+'semaphore.rs',"        // Everybody who waits was promised a unit, so ours is here or on its way.\n        guard.laid_down -= 1;","")
+mutant('model', W+'barrier.rs',"            guard.arrived = 0;","")
+mutant('model', W+'barrier.rs',"            guard.generation += 1;","")
+mutant('model', W+'barrier.rs',"                guard.arrived -= 1;","")
+mutant('model', W+'semaphore.rs',"            guard.laid_down -= 1;\n            return Ok(());","            return Ok(());")
+mutant('model', W+'semaphore.rs',"(count < 0).then(|| count + 1);","None::<i64>.or(Some(count + 1));")
+mutant('model', W+'semaphore.rs',"        // Everybody who waits was promised a unit, so ours is here or on its way.\n        guard.laid_down -= 1;","")
 mutant('suite', W+'reader_writer.rs',"if !guard.writing && guard.writers_waiting == 0 {","if !guard.writing {")
 mutant('suite', W+'reader_writer.rs',"if !guard.writing && guard.readers == 0 {","if !guard.writing {")
 mutant('suite', W+'reader_writer.rs',"                let next = guard.next_in();\n                next.wake(guard);\n                return Err(TimedOut);","                return Err(TimedOut);")
@@ -60,8 +65,8 @@ mutant('suite', W+'reader_writer.rs',"                guard.writers_waiting -= 1
 mutant('suite', W+'channel.rs',"            if guard.messages.len() < guard.capacity {","            if guard.messages.len() <= guard.capacity {")
 mutant('suite', W+'channel.rs',"            if let Some(message) = guard.messages.pop_front() {\n                guard.senders.take_one().wake(guard);","            if let Some(message) = guard.messages.pop_front() {")
 mutant('suite', W+'condition.rs',"        let waiters = self.waiters.lock();\n        let unlock = || MutexGuard::release_forgotten(mutex);","        MutexGuard::release_forgotten(mutex);\n        let waiters = self.waiters.lock();\n        let unlock = || ();")
-mutant('suite', W+'mutex.rs',"                self.state.store(Machine::current() | LOCKED | CONTENDED, Ordering::Relaxed);","                self.state.store(Machine::current() | LOCKED, Ordering::Relaxed);")
-mutant('suite', W+'mutex.rs',"            if next.is_none() {\n                next = waiters.take_one();\n            }","            next = waiters.take_one();")
+mutant('model', W+'mutex.rs',"                self.state.store(Machine::current() | LOCKED | CONTENDED, Ordering::Relaxed);","                self.state.store(Machine::current() | LOCKED, Ordering::Relaxed);")
+mutant('model', W+'mutex.rs',"            if next.is_none() {\n                next = waiters.take_one();\n            }","            next = waiters.take_one();")
 T='kernel/src/time/timer.rs'
 mutant('suite', T,"            Some(first) if deadline < first.deadline.load(Ordering::Relaxed) => {","            Some(first) if deadline < first.deadline.load(Ordering::Relaxed) && false => {")
 mutant('suite', T,"        if cycles < queue.armed_for {","        if false {")
@@ -72,7 +77,7 @@ mutant('suite', 'kernel/src/time/mod.rs',"EPOCH.load(Ordering::Relaxed).saturati
 mutant('suite', 'kernel/src/call.rs',"        target.untold.set(cpu::this(), Deadline::after(TELL_INTERVAL));","")
 mutant('suite', 'kernel/src/call.rs',"    here.handler_waits.store(in_handler, Ordering::Relaxed);","    here.handler_waits.store(false, Ordering::Relaxed);")
 mutant('suite', 'kernel/src/call.rs',"            if serve {\n                serve_while_waiting();\n            }","")
-mutant('suite', 'kernel/src/memory/zone.rs',"        done |= 1 << next;","        done |= 1 << next | 1;")
+mutant('suite', 'kernel/src/memory/zone/mod.rs',"        done |= 1 << next;","        done |= 1 << next | 1;")
 mutant('suite', 'kernel/src/memory/cache.rs',"        if cache.count > cache.limit {","        if false {")
 mutant('suite', 'kernel/src/memory/cache.rs',"    if !frozen::is_active() {\n        zone::of(at).lock().free_object(at, class);\n    }","")
 mutant('suite', 'kernel/src/memory/stack.rs',"            if flushed.is_ok() {","            if false {")
@@ -88,19 +93,21 @@ mutant("arch", "arch-x64/src/cpu.rs", "if instruction_pointer == &raw const halt
 mutant("kernel", "arch-x64/src/vectors.rs", "        \"mov [rsp + {legacy} + header_word], rax\",\n", "        \"test [rsp + {legacy} + header_word], rax\",\n")
 mutant("kernel", "arch-x64/src/trap.rs", "const RED_ZONE: usize = 128;", "const RED_ZONE: usize = 0;")
 mutant("kernel", "arch-x64/src/trap.rs", "    let fault_stack = descriptors::use_fault_stack(stack);\n    handler();\n    descriptors::put_fault_stack_back(fault_stack);", "    let _ = stack;\n    handler();")
-mutant("kernel", "arch-x64/src/trap.rs", "core::arch::asm!(\"mov cr2, {}\", in(reg) address", "core::arch::asm!(\"/* {} */\", in(reg) address")
-mutant("kernel", "arch-x64/src/debug.rs", "        asm!(\"mov dr7, {}\", in(reg) 0u64, options(nomem, nostack, preserves_flags));\n    }\n    crate::cpu::breakpoints_off()", "    }\n    crate::cpu::breakpoints_off()")
+mutant("stops", "arch-x64/src/trap.rs", "core::arch::asm!(\"mov cr2, {}\", in(reg) address", "core::arch::asm!(\"/* {} */\", in(reg) address")
+mutant("stops", "arch-x64/src/debug.rs", "        asm!(\"mov dr7, {}\", in(reg) 0u64, options(nomem, nostack, preserves_flags));\n    }\n    crate::cpu::breakpoints_off()", "    }\n    crate::cpu::breakpoints_off()")
 mutant("suite", "kernel/src/program/heap.rs", "        if !memory::reclaim() {", "        if true {")
 mutant("suite", "kernel/src/memory/stack.rs", "            reclaimer::is_due();", "")
 mutant("suite", "kernel/src/memory/zone/runs.rs", "self.base + free.start + gap as u64", "self.base + free.start")
 mutant("suite", "kernel/src/memory/zone/runs.rs", "        let index = index.or_else(|| self.take_aligned(pages, align))?;", "        let index = index?;")
 mutant("suite", "kernel/src/memory/zone/runs.rs", "        while run.end - run.start < wanted as u64", "        while false && run.end - run.start < wanted as u64")
 mutant("suite", "kernel/src/memory/zone/runs.rs", "                self.put_back(run.end.min(block.end)..block.end);", "")
+mutant("model", W + "mutex.rs", "                next.wake_unlocked();\n", "                drop(self.waiters.lock());\n                next.wake_unlocked();\n")
+mutant("model", "kernel/src/debug/rendezvous.rs", "        self.may_halt.swap(true, Ordering::SeqCst);\n", "        self.may_halt.store(false, Ordering::SeqCst);\n")
 
 
 def change(copy, file, right, wrong):
     path = os.path.join(copy, file)
-    text = open(path).read()
+    text = open(path).read() if os.path.exists(path) else ""
     if right not in text:
         return None
     open(path, "w").write(text.replace(right, wrong, 1))
