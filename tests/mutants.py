@@ -82,7 +82,7 @@ mutant('suite', 'kernel/src/memory/cache.rs',"        if cache.count > cache.lim
 mutant('suite', 'kernel/src/memory/cache.rs',"    if !frozen::is_active() {\n        zone::of(at).lock().free_object(at, class);\n    }","")
 mutant('suite', 'kernel/src/memory/stack.rs',"            if flushed.is_ok() {","            if false {")
 mutant('suite', 'kernel/src/thread/local.rs',"        if thread.fibers.has_others() {","        if false {")
-mutant('suite', 'kernel/src/thread/spawn.rs',"            if program.is_ending() {\n","            if false {\n")
+mutant('suite', 'kernel/src/thread/spawn.rs',"            if !program.is_ending() {\n","            if true {\n")
 mutant('suite', 'kernel/src/thread/spawn.rs',"        local::reset(&self.locals);\n","")
 mutant('suite', 'kernel/src/program/end.rs',"            thread::release_reference(thread);","            let _ = thread;")
 mutant('suite', 'kernel/src/program/end.rs',"        match self.calls.load(Ordering::Acquire) {\n            0 => (),","        match self.calls.load(Ordering::Acquire) * 0 {\n            0 => (),")
