@@ -4,14 +4,13 @@ use arch_contract::{Architecture, ConsoleEvent, Export, LineError, LineTrigger, 
 use arch_x64::context::Context;
 use arch_x64::start_up::start_up_tables;
 use arch_x64::{apic, cpu, descriptors, machine_check, paging, trampoline, trap};
+use wire::card::{DELAY, SPIN_CYCLES};
 
 use crate::{platform, ring};
 
 /// A Knights Corner card.
 pub struct Machine;
 
-/// Cycles between two looks at what a CPU spins for; what comes from another core's cache takes some 250 [SSDG].
-const SPIN_CYCLES: u32 = 32;
 /// Longest one-shot of the local APIC timer, in its ticks.
 const LONGEST_TICKS: u64 = u32::MAX as u64;
 
@@ -87,12 +86,16 @@ impl Architecture for Machine {
     /// The card has no PAUSE, but DELAY, which gives the core's other hardware threads the cycles [ISA].
     #[inline(always)]
     fn spin_hint() {
-        // SAFETY: waits so many cycles. `aero knc` knows these bytes.
+        // SAFETY: waits so many cycles. What comes from another core's cache takes some 250 [SSDG].
         unsafe {
             core::arch::asm!(
                 "mov eax, {cycles}",
-                ".byte 0xc5, 0xfa, 0xae, 0xf0", // delay eax
+                ".byte {delay_0}, {delay_1}, {delay_2}, {delay_3}", // delay eax
                 cycles = const SPIN_CYCLES,
+                delay_0 = const DELAY[0],
+                delay_1 = const DELAY[1],
+                delay_2 = const DELAY[2],
+                delay_3 = const DELAY[3],
                 out("eax") _,
                 options(nomem, nostack, preserves_flags)
             );

@@ -6,29 +6,10 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use arch_contract::boot::PhysicalRange;
 use arch_x64::cpu;
 use arch_x64::paging::physical_to_virtual;
+use wire::card::{REGION_MAGIC, VERSION, channel, region, ring};
 
-/// "PHIR" and "RING", and the version.
-const REGION_MAGIC: u32 = 0x5249_4850;
-const RING_MAGIC: u32 = u32::from_le_bytes(*b"RING");
-const VERSION: u32 = 1;
-/// Offsets in the region's header.
-const REGION_SIZE: u64 = 8;
-const CHANNELS: u64 = 12;
-const CARD_FLAGS: u64 = 24;
-/// Set while the card runs.
-const CARD_IS_UP: u64 = 1 << 0;
-/// Channel descriptors: where, how large, their fields.
-const FIRST_CHANNEL: u64 = 64;
-const CHANNEL_SIZE: u64 = 64;
+/// More channels than this are not looked at.
 const CHANNEL_LIMIT: u32 = 16;
-const TO_CARD: u64 = 8;
-const TO_HOST: u64 = 16;
-const KIND_CONSOLE: u32 = 1;
-/// A ring: size, producer's index, consumer's, data.
-const RING_SIZE: u64 = 4;
-const HEAD: u64 = 64;
-const TAIL: u64 = 128;
-const DATA: u64 = 192;
 /// Time counter cycles without any progress of the host's after which output is dropped: some seconds. Only once: then nobody reads,
 /// until somebody does.
 const PATIENCE: u64 = 4_000_000_000;
@@ -75,14 +56,14 @@ impl Ring {
     /// Adds what there is room for; how many bytes that was. An absent ring takes everything.
     fn send(&self, bytes: &[u8]) -> usize {
         let Some((at, size)) = self.get() else { return bytes.len() };
-        let (head, tail) = (word(at + HEAD), word(at + TAIL));
+        let (head, tail) = (word(at + ring::HEAD), word(at + ring::TAIL));
         let start = head.load(Ordering::Relaxed);
         let used = start.wrapping_sub(tail.load(Ordering::Acquire));
         let count = bytes.len().min(size.saturating_sub(used) as usize);
         for (index, &value) in bytes[..count].iter().enumerate() {
             let offset = start.wrapping_add(index as u32) & (size - 1);
             // SAFETY: inside the ring's data; the host reads it only below `head`.
-            unsafe { byte(at + DATA + u64::from(offset)).write_volatile(value) };
+            unsafe { byte(at + ring::DATA + u64::from(offset)).write_volatile(value) };
         }
         fence(Ordering::SeqCst);
         head.store(start.wrapping_add(count as u32), Ordering::Release);
@@ -92,7 +73,7 @@ impl Ring {
     /// Takes a byte, if there is one.
     fn receive(&self) -> Option<u8> {
         let (at, size) = self.get()?;
-        let (head, tail) = (word(at + HEAD), word(at + TAIL));
+        let (head, tail) = (word(at + ring::HEAD), word(at + ring::TAIL));
         let next = tail.load(Ordering::Relaxed);
         match head.load(Ordering::Acquire) {
             end if end == next => return None,
@@ -104,7 +85,7 @@ impl Ring {
             _ => {}
         }
         // SAFETY: inside the ring's data, whatever the host's index is.
-        let value = unsafe { byte(at + DATA + u64::from(next & (size - 1))).read_volatile() };
+        let value = unsafe { byte(at + ring::DATA + u64::from(next & (size - 1))).read_volatile() };
         fence(Ordering::SeqCst);
         tail.store(next.wrapping_add(1), Ordering::Release);
         Some(value)
@@ -112,32 +93,33 @@ impl Ring {
 }
 
 /// The ring that a descriptor names, where and of which size, if it lies in the region and is one.
-fn find(region: PhysicalRange, descriptor: u64) -> Option<(u64, u32)> {
+fn find(there: PhysicalRange, descriptor: u64) -> Option<(u64, u32)> {
     let (offset, size) = (word(descriptor).load(Ordering::Relaxed), word(descriptor + 4).load(Ordering::Relaxed));
-    let at = region.start + u64::from(offset);
-    let fits = offset.is_multiple_of(64) && size.is_power_of_two() && at + DATA + u64::from(size) <= region.end;
-    let is_ring = || [at, at + RING_SIZE].map(|place| word(place).load(Ordering::Relaxed)) == [RING_MAGIC, size];
+    let at = there.start + u64::from(offset);
+    let fits = offset.is_multiple_of(64) && size.is_power_of_two() && at + ring::DATA + u64::from(size) <= there.end;
+    let is_ring = || [at, at + ring::SIZE].map(|place| word(place).load(Ordering::Relaxed)) == [ring::MAGIC, size];
     (fits && is_ring()).then_some((at, size))
 }
 
 /// Looks for the console in a region that is mapped and whose memory is nobody else's; false if it has none.
-pub fn init(region: PhysicalRange) -> bool {
-    let header = |offset| word(region.start + offset).load(Ordering::Relaxed);
-    let is_region = region.len() >= FIRST_CHANNEL + CHANNEL_SIZE
+pub fn init(there: PhysicalRange) -> bool {
+    let header = |offset| word(there.start + offset).load(Ordering::Relaxed);
+    let is_region = there.len() >= region::FIRST_CHANNEL + region::CHANNEL_SIZE
         && [header(0), header(4)] == [REGION_MAGIC, VERSION]
-        && u64::from(header(REGION_SIZE)) <= region.len();
+        && u64::from(header(region::SIZE)) <= there.len();
     if !is_region {
         return false;
     }
-    let channels = (0..u64::from(header(CHANNELS).min(CHANNEL_LIMIT)))
-        .map(|number| region.start + FIRST_CHANNEL + number * CHANNEL_SIZE)
-        .take_while(|channel| channel + CHANNEL_SIZE <= region.end);
-    let console = channels.into_iter().find(|&channel| word(channel).load(Ordering::Relaxed) == KIND_CONSOLE);
-    let rings = console.and_then(|channel| Some((find(region, channel + TO_CARD)?, find(region, channel + TO_HOST)?)));
+    let channels = (0..u64::from(header(region::CHANNELS).min(CHANNEL_LIMIT)))
+        .map(|number| there.start + region::FIRST_CHANNEL + number * region::CHANNEL_SIZE)
+        .take_while(|at| at + region::CHANNEL_SIZE <= there.end);
+    let console =
+        channels.into_iter().find(|&at| word(at + channel::KIND).load(Ordering::Relaxed) == channel::KIND_CONSOLE);
+    let rings = console.and_then(|at| Some((find(there, at + channel::TO_CARD)?, find(there, at + channel::TO_HOST)?)));
     if let Some((input, output)) = rings {
         INPUT.set(input);
         OUTPUT.set(output);
-        REGION.store(region.start, Ordering::Relaxed);
+        REGION.store(there.start, Ordering::Relaxed);
         set_up(true);
     }
     rings.is_some()
@@ -145,9 +127,9 @@ pub fn init(region: PhysicalRange) -> bool {
 
 /// Tells the host whether the card runs.
 pub fn set_up(is_up: bool) {
-    let region = REGION.load(Ordering::Relaxed);
-    if region != 0 {
-        word(region + CARD_FLAGS).store(if is_up { CARD_IS_UP as u32 } else { 0 }, Ordering::Release);
+    let at = REGION.load(Ordering::Relaxed);
+    if at != 0 {
+        word(at + region::CARD_FLAGS).store(if is_up { region::CARD_IS_UP } else { 0 }, Ordering::Release);
     }
 }
 
@@ -176,7 +158,7 @@ pub fn send(mut bytes: &[u8]) {
 pub fn wait_until_taken() {
     let since = cpu::cycles();
     let Some((at, _)) = OUTPUT.get() else { return };
-    while word(at + HEAD).load(Ordering::Relaxed) != word(at + TAIL).load(Ordering::Acquire)
+    while word(at + ring::HEAD).load(Ordering::Relaxed) != word(at + ring::TAIL).load(Ordering::Acquire)
         && !IS_STUCK.load(Ordering::Relaxed)
         && cpu::cycles().wrapping_sub(since) <= PATIENCE
     {}

@@ -9,6 +9,7 @@ use arch_contract::{MAX_CPUS, MapError, PAGE_SIZE};
 use arrayvec::{ArrayString, ArrayVec};
 use firmware::memory_map::{self, RangeList};
 use firmware::{Notices, PhysicalMemory};
+use wire::packed::{ALIGNMENT, PROGRAMS_MAGIC, SYMBOLS_MAGIC};
 
 use crate::paging::{AddressSpace, Use, physical_to_virtual, virtual_to_physical};
 use crate::trampoline;
@@ -22,12 +23,8 @@ unsafe extern "C" {
     static __symbols_start: u8;
 }
 
-/// First word of the packed symbols: "ASYM".
-const SYMBOLS_MAGIC: u32 = 0x4d59_5341;
 /// Largest symbol table accepted, in bytes.
 const SYMBOLS_LIMIT: u32 = 16 << 20;
-/// First word of the packed programs, behind the symbols at the next multiple of 8: "APRG".
-const PROGRAMS_MAGIC: u32 = 0x4752_5041;
 /// Most bytes of programs accepted.
 const PROGRAMS_LIMIT: u32 = 1 << 30;
 /// A trampoline must be below a PC's video memory.
@@ -43,7 +40,7 @@ pub fn packed() -> (&'static [u8], &'static [u8]) {
         return (symbols, symbols);
     }
     let end = symbols.as_ptr_range().end;
-    let next = end.wrapping_add(end.align_offset(8));
+    let next = end.wrapping_add(end.align_offset(ALIGNMENT));
     // SAFETY: behind symbols the packer always puts a header for the programs.
     (symbols, unsafe { packed_part(next, PROGRAMS_MAGIC, PROGRAMS_LIMIT) })
 }

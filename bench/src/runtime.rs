@@ -9,7 +9,7 @@ use kernel::task::{Place, Pool, Priority};
 use kernel::wait::Event;
 use kernel::{cpu, trace};
 use report::Samples;
-use trace_format::Kind;
+use wire::trace::Kind;
 
 use crate::Benchmark;
 use crate::harness::{Outcome, Setting, check, cycles, deadline, text, work};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
+use wire::console::{CANCEL, CONTROL_C, END_OF_TEXT, NEGATIVE_ACKNOWLEDGE, PROMPT, START_OF_TEXT};
 
 use crate::card::Card;
 use crate::hrt::{self, Isa};
@@ -20,18 +21,8 @@ use crate::status;
 use crate::terminal::RawTerminal;
 use crate::trace_file;
 
-/// The kernel puts these around the output of `run=` commands; the exit status follows the second in decimal.
-const START_OF_TEXT: u8 = 0x02;
-const END_OF_TEXT: u8 = 0x03;
-/// The kernel sends this before a crash report.
-const CANCEL: u8 = 0x18;
-/// The kernel's first instructions send this before the line that says why the machine cannot run it.
-const NEGATIVE_ACKNOWLEDGE: u8 = 0x15;
-/// What the kernel writes when it listens.
-const PROMPT: &[u8] = b"aero> ";
 /// Begins a command to `aero` itself at the terminal.
 const ESCAPE_KEY: u8 = 0x01;
-const CONTROL_C: u8 = 0x03;
 /// Deadline of `--run` unless told otherwise.
 const DEFAULT_RUN_LIMIT: Duration = Duration::from_secs(60);
 /// How often a machine is looked at that says nothing.
@@ -417,7 +408,7 @@ fn interact(image: &Image, options: &Options) -> Result<u8> {
                 out.flush()?;
                 if listens.is_some() {
                     seen.extend(bytes);
-                    if seen.windows(PROMPT.len()).any(|window| window == PROMPT) {
+                    if seen.windows(PROMPT.len()).any(|window| window == PROMPT.as_bytes()) {
                         listens.take().and_then(|listens| listens.send(()).ok());
                     }
                 }

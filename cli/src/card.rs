@@ -12,6 +12,7 @@ use std::process;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use wire::card::{DELAY, SPIN_CYCLES};
 
 use crate::image::{self, Which, root};
 use crate::knc::DOWNLOAD;
@@ -30,8 +31,6 @@ const POSTCODE: u64 = 0x7c_242c;
 const CURRENT_RATIO: u64 = 0x7d_402c;
 /// 4 GHz / 20 * 5: what QEMU counts as a nanosecond is a cycle.
 const RATIO_1_GHZ: u32 = 3 << 9 | 5 << 1;
-/// What the kernel's spin loops wait: see `arch-knc/src/machine.rs`.
-const SPIN_CYCLES: u32 = 32;
 /// Where the bootstrap has the boot parameters.
 const PARAMETERS: u32 = 0x1_0000;
 /// Where the rings are, and how large their region is.
@@ -110,7 +109,7 @@ impl Card {
         memory.write_all_at(&bytes, DOWNLOAD.into())?;
         memory.write_all_at(line.as_bytes(), u64::from(DOWNLOAD) + bytes.len() as u64)?;
         memory.write_all_at(&parameters(&bytes, DOWNLOAD + bytes.len() as u32), PARAMETERS.into())?;
-        memory.write_all_at(&rings::region(), RINGS)?;
+        memory.write_all_at(&rings::empty_region(), RINGS)?;
         registers.write_all_at(&RATIO_1_GHZ.to_le_bytes(), CURRENT_RATIO)?;
         fs::write(directory.path.join("firmware"), firmware(threads, entry))?;
         Ok(Self { directory, memory, registers })
@@ -183,7 +182,6 @@ impl PostCode {
 /// their turn as well. The constant before it makes the bytes unmistakable.
 fn pause_for_delay(image: &mut [u8]) {
     const MOVE: u8 = 0xb8;
-    const DELAY: [u8; 4] = [0xc5, 0xfa, 0xae, 0xf0];
     const PAUSE: [u8; 4] = [0xf3, 0x90, 0x66, 0x90];
     for at in 5..image.len().saturating_sub(DELAY.len()) {
         if image[at - 5] == MOVE && image[at - 4..at] == SPIN_CYCLES.to_le_bytes() && image[at..].starts_with(&DELAY) {

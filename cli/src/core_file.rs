@@ -6,13 +6,13 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use kernel::crash_file::CrashFile;
 use object::elf::{
     ELFCLASS64, ELFDATA2LSB, ELFMAG, ELFOSABI_LINUX, EM_X86_64, ET_CORE, EV_CURRENT, FileHeader64, Ident, NT_PRPSINFO,
     NT_PRSTATUS, PF_R, PF_W, PN_XNUM, PT_LOAD, PT_NOTE, ProgramHeader64,
 };
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadCache, U16, U32, U64, pod};
+use wire::crash_file::CrashFile;
 
 /// Alignment of memory in the file.
 const PAGE: u64 = 4096;

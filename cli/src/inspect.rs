@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use console::execute_on;
-use kernel::crash_file::CrashFile;
+use wire::crash_file::CrashFile;
 
 use crate::hrt;
 use crate::image::{Image, built_x64};

@@ -8,19 +8,14 @@ use anyhow::{Context, Result, ensure};
 use object::elf::{self, FileHeader64, ProgramHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
+use wire::packed::{self, ALIGNMENT, Function, FunctionTable, HEADER_SIZE, PROGRAMS_MAGIC, SYMBOLS_MAGIC};
 
-/// First word of the packed symbols; the kernel's `arch-x64/src/start_up.rs` looks for it.
-const SYMBOLS_MAGIC: u32 = 0x4d59_5341;
-/// First word of the packed programs: the same.
-const PROGRAMS_MAGIC: u32 = 0x4752_5041;
 /// The address that boot loaders enter; the image's linker script has it.
 const PHYSICAL_ENTRY: &str = "pvh_entry_physical";
 /// Alignment of segments in the file.
 const PAGE: usize = 4096;
 /// Longest function name kept, in bytes.
 const NAME_LIMIT: usize = 120;
-/// What the linker script keeps room for in the last segment.
-const EMPTY_SYMBOLS: usize = 8;
 
 type Segment = ProgramHeader64<Endianness>;
 
@@ -59,17 +54,10 @@ pub fn own_name(path: &Path) -> PathBuf {
     path.with_extension(format!("new-{}", std::process::id()))
 }
 
-/// The archive that `kernel/src/program` reads, with magic and length before it.
+/// The programs, with magic and length before them.
 fn archive(programs: &[Program]) -> Result<Vec<u8>> {
-    let mut archive = u32::try_from(programs.len())?.to_le_bytes().to_vec();
-    for Program { name, elf, symbols, .. } in programs {
-        for length in [name.len(), elf.len(), symbols.len()] {
-            archive.extend(u32::try_from(length)?.to_le_bytes());
-        }
-        for part in [name.as_bytes(), elf, symbols] {
-            archive.extend(part);
-        }
-    }
+    let parts = programs.iter().map(|Program { name, elf, symbols, .. }| packed::Program { name, elf, symbols });
+    let archive = packed::encode_programs(parts).context("a program is larger than 4 GiB")?;
     let mut out = PROGRAMS_MAGIC.to_le_bytes().to_vec();
     out.extend(u32::try_from(archive.len())?.to_le_bytes());
     out.extend(archive);
@@ -105,7 +93,7 @@ fn pack_bytes(bytes: &[u8], programs: &[Program]) -> Result<Vec<u8>> {
         let (at, mut data) = (segment.p_offset(endian), segment.data(endian, bytes).unwrap_or(&[]).to_vec());
         if segment.p_type(endian) == elf::PT_LOAD {
             if index == last_load {
-                ensure!(data.len() == EMPTY_SYMBOLS, "its last segment is not the one for symbols");
+                ensure!(data.len() == HEADER_SIZE, "its last segment is not the one for symbols");
                 data = symbols.clone();
                 new.p_memsz.set(endian, data.len() as u64);
             }
@@ -139,7 +127,7 @@ fn behind_image(file: &object::File, programs: &[Program]) -> Result<Vec<u8>> {
     let mut symbols = SYMBOLS_MAGIC.to_le_bytes().to_vec();
     symbols.extend((table.len() as u32).to_le_bytes());
     symbols.extend(table);
-    symbols.resize(symbols.len().next_multiple_of(8), 0);
+    symbols.resize(symbols.len().next_multiple_of(ALIGNMENT), 0);
     symbols.extend(archive(programs)?);
     Ok(symbols)
 }
@@ -164,7 +152,7 @@ pub fn flat(bytes: &[u8], entry: &str) -> Result<Vec<u8>> {
         out.resize(at + usize::try_from(segment.size())?, 0);
     }
     // The last segment is the one for symbols.
-    out.truncate(out.len().saturating_sub(EMPTY_SYMBOLS));
+    out.truncate(out.len().saturating_sub(HEADER_SIZE));
     out.extend(behind_image(&file, &[])?);
     Ok(out)
 }
@@ -179,16 +167,8 @@ fn check_relocations(file: &object::File) -> Result<()> {
 /// The table described in `kernel/src/symbols.rs`.
 pub fn symbol_table(file: &object::File, image_start: u64) -> Result<Vec<u8>> {
     let functions = functions(file, image_start)?;
-    let mut table = (functions.len() as u32).to_le_bytes().to_vec();
-    let mut names: Vec<u8> = Vec::new();
-    for (start, (size, name)) in &functions {
-        for word in [*start, *size, names.len() as u32, name.len() as u32] {
-            table.extend(word.to_le_bytes());
-        }
-        names.extend(name.as_bytes());
-    }
-    table.extend(names);
-    Ok(table)
+    let functions = functions.iter().map(|(&start, (size, name))| Function { start, size: *size, name });
+    FunctionTable::encode(functions).context("the functions' names have more than 4 GiB")
 }
 
 /// The functions of a file by their offsets: sizes, and names as the kernel shows them.

@@ -1,10 +1,12 @@
-//! The host's side of the rings in a card's memory: see `arch-knc/src/ring.rs`. The card's indices are not believed.
+//! The host's side of the rings in a card's memory: see [`wire::card`]. The card's indices are not believed.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Duration;
+use wire::card::ring::{self, DATA, HEAD, TAIL};
+use wire::card::{REGION_MAGIC, VERSION, channel, region};
 
 /// Bytes of the region.
 pub const REGION_SIZE: u64 = 1 << 20;
@@ -15,24 +17,23 @@ const TO_CARD: u32 = 0x1000;
 const TO_HOST: u32 = 0x4000;
 const TO_CARD_SIZE: u32 = 4 << 10;
 const TO_HOST_SIZE: u32 = 64 << 10;
-/// Offsets in the region: the card's flags. In a ring: producer's index, consumer's, data.
-const CARD_FLAGS: u64 = 24;
-const HEAD: u64 = 64;
-const TAIL: u64 = 128;
-const DATA: u64 = 192;
-
 /// The region as the host prepares it: a console's two rings.
-pub fn region() -> Vec<u8> {
+pub fn empty_region() -> Vec<u8> {
     let mut bytes = vec![0; TO_HOST as usize + DATA as usize];
     let mut put = |at: usize, words: &[u32]| {
         for (word, place) in words.iter().zip(bytes[at..].chunks_exact_mut(4)) {
             place.copy_from_slice(&word.to_le_bytes());
         }
     };
-    put(0, &[0x5249_4850, 1, REGION_SIZE as u32, 1]);
-    put(64, &[1, 0, TO_CARD, TO_CARD_SIZE, TO_HOST, TO_HOST_SIZE]);
+    put(0, &[REGION_MAGIC, VERSION]);
+    put(region::SIZE as usize, &[REGION_SIZE as u32]);
+    put(region::CHANNELS as usize, &[1]);
+    let console = region::FIRST_CHANNEL;
+    put((console + channel::KIND) as usize, &[channel::KIND_CONSOLE]);
+    put((console + channel::TO_CARD) as usize, &[TO_CARD, TO_CARD_SIZE]);
+    put((console + channel::TO_HOST) as usize, &[TO_HOST, TO_HOST_SIZE]);
     for (at, size) in [(TO_CARD, TO_CARD_SIZE), (TO_HOST, TO_HOST_SIZE)] {
-        put(at as usize, &[u32::from_le_bytes(*b"RING"), size]);
+        put(at as usize, &[ring::MAGIC, size]);
     }
     bytes
 }
@@ -61,7 +62,7 @@ impl Rings {
 
     /// True while the kernel says that it runs.
     pub fn is_up(&self) -> io::Result<bool> {
-        Ok(self.word(CARD_FLAGS)? & 1 != 0)
+        Ok(self.word(region::CARD_FLAGS)? & region::CARD_IS_UP != 0)
     }
 
     /// Takes what the card has sent.
@@ -122,7 +123,7 @@ mod tests {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         fs::remove_file(&path).unwrap();
         file.set_len(REGION_SIZE).unwrap();
-        file.write_all_at(&region(), 0).unwrap();
+        file.write_all_at(&empty_region(), 0).unwrap();
         let rings = Rings::new(file, 0);
         assert_eq!(rings.send(&[7; 5000]).unwrap(), TO_CARD_SIZE as usize);
         assert_eq!(rings.send(b"x").unwrap(), 0, "the ring is full");

@@ -219,7 +219,7 @@ impl Running {
         let loses = |trace: &mut PathBuf| {
             let mut begin = [0; 64];
             let length = File::open(trace).and_then(|mut file| file.read(&mut begin)).unwrap_or(0);
-            trace_format::begins_with_loss(&begin[..length])
+            wire::trace::begins_with_loss(&begin[..length])
         };
         self.trace.take_if(loses).map(|_| "the trace loses its oldest events from now on, which `--stream` avoids")
     }

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use kernel::snapshot::{self, Snapshot};
-use kernel::telemetry::latency::{BUCKETS, Histogram};
-use kernel::telemetry::{self, Answer, Changes, FRAME_END, Request};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use wire::snapshot::{self, Snapshot};
+use wire::telemetry::{self, Answer, BUCKETS, Changes, FRAME_END, Histogram, Request};
 
 use crate::image::root;
 use crate::{status, top_view};

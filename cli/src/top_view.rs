@@ -1,15 +1,14 @@
 //! What `aero top` shows: rates, threads and latencies, as widgets and as text.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
-
-use kernel::snapshot::{Activity, CpuState, Snapshot, ThreadState};
-use kernel::telemetry::latency::Histogram;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, Paragraph, Row, Table};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use wire::snapshot::{Activity, CpuState, Snapshot, ThreadState};
+use wire::telemetry::Histogram;
 
 use crate::top::{View, bucket_end};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use trace_format::{Event, Kind, Trace};
+use wire::trace::{Event, Kind, Trace};
 
 /// Processes of the format: what its tracks are grouped by.
 const CPUS: u32 = 1;
@@ -28,7 +28,7 @@ pub fn convert(to: &Path, was_streamed: bool) -> Result<()> {
         !bytes.is_empty(),
         "the machine left no trace: it was ended from outside; `--stream` keeps what there is until then"
     );
-    let trace = trace_format::read(&bytes).context("the machine's trace cannot be read")?;
+    let trace = wire::trace::read(&bytes).context("the machine's trace cannot be read")?;
     let text = serde_json::to_vec(&chrome(&trace))?;
     fs::write(to, text).with_context(|| format!("{} cannot be written", to.display()))?;
     fs::remove_file(&raw)?;
@@ -133,7 +133,7 @@ fn thread_names(trace: &Trace) -> BTreeMap<u64, String> {
     for (_, events) in &trace.rings {
         for pair in events.windows(2) {
             if let [Event { kind: Kind::Spawn, first: id, .. }, Event { kind: Kind::Name, first, second, .. }] = pair {
-                names.insert(*id, trace_format::name(*first, *second));
+                names.insert(*id, wire::trace::name(*first, *second));
             }
         }
     }

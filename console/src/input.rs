@@ -10,12 +10,12 @@ use kernel::memory::{OutOfMemory, try_box};
 use kernel::output;
 use kernel::time::Deadline;
 use kernel::wait::Channel;
+use wire::console::CONTROL_C;
 
 use crate::session::{self, Place};
 
 /// Bytes kept before the device has to hold them back.
 const CAPACITY: usize = 4096;
-const CONTROL_C: u8 = 0x03;
 /// How often a console without an interrupt is looked at.
 const POLL: core::time::Duration = core::time::Duration::from_millis(10);
 

@@ -1,9 +1,8 @@
 //! Text from snapshots: pure functions, so that they can be tested without a machine.
 
 use core::fmt::{self, Write};
-
-use kernel::snapshot::{Activity, Snapshot, ThreadState};
 use kernel::symbols;
+use wire::snapshot::{Activity, Snapshot, ThreadState};
 
 /// Nanoseconds in the unit a person would use.
 pub struct Time(pub u64);

@@ -1,6 +1,6 @@
 //! The commands' text over a recorded snapshot.
 
-use kernel::snapshot::{CpuState, InterruptState, MachineState, MemoryState, NodeState, TableState};
+use wire::snapshot::{CpuState, InterruptState, MachineState, MemoryState, NodeState, TableState};
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn recorded() -> Snapshot {
         waits_for: if id == 3 { 2 } else { 0 },
     };
     Snapshot {
-        version: kernel::snapshot::VERSION,
+        version: wire::snapshot::VERSION,
         taken_at_ns: 2_000_000_000,
         machine: MachineState {
             architecture: "x86-64".into(),

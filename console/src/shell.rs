@@ -7,6 +7,7 @@ use core::fmt::{self, Write};
 use arch_contract::PowerAction;
 use kernel::command_line::Options;
 use kernel::output;
+use wire::console::{CONTROL_C, END_OF_TEXT, PROMPT, START_OF_TEXT};
 
 use crate::commands::{self, Command};
 use crate::editor::{Edit, Editor};
@@ -14,12 +15,6 @@ use crate::execute::{Execution, Person};
 use crate::screen;
 use crate::session::{self, Serial, Session, Unattended};
 use crate::state::Here;
-
-/// Around the output of `run=` commands, so that `aero` can tell it from the boot's: ASCII start and end of text, the
-/// latter followed by the exit status in decimal.
-const START_OF_TEXT: u8 = 0x02;
-const END_OF_TEXT: u8 = 0x03;
-const CONTROL_C: u8 = 0x03;
 
 /// Writes to a session, a line at a time so that lines of several CPUs do not mix.
 struct LineWriter<'a> {
@@ -94,7 +89,7 @@ pub fn interact(session: &dyn Session, extra: &'static [Command]) {
     let mut editor = Editor::new();
     let mut status = 0;
     loop {
-        let prompt = if status == 0 { "aero> ".to_string() } else { alloc::format!("aero [{status}]> ") };
+        let prompt = if status == 0 { PROMPT.to_string() } else { alloc::format!("aero [{status}]> ") };
         let mut change = String::new();
         editor.redraw(&prompt, &mut change);
         let edit = loop {

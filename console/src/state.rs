@@ -5,11 +5,12 @@ use alloc::vec::Vec;
 
 use arch_contract::fault::Registers;
 use kernel::backtrace::Frame;
-use kernel::crash_file::CrashFile;
 use kernel::memory::OutOfMemory;
-use kernel::snapshot::{self, Snapshot};
+use kernel::snapshot;
 use kernel::{frozen, output, time, trace};
-use trace_format::Event;
+use wire::crash_file::{CpuRegisters, CrashFile};
+use wire::snapshot::Snapshot;
+use wire::trace::Event;
 
 /// Most threads described per CPU where one is looked for.
 const ALL_THREADS: usize = usize::MAX >> 16;
@@ -68,11 +69,11 @@ impl State for Here {
     }
 
     fn snapshot(&self, with_threads: bool) -> Snapshot {
-        if with_threads { Snapshot::take() } else { Snapshot::take_without_threads() }
+        if with_threads { snapshot::take() } else { snapshot::take_without_threads() }
     }
 
     fn snapshot_of_all(&self) -> Snapshot {
-        Snapshot::take_with(ALL_THREADS)
+        snapshot::take_with(ALL_THREADS)
     }
 
     fn backtrace(&self, thread: u64) -> Option<Result<Vec<String>, DoesNotAnswer>> {
@@ -116,7 +117,7 @@ impl State for CrashFile {
     }
 
     fn registers(&self, thread: u64) -> Option<Registers> {
-        self.registers.iter().find(|registers| registers.thread == thread).map(Registers::from)
+        self.registers.iter().find(|registers| registers.thread == thread).map(registers_of)
     }
 
     fn log(&self, each: &mut dyn FnMut(&str)) {
@@ -135,5 +136,14 @@ impl State for CrashFile {
 
     fn report(&self) -> Option<&str> {
         Some(&self.header.what)
+    }
+}
+
+fn registers_of(kept: &CpuRegisters) -> Registers {
+    Registers {
+        instruction_pointer: kept.instruction_pointer as usize,
+        flags: kept.flags,
+        general: kept.general,
+        ..Registers::zero()
     }
 }

@@ -7,8 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use arch_contract::{FIRST_VECTOR, IpiError, MAX_CPUS};
-
-use trace_format::Kind;
+use wire::trace::Kind;
 
 use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, Cpu};

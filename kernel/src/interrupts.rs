@@ -7,7 +7,7 @@ use core::time::Duration;
 use arch_contract::{FIRST_VECTOR, MAX_CPUS};
 pub use arch_contract::{LineError, LineTrigger};
 use arrayvec::ArrayVec;
-use trace_format::Kind;
+use wire::trace::Kind;
 
 use crate::arch::{Architecture, Machine};
 use crate::call::{self, CallError};

@@ -51,5 +51,3 @@ pub mod time;
 pub mod trace;
 pub mod wait;
 pub mod watchdog;
-
-pub use snapshot::Snapshot;

@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use arch_contract::PowerAction;
 use arch_contract::fault::{Access, Fault, FaultKind, Registers};
+use wire::console::{CANCEL, CRASH_STATUS, REPORT_END, REPORT_START};
 
 use crate::arch::{Architecture, Machine};
 use crate::backtrace;
@@ -23,14 +24,6 @@ use crate::time::spin_until;
 
 /// Vector of the non-maskable interrupt.
 const NON_MASKABLE: u8 = 2;
-/// First line of a report; `aero` looks for it.
-pub const REPORT_START: &str = "*** Aerokernel crash report ***";
-/// Sent before the report, so that `aero` can tell it from a command's output: ASCII cancel.
-const CANCEL: u8 = 0x18;
-/// Last line of a report.
-pub const REPORT_END: &str = "*** end of report ***";
-/// Exit status of an emulated machine after a crash.
-pub const CRASH_STATUS: u8 = 3;
 /// How long the other CPUs may take to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 

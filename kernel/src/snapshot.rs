@@ -4,7 +4,7 @@
 //! that does not answer is described from outside and marked as such. On a frozen machine all are described from outside, as they
 //! stopped.
 
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -12,7 +12,10 @@ use core::time::Duration;
 
 use arch_contract::fault::Registers;
 use arrayvec::ArrayString;
-use serde::{Deserialize, Serialize};
+use wire::snapshot::{
+    Activity, CpuState, InterruptState, MachineState, MemoryState, NodeState, ProgramState, Snapshot, TableState,
+    ThreadState, VERSION,
+};
 
 use crate::arch::{Architecture, Machine};
 use crate::backtrace::{self, Frame};
@@ -28,220 +31,12 @@ use crate::start::{boot_information, ready_at_ns};
 use crate::thread::{self, NAME_LIMIT};
 use crate::time;
 
-/// Version of the format: changes with every change of these types.
-pub const VERSION: u32 = 4;
 /// Most threads described per CPU unless asked for more.
 pub const THREAD_LIMIT: usize = 512;
 /// How long a CPU may take to describe itself.
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 /// Most ready threads listed per CPU.
 const READY_LIMIT: usize = 64;
-
-/// The state.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Snapshot {
-    /// [`VERSION`] of the kernel that took it.
-    pub version: u32,
-    /// Time it was begun, in ns since the image was entered.
-    pub taken_at_ns: u64,
-    /// The machine.
-    pub machine: MachineState,
-    /// CPUs.
-    pub cpus: Vec<CpuState>,
-    /// Threads, by CPU, oldest first.
-    pub threads: Vec<ThreadState>,
-    /// Programs that run.
-    pub programs: Vec<ProgramState>,
-    /// Threads there were no lines for.
-    pub threads_omitted: u64,
-    /// Memory.
-    pub memory: MemoryState,
-    /// Interrupt vectors that were used or have a handler.
-    pub interrupts: Vec<InterruptState>,
-    /// Firmware tables.
-    pub tables: Vec<TableState>,
-    /// What was not as it should be at start-up.
-    pub notices: Vec<String>,
-}
-
-/// What does not change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MachineState {
-    /// Architecture.
-    pub architecture: String,
-    /// Who loaded the image.
-    pub loader: String,
-    /// The command line.
-    pub command_line: String,
-    /// Rate of the time counter in Hz.
-    pub cycle_hz: u64,
-    /// That rate is a guess, and so are all times.
-    pub times_are_guesses: bool,
-    /// What the timers are made of.
-    pub timer: String,
-    /// What the interrupt controllers are.
-    pub interrupt_controller: String,
-    /// CPUs the firmware lists.
-    pub cpus_listed: u32,
-    /// Time at which the first thread could run, in ns since the image was entered.
-    pub ready_at_ns: u64,
-    /// Physical address of the image, and its length in bytes.
-    pub image: (u64, u64),
-}
-
-/// A program that runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProgramState {
-    /// Its number, from the same count as threads'.
-    pub id: u64,
-    /// Its name.
-    pub name: String,
-    /// Its threads.
-    pub threads: u64,
-    /// Blocks of memory it has allocated, and their bytes.
-    pub blocks: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Where its image is.
-    pub image: u64,
-    /// Time it was started, ns since the kernel's image was entered.
-    pub started_at_ns: u64,
-    /// True once it ends.
-    pub ending: bool,
-}
-
-/// A CPU.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CpuState {
-    /// Index.
-    pub index: u32,
-    /// APIC id.
-    pub hardware_id: u32,
-    /// NUMA node.
-    pub node: u32,
-    /// False if the CPU did not answer: what follows was then read while it may have been changing.
-    pub answered: bool,
-    /// Number of the running thread.
-    pub running: u64,
-    /// True if that is the idle thread.
-    pub idle: bool,
-    /// Numbers of ready threads in their order, the first 64.
-    pub ready: Vec<u64>,
-    /// Number of all ready threads.
-    pub ready_count: u64,
-    /// Threads bound to it.
-    pub threads: u64,
-    /// Context switches.
-    pub switches: u64,
-    /// Threads made to give way.
-    pub preemptions: u64,
-    /// Threads made ready by other CPUs.
-    pub remote_wakeups: u64,
-    /// Functions run for other CPUs.
-    pub calls: u64,
-    /// Time in the idle thread, ns.
-    pub idle_ns: u64,
-    /// True while the scheduler's tick is on.
-    pub ticking: bool,
-    /// Timers set.
-    pub timers: u64,
-    /// Earliest deadline, ns since the image was entered.
-    pub next_deadline_ns: Option<u64>,
-    /// Timers that fired.
-    pub timers_fired: u64,
-}
-
-/// What a thread is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Activity {
-    /// On its CPU.
-    Running,
-    /// In its CPU's run queue.
-    Ready,
-    /// Waiting.
-    Blocked,
-    /// Over.
-    Exited,
-}
-
-/// A thread.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ThreadState {
-    /// Number.
-    pub id: u64,
-    /// Name.
-    pub name: String,
-    /// CPU it is bound to.
-    pub cpu: u32,
-    /// What it is doing.
-    pub activity: Activity,
-    /// False if its CPU did not answer.
-    pub certain: bool,
-    /// Time it ran, ns, up to its last switch.
-    pub run_ns: u64,
-    /// Stack, lowest byte.
-    pub stack_bottom: u64,
-    /// Stack size in bytes.
-    pub stack_size: u64,
-    /// Bytes of stack in use when it last gave up its CPU; 0 while it runs.
-    pub stack_used: u64,
-    /// Address where it goes on; 0 while it runs.
-    pub resumes_at: u64,
-    /// Number of the thread whose mutex it waits for, 0 for none.
-    pub waits_for: u64,
-}
-
-/// Memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MemoryState {
-    /// By node.
-    pub nodes: Vec<NodeState>,
-    /// Bytes of free small objects, in the CPUs' caches and in slabs.
-    pub cached: u64,
-    /// Stacks in use.
-    pub stacks: u64,
-    /// Bytes of freed stacks kept for reuse.
-    pub cached_stacks: u64,
-}
-
-/// Memory of a node, in bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeState {
-    /// Number.
-    pub node: u32,
-    /// All of it.
-    pub total: u64,
-    /// Free.
-    pub free: u64,
-    /// For the allocator's records.
-    pub records: u64,
-    /// Largest free block.
-    pub largest_free: u64,
-}
-
-/// An interrupt vector.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InterruptState {
-    /// Vector.
-    pub vector: u8,
-    /// What for.
-    pub purpose: String,
-    /// Interrupts taken, by CPU.
-    pub counts: Vec<u64>,
-}
-
-/// A firmware table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableState {
-    /// Signature.
-    pub signature: String,
-    /// Physical address.
-    pub address: u64,
-    /// Bytes.
-    pub length: u32,
-    /// True if its checksum is right.
-    pub intact: bool,
-}
 
 /// What a CPU writes about a thread in its interrupt handler: no allocation.
 #[derive(Clone, Copy)]
@@ -280,74 +75,55 @@ fn describe_program(program: &Program) -> ProgramState {
     }
 }
 
-impl Snapshot {
-    /// Takes one. For threads; waits at most a quarter second per CPU.
-    pub fn take() -> Self {
-        Self::take_with(THREAD_LIMIT)
-    }
+/// Takes one. For threads; waits at most a quarter second per CPU.
+pub fn take() -> Snapshot {
+    take_with(THREAD_LIMIT)
+}
 
-    /// One without threads: what else there is can be told where their list is broken.
-    pub fn take_without_threads() -> Self {
-        Self::take_with(0)
-    }
+/// One without threads: what else there is can be told where their list is broken.
+pub fn take_without_threads() -> Snapshot {
+    take_with(0)
+}
 
-    /// As [`Snapshot::take`], with at most so many threads described per CPU.
-    pub fn take_with(thread_limit: usize) -> Self {
-        let taken_at_ns = time::now_ns();
-        let mut parts: Vec<Part> = cpu::all().map(|cpu| describe(cpu, thread_limit)).collect();
-        let id_at = |address: usize| {
-            let mut all = parts.iter().flat_map(|part| &part.threads);
-            all.find(|raw| raw.address == address).map_or(0, |raw| raw.id)
-        };
-        let described = |part: &Part| {
-            let certain = part.cpu.answered;
-            part.threads.iter().map(|raw| raw.describe(certain, raw.waits_for.map_or(0, id_at))).collect::<Vec<_>>()
-        };
-        let threads = parts.iter().flat_map(described).collect();
-        let omitted = parts.iter().map(|part| part.omitted).sum();
-        let cpus = parts.iter_mut().map(|part| core::mem::take(&mut part.cpu)).collect();
-        let boot = boot_information();
-        Self {
-            version: VERSION,
-            taken_at_ns,
-            machine: MachineState {
-                architecture: Machine::NAME.to_string(),
-                loader: boot.loader.to_string(),
-                command_line: boot.command_line.to_string(),
-                cycle_hz: Machine::cycle_frequency_hz(),
-                timer: Machine::timer_name().to_string(),
-                interrupt_controller: Machine::interrupt_controller_name().to_string(),
-                cpus_listed: boot.cpus.len() as u32,
-                times_are_guesses: boot_information().times_are_guesses,
-                ready_at_ns: ready_at_ns(),
-                image: (boot.image.start, boot.image.len()),
-            },
-            cpus,
-            threads,
-            programs: program::all().iter().map(|program| describe_program(program)).collect(),
-            threads_omitted: omitted,
-            memory: describe_memory(),
-            interrupts: describe_interrupts(),
-            tables: boot.tables.iter().map(describe_table).collect(),
-            notices: boot.notices.iter().map(|notice| alloc::format!("{} {:#x}", notice.text, notice.value)).collect(),
-        }
-    }
-
-    /// The snapshot in its wire format, postcard.
-    pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
-        postcard::to_allocvec(self)
-    }
-
-    /// Reads the wire format.
-    ///
-    /// # Errors
-    /// If the bytes are damaged or of another version.
-    pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
-        let (version, _) = postcard::take_from_bytes::<u32>(bytes)?;
-        if version != VERSION {
-            return Err(postcard::Error::WontImplement);
-        }
-        postcard::from_bytes(bytes)
+/// As [`take`], with at most so many threads described per CPU.
+pub fn take_with(thread_limit: usize) -> Snapshot {
+    let taken_at_ns = time::now_ns();
+    let mut parts: Vec<Part> = cpu::all().map(|cpu| describe(cpu, thread_limit)).collect();
+    let id_at = |address: usize| {
+        let mut all = parts.iter().flat_map(|part| &part.threads);
+        all.find(|raw| raw.address == address).map_or(0, |raw| raw.id)
+    };
+    let described = |part: &Part| {
+        let certain = part.cpu.answered;
+        part.threads.iter().map(|raw| raw.describe(certain, raw.waits_for.map_or(0, id_at))).collect::<Vec<_>>()
+    };
+    let threads = parts.iter().flat_map(described).collect();
+    let omitted = parts.iter().map(|part| part.omitted).sum();
+    let cpus = parts.iter_mut().map(|part| core::mem::take(&mut part.cpu)).collect();
+    let boot = boot_information();
+    Snapshot {
+        version: VERSION,
+        taken_at_ns,
+        machine: MachineState {
+            architecture: Machine::NAME.to_string(),
+            loader: boot.loader.to_string(),
+            command_line: boot.command_line.to_string(),
+            cycle_hz: Machine::cycle_frequency_hz(),
+            timer: Machine::timer_name().to_string(),
+            interrupt_controller: Machine::interrupt_controller_name().to_string(),
+            cpus_listed: boot.cpus.len() as u32,
+            times_are_guesses: boot_information().times_are_guesses,
+            ready_at_ns: ready_at_ns(),
+            image: (boot.image.start, boot.image.len()),
+        },
+        cpus,
+        threads,
+        programs: program::all().iter().map(|program| describe_program(program)).collect(),
+        threads_omitted: omitted,
+        memory: describe_memory(),
+        interrupts: describe_interrupts(),
+        tables: boot.tables.iter().map(describe_table).collect(),
+        notices: boot.notices.iter().map(|notice| alloc::format!("{} {:#x}", notice.text, notice.value)).collect(),
     }
 }
 
@@ -577,7 +353,7 @@ pub fn suspended_registers(thread: &thread::Thread) -> Registers {
 /// The frames of a thread's stack, innermost first, and whether that is certain; `None` if there is no such
 /// thread. For a running thread, where its CPU was interrupted to look.
 pub fn backtrace(id: u64) -> Option<(Vec<Frame>, bool)> {
-    let snapshot = Snapshot::take_with(usize::MAX >> 16);
+    let snapshot = take_with(usize::MAX >> 16);
     let thread = snapshot.threads.iter().find(|thread| thread.id == id)?;
     if frozen::is_active() {
         return Some((frozen_backtrace(thread), true));

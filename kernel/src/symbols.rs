@@ -1,15 +1,11 @@
-//! Names of addresses, from the table `aero build` packs behind the image.
-//!
-//! The table: u32 count, then for each function, sorted: u32 offset from the image's start, u32 size, u32 offset of
-//! its name in what follows, u32 length of its name; then the names. All little endian.
+//! Names of addresses, from the table `aero build` packs behind the image ([`FunctionTable`]).
 
 use core::fmt;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-use crate::program;
+use wire::packed::FunctionTable;
 
-const HEADER: usize = 4;
-const ENTRY: usize = 16;
+use crate::program;
 
 static TABLE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static LENGTH: AtomicUsize = AtomicUsize::new(0);
@@ -94,7 +90,8 @@ fn find_name(table: &[u8], name: &str) -> Result<usize, NameError> {
     let is_end_of = |path: &str| path.strip_suffix(name).is_some_and(|before| before.ends_with("::"));
     let mut found = None;
     let mut count = 0;
-    for (offset, path) in functions(table) {
+    for function in FunctionTable::new(table).iter() {
+        let (offset, path) = (function.start as usize, function.name);
         if path == name {
             return Ok(offset);
         }
@@ -109,18 +106,6 @@ fn find_name(table: &[u8], name: &str) -> Result<usize, NameError> {
     }
 }
 
-/// All functions of a table: offsets from the image's start, and names.
-fn functions(table: &[u8]) -> impl Iterator<Item = (usize, &str)> {
-    let word = |at: usize| Some(u32::from_le_bytes(table.get(at..at.checked_add(4)?)?.try_into().ok()?) as usize);
-    let count = word(0).unwrap_or(0).min(table.len() / ENTRY);
-    let names = table.get(HEADER + count * ENTRY..).unwrap_or(&[]);
-    (0..count).filter_map(move |index| {
-        let at = HEADER + index * ENTRY;
-        let (start, name, length) = (word(at)?, word(at + 8)?, word(at + 12)?);
-        Some((start, core::str::from_utf8(names.get(name..name.checked_add(length)?)?).ok()?))
-    })
-}
-
 /// The function an address is in, by the table of an image that begins at `image`.
 pub fn resolve_in(table: &'static [u8], image: usize, address: usize) -> Symbol<'static> {
     Symbol { address, function: find(table, address.wrapping_sub(image)), program: None }
@@ -128,28 +113,9 @@ pub fn resolve_in(table: &'static [u8], image: usize, address: usize) -> Symbol<
 
 fn find(table: &[u8], offset: usize) -> Option<(&str, usize)> {
     let offset = u32::try_from(offset).ok()?;
-    let word = |at: usize| Some(u32::from_le_bytes(table.get(at..at.checked_add(4)?)?.try_into().ok()?));
-    let count = word(0)? as usize;
-    let entry = |index: usize| HEADER + index * ENTRY;
-    // The last function that begins at or before the offset.
-    let (mut low, mut high) = (0, count);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if word(entry(middle))? <= offset {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    let at = entry(low.checked_sub(1)?);
-    let (start, size, name, length) = (word(at)?, word(at + 4)?, word(at + 8)? as usize, word(at + 12)? as usize);
-    let inside = offset - start;
-    if inside >= size.max(1) {
-        return None;
-    }
-    let names = table.get(entry(count)..)?;
-    let name = core::str::from_utf8(names.get(name..name.checked_add(length)?)?).ok()?;
-    Some((name, inside as usize))
+    let function = FunctionTable::new(table).at_or_before(offset)?;
+    let inside = offset - function.start;
+    (inside < function.size.max(1)).then_some((function.name, inside as usize))
 }
 
 #[cfg(test)]
@@ -157,19 +123,13 @@ mod tests {
     extern crate std;
     use std::vec::Vec;
 
+    use wire::packed::Function;
+
     use super::*;
 
     fn packed(functions: &[(u32, u32, &str)]) -> Vec<u8> {
-        let mut table = (functions.len() as u32).to_le_bytes().to_vec();
-        let mut names: Vec<u8> = Vec::new();
-        for (start, size, name) in functions {
-            for word in [*start, *size, names.len() as u32, name.len() as u32] {
-                table.extend(word.to_le_bytes());
-            }
-            names.extend(name.as_bytes());
-        }
-        table.extend(names);
-        table
+        let functions = functions.iter().map(|&(start, size, name)| Function { start, size, name });
+        FunctionTable::encode(functions).expect("it is short")
     }
 
     #[test]

@@ -11,7 +11,7 @@ use core::time::Duration;
 use arch_contract::{Export, MAX_CPUS, TRACE_ENTRIES, TraceEntry};
 use arrayvec::ArrayVec;
 use serde::Serialize;
-use trace_format::{Event, Header, Kind, MAGIC, Part, Ring as RingHeader, Thread as NamedThread, VERSION};
+use wire::trace::{Event, Header, Kind, MAGIC, Part, Ring as RingHeader, Thread as NamedThread, VERSION};
 
 use crate::arch::{Architecture, Machine};
 use crate::cpu;
@@ -67,7 +67,7 @@ pub(crate) fn spawned(id: u64, cpu: usize, name: &str) {
 #[cold]
 fn record_spawn(id: u64, cpu: usize, name: &str) {
     event(Kind::Spawn, id, cpu as u64);
-    let (first, second) = trace_format::name_words(name);
+    let (first, second) = wire::trace::name_words(name);
     event(Kind::Name, first, second);
 }
 

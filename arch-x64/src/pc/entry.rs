@@ -74,11 +74,13 @@ crate::long_mode_entry! {
         "7: hlt",
         "jmp 7b",
         // The first byte, NAK, tells `aero` that nothing comes after the line.
-        "boot_unfit: .asciz \"\\025\\r\\nAerokernel: this CPU has no 64-bit mode or no NX; use another CPU (QEMU: -cpu max)\\r\\n\"",
+        "boot_unfit: .byte {refusal}",
+        ".asciz \"\\r\\nAerokernel: this CPU has no 64-bit mode or no NX; use another CPU (QEMU: -cpu max)\\r\\n\"",
     ],
     start: start,
     link_address: LINK_ADDRESS,
     pvh_magic = const firmware::pvh::MAGIC,
+    refusal = const wire::console::NEGATIVE_ACKNOWLEDGE,
 }
 
 /// Where the linker script puts the image.

@@ -53,7 +53,7 @@ fn dump(context: &mut Context<'_>, count: u64) -> CommandResult {
     let (hz, epoch) = context.state.clock();
     let to_ns = |cycles: u64| (u128::from(cycles) * 1_000_000_000 / u128::from(hz.max(1))) as u64;
     let out = &mut *context.out;
-    let mut write = |cpu: usize, event: &trace_format::Event| {
+    let mut write = |cpu: usize, event: &wire::trace::Event| {
         if result.is_err() {
             return;
         }

@@ -26,7 +26,7 @@ use crate::lock::InterruptGuard;
 use crate::start::boot_information;
 use crate::trace;
 use cache::{CACHED_LIMIT, class_of};
-use trace_format::Kind;
+use wire::trace::Kind;
 use zone::{NodeSet, ZONES, Zone};
 
 /// There is not enough memory (of the kind asked for) for it.

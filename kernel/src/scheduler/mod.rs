@@ -7,8 +7,7 @@ pub(crate) mod run_queue;
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
-
-use trace_format::Kind;
+use wire::trace::Kind;
 
 use crate::arch::{Architecture, Machine};
 use crate::call;

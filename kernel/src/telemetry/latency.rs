@@ -1,38 +1,13 @@
 //! Latencies, from what the tracer records: from a wake-up to its thread's turn, and of interrupts.
 
 use alloc::collections::BTreeMap;
-use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
-
-use serde::{Deserialize, Serialize};
-use trace_format::{Event, Kind};
+use wire::telemetry::Histogram;
+use wire::trace::{Event, Kind};
 
 use crate::time::cycles_to_ns;
 use crate::trace::Position;
-
-/// Buckets of a histogram: the first has 0 ns, bucket n those from 2^(n-1) to 2^n - 1 ns, the last all above.
-pub const BUCKETS: usize = 32;
-
-/// How often latencies were how long.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Histogram {
-    /// Of what.
-    pub name: String,
-    /// See [`BUCKETS`].
-    pub buckets: Vec<u64>,
-}
-
-impl Histogram {
-    fn new(name: &str) -> Self {
-        Self { name: name.to_string(), buckets: vec![0; BUCKETS] }
-    }
-
-    fn add(&mut self, nanoseconds: u64) {
-        let bucket = (u64::BITS - nanoseconds.leading_zeros()) as usize;
-        self.buckets[bucket.min(BUCKETS - 1)] += 1;
-    }
-}
 
 /// Reads the trace on from where it was.
 pub struct Latencies {

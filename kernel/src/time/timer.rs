@@ -5,7 +5,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use intrusive_collections::{KeyAdapter, RBTree, RBTreeLink, UnsafeRef, intrusive_adapter};
-use trace_format::Kind;
+use wire::trace::Kind;
 
 use super::Deadline;
 use crate::arch::{Architecture, Machine};

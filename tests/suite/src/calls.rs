@@ -103,7 +103,7 @@ fn a_cpu_that_does_not_answer_is_an_error() -> TestResult {
         theirs.store(1, Ordering::SeqCst);
     };
     let result = call::on(target, run, Duration::from_millis(20));
-    let snapshot = kernel::Snapshot::take();
+    let snapshot = kernel::snapshot::take();
     RELEASED.store(1, Ordering::SeqCst);
     ensure!(result == Err(CallError::NoAnswer { cpu: target }), "the result was {result:?}");
     let described = snapshot.cpus.iter().find(|cpu| cpu.index as usize == target);

@@ -9,7 +9,7 @@ use core::time::Duration;
 use kernel::arch::{Architecture, Machine};
 use kernel::memory::stack::{self, Keep};
 use kernel::memory::{self, DmaBuffer, OutOfMemory, Placement};
-use kernel::snapshot::Snapshot;
+use kernel::snapshot;
 use kernel::thread::{self, Builder};
 use kernel::time::Deadline;
 use kernel::{call, cpu};
@@ -111,7 +111,7 @@ pub(crate) fn settle() -> u64 {
         for cpu in cpu::all() {
             let _ = call::on(cpu.index, empty, LIMIT);
         }
-        let alive = Snapshot::take().threads.len();
+        let alive = snapshot::take().threads.len();
         let others = stack::usage().0.saturating_sub(alive);
         // A thread that was joined a moment ago may not have left its stack yet.
         if others <= FEWEST.fetch_min(others, Ordering::SeqCst) || deadline.has_passed() {

@@ -5,12 +5,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use kernel::Snapshot;
 use kernel::lock::InterruptGuard;
-use kernel::snapshot::{Activity, backtrace};
+use kernel::snapshot::{self, backtrace};
 use kernel::thread::{self, Builder};
 use kernel::wait::Event;
 use kernel::{call, cpu};
+
+use wire::snapshot::{Activity, Snapshot};
 
 use crate::support::{LIMIT, eventually, join, text, until_blocked};
 use crate::{TestResult, ensure, tests};
@@ -38,7 +39,7 @@ fn snapshots_of_a_busy_machine_are_consistent() -> TestResult {
         };
         handles.push(Builder::new("busy").cpu(number % cpu::limit()).spawn(work).map_err(text)?);
     }
-    let result = (0..100).try_for_each(|_| check(&Snapshot::take()));
+    let result = (0..100).try_for_each(|_| check(&snapshot::take()));
     stop.store(true, Ordering::Relaxed);
     handles.into_iter().try_for_each(join)?;
     result

@@ -303,7 +303,7 @@ fn a_solo_thread_takes_no_tick() -> TestResult {
         })
         .map_err(text)?;
     let fired = || {
-        let snapshot = kernel::Snapshot::take();
+        let snapshot = kernel::snapshot::take();
         snapshot
             .cpus
             .iter()

@@ -427,7 +427,7 @@ fn interrupt_handlers_wake_threads() -> TestResult {
     })();
     interrupts::unregister_vector(vector).map_err(text)?;
     result?;
-    let counts = kernel::Snapshot::take().interrupts;
+    let counts = kernel::snapshot::take().interrupts;
     let counted = counts.iter().find(|entry| entry.vector == vector).map(|entry| entry.counts.clone());
     ensure!(
         counted.as_ref().is_some_and(|counts| counts.iter().all(|&count| count >= 100)),

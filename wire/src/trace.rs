@@ -2,9 +2,6 @@
 //!
 //! A trace is a sequence of postcard records: a [`Header`], and then [`Part`]s up to [`Part::End`]. A [`Part::Ring`] is followed by
 //! [`Ring::events`] times an [`Event`], the oldest first; a CPU may have several.
-#![no_std]
-
-extern crate alloc;
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,0 +1,210 @@
+//! Telemetry: the state and how it changes, for a live view on a line of its own.
+//!
+//! Both ends send postcard values in COBS frames, each behind a zero byte. The host asks, the kernel answers. Whoever asks first
+//! says hello, and is told the kernel's versions; nothing else is understood before that.
+
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::{CpuState, InterruptState, MachineState, MemoryState, ProgramState, Snapshot, ThreadState};
+
+/// First word of a hello.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"ATEL");
+/// Version of the requests and answers, [`crate::snapshot::VERSION`] apart.
+pub const VERSION: u32 = 1;
+/// Ends a frame.
+pub const FRAME_END: u8 = 0;
+
+/// What the host asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Who is there? [`MAGIC`] first.
+    Hello(u32),
+    /// What has changed since the last answer of this session.
+    Look,
+    /// Records events from now on, or no longer: without, there are no latencies.
+    Trace(bool),
+}
+
+/// What the kernel answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The versions: [`MAGIC`], [`VERSION`], [`crate::snapshot::VERSION`]; and what does not change.
+    Hello(u32, u32, u32, MachineState),
+    /// What has changed.
+    Changes(Changes),
+    /// It is done.
+    Done,
+    /// It is not, for this reason.
+    Refused(String),
+}
+
+/// What has changed between two looks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// Time of this look, ns since the image was entered.
+    pub taken_at_ns: u64,
+    /// CPUs that have changed.
+    pub cpus: Vec<CpuState>,
+    /// Threads that are new or have changed.
+    pub threads: Vec<ThreadState>,
+    /// Numbers of threads that are gone.
+    pub gone: Vec<u64>,
+    /// Threads that are not told of.
+    pub threads_omitted: u64,
+    /// Programs, if they have changed.
+    pub programs: Option<Vec<ProgramState>>,
+    /// Memory, if it has changed.
+    pub memory: Option<MemoryState>,
+    /// Interrupts that have changed.
+    pub interrupts: Vec<InterruptState>,
+    /// True while events are recorded.
+    pub tracing: bool,
+    /// Latencies seen since the last look, by kind.
+    pub latencies: Vec<Histogram>,
+}
+
+impl Changes {
+    /// What leads from one state to the other.
+    pub fn between(before: &Snapshot, now: &Snapshot) -> Self {
+        let threads = now.threads.iter().filter(|thread| !before.threads.contains(thread));
+        let is_gone = |id: u64| now.threads.iter().all(|thread| thread.id != id);
+        let gone = before.threads.iter().map(|thread| thread.id).filter(|&id| is_gone(id));
+        Self {
+            taken_at_ns: now.taken_at_ns,
+            cpus: now.cpus.iter().filter(|cpu| !before.cpus.contains(cpu)).cloned().collect(),
+            threads: threads.cloned().collect(),
+            gone: gone.collect(),
+            threads_omitted: now.threads_omitted,
+            programs: (before.programs != now.programs).then(|| now.programs.clone()),
+            memory: (before.memory != now.memory).then(|| now.memory.clone()),
+            interrupts: now.interrupts.iter().filter(|one| !before.interrupts.contains(one)).cloned().collect(),
+            tracing: false,
+            latencies: Vec::new(),
+        }
+    }
+
+    /// Makes the later state of the earlier one.
+    pub fn apply(self, state: &mut Snapshot) {
+        state.taken_at_ns = self.taken_at_ns;
+        state.threads_omitted = self.threads_omitted;
+        merge(&mut state.cpus, self.cpus, |cpu| u64::from(cpu.index));
+        state.threads.retain(|thread| !self.gone.contains(&thread.id));
+        merge(&mut state.threads, self.threads, |thread| thread.id);
+        merge(&mut state.interrupts, self.interrupts, |interrupt| u64::from(interrupt.vector));
+        if let Some(programs) = self.programs {
+            state.programs = programs;
+        }
+        if let Some(memory) = self.memory {
+            state.memory = memory;
+        }
+    }
+}
+
+/// Replaces the entries that have the same key, and adds the others.
+fn merge<T>(into: &mut Vec<T>, changed: Vec<T>, key: impl Fn(&T) -> u64) {
+    for entry in changed {
+        match into.iter_mut().find(|old| key(old) == key(&entry)) {
+            Some(old) => *old = entry,
+            None => into.push(entry),
+        }
+    }
+}
+
+/// Encodes a request or an answer, with its frame.
+///
+/// # Errors
+/// If there is no memory.
+pub fn encode(value: &impl Serialize) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_allocvec_cobs(value)
+}
+
+/// Decodes what came in a frame, without its end.
+///
+/// # Errors
+/// If it is damaged.
+pub fn decode<'a, T: Deserialize<'a>>(frame: &'a mut [u8]) -> Result<T, postcard::Error> {
+    postcard::from_bytes_cobs(frame)
+}
+
+/// Buckets of a histogram: the first has 0 ns, bucket n those from 2^(n-1) to 2^n - 1 ns, the last all above.
+pub const BUCKETS: usize = 32;
+
+/// How often latencies were how long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Of what.
+    pub name: String,
+    /// See [`BUCKETS`].
+    pub buckets: Vec<u64>,
+}
+
+impl Histogram {
+    /// An empty one.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_string(), buckets: vec![0; BUCKETS] }
+    }
+
+    /// Counts one.
+    pub fn add(&mut self, nanoseconds: u64) {
+        let bucket = (u64::BITS - nanoseconds.leading_zeros()) as usize;
+        self.buckets[bucket.min(BUCKETS - 1)] += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Activity;
+
+    fn thread(id: u64, run_ns: u64) -> ThreadState {
+        ThreadState {
+            id,
+            name: "t".into(),
+            cpu: 0,
+            activity: Activity::Ready,
+            certain: true,
+            run_ns,
+            stack_bottom: 0,
+            stack_size: 0,
+            stack_used: 0,
+            resumes_at: 0,
+            waits_for: 0,
+        }
+    }
+
+    #[test]
+    fn changes_lead_from_one_state_to_the_other() {
+        let cpu = |index, switches| CpuState { index, switches, ..CpuState::default() };
+        let before = Snapshot {
+            taken_at_ns: 1,
+            cpus: vec![cpu(0, 5), cpu(1, 5)],
+            threads: vec![thread(1, 0), thread(2, 0), thread(3, 0)],
+            ..Snapshot::default()
+        };
+        let now = Snapshot {
+            taken_at_ns: 2,
+            cpus: vec![cpu(0, 5), cpu(1, 6)],
+            threads: vec![thread(1, 0), thread(3, 9), thread(4, 0)],
+            programs: vec![ProgramState::default()],
+            ..Snapshot::default()
+        };
+        let changes = Changes::between(&before, &now);
+        assert_eq!((changes.cpus.len(), changes.threads.len(), &changes.gone[..]), (1, 2, &[2][..]));
+        let mut bytes = encode(&Answer::Changes(changes)).expect("it can be encoded");
+        let Ok(Answer::Changes(changes)) = decode(&mut bytes) else { panic!("it is not what it was") };
+        let mut state = before;
+        changes.apply(&mut state);
+        assert_eq!(state, now);
+    }
+
+    #[test]
+    fn noise_is_no_request() {
+        for noise in [&mut [][..], &mut [0], &mut [5, 9, 0], &mut [0xff; 70]] {
+            assert!(decode::<Request>(noise).is_err());
+        }
+    }
+}
