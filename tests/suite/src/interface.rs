@@ -12,7 +12,7 @@ use abi::{ANY, BUSY, INVALID, NEVER, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
 use kernel::memory::faults::with_failing;
 use kernel::memory::stack::{self, Keep};
 use kernel::program::Outcome;
-use kernel::time::{Deadline, spin_until};
+use kernel::time::{Deadline, now_ns, spin_until};
 use kernel::{call, cpu, memory, thread};
 
 use crate::program::api::*;
@@ -142,7 +142,8 @@ fn a_timer_is_not_destroyed_by_its_own_function() -> TestResult {
         unsafe {
             check!(aero_timer_create(Some(destroy), ptr::null_mut(), &raw mut timer) == OK);
             TIMER.store(timer, Ordering::SeqCst);
-            check!(aero_timer_set(timer, 0) == OK);
+            // Not before this call has left the timer, which is busy until then too.
+            check!(aero_timer_set(timer, now_ns() + 5_000_000) == OK);
             check!(spin_until(LIMIT, || STARTED.load(Ordering::SeqCst) != 0));
             check!(STARTED.load(Ordering::SeqCst) as Status == BUSY);
             check!(aero_timer_destroy(timer) == OK);
