@@ -178,6 +178,10 @@ pub(crate) fn leave_nmi() -> bool {
 #[cfg(feature = "pc")]
 pub(crate) fn wait_for_nmi() {
     let block = block();
+    if !block.started.load(Ordering::Relaxed) {
+        // Nobody could send it one yet.
+        return core::hint::spin_loop();
+    }
     if block.in_nmi.load(Ordering::Relaxed) && !block.nmis_open.load(Ordering::Relaxed) {
         crate::descriptors::use_other_nmi_stack();
         block.nmis_open.store(true, Ordering::Relaxed);

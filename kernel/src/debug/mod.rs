@@ -514,7 +514,8 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
     }
     Machine::debug_line_watch(true);
     HOST.store(NO_CPU, Ordering::SeqCst);
-    if others().any(|cpu| SLOTS[cpu.index].rendezvous.may_halt()) {
+    // Also one that does not count as started yet.
+    if SLOTS.iter().any(|slot| slot.rendezvous.may_halt()) {
         interrupt_others();
     }
     match orders[here] {
