@@ -34,6 +34,8 @@ const UNSUPPORTED: &[u8] = b"+$#00";
 /// What gdb waits for after this packet, and gdbstub leaves out where there is no extended mode.
 const KILL: &[u8] = b"vKill";
 const DONE: &[u8] = b"$OK#9a";
+/// How packets begin that gdb sends on its way to let the CPUs go on: which ways there are, breakpoints, registers, memory, threads.
+const BEFORE_GOING_ON: [&[u8]; 8] = [b"vCont?", b"Z", b"z", b"P", b"G", b"M", b"X", b"Hc"];
 /// Time between two looks whether something has come: less than a byte takes on a line of 115,200 baud.
 const POLL: Duration = Duration::from_micros(20);
 /// Said of a thread that cannot be stepped.
@@ -197,8 +199,8 @@ fn new_session(kernel: &mut Kernel) -> Option<Session> {
 /// Listens to gdb until it lets the CPUs go on. The session goes on with the next stop, unless gdb has left.
 fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) -> Option<Session> {
     let mut session = session;
-    // gdb's Ctrl-C can overtake the packet that lets the CPUs go on: they stop before they have begun. Before any other packet
-    // it is late, for a stop that gdb has meanwhile been told of.
+    // gdb's Ctrl-C can overtake the packets that let the CPUs go on: they stop before they have begun. Before any packet that
+    // looks it is late, for a stop that gdb has meanwhile been told of: each time gdb first reads where that was.
     let mut interrupted = false;
     loop {
         session = match session {
@@ -235,7 +237,8 @@ fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) 
                 match framer.push(byte) {
                     Event::Packet => {
                         let next = take_packet(kernel, framer, idle);
-                        interrupted &= matches!(next, Some(GdbStubStateMachine::Running(_)));
+                        interrupted &= matches!(next, Some(GdbStubStateMachine::Running(_)))
+                            || BEFORE_GOING_ON.iter().any(|begin| framer.text().starts_with(begin));
                         next
                     }
                     Event::Interrupt => {

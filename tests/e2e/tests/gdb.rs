@@ -604,7 +604,15 @@ fn a_ctrl_c_that_overtakes_the_order_to_go_on_stops() {
         let stopped = client.resume("vCont;c");
         assert!(stopped.starts_with("$T02"), "{stopped}");
     }
-    // Before any other packet it is late: gdb has seen another stop meanwhile.
+    // Also if it has not asked yet how they can, or sets breakpoints first.
+    for before in ["vCont?", "Hc-1", "Z1,ffff800000000000,1", "z1,ffff800000000000,1"] {
+        client.interrupt();
+        let answer = client.ask(before);
+        assert!(answer.starts_with("$OK") || answer.starts_with("$vCont"), "{before}: {answer}");
+        let stopped = client.resume("vCont;c");
+        assert!(stopped.starts_with("$T02"), "after {before}: {stopped}");
+    }
+    // Before one that looks it is late: gdb has seen another stop meanwhile.
     client.interrupt();
     assert!(client.ask("?").starts_with("$T"));
     client.go_on("vCont;c");
