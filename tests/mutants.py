@@ -35,13 +35,13 @@ def mutant(part, file, right, wrong):
     MUTANTS.append((part, file, right, wrong))
 
 
-S='kernel/src/scheduler/mod.rs'; W='kernel/src/wait/'
+S='kernel/src/threads/scheduler/mod.rs'; W='kernel/src/threads/wait/'
 mutant('suite', S,"if !here.tick_armed.load(Ordering::Relaxed) && !is_idle(here, Machine::current()) {\n        arm_tick(here);","if false {\n        arm_tick(here);")
 mutant('suite', S,"    if first && cpu.attention.wants_interrupt() {","    if first && false {")
 mutant("suite", S,"        if !thread.shall_move() || stays(here, thread, running) {","        if true {")
 mutant('suite', S,"    thread.cpu.store(to, Ordering::SeqCst);","")
 mutant('suite', S,"    if here.attention.is(Attention::Ticking) && unsafe { here.run_queue.get() }.is_empty() {","    if false {")
-mutant('model', 'kernel/src/scheduler/attention.rs',"        mailbox.drain(each);","        let _ = (mailbox, each);")
+mutant('model', 'kernel/src/threads/scheduler/attention.rs',"        mailbox.drain(each);","        let _ = (mailbox, each);")
 mutant('suite', S,"    here.displaced.store(false, Ordering::Relaxed);\n    let left_at","    let left_at")
 mutant('suite', S,"let waited = back_at.wrapping_sub(left_at).min(QUANTUM_CYCLES.load(Ordering::Relaxed));","let waited = 0;")
 mutant('suite', S,"            move_away(here);\n        }\n        return;","        }\n        return;")
@@ -79,15 +79,15 @@ mutant('suite', 'kernel/src/call.rs',"    here.handler_waits.store(in_handler, O
 mutant('suite', 'kernel/src/call.rs',"            if serve {\n                serve_while_waiting();\n            }","")
 mutant('suite', 'kernel/src/memory/zone/mod.rs',"        done |= 1 << next;","        done |= 1 << next | 1;")
 mutant('suite', 'kernel/src/memory/cache.rs',"        if cache.count > cache.limit {","        if false {")
-mutant('suite', 'kernel/src/memory/cache.rs',"    if !frozen::is_active() {\n        zone::of(at).lock().free_object(at, class);\n    }","")
+mutant('suite', 'kernel/src/memory/cache.rs',"    if !passing::is_here() {\n        zone::of(at).lock().free_object(at, class);\n    }","")
 mutant('suite', 'kernel/src/memory/stack.rs',"            if flushed.is_ok() {","            if false {")
-mutant('suite', 'kernel/src/thread/local.rs',"        if thread.fibers.has_others() {","        if false {")
-mutant('suite', 'kernel/src/thread/spawn.rs',"            if !program.is_ending() {\n","            if true {\n")
-mutant('suite', 'kernel/src/thread/spawn.rs',"        local::reset(&self.locals);\n","")
+mutant('suite', 'kernel/src/threads/thread/local.rs',"        if thread.fibers.has_others() {","        if false {")
+mutant('suite', 'kernel/src/program/mod.rs',"        if self.is_ending() {\n            // A thread that was ended","        if false {\n            // A thread that was ended")
+mutant('suite', 'kernel/src/threads/thread/spawn.rs',"        local::reset(&self.locals);\n","")
 mutant('suite', 'kernel/src/program/end.rs',"            thread::release_reference(thread);","            let _ = thread;")
 mutant('suite', 'kernel/src/program/end.rs',"        match self.calls.load(Ordering::Acquire) {\n            0 => (),","        match self.calls.load(Ordering::Acquire) * 0 {\n            0 => (),")
 mutant('suite', 'runtime/src/handlers.rs',"    if timer.timer.is_running_here() {","    if false {")
-mutant("model", "kernel/src/scheduler/mailbox.rs", "self.newest.compare_exchange(ptr::null_mut(), ptr::null_mut(), Ordering::AcqRel, Ordering::Acquire).is_ok()", "self.newest.load(Ordering::Acquire).is_null()")
+mutant("model", "kernel/src/threads/scheduler/mailbox.rs", "self.newest.compare_exchange(ptr::null_mut(), ptr::null_mut(), Ordering::AcqRel, Ordering::Acquire).is_ok()", "self.newest.load(Ordering::Acquire).is_null()")
 mutant("suite", W + "list.rs", "            if thread.claim().try_wake() {\n                return TakenOne(Some(thread));\n            }\n        }\n        TakenOne(None)", "            return TakenOne(thread.claim().try_wake().then_some(thread));\n        }\n        TakenOne(None)")
 mutant("arch", "arch-x64/src/cpu.rs", "if instruction_pointer == &raw const halt_start as u64 {", "if false {")
 mutant("kernel", "arch-x64/src/vectors.rs", "        \"mov [rsp + {legacy} + header_word], rax\",\n", "        \"test [rsp + {legacy} + header_word], rax\",\n")
@@ -102,7 +102,7 @@ mutant("suite", "kernel/src/memory/zone/runs.rs", "        let index = index.or_
 mutant("suite", "kernel/src/memory/zone/runs.rs", "        while run.end - run.start < wanted as u64", "        while false && run.end - run.start < wanted as u64")
 mutant("suite", "kernel/src/memory/zone/runs.rs", "                self.put_back(run.end.min(block.end)..block.end);", "")
 mutant("model", W + "mutex.rs", "                next.wake_unlocked();\n", "                drop(self.waiters.lock());\n                next.wake_unlocked();\n")
-mutant("model", "kernel/src/debug/rendezvous.rs", "        self.may_halt.swap(true, Ordering::SeqCst);\n", "        self.may_halt.store(false, Ordering::SeqCst);\n")
+mutant("model", "kernel/src/crash/debug/rendezvous.rs", "        self.may_halt.swap(true, Ordering::SeqCst);\n", "        self.may_halt.store(false, Ordering::SeqCst);\n")
 
 
 def change(copy, file, right, wrong):

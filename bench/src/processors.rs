@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use kernel::group::Group;
+use kernel::collective::Collective;
 use kernel::thread::Builder;
 use kernel::{call, cpu, interrupts};
 
@@ -114,12 +114,12 @@ fn remote_call(setting: &Setting) -> Outcome {
 const BARRIERS: usize = 16;
 
 fn barrier(setting: &Setting) -> Outcome {
-    let group = Arc::new(Group::new(cpu::count()).map_err(text)?);
+    let collective = Arc::new(Collective::new(cpu::count()).map_err(text)?);
     let mut samples = setting.samples()?;
     let rounds = samples.rounds() * BARRIERS;
     let mut partners = Vec::new();
     for cpu in other_cpus() {
-        let theirs = group.clone();
+        let theirs = collective.clone();
         let partner = Builder::new("bench").cpu(cpu).spawn(move || {
             (0..rounds).try_fold(0, |last, _| theirs.barrier(deadline()).map(|was_last| last + usize::from(was_last)))
         });
@@ -132,7 +132,7 @@ fn barrier(setting: &Setting) -> Outcome {
         let until = deadline();
         let start = cycles();
         let met = work(|| {
-            (0..BARRIERS).try_fold(0, |last, _| group.barrier(until).map(|was_last| last + usize::from(was_last)))
+            (0..BARRIERS).try_fold(0, |last, _| collective.barrier(until).map(|was_last| last + usize::from(was_last)))
         });
         samples.add_shared(start, cycles(), BARRIERS as u64);
         match met {

@@ -12,8 +12,8 @@ use core::fmt::Write;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use kernel::collective::Collective;
 use kernel::cpu;
-use kernel::group::Group;
 use kernel::memory::{self, Placement};
 use kernel::thread::{self, Builder, JoinHandle};
 use kernel::wait::{Event, Semaphore};
@@ -174,18 +174,18 @@ fn barrier(setting: &Setting) -> Outcome {
     let cpus = cpu::count();
     let mut samples = samples(setting)?;
     while !samples.is_complete() {
-        let group = Arc::new(Group::new(cpus).map_err(text)?);
+        let collective = Arc::new(Collective::new(cpus).map_err(text)?);
         let mut partners = Vec::new();
         for steps in 1..cpus {
-            let theirs = group.clone();
+            let theirs = collective.clone();
             let meet = move || (0..=OPERATIONS).try_for_each(|_| theirs.barrier(deadline()).map(drop));
             partners.push(Builder::new("bench").cpu(cpu_after(steps)).spawn(meet).map_err(text)?);
         }
         // The first is not counted: they come to it as they begin to run.
-        let mut met = group.barrier(deadline());
+        let mut met = collective.barrier(deadline());
         let start = cycles();
         for _ in 0..OPERATIONS {
-            met = met.and_then(|_| group.barrier(deadline()));
+            met = met.and_then(|_| collective.barrier(deadline()));
         }
         let end = cycles();
         for partner in partners {

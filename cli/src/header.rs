@@ -36,7 +36,7 @@ const OBJECTS: [(&str, usize); 6] = [
     ("barrier", size_of::<abi::Barrier>()),
     ("reader_writer", size_of::<abi::ReaderWriterLock>()),
 ];
-const HANDLES: [&str; 8] = ["thread", "channel", "timer", "interrupt", "fiber", "pool", "group", "line"];
+const HANDLES: [&str; 8] = ["thread", "channel", "timer", "interrupt", "fiber", "pool", "collective", "line"];
 
 const HEAD: &str = "\
 /* The Aerokernel's interface for programs in C and C++. Generated from hrt/abi by `cargo test -p aero-cli`; docs/HRT.md
@@ -174,7 +174,7 @@ fn declare(kind: &str, name: &str) -> String {
         "Fiber" => "aero_fiber",
         "TaskOptions" => "aero_task_options",
         "Pool" => "aero_pool",
-        "Group" => "aero_group",
+        "Collective" => "aero_collective",
         "Line" => "aero_line",
         other => panic!("the header knows no C type for `{other}`"),
     };

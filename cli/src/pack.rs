@@ -164,7 +164,7 @@ fn check_relocations(file: &object::File) -> Result<()> {
     Ok(())
 }
 
-/// The table described in `kernel/src/symbols.rs`.
+/// The table described in `kernel/src/observe/symbols.rs`.
 pub fn symbol_table(file: &object::File, image_start: u64) -> Result<Vec<u8>> {
     let functions = functions(file, image_start)?;
     let functions = functions.iter().map(|(&start, (size, name))| Function { start, size: *size, name });

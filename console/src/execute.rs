@@ -4,8 +4,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::{self, Write};
 
-use kernel::frozen;
 use kernel::lock::SpinLock;
+use kernel::sandbox;
 
 use crate::commands::{self, Command, Context};
 use crate::state::{Here, Needs, State};
@@ -113,15 +113,15 @@ impl Execution<'_> {
     }
 }
 
-/// Runs a command line on a frozen machine, as far as its commands work there; its status.
+/// Runs a command line on a stopped machine, as far as its commands work there; its status.
 ///
 /// # Safety
 /// All other CPUs are stopped, and interrupts are off.
-pub unsafe fn execute_frozen(line: &str, out: &mut dyn Write) -> u8 {
+pub unsafe fn execute_stopped(line: &str, out: &mut dyn Write) -> u8 {
     let mut status = 0;
     let execution = Execution { extra: &[], state: &Here, person: None };
     // SAFETY: by the caller's word; what is printed goes out, or into the caller's memory.
-    if let Err(abandoned) = unsafe { frozen::attempt(&mut || status = execution.run(line, out)) } {
+    if let Err(abandoned) = unsafe { sandbox::attempt(&mut || status = execution.run(line, out)) } {
         let _ = writeln!(out, "\nerror: the command was ended: {abandoned}");
         status = 1;
     }
@@ -129,13 +129,13 @@ pub unsafe fn execute_frozen(line: &str, out: &mut dyn Write) -> u8 {
 }
 
 /// What a command line needs, that of its most demanding command; `None` if there is no such command, or the line cannot be looked
-/// at: [`execute_frozen`] then says why.
+/// at: [`execute_stopped`] then says why.
 ///
 /// # Safety
-/// As for [`execute_frozen`].
+/// As for [`execute_stopped`].
 pub unsafe fn needs_of(line: &str, extra: &'static [Command]) -> Option<Needs> {
     let mut needs = None;
-    // On a frozen machine, where names are looked up, nothing is allocated outside.
+    // On a stopped machine, where names are looked up, nothing is allocated outside.
     let mut look = || {
         let need_of = |part: &str| {
             let part = ALIASES.lock().expand(part);
@@ -146,7 +146,7 @@ pub unsafe fn needs_of(line: &str, extra: &'static [Command]) -> Option<Needs> {
         needs = parts.map(need_of).try_fold(Needs::Nothing, |most, need| Some(most.max(need?)));
     };
     // SAFETY: by the caller's word; the result is not allocated.
-    let _ = unsafe { frozen::attempt(&mut look) };
+    let _ = unsafe { sandbox::attempt(&mut look) };
     needs
 }
 

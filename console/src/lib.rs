@@ -27,6 +27,6 @@ pub mod state;
 mod words;
 
 pub use commands::{Command, CommandError, CommandResult, Context};
-pub use execute::{execute_frozen, execute_on, execute_running, needs_of};
+pub use execute::{execute_on, execute_running, execute_stopped, needs_of};
 pub use shell::run;
 pub use state::{Needs, State};

@@ -1,5 +1,5 @@
 //! The prompt after a crash, a report of the watchdog, or `break`: on one CPU, all others stopped, by polling the console. Nothing is
-//! trusted but this code and the console's device; commands run as `kernel::frozen` says.
+//! trusted but this code and the console's device; commands run as `kernel::sandbox` says.
 
 use core::fmt::{self, Write};
 use core::time::Duration;
@@ -11,7 +11,7 @@ use kernel::output;
 use kernel::time::spin_until;
 
 use crate::breakpoints::{Answer, Breakpoints};
-use crate::execute::execute_frozen;
+use crate::execute::execute_stopped;
 
 const PROMPT: &str = "post-mortem> ";
 /// While the machine can go on.
@@ -71,7 +71,7 @@ pub fn run(stop: &mut Stop) {
                     Answer::Stay => {}
                     // SAFETY: all other CPUs are stopped.
                     Answer::Other => unsafe {
-                        execute_frozen(&line, &mut Direct);
+                        execute_stopped(&line, &mut Direct);
                     },
                 }
                 if line.trim() == "help" && !stop.has_crashed() {

@@ -7,7 +7,7 @@ use arch_contract::fault::Registers;
 use kernel::backtrace::Frame;
 use kernel::memory::OutOfMemory;
 use kernel::snapshot;
-use kernel::{frozen, output, time, trace};
+use kernel::{backtrace, output, sandbox, stopped, time, trace};
 use wire::crash_file::{CpuRegisters, CrashFile};
 use wire::snapshot::Snapshot;
 use wire::trace::Event;
@@ -65,7 +65,7 @@ pub struct Here;
 
 impl State for Here {
     fn offers(&self) -> Needs {
-        if frozen::is_active() { Needs::Machine } else { Needs::Cpus }
+        if sandbox::is_active() { Needs::Machine } else { Needs::Cpus }
     }
 
     fn snapshot(&self, with_threads: bool) -> Snapshot {
@@ -77,12 +77,12 @@ impl State for Here {
     }
 
     fn backtrace(&self, thread: u64) -> Option<Result<Vec<String>, DoesNotAnswer>> {
-        let (frames, certain) = snapshot::backtrace(thread)?;
+        let (frames, certain) = backtrace::of_thread(thread)?;
         Some(if certain { Ok(frames.iter().map(Frame::to_string).collect()) } else { Err(DoesNotAnswer) })
     }
 
     fn registers(&self, thread: u64) -> Option<Registers> {
-        snapshot::registers_of(thread)
+        stopped::registers_of(thread)
     }
 
     fn log(&self, each: &mut dyn FnMut(&str)) {

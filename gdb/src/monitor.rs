@@ -55,7 +55,7 @@ pub fn execute(line: &str, extra: &'static [Command], selected: &mut Option<u64>
             Err(reason) => writeln!(out, "error: {reason}"),
         };
     // SAFETY: in a stop.
-    } else if unsafe { console::execute_frozen(line, &mut out) } == 0 && thread.is_some() {
+    } else if unsafe { console::execute_stopped(line, &mut out) } == 0 && thread.is_some() {
         *selected = thread.and_then(firmware::words::number);
         let _ = out.write_str("its registers are shown; `monitor thread off` shows the CPUs' again\n");
     }

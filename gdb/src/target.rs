@@ -550,7 +550,7 @@ const LINKED_AT: u64 = 0x20_0000;
 /// How far the image was moved from where it was linked.
 impl SectionOffsets for Kernel {
     fn get_section_offsets(&mut self) -> Result<Offsets<u64>, Never> {
-        let moved = kernel::start::boot_information().image.start.wrapping_sub(LINKED_AT);
+        let moved = kernel::boot::information().image.start.wrapping_sub(LINKED_AT);
         Ok(Offsets::Sections { text: moved, data: moved, bss: None })
     }
 }

@@ -5,8 +5,8 @@ use core::fmt::{self, Write};
 use arch_contract::fault::Registers;
 use gdbstub::common::Tid;
 use kernel::debug::Stop;
-use kernel::frozen;
-use kernel::snapshot;
+use kernel::sandbox;
+use kernel::stopped;
 use kernel::thread::{State, Thread};
 
 use crate::packet::Xml;
@@ -74,7 +74,7 @@ impl View {
         }
         if self == Self::Threads {
             attempt(|| {
-                snapshot::for_each_thread(|thread, cpu| {
+                stopped::for_each_thread(|thread, cpu| {
                     let runs = || stopped_cpus(stop).any(|cpu| stop.running(cpu).0 == thread.id());
                     if let (true, Some(tid)) = (is_suspended(thread) && !runs(), Tid::new(thread.id() as usize)) {
                         each(tid, &About { name: thread.name(), state: thread.state(), cpu, thread: None });
@@ -122,10 +122,10 @@ impl About<'_> {
     }
 }
 
-/// Runs what follows the kernel's lists, as `kernel::frozen` says.
+/// Runs what follows the kernel's lists, as `kernel::sandbox` says.
 fn attempt(mut work: impl FnMut()) {
     // SAFETY: in a stop; nothing is allocated.
-    let _ = unsafe { frozen::attempt(&mut work) };
+    let _ = unsafe { sandbox::attempt(&mut work) };
 }
 
 /// True of a thread whose registers are on its stack.
@@ -135,7 +135,7 @@ fn is_suspended(thread: &Thread) -> bool {
 
 fn is_waiting(thread: u64) -> bool {
     let mut found = false;
-    attempt(|| found = snapshot::with_thread(thread, |thread, _| is_suspended(thread)).unwrap_or(false));
+    attempt(|| found = stopped::with_thread(thread, |thread, _| is_suspended(thread)).unwrap_or(false));
     found
 }
 
@@ -143,8 +143,8 @@ fn is_waiting(thread: u64) -> bool {
 pub fn registers_of(thread: u64) -> Option<(Registers, u64)> {
     let mut found = None;
     attempt(|| {
-        found = snapshot::with_thread(thread, |thread, _| {
-            let registers = is_suspended(thread).then(|| snapshot::suspended_registers(thread));
+        found = stopped::with_thread(thread, |thread, _| {
+            let registers = is_suspended(thread).then(|| stopped::suspended_registers(thread));
             registers.map(|registers| (registers, thread.thread_pointer() as u64))
         });
     });

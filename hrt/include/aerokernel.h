@@ -43,7 +43,7 @@ typedef struct aero_timer aero_timer;
 typedef struct aero_interrupt aero_interrupt;
 typedef struct aero_fiber aero_fiber;
 typedef struct aero_pool aero_pool;
-typedef struct aero_group aero_group;
+typedef struct aero_collective aero_collective;
 typedef struct aero_line aero_line;
 
 /* How a thread shall be: name (not NUL-terminated, may be null), CPU or AERO_ANY, stack in bytes or 0. */
@@ -266,27 +266,27 @@ int32_t aero_pool_run_one(const aero_pool *pool);
 /* Waits until all that is queued has run and the workers have ended. AERO_BUSY from one of its own tasks. */
 int32_t aero_pool_destroy(aero_pool *pool);
 
-/* Makes a group of so many members. Each has a rank, from 0, and calls the same collective operations in the same
- * order. After AERO_TIMED_OUT a group is of no more use. */
-int32_t aero_group_create(uint32_t members, aero_group **group);
+/* Makes a collective of so many members. Each has a rank, from 0, and calls the same collective operations in the same
+ * order. After AERO_TIMED_OUT a collective is of no more use. */
+int32_t aero_collective_create(uint32_t members, aero_collective **collective);
 
 /* Waits until all members are there; 1 for one of them, elected, 0 for the others. */
-int32_t aero_group_barrier(const aero_group *group, uint64_t deadline_ns);
+int32_t aero_collective_barrier(const aero_collective *collective, uint64_t deadline_ns);
 
 /* Gives a word, and gets the words of all members, by rank: the base of every reduction. */
-int32_t aero_group_share(const aero_group *group, uint32_t rank, uint64_t word, uint64_t *words, uint64_t deadline_ns);
+int32_t aero_collective_share(const aero_collective *collective, uint32_t rank, uint64_t word, uint64_t *words, uint64_t deadline_ns);
 
 /* Gets the word that the member of rank `root` has put there. */
-int32_t aero_group_broadcast(const aero_group *group, uint32_t rank, uint32_t root, uint64_t *word, uint64_t deadline_ns);
+int32_t aero_collective_broadcast(const aero_collective *collective, uint32_t rank, uint32_t root, uint64_t *word, uint64_t deadline_ns);
 
-/* Gives the group a set of CPUs: member `rank` shall run on `cpus[rank % count]`, from its next follow on. */
-int32_t aero_group_set_cpus(const aero_group *group, const uint32_t *cpus, size_t count);
+/* Gives the collective a set of CPUs: member `rank` shall run on `cpus[rank % count]`, from its next follow on. */
+int32_t aero_collective_set_cpus(const aero_collective *collective, const uint32_t *cpus, size_t count);
 
-/* Moves the calling member to the CPU its group wants it on. */
-int32_t aero_group_follow(const aero_group *group, uint32_t rank);
+/* Moves the calling member to the CPU its collective wants it on. */
+int32_t aero_collective_follow(const aero_collective *collective, uint32_t rank);
 
-/* Destroys a group. AERO_BUSY while members are in it. */
-int32_t aero_group_destroy(aero_group *group);
+/* Destroys a collective. AERO_BUSY while members are in it. */
+int32_t aero_collective_destroy(aero_collective *collective);
 
 /* Puts a mark of the program's own, two words, into the trace, if tracing is on. */
 void aero_trace_mark(uint64_t first, uint64_t second);

@@ -13,7 +13,7 @@
 //! A program runs in kernel mode, beside the kernel, with all of the CPU's registers to itself; it calls the kernel by
 //! ordinary function calls. Errors are values ([`Error`]), deadlines are points of [`time::now_ns`]'s clock.
 //!
-//! - [`thread`], [`fiber`], [`task`], [`group`]: flows of control; [`cpu`]: where they run, and variables of each CPU.
+//! - [`thread`], [`fiber`], [`task`], [`collective`]: flows of control; [`cpu`]: where they run, and variables of each CPU.
 //! - [`wait`]: event, mutex, condition variable, semaphore, barrier, reader-writer lock, channel.
 //! - [`memory`]: the allocator behind `alloc`, and placement on NUMA nodes.
 //! - [`time`]: clock, deadlines, timers; [`interrupt`]: inter-processor interrupts and device lines.
@@ -22,9 +22,9 @@
 
 extern crate alloc;
 
+pub mod collective;
 pub mod cpu;
 pub mod fiber;
-pub mod group;
 pub mod interrupt;
 pub mod memory;
 pub mod output;

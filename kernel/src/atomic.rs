@@ -10,7 +10,7 @@ macro_rules! const_fn {
 }
 pub(crate) use const_fn;
 
-pub(crate) use crate::frozen::passes;
+pub(crate) use crate::lock::passing::passes;
 
 /// Tells the CPU it is in a spin loop.
 #[inline(always)]

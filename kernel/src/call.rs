@@ -10,12 +10,12 @@ use arch_contract::{FIRST_VECTOR, IpiError, MAX_CPUS};
 use wire::trace::Kind;
 
 use crate::arch::{Architecture, Machine};
+use crate::boot;
 use crate::cpu::{self, Cpu};
 use crate::interrupts::{CALL_VECTOR, RESCHEDULE_VECTOR};
 use crate::lock::InterruptGuard;
 use crate::memory::{self, OutOfMemory, Placement};
 use crate::scheduler::mailbox::Linked;
-use crate::start::boot_information;
 use crate::thread::NoSuchCpu;
 use crate::time::Deadline;
 use crate::trace;
@@ -181,7 +181,7 @@ fn is_kept(layout: Layout) -> bool {
 /// Gives a CPU the block it keeps. Once.
 pub(crate) fn prepare(cpu: &Cpu) -> Result<(), OutOfMemory> {
     // The same for all CPUs, and set before the first one's block is made.
-    KEPT_BYTES.store(KEPT_SIZE + boot_information().cpus.len() * size_of::<CallNode>(), Ordering::Relaxed);
+    KEPT_BYTES.store(KEPT_SIZE + boot::information().cpus.len() * size_of::<CallNode>(), Ordering::Relaxed);
     cpu.kept_call_block.store(memory::allocate(kept_block(), Placement::Near)?.as_ptr(), Ordering::Relaxed);
     Ok(())
 }

@@ -9,12 +9,12 @@ use crate::arch::{Architecture, Machine};
 use crate::call::{self, CallNode};
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::cache::ObjectCaches;
-use crate::program::Program;
 use crate::scheduler;
 use crate::scheduler::attention::AttentionWord;
 use crate::scheduler::mailbox::Mailbox;
 use crate::scheduler::run_queue::RunQueue;
 use crate::thread::Thread;
+use crate::thread::owner::Owner;
 use crate::thread::registry::Registry;
 use crate::thread::stock::Stock;
 use crate::time::timer::{TimerNode, TimerQueue};
@@ -109,8 +109,8 @@ pub struct Cpu {
     pub(crate) handler_waits: AtomicBool,
     /// How often it was seen outside all handlers by those who wait for that.
     pub(crate) seen_outside_handlers: Counter,
-    /// The program whose handler runs here, null if none does.
-    pub(crate) handlers_program: AtomicPtr<Program>,
+    /// The owner whose handler runs here, null if none does.
+    pub(crate) handlers_owner: AtomicPtr<Owner>,
     pub(crate) tick_armed: AtomicBool,
     pub(crate) run_queue: Owned<RunQueue>,
     /// Cycles at the last switch.
@@ -160,7 +160,7 @@ impl Cpu {
             thread_serves: AtomicBool::new(false),
             handler_waits: AtomicBool::new(false),
             seen_outside_handlers: Counter::default(),
-            handlers_program: AtomicPtr::new(core::ptr::null_mut()),
+            handlers_owner: AtomicPtr::new(core::ptr::null_mut()),
             tick_armed: AtomicBool::new(false),
             run_queue: Owned::new(RunQueue::new()),
             switched_at: AtomicU64::new(0),

@@ -8,46 +8,42 @@
 //! - *Errors are values*: what can fail for want of memory or a reply in time says so in its type.
 //!
 //! From the start of the machine upwards:
-//! - [`start`]: the boot, as a story; [`command_line`]: what it was told.
-//! - [`cpu`]: what belongs to each CPU; [`lock`]: the spin lock; [`interrupts`]: handlers and lines.
-//! - [`memory`]: NUMA zones, per-CPU caches, stacks.
-//! - [`thread`]: spawn, join, migrate; [`fiber`]: cooperative contexts in a thread; [`task`]: closures on
-//!   workers; [`group`]: collective operations; [`per_cpu`]: a value for each CPU; [`scheduler`]: who runs.
-//! - [`wait`]: wait queue, event, mutex, condition variable, semaphore, barrier, reader-writer lock, channel.
-//! - [`time`]: the clock and one-shot timers; [`call`]: functions on other CPUs.
+//! - [`start`]: the boot, as a story; [`boot`]: the machine's description; [`command_line`]: the options.
+//! - [`cpu`]: what belongs to each CPU; [`lock`]: the spin lock; [`interrupts`]: handlers and lines; [`call`]: functions on
+//!   other CPUs; [`time`]: the clock and one-shot timers.
+//! - [`memory`]: NUMA zones, per-CPU caches, stacks; [`per_cpu`]: a value for each CPU.
+//! - `threads/`: [`thread`]: spawn, join, migrate; [`scheduler`]: run queues and switches; [`wait`]: wait queue, event, mutex,
+//!   condition variable, semaphore, barrier, reader-writer lock, channel; [`fiber`]: cooperative contexts in a thread; [`task`]:
+//!   closures on workers; [`collective`]: collective operations.
 //! - [`program`]: runtime developers' programs, loaded, watched and ended.
-//! - [`output`]: console and log; [`mod@panic`]: how it ends; [`symbols`]: names of addresses; [`snapshot`]: the state;
-//!   [`mod@trace`]: what happened, and when; [`watchdog`]: what does not; [`debug`]: all CPUs stopped for a debugger.
+//! - [`output`]: console and log.
+//! - `observe/`: [`snapshot`]: the state; [`mod@trace`]: what happened, and when; [`telemetry`]: both on a line; [`backtrace`],
+//!   [`symbols`]: places and their names; [`stopped`]: threads of a stopped machine; [`watchdog`]: what does not happen.
+//! - `crash/`: [`mod@panic`]: how it ends; [`debug`]: all CPUs stopped for a debugger; [`sandbox`]: commands on a stopped machine.
 #![no_std]
 
 extern crate alloc;
 
 pub mod arch;
 mod atomic;
-pub mod backtrace;
+pub mod boot;
 pub mod call;
 pub mod command_line;
 pub mod cpu;
-pub mod crash_file;
-pub mod debug;
-pub mod fiber;
-pub mod frozen;
-pub mod group;
+mod crash;
 pub mod interrupts;
 pub mod lock;
 pub mod memory;
+mod observe;
 pub mod output;
-pub mod panic;
 pub mod per_cpu;
 pub mod program;
-pub mod scheduler;
-pub mod snapshot;
 pub mod start;
-pub mod symbols;
-pub mod task;
-pub mod telemetry;
-pub mod thread;
+mod threads;
 pub mod time;
-pub mod trace;
-pub mod wait;
-pub mod watchdog;
+
+// The themes are where files stand; what is used has one name each, without them.
+use crash::export;
+pub use crash::{debug, panic, sandbox};
+pub use observe::{backtrace, snapshot, stopped, symbols, telemetry, trace, watchdog};
+pub use threads::{collective, fiber, scheduler, task, thread, wait};

@@ -7,6 +7,7 @@ use core::ops::{Deref, DerefMut};
 use crate::arch::{Architecture, Machine};
 pub use raw::RawSpinLock;
 
+pub mod passing;
 mod raw;
 
 /// Interrupts are off on this CPU while it exists, and as they were before afterwards. Guards nest.

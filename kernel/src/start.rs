@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use core::fmt;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use arch_contract::Callbacks;
@@ -15,7 +15,7 @@ use crate::memory::stack::{DEFAULT_SIZE, Stack};
 use crate::memory::{self, OutOfMemory, reclaimer};
 use crate::thread;
 use crate::time::{self, Deadline};
-use crate::{call, debug, interrupts, output, panic, scheduler, symbols, telemetry, trace, watchdog};
+use crate::{boot, call, debug, interrupts, output, panic, scheduler, symbols, telemetry, trace, watchdog};
 
 /// How long a CPU may take to answer its start-up signal. Real ones take below a millisecond; an emulator on a busy
 /// host can take long.
@@ -34,21 +34,6 @@ static CALLBACKS: Callbacks = Callbacks {
     cpu_main: other_cpu_main,
 };
 
-static BOOT: AtomicPtr<BootInformation> = AtomicPtr::new(core::ptr::null_mut());
-/// Time at which the first thread could run, in ns since the image was entered.
-static READY_AT: AtomicU64 = AtomicU64::new(0);
-
-/// What the kernel was told about the machine.
-pub fn boot_information() -> &'static BootInformation {
-    // SAFETY: set from a `&'static` first thing.
-    unsafe { &*BOOT.load(Ordering::Acquire) }
-}
-
-/// Time at which the first thread could run, in ns since the image was entered.
-pub fn ready_at_ns() -> u64 {
-    READY_AT.load(Ordering::Relaxed)
-}
-
 /// What the image gives the kernel.
 pub struct Parts {
     /// Runs in the first thread.
@@ -64,7 +49,7 @@ pub struct Parts {
 /// # Safety
 /// Once. Interrupts are off; the arch crate has readied this CPU and the clock, and what it says of the machine is true.
 pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts) -> ! {
-    BOOT.store(core::ptr::from_ref(boot).cast_mut(), Ordering::Release);
+    boot::keep(boot);
     Machine::install(&CALLBACKS);
     symbols::init(boot.symbols, Machine::physical_to_virtual(boot.image.start) as usize);
     memory::init(boot);
@@ -78,7 +63,7 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
     join(boot_cpu);
     let options = command_line::parse(boot.command_line, |_| ());
     output::init(options.log);
-    panic::set_after_crash(options.after_crash);
+    crate::crash::state::set_after_crash(options.after_crash);
     scheduler::set_quantum(options.quantum);
     scheduler::set_idle(options.idle);
     greet(boot);
@@ -119,7 +104,7 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
             Ok(false) => {}
             Err(error) => log::warn!("telemetry: {error}; it stays off"),
         }
-        READY_AT.store(time::now_ns(), Ordering::Relaxed);
+        boot::set_ready_at_ns(time::now_ns());
         (parts.first)(&options);
     };
     match thread::Builder::new("main").stack_size(MAIN_STACK_SIZE).spawn(start) {
@@ -134,7 +119,7 @@ const MAIN_STACK_SIZE: usize = 4 * DEFAULT_SIZE;
 
 /// Everything a CPU needs to take part: its data, its idle thread, its stacks.
 fn create_cpu(index: usize) -> Result<&'static Cpu, OutOfMemory> {
-    let description = boot_information().cpus[index];
+    let description = boot::information().cpus[index];
     let data = Cpu::new(index, usize::from(description.node), description.hardware_id);
     let cpu: &'static Cpu = if index == 0 {
         let cpu = place_first(data)?;

@@ -4,7 +4,7 @@
 //! convention makes callees preserve. No function returns to a program that is ending.
 //!
 //! - `objects`: events, mutexes and the like, in the program's own memory.
-//! - `owned`: threads, channels and fibers, which the program owns by handles; `teams`: pools of tasks and groups;
+//! - `owned`: threads, channels and fibers, which the program owns by handles; `teams`: pools of tasks and collectives;
 //!   `handlers`: timers, interrupts and device lines; `handles`: from a handle to what it stands for.
 //! - `plain`: text, memory, time, topology. `pointers`: what a program's pointers lead to.
 #![no_std]
@@ -23,9 +23,9 @@ use abi::{INVALID, NEVER, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
 use kernel::arch::{Architecture, Machine};
 use kernel::cpu;
 use kernel::memory::OutOfMemory;
-use kernel::program;
 use kernel::time::Deadline;
 use kernel::wait::TimedOut;
+use kernel::{program, thread};
 
 /// Fills a table of names and addresses, and checks each function against the definition. Each is called through a
 /// function that does not return to a program that is ending.
@@ -38,7 +38,7 @@ macro_rules! table {
                 unsafe extern "C" fn entry($($parameter: $kind),*) $(-> $result)? {
                     // SAFETY: the caller's own obligation.
                     let result = unsafe { implementation::$name($($parameter),*) };
-                    program::leave_if_ending();
+                    thread::leave_if_ending();
                     result
                 }
                 let function: unsafe extern "C" fn($($kind),*) $(-> $result)? = entry;

@@ -5,7 +5,7 @@ use kernel::arch::{Architecture, Machine};
 use kernel::cpu;
 use kernel::fiber::{Fiber, Fibers};
 use kernel::memory;
-use kernel::program;
+
 use kernel::program::objects::{Kind, Object};
 use kernel::thread::{self, Builder, JoinHandle, SpawnError};
 use kernel::wait::Channel;
@@ -278,7 +278,7 @@ pub unsafe extern "C" fn aero_fiber_join(fiber: *mut abi::Fiber) -> Status {
         let fiber = attempt!(fiber.for_caller());
         let Some(fibers) = Fibers::of_this_thread().filter(|_| !fiber.is_running()) else { return INVALID };
         while !fiber.has_ended() {
-            if program::is_ending() {
+            if thread::is_ending() {
                 // The caller does not go on, and the program's end takes the fiber back.
                 return INVALID;
             }

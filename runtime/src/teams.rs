@@ -1,7 +1,7 @@
-//! Pools of tasks, and groups: many threads at one thing.
+//! Pools of tasks, and collectives: many threads at one thing.
 
 use abi::{ANY, BUSY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT, TaskOptions};
-use kernel::group::Group;
+use kernel::collective::Collective;
 use kernel::task::{Place, Pool, Priority, QueueError};
 
 use kernel::program::objects::{Borrowed, Kind, Object};
@@ -19,12 +19,12 @@ unsafe impl Object for OwnedPool {
     const KIND: Kind = Kind::Pool;
 }
 
-/// A group of a program's.
-struct OwnedGroup(Group);
+/// A collective of a program's.
+struct OwnedCollective(Collective);
 
 // SAFETY: the only one of its kind.
-unsafe impl Object for OwnedGroup {
-    const KIND: Kind = Kind::Group;
+unsafe impl Object for OwnedCollective {
+    const KIND: Kind = Kind::Collective;
 }
 
 pub unsafe extern "C" fn aero_pool_create(pool: *mut *mut abi::Pool) -> Status {
@@ -87,39 +87,42 @@ pub unsafe extern "C" fn aero_pool_destroy(pool: *mut abi::Pool) -> Status {
     OK
 }
 
-pub unsafe extern "C" fn aero_group_create(members: u32, group: *mut *mut abi::Group) -> Status {
+pub unsafe extern "C" fn aero_collective_create(members: u32, collective: *mut *mut abi::Collective) -> Status {
     // SAFETY: the interface's own condition.
-    let group = attempt!(unsafe { place(group) });
+    let collective = attempt!(unsafe { place(collective) });
     if members == 0 {
         return INVALID;
     }
     let reserved = attempt!(reserve());
-    let Ok(made) = Group::new(members as usize) else { return OUT_OF_MEMORY };
-    group.write(keep(reserved, OwnedGroup(made)));
+    let Ok(made) = Collective::new(members as usize) else { return OUT_OF_MEMORY };
+    collective.write(keep(reserved, OwnedCollective(made)));
     OK
 }
 
-pub unsafe extern "C" fn aero_group_barrier(group: *const abi::Group, deadline_ns: u64) -> Status {
-    let group = attempt!(borrow::<OwnedGroup, _>(group));
-    attempt!(blocking(|| group.0.barrier(deadline(deadline_ns)))).map_or(TIMED_OUT, Status::from)
+pub unsafe extern "C" fn aero_collective_barrier(collective: *const abi::Collective, deadline_ns: u64) -> Status {
+    let collective = attempt!(borrow::<OwnedCollective, _>(collective));
+    attempt!(blocking(|| collective.0.barrier(deadline(deadline_ns)))).map_or(TIMED_OUT, Status::from)
 }
 
-/// A group in which there is such a rank.
-fn group_with(group: *const abi::Group, rank: u32) -> Result<Borrowed<'static, OwnedGroup>, Status> {
-    let group = borrow::<OwnedGroup, _>(group)?;
-    if (rank as usize) < group.0.size() { Ok(group) } else { Err(INVALID) }
+/// A collective in which there is such a rank.
+fn collective_with(
+    collective: *const abi::Collective,
+    rank: u32,
+) -> Result<Borrowed<'static, OwnedCollective>, Status> {
+    let collective = borrow::<OwnedCollective, _>(collective)?;
+    if (rank as usize) < collective.0.size() { Ok(collective) } else { Err(INVALID) }
 }
 
-pub unsafe extern "C" fn aero_group_share(
-    group: *const abi::Group,
+pub unsafe extern "C" fn aero_collective_share(
+    collective: *const abi::Collective,
     rank: u32,
     word: u64,
     words: *mut u64,
     deadline_ns: u64,
 ) -> Status {
-    let group = attempt!(group_with(group, rank));
+    let collective = attempt!(collective_with(collective, rank));
     // Read and written at once, while nothing has begun, because there is room for all of them or the program is wrong.
-    for index in 0..group.0.size() {
+    for index in 0..collective.0.size() {
         // SAFETY: the interface's own condition.
         attempt!(unsafe { place(words.wrapping_add(index)) });
     }
@@ -129,23 +132,23 @@ pub unsafe extern "C" fn aero_group_share(
         unsafe { words.add(index).write(given) };
         index += 1;
     };
-    let shared = attempt!(blocking(|| group.0.share(rank as usize, word, deadline(deadline_ns), each)));
+    let shared = attempt!(blocking(|| collective.0.share(rank as usize, word, deadline(deadline_ns), each)));
     if shared.is_ok() { OK } else { TIMED_OUT }
 }
 
-pub unsafe extern "C" fn aero_group_broadcast(
-    group: *const abi::Group,
+pub unsafe extern "C" fn aero_collective_broadcast(
+    collective: *const abi::Collective,
     rank: u32,
     root: u32,
     word: *mut u64,
     deadline_ns: u64,
 ) -> Status {
-    let group = attempt!(group_with(group, rank.max(root)));
+    let collective = attempt!(collective_with(collective, rank.max(root)));
     // SAFETY: the interface's own condition.
     let word = attempt!(unsafe { place(word) });
     // SAFETY: the caller has put a word there.
     let given = unsafe { word.assume_init_read() };
-    let broadcast = || group.0.broadcast(rank as usize, root as usize, given, deadline(deadline_ns));
+    let broadcast = || collective.0.broadcast(rank as usize, root as usize, given, deadline(deadline_ns));
     match attempt!(blocking(broadcast)) {
         Ok(received) => {
             word.write(received);
@@ -155,26 +158,30 @@ pub unsafe extern "C" fn aero_group_broadcast(
     }
 }
 
-pub unsafe extern "C" fn aero_group_set_cpus(group: *const abi::Group, cpus: *const u32, count: usize) -> Status {
-    let group = attempt!(borrow::<OwnedGroup, _>(group));
+pub unsafe extern "C" fn aero_collective_set_cpus(
+    collective: *const abi::Collective,
+    cpus: *const u32,
+    count: usize,
+) -> Status {
+    let collective = attempt!(borrow::<OwnedCollective, _>(collective));
     if count == 0 {
         return INVALID;
     }
     // SAFETY: the interface's own condition.
     let cpus = attempt!(unsafe { array(cpus, count) });
-    match group.0.set_cpus(cpus.iter().map(|&cpu| cpu as usize)) {
+    match collective.0.set_cpus(cpus.iter().map(|&cpu| cpu as usize)) {
         Ok(()) => OK,
         Err(_) => NO_SUCH_CPU,
     }
 }
 
-pub unsafe extern "C" fn aero_group_follow(group: *const abi::Group, rank: u32) -> Status {
-    let group = attempt!(group_with(group, rank));
-    attempt!(blocking(|| group.0.follow(rank as usize)));
+pub unsafe extern "C" fn aero_collective_follow(collective: *const abi::Collective, rank: u32) -> Status {
+    let collective = attempt!(collective_with(collective, rank));
+    attempt!(blocking(|| collective.0.follow(rank as usize)));
     OK
 }
 
-pub unsafe extern "C" fn aero_group_destroy(group: *mut abi::Group) -> Status {
-    attempt!(take::<OwnedGroup, _>(group)).remove();
+pub unsafe extern "C" fn aero_collective_destroy(collective: *mut abi::Collective) -> Status {
+    attempt!(take::<OwnedCollective, _>(collective)).remove();
     OK
 }

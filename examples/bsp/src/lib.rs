@@ -1,4 +1,4 @@
-//! A bulk-synchronous runtime over a group of threads, and a stencil on it: on the Aerokernel, and as a Linux process.
+//! A bulk-synchronous runtime over a collective of threads, and a stencil on it: on the Aerokernel, and as a Linux process.
 //!
 //! - [`member`]: the runtime: members compute and put messages, then all meet, then the messages are there.
 //! - [`stencil`]: the program. Its result is the same, to the bit, with any number of members and on both systems.

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
 
-use platform::Group;
+use platform::Collective;
 
 /// A message, and the superstep it was put in.
 #[derive(Default)]
@@ -21,7 +21,7 @@ struct Slot(UnsafeCell<Message>);
 unsafe impl Sync for Slot {}
 
 struct Shared {
-    group: Group,
+    collective: Collective,
     /// By parity of the superstep, receiver, sender.
     slots: [Vec<Slot>; 2],
 }
@@ -38,7 +38,7 @@ pub struct Member {
 /// returned, and new ones.
 pub fn run<T>(count: usize, body: impl Fn(&mut Member) -> T + Send + Clone + 'static) -> T {
     let slots = || (0..count * count).map(|_| Slot(UnsafeCell::default())).collect();
-    let shared = Arc::new(Shared { group: Group::new(count), slots: [slots(), slots()] });
+    let shared = Arc::new(Shared { collective: Collective::new(count), slots: [slots(), slots()] });
     platform::move_to(0);
     let others: Vec<_> = (1..count)
         .map(|rank| {
@@ -61,7 +61,7 @@ impl Member {
 
     /// Number of members.
     pub fn count(&self) -> usize {
-        self.shared.group.size()
+        self.shared.collective.size()
     }
 
     fn slot(&self, step: usize, to: usize, from: usize) -> *mut Message {
@@ -87,12 +87,12 @@ impl Member {
     /// Ends the superstep.
     #[inline]
     pub fn sync(&mut self) {
-        self.shared.group.barrier();
+        self.shared.collective.barrier();
         self.step += 1;
     }
 
     /// All members' values put together, by rank.
     pub fn reduce(&self, value: f64, combine: impl Fn(f64, f64) -> f64) -> f64 {
-        self.shared.group.reduce(self.rank, value, combine)
+        self.shared.collective.reduce(self.rank, value, combine)
     }
 }

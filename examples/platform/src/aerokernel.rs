@@ -89,12 +89,12 @@ impl Default for Event {
 }
 
 /// Threads that meet.
-pub struct Group(hrt::group::Group);
+pub struct Collective(hrt::collective::Collective);
 
-impl Group {
-    /// A group of so many threads.
+impl Collective {
+    /// A collective of so many threads.
     pub fn new(members: usize) -> Self {
-        Self(hrt::group::Group::new(members).expect("there is memory for a group"))
+        Self(hrt::collective::Collective::new(members).expect("there is memory for a collective"))
     }
 
     /// Number of members.

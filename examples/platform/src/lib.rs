@@ -2,7 +2,7 @@
 //! can be checked and measured against itself.
 //!
 //! - [`cpu_count`], [`spawn`], [`move_to`]: threads, bound to CPUs.
-//! - [`Event`], [`Group`], [`Channel`]: what they wait on. All waits are without a deadline: these are programs that end.
+//! - [`Event`], [`Collective`], [`Channel`]: what they wait on. All waits are without a deadline: these are programs that end.
 //! - [`cycles`], [`pause`], [`square_root`]: the CPU.
 //! - [`Samples`]: latencies, and how a program reports them.
 #![cfg_attr(target_os = "none", no_std)]

@@ -101,13 +101,13 @@ impl Event {
 }
 
 /// Threads that meet.
-pub struct Group {
+pub struct Collective {
     barrier: Barrier,
     given: Box<[AtomicU64]>,
 }
 
-impl Group {
-    /// A group of so many threads.
+impl Collective {
+    /// A collective of so many threads.
     pub fn new(members: usize) -> Self {
         let given = (0..members).map(|_| AtomicU64::new(0)).collect();
         Self { barrier: Barrier::new(members), given }

@@ -155,21 +155,21 @@ macro_rules! functions {
             /// Waits until all that is queued has run and the workers have ended. AERO_BUSY from one of its own tasks.
             fn aero_pool_destroy(pool: *mut Pool) -> i32;
 
-            /// Makes a group of so many members. Each has a rank, from 0, and calls the same collective operations in the same
-            /// order. After AERO_TIMED_OUT a group is of no more use.
-            fn aero_group_create(members: u32, group: *mut *mut Group) -> i32;
+            /// Makes a collective of so many members. Each has a rank, from 0, and calls the same collective operations in the same
+            /// order. After AERO_TIMED_OUT a collective is of no more use.
+            fn aero_collective_create(members: u32, collective: *mut *mut Collective) -> i32;
             /// Waits until all members are there; 1 for one of them, elected, 0 for the others.
-            fn aero_group_barrier(group: *const Group, deadline_ns: u64) -> i32;
+            fn aero_collective_barrier(collective: *const Collective, deadline_ns: u64) -> i32;
             /// Gives a word, and gets the words of all members, by rank: the base of every reduction.
-            fn aero_group_share(group: *const Group, rank: u32, word: u64, words: *mut u64, deadline_ns: u64) -> i32;
+            fn aero_collective_share(collective: *const Collective, rank: u32, word: u64, words: *mut u64, deadline_ns: u64) -> i32;
             /// Gets the word that the member of rank `root` has put there.
-            fn aero_group_broadcast(group: *const Group, rank: u32, root: u32, word: *mut u64, deadline_ns: u64) -> i32;
-            /// Gives the group a set of CPUs: member `rank` shall run on `cpus[rank % count]`, from its next follow on.
-            fn aero_group_set_cpus(group: *const Group, cpus: *const u32, count: usize) -> i32;
-            /// Moves the calling member to the CPU its group wants it on.
-            fn aero_group_follow(group: *const Group, rank: u32) -> i32;
-            /// Destroys a group. AERO_BUSY while members are in it.
-            fn aero_group_destroy(group: *mut Group) -> i32;
+            fn aero_collective_broadcast(collective: *const Collective, rank: u32, root: u32, word: *mut u64, deadline_ns: u64) -> i32;
+            /// Gives the collective a set of CPUs: member `rank` shall run on `cpus[rank % count]`, from its next follow on.
+            fn aero_collective_set_cpus(collective: *const Collective, cpus: *const u32, count: usize) -> i32;
+            /// Moves the calling member to the CPU its collective wants it on.
+            fn aero_collective_follow(collective: *const Collective, rank: u32) -> i32;
+            /// Destroys a collective. AERO_BUSY while members are in it.
+            fn aero_collective_destroy(collective: *mut Collective) -> i32;
 
             /// Puts a mark of the program's own, two words, into the trace, if tracing is on.
             fn aero_trace_mark(first: u64, second: u64);

@@ -190,7 +190,7 @@ pub struct Pool {
 
 /// A fixed number of threads that meet in collective operations.
 #[repr(C)]
-pub struct Group {
+pub struct Collective {
     _private: [u8; 0],
 }
 

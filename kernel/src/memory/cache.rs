@@ -3,7 +3,7 @@
 use core::ptr::{self, NonNull};
 
 use super::zone;
-use crate::frozen;
+use crate::lock::passing;
 
 /// Largest size that is cached, in bytes.
 pub const CACHED_LIMIT: usize = 4096;
@@ -125,8 +125,8 @@ impl ObjectCaches {
 
 /// Frees an object of another node.
 fn send_home(at: NonNull<u8>, class: usize) {
-    // On a frozen machine, what was there before stays.
-    if !frozen::is_active() {
+    // On a stopped machine, what was there before stays.
+    if !passing::is_here() {
         zone::of(at).lock().free_object(at, class);
     }
 }
@@ -151,7 +151,7 @@ impl ClassCache {
 
     #[cold]
     fn refill(&mut self, class: usize, node: usize) -> Option<NonNull<u8>> {
-        if let Some(object) = frozen::allocate(size_of_class(class)) {
+        if let Some(object) = super::aside::allocate(size_of_class(class)) {
             return object;
         }
         zone::find_nearest(node, |zone| {

@@ -4,6 +4,7 @@
 //! `zone` in batches; larger ones come from the zone. Everything is fallible here; [`KernelAllocator`] is the
 //! infallible face for `alloc`'s containers.
 
+pub(crate) mod aside;
 pub(crate) mod cache;
 #[cfg(feature = "faults")]
 pub mod faults;
@@ -20,10 +21,9 @@ use arch_contract::PAGE_SIZE;
 use arch_contract::boot::{BootInformation, MAX_NODES};
 
 use crate::arch::{Architecture, Machine};
+use crate::boot;
 use crate::cpu;
-use crate::frozen;
-use crate::lock::InterruptGuard;
-use crate::start::boot_information;
+use crate::lock::{InterruptGuard, passing};
 use crate::trace;
 use cache::{CACHED_LIMIT, class_of};
 use wire::trace::Kind;
@@ -88,7 +88,7 @@ fn trace_allocation(size: usize, found: Option<NonNull<u8>>) {
 #[cold]
 fn allocate_from_zones(size: usize, placement: Placement) -> Option<NonNull<u8>> {
     let _guard = InterruptGuard::new();
-    if let Some(found) = frozen::allocate(size) {
+    if let Some(found) = aside::allocate(size) {
         return found;
     }
     let take = |zone: &mut Zone| {
@@ -131,19 +131,19 @@ pub unsafe fn free(at: NonNull<u8>, layout: Layout) {
         let here = cpu::this();
         // SAFETY: this CPU's caches, interrupts off, not re-entered below.
         unsafe { here.caches.get() }.free(at, class_of(size));
-    } else if !frozen::is_active() {
+    } else if !passing::is_here() {
         zone::of(at).lock().free_block(at);
     }
 }
 
 /// Number of NUMA nodes, those without memory included.
 pub fn node_count() -> usize {
-    boot_information().nodes
+    boot::information().nodes
 }
 
 /// Distance between two nodes, 10 is local (ACPI 6.5, 5.2.17).
 pub fn node_distance(from: usize, to: usize) -> Option<u8> {
-    let boot = boot_information();
+    let boot = boot::information();
     (from < boot.nodes && to < boot.nodes).then(|| boot.distances[from][to])
 }
 
@@ -245,7 +245,7 @@ pub fn node_usage(node: usize) -> Option<NodeUsage> {
 pub fn cached_bytes() -> u64 {
     // SAFETY: reads counters that their CPU may be changing: a count for display, off by one batch at most.
     let bytes =
-        |cpu: &cpu::Cpu| frozen::own_cached_bytes(cpu.index).unwrap_or_else(|| unsafe { cpu.caches.get() }.bytes());
+        |cpu: &cpu::Cpu| aside::own_cached_bytes(cpu.index).unwrap_or_else(|| unsafe { cpu.caches.get() }.bytes());
     let in_slabs = (0..MAX_NODES).filter_map(node_usage).map(|usage| usage.free_in_slabs).sum::<u64>();
     cpu::all().map(bytes).sum::<u64>() + in_slabs
 }

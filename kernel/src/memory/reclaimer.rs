@@ -6,8 +6,8 @@ use super::stack::{self, Keep};
 use super::zone::{self, ZONES};
 use crate::call;
 use crate::cpu;
-use crate::frozen;
 use crate::lock::InterruptGuard;
+use crate::lock::passing;
 use crate::thread::{self, Builder, SpawnError};
 use crate::wait::Event;
 
@@ -69,7 +69,7 @@ pub(super) fn reclaim() -> bool {
 
 fn may_block() -> bool {
     let guard = InterruptGuard::new();
-    guard.were_enabled() && !frozen::is_active() && !cpu::in_interrupt() && thread::try_running().is_some()
+    guard.were_enabled() && !passing::is_here() && !cpu::in_interrupt() && thread::try_running().is_some()
 }
 
 /// Bytes that are in no CPU's cache.

@@ -2,12 +2,12 @@
 
 use wire::packed;
 
-use crate::start::boot_information;
+use crate::boot;
 
 /// What can be started.
 pub type File = packed::Program<'static>;
 
 /// The image's programs.
 pub fn files() -> impl Iterator<Item = File> {
-    packed::programs(boot_information().programs)
+    packed::programs(boot::information().programs)
 }

@@ -12,9 +12,9 @@ use core::{fmt, ptr};
 use arrayvec::{ArrayString, ArrayVec};
 
 use super::Program;
+use crate::backtrace;
 use crate::cpu;
 use crate::lock::SpinLock;
-use crate::snapshot;
 use crate::thread::{NAME_LIMIT, Thread};
 
 /// Threads of a deadlock that are shown.
@@ -99,7 +99,7 @@ fn all_of(program: &Program) -> Option<Standstill> {
         // Those that do not fit are not shown.
         let _ = all.threads.try_push(waiter);
     });
-    let has_timer = || cpu::all().any(|cpu| cpu.timers.lock().has_of(program));
+    let has_timer = || cpu::all().any(|cpu| cpu.timers.lock().has_of(program.as_owner()));
     (all_wait && !has_timer()).then_some(all)
 }
 
@@ -167,7 +167,7 @@ fn report(program: &Program, found: &Standstill) {
         let is_orphaned = found.kind == Kind::Orphaned;
         let what = Wanted { waiter: thread, owner, ended: ended.as_ref(), is_orphaned };
         crate::println!("thread {} \"{}\" waits{what} at:", thread.id, thread.name);
-        if let Some((frames, true)) = snapshot::backtrace(thread.id) {
+        if let Some((frames, true)) = backtrace::of_thread(thread.id) {
             for (number, frame) in frames.iter().enumerate() {
                 crate::println!("  #{number} {frame}");
             }

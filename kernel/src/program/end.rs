@@ -36,7 +36,7 @@ pub struct Left {
 /// A supervisor's life: waits for the end of its program, tells if it never comes, and gives everything back.
 pub(super) fn supervise(program: &Arc<Program>) {
     let mut watch = deadlock::Watch::default();
-    while !program.ending.load(Ordering::Acquire) && program.started_threads() > 0 {
+    while !program.is_ending() && program.started_threads() > 0 {
         if program.changed.wait_until(Deadline::after(DEADLOCK_POLL)).is_err() {
             watch.look(program);
         }

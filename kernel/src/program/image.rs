@@ -18,11 +18,12 @@ use crate::call;
 use crate::cpu;
 use crate::lock::SpinLock;
 use crate::memory::{self, OutOfMemory};
+use crate::symbols;
 
 /// Largest image in memory, in bytes.
 pub const SIZE_LIMIT: usize = 256 << 20;
 /// Most images loaded at once.
-pub(super) const IMAGE_LIMIT: usize = 64;
+pub(super) const IMAGE_LIMIT: usize = symbols::PROGRAM_LIMIT;
 /// Most segments of an image.
 const SEGMENT_LIMIT: usize = 16;
 /// Longest name of an instruction set, in bytes.
@@ -200,9 +201,9 @@ impl Image {
         self.thread_locals
     }
 
-    /// True if an address is in it.
-    pub fn contains(&self, address: usize) -> bool {
-        self.place.contains(&address)
+    /// The addresses of its image, whole pages.
+    pub(crate) fn addresses(&self) -> Range<usize> {
+        self.place.clone()
     }
 
     /// True if an address is in its code.
@@ -324,7 +325,7 @@ impl Image {
         // SAFETY: as many bytes, and any bits are a `Program`: its function is an `Option` of a pointer.
         let program = unsafe { bytes.as_ptr().cast::<::abi::Program>().read_unaligned() };
         match program.main {
-            Some(main) if self.contains(main as usize) => Ok(program),
+            Some(main) if self.place.contains(&(main as usize)) => Ok(program),
             _ => Err(LoadError::BadEntry),
         }
     }

@@ -21,7 +21,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use arrayvec::{ArrayString, ArrayVec};
 
@@ -29,9 +29,9 @@ use crate::arch::{Architecture, Machine};
 use crate::cpu;
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::{self, OutOfMemory, Placement};
-use crate::scheduler;
 use crate::scheduler::mailbox::Linked;
-use crate::symbols::{self, Symbol};
+use crate::symbols::{self, Names};
+use crate::thread::owner::{self, Functions, Owner};
 use crate::thread::{self, Builder, JoinHandle, NAME_LIMIT, SpawnError, Thread};
 use crate::time::Deadline;
 use crate::wait::Event;
@@ -69,7 +69,10 @@ impl fmt::Display for Outcome {
 }
 
 /// A running program.
+#[repr(C)]
 pub struct Program {
+    /// Its part that threads and the scheduler know. The first, as [`Owner`] says.
+    owner: Owner,
     id: u64,
     name: ArrayString<NAME_LIMIT>,
     code: Code,
@@ -90,8 +93,6 @@ pub struct Program {
     handlers: AtomicUsize,
     /// Functions of its own that CPUs were asked to call, and have not returned.
     calls: AtomicUsize,
-    /// Set once its threads shall end.
-    ending: AtomicBool,
     outcome: SpinLock<Option<Outcome>>,
     /// Signalled when it begins to end, and when its last thread has.
     changed: Event,
@@ -194,6 +195,9 @@ fn launch(program: Arc<Program>, count: usize) -> Result<Arc<Program>, StartErro
     let mut running = RUNNING.lock();
     running.try_push(program.clone()).map_err(|_| LoadError::TooMany)?;
     drop(running);
+    if let Some(image) = program.code.image() {
+        symbols::add(Names { program: program.file_name, table: program.symbols, addresses: image.addresses() });
+    }
     images_changed();
     let supervised = program.clone();
     let supervisor = Builder::new("supervisor").spawn(move || end::supervise(&supervised));
@@ -223,6 +227,7 @@ fn try_arc<T>(value: T) -> Result<Arc<T>, OutOfMemory> {
 /// Takes a program off the list.
 fn forget(program: &Arc<Program>) {
     RUNNING.lock().retain(|other| !Arc::ptr_eq(other, program));
+    symbols::remove(program.image_start());
     images_changed();
 }
 
@@ -233,12 +238,26 @@ fn images_changed() {
     core::hint::black_box(());
 }
 
+/// What threads and the scheduler ask of a program: an [`Owner`] that is in one.
+static OWNER_FUNCTIONS: Functions = Functions {
+    // SAFETY: of all three: every owner with these functions is the first field of a program, which is there as `Functions` says.
+    is_code: |owner, address| unsafe { &*owner.cast::<Program>() }.is_code(address),
+    join: |owner| unsafe { &*owner.cast::<Program>() }.add_thread(),
+    leave: |owner, thread| unsafe { &*owner.cast::<Program>() }.thread_has_ended(thread),
+};
+
 impl Program {
+    /// The owner that it is to its threads, and an address to compare.
+    fn as_owner(&self) -> *const Owner {
+        ptr::from_ref(self).cast()
+    }
+
     fn new(name: &'static str, code: Code, symbols: &'static [u8]) -> Result<Arc<Self>, StartError> {
         let id = thread::next_id();
         let mut kept = ArrayString::new();
         name.chars().take_while(|&character| kept.try_push(character).is_ok()).for_each(drop);
         let program = Self {
+            owner: Owner::new(&OWNER_FUNCTIONS),
             id,
             name: kept,
             code,
@@ -253,7 +272,6 @@ impl Program {
             leaving: AtomicUsize::new(0),
             handlers: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
-            ending: AtomicBool::new(false),
             outcome: SpinLock::new(None),
             changed: Event::new(),
             finished: Event::new(),
@@ -315,9 +333,8 @@ impl Program {
     }
 
     /// True once it ends.
-    #[inline(always)]
     pub fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Relaxed)
+        self.owner.is_ending()
     }
 
     /// How it ended or is ending.
@@ -348,27 +365,36 @@ impl Program {
     /// Makes it end; the first outcome counts. Any context.
     pub fn end(&self, outcome: Outcome) {
         self.outcome.lock().get_or_insert(outcome);
-        self.ending.store(true, Ordering::Release);
+        self.owner.set_ending();
         self.changed.signal();
-    }
-
-    /// Its threads that have ended, for whoever asks what they left.
-    pub(crate) fn ended_lately(&self) -> &EndedLately {
-        &self.ended_lately
     }
 
     fn started_threads(&self) -> usize {
         self.threads.load(Ordering::SeqCst)
     }
 
-    /// A thread of it was spawned.
-    #[inline(always)]
-    pub(crate) fn add_thread(&self) {
+    /// A thread of it is spawned: where the thread's own variables end, 0 if the program has none.
+    fn add_thread(&self) -> Result<usize, OutOfMemory> {
+        let thread_pointer = self.make_thread_locals()?;
         self.threads.fetch_add(1, Ordering::Relaxed);
+        Ok(thread_pointer)
+    }
+
+    /// A thread of it has ended.
+    fn thread_has_ended(&self, thread: &'static Thread) {
+        if self.is_ending() {
+            // A thread that was ended may have lent what is on its stack to threads that have not been yet.
+            thread.add_reference();
+            self.keep_thread(thread);
+        } else {
+            self.ended_lately.note(thread);
+            self.free_thread_locals(thread);
+        }
+        self.remove_thread();
     }
 
     /// Keeps a thread that has ended, with a reference to it, until all have.
-    pub(crate) fn keep_thread(&self, thread: &'static Thread) {
+    fn keep_thread(&self, thread: &'static Thread) {
         let link = |first: *mut Thread| {
             thread.next().store(first, Ordering::Relaxed);
             Some(ptr::from_ref(thread).cast_mut())
@@ -377,7 +403,7 @@ impl Program {
     }
 
     /// A thread of it has ended: the last access that thread causes.
-    pub(crate) fn remove_thread(&self) {
+    fn remove_thread(&self) {
         self.leaving.fetch_add(1, Ordering::SeqCst);
         self.threads.fetch_sub(1, Ordering::SeqCst);
         self.changed.signal();
@@ -403,7 +429,7 @@ impl Program {
     fn for_each_thread(&self, mut each: impl FnMut(&Thread)) {
         for cpu in cpu::all() {
             let registry = cpu.registry.lock();
-            registry.iter().filter(|thread| ptr::eq(thread.program(), self)).for_each(&mut each);
+            registry.iter().filter(|thread| ptr::eq(thread.owner(), self.as_owner())).for_each(&mut each);
         }
     }
 
@@ -437,7 +463,8 @@ impl Program {
             program.end(Outcome::Exited(program.run_main(count)));
         };
         let main_name = format!("{}/main", self.name);
-        let builder = Builder::new(&main_name).stack_size(stack_size).program(self);
+        // SAFETY: the caller has a reference to the program.
+        let builder = unsafe { Builder::new(&main_name).stack_size(stack_size).owner(self.as_owner()) };
         builder.spawn(body)?.detach();
         Ok(())
     }
@@ -473,13 +500,7 @@ impl Drop for CallUnderWay {
 /// Nothing keeps the reference, or what is borrowed from it, beyond the thread's life: a program outlives its threads, no more.
 pub unsafe fn current() -> Option<&'static Program> {
     // SAFETY: null, or the program of a thread that is there.
-    unsafe { thread::try_running()?.program().as_ref() }
-}
-
-/// True if the calling thread belongs to a program that ends.
-pub fn is_ending() -> bool {
-    // SAFETY: not kept.
-    unsafe { current() }.is_some_and(Program::is_ending)
+    unsafe { owner::current().cast::<Program>().as_ref() }
 }
 
 /// All that run, or as many as there is memory to list.
@@ -497,29 +518,13 @@ pub fn by_id(id: u64) -> Option<Arc<Program>> {
     RUNNING.lock().iter().find(|program| program.id == id).cloned()
 }
 
-/// Ends the calling thread if its program ends. The interface's functions call it before they return. In an interrupt
-/// handler it does nothing: the thread there is whichever was interrupted.
-#[inline(always)]
-pub fn leave_if_ending() {
-    if is_ending() {
-        leave();
-    }
-}
-
-#[cold]
-fn leave() {
-    if !cpu::in_interrupt() {
-        scheduler::exit();
-    }
-}
-
 /// Runs a handler of a program's: interrupt context.
 pub fn as_handler_of(program: &'static Program, handler: impl FnOnce()) {
     let _guard = InterruptGuard::new();
     let here = cpu::this();
-    let outer = here.handlers_program.swap(ptr::from_ref(program).cast_mut(), Ordering::Relaxed);
+    let outer = here.handlers_owner.swap(program.as_owner().cast_mut(), Ordering::Relaxed);
     handler();
-    here.handlers_program.store(outer, Ordering::Relaxed);
+    here.handlers_owner.store(outer, Ordering::Relaxed);
 }
 
 /// The program on whose behalf the kernel is called: the calling thread's, or that of the handler that runs.
@@ -531,26 +536,11 @@ pub unsafe fn caller() -> Option<&'static Program> {
     let here = cpu::this();
     if here.in_interrupt.load(Ordering::Relaxed) {
         // SAFETY: null, or a program whose handler runs, for which its end waits.
-        return unsafe { here.handlers_program.load(Ordering::Relaxed).as_ref() };
+        return unsafe { here.handlers_owner.load(Ordering::Relaxed).cast::<Program>().as_ref() };
     }
     drop(guard);
     // SAFETY: the caller's word.
     unsafe { current() }
-}
-
-/// The function of a program's image an address is in. Any context: gives up where the list is in use.
-pub(crate) fn resolve(address: usize) -> Option<Symbol<'static>> {
-    let running = RUNNING.try_lock()?;
-    let image = |program: &Arc<Program>| program.code.image().filter(|image| image.contains(address)).map(Image::start);
-    let (program, start) = running.iter().find_map(|program| Some((program, image(program)?)))?;
-    let symbol = symbols::resolve_in(program.symbols, start, address);
-    Some(Symbol { program: Some(program.file_name), ..symbol })
-}
-
-/// True if the calling thread was interrupted in its own program's code, which ends.
-pub(crate) fn interrupted_in_ending(interrupted: usize) -> bool {
-    // SAFETY: not kept.
-    unsafe { current() }.is_some_and(|program| program.is_ending() && program.is_code(interrupted))
 }
 
 impl fmt::Debug for Program {

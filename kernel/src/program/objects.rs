@@ -36,8 +36,8 @@ pub enum Kind {
     Fiber,
     /// A pool of tasks.
     Pool,
-    /// A group.
-    Group,
+    /// A collective.
+    Collective,
 }
 
 /// What can have a handle. Dropped when it is destroyed, or at its program's end.

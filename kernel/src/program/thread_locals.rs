@@ -43,7 +43,7 @@ impl Program {
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    pub(crate) fn make_thread_locals(&self) -> Result<usize, OutOfMemory> {
+    pub(super) fn make_thread_locals(&self) -> Result<usize, OutOfMemory> {
         let Some(Template { start, length, size, align }) = self.template() else { return Ok(0) };
         let before = before(size);
         let block = self.heap.allocate(before + CONTROL_BLOCK, align.max(LEAST_ALIGN), Placement::Near)?;
@@ -59,7 +59,7 @@ impl Program {
     }
 
     /// Takes the block of a thread back that has ended, if it has one.
-    pub(crate) fn free_thread_locals(&self, thread: &Thread) {
+    pub(super) fn free_thread_locals(&self, thread: &Thread) {
         let (Some(pointer), Some(template)) = (NonNull::new(thread.take_thread_pointer() as *mut u8), self.template())
         else {
             return;

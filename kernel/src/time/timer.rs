@@ -12,7 +12,7 @@ use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, Cpu};
 use crate::lock::InterruptGuard;
 use crate::memory::OutOfMemory;
-use crate::program::{self, Program};
+use crate::thread::owner::{self, Owner};
 use crate::trace;
 use crate::wait::InterruptSafe;
 
@@ -29,11 +29,11 @@ pub(crate) struct TimerNode {
     last_on: AtomicU32,
     function: fn(usize),
     argument: usize,
-    /// The program that made it, null for the kernel.
-    program: *const Program,
+    /// The owner of the thread that made it, null for the kernel.
+    owner: *const Owner,
 }
 
-// SAFETY: link and deadline are only touched under the queue's lock; the program is only compared.
+// SAFETY: link and deadline are only touched under the queue's lock; the owner is only compared.
 unsafe impl Sync for TimerNode {}
 // SAFETY: nothing in it belongs to a CPU.
 unsafe impl Send for TimerNode {}
@@ -71,9 +71,9 @@ impl TimerQueue {
         (self.count, self.first().map(|node| node.deadline.load(Ordering::Relaxed)), self.fired)
     }
 
-    /// True if one of a program's timers is set here.
-    pub(crate) fn has_of(&self, program: *const Program) -> bool {
-        let is_its = |node: &TimerNode| ptr::eq(node.program, program);
+    /// True if one of an owner's timers is set here.
+    pub(crate) fn has_of(&self, owner: *const Owner) -> bool {
+        let is_its = |node: &TimerNode| ptr::eq(node.owner, owner);
         self.first().is_some_and(is_its) || self.tree.iter().any(is_its)
     }
 
@@ -144,7 +144,7 @@ impl TimerNode {
             last_on: AtomicU32::new(NO_CPU),
             function,
             argument,
-            program: ptr::null(),
+            owner: ptr::null(),
         }
     }
 
@@ -249,9 +249,7 @@ impl Timer {
     pub fn new<C: InterruptSafe + 'static>(context: &'static C, function: fn(&C)) -> Result<Self, OutOfMemory> {
         // SAFETY: a `fn(&C)` called with the address of a `&'static C`: a reference and its address are passed alike.
         let function = unsafe { core::mem::transmute::<fn(&C), fn(usize)>(function) };
-        // SAFETY: the address is only compared.
-        let program = unsafe { program::current() }.map_or(ptr::null(), ptr::from_ref);
-        let node = TimerNode { program, ..TimerNode::new(function, ptr::from_ref(context) as usize) };
+        let node = TimerNode { owner: owner::current(), ..TimerNode::new(function, ptr::from_ref(context) as usize) };
         crate::memory::try_box(node).map(|node| Self { node })
     }
 

@@ -127,7 +127,7 @@ fn a_thread_that_does_not_run_has_the_registers_that_are_known() {
     assert!(unknown("rax") && unknown("xmm0"), "{registers}");
     let backtrace = gdb.command("backtrace");
     assert!(
-        backtrace.contains("kernel::scheduler::switch") && backtrace.contains("console::shell::interact"),
+        backtrace.contains("kernel::threads::scheduler::switch") && backtrace.contains("console::shell::interact"),
         "{backtrace}"
     );
     assert!(gdb.command("monitor thread 77777").contains("there is no thread 77777"));
@@ -229,7 +229,7 @@ fn functions_of_assembly_have_names_and_frames() {
         let trace = gdb.command("backtrace");
         let last = trace.trim_end().lines().last().unwrap_or_default();
         assert!(last.contains("context::start ()") || last.contains("trampoline::landing ()"), "{trace}");
-        assert!(trace.contains("kernel::scheduler::switch_to"), "{trace}");
+        assert!(trace.contains("kernel::threads::scheduler::switch_to"), "{trace}");
         gdb.command("stepi");
     }
     let traces = gdb.command("thread apply all backtrace");
@@ -252,7 +252,7 @@ fn an_interrupt_that_was_begun_before_a_stop_arrives_after_it() {
     shell.command("spawn spin 1 1");
     let mut gdb = Gdb::attach(&socket);
     // The instruction that writes the second half, where a thread is given to another CPU.
-    let sender = gdb.command("info line kernel::scheduler::send");
+    let sender = gdb.command("info line kernel::threads::scheduler::send");
     let start = sender.split_whitespace().find(|word| word.starts_with("0x")).unwrap_or_else(|| panic!("{sender}"));
     let sender = gdb.command(&format!("disassemble {start}"));
     let second_half = sender.lines().find(|line| line.contains("mov") && line.contains(",0x300(%r"));
@@ -392,7 +392,7 @@ fn faults_and_panics_stop_before_they_are_reported() {
     shell.keys("panic\r");
     let stopped = gdb.wait_for_prompt();
     assert!(stopped.contains("SIGTRAP"), "{stopped}");
-    assert!(gdb.command("backtrace").contains("kernel::panic::panicked"));
+    assert!(gdb.command("backtrace").contains("kernel::crash::panic::panicked"));
     gdb.type_in("continue");
     shell.wait_for("*** Aerokernel crash report ***");
     shell.wait_for("*** end of report ***");
@@ -520,15 +520,15 @@ fn gdb_can_be_waited_for_at_boot() {
 fn aero_gdb_boots_attaches_and_leaves_nothing_behind() {
     let mut command = e2e::aero();
     command.args(["gdb", "--cpus", "3", "--append", "gdb=wait", "--", "-nx", "-batch"]);
-    for line in ["backtrace", "tbreak kernel::scheduler::idle", "continue", "info threads", "detach"] {
+    for line in ["backtrace", "tbreak kernel::threads::scheduler::idle", "continue", "info threads", "detach"] {
         command.args(["-ex", line]);
     }
     let output = command.stdin(std::process::Stdio::null()).output().expect("aero can be run");
     let (out, errors) = (e2e::stdout(&output), e2e::stderr(&output));
     assert!(output.status.success(), "{out}{errors}");
     assert!(out.contains("kernel::start::kernel_main"), "{out}{errors}");
-    assert!(out.contains("Temporary breakpoint 1, kernel::scheduler::idle"), "{out}{errors}");
-    assert!(out.contains("kernel/src/scheduler/mod.rs"), "no sources: {out}");
+    assert!(out.contains("Temporary breakpoint 1, kernel::threads::scheduler::idle"), "{out}{errors}");
+    assert!(out.contains("kernel/src/threads/scheduler/mod.rs"), "no sources: {out}");
     let console = errors.lines().find_map(|line| line.split_once("console goes to ")).expect("a place").1;
     assert!(!Path::new(console).exists(), "{console} is left");
 }

@@ -37,7 +37,7 @@ fn all_that_can_be_read_is_shown() {
     let backtrace = ask(&mut shell, "bt cpu 2");
     assert!(backtrace.contains("console::load::work"), "{backtrace}");
     let backtrace = ask(&mut shell, "bt cpu 0");
-    assert!(backtrace.contains("kernel::panic::panicked"), "{backtrace}");
+    assert!(backtrace.contains("kernel::crash::panic::panicked"), "{backtrace}");
     assert!(ask(&mut shell, "trace dump 5").contains("event"));
     assert!(ask(&mut shell, "cpus").contains("load-spin"));
     assert!(ask(&mut shell, "mem").contains("MiB"));
@@ -218,7 +218,7 @@ fn a_crash_file_has_what_the_prompt_shows() {
     for shown in [
         "crashed: panic: as asked",
         "load-spin",
-        "kernel::panic::panicked+",
+        "kernel::crash::panic::panicked+",
         " at console/src/commands/control.rs:",
         "CPU 1, thread ",
         "CPU 2, thread ",
@@ -248,11 +248,14 @@ fn a_core_file_of_a_crash_opens_in_gdb() {
         gdb_of(&stdout(&written), &["bt", "info threads", "thread apply all bt", "print log::MAX_LOG_LEVEL_FILTER"]);
     let _ = std::fs::remove_file(&core);
     let first = text.split("Id   Target Id").next().unwrap_or_default();
-    assert!(first.contains("kernel::panic::panicked") && first.contains("console::commands::control::panic"), "{text}");
+    assert!(
+        first.contains("kernel::crash::panic::panicked") && first.contains("console::commands::control::panic"),
+        "{text}"
+    );
     // The one that spins and those that sleep, each from its beginning.
     let all = text.rsplit("Id   Target Id").next().unwrap_or_default();
     assert_eq!(all.matches("console::load::work (").count(), 4, "{text}");
-    assert_eq!(all.matches("kernel::thread::sleep_until (").count(), 3, "{text}");
+    assert_eq!(all.matches("kernel::threads::thread::sleep_until (").count(), 3, "{text}");
     assert!(!text.contains("Cannot access memory") && !text.contains("may not match"), "{text}");
     // What it was set to, not what it is in the image.
     assert!(text.contains("core::sync::atomic::private::Align8<usize> (4)"), "{text}");
@@ -285,11 +288,11 @@ fn a_core_file_has_all_memory_while_the_machine_is_there() {
     let commands = ["bt", "x/2xb 0xffff800000001000"];
     let small = write(&[]).expect("aero can be run");
     let shown = gdb_of(&stdout(&small), &commands);
-    assert!(shown.contains("kernel::panic::panicked") && shown.contains("Cannot access memory"), "{shown}");
+    assert!(shown.contains("kernel::crash::panic::panicked") && shown.contains("Cannot access memory"), "{shown}");
     let whole = write(&["--memory"]).expect("aero can be run");
     assert_eq!(whole.status.code(), Some(0), "{}", stderr(&whole));
     let shown = gdb_of(&stdout(&whole), &commands);
-    assert!(shown.contains("kernel::panic::panicked") && shown.contains("0xffff800000001000:"), "{shown}");
+    assert!(shown.contains("kernel::crash::panic::panicked") && shown.contains("0xffff800000001000:"), "{shown}");
     shell.keys("poweroff\r");
     assert_eq!(shell.end(), 0);
     let gone = write(&["--memory"]).expect("aero can be run");

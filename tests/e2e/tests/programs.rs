@@ -80,7 +80,7 @@ fn hello_in_rust_and_c() {
 }
 
 #[test]
-fn tasks_groups_and_device_lines() {
+fn tasks_collectives_and_device_lines() {
     for cpus in ["1", "4"] {
         let (status, out, errors) = run_and_take_stock(&[TEAMS], "run teams", &["--cpus", cpus]);
         assert_eq!(status, Some(0), "{out}{errors}");
@@ -231,7 +231,7 @@ fn a_bad_pointer_ends_the_program_and_nothing_else() {
         "interrupt_register",
         "line_register",
         "pool_create",
-        "group_create",
+        "collective_create",
         "fiber_create",
     ];
     for kind in ["unmapped", "constant"] {

@@ -89,5 +89,8 @@ fn a_german_keyboard_and_a_crash() {
     shell.keys("panic of the serial session\r");
     shell.wait_for("post-mortem> ");
     let shown = screen.wait_for("*** end of report ***");
-    assert!(shown.contains("panic: of the serial session") && shown.contains("kernel::panic::panicked"), "{shown}");
+    assert!(
+        shown.contains("panic: of the serial session") && shown.contains("kernel::crash::panic::panicked"),
+        "{shown}"
+    );
 }

@@ -12,7 +12,7 @@ fn a_session_with_every_command() {
     assert!(shell.command("threads").contains("main"));
     assert!(shell.command("thread 2").contains("\"main\" on CPU 0: running"));
     let trace = shell.command("bt 2");
-    assert!(trace.contains("kernel::snapshot::backtrace") && trace.contains(" at kernel/src/"), "{trace}");
+    assert!(trace.contains("kernel::observe::backtrace::of_thread") && trace.contains(" at kernel/src/"), "{trace}");
     assert!(shell.command("runqueues").contains("CPU 0: runs 2 main"));
     assert!(shell.command("mem").contains("in use with it"));
     assert!(shell.command("irqs").contains("line 4 -> CPU 0"));

@@ -188,7 +188,7 @@ fn lldb_attaches_as_it_is_written() {
             _ if line == "thread list" => {
                 lldb.said.wait_for("console::commands::inspect::uptime");
                 // One that waits.
-                lldb.said.wait_for("kernel::scheduler::");
+                lldb.said.wait_for("kernel::threads::scheduler::");
             }
             _ if line == "thread backtrace" => {
                 lldb.said.wait_for("console::execute::Execution");

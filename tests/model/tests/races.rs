@@ -15,14 +15,14 @@ mod support;
 // The paths the included files use.
 pub(crate) use support::{arch, atomic, lock, memory, scheduler, thread, time};
 
-#[path = "../../../kernel/src/scheduler/attention.rs"]
+#[path = "../../../kernel/src/threads/scheduler/attention.rs"]
 mod attention;
-#[path = "../../../kernel/src/scheduler/mailbox.rs"]
+#[path = "../../../kernel/src/threads/scheduler/mailbox.rs"]
 mod mailbox;
 
-#[path = "../../../kernel/src/debug/rendezvous.rs"]
+#[path = "../../../kernel/src/crash/debug/rendezvous.rs"]
 mod rendezvous;
-#[path = "../../../kernel/src/task/rest.rs"]
+#[path = "../../../kernel/src/threads/task/rest.rs"]
 mod rest;
 
 #[path = "support/wait.rs"]

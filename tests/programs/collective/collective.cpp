@@ -1,4 +1,4 @@
-// The interface from C++: global objects, virtual calls, tasks, groups, timers, interrupts, device lines. Its exit status is
+// The interface from C++: global objects, virtual calls, tasks, collectives, timers, interrupts, device lines. Its exit status is
 // the number of failures.
 #include <aerokernel.h>
 
@@ -77,9 +77,9 @@ bool tasks() {
     return aero_pool_destroy(pool) == AERO_OK && refused && counted.ran == 2 * TASKS && counted.astray == 0;
 }
 
-// A group with a member on each CPU.
+// A collective with a member on each CPU.
 struct Member {
-    aero_group *group;
+    aero_collective *collective;
     uint32_t rank;
     uint32_t size;
     uint64_t *elected;
@@ -91,30 +91,30 @@ void take_part(void *argument) {
     uint64_t words[MOST_CPUS];
     bool agreed = true;
     for (uint64_t round = 0; round < ROUNDS; round++) {
-        agreed &= aero_group_share(member->group, member->rank, round + member->rank, words, deadline()) == AERO_OK;
+        agreed &= aero_collective_share(member->collective, member->rank, round + member->rank, words, deadline()) == AERO_OK;
         for (uint32_t rank = 0; rank < member->size; rank++)
             agreed &= words[rank] == round + rank;
         const uint32_t root = round % member->size;
         uint64_t word = round * 100 + member->rank;
-        agreed &= aero_group_broadcast(member->group, member->rank, root, &word, deadline()) == AERO_OK;
+        agreed &= aero_collective_broadcast(member->collective, member->rank, root, &word, deadline()) == AERO_OK;
         agreed &= word == round * 100 + root;
-        const int32_t last = aero_group_barrier(member->group, deadline());
+        const int32_t last = aero_collective_barrier(member->collective, deadline());
         agreed &= last >= 0;
         add(*member->elected, last == 1);
     }
     member->agreed = agreed;
 }
 
-bool groups() {
+bool collectives() {
     const uint32_t size = aero_cpu_count() < MOST_CPUS ? aero_cpu_count() : MOST_CPUS;
-    aero_group *group = nullptr;
-    if (aero_group_create(size, &group) != AERO_OK)
+    aero_collective *collective = nullptr;
+    if (aero_collective_create(size, &collective) != AERO_OK)
         return false;
     Member members[MOST_CPUS];
     aero_thread *threads[MOST_CPUS];
     uint64_t elected = 0;
     for (uint32_t rank = 0; rank < size; rank++) {
-        members[rank] = {group, rank, size, &elected, false};
+        members[rank] = {collective, rank, size, &elected, false};
         const aero_thread_options options = {"member", 6, rank, 0};
         if (aero_thread_spawn(&options, take_part, &members[rank], &threads[rank]) != AERO_OK)
             return false;
@@ -124,7 +124,7 @@ bool groups() {
         agreed &= aero_thread_join(threads[rank], deadline()) == AERO_OK;
         agreed &= members[rank].agreed;
     }
-    return aero_group_destroy(group) == AERO_OK && agreed && elected == ROUNDS;
+    return aero_collective_destroy(collective) == AERO_OK && agreed && elected == ROUNDS;
 }
 
 // What an interrupt handler notes, and signals.
@@ -198,7 +198,7 @@ template <size_t N> int32_t check(const char (&name)[N], bool (*function)()) {
 }
 
 int32_t start(int32_t, const char *const *) {
-    return check("global objects", globals_are_constructed) + check("tasks", tasks) + check("groups", groups) +
+    return check("global objects", globals_are_constructed) + check("tasks", tasks) + check("collectives", collectives) +
            check("timers and interrupts", timers_and_interrupts) + check("device lines", device_lines);
 }
 

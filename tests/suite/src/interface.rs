@@ -283,9 +283,9 @@ fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestRe
             // SAFETY: a function of this image.
             unsafe { aero_fiber_create(Some(note), ptr::null_mut(), 2 * stack::DEFAULT_SIZE, at) }
         }
-        unsafe fn group(at: *mut *mut abi::Group) -> Status {
+        unsafe fn collective(at: *mut *mut abi::Collective) -> Status {
             // SAFETY: a place for the handle.
-            unsafe { aero_group_create(5, at) }
+            unsafe { aero_collective_create(5, at) }
         }
         swept!(sweep_maker(spawn, join), 1);
         thread::empty_stock();
@@ -295,7 +295,7 @@ fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestRe
         swept!(sweep_maker(interrupt, aero_interrupt_unregister), 2);
         swept!(sweep_maker(small_fiber, aero_fiber_join), 1);
         swept!(sweep_maker(big_fiber, aero_fiber_join), 1);
-        swept!(sweep_maker(group, aero_group_destroy), 1);
+        swept!(sweep_maker(collective, aero_collective_destroy), 1);
         swept!(sweep_maker(aero_pool_create, aero_pool_destroy), 1);
         for size in [1, 100, 5000, 20_000, 1 << 20] {
             // SAFETY: no condition; freed at once.

@@ -164,7 +164,7 @@ fn a_mutex_is_unlocked_by_its_owner_only() -> TestResult {
 fn one_of_each() -> Result<[*mut u8; 7], i32> {
     let (mut thread, mut channel, mut timer, mut interrupt) =
         (ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
-    let (mut fiber, mut pool, mut group) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+    let (mut fiber, mut pool, mut collective) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
     // SAFETY: functions of this image, and places for the handles.
     let made = unsafe {
         [
@@ -174,13 +174,13 @@ fn one_of_each() -> Result<[*mut u8; 7], i32> {
             aero_interrupt_register(Some(note), ptr::null_mut(), &raw mut interrupt),
             aero_fiber_create(Some(note), ptr::null_mut(), 0, &raw mut fiber),
             aero_pool_create(&raw mut pool),
-            aero_group_create(1, &raw mut group),
+            aero_collective_create(1, &raw mut collective),
         ]
     };
     if made != [OK; 7] {
         return Err(line!() as i32);
     }
-    Ok([thread.cast(), channel.cast(), timer.cast(), interrupt.cast(), fiber.cast(), pool.cast(), group.cast()])
+    Ok([thread.cast(), channel.cast(), timer.cast(), interrupt.cast(), fiber.cast(), pool.cast(), collective.cast()])
 }
 
 /// Each function that takes a handle, with the place of its kind in [`one_of_each`].
@@ -206,11 +206,11 @@ const USES: [(usize, Use); 20] = {
         (5, call!(|at| aero_pool_queue(at.cast(), ptr::null(), Some(note), ptr::null_mut()))),
         (5, call!(|at| aero_pool_run_one(at.cast()))),
         (5, call!(|at| aero_pool_destroy(at.cast()))),
-        (6, call!(|at| aero_group_barrier(at.cast(), 0))),
-        (6, call!(|at| aero_group_share(at.cast(), 0, 1, word(), 0))),
-        (6, call!(|at| aero_group_broadcast(at.cast(), 0, 0, word(), 0))),
-        (6, call!(|at| aero_group_follow(at.cast(), 0))),
-        (6, call!(|at| aero_group_destroy(at.cast()))),
+        (6, call!(|at| aero_collective_barrier(at.cast(), 0))),
+        (6, call!(|at| aero_collective_share(at.cast(), 0, 1, word(), 0))),
+        (6, call!(|at| aero_collective_broadcast(at.cast(), 0, 0, word(), 0))),
+        (6, call!(|at| aero_collective_follow(at.cast(), 0))),
+        (6, call!(|at| aero_collective_destroy(at.cast()))),
     ]
 };
 

@@ -1,12 +1,12 @@
-//! What runtimes are made of: fibers, tasks, groups, per-CPU variables.
+//! What runtimes are made of: fibers, tasks, collectives, per-CPU variables.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use kernel::collective::Collective;
 use kernel::fiber::Fibers;
-use kernel::group::Group;
 use kernel::lock::SpinLock;
 use kernel::per_cpu::PerCpu;
 use kernel::task::{Place, Pool, Priority, QueueError};
@@ -33,10 +33,10 @@ tests![
     tasks_of_a_pool_that_is_dropped_may_wait_for_further_ones,
     a_task_that_moves_its_worker_leaves_pinned_tasks_where_they_are,
     closures_of_all_sizes_are_dropped_once,
-    a_group_meets_in_rounds,
-    a_group_shares_reduces_and_elects,
-    a_group_moves_to_other_cpus,
-    a_group_that_is_not_complete_times_out,
+    a_collective_meets_in_rounds,
+    a_collective_shares_reduces_and_elects,
+    a_collective_moves_to_other_cpus,
+    a_collective_that_is_not_complete_times_out,
     per_cpu_variables_are_separate,
 ];
 
@@ -351,29 +351,29 @@ fn closures_of_all_sizes_are_dropped_once() -> TestResult {
     eventually("both are dropped", || DROPS.load(Ordering::SeqCst) == 2)
 }
 
-/// Runs `member(group, rank)` on as many threads, over all CPUs.
-fn in_group(size: usize, member: fn(&Group, usize) -> TestResult) -> TestResult {
-    let group = Arc::new(Group::new(size).map_err(text)?);
+/// Runs `member(collective, rank)` on as many threads, over all CPUs.
+fn in_collective(size: usize, member: fn(&Collective, usize) -> TestResult) -> TestResult {
+    let collective = Arc::new(Collective::new(size).map_err(text)?);
     let mut handles = Vec::new();
     for rank in 0..size {
-        let group = group.clone();
+        let collective = collective.clone();
         let builder = Builder::new("member").cpu(rank % cpu::limit());
-        handles.push(builder.spawn(move || member(&group, rank)).map_err(text)?);
+        handles.push(builder.spawn(move || member(&collective, rank)).map_err(text)?);
     }
     handles.into_iter().try_for_each(|handle| join(handle)?)
 }
 
-fn a_group_meets_in_rounds() -> TestResult {
+fn a_collective_meets_in_rounds() -> TestResult {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     for size in [1, 2, cpu::count(), 2 * cpu::count() + 1] {
         COUNT.store(0, Ordering::SeqCst);
-        in_group(size, |group, rank| {
+        in_collective(size, |collective, rank| {
             for round in 1..=100 {
                 COUNT.fetch_add(1, Ordering::SeqCst);
-                group.barrier(Deadline::after(LIMIT)).map_err(text)?;
+                collective.barrier(Deadline::after(LIMIT)).map_err(text)?;
                 let count = COUNT.load(Ordering::SeqCst);
-                ensure!(count >= round * group.size(), "member {rank} left round {round} after {count} arrivals");
-                group.barrier(Deadline::after(LIMIT)).map_err(text)?;
+                ensure!(count >= round * collective.size(), "member {rank} left round {round} after {count} arrivals");
+                collective.barrier(Deadline::after(LIMIT)).map_err(text)?;
             }
             Ok(())
         })?;
@@ -381,24 +381,24 @@ fn a_group_meets_in_rounds() -> TestResult {
     Ok(())
 }
 
-fn a_group_shares_reduces_and_elects() -> TestResult {
+fn a_collective_shares_reduces_and_elects() -> TestResult {
     static ELECTED: AtomicUsize = AtomicUsize::new(0);
     ELECTED.store(0, Ordering::SeqCst);
     let size = cpu::count() + 1;
-    in_group(size, |group, rank| {
+    in_collective(size, |collective, rank| {
         let deadline = Deadline::after(LIMIT);
         for round in 0..50u64 {
             let word = round * 100 + rank as u64;
             let mut all = Vec::new();
-            group.share(rank, word, deadline, |given| all.push(given)).map_err(text)?;
-            let wanted: Vec<u64> = (0..group.size() as u64).map(|rank| round * 100 + rank).collect();
+            collective.share(rank, word, deadline, |given| all.push(given)).map_err(text)?;
+            let wanted: Vec<u64> = (0..collective.size() as u64).map(|rank| round * 100 + rank).collect();
             ensure!(all == wanted, "member {rank} got {all:?}");
-            let sum = group.reduce(rank, word, deadline, |a, b| a + b).map_err(text)?;
+            let sum = collective.reduce(rank, word, deadline, |a, b| a + b).map_err(text)?;
             ensure!(sum == wanted.iter().sum::<u64>(), "member {rank} got the sum {sum}");
-            let root = round as usize % group.size();
-            let told = group.broadcast(rank, root, word, deadline).map_err(text)?;
+            let root = round as usize % collective.size();
+            let told = collective.broadcast(rank, root, word, deadline).map_err(text)?;
             ensure!(told == wanted[root], "member {rank} was told {told}");
-            if group.elect(deadline).map_err(text)? {
+            if collective.elect(deadline).map_err(text)? {
                 ELECTED.fetch_add(1, Ordering::SeqCst);
             }
         }
@@ -409,27 +409,27 @@ fn a_group_shares_reduces_and_elects() -> TestResult {
     Ok(())
 }
 
-fn a_group_moves_to_other_cpus() -> TestResult {
-    in_group(2, |group, rank| {
+fn a_collective_moves_to_other_cpus() -> TestResult {
+    in_collective(2, |collective, rank| {
         for round in 0..20 {
             let target = round % cpu::limit();
             if rank == 0 {
-                group.set_cpus([target].into_iter()).map_err(text)?;
+                collective.set_cpus([target].into_iter()).map_err(text)?;
             }
-            group.barrier(Deadline::after(LIMIT)).map_err(text)?;
-            group.follow(rank);
+            collective.barrier(Deadline::after(LIMIT)).map_err(text)?;
+            collective.follow(rank);
             ensure!(cpu::this_index() == target, "member {rank} is on CPU {}", cpu::this_index());
-            group.barrier(Deadline::after(LIMIT)).map_err(text)?;
+            collective.barrier(Deadline::after(LIMIT)).map_err(text)?;
         }
-        let absent = group.set_cpus([0, cpu::limit()].into_iter());
+        let absent = collective.set_cpus([0, cpu::limit()].into_iter());
         ensure!(absent.is_err(), "a CPU that is not there was accepted");
         Ok(())
     })
 }
 
-fn a_group_that_is_not_complete_times_out() -> TestResult {
-    let group = Group::new(2).map_err(text)?;
-    ensure!(group.barrier(Deadline::after(SHORT)).is_err(), "one of two met itself");
+fn a_collective_that_is_not_complete_times_out() -> TestResult {
+    let collective = Collective::new(2).map_err(text)?;
+    ensure!(collective.barrier(Deadline::after(SHORT)).is_err(), "one of two met itself");
     Ok(())
 }
 

@@ -5,8 +5,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use kernel::backtrace;
 use kernel::lock::InterruptGuard;
-use kernel::snapshot::{self, backtrace};
+use kernel::snapshot;
 use kernel::thread::{self, Builder};
 use kernel::wait::Event;
 use kernel::{call, cpu};
@@ -70,13 +71,13 @@ fn a_backtrace_shows_where_a_thread_waits() -> TestResult {
     let theirs = event.clone();
     let waiter = Builder::new("waiter").cpu(cpu::limit() - 1).spawn(move || theirs.wait()).map_err(text)?;
     until_blocked(&waiter)?;
-    let found = backtrace(waiter.thread().id());
+    let found = backtrace::of_thread(waiter.thread().id());
     event.signal();
     let id = waiter.thread().id();
     join(waiter)?;
     let Some((addresses, certain)) = found else { return Err("there is no such thread".into()) };
     ensure!(certain && addresses.len() >= 2, "{} frames, certain: {certain}", addresses.len());
-    ensure!(backtrace(u64::MAX).is_none(), "a thread that is not there has a backtrace; {id}");
+    ensure!(backtrace::of_thread(u64::MAX).is_none(), "a thread that is not there has a backtrace; {id}");
     Ok(())
 }
 
@@ -106,7 +107,7 @@ fn a_backtrace_shows_a_thread_that_serves_calls() -> TestResult {
     for _ in 0..ROUNDS {
         // So that the asker waits for this CPU.
         let _guard = InterruptGuard::new();
-        let frames = backtrace(asker.thread().id()).map_or(Vec::new(), |(frames, _)| frames);
+        let frames = backtrace::of_thread(asker.thread().id()).map_or(Vec::new(), |(frames, _)| frames);
         shown += usize::from(frames.iter().any(|frame| (start..start + LENGTH).contains(&frame.address)));
     }
     STOP.store(true, Ordering::SeqCst);

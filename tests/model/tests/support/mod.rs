@@ -15,7 +15,7 @@ pub mod atomic {
         loom::thread::yield_now();
     }
 
-    /// No machine is frozen here.
+    /// No machine is stopped here.
     pub fn passes(_: &AtomicBool) -> bool {
         false
     }

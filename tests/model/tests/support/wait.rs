@@ -1,18 +1,18 @@
 //! The kernel's `wait` module, as far as it is explored.
 
-#[path = "../../../../kernel/src/wait/barrier.rs"]
+#[path = "../../../../kernel/src/threads/wait/barrier.rs"]
 mod barrier;
-#[path = "../../../../kernel/src/wait/channel.rs"]
+#[path = "../../../../kernel/src/threads/wait/channel.rs"]
 mod channel;
-#[path = "../../../../kernel/src/wait/claim.rs"]
+#[path = "../../../../kernel/src/threads/wait/claim.rs"]
 pub(crate) mod claim;
-#[path = "../../../../kernel/src/wait/event.rs"]
+#[path = "../../../../kernel/src/threads/wait/event.rs"]
 mod event;
-#[path = "../../../../kernel/src/wait/list.rs"]
+#[path = "../../../../kernel/src/threads/wait/list.rs"]
 pub(crate) mod list;
-#[path = "../../../../kernel/src/wait/mutex.rs"]
+#[path = "../../../../kernel/src/threads/wait/mutex.rs"]
 mod mutex;
-#[path = "../../../../kernel/src/wait/semaphore.rs"]
+#[path = "../../../../kernel/src/threads/wait/semaphore.rs"]
 mod semaphore;
 
 pub use barrier::{Arrival, Barrier};

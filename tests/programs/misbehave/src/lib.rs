@@ -11,7 +11,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
-use hrt::group::Group;
+use hrt::collective::Collective;
 use hrt::task::{Place, Pool, Priority};
 use hrt::thread::{self, Builder};
 use hrt::time::{Deadline, Timer};
@@ -194,7 +194,7 @@ fn bad_pointer(function: Option<&str>, kind: Option<&str>) -> i32 {
             Some("interrupt_register") => status = aero_interrupt_register(Some(nothing), null, at as _),
             Some("line_register") => status = aero_line_register(3, 0, 0, Some(nothing), null, at as _),
             Some("pool_create") => status = aero_pool_create(at as _),
-            Some("group_create") => status = aero_group_create(1, at as _),
+            Some("collective_create") => status = aero_collective_create(1, at as _),
             Some("fiber_create") => status = aero_fiber_create(Some(nothing), null, 0, at as _),
             _ => return 100,
         }
@@ -288,7 +288,7 @@ fn spin() -> i32 {
     }
 }
 
-/// Tasks that never end on all CPUs, others that never begin, and a member of a group who waits for ever.
+/// Tasks that never end on all CPUs, others that never begin, and a member of a collective who waits for ever.
 fn endless_tasks() -> i32 {
     let Ok(pool) = Pool::new() else { return 1 };
     for cpu in 0..cpu::count() {
@@ -303,9 +303,9 @@ fn endless_tasks() -> i32 {
             }
         }
     }
-    let Ok(group) = Group::new(2) else { return 1 };
+    let Ok(collective) = Collective::new(2) else { return 1 };
     println!("tasks without end");
-    let _ = group.barrier(Deadline::NEVER);
+    let _ = collective.barrier(Deadline::NEVER);
     drop(pool);
     0
 }

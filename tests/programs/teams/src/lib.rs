@@ -1,4 +1,4 @@
-//! Tasks, groups, per-CPU variables and device lines, as a program uses them. Its exit status is the number of failures.
+//! Tasks, collectives, per-CPU variables and device lines, as a program uses them. Its exit status is the number of failures.
 #![no_std]
 #![feature(thread_local)]
 
@@ -10,8 +10,8 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
+use hrt::collective::Collective;
 use hrt::cpu::PerCpu;
-use hrt::group::Group;
 use hrt::interrupt::{Line, Trigger};
 use hrt::task::{Place, Pool, Priority};
 use hrt::thread::Builder;
@@ -31,8 +31,8 @@ fn main(_: Arguments) -> i32 {
     let checks: [Check; 5] = [
         ("each thread has its own variables", own_variables),
         ("tasks run once, where they are pinned", tasks),
-        ("members of a group agree", groups),
-        ("a member follows its group", following),
+        ("members of a collective agree", collectives),
+        ("a member follows its collective", following),
         ("a device's line interrupts the CPU it is steered to", lines),
     ];
     let mut failures = 0;
@@ -120,17 +120,17 @@ fn on_all(size: usize, member: impl Fn(usize) -> bool + Send + Clone + 'static) 
     threads.into_iter().all(|thread| thread.is_ok_and(|thread| thread.join() == Some(true)))
 }
 
-fn groups() -> Result<(), &'static str> {
+fn collectives() -> Result<(), &'static str> {
     let size = cpu::count() + 1;
-    let group = Arc::new(Group::new(size).map_err(|_| "no group")?);
+    let collective = Arc::new(Collective::new(size).map_err(|_| "no collective")?);
     let elected = Arc::new(AtomicU64::new(0));
     let votes = elected.clone();
     let agreed = on_all(size, move |rank| {
         (0..100).all(|round| {
             let deadline = Deadline::after(LIMIT);
-            let sum = group.reduce(rank, 0.5 + rank as f64, deadline, |sum, value| sum + value);
-            let told = group.broadcast(rank, round % size, (round * size + rank) as u64, deadline);
-            let last = group.barrier(deadline);
+            let sum = collective.reduce(rank, 0.5 + rank as f64, deadline, |sum, value| sum + value);
+            let told = collective.broadcast(rank, round % size, (round * size + rank) as u64, deadline);
+            let last = collective.barrier(deadline);
             votes.fetch_add(u64::from(last == Ok(true)), Ordering::Relaxed);
             sum == Ok((size * size) as f64 / 2.0) && told == Ok((round * size + round % size) as u64)
         })
@@ -140,11 +140,14 @@ fn groups() -> Result<(), &'static str> {
 }
 
 fn following() -> Result<(), &'static str> {
-    let group = Arc::new(Group::new(2).map_err(|_| "no group")?);
-    require(group.set_cpus(&[0, cpu::count() as u32]) == Err(Error::NoSuchCpu), "a set with an absent CPU was taken")?;
+    let collective = Arc::new(Collective::new(2).map_err(|_| "no collective")?);
+    require(
+        collective.set_cpus(&[0, cpu::count() as u32]) == Err(Error::NoSuchCpu),
+        "a set with an absent CPU was taken",
+    )?;
     let last = cpu::count() - 1;
-    group.set_cpus(&[last as u32]).map_err(|_| "a set of CPUs was refused")?;
-    require(on_all(2, move |rank| group.follow(rank).is_ok() && cpu::this() == last), "a member stayed")
+    collective.set_cpus(&[last as u32]).map_err(|_| "a set of CPUs was refused")?;
+    require(on_all(2, move |rank| collective.follow(rank).is_ok() && cpu::this() == last), "a member stayed")
 }
 
 /// The first channel of the PC's interval timer (Intel 8254) is wired to this line of the I/O APIC (QEMU's override).

@@ -3,6 +3,7 @@
 //! A thread is bound to a CPU and stays there until [`migrate`] or [`JoinHandle::migrate`].
 
 pub mod local;
+pub(crate) mod owner;
 pub(crate) mod registry;
 mod spawn;
 pub(crate) mod stock;
@@ -23,7 +24,6 @@ use crate::fiber::Ring;
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::OutOfMemory;
 use crate::memory::stack::Stack;
-use crate::program::Program;
 use crate::scheduler;
 use crate::scheduler::mailbox::Linked;
 use crate::time::Deadline;
@@ -31,6 +31,8 @@ use crate::time::timer::TimerNode;
 use crate::wait::WaitList;
 use crate::wait::claim::Claim;
 use crate::wait::{list, mutex};
+use owner::Owner;
+pub use owner::{is_ending, leave_if_ending};
 pub use spawn::{Builder, JoinError, JoinHandle, SpawnError, empty_stock, spawn};
 pub(crate) use spawn::{create_idle, next_id, release_reference};
 
@@ -79,7 +81,7 @@ pub struct Thread {
     locals: local::Slots,
     exit: SpinLock<Exit>,
     /// The program it belongs to, null for the kernel's own.
-    program: AtomicPtr<Program>,
+    owner: AtomicPtr<Owner>,
     /// Where the program's thread-local variables of it end, 0 if there are none.
     thread_pointer: AtomicUsize,
     fibers: Ring,
@@ -130,8 +132,8 @@ impl Thread {
 
     /// The program it belongs to, null for the kernel's own. The program outlives the thread's code, not its handle.
     #[inline(always)]
-    pub(crate) fn program(&self) -> *const Program {
-        self.program.load(Ordering::Relaxed)
+    pub(crate) fn owner(&self) -> *const Owner {
+        self.owner.load(Ordering::Relaxed)
     }
 
     /// Where its thread-local variables end, 0 if it has none.

@@ -1,4 +1,4 @@
-//! Thread groups: a fixed number of members, by rank, that meet in collective operations.
+//! Collectives: a fixed number of members, by rank, that meet in collective operations.
 //!
 //! Every member calls the same operations in the same order. A member that comes first waits for the others without
 //! giving its CPU up for a while, because on CPUs of their own they come soon; where somebody else wants the CPU, or the
@@ -20,8 +20,8 @@ use crate::wait::{Outcome, TimedOut, WaitList, list};
 /// Looks for the others before a member sleeps.
 const SPINS: usize = 2_000;
 
-/// A group.
-pub struct Group {
+/// A collective.
+pub struct Collective {
     size: usize,
     /// Members that have not come to the current round.
     missing: CacheLine<AtomicUsize>,
@@ -36,8 +36,8 @@ pub struct Group {
     cpus: Box<[AtomicUsize]>,
 }
 
-impl Group {
-    /// A group of `size` members, at least one.
+impl Collective {
+    /// A collective of `size` members, at least one.
     ///
     /// # Errors
     /// [`OutOfMemory`].
@@ -69,7 +69,7 @@ impl Group {
     /// Waits until all members are there. True for one of them: the last to come.
     ///
     /// # Errors
-    /// [`TimedOut`]; the group is of no use afterwards, because the member's coming cannot be taken back.
+    /// [`TimedOut`]; the collective is of no use afterwards, because the member's coming cannot be taken back.
     #[inline]
     pub fn barrier(&self, deadline: Deadline) -> Result<bool, TimedOut> {
         let round = self.round.load(Ordering::Relaxed);
@@ -117,7 +117,7 @@ impl Group {
     /// Gives a word and gets the words of all members, by rank: `each` is called with each of them, once all are there.
     ///
     /// # Errors
-    /// As [`Group::barrier`].
+    /// As [`Collective::barrier`].
     pub fn share(&self, rank: usize, word: u64, deadline: Deadline, each: impl FnMut(u64)) -> Result<(), TimedOut> {
         let round = self.round.load(Ordering::Relaxed);
         let given = &self.given[round % 2];
@@ -132,7 +132,7 @@ impl Group {
     /// The word that the member of rank `root` gives, for all.
     ///
     /// # Errors
-    /// As [`Group::barrier`].
+    /// As [`Collective::barrier`].
     pub fn broadcast(&self, rank: usize, root: usize, word: u64, deadline: Deadline) -> Result<u64, TimedOut> {
         let (mut index, mut result) = (0, 0);
         self.share(rank, word, deadline, |given| {
@@ -147,7 +147,7 @@ impl Group {
     /// The members' words put together by rank, the same for all.
     ///
     /// # Errors
-    /// As [`Group::barrier`].
+    /// As [`Collective::barrier`].
     pub fn reduce(
         &self,
         rank: usize,
@@ -165,13 +165,13 @@ impl Group {
     /// Elects one member: true for it.
     ///
     /// # Errors
-    /// As [`Group::barrier`].
+    /// As [`Collective::barrier`].
     pub fn elect(&self, deadline: Deadline) -> Result<bool, TimedOut> {
         self.barrier(deadline)
     }
 
-    /// Gives the group another set of CPUs: member `rank` shall run on the CPU at `rank % count`. Each member moves in its next
-    /// [`Group::follow`].
+    /// Gives the collective another set of CPUs: member `rank` shall run on the CPU at `rank % count`. Each member moves in its next
+    /// [`Collective::follow`].
     ///
     /// # Errors
     /// [`NoSuchCpu`]; nothing changes then. An empty set changes nothing.
@@ -185,7 +185,7 @@ impl Group {
         Ok(())
     }
 
-    /// Moves the calling member to where the group wants it.
+    /// Moves the calling member to where the collective wants it.
     pub fn follow(&self, rank: usize) {
         let wanted = self.cpus.get(rank).map_or(0, |place| place.load(Ordering::Acquire));
         if let Some(cpu) = wanted.checked_sub(1) {

@@ -1,4 +1,4 @@
-//! Groups: a fixed number of threads, by rank, that meet in collective operations. All members call the same operations in
+//! Collectives: a fixed number of threads, by rank, that meet in collective operations. All members call the same operations in
 //! the same order. Where the members have CPUs of their own, nobody sleeps for a short wait.
 
 use alloc::vec;
@@ -37,31 +37,31 @@ impl Word for f64 {
     }
 }
 
-/// A group. After an operation has timed out it is of no more use.
-pub struct Group {
-    group: *mut abi::Group,
+/// A collective. After an operation has timed out it is of no more use.
+pub struct Collective {
+    collective: *mut abi::Collective,
     size: usize,
 }
 
-// SAFETY: a handle; the kernel's group is made for many threads.
-unsafe impl Sync for Group {}
+// SAFETY: a handle; the kernel's collective is made for many threads.
+unsafe impl Sync for Collective {}
 // SAFETY: as above.
-unsafe impl Send for Group {}
+unsafe impl Send for Collective {}
 
 /// Members whose words are gathered without an allocation.
 const FEW: usize = 64;
 
-impl Group {
-    /// A group of so many members.
+impl Collective {
+    /// A collective of so many members.
     ///
     /// # Errors
     /// [`Error::Invalid`] for none; [`Error::OutOfMemory`].
     pub fn new(members: usize) -> Result<Self, Error> {
-        let mut group = core::ptr::null_mut();
+        let mut collective = core::ptr::null_mut();
         let count = u32::try_from(members).map_err(|_| Error::OutOfMemory)?;
         // SAFETY: a place for the handle.
-        check(unsafe { raw::aero_group_create(count, &raw mut group) })?;
-        Ok(Self { group, size: members })
+        check(unsafe { raw::aero_collective_create(count, &raw mut collective) })?;
+        Ok(Self { collective, size: members })
     }
 
     /// Number of members.
@@ -74,8 +74,8 @@ impl Group {
     /// # Errors
     /// [`Error::TimedOut`].
     pub fn barrier(&self, deadline: Deadline) -> Result<bool, Error> {
-        // SAFETY: a live group.
-        check(unsafe { raw::aero_group_barrier(self.group, deadline.0) }).map(|last| last == 1)
+        // SAFETY: a live collective.
+        check(unsafe { raw::aero_collective_barrier(self.collective, deadline.0) }).map(|last| last == 1)
     }
 
     /// Gives a word and gets those of all members, by rank. Blocks.
@@ -86,27 +86,29 @@ impl Group {
         if words.len() < self.size {
             return Err(Error::Invalid);
         }
-        // SAFETY: a live group, and room for the words.
-        check(unsafe { raw::aero_group_share(self.group, self.rank(rank)?, word, words.as_mut_ptr(), deadline.0) })?;
+        // SAFETY: a live collective, and room for the words.
+        check(unsafe {
+            raw::aero_collective_share(self.collective, self.rank(rank)?, word, words.as_mut_ptr(), deadline.0)
+        })?;
         Ok(())
     }
 
     /// What member `root` gives, for all. Blocks.
     ///
     /// # Errors
-    /// As [`Group::share`].
+    /// As [`Collective::share`].
     pub fn broadcast<W: Word>(&self, rank: usize, root: usize, value: W, deadline: Deadline) -> Result<W, Error> {
         let mut word = value.into_word();
         let (rank, root) = (self.rank(rank)?, self.rank(root)?);
-        // SAFETY: a live group.
-        check(unsafe { raw::aero_group_broadcast(self.group, rank, root, &raw mut word, deadline.0) })?;
+        // SAFETY: a live collective.
+        check(unsafe { raw::aero_collective_broadcast(self.collective, rank, root, &raw mut word, deadline.0) })?;
         Ok(W::from_word(word))
     }
 
     /// The members' values put together in the order of their ranks, so the same for all, and the same each time. Blocks.
     ///
     /// # Errors
-    /// As [`Group::share`].
+    /// As [`Collective::share`].
     pub fn reduce<W: Word>(
         &self,
         rank: usize,
@@ -126,23 +128,23 @@ impl Group {
         Ok(words[..self.size].iter().copied().map(W::from_word).reduce(combine).unwrap_or(value))
     }
 
-    /// Gives the group a set of CPUs: member `rank` shall run on `cpus[rank % cpus.len()]`, from its next
-    /// [`Group::follow`] on.
+    /// Gives the collective a set of CPUs: member `rank` shall run on `cpus[rank % cpus.len()]`, from its next
+    /// [`Collective::follow`] on.
     ///
     /// # Errors
     /// [`Error::NoSuchCpu`]; nothing changes then. [`Error::Invalid`] for an empty set.
     pub fn set_cpus(&self, cpus: &[u32]) -> Result<(), Error> {
-        // SAFETY: a live group; the slice's own bounds.
-        check(unsafe { raw::aero_group_set_cpus(self.group, cpus.as_ptr(), cpus.len()) }).map(drop)
+        // SAFETY: a live collective; the slice's own bounds.
+        check(unsafe { raw::aero_collective_set_cpus(self.collective, cpus.as_ptr(), cpus.len()) }).map(drop)
     }
 
-    /// Moves the calling member to the CPU its group wants it on.
+    /// Moves the calling member to the CPU its collective wants it on.
     ///
     /// # Errors
     /// [`Error::Invalid`] if there is no such rank.
     pub fn follow(&self, rank: usize) -> Result<(), Error> {
-        // SAFETY: a live group.
-        check(unsafe { raw::aero_group_follow(self.group, self.rank(rank)?) }).map(drop)
+        // SAFETY: a live collective.
+        check(unsafe { raw::aero_collective_follow(self.collective, self.rank(rank)?) }).map(drop)
     }
 
     fn rank(&self, rank: usize) -> Result<u32, Error> {
@@ -150,9 +152,9 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for Collective {
     fn drop(&mut self) {
-        // SAFETY: a live group, not used again.
-        unsafe { raw::aero_group_destroy(self.group) };
+        // SAFETY: a live collective, not used again.
+        unsafe { raw::aero_collective_destroy(self.collective) };
     }
 }

@@ -14,7 +14,7 @@ use crate::call;
 use crate::cpu::{self, Cpu};
 use crate::interrupts::RESCHEDULE_VECTOR;
 use crate::lock::InterruptGuard;
-use crate::program;
+use crate::thread::owner;
 use crate::thread::{self, State, Thread};
 use crate::time::{self, Deadline};
 use crate::trace;
@@ -266,15 +266,15 @@ pub(crate) fn preempt() {
     if is_idle(here, Machine::current()) {
         return;
     }
-    if thread::running().program().is_null() {
+    if thread::running().owner().is_null() {
         return give_way(0);
     }
     let interrupted = Machine::interrupted().instruction_pointer;
-    if program::interrupted_in_ending(interrupted) {
+    if owner::interrupted_in_ending(interrupted) {
         exit();
     }
     Machine::keep_vectors(give_way, 0);
-    if program::interrupted_in_ending(interrupted) {
+    if owner::interrupted_in_ending(interrupted) {
         exit();
     }
 }
@@ -476,7 +476,7 @@ pub(crate) fn reschedule_interrupt(_: usize) {
         here.displaced.store(true, Ordering::Relaxed);
         here.give_way.store(true, Ordering::Relaxed);
     }
-    if thread::running().shall_move() || program::is_ending() {
+    if thread::running().shall_move() || owner::is_ending() {
         here.give_way.store(true, Ordering::Relaxed);
     }
 }

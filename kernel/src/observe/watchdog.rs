@@ -15,8 +15,8 @@ use crate::arch::{Architecture, Machine};
 use crate::backtrace;
 use crate::call;
 use crate::cpu::{self, Cpu};
+use crate::crash::state;
 use crate::debug;
-use crate::panic;
 use crate::thread::{self, Builder, NAME_LIMIT, SpawnError};
 use crate::time::{self, spin_until};
 
@@ -232,7 +232,7 @@ fn report(cpu: &Cpu, what: core::fmt::Arguments<'_>) {
             }
         }
     }
-    if panic::halts_after_crash() {
+    if state::halts_after_crash() {
         debug::stop_for_watchdog();
     }
 }

@@ -16,9 +16,10 @@ use crate::arch::{Architecture, Machine};
 use crate::backtrace;
 use crate::cpu;
 use crate::debug;
-use crate::frozen;
 use crate::output;
+use crate::sandbox;
 use crate::snapshot;
+use crate::stopped;
 use crate::thread;
 use crate::time;
 use crate::trace;
@@ -55,7 +56,7 @@ impl Flavor for Exported {
     }
 }
 
-fn write(value: &impl Serialize) {
+fn put(value: &impl Serialize) {
     // Nothing in it can fail to be serialised.
     let _ = postcard::serialize_with_flavor(value, Exported { kept: [0; CHUNK], length: 0 });
 }
@@ -63,18 +64,18 @@ fn write(value: &impl Serialize) {
 /// Gathers a part, and writes it; false if it cannot be gathered.
 fn part<T: Serialize>(gather: impl Fn() -> T) -> bool {
     // SAFETY: `export` says that all are stopped; what is gathered is written and dropped.
-    unsafe { frozen::attempt(&mut || write(&gather())) }.is_ok()
+    unsafe { sandbox::attempt(&mut || put(&gather())) }.is_ok()
 }
 
 /// As [`part`], with what stands for it if it cannot be gathered.
 fn part_or<T: Serialize>(gather: impl Fn() -> T, otherwise: &T) {
     if !part(gather) {
-        write(otherwise);
+        put(otherwise);
     }
 }
 
 /// Writes the file, if there is where to. All other CPUs are stopped.
-pub(crate) fn export(what: fmt::Arguments<'_>) {
+pub(crate) fn write(what: fmt::Arguments<'_>) {
     if !Machine::exports(Export::Crash) {
         return;
     }
@@ -95,7 +96,7 @@ pub(crate) fn export(what: fmt::Arguments<'_>) {
     let mut count = 0;
     // As far as the list can be followed.
     let mut list = || {
-        snapshot::for_each_thread(|thread, _| {
+        stopped::for_each_thread(|thread, _| {
             if let Some(place) = threads.get_mut(count) {
                 *place = thread.id();
                 count += 1;
@@ -103,14 +104,14 @@ pub(crate) fn export(what: fmt::Arguments<'_>) {
         })
     };
     // SAFETY: all are stopped; what is listed is not allocated.
-    let _ = unsafe { frozen::attempt(&mut list) };
+    let _ = unsafe { sandbox::attempt(&mut list) };
     let threads = &threads[..count];
     for &thread in threads {
         part_or(|| Some(backtrace(thread)), &Some(Backtrace { thread, frames: Vec::new() }));
     }
-    write(&None::<Backtrace>);
+    put(&None::<Backtrace>);
     threads.iter().for_each(|&thread| part_if(|| waiting(thread).map(Some)));
-    write(&None::<WaitingThread>);
+    put(&None::<WaitingThread>);
     part_or(kept_log, &String::new());
     part_or(last_events, &Vec::new());
     threads.iter().for_each(|&thread| write_stacks(thread));
@@ -132,7 +133,7 @@ fn registers() -> Vec<CpuRegisters> {
 }
 
 fn backtrace(thread: u64) -> Backtrace {
-    let frames = backtrace::frames(&snapshot::registers_of(thread).unwrap_or_default());
+    let frames = backtrace::frames(&stopped::registers_of(thread).unwrap_or_default());
     let frames = frames.map(|frame| Frame { address: frame.address as u64, text: frame.to_string() });
     Backtrace { thread, frames: frames.collect() }
 }
@@ -141,17 +142,17 @@ fn backtrace(thread: u64) -> Backtrace {
 fn part_if<T: Serialize>(gather: impl Fn() -> Option<T>) {
     let mut work = || {
         if let Some(value) = gather() {
-            write(&value);
+            put(&value);
         }
     };
     // SAFETY: all are stopped; what is gathered is not used outside.
-    let _ = unsafe { frozen::attempt(&mut work) };
+    let _ = unsafe { sandbox::attempt(&mut work) };
 }
 
 fn waiting(thread: u64) -> Option<WaitingThread> {
     let is_running = cpu::all().any(|cpu| debug::stopped_thread(cpu.index).is_some_and(|there| there.id() == thread));
-    let registers = snapshot::registers_of(thread).filter(|_| !is_running)?;
-    let pointer_if_it_waits = snapshot::with_thread(thread, |thread, _| {
+    let registers = stopped::registers_of(thread).filter(|_| !is_running)?;
+    let pointer_if_it_waits = stopped::with_thread(thread, |thread, _| {
         matches!(thread.state(), thread::State::Ready | thread::State::Blocked).then(|| thread.thread_pointer() as u64)
     });
     Some(WaitingThread {
@@ -166,8 +167,8 @@ fn waiting(thread: u64) -> Option<WaitingThread> {
 fn write_stacks(thread: u64) {
     let mut used = [const { 0..0 }; 2];
     let mut look = || {
-        let stacks = snapshot::with_thread(thread, |thread, _| [Some(thread.stack()), thread.fibers().running_stack()]);
-        let registers = snapshot::registers_of(thread).unwrap_or_default();
+        let stacks = stopped::with_thread(thread, |thread, _| [Some(thread.stack()), thread.fibers().running_stack()]);
+        let registers = stopped::registers_of(thread).unwrap_or_default();
         for (used, stack) in used.iter_mut().zip(stacks.unwrap_or_default()) {
             *used = stack.map_or(0..0, |stack| stack.bottom()..stack.top());
             if used.contains(&registers.stack_pointer) {
@@ -176,12 +177,12 @@ fn write_stacks(thread: u64) {
         }
     };
     // SAFETY: all are stopped; the addresses are not allocated.
-    let _ = unsafe { frozen::attempt(&mut look) };
+    let _ = unsafe { sandbox::attempt(&mut look) };
     used.iter().for_each(|used| write_memory(used.start, used.end));
 }
 
 fn write_image_data() {
-    let data = crate::start::boot_information().image_data;
+    let data = crate::boot::information().image_data;
     let start = Machine::physical_to_virtual(data.start) as usize;
     write_memory(start, start + (data.end - data.start) as usize);
 }

@@ -85,7 +85,7 @@ impl Stop {
 
     /// True if the machine has crashed: it cannot go on.
     pub fn has_crashed(&self) -> bool {
-        crate::panic::has_crashed()
+        crate::crash::state::has_crashed()
     }
 
     /// Lets a debugger work on the stop, if there is one and something has come from it; false if not.

@@ -19,7 +19,6 @@ use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, CacheLine, Owned};
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::{self, OutOfMemory};
-use crate::program;
 use crate::thread::{self, Builder, JoinHandle, NoSuchCpu, SpawnError};
 use crate::time::Deadline;
 use crate::wait::Event;
@@ -518,7 +517,7 @@ impl Shared {
             if rest != Rest::None {
                 // A program's end forces it; then the worker's next step ends it.
                 let _ = queues.wake.wait_until(Deadline::NEVER);
-                program::leave_if_ending();
+                thread::leave_if_ending();
             }
             self.workers.wake(&queues.worker);
         }

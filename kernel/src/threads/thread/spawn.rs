@@ -5,11 +5,13 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::{ManuallyDrop, MaybeUninit, needs_drop};
+use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use arrayvec::ArrayString;
 use intrusive_collections::LinkedListLink;
 
+use super::owner::{self, Owner};
 use super::{Exit, NAME_LIMIT, NoSuchCpu, State, Thread, local, stock::Stock, time_out};
 use crate::arch::{Architecture, Machine};
 use crate::cpu::{self, Cpu};
@@ -17,7 +19,6 @@ use crate::fiber::Ring;
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::stack::{DEFAULT_SIZE, Stack};
 use crate::memory::{self, OutOfMemory, Placement};
-use crate::program::Program;
 use crate::scheduler;
 use crate::time::Deadline;
 use crate::time::timer::TimerNode;
@@ -68,7 +69,7 @@ pub struct Builder<'a> {
     name: &'a str,
     cpu: Option<usize>,
     stack_size: usize,
-    program: Option<&'a Program>,
+    owner: *const Owner,
 }
 
 /// Spawns a thread on the caller's CPU with the default stack.
@@ -86,7 +87,7 @@ where
 impl<'a> Builder<'a> {
     /// A thread called `name` (cut to 31 bytes) on the caller's CPU with the default stack.
     pub fn new(name: &'a str) -> Self {
-        Self { name, cpu: None, stack_size: DEFAULT_SIZE, program: None }
+        Self { name, cpu: None, stack_size: DEFAULT_SIZE, owner: ptr::null() }
     }
 
     /// Bound to this CPU.
@@ -94,9 +95,12 @@ impl<'a> Builder<'a> {
         Self { cpu: Some(cpu), ..self }
     }
 
-    /// As a thread of this program, and not of the caller's.
-    pub(crate) fn program(self, program: &'a Program) -> Self {
-        Self { program: Some(program), ..self }
+    /// As a thread of this owner, and not of the caller's.
+    ///
+    /// # Safety
+    /// The owner does not end before the thread is spawned.
+    pub(crate) unsafe fn owner(self, owner: *const Owner) -> Self {
+        Self { owner, ..self }
     }
 
     /// With a stack of at least so many bytes.
@@ -128,11 +132,11 @@ impl<'a> Builder<'a> {
             Some(thread) => thread,
             None => self.allocate(&interrupts)?,
         };
-        let program = self.program.map_or_else(|| super::running().program(), core::ptr::from_ref);
-        thread.program.store(program.cast_mut(), Ordering::Relaxed);
-        // SAFETY: null, or a program that does not end before its threads, the caller among them, or that the caller has.
-        if let Some(program) = unsafe { program.as_ref() } {
-            thread.join_program(program)?;
+        let owner = if self.owner.is_null() { super::running().owner() } else { self.owner };
+        thread.owner.store(owner.cast_mut(), Ordering::Relaxed);
+        if !owner.is_null() {
+            // SAFETY: the caller's owner, which does not end before the caller, or one that does not as `owner` was told.
+            unsafe { thread.join_owner(owner) }?;
         }
         let top = thread.stack().top();
         let start = ((top - size) & !(align_of::<Start<F, T>>().max(16) - 1)) as *mut Start<F, T>;
@@ -256,7 +260,7 @@ impl Thread {
                 locals: local::Slots::new(),
                 exit: SpinLock::new(exit),
                 thread_pointer: AtomicUsize::new(0),
-                program: AtomicPtr::new(core::ptr::null_mut()),
+                owner: AtomicPtr::new(ptr::null_mut()),
                 fibers: Ring::new(),
                 wanted_mutex: AtomicUsize::new(0),
             });
@@ -300,17 +304,25 @@ impl Thread {
         self.exit.lock().exited = false;
     }
 
-    /// Counts it among a program's threads, and gives it that program's thread-local variables.
+    /// Counts it among an owner's threads, and gives it that owner's thread-local variables.
     ///
     /// # Errors
     /// [`OutOfMemory`]; it is deallocated then.
+    ///
+    /// # Safety
+    /// The owner does not end during the call.
     #[cold]
     #[inline(never)]
-    fn join_program(&'static self, program: &Program) -> Result<(), OutOfMemory> {
-        let pointer = program.make_thread_locals().inspect_err(|_| self.deallocate())?;
+    unsafe fn join_owner(&'static self, owner: *const Owner) -> Result<(), OutOfMemory> {
+        // SAFETY: the caller's word.
+        let pointer = unsafe { owner::join(owner) }.inspect_err(|_| self.deallocate())?;
         self.thread_pointer.store(pointer, Ordering::Relaxed);
-        program.add_thread();
         Ok(())
+    }
+
+    /// The thread stays until one more [`release_reference`].
+    pub(crate) fn add_reference(&self) {
+        self.references.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The thread is over: on the scheduler's stack, interrupts off.
@@ -321,17 +333,10 @@ impl Thread {
         let mut exit = self.exit.lock();
         exit.exited = true;
         exit.joiners.take_all().wake(exit);
-        // SAFETY: the program waits for this.
-        if let Some(program) = unsafe { self.program.swap(core::ptr::null_mut(), Ordering::Relaxed).as_ref() } {
-            if !program.is_ending() {
-                program.ended_lately().note(self);
-                program.free_thread_locals(self);
-            } else {
-                // A thread that was ended may have lent what is on its stack to threads that have not been yet.
-                self.references.fetch_add(1, Ordering::Relaxed);
-                program.keep_thread(self);
-            }
-            program.remove_thread();
+        let owner = self.owner.swap(ptr::null_mut(), Ordering::Relaxed);
+        if !owner.is_null() {
+            // SAFETY: the thread has counted among the owner's until this, so the owner has not ended.
+            unsafe { owner::leave(owner, self) };
         }
         release_reference(self);
     }

@@ -1,7 +1,7 @@
 //! The kernel's state at one moment, as far as several CPUs have one: what every command, test and tool reads.
 //!
 //! Each CPU describes itself and its threads, with interrupts off, so what is said of one CPU is true together. A CPU
-//! that does not answer is described from outside and marked as such. On a frozen machine all are described from outside, as they
+//! that does not answer is described from outside and marked as such. On a stopped machine all are described from outside, as they
 //! stopped.
 
 use alloc::string::ToString;
@@ -10,7 +10,6 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
-use arch_contract::fault::Registers;
 use arrayvec::ArrayString;
 use wire::snapshot::{
     Activity, CpuState, InterruptState, MachineState, MemoryState, NodeState, ProgramState, Snapshot, TableState,
@@ -18,16 +17,16 @@ use wire::snapshot::{
 };
 
 use crate::arch::{Architecture, Machine};
-use crate::backtrace::{self, Frame};
+
+use crate::boot;
 use crate::call;
 use crate::cpu::{self, Cpu};
 use crate::debug;
-use crate::frozen;
 use crate::interrupts::{self, Purpose};
 use crate::lock::SpinLock;
 use crate::memory;
 use crate::program::{self, Program};
-use crate::start::{boot_information, ready_at_ns};
+use crate::sandbox;
 use crate::thread::{self, NAME_LIMIT};
 use crate::time;
 
@@ -100,7 +99,7 @@ pub fn take_with(thread_limit: usize) -> Snapshot {
     let threads = parts.iter().flat_map(described).collect();
     let omitted = parts.iter().map(|part| part.omitted).sum();
     let cpus = parts.iter_mut().map(|part| core::mem::take(&mut part.cpu)).collect();
-    let boot = boot_information();
+    let boot = boot::information();
     Snapshot {
         version: VERSION,
         taken_at_ns,
@@ -112,8 +111,8 @@ pub fn take_with(thread_limit: usize) -> Snapshot {
             timer: Machine::timer_name().to_string(),
             interrupt_controller: Machine::interrupt_controller_name().to_string(),
             cpus_listed: boot.cpus.len() as u32,
-            times_are_guesses: boot_information().times_are_guesses,
-            ready_at_ns: ready_at_ns(),
+            times_are_guesses: boot::information().times_are_guesses,
+            ready_at_ns: boot::ready_at_ns(),
             image: (boot.image.start, boot.image.len()),
         },
         cpus,
@@ -135,8 +134,8 @@ fn describe(cpu: &'static Cpu, thread_limit: usize) -> Part {
     let mut part = Part { cpu: CpuState::default(), threads: Vec::new(), omitted: 0 };
     let _ = part.threads.try_reserve_exact(room);
     let _ = part.cpu.ready.try_reserve_exact(READY_LIMIT);
-    if frozen::is_active() {
-        fill(&mut part, cpu, View::Frozen);
+    if sandbox::is_active() {
+        fill(&mut part, cpu, View::Stopped);
         return part;
     }
     let shared = Arc::new(SpinLock::new(part));
@@ -157,8 +156,8 @@ enum View {
     Own,
     /// Another one, while it may go on.
     Outside,
-    /// The host of a frozen machine.
-    Frozen,
+    /// The host of a stopped machine.
+    Stopped,
 }
 
 /// Describes a CPU and its threads within the room there is.
@@ -181,7 +180,7 @@ fn fill(part: &mut Part, cpu: &Cpu, view: View) {
             // SAFETY: a suspended thread's context is not written while its CPU is here; from outside, whatever is
             // read is marked uncertain.
             thread::State::Ready | thread::State::Blocked => Machine::suspended_at(unsafe { &*thread.context.get() }),
-            thread::State::Running if view == View::Frozen => {
+            thread::State::Running if view == View::Stopped => {
                 debug::stopped_registers(cpu.index).copied().unwrap_or_default()
             }
             _ => Default::default(),
@@ -212,7 +211,7 @@ fn fill(part: &mut Part, cpu: &Cpu, view: View) {
         ready.extend(queue.iter().take(READY_LIMIT.min(ready.capacity())).map(thread::Thread::id));
         ready_count = queue.len() as u64;
         running = match view {
-            View::Frozen => debug::stopped_thread(cpu.index).map_or(0, thread::Thread::id),
+            View::Stopped => debug::stopped_thread(cpu.index).map_or(0, thread::Thread::id),
             _ => thread::running().id(),
         };
     } else if let Some(thread) = part.threads.iter().find(|thread| thread.state == thread::State::Running) {
@@ -309,74 +308,4 @@ fn describe_interrupts() -> Vec<InterruptState> {
 fn describe_table(table: &arch_contract::boot::FirmwareTable) -> TableState {
     let signature = table.signature.iter().map(|&byte| if byte.is_ascii_graphic() { char::from(byte) } else { '?' });
     TableState { signature: signature.collect(), address: table.address, length: table.length, intact: table.intact }
-}
-
-/// Of a thread on a frozen machine.
-fn frozen_backtrace(thread: &ThreadState) -> Vec<Frame> {
-    backtrace::frames(&registers_of(thread.id).unwrap_or_default()).collect()
-}
-
-/// Calls `each` with all threads of a frozen machine and their CPUs.
-pub fn for_each_thread(mut each: impl FnMut(&thread::Thread, usize)) {
-    for cpu in cpu::all() {
-        cpu.registry.lock().iter().for_each(|thread| each(thread, cpu.index));
-    }
-}
-
-/// Calls `work` with a thread of a frozen machine and its CPU; `None` if there is no such thread.
-pub fn with_thread<T>(id: u64, work: impl FnOnce(&thread::Thread, usize) -> T) -> Option<T> {
-    let mut work = Some(work);
-    cpu::all().find_map(|cpu| {
-        let registry = cpu.registry.lock();
-        let thread = registry.iter().find(|thread| thread.id() == id)?;
-        work.take().map(|work| work(thread, cpu.index))
-    })
-}
-
-/// Where a thread of a frozen machine is, or goes on; `None` if there is no such thread.
-pub fn registers_of(id: u64) -> Option<Registers> {
-    let of = |cpu: &Cpu| {
-        if debug::stopped_thread(cpu.index).is_some_and(|running| running.id() == id) {
-            return debug::stopped_registers(cpu.index).copied();
-        }
-        None
-    };
-    cpu::all().find_map(of).or_else(|| with_thread(id, |thread, _| suspended_registers(thread)))
-}
-
-/// Where a thread of a frozen machine that does not run goes on.
-pub fn suspended_registers(thread: &thread::Thread) -> Registers {
-    // SAFETY: on a frozen machine nothing changes it. Of a thread that runs it is what was once, and no address in it is followed.
-    Machine::suspended_at(unsafe { &*thread.context.get() })
-}
-
-/// The frames of a thread's stack, innermost first, and whether that is certain; `None` if there is no such
-/// thread. For a running thread, where its CPU was interrupted to look.
-pub fn backtrace(id: u64) -> Option<(Vec<Frame>, bool)> {
-    let snapshot = take_with(usize::MAX >> 16);
-    let thread = snapshot.threads.iter().find(|thread| thread.id == id)?;
-    if frozen::is_active() {
-        return Some((frozen_backtrace(thread), true));
-    }
-    let found = Arc::new(SpinLock::new(Vec::new()));
-    let _ = found.lock().try_reserve(backtrace::FRAME_LIMIT);
-    let theirs = found.clone();
-    let walk = move || {
-        let here = cpu::this();
-        let registry = here.registry.lock();
-        let Some(thread) = registry.iter().find(|thread| thread.id() == id) else { return };
-        let is_interrupted = here.in_interrupt.load(Ordering::Relaxed) && !here.thread_serves.load(Ordering::Relaxed);
-        let registers = match thread.state() {
-            thread::State::Running if is_interrupted => Machine::interrupted(),
-            thread::State::Running => Machine::registers_here(),
-            // SAFETY: suspended, and its CPU is here.
-            _ => Machine::suspended_at(unsafe { &*thread.context.get() }),
-        };
-        let mut list = theirs.lock();
-        let room = list.capacity();
-        list.extend(backtrace::frames(&registers).take(room));
-    };
-    let answered = call::on(thread.cpu as usize, walk, ANSWER_LIMIT).is_ok();
-    let list = core::mem::take(&mut *found.lock());
-    Some((list, answered))
 }

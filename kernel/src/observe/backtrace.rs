@@ -5,17 +5,28 @@
 //! whatever instruction of the handler it began. A thread that gives way has the frame on its own stack, with a link in the
 //! chain; for the few instructions before that is there, and after it is gone, the walk misses the interrupted function.
 
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use arch_contract::fault::{Registers, TrapFrame};
 
 use crate::arch::{Architecture, Machine};
+use crate::call;
 use crate::cpu::{self, Cpu};
+use crate::lock::SpinLock;
 use crate::memory::stack::DEFAULT_SIZE;
+use crate::sandbox;
+use crate::stopped;
 use crate::symbols;
+use crate::thread;
 
 /// Most frames of a backtrace.
 pub const FRAME_LIMIT: usize = 32;
+/// How long a CPU may take to say where a thread of it is.
+const ANSWER_LIMIT: Duration = Duration::from_millis(100);
 
 /// A place in a backtrace. Shown with its function's name and the offset in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +64,37 @@ pub fn frames(registers: &Registers) -> impl Iterator<Item = Frame> + use<> {
     let mut walk = Walk { frame_pointer: registers.frame_pointer, trap: Trap::with(registers.stack_pointer) };
     let innermost = Frame { address: registers.instruction_pointer, left_by: LeftBy::Nothing };
     core::iter::successors(Some(innermost), move |frame| walk.caller(frame)).take(FRAME_LIMIT)
+}
+
+/// The frames of a thread's stack, innermost first, and whether that is certain; `None` if there is no such
+/// thread. For a running thread, where its CPU was interrupted to look.
+pub fn of_thread(id: u64) -> Option<(Vec<Frame>, bool)> {
+    if sandbox::is_active() {
+        return stopped::registers_of(id).map(|registers| (frames(&registers).collect(), true));
+    }
+    let is_there = |cpu: &&Cpu| cpu.registry.lock().iter().any(|thread| thread.id() == id);
+    let cpu = cpu::all().find(is_there)?;
+    let found = Arc::new(SpinLock::new(Vec::new()));
+    let _ = found.lock().try_reserve(FRAME_LIMIT);
+    let theirs = found.clone();
+    let walk = move || {
+        let here = cpu::this();
+        let registry = here.registry.lock();
+        let Some(thread) = registry.iter().find(|thread| thread.id() == id) else { return };
+        let is_interrupted = here.in_interrupt.load(Ordering::Relaxed) && !here.thread_serves.load(Ordering::Relaxed);
+        let registers = match thread.state() {
+            thread::State::Running if is_interrupted => Machine::interrupted(),
+            thread::State::Running => Machine::registers_here(),
+            // SAFETY: suspended, and its CPU is here.
+            _ => Machine::suspended_at(unsafe { &*thread.context.get() }),
+        };
+        let mut list = theirs.lock();
+        let room = list.capacity();
+        list.extend(frames(&registers).take(room));
+    };
+    let answered = call::on(cpu.index, walk, ANSWER_LIMIT).is_ok();
+    let list = core::mem::take(&mut *found.lock());
+    Some((list, answered))
 }
 
 /// Prints them, a line each.

@@ -20,11 +20,12 @@ use arch_contract::fault::Registers;
 
 use crate::arch::{Architecture, Machine};
 use crate::cpu;
-use crate::frozen;
+use crate::crash::fault_text::FaultText;
+use crate::crash::state;
 use crate::lock::InterruptGuard;
 use crate::memory::stack::Stack;
 use crate::memory::{self, OutOfMemory};
-use crate::panic::FaultText;
+use crate::sandbox;
 use crate::time::{Deadline, spin_until};
 pub use breakpoints::BREAKPOINT_LIMIT;
 #[cfg(feature = "faults")]
@@ -160,7 +161,7 @@ unsafe impl Sync for Installed {}
 static INSTALLED: Installed = Installed(UnsafeCell::new(None));
 static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
-/// A prompt for a person, on a frozen machine. Returns when the machine shall go on, which it cannot after a crash.
+/// A prompt for a person, on a stopped machine. Returns when the machine shall go on, which it cannot after a crash.
 pub type PostMortem = fn(&mut Stop);
 
 struct PostMortemPrompt(UnsafeCell<Option<PostMortem>>);
@@ -178,12 +179,12 @@ static IS_READY: AtomicBool = AtomicBool::new(false);
 pub(crate) fn init(post_mortem: PostMortem) -> Result<(), OutOfMemory> {
     let layout = core::alloc::Layout::from_size_align(Machine::vector_layout().size.max(1), VECTOR_ALIGN)
         .map_err(|_| OutOfMemory)?;
-    for slot in &SLOTS[..crate::start::boot_information().cpus.len()] {
+    for slot in &SLOTS[..crate::boot::information().cpus.len()] {
         let area = memory::allocate(layout, memory::Placement::Near)?;
         slot.vectors.store(area.as_ptr(), Ordering::Relaxed);
     }
     STACK_TOP.store(Stack::new(STACK_SIZE)?.top(), Ordering::Relaxed);
-    frozen::init()?;
+    sandbox::init()?;
     // SAFETY: see `PostMortemPrompt`.
     unsafe { *POST_MORTEM.0.get() = Some(post_mortem) };
     IS_READY.store(true, Ordering::Release);
@@ -255,7 +256,7 @@ pub(crate) fn stop_for_watchdog() {
 
 /// Stops all CPUs here, for a person at the console; false if there is none, or it is not possible.
 pub fn break_for_person() -> bool {
-    let is_possible = IS_READY.load(Ordering::Acquire) && crate::panic::halts_after_crash();
+    let is_possible = IS_READY.load(Ordering::Acquire) && state::halts_after_crash();
     if is_possible {
         stop_for(Own::Person);
     }
@@ -290,11 +291,11 @@ fn stop_for(own: Own) {
 /// This CPU turns to the debugger: the arch crate's callback.
 pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
     if let DebugEvent::Fault(fault) = event
-        && frozen::end_by_fault(fault, format_args!("{}", FaultText(fault)), registers)
+        && sandbox::end_by_fault(fault, format_args!("{}", FaultText(fault)), registers)
     {
         return true;
     }
-    if !IS_READY.load(Ordering::Acquire) || Machine::local() == 0 || crate::panic::has_crashed() {
+    if !IS_READY.load(Ordering::Acquire) || Machine::local() == 0 || state::has_crashed() {
         return false;
     }
     let slot = &SLOTS[cpu::this().index];
@@ -422,7 +423,7 @@ fn look(debugger: &dyn Debugger) -> bool {
 fn attend<T>(work: impl FnOnce() -> T) -> T {
     static ATTENDED: AtomicBool = AtomicBool::new(false);
     // After a crash others may have stopped for good in here.
-    while ATTENDED.swap(true, Ordering::SeqCst) && !crate::panic::has_crashed() {
+    while ATTENDED.swap(true, Ordering::SeqCst) && !state::has_crashed() {
         Machine::spin_hint();
     }
     let result = work();
@@ -545,7 +546,7 @@ fn last_orders() -> [Order; MAX_CPUS] {
     })
 }
 
-/// Calls `function` on the frozen machine: this CPU has crashed, and others that answer have stopped for good. Not if the debugger
+/// Calls `function` on the stopped machine: this CPU has crashed, and others that answer have stopped for good. Not if the debugger
 /// has crashed.
 pub(crate) fn with_crashed(registers: &Registers, function: impl FnOnce()) {
     let here = cpu::this().index;

@@ -1,11 +1,13 @@
 //! Names of addresses, from the table `aero build` packs behind the image ([`FunctionTable`]).
 
 use core::fmt;
+use core::ops::Range;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
+use arrayvec::ArrayVec;
 use wire::packed::FunctionTable;
 
-use crate::program;
+use crate::lock::SpinLock;
 
 static TABLE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static LENGTH: AtomicUsize = AtomicUsize::new(0);
@@ -56,8 +58,41 @@ pub fn resolve(address: usize) -> Symbol<'static> {
     let symbol = resolve_in(table(), IMAGE.load(Ordering::Relaxed), address);
     match symbol.function {
         Some(_) => symbol,
-        None => program::resolve(address).unwrap_or(symbol),
+        None => resolve_in_program(address).unwrap_or(symbol),
     }
+}
+
+/// Most images of programs whose names are known at once.
+pub(crate) const PROGRAM_LIMIT: usize = 64;
+
+/// The names of a loaded program's functions.
+#[derive(Clone)]
+pub(crate) struct Names {
+    /// The program's file.
+    pub program: &'static str,
+    /// Its function table.
+    pub table: &'static [u8],
+    /// Where its image is.
+    pub addresses: Range<usize>,
+}
+
+static PROGRAMS: SpinLock<ArrayVec<Names, PROGRAM_LIMIT>> = SpinLock::new(ArrayVec::new_const());
+
+/// Makes a program's names known. One that finds no room shows as addresses only.
+pub(crate) fn add(names: Names) {
+    let _ = PROGRAMS.lock().try_push(names);
+}
+
+/// Forgets the names of the program whose image begins there.
+pub(crate) fn remove(start: usize) {
+    PROGRAMS.lock().retain(|names| names.addresses.start != start);
+}
+
+/// The function of a program an address is in. Any context: gives up while the list is being changed.
+fn resolve_in_program(address: usize) -> Option<Symbol<'static>> {
+    let programs = PROGRAMS.try_lock()?;
+    let names = programs.iter().find(|names| names.addresses.contains(&address))?;
+    Some(Symbol { program: Some(names.program), ..resolve_in(names.table, names.addresses.start, address) })
 }
 
 /// Why a name is no place.
@@ -107,7 +142,7 @@ fn find_name(table: &[u8], name: &str) -> Result<usize, NameError> {
 }
 
 /// The function an address is in, by the table of an image that begins at `image`.
-pub fn resolve_in(table: &'static [u8], image: usize, address: usize) -> Symbol<'static> {
+fn resolve_in(table: &'static [u8], image: usize, address: usize) -> Symbol<'static> {
     Symbol { address, function: find(table, address.wrapping_sub(image)), program: None }
 }
 

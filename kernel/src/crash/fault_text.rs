@@ -1,0 +1,58 @@
+//! The first line of a fault's report.
+
+use core::fmt;
+
+use arch_contract::fault::{Access, Fault, FaultKind};
+
+use crate::arch::{Architecture, Machine};
+use crate::memory::stack::Stack;
+use crate::thread::{self, Thread};
+
+/// Vector of the non-maskable interrupt.
+const NON_MASKABLE: u8 = 2;
+
+/// A fault, as a report begins.
+pub(crate) struct FaultText<'a>(pub &'a Fault);
+
+impl fmt::Display for FaultText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fault = self.0;
+        match fault.kind {
+            FaultKind::Page { address, access } => {
+                if let Some((thread, stack)) = guard_owner(address) {
+                    let fiber = if stack == thread.stack() { "" } else { "a fiber of " };
+                    return write!(
+                        f,
+                        "stack overflow in {fiber}thread {} \"{}\": its stack of {} bytes is full (access to {address:#x})",
+                        thread.id(),
+                        thread.name(),
+                        stack.size()
+                    );
+                }
+                let access = match access {
+                    Access::Read => "read from",
+                    Access::Write => "write to",
+                    Access::Execute => "execution of",
+                };
+                write!(f, "{}: {access} {address:#x}, where nothing allows it", fault.name)?;
+                if address < arch_contract::PAGE_SIZE { write!(f, " (a null pointer?)") } else { Ok(()) }
+            }
+            FaultKind::Breakpoint => write!(f, "breakpoint, and no debugger"),
+            FaultKind::Other { vector: NON_MASKABLE, .. } => {
+                f.write_str("non-maskable interrupt: somebody outside asks where the kernel is, or hardware has failed")
+            }
+            FaultKind::Other { vector, code } => {
+                write!(f, "{} (vector {vector}, code {code:#x})", fault.name)?;
+                Machine::fault_details(vector, f)
+            }
+        }
+    }
+}
+
+/// The running thread and the stack, its own or a fiber's, in whose guard an address lies.
+fn guard_owner(address: usize) -> Option<(&'static Thread, Stack)> {
+    let thread = thread::try_running()?;
+    let stacks = [Some(thread.stack()), thread.fibers().running_stack()];
+    let stack = stacks.into_iter().flatten().find(|stack| stack.guard().contains(&address))?;
+    Some((thread, stack))
+}
