@@ -17,14 +17,14 @@ ROOT = subprocess.check_output(["git", "rev-parse", "--show-toplevel"], text=Tru
 # Seconds for the tests of a part; without a mutant they take a third of it.
 LIMITS = {"arch": 200, "suite": 400, "model": 900, "kernel": 900, "stops": 500}
 COMMANDS = {
-    "arch": ["bash", "-c", 'eval "$(./aero toolchain)"; exec "$CARGO" test --quiet -p arch-x64'],
-    "suite": ["bash", "-c", 'eval "$(./aero toolchain)"; exec "$CARGO" test --quiet -p suite'],
+    "arch": ["bash", "-c", 'eval "$(./aero toolchain)"; exec "$CARGO" test --quiet -p aero-arch-x64'],
+    "suite": ["bash", "-c", 'eval "$(./aero toolchain)"; exec "$CARGO" test --quiet -p aero-test-kernel'],
     "model": ["./aero", "test", "model"],
     "kernel": ["./aero", "test", "kernel"],
     "stops": [
         "bash",
         "-c",
-        'eval "$(./aero toolchain)"; ./aero build x64 && AERO=$PWD/target/release/aero "$CARGO" test --quiet -p e2e --test stopped_cpus',
+        'eval "$(./aero toolchain)"; ./aero build x64 && AERO=$PWD/target/release/aero "$CARGO" test --quiet -p aero-test-e2e --test stopped_cpus',
     ],
 }
 
@@ -86,7 +86,7 @@ mutant('suite', 'kernel/src/program/mod.rs',"        if self.is_ending() {\n    
 mutant('suite', 'kernel/src/threads/thread/spawn.rs',"        local::reset(&self.locals);\n","")
 mutant('suite', 'kernel/src/program/end.rs',"            thread::release_reference(thread);","            let _ = thread;")
 mutant('suite', 'kernel/src/program/end.rs',"        match self.calls.load(Ordering::Acquire) {\n            0 => (),","        match self.calls.load(Ordering::Acquire) * 0 {\n            0 => (),")
-mutant('suite', 'runtime/src/handlers.rs',"    if timer.timer.is_running_here() {","    if false {")
+mutant('suite', 'hrt/kernel-side/src/handlers.rs',"    if timer.timer.is_running_here() {","    if false {")
 mutant("model", "kernel/src/threads/scheduler/mailbox.rs", "self.newest.compare_exchange(ptr::null_mut(), ptr::null_mut(), Ordering::AcqRel, Ordering::Acquire).is_ok()", "self.newest.load(Ordering::Acquire).is_null()")
 mutant("suite", W + "list.rs", "            if thread.claim().try_wake() {\n                return TakenOne(Some(thread));\n            }\n        }\n        TakenOne(None)", "            return TakenOne(thread.claim().try_wake().then_some(thread));\n        }\n        TakenOne(None)")
 mutant("arch", "arch-x64/src/cpu.rs", "if instruction_pointer == &raw const halt_start as u64 {", "if false {")

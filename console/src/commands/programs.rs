@@ -72,7 +72,7 @@ fn run(context: &mut Context<'_>) -> CommandResult {
         all => (all, false),
     };
     // SAFETY: a program that was packed into the image, and the interface's functions.
-    let program = unsafe { program::start(&file, arguments, &runtime::resolve) }
+    let program = unsafe { program::start(&file, arguments, &hrt_kernel::resolve) }
         .map_err(|error| CommandError::failed(format!("`{name}` is not run: {error}")))?;
     if in_background {
         writeln!(context.out, "program {} runs", program.id())?;

@@ -18,7 +18,7 @@ pub static COMMANDS: &[Command] = &[
         about: "runs the kernel's tests whose names contain NAME, or all",
         details: "",
         words: &[],
-        run: |context| test(suite::all(), context),
+        run: |context| test(kernel_tests::all(), context),
     },
     #[cfg(feature = "suite")]
     Command {
@@ -38,14 +38,14 @@ pub static COMMANDS: &[Command] = &[
         about: "runs the long tests",
         details: "",
         words: &[],
-        run: |context| test(suite::soak(), context),
+        run: |context| test(kernel_tests::soak(), context),
     },
 ];
 
 #[cfg(feature = "suite")]
-fn test(tests: impl Iterator<Item = &'static suite::Test>, context: &mut Context<'_>) -> CommandResult {
+fn test(tests: impl Iterator<Item = &'static kernel_tests::Test>, context: &mut Context<'_>) -> CommandResult {
     let filter = context.arguments.first().copied().unwrap_or("");
-    match suite::run(tests, filter, context.out) {
+    match kernel_tests::run(tests, filter, context.out) {
         0 => Ok(()),
         failed => Err(CommandError::failed(alloc::format!("{failed} tests failed"))),
     }

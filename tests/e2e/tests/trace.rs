@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use e2e::{aero, boot_and_run, stderr, stdout};
 use serde_json::Value;
 
-/// Tracks of the format: see `cli/src/trace_file.rs`.
+/// Tracks of the format: see `host/cli/src/trace_file.rs`.
 const CPUS: u64 = 1;
 const THREADS: u64 = 2;
 

@@ -186,7 +186,7 @@ mod tests {
     /// The header in the tree is what the definition says. Where it is not, the test puts it right, and fails once.
     #[test]
     fn the_header_is_up_to_date() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../hrt/include/aerokernel.h");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hrt/include/aerokernel.h");
         let generated = super::generate();
         if std::fs::read_to_string(path).unwrap_or_default() != generated {
             std::fs::write(path, &generated).expect("the header can be written");

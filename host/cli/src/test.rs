@@ -107,16 +107,24 @@ fn run_part(part: Part) -> Result<Ran> {
     let result = match part {
         Part::Unit => {
             let mut tests = cargo();
-            tests.args(["test", "--quiet", "--workspace", "--exclude", "e2e", "--exclude", "model"]);
+            tests.args([
+                "test",
+                "--quiet",
+                "--workspace",
+                "--exclude",
+                "aero-test-e2e",
+                "--exclude",
+                "aero-test-races",
+            ]);
             tests.args([
                 "--exclude",
-                "image-x64",
+                "aero-image-x64",
                 "--exclude",
-                "image-knc",
+                "aero-image-knc",
                 "--exclude",
-                "arch-knc",
+                "aero-arch-knc",
                 "--exclude",
-                "isa-audit",
+                "aero-test-knc-isa",
             ]);
             succeed(tests)?;
             let mut tests = cargo();
@@ -126,20 +134,23 @@ fn run_part(part: Part) -> Result<Ran> {
         Part::Bench => bench::check(),
         Part::Model => {
             let mut tests = cargo();
-            tests.args(["test", "--quiet", "--release", "-p", "model"]).env("RUSTFLAGS", "--cfg loom");
+            tests.args(["test", "--quiet", "--release", "-p", "aero-test-races"]).env("RUSTFLAGS", "--cfg loom");
             tests.args(["--target-dir"]).arg(image::root().join("target/model"));
             succeed(tests)
         }
         Part::Kernel => {
             SUITE_CPUS.iter().try_for_each(|&cpus| suite(cpus, "test", 300))?;
             let polling = Options { append: "idle=poll".into(), ..suite_options(300) };
-            succeed_in_suite(&polling, "test suite::calls; test suite::threads; test suite::waiting")?;
+            succeed_in_suite(
+                &polling,
+                "test kernel_tests::calls; test kernel_tests::threads; test kernel_tests::waiting",
+            )?;
             CRASHES.iter().try_for_each(crash)
         }
         Part::Soak => suite(2, "soak", 600).and_then(|()| {
             image::build(Which::X64)?;
             let mut tests = cargo();
-            tests.args(["test", "--quiet", "-p", "e2e", "--test", "gdb_soak", "--", "--ignored"]);
+            tests.args(["test", "--quiet", "-p", "aero-test-e2e", "--test", "gdb_soak", "--", "--ignored"]);
             tests.env("AERO", std::env::current_exe()?);
             succeed(tests)
         }),
@@ -147,13 +158,15 @@ fn run_part(part: Part) -> Result<Ran> {
             image::build(Which::X64)?;
             image::build(Which::Knc)?;
             let mut tests = cargo();
-            tests.args(["test", "--quiet", "--no-fail-fast", "-p", "e2e"]).env("AERO", std::env::current_exe()?);
+            tests
+                .args(["test", "--quiet", "--no-fail-fast", "-p", "aero-test-e2e"])
+                .env("AERO", std::env::current_exe()?);
             succeed(tests)
         }
         Part::Knc => {
             let image = image::build(Which::Knc)?;
             let mut tests = cargo();
-            tests.args(["test", "--quiet", "-p", "isa-audit"]).env("KNC_IMAGE", image.debug);
+            tests.args(["test", "--quiet", "-p", "aero-test-knc-isa"]).env("KNC_IMAGE", image.debug);
             succeed(tests)
         }
         Part::Bochs => bochs(),
@@ -192,7 +205,8 @@ fn run_in_suite(options: &Options, command: &str, out: &mut dyn Write) -> Result
 }
 
 /// What of the suite concerns inter-processor interrupts and timers.
-const INTERRUPT_TESTS: &str = "timers; irqs; test suite::calls; test suite::time; test suite::waiting";
+const INTERRUPT_TESTS: &str =
+    "timers; irqs; test kernel_tests::calls; test kernel_tests::time; test kernel_tests::waiting";
 /// A machine with x2APIC and the TSC deadline timer says so in these words.
 const INTEL: [&str; 2] = ["timer TSC deadline", "controllers: x2APIC"];
 /// How long Bochs, which takes a tenth of it, may take for a script.

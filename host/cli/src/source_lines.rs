@@ -112,7 +112,7 @@ impl SourceLines {
 
 fn describe(location: &addr2line::Location) -> Option<String> {
     let file = location.file?;
-    let file = file.strip_prefix(env!("CARGO_MANIFEST_DIR").strip_suffix("cli").unwrap_or("")).unwrap_or(file);
+    let file = file.strip_prefix(env!("CARGO_MANIFEST_DIR").strip_suffix("host/cli").unwrap_or("")).unwrap_or(file);
     // Code the compiler made up has no line.
     Some(location.line.map_or_else(|| file.to_string(), |line| format!("{file}:{line}")))
 }

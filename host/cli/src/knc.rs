@@ -52,7 +52,7 @@ fn is_newer(a: &Path, b: &Path) -> bool {
 fn compile(directory: &Path, assembly: &Path) -> Result<PathBuf> {
     let flags = "-C force-frame-pointers=yes -C llvm-args=-x86-cmov-converter-force-all -C llvm-args=-align-loops=1";
     let mut command = kernel_cargo("rustc", directory, flags);
-    command.args(["-p", "image-knc", "-Zjson-target-spec", "--target", TARGET]);
+    command.args(["-p", "aero-image-knc", "-Zjson-target-spec", "--target", TARGET]);
     command.args(["--config", "profile.kernel.debug=0", "--"]);
     command.arg(format!("--emit=asm={}", assembly.display())).arg("--print=link-args");
     let output = command.stderr(Stdio::inherit()).output().context("cargo cannot be run")?;

@@ -3,7 +3,7 @@
 //! host's (the console's rings, the POST code) are played here.
 //!
 //! Unlike a card: the APIC is a PC's, with 8-bit ids (`apic=pc` tells the kernel), vector instructions are missing, and an
-//! instruction takes a nanosecond. What the image executes is audited apart from this (`tests/isa-audit`).
+//! instruction takes a nanosecond. What the image executes is audited apart from this (`tests/knc-isa`).
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;

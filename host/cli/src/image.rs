@@ -34,7 +34,8 @@ pub struct Image {
 
 /// The project's directory.
 pub fn root() -> PathBuf {
-    let compiled_in = || Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default();
+    let compiled_in =
+        || Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default();
     std::env::var_os("AERO_ROOT").map_or_else(compiled_in, PathBuf::from)
 }
 
@@ -49,11 +50,11 @@ pub fn cargo() -> Command {
 pub fn build(which: Which) -> Result<Image> {
     match which {
         Which::X64 => build_x64("x64", &[]),
-        Which::Suite => build_x64("suite", &["--features", "image-x64/suite"]),
+        Which::Suite => build_x64("suite", &["--features", "aero-image-x64/suite"]),
         Which::Knc => knc::build(),
         Which::All => {
             knc::build()?;
-            build_x64("suite", &["--features", "image-x64/suite"])?;
+            build_x64("suite", &["--features", "aero-image-x64/suite"])?;
             build_x64("x64", &[])
         }
     }
@@ -75,7 +76,7 @@ fn build_x64(name: &str, features: &[&str]) -> Result<Image> {
     let image = paths_of(name);
     let directory = root().join("target/kernel").join(name);
     let mut command = kernel_cargo("build", &directory, "-C force-frame-pointers=yes");
-    command.args(["-p", "image-x64", "--target", "x86_64-unknown-none"]).args(features);
+    command.args(["-p", "aero-image-x64", "--target", "x86_64-unknown-none"]).args(features);
     run(command)?;
     pack::pack(&image.debug, &[], &image.boot)?;
     Ok(image)

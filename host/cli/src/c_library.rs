@@ -24,7 +24,7 @@ pub fn build(isa: Isa, out: &Path, has_cxx: bool) -> Result<Vec<PathBuf>> {
         // The compiler must not make a call of a function out of what that function does.
         libraries.push(compile(&directory.join(source), &objects, isa, &["-fno-builtin".into()])?);
     }
-    let library = hrt::compile_crate(&directory.join("Cargo.toml"), "aero-c", isa)
+    let library = hrt::compile_crate(&directory.join("Cargo.toml"), "aero-hrt-c", isa)
         .context("the C library for programs does not build")?;
     libraries.push(library);
     if has_cxx {

@@ -18,7 +18,7 @@ macro_rules! declare {
             use abi::*;
             $(pub unsafe fn $name($($parameter: $kind),*) $(-> $result)? {
                 type Entry = unsafe extern "C" fn($($kind),*) $(-> $result)?;
-                let address = runtime::resolve(stringify!($name)).expect("the interface has it");
+                let address = hrt_kernel::resolve(stringify!($name)).expect("the interface has it");
                 // SAFETY: `resolve` has it checked against the same definition.
                 let entry = unsafe { core::mem::transmute::<usize, Entry>(address) };
                 // SAFETY: the caller's obligation.

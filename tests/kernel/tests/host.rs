@@ -68,7 +68,7 @@ fn enter(boot: &'static BootInformation) -> ! {
             let (listed, silent, filter) = (parts[0], parts[2], parts[3]);
             let wanted = if silent < listed { silent } else { listed };
             assert_eq!(kernel::cpu::count().to_string(), wanted, "the last CPU does not answer, all others run");
-            let failed = suite::run(suite::all(), filter, &mut Console);
+            let failed = kernel_tests::run(kernel_tests::all(), filter, &mut Console);
             Machine::power(PowerAction::PowerOff, u8::from(failed > 0))
         },
         post_mortem: |_| (),

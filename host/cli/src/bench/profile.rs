@@ -20,9 +20,9 @@ const READING: [u8; 8] = [0x0f, 0xae, 0xe8, 0x0f, 0x31, 0x0f, 0xae, 0xe8];
 const BENCHMARKS: &str = "bench::";
 /// More between two readings is nothing that was measured.
 const LONGEST: usize = 20_000;
-/// Where the project's sources were when the image was built: above the CLI's directory.
-const ROOT: &str = match env!("CARGO_MANIFEST_DIR").as_bytes().split_last_chunk::<3>() {
-    Some((root, b"cli")) => match std::str::from_utf8(root) {
+/// Where the project's sources were when the image was built: above this crate's directory.
+const ROOT: &str = match env!("CARGO_MANIFEST_DIR").as_bytes().split_last_chunk::<8>() {
+    Some((root, b"host/cli")) => match std::str::from_utf8(root) {
         Ok(root) => root,
         Err(_) => "",
     },
