@@ -1,4 +1,4 @@
-/* The Aerokernel's interface for programs in C and C++. Generated from hrt/abi by `cargo test -p aero-cli`; docs/HRT.md
+/* The Aerokernel's interface for programs in C and C++. Generated from hrt/abi by `cargo test -p aero-build`; docs/HRT.md
  * begins with an empty directory.
  *
  * Functions that can fail return AERO_OK or a negative number. Times are in nanoseconds; deadlines are points of

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use build::project::{MissingTool, root};
+use build::{Image, Which, program};
+use machine::files::gdb_path;
+use machine::{Machine, status};
+
 use crate::boot;
-use crate::hrt;
-use crate::image::{Image, Which, root};
-use crate::running::{Running, gdb_path};
-use crate::{MissingTool, status};
 
 /// Options of `aero gdb`.
 #[derive(clap::Args, Clone, Debug)]
@@ -37,17 +38,17 @@ const LISTEN_LIMIT: Duration = Duration::from_secs(60);
 pub fn run(options: &Options) -> Result<u8> {
     let mut boot = options.boot.clone();
     let arguments = std::mem::take(&mut boot.qemu);
-    let image = hrt::build(Which::X64, &boot.hrt, boot.isa)?;
+    let image = program::build(Which::X64, &boot.hrt, boot.isa)?;
     let socket = boot.gdb.take().flatten().map_or_else(gdb_path, Ok)?;
     let console = gdb_path()?.with_extension("console");
     boot.gdb = Some(Some(socket.clone()));
     // Commands would run, and end the machine, before gdb is there.
     let line = boot.run.take().map_or_else(String::new, |script| format!("gdb=wait run=\"{script}\""));
     let view = if options.cpus_only { "gdb=cpus" } else { "" };
-    let mut machine = Running::start(&image, &boot, &format!("{} {view} {line}", boot.append))?;
+    let mut machine = machine::start(&image, &boot.settings(), &format!("{} {view} {line}", boot.append))?;
     let mut log = File::create(&console).with_context(|| format!("{} cannot be written", console.display()))?;
-    wait_until_it_listens(&machine, &mut log)?;
-    let output = std::mem::replace(&mut machine.output, std::sync::mpsc::channel().1);
+    wait_until_it_listens(&mut *machine, &mut log)?;
+    let output = std::mem::replace(machine.output(), std::sync::mpsc::channel().1);
     thread::spawn(move || output.iter().try_for_each(|bytes| log.write_all(&bytes)));
     eprintln!("aero: the kernel's console goes to {}", console.display());
     let mut gdb = Command::new("gdb");
@@ -94,11 +95,11 @@ fn rust_printers() -> String {
     )
 }
 
-fn wait_until_it_listens(machine: &Running, log: &mut File) -> Result<()> {
+fn wait_until_it_listens(machine: &mut dyn Machine, log: &mut File) -> Result<()> {
     let deadline = Instant::now() + LISTEN_LIMIT;
     let mut seen = String::new();
     while !LISTENS.iter().any(|words| seen.contains(words)) {
-        match machine.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        match machine.output().recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(bytes) => {
                 log.write_all(&bytes)?;
                 seen.push_str(&String::from_utf8_lossy(&bytes));

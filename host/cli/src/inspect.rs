@@ -9,10 +9,12 @@ use anyhow::{Context, Result, anyhow, ensure};
 use console::execute_on;
 use wire::crash_file::CrashFile;
 
-use crate::hrt;
-use crate::image::{Image, built_x64};
-use crate::source_lines::SourceLines;
-use crate::{core_file, pack, qmp, status};
+use build::image::built_x64;
+use build::{Image, pack, program};
+use machine::source_lines::SourceLines;
+use machine::{qmp, status};
+
+use crate::core_file;
 
 /// Options of `aero inspect`.
 #[derive(clap::Args, Clone, Debug)]
@@ -48,7 +50,7 @@ fn image_of(options: &Options, crash: &CrashFile) -> Image {
     let mut image = built_x64();
     let written = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
     let programs = crash.snapshot.iter().flat_map(|snapshot| &snapshot.programs);
-    image.programs = programs.map(|program| (program.name.clone(), hrt::debug_path(&program.name))).collect();
+    image.programs = programs.map(|program| (program.name.clone(), program::debug_path(&program.name))).collect();
     if written(&image.debug) > written(&options.file) {
         eprintln!("aero: the kernel was built again since: no source lines");
         image.debug = PathBuf::new();

@@ -1,41 +1,15 @@
 //! The `aero` command.
 //!
-//! - [`image`]: builds the kernel; [`pack`]: makes a boot image of it; [`knc`]: the one for Knights Corner.
-//! - [`card`]: a Knights Corner card; [`bzimage`]: its image; [`rings`]: its console.
-//!   [`scratch`]: files that are not kept.
-//! - [`hrt`]: builds programs and puts them into it; [`header`]: their interface in C.
-//! - [`boot`]: runs it in QEMU; [`running`]: QEMU as a process; [`qemu`]: its arguments; [`terminal`]: between QEMU and the person;
-//!   [`source_lines`]: adds file:line to backtraces; [`gdb`]: runs it with a gdb attached, at a [`gdb_line`].
-//! - [`trace_file`]: a trace for Perfetto. [`inspect`]: what a crashed kernel has left, also as a [`core_file`]; [`qmp`]: its memory.
-//! - [`top`]: a live view of a running one; [`top_view`]: what it shows.
-//! - [`bench`]: measures, also [`linux`]; [`test`]: tests, also in [`bochs`]. [`iso`]: CDs that boot.
+//! - [`boot`]: runs the kernel on a machine, with a [`terminal`] or for commands; [`gdb`]: with a gdb attached; [`knc`]: on a card.
+//! - [`trace_file`]: a trace for Perfetto. [`inspect`]: what a crashed kernel has left, also as a [`core_file`].
+//! - [`top`]: a live view of a running one; [`top_view`]: what it shows. [`bench`]: measures; [`test`]: tests.
 
-mod archive;
 mod bench;
-mod bochs;
 mod boot;
-mod bzimage;
-mod c_library;
-mod c_program;
-mod card;
 mod core_file;
 mod gdb;
-mod gdb_line;
-mod header;
-mod hrt;
-mod image;
 mod inspect;
-mod iso;
 mod knc;
-mod linux;
-mod memory;
-mod pack;
-mod qemu;
-mod qmp;
-mod rings;
-mod running;
-mod scratch;
-mod source_lines;
 mod terminal;
 mod test;
 mod top;
@@ -46,21 +20,10 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use build::project::MissingTool;
+use build::{Isa, Which, program};
 use clap::{Parser, Subcommand};
-
-/// Exit statuses, the same for every subcommand.
-mod status {
-    /// Everything succeeded.
-    pub const DONE: u8 = 0;
-    /// A command or test failed.
-    pub const FAILED: u8 = 1;
-    /// The kernel crashed or hung.
-    pub const CRASHED: u8 = 3;
-    /// A tool is missing.
-    pub const MISSING_TOOL: u8 = 4;
-    /// Whoever read our output has gone: what a shell makes of a program that SIGPIPE ends.
-    pub const PIPE_CLOSED: u8 = 141;
-}
+use machine::status;
 
 /// The Aerokernel: a thin kernel layer for hybrid runtimes.
 #[derive(Parser)]
@@ -81,13 +44,13 @@ enum Command {
     Build {
         /// Which
         #[arg(value_enum, default_value = "x64")]
-        image: image::Which,
+        image: Which,
         /// Put the program of a directory into the image: a Rust crate, or C or C++ files. May be given several times
         #[arg(long, value_name = "DIR")]
         hrt: Vec<PathBuf>,
         /// The instructions programs may use
         #[arg(long, value_enum, default_value = "x86-64")]
-        isa: hrt::Isa,
+        isa: Isa,
     },
     /// Boot the kernel in QEMU and attach this terminal to its serial line (Ctrl-A x ends it)
     Boot(boot::Options),
@@ -101,7 +64,7 @@ enum Command {
     Bench(bench::Options),
     /// The kernel for Knights Corner (Xeon Phi), on a card that QEMU plays
     #[command(subcommand)]
-    Knc(card::Command),
+    Knc(knc::Command),
     /// Run the tests: all, or the named parts
     Test {
         /// unit: on the host. model: races, explored. kernel: in QEMU. e2e: the shell, by a pseudo-terminal.
@@ -116,7 +79,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match arguments.command {
-        Command::Build { image, hrt, isa } => hrt::build(image, &hrt, isa).map(|built| {
+        Command::Build { image, hrt, isa } => program::build(image, &hrt, isa).map(|built| {
             if !hrt.is_empty() {
                 println!("{}", built.boot.display());
             }
@@ -127,7 +90,7 @@ fn main() -> ExitCode {
         Command::Top(options) => top::run(&options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Bench(options) => bench::run(&options),
-        Command::Knc(command) => card::run(command),
+        Command::Knc(command) => knc::run(command),
         Command::Test { parts } => test::run(&parts),
     };
     match result {
@@ -146,15 +109,3 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let is_one = |cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe;
     error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(is_one))
 }
-
-/// A program that is not installed.
-#[derive(Debug)]
-struct MissingTool(&'static str);
-
-impl std::fmt::Display for MissingTool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} is missing; `./aero doctor` says how to install it", self.0)
-    }
-}
-
-impl std::error::Error for MissingTool {}

@@ -8,13 +8,15 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use crate::bench;
-use crate::bochs;
-use crate::boot::{Options, Outcome, run_script};
-use crate::hrt::{self, Isa};
-use crate::image::{self, Image, Which, cargo};
-use crate::linux;
-use crate::qemu::{self, Accelerator};
-use crate::status;
+use build::project::{cargo, root};
+use build::{Image, Which, image};
+use build::{Isa, program};
+use machine::Accelerator;
+use machine::linux;
+use machine::qemu;
+use machine::script::{self, Outcome};
+use machine::status;
+use machine::{Kind, Settings};
 
 /// A kind of test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -135,12 +137,12 @@ fn run_part(part: Part) -> Result<Ran> {
         Part::Model => {
             let mut tests = cargo();
             tests.args(["test", "--quiet", "--release", "-p", "aero-test-races"]).env("RUSTFLAGS", "--cfg loom");
-            tests.args(["--target-dir"]).arg(image::root().join("target/model"));
+            tests.args(["--target-dir"]).arg(root().join("target/model"));
             succeed(tests)
         }
         Part::Kernel => {
             SUITE_CPUS.iter().try_for_each(|&cpus| suite(cpus, "test", 300))?;
-            let polling = Options { append: "idle=poll".into(), ..suite_options(300) };
+            let polling = Settings { append: "idle=poll".into(), ..suite_settings(300) };
             succeed_in_suite(
                 &polling,
                 "test kernel_tests::calls; test kernel_tests::threads; test kernel_tests::waiting",
@@ -178,30 +180,30 @@ fn run_part(part: Part) -> Result<Ran> {
 
 /// Runs a command of the suite image that must succeed.
 fn suite(cpus: u32, command: &str, seconds: u64) -> Result<()> {
-    succeed_in_suite(&Options { cpus, ..suite_options(seconds) }, command)
+    succeed_in_suite(&Settings { cpus, ..suite_settings(seconds) }, command)
 }
 
-fn succeed_in_suite(options: &Options, command: &str) -> Result<()> {
-    let outcome = run_in_suite(options, command, &mut std::io::stdout())?;
+fn succeed_in_suite(settings: &Settings, command: &str) -> Result<()> {
+    let outcome = run_in_suite(settings, command, &mut std::io::stdout())?;
     ensure!(
         outcome.status == status::DONE,
         "with {} CPUs: status {}\n{}",
-        options.cpus,
+        settings.cpus,
         outcome.status,
         outcome.report
     );
     Ok(())
 }
 
-fn suite_options(seconds: u64) -> Options {
-    Options { accel: Accelerator::Auto, ..Options::for_commands(Duration::from_secs(seconds)) }
+fn suite_settings(seconds: u64) -> Settings {
+    Settings { accelerator: Accelerator::Auto, ..Settings::for_commands(Duration::from_secs(seconds)) }
 }
 
 /// Runs a command of the suite image in QEMU.
-fn run_in_suite(options: &Options, command: &str, out: &mut dyn Write) -> Result<Outcome> {
+fn run_in_suite(settings: &Settings, command: &str, out: &mut dyn Write) -> Result<Outcome> {
     let image = image::build(Which::Suite)?;
-    eprintln!("aero: `{command}` in the kernel, {} CPUs", options.cpus);
-    run_script(&image, options, command, out)
+    eprintln!("aero: `{command}` in the kernel, {} CPUs", settings.cpus);
+    script::run(&image, settings, command, out)
 }
 
 /// What of the suite concerns inter-processor interrupts and timers.
@@ -216,10 +218,10 @@ const BOCHS_LIMIT: Duration = Duration::from_secs(180);
 fn bochs() -> Result<()> {
     let suite = image::build(Which::Suite)?;
     succeed_in_bochs(&suite, "timers; irqs; test", &INTEL)?;
-    let vectors = hrt::build(Which::X64, &[image::root().join("tests/programs/vectors")], Isa::V4)?;
+    let vectors = program::build(Which::X64, &[root().join("tests/programs/vectors")], Isa::V4)?;
     succeed_in_bochs(&vectors, "log; run vectors 50 200", &["AVX-512", " 0 wrong"])?;
     // QEMU's emulator raises no x87 exception (SDM Vol. 1, 8.7).
-    let misbehave = hrt::build(Which::X64, &[image::root().join("tests/programs/misbehave")], Isa::V1)?;
+    let misbehave = program::build(Which::X64, &[root().join("tests/programs/misbehave")], Isa::V1)?;
     succeed_in_bochs(&misbehave, "run misbehave x87", &["victim and culprit ended: (true, true)"])
 }
 
@@ -227,7 +229,8 @@ fn bochs() -> Result<()> {
 fn succeed_in_bochs(image: &Image, script: &str, parts: &[&str]) -> Result<()> {
     eprintln!("aero: `{script}` in Bochs, {BOCHS_CPUS} CPUs");
     let mut output = Vec::new();
-    let outcome = bochs::run_script(image, BOCHS_CPUS, script, BOCHS_LIMIT, &mut output)?;
+    let settings = Settings { kind: Kind::Bochs, cpus: BOCHS_CPUS, ..Settings::for_commands(BOCHS_LIMIT) };
+    let outcome = script::run(image, &settings, script, &mut output)?;
     check(&outcome, &output, parts)
 }
 
@@ -247,9 +250,9 @@ fn kvm() -> Result<Ran> {
     if !qemu::kvm_is_usable() {
         return Ok(Ran::Not("there is no KVM here; `aero test bochs` covers what QEMU's emulator has not".into()));
     }
-    let options = Options { accel: Accelerator::Kvm, ..suite_options(120) };
+    let settings = Settings { accelerator: Accelerator::Kvm, ..suite_settings(120) };
     let mut output = Vec::new();
-    let outcome = run_in_suite(&options, INTERRUPT_TESTS, &mut output)?;
+    let outcome = run_in_suite(&settings, INTERRUPT_TESTS, &mut output)?;
     check(&outcome, &output, &INTEL)?;
     match linux::kernel(None) {
         Ok(kernel) => bench::compare(&kernel, &KVM_PRIMITIVES, Accelerator::Kvm).map(|()| Ran::Whole),
@@ -302,8 +305,8 @@ const CRASH_CPUS: u32 = 4;
 /// Crashes the suite image and looks whether the report is whole.
 fn crash(crash: &Crash) -> Result<()> {
     for _ in 0..crash.times {
-        let options = Options { cpus: CRASH_CPUS, ..suite_options(60) };
-        let Outcome { status, report, .. } = run_in_suite(&options, crash.command, &mut std::io::stdout())?;
+        let settings = Settings { cpus: CRASH_CPUS, ..suite_settings(60) };
+        let Outcome { status, report, .. } = run_in_suite(&settings, crash.command, &mut std::io::stdout())?;
         ensure!(status == status::CRASHED, "`{}`: status {status}\n{report}", crash.command);
         let stopped = (1..CRASH_CPUS).map(|cpu| format!("CPU {cpu} was at:"));
         let parts = [crash.reason, "backtrace", "*** end of report ***"].map(String::from);

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use wire::snapshot::{self, Snapshot};
-use wire::telemetry::{self, Answer, BUCKETS, Changes, FRAME_END, Histogram, Request};
+use wire::telemetry::{self, Answer, FRAME_END, Request};
 
-use crate::image::root;
-use crate::{status, top_view};
+use machine::files::telemetry_directory;
+use machine::status;
+
+use crate::top_view::{self, View};
 
 /// Options of `aero top`.
 #[derive(clap::Args, Clone, Debug)]
@@ -34,14 +36,9 @@ const HELLO_LIMIT: Duration = Duration::from_secs(20);
 /// Between two hellos.
 const HELLO_PAUSE: Duration = Duration::from_millis(500);
 
-/// Where the sockets of machines are that were not told where.
-pub fn default_directory() -> PathBuf {
-    root().join("target/telemetry")
-}
-
 /// The socket of the machine that was booted last, of those that run.
 fn newest_socket() -> Result<PathBuf> {
-    let mut entries: Vec<_> = fs::read_dir(default_directory()).into_iter().flatten().flatten().collect();
+    let mut entries: Vec<_> = fs::read_dir(telemetry_directory()).into_iter().flatten().flatten().collect();
     entries.sort_by_key(|entry| entry.metadata().and_then(|file| file.modified()).ok());
     // One whose `aero` was killed leaves its socket, at which nobody listens.
     let mut running = entries.iter().rev().map(fs::DirEntry::path).filter(|path| UnixStream::connect(path).is_ok());
@@ -130,42 +127,6 @@ fn foreign_version(frame: &mut [u8]) -> Option<String> {
             ours.0, ours.1
         )
     })
-}
-
-/// What is shown: a state, and how it came to be.
-pub struct View {
-    /// The state.
-    pub now: Snapshot,
-    /// The one before.
-    pub before: Snapshot,
-    /// All latencies since the view began.
-    pub latencies: Vec<Histogram>,
-    /// True while the kernel records events.
-    pub tracing: bool,
-}
-
-impl View {
-    fn take(&mut self, changes: Changes) {
-        self.before = self.now.clone();
-        self.tracing = changes.tracing;
-        for seen in &changes.latencies {
-            match self.latencies.iter_mut().find(|known| known.name == seen.name) {
-                Some(known) => known.buckets.iter_mut().zip(&seen.buckets).for_each(|(sum, count)| *sum += count),
-                None => self.latencies.push(seen.clone()),
-            }
-        }
-        changes.apply(&mut self.now);
-    }
-
-    /// Time between the two states, in seconds.
-    pub fn seconds(&self) -> f64 {
-        self.now.taken_at_ns.saturating_sub(self.before.taken_at_ns).max(1) as f64 / 1e9
-    }
-}
-
-/// Upper end of a histogram's bucket, in ns.
-pub fn bucket_end(bucket: usize) -> u64 {
-    if bucket + 1 == BUCKETS { u64::MAX } else { (1 << bucket) - 1 }
 }
 
 /// Runs `aero top`.

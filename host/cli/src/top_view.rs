@@ -8,9 +8,44 @@ use ratatui::widgets::{Block, Paragraph, Row, Table};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use wire::snapshot::{Activity, CpuState, Snapshot, ThreadState};
-use wire::telemetry::Histogram;
+use wire::telemetry::{BUCKETS, Changes, Histogram};
 
-use crate::top::{View, bucket_end};
+/// What is shown: a state, and how it came to be.
+pub struct View {
+    /// The state.
+    pub now: Snapshot,
+    /// The one before.
+    pub before: Snapshot,
+    /// All latencies since the view began.
+    pub latencies: Vec<Histogram>,
+    /// True while the kernel records events.
+    pub tracing: bool,
+}
+
+impl View {
+    /// Takes over what has changed.
+    pub fn take(&mut self, changes: Changes) {
+        self.before = self.now.clone();
+        self.tracing = changes.tracing;
+        for seen in &changes.latencies {
+            match self.latencies.iter_mut().find(|known| known.name == seen.name) {
+                Some(known) => known.buckets.iter_mut().zip(&seen.buckets).for_each(|(sum, count)| *sum += count),
+                None => self.latencies.push(seen.clone()),
+            }
+        }
+        changes.apply(&mut self.now);
+    }
+
+    /// Time between the two states, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.now.taken_at_ns.saturating_sub(self.before.taken_at_ns).max(1) as f64 / 1e9
+    }
+}
+
+/// Upper end of a histogram's bucket, in ns.
+pub fn bucket_end(bucket: usize) -> u64 {
+    if bucket + 1 == BUCKETS { u64::MAX } else { (1 << bucket) - 1 }
+}
 
 /// Columns of the table of CPUs.
 const CPU_HEADS: [&str; 8] = ["CPU", "busy", "running", "ready", "switches/s", "wake-ups/s", "IPIs/s", "interrupts/s"];

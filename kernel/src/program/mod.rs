@@ -240,11 +240,22 @@ fn images_changed() {
 
 /// What threads and the scheduler ask of a program: an [`Owner`] that is in one.
 static OWNER_FUNCTIONS: Functions = Functions {
-    // SAFETY: of all three: every owner with these functions is the first field of a program, which is there as `Functions` says.
-    is_code: |owner, address| unsafe { &*owner.cast::<Program>() }.is_code(address),
-    join: |owner| unsafe { &*owner.cast::<Program>() }.add_thread(),
-    leave: |owner, thread| unsafe { &*owner.cast::<Program>() }.thread_has_ended(thread),
+    // SAFETY: the caller's word, as `Functions` says; the same below.
+    is_code: |owner, address| unsafe { program_of(owner) }.is_code(address),
+    // SAFETY: as above.
+    join: |owner| unsafe { program_of(owner) }.add_thread(),
+    // SAFETY: as above.
+    leave: |owner, thread| unsafe { program_of(owner) }.thread_has_ended(thread),
 };
+
+/// The program that an owner is in.
+///
+/// # Safety
+/// The owner has [`OWNER_FUNCTIONS`], which only a program gives it, and its program outlives the reference.
+unsafe fn program_of<'a>(owner: *const Owner) -> &'a Program {
+    // SAFETY: the owner is the first field of its program, which is `repr(C)`; the caller's word for its life.
+    unsafe { &*owner.cast() }
+}
 
 impl Program {
     /// The owner that it is to its threads, and an address to compare.

@@ -40,6 +40,9 @@ fn a_programs_status_can_be_told_from_a_crash() {
     let finished = |status| (Some(status), Some("finished".to_string()));
     let (code, how, said) = ended("run misbehave status 3", &["--hrt", misbehave]);
     assert_eq!(((code, how), &said["status"]), (finished(3), &3.into()), "{said}");
+    // Not a crash either.
+    let (code, how, said) = ended("uptime; poweroff", &[]);
+    assert_eq!((code, how), finished(0), "{said}");
     let (code, how, said) = ended("panic as asked", &[]);
     assert_eq!((code, how.as_deref()), (Some(3), Some("crashed")), "{said}");
     assert!(said["status"].is_null() && fs::metadata(said["crash_file"].as_str().expect("a file")).is_ok(), "{said}");

@@ -11,7 +11,7 @@ use report::Row;
 use super::measure::{self, Report};
 use super::reference;
 use super::table::{self, grouped, ratio};
-use crate::image::root;
+use build::project::root;
 
 /// Stand around the generated part.
 const BEGIN: &str = "<!-- Generated from bench/baseline.json by `./aero bench --record`; a test compares. -->\n";

@@ -8,11 +8,14 @@ use report::{Meta, Row};
 use serde::{Deserialize, Serialize};
 
 use super::{Idle, reference};
-use crate::boot::{self, run_script};
-use crate::image::{Image, root};
-use crate::linux;
-use crate::qemu::{self, Accelerator, Clock};
-use crate::status;
+use build::Image;
+use build::project::root;
+use machine::Settings;
+use machine::linux;
+use machine::qemu;
+use machine::script;
+use machine::status;
+use machine::{Accelerator, Clock};
 
 /// How long a machine may take.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -103,17 +106,17 @@ pub fn ours(image: &Image, setting: Setting, command: &str) -> Result<Report> {
 
 /// The same with further arguments for QEMU.
 pub fn ours_with(image: &Image, setting: Setting, command: &str, qemu: Vec<String>) -> Result<Report> {
-    let options = boot::Options {
+    let settings = Settings {
         cpus: setting.cpus,
-        mem: format!("{}M", setting.memory),
-        accel: setting.accelerator(),
-        icount: !setting.kvm,
+        memory: format!("{}M", setting.memory),
+        accelerator: setting.accelerator(),
+        clock: if setting.kvm { Clock::Real } else { Clock::Instructions },
         append: setting.words().into(),
-        qemu,
-        ..boot::Options::for_commands(LIMIT)
+        arguments: qemu,
+        ..Settings::for_commands(LIMIT)
     };
     let mut output = Vec::new();
-    let outcome = run_script(image, &options, command, &mut output)?;
+    let outcome = script::run(image, &settings, command, &mut output)?;
     let output = String::from_utf8_lossy(&output);
     if outcome.status != status::DONE {
         bail!("`{command}` failed:\n{output}{}", outcome.report);
@@ -131,7 +134,7 @@ pub fn linux(kernel: &Path, setting: Setting, names: &[String]) -> Result<Option
     let program = linux::build(&root().join("bench/linux/Cargo.toml"), "primitives")?;
     let command = format!("/primitives {}", wanted.join(" "));
     let files = linux::file_system_with(&[program], &[command.trim_end().to_string()])?;
-    let machine = linux::Machine {
+    let machine = linux::Settings {
         kernel,
         cpus: setting.cpus,
         accelerator: setting.accelerator(),

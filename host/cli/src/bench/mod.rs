@@ -22,10 +22,10 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::image::{self, Which};
-use crate::linux;
-use crate::qemu::Accelerator;
-use crate::status;
+use build::{Which, image};
+use machine::Accelerator;
+use machine::linux;
+use machine::status;
 use measure::Setting;
 
 /// Options of `aero bench`.

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSection, ObjectSymbol};
 
 use super::measure::{self, Setting};
-use crate::image::Image;
-use crate::qemu;
+use build::Image;
+use machine::qemu;
 
 /// A reading of the time counter, as `arch_x64::cpu::cycles_in_order` has it: LFENCE, RDTSC, LFENCE.
 const READING: [u8; 8] = [0x0f, 0xae, 0xe8, 0x0f, 0x31, 0x0f, 0xae, 0xe8];

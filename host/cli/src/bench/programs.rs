@@ -8,12 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use crate::boot::{self, run_script};
-use crate::hrt::{self, Isa};
-use crate::image::{Image, Which, root};
-use crate::linux;
-use crate::qemu::{Accelerator, Clock};
-use crate::status;
+use build::project::root;
+use build::{Image, Which};
+use build::{Isa, program};
+use machine::Settings;
+use machine::linux;
+use machine::script;
+use machine::status;
+use machine::{Accelerator, Clock};
 
 /// The programs, in `examples/`.
 const PROGRAMS: [&str; 3] = ["forkjoin", "bsp", "actors"];
@@ -92,21 +94,17 @@ impl Systems {
     fn prepare(cpus: u32, kernel: Option<&Path>) -> Result<Self> {
         let linux = linux::kernel(kernel)?;
         let directories: Vec<PathBuf> = PROGRAMS.iter().map(|name| root().join("examples").join(name)).collect();
-        let image = hrt::build(Which::X64, &directories, Isa::default())?;
+        let image = program::build(Which::X64, &directories, Isa::default())?;
         let programs = PROGRAMS.iter().zip(&directories);
         let programs = programs.map(|(name, directory)| linux::build(&directory.join("Cargo.toml"), name));
         Ok(Self { image, linux, programs: programs.collect::<Result<_>>()?, cpus })
     }
 
     fn ours(&self, commands: &[String], clock: Clock) -> Result<Printed> {
-        let options = boot::Options {
-            cpus: self.cpus,
-            icount: clock == Clock::Instructions,
-            ..boot::Options::for_commands(LIMIT)
-        };
+        let settings = Settings { cpus: self.cpus, clock, ..Settings::for_commands(LIMIT) };
         let script: Vec<String> = commands.iter().map(|command| format!("run {command}")).collect();
         let mut output = Vec::new();
-        let outcome = run_script(&self.image, &options, &script.join("; "), &mut output)?;
+        let outcome = script::run(&self.image, &settings, &script.join("; "), &mut output)?;
         let output = String::from_utf8_lossy(&output);
         if outcome.status != status::DONE {
             bail!("the programs did not run on the Aerokernel:\n{output}{}", outcome.report);
@@ -116,7 +114,7 @@ impl Systems {
 
     fn linux(&self, commands: &[String], clock: Clock) -> Result<Printed> {
         let commands: Vec<String> = commands.iter().map(|command| format!("/{command}")).collect();
-        let machine = linux::Machine {
+        let machine = linux::Settings {
             kernel: &self.linux,
             cpus: self.cpus,
             accelerator: Accelerator::Tcg,

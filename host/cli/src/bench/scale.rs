@@ -8,9 +8,9 @@ use plotters::prelude::*;
 use serde::Serialize;
 
 use super::measure::{self, Setting};
-use crate::image::{self, Which};
-use crate::qemu::Accelerator;
-use crate::status;
+use build::{Which, image};
+use machine::Accelerator;
+use machine::status;
 
 /// Most CPUs unless told otherwise.
 const MOST_CPUS: u32 = 64;

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::header;
-use crate::hrt::Isa;
-use crate::image::root;
+use crate::isa::Isa;
 use crate::pack;
+use crate::project::root;
 
 /// Name of the file in a program's directory that describes it; docs/HRT.md tells what is in it.
 pub const DESCRIPTION: &str = "program.toml";

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 /// A function of the interface.
 pub struct Function {
+    /// Its name.
     pub name: &'static str,
     documentation: &'static [&'static str],
     parameters: &'static [(&'static str, &'static str)],
@@ -39,7 +40,7 @@ const OBJECTS: [(&str, usize); 6] = [
 const HANDLES: [&str; 8] = ["thread", "channel", "timer", "interrupt", "fiber", "pool", "collective", "line"];
 
 const HEAD: &str = "\
-/* The Aerokernel's interface for programs in C and C++. Generated from hrt/abi by `cargo test -p aero-cli`; docs/HRT.md
+/* The Aerokernel's interface for programs in C and C++. Generated from hrt/abi by `cargo test -p aero-build`; docs/HRT.md
  * begins with an empty directory.
  *
  * Functions that can fail return AERO_OK or a negative number. Times are in nanoseconds; deadlines are points of

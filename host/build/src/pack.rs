@@ -10,6 +10,17 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, Object, ObjectSection, ObjectSegment, ObjectSymbol, SymbolKind};
 use wire::packed::{self, ALIGNMENT, Function, FunctionTable, HEADER_SIZE, PROGRAMS_MAGIC, SYMBOLS_MAGIC};
 
+/// A built image.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// What a loader gets: stripped, with the symbol table packed behind.
+    pub boot: PathBuf,
+    /// What debuggers get.
+    pub debug: PathBuf,
+    /// The programs in it: names, and ELF files with symbols and lines.
+    pub programs: Vec<(String, PathBuf)>,
+}
+
 /// The address that boot loaders enter; the image's linker script has it.
 const PHYSICAL_ENTRY: &str = "pvh_entry_physical";
 /// Alignment of segments in the file.

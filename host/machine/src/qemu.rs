@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::{linux, qmp};
+use crate::qmp;
 
 /// Port of QEMU's isa-debug-exit device: the kernel's exit status becomes QEMU's, doubled and one more.
 const DEBUG_EXIT_PORT: &str = "0xf4";
@@ -48,9 +48,9 @@ pub enum Medium<'a> {
     Iso(&'a Path),
 }
 
-/// A machine.
+/// A PC.
 #[derive(Clone, Debug)]
-pub struct Machine<'a> {
+pub struct Pc<'a> {
     /// CPUs.
     pub cpus: u32,
     /// Memory, as QEMU takes it.
@@ -141,12 +141,10 @@ fn base_command(kvm: bool, clock: Clock) -> Command {
     command
 }
 
-/// The command that runs a Linux in the same machine, its serial line on standard output.
-pub fn linux_command(machine: &linux::Machine<'_>, initrd: &Path, command_line: &str) -> Command {
-    let mut command = base_command(machine.accelerator == Accelerator::Kvm, machine.clock);
-    command.args(["-smp", &machine.cpus.to_string(), "-m", linux::MEMORY, "-no-reboot"]);
-    command.args(["-monitor", "none", "-display", "none"]);
-    command.arg("-kernel").arg(machine.kernel).arg("-initrd").arg(initrd).args(["-append", command_line]);
+/// A PC without further devices, its serial line on standard output.
+pub fn bare_command(accelerator: Accelerator, clock: Clock, cpus: u32, memory: &str) -> Command {
+    let mut command = base_command(accelerator == Accelerator::Kvm, clock);
+    command.args(["-smp", &cpus.to_string(), "-m", memory, "-no-reboot", "-monitor", "none", "-display", "none"]);
     command
 }
 
@@ -170,7 +168,7 @@ fn debug_console(command: &mut Command, name: &str, port: &str, path: &Path) {
     command.args(["-device", &format!("isa-debugcon,iobase={port},chardev={name}")]);
 }
 
-impl Machine<'_> {
+impl Pc<'_> {
     /// The command that runs it, its serial line on standard input and output.
     pub fn command(&self) -> Command {
         let kvm = match self.accelerator {

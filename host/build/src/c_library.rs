@@ -6,8 +6,9 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::c_program::{Language, compile};
-use crate::hrt::{self, Isa};
-use crate::image::root;
+use crate::isa::Isa;
+use crate::project::root;
+use crate::rust_crate;
 
 /// The files of `hrt/c` that are not Rust.
 const SOURCES: [&str; 2] = ["start.c", "variadic.c"];
@@ -24,7 +25,7 @@ pub fn build(isa: Isa, out: &Path, has_cxx: bool) -> Result<Vec<PathBuf>> {
         // The compiler must not make a call of a function out of what that function does.
         libraries.push(compile(&directory.join(source), &objects, isa, &["-fno-builtin".into()])?);
     }
-    let library = hrt::compile_crate(&directory.join("Cargo.toml"), "aero-hrt-c", isa)
+    let library = rust_crate::compile(&directory.join("Cargo.toml"), "aero-hrt-c", isa)
         .context("the C library for programs does not build")?;
     libraries.push(library);
     if has_cxx {

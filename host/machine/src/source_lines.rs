@@ -6,8 +6,7 @@ use std::path::Path;
 
 use addr2line::Loader;
 
-use crate::image::Image;
-use crate::pack;
+use build::{Image, pack};
 
 /// Physical address the image is linked at.
 const LINKED_AT: u64 = 0x20_0000;
@@ -112,7 +111,7 @@ impl SourceLines {
 
 fn describe(location: &addr2line::Location) -> Option<String> {
     let file = location.file?;
-    let file = file.strip_prefix(env!("CARGO_MANIFEST_DIR").strip_suffix("host/cli").unwrap_or("")).unwrap_or(file);
+    let file = file.strip_prefix(env!("CARGO_MANIFEST_DIR").strip_suffix("host/machine").unwrap_or("")).unwrap_or(file);
     // Code the compiler made up has no line.
     Some(location.line.map_or_else(|| file.to_string(), |line| format!("{file}:{line}")))
 }

@@ -2,19 +2,21 @@
 //! on one thread of the host and time is the number of instructions, so that each run is the same.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use build::project::{MissingTool, root};
+use build::scratch::Directory;
+use build::{Image, iso};
 
-use crate::boot::{Filter, Outcome};
-use crate::image::{Image, root};
-use crate::running::die_with_parent;
-use crate::scratch::Directory;
-use crate::{MissingTool, iso};
+use crate::machine::{End, Machine};
+use crate::process::{die_with_parent, end_of};
 
 /// A CPU with all that the kernel makes use of.
 const MODEL: &str = "corei7_skylake_x";
@@ -25,48 +27,17 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// What its builds with a debugger, which ask for a command before they start, say in their help.
 const DEBUGGER: &str = "-rc filename";
 
-/// Boots the image with `cpus` CPUs, runs the commands at its prompt and writes their output as it comes.
-///
-/// # Errors
-/// Bochs or `grub-mkrescue` that are missing or do not start.
-pub fn run_script(image: &Image, cpus: u32, script: &str, limit: Duration, out: &mut dyn Write) -> Result<Outcome> {
-    let line = format!("panic=exit run=\"{script}\"");
-    let directory = Directory::new(root().join("target/bochs").join(std::process::id().to_string()))?;
-    let mut machine = Running::start(image, cpus, &line, directory)?;
-    let deadline = Instant::now() + limit;
-    let mut filter = Filter::default();
-    let mut console = Vec::new();
-    let has_ended = loop {
-        let has_ended = machine.child.try_wait()?.is_some();
-        let bytes = machine.said()?;
-        out.write_all(&filter.take(&bytes))?;
-        out.flush()?;
-        console.extend(bytes);
-        if has_ended || Instant::now() > deadline {
-            break has_ended;
-        }
-        thread::sleep(INTERVAL);
-    };
-    if let (Some(status), true) = (filter.status(), has_ended) {
-        return Ok(Outcome::finished(status));
-    }
-    let reason = match has_ended {
-        true => format!("Bochs ended before the kernel finished; the end of its own log:\n{}", machine.end_of_log()),
-        false => format!("the kernel did not finish `{script}` in Bochs within {} s", limit.as_secs()),
-    };
-    let report = format!("{}\naero: {reason}; its console is above\n", String::from_utf8_lossy(&console));
-    Ok(Outcome::failed(report, !has_ended, reason))
-}
-
-/// A machine and its files.
-struct Running {
+/// A PC in Bochs, and its files.
+pub struct Bochs {
     child: Child,
+    output: Receiver<Vec<u8>>,
     directory: Directory,
-    serial: Option<File>,
 }
 
-impl Running {
-    fn start(image: &Image, cpus: u32, command_line: &str, directory: Directory) -> Result<Self> {
+impl Bochs {
+    /// Boots an image from a CD, with words for the kernel's command line.
+    pub fn start(image: &Image, cpus: u32, words: &str) -> Result<Self> {
+        static MACHINES: AtomicU32 = AtomicU32::new(0);
         let missing = |error: std::io::Error| match error.kind() {
             ErrorKind::NotFound => MissingTool("bochs").into(),
             _ => anyhow::Error::from(error).context("Bochs cannot be run"),
@@ -74,8 +45,10 @@ impl Running {
         let help = Command::new("bochs").arg("--help").output().map_err(missing)?;
         let has_debugger =
             [help.stdout, help.stderr].iter().any(|text| String::from_utf8_lossy(text).contains(DEBUGGER));
+        let name = format!("{}-{}", process::id(), MACHINES.fetch_add(1, Ordering::Relaxed));
+        let directory = Directory::new(root().join("target/bochs").join(name))?;
         let (path, iso) = (&directory.path, directory.path.join("iso"));
-        fs::rename(iso::make(&image.boot, command_line)?, &iso)?;
+        fs::rename(iso::make(&image.boot, words)?, &iso)?;
         let configuration = path.join("configuration");
         fs::write(&configuration, configuration_text(cpus, &iso, path))?;
         let mut command = Command::new("bochs");
@@ -86,23 +59,11 @@ impl Running {
             fs::write(&script, "continue\n")?;
             command.arg("-rc").arg(script);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         die_with_parent(&mut command);
-        let child = command.spawn().map_err(missing)?;
-        Ok(Self { child, directory, serial: None })
-    }
-
-    /// What the machine has sent on its serial line since last asked.
-    fn said(&mut self) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        if self.serial.is_none() {
-            // Made when the first byte is sent.
-            self.serial = File::open(serial_path(&self.directory.path)).ok();
-        }
-        if let Some(serial) = &mut self.serial {
-            serial.read_to_end(&mut bytes)?;
-        }
-        Ok(bytes)
+        let mut child = command.spawn().map_err(missing)?;
+        let output = receive(child.stdout.take().context("Bochs has no output")?, serial_path(path));
+        Ok(Self { child, output, directory })
     }
 
     fn end_of_log(&self) -> String {
@@ -112,7 +73,49 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+/// Passes on what the machine sends on its serial line, a file, until Bochs ends.
+fn receive(stdout: ChildStdout, serial: PathBuf) -> Receiver<Vec<u8>> {
+    let has_ended = end_of(stdout);
+    let (send, output) = mpsc::channel();
+    thread::spawn(move || {
+        let mut file = None;
+        loop {
+            // Asked before the file is read, so that nothing is left in it at the end.
+            let has_ended = has_ended.load(Ordering::Relaxed);
+            if file.is_none() {
+                // Made when the first byte is sent.
+                file = File::open(&serial).ok();
+            }
+            let mut bytes = Vec::new();
+            if let Some(file) = &mut file {
+                let _ = file.read_to_end(&mut bytes);
+            }
+            let is_quiet = bytes.is_empty();
+            if (!is_quiet && send.send(bytes).is_err()) || (is_quiet && has_ended) {
+                return;
+            }
+            if is_quiet {
+                thread::sleep(INTERVAL);
+            }
+        }
+    });
+    output
+}
+
+impl Machine for Bochs {
+    fn output(&mut self) -> &mut Receiver<Vec<u8>> {
+        &mut self.output
+    }
+
+    fn end(&mut self) -> Result<End> {
+        let _ = self.child.kill();
+        self.child.wait()?;
+        let how = format!("Bochs ended before the kernel finished; the end of its own log:\n{}", self.end_of_log());
+        Ok(End { status: None, is_switched_off: false, how, refusal: None })
+    }
+}
+
+impl Drop for Bochs {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

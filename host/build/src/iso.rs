@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::MissingTool;
+use crate::project::MissingTool;
 
 /// A CD with GRUB, the image and its command line; a file of this process's beside the image.
 ///

@@ -1,17 +1,17 @@
 //! A Linux in QEMU: Debian's cloud kernel, and an initial file system with programs of ours.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use build::archive::Archive;
+use build::project::{cargo, root, run};
 
-use crate::archive::Archive;
-use crate::image::{cargo, root, run};
+use crate::machine::{End, Machine};
+use crate::process::{die_with_parent, pump, qemu_missing};
 use crate::qemu::{self, Accelerator, Clock};
 
 /// Debian's package that depends on the newest kernel for virtual machines.
@@ -108,9 +108,9 @@ pub fn file_system_with(programs: &[PathBuf], commands: &[String]) -> Result<Arc
     Ok(archive)
 }
 
-/// A machine that runs Linux.
+/// What runs a Linux.
 #[derive(Clone, Copy, Debug)]
-pub struct Machine<'a> {
+pub struct Settings<'a> {
     /// The kernel, a bzImage.
     pub kernel: &'a Path,
     /// CPUs.
@@ -125,58 +125,93 @@ pub struct Machine<'a> {
     pub limit: Duration,
 }
 
-impl Machine<'_> {
+impl Settings<'_> {
     /// Boots with a file system, and returns what the commands printed.
     ///
     /// # Errors
     /// A command that failed, a machine that ended early or took too long: with all it printed.
     pub fn execute(&self, file_system: Archive) -> Result<String> {
-        let initrd = root().join(format!("target/linux/initrd-{}", std::process::id()));
-        fs::write(&initrd, file_system.finish())?;
-        let output = self.execute_file(&initrd);
-        let _ = fs::remove_file(&initrd);
-        output
-    }
-
-    fn execute_file(&self, initrd: &Path) -> Result<String> {
-        // Where instructions are counted, Linux cannot start the other CPUs while it boots; the first process does.
-        let one = if self.clock == Clock::Instructions { " maxcpus=1" } else { "" };
-        let mut command = qemu::linux_command(self, initrd, &format!("{COMMAND_LINE}{one} {}", self.words));
-        crate::running::die_with_parent(&mut command);
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("QEMU cannot be started for Linux")?;
-        let from = BufReader::new(child.stdout.take().context("QEMU has no output")?);
-        let (send, lines) = mpsc::channel();
-        thread::spawn(move || from.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        let output = read(&lines, self.limit);
-        let _ = child.kill();
-        child.wait()?;
+        let mut machine = Linux::start(self, file_system)?;
+        let output = read(machine.output(), self.limit);
+        machine.end()?;
         output
     }
 }
 
+/// A Linux in a QEMU.
+pub struct Linux {
+    child: Child,
+    output: Receiver<Vec<u8>>,
+    initrd: PathBuf,
+}
+
+impl Linux {
+    /// Boots with a file system.
+    ///
+    /// # Errors
+    /// A QEMU that is missing or does not start, files that cannot be made.
+    pub fn start(settings: &Settings<'_>, file_system: Archive) -> Result<Self> {
+        let initrd = root().join(format!("target/linux/initrd-{}", std::process::id()));
+        fs::write(&initrd, file_system.finish())?;
+        // Where instructions are counted, Linux cannot start the other CPUs while it boots; the first process does.
+        let one = if settings.clock == Clock::Instructions { " maxcpus=1" } else { "" };
+        let line = format!("{COMMAND_LINE}{one} {}", settings.words);
+        let mut command = qemu::bare_command(settings.accelerator, settings.clock, settings.cpus, MEMORY);
+        command.arg("-kernel").arg(settings.kernel).arg("-initrd").arg(&initrd).args(["-append", &line]);
+        die_with_parent(&mut command);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(qemu_missing)?;
+        let output = pump(child.stdout.take().context("QEMU has no output")?);
+        Ok(Self { child, output, initrd })
+    }
+}
+
+impl Machine for Linux {
+    fn output(&mut self) -> &mut Receiver<Vec<u8>> {
+        &mut self.output
+    }
+
+    fn end(&mut self) -> Result<End> {
+        let _ = self.child.kill();
+        let code = self.child.wait()?.code();
+        let how = format!("QEMU ended with {code:?}");
+        Ok(End { status: None, is_switched_off: code == Some(0), how, refusal: None })
+    }
+}
+
+impl Drop for Linux {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.initrd);
+    }
+}
+
 /// What the commands printed, of what a machine prints.
-fn read(lines: &Receiver<String>, limit: Duration) -> Result<String> {
+fn read(output: &Receiver<Vec<u8>>, limit: Duration) -> Result<String> {
     let deadline = Instant::now() + limit;
     let (mut all, mut wanted, mut failed) = (String::new(), None::<String>, None);
-    let timed_out = loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(line) => {
-                let line = line.trim_end();
-                all.push_str(line);
-                all.push('\n');
-                if let Some(count) = line.strip_prefix(END) {
-                    failed = count.parse::<u32>().ok();
-                    break false;
-                } else if let Some(wanted) = &mut wanted {
-                    wanted.push_str(line);
-                    wanted.push('\n');
-                } else if line.ends_with(BEGIN) {
-                    wanted = Some(String::new());
-                }
-            }
+    let mut bytes = Vec::new();
+    let timed_out = 'machine: loop {
+        match output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(more) => bytes.extend(more),
             Err(RecvTimeoutError::Timeout) => break true,
             Err(RecvTimeoutError::Disconnected) => break false,
+        }
+        while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = bytes.drain(..=end).collect();
+            let line = String::from_utf8_lossy(&line);
+            let line = line.trim_end();
+            all.push_str(line);
+            all.push('\n');
+            if let Some(count) = line.strip_prefix(END) {
+                failed = count.parse::<u32>().ok();
+                break 'machine false;
+            } else if let Some(wanted) = &mut wanted {
+                wanted.push_str(line);
+                wanted.push('\n');
+            } else if line.ends_with(BEGIN) {
+                wanted = Some(String::new());
+            }
         }
     };
     match (failed, wanted) {

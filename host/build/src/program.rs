@@ -6,45 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
 use object::{Object, ObjectSymbol};
 
 use crate::c_library;
 use crate::c_program;
 use crate::header;
-use crate::image::{self, Image, Which, cargo, root, run};
+use crate::image::{self, Image, Which};
+use crate::isa::Isa;
 use crate::pack::{self, Program};
-
-const TARGET: &str = "hrt/x86_64-hrt-none.json";
-
-/// The instructions a program may use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Isa {
-    /// SSE2, on every 64-bit CPU
-    #[default]
-    #[value(name = "x86-64")]
-    V1,
-    /// Up to SSE4.2
-    #[value(name = "x86-64-v2")]
-    V2,
-    /// Up to AVX2 and FMA
-    #[value(name = "x86-64-v3")]
-    V3,
-    /// Up to AVX-512
-    #[value(name = "x86-64-v4")]
-    V4,
-}
-
-impl Isa {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::V1 => "x86-64",
-            Self::V2 => "x86-64-v2",
-            Self::V3 => "x86-64-v3",
-            Self::V4 => "x86-64-v4",
-        }
-    }
-}
+use crate::project::{cargo, root};
+use crate::rust_crate;
 
 /// Builds the kernel's image with programs behind it.
 pub fn build(which: Which, directories: &[PathBuf], isa: Isa) -> Result<Image> {
@@ -131,30 +102,10 @@ fn check(bytes: &[u8]) -> Result<()> {
 fn rust(directory: &Path, isa: Isa) -> Result<(String, Vec<PathBuf>)> {
     let manifest = directory.join("Cargo.toml");
     let name = package_name(&manifest)?;
-    let built =
-        compile_crate(&manifest, &name, isa).with_context(|| format!("{} does not build", directory.display()))?;
+    let built = rust_crate::compile(&manifest, &name, isa)
+        .with_context(|| format!("{} does not build", directory.display()))?;
     ensure!(built.exists(), "{} has no library: it needs src/lib.rs", directory.display());
     Ok((name, vec![built]))
-}
-
-/// Compiles a crate as code for programs; where its library is then, if it has one.
-pub fn compile_crate(manifest: &Path, name: &str, isa: Isa) -> Result<PathBuf> {
-    let out = root().join("target/hrt").join(isa.name());
-    let mut command = cargo();
-    command
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTFLAGS", format!("-C target-cpu={} -C force-frame-pointers=yes", isa.name()))
-        .args(["rustc", "--release", "--lib", "--crate-type", "staticlib", "-Zjson-target-spec"])
-        .args(["-Zbuild-std=core,alloc", "-Zbuild-std-features=compiler-builtins-mem"])
-        .args(["--config", "profile.release.debug=2", "--config", "profile.release.panic=\"abort\""])
-        .arg("--manifest-path")
-        .arg(manifest)
-        .arg("--target")
-        .arg(root().join(TARGET))
-        .arg("--target-dir")
-        .arg(&out);
-    run(command)?;
-    Ok(out.join("x86_64-hrt-none/release").join(format!("lib{}.a", name.replace('-', "_"))))
 }
 
 fn package_name(manifest: &Path) -> Result<String> {

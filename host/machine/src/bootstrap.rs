@@ -1,6 +1,6 @@
-//! `aero knc`: a Knights Corner card, played by QEMU with a CPU that lacks most of what the card lacks. Memory and registers are files that
-//! this process shares with it: the bootstrap's part (where the image goes, its parameters, SFI tables, the first instructions) and the
-//! host's (the console's rings, the POST code) are played here.
+//! What a Knights Corner card has before its kernel runs: memory and registers, files that this process shares with the QEMU that plays
+//! the card, and in them the bootstrap's part (where the image goes, its parameters, SFI tables, the first instructions) and the
+//! host's (the console's rings, the POST code).
 //!
 //! Unlike a card: the APIC is a PC's, with 8-bit ids (`apic=pc` tells the kernel), vector instructions are missing, and an
 //! instruction takes a nanosecond. What the image executes is audited apart from this (`tests/knc-isa`).
@@ -9,19 +9,16 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
+use build::bzimage;
+use build::knc::DOWNLOAD;
+use build::project::root;
+use build::scratch::Directory;
 use wire::card::{DELAY, SPIN_CYCLES};
 
-use crate::image::{self, Which, root};
-use crate::knc::DOWNLOAD;
 use crate::rings::{self, Rings};
-use crate::scratch::Directory;
-use crate::{boot, bzimage};
 
-/// Time for commands unless told otherwise.
-const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of memory, and of the registers' block with the memory around it that QEMU wants for a module of its own.
 const MEMORY: u64 = 1 << 30;
 const REGISTERS: u64 = 0x8_0000_0000;
@@ -44,49 +41,14 @@ const FIRMWARE_SIZE: usize = 0x2_0000;
 const CPU: &str =
     "pentium,vendor=GenuineIntel,family=11,model=1,stepping=2,+lm,+pae,+nx,+syscall,+pat,+fxsr,-mmx,phys-bits=40";
 
-/// `aero knc`.
-#[derive(clap::Subcommand)]
-pub enum Command {
-    /// Boot the kernel for Knights Corner on a card that QEMU plays, and attach this terminal to its console (Ctrl-A x ends it)
-    Boot(Options),
-}
-
-/// Options of `aero knc boot`.
-#[derive(clap::Args)]
-pub struct Options {
-    /// Number of hardware threads
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
-    threads: u32,
-    /// Run commands at the kernel's prompt, print only their output, and end
-    #[arg(long, value_name = "CMD; CMD")]
-    run: Option<String>,
-    /// Seconds after which the card is ended; for --run 60 unless given
-    #[arg(long, value_name = "S")]
-    timeout: Option<u64>,
-    /// Words for the kernel's command line
-    #[arg(long, value_name = "ARGS", default_value = "")]
-    append: String,
-    /// Further arguments for QEMU
-    #[arg(last = true, value_name = "QEMU ARGUMENTS")]
-    qemu: Vec<String>,
-}
-
-/// Runs `aero knc`.
-pub fn run(command: Command) -> Result<u8> {
-    let Command::Boot(Options { threads, run, timeout, append, qemu }) = command;
-    let image = image::build(Which::Knc)?;
-    let any = boot::Options::for_commands(DEFAULT_LIMIT);
-    boot::run_image(&image, &boot::Options { card: true, cpus: threads, run, timeout, append, qemu, ..any })
-}
-
-/// A card: its memory and its registers, files that are removed with it.
-pub struct Card {
+/// A card's memory and registers, files that are removed with this.
+pub struct Bootstrap {
     directory: Directory,
     memory: File,
     registers: File,
 }
 
-impl Card {
+impl Bootstrap {
     /// A card with an image in its memory, and hardware threads.
     ///
     /// # Errors
