@@ -1,11 +1,10 @@
 //! The console: a shell on the machine's first serial line.
 //!
 //! - [`editor`]: keys to lines, with history and completion; pure, tested on the host.
-//! - [`shell`]: a person's or a script's session; [`execute`]: command lines, aliases, filters; [`session`]: keys and text.
-//! - [`commands`]: what can be typed.
-//! - [`render`]: text from a `Snapshot`; pure, tested on recorded snapshots.
+//! - [`shell`]: a person's or a script's session; [`execute`]: command lines and aliases; [`session`]: keys and text.
+//! - [`commands`]: what can be typed, with [`view`]'s, which only look.
 //! - [`screen`]: a session on a screen with a keyboard.
-//! - [`state`]: what commands show, a machine or what a crashed one has left.
+//! - [`state`]: the state of this machine, which commands show.
 //! - [`post_mortem`]: the prompt when the kernel is no longer.
 //! - [`input`]: bytes from the serial interrupt; [`load`]: test load for `spawn`.
 #![cfg_attr(not(test), no_std)]
@@ -19,14 +18,11 @@ pub mod execute;
 pub mod input;
 pub mod load;
 pub mod post_mortem;
-pub mod render;
 pub mod screen;
 pub mod session;
 pub mod shell;
 pub mod state;
-mod words;
 
-pub use commands::{Command, CommandError, CommandResult, Context};
-pub use execute::{execute_on, execute_running, execute_stopped, needs_of};
+pub use commands::{Command, CommandError, CommandResult, Context, Needs};
+pub use execute::{execute_running, execute_stopped, needs_of};
 pub use shell::run;
-pub use state::{Needs, State};

@@ -7,14 +7,14 @@ use core::fmt::{self, Write};
 use arch_contract::PowerAction;
 use kernel::command_line::Options;
 use kernel::output;
+use view::Person;
 use wire::console::{CONTROL_C, END_OF_TEXT, PROMPT, START_OF_TEXT};
 
 use crate::commands::{self, Command};
 use crate::editor::{Edit, Editor};
-use crate::execute::{Execution, Person};
+use crate::execute::here;
 use crate::screen;
 use crate::session::{self, Serial, Session, Unattended};
-use crate::state::Here;
 
 /// Writes to a session, a line at a time so that lines of several CPUs do not mix.
 struct LineWriter<'a> {
@@ -76,7 +76,7 @@ fn run_script(script: &str, extra: &'static [Command]) -> ! {
     output::write_bytes(&[START_OF_TEXT]);
     let status = {
         let mut out = LineWriter::new(&Unattended);
-        Execution { extra, state: &Here, person: None }.run(script, &mut out)
+        here(extra, None).run(script, &mut out)
     };
     output::write_bytes(&[END_OF_TEXT]);
     output::print(format_args!("{status}\n"));
@@ -127,7 +127,7 @@ pub fn interact(session: &dyn Session, extra: &'static [Command]) {
 
 fn execute(line: &str, extra: &'static [Command], session: &dyn Session) -> u8 {
     let mut out = LineWriter::new(session);
-    Execution { extra, state: &Here, person: Some(&Attending(session)) }.run(line, &mut out)
+    here(extra, Some(&Attending(session))).run(line, &mut out)
 }
 
 /// The person of a session.
@@ -146,12 +146,13 @@ impl Person for Attending<'_> {
 /// Words that can stand at the end of `before`: commands first, then what the command takes.
 fn completions(before: &str, extra: &'static [Command]) -> Vec<String> {
     let part = before.rsplit(';').next().unwrap_or("").trim_start();
-    let words = || commands::all(extra).map(|command| command.name.to_string());
+    let words = || commands::catalog(extra).all().map(|command| command.name.to_string());
     match part.split_once(' ') {
         None => words().collect(),
         Some(("help", _)) => words().collect(),
         Some(("run", _)) => kernel::program::files().map(|file| file.name.to_string()).collect(),
-        Some((name, _)) => commands::all(extra)
+        Some((name, _)) => commands::catalog(extra)
+            .all()
             .find(|command| command.name == name)
             .map_or(Vec::new(), |command| command.words.iter().map(ToString::to_string).collect()),
     }

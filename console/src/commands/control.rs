@@ -11,9 +11,10 @@ use kernel::memory::stack::{self, Keep};
 use kernel::time::Deadline;
 use kernel::{call, cpu, debug, memory, output, thread, watchdog};
 
+use view::render::Bytes;
+
 use super::{Command, CommandError, CommandResult, Context, Needs, parse_number, programs};
 use crate::load::{self, KillError, Kind};
-use crate::render;
 
 /// Most load threads spawned at once.
 const SPAWN_LIMIT: u64 = 100_000;
@@ -196,7 +197,7 @@ fn reclaim(context: &mut Context<'_>) -> CommandResult {
     call::on_all(thread::empty_stock, call::DEFAULT_LIMIT).map_err(CommandError::failed)?;
     stack::reclaim(Keep::None);
     call::on_all(memory::flush_this_cpus_caches, call::DEFAULT_LIMIT).map_err(CommandError::failed)?;
-    writeln!(context.out, "{} given back", render::Bytes(memory::free_bytes().saturating_sub(before)))?;
+    writeln!(context.out, "{} given back", Bytes(memory::free_bytes().saturating_sub(before)))?;
     Ok(())
 }
 

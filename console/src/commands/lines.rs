@@ -6,7 +6,9 @@ use core::time::Duration;
 use kernel::thread;
 
 use super::{Command, CommandError, CommandResult, Context, Needs, parse_number};
-use crate::execute::{self, Execution};
+use view::Execution;
+
+use crate::execute;
 use crate::session;
 
 /// Longest pause of `watch`, in seconds.
@@ -59,7 +61,8 @@ fn watch(context: &mut Context<'_>) -> CommandResult {
         return Err(CommandError::usage("needs a command"));
     }
     let line = command.join(" ");
-    let execution = Execution { extra: context.extra, state: context.state, person: context.person };
+    let execution =
+        Execution { catalog: context.catalog, state: context.state, person: context.person, expand: context.expand };
     loop {
         write!(context.out, "{CLEAR}every {seconds} s: {line}\n\n")?;
         let status = execution.run(&line, context.out);

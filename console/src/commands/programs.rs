@@ -12,7 +12,7 @@ use kernel::time::Deadline;
 use kernel::wait::{Condition, Mutex};
 
 use super::{Command, CommandError, CommandResult, Context, Needs};
-use crate::{render, session};
+use crate::session;
 
 /// Time between two looks whether Ctrl-C was typed.
 const POLL: Duration = Duration::from_millis(20);
@@ -26,39 +26,16 @@ static TO_REPORT: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 static REPORTED: Condition = Condition::new();
 
 /// The commands.
-pub const COMMANDS: &[Command] = &[
-    Command {
-        name: "run",
-        needs: Needs::Cpus,
-        arguments: "NAME [ARGUMENTS] [&]",
-        about: "runs a program of the image",
-        details: "Waits for its end, and has its exit status; Ctrl-C kills it. With & at the end it goes on in the\n\
+pub const COMMANDS: &[Command] = &[Command {
+    name: "run",
+    needs: Needs::Cpus,
+    arguments: "NAME [ARGUMENTS] [&]",
+    about: "runs a program of the image",
+    details: "Waits for its end, and has its exit status; Ctrl-C kills it. With & at the end it goes on in the\n\
                   background. `programs` lists what there is; `aero boot --hrt DIR` puts more in.",
-        words: &[],
-        run,
-    },
-    Command {
-        name: "programs",
-        needs: Needs::Nothing,
-        arguments: "",
-        about: "lists the image's programs, and those that run",
-        details: "",
-        words: &[],
-        run: |context| {
-            context.no_arguments()?;
-            if context.state.offers() == Needs::Nothing {
-                return Ok(render::programs(&context.state.snapshot(false), context.out)?);
-            }
-            for file in program::files() {
-                writeln!(context.out, "  {:<20} {}", file.name, render::Bytes(file.elf.len() as u64))?;
-            }
-            if program::files().next().is_none() {
-                writeln!(context.out, "the image has no programs; `aero boot --hrt DIR` puts some in")?;
-            }
-            Ok(render::programs(&context.state.snapshot(false), context.out)?)
-        },
-    },
-];
+    words: &[],
+    run,
+}];
 
 fn run(context: &mut Context<'_>) -> CommandResult {
     let Some((&name, arguments)) = context.arguments.split_first() else {
@@ -92,10 +69,10 @@ fn run(context: &mut Context<'_>) -> CommandResult {
         Some(Outcome::Exited(0)) | None => left.overrun.map_or(Ok(()), |overrun| {
             Err(CommandError::failed(format!("`{name}` was wrong with its memory: {overrun}")))
         }),
-        Some(Outcome::Exited(status)) => Err(CommandError {
-            status: u8::try_from(status).unwrap_or(u8::MAX),
-            ..CommandError::failed(format!("`{name}` exited with status {status}"))
-        }),
+        Some(Outcome::Exited(status)) => {
+            let error = CommandError::failed(format!("`{name}` exited with status {status}"));
+            Err(error.with_status(u8::try_from(status).unwrap_or(u8::MAX)))
+        }
         Some(outcome) => Err(CommandError::failed(format!("`{name}` {outcome}"))),
     }
 }

@@ -1,4 +1,4 @@
-//! An archive that Linux unpacks into its first file system.
+//! The archive from which Linux unpacks its initial file system.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 const PROGRAM: u32 = 0o100_755;
 const DIRECTORY: u32 = 0o040_755;
 
-/// An archive as the kernel unpacks it (Linux, Documentation/driver-api/early-userspace/buffer-format.rst: "newc").
+/// A cpio archive in the format that Linux unpacks ("newc"; Linux,
+/// Documentation/driver-api/early-userspace/buffer-format.rst).
 #[derive(Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -18,17 +19,17 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Adds a file of this machine, executable, at an absolute path.
+    /// Adds a file of the host at an absolute path, as an executable.
     ///
     /// # Errors
-    /// A file that cannot be read.
+    /// Fails if the file cannot be read.
     pub fn add_file(&mut self, at: &Path, file: &Path) -> Result<()> {
         let content = fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
         self.add(&at.display().to_string(), &content);
         Ok(())
     }
 
-    /// Adds a file, executable, at an absolute path.
+    /// Adds a file with the given content at an absolute path, as an executable.
     pub fn add(&mut self, at: &str, content: &[u8]) {
         let name = at.trim_start_matches('/');
         for (end, _) in name.match_indices('/') {
@@ -37,7 +38,7 @@ impl Archive {
         self.entry(name, PROGRAM, content);
     }
 
-    /// Adds a directory whose parent is there, unless it is there itself.
+    /// Adds a directory unless the archive already has it. Its parent must be in the archive.
     pub fn add_directory(&mut self, name: &str) {
         if self.directories.insert(name.to_string()) {
             self.entry(name, DIRECTORY, &[]);
@@ -48,7 +49,8 @@ impl Archive {
         self.entries += 1;
         let name_size = name.len() as u32 + 1;
         let size = u32::try_from(content.len()).expect("files are smaller than 4 GiB");
-        // Magic, inode, mode, owner, group, links, time, size, four device numbers, length of the name, checksum.
+        // Magic, inode, mode, owner, group, links, time, size, four device numbers, name length,
+        // checksum.
         let header = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
         self.bytes.extend_from_slice(b"070701");
         header.iter().for_each(|field| self.bytes.extend_from_slice(format!("{field:08x}").as_bytes()));
@@ -63,7 +65,7 @@ impl Archive {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    /// The bytes of the archive.
+    /// Ends the archive and returns its bytes.
     pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);
         self.bytes
@@ -83,11 +85,12 @@ mod tests {
         let bytes = archive.finish();
         let text = String::from_utf8_lossy(&bytes);
         assert!(text.starts_with("07070100000001000081ed"), "{text}");
-        // The header has 110 bytes, the name two: padded to 112; the content five: padded to eight.
+        // The header has 110 bytes and the name two, padded to 112; the five content bytes are
+        // padded to eight.
         assert_eq!(&bytes[110..120], b"a\0hello\0\0\0");
         assert_eq!(&text[120..126], "070701");
         assert!(bytes.len() % 4 == 0 && text.contains("TRAILER!!!"));
-        // Each directory comes once, before what is in it.
+        // Each directory appears once, before its contents.
         let entries: Vec<&str> =
             text.split("070701").skip(1).map(|entry| entry[104..].split('\0').next().unwrap()).collect();
         assert_eq!(entries, ["a", "b", "b/c", "b/c/d", "b/e", "TRAILER!!!"]);

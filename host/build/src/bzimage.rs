@@ -1,4 +1,5 @@
-//! A Linux bzImage of the kernel for Knights Corner: what all loaders for the card take (Linux, Documentation/x86/boot.rst).
+//! Packs the kernel for Knights Corner as a Linux bzImage, the format that every loader for the
+//! card accepts (Linux, Documentation/x86/boot.rst).
 
 use std::fs;
 use std::path::Path;
@@ -7,11 +8,12 @@ use anyhow::{Context, Result, ensure};
 
 use crate::pack;
 
-/// Bytes before what is entered in 32-bit mode: the boot sector and the set-up code, which the card does not run.
+/// Sectors of set-up code after the boot sector and before the 32-bit entry point. The card runs
+/// neither.
 const SETUP_SECTORS: u8 = 7;
 const SECTOR: usize = 512;
 const SETUP_SIZE: usize = (SETUP_SECTORS as usize + 1) * SECTOR;
-/// Fields of the set-up header.
+/// Offsets of fields in the set-up header.
 const SETUP_SECTORS_AT: usize = 0x1f1;
 const BOOT_FLAG_AT: usize = 0x1fe;
 const JUMP_AT: usize = 0x200;
@@ -23,15 +25,15 @@ const ALIGNMENT_AT: usize = 0x230;
 const RELOCATABLE_AT: usize = 0x234;
 const COMMAND_LINE_SIZE_AT: usize = 0x238;
 const INIT_SIZE_AT: usize = 0x260;
-/// Protocol 2.10: the last field it has is the one for the memory the kernel needs.
+/// Boot protocol 2.10, whose last field is `init_size`, the memory that the kernel needs.
 const VERSION: u16 = 0x020a;
-/// The code runs where it was loaded, above 1 MiB.
+/// Load flag: the 32-bit code is loaded above 1 MiB and runs there.
 const LOADED_HIGH: u8 = 1;
-/// A jump over the header, which nobody takes.
+/// A jump over the header. It is never executed, but its distance gives the header's end.
 const JUMP: [u8; 2] = [0xeb, 0x66];
 const PAGE: u32 = 4096;
 
-/// Packs the ELF at `from` into `to`, to be loaded at `download`.
+/// Packs the ELF file at `from` into `to`, for loading at address `download`.
 pub fn pack(from: &Path, to: &Path, download: u32) -> Result<()> {
     let bytes = fs::read(from).with_context(|| format!("{} cannot be read", from.display()))?;
     let code = pack::flat(&bytes, "card_entry").with_context(|| format!("{} cannot be packed", from.display()))?;
@@ -52,7 +54,7 @@ pub fn pack(from: &Path, to: &Path, download: u32) -> Result<()> {
     pack::write_whole(to, &image)
 }
 
-/// Where an image is entered in 32-bit mode, as an offset in it.
+/// Returns the offset of an image's 32-bit entry point.
 pub fn entry(image: &[u8]) -> Result<usize> {
     ensure!(image.get(MAGIC_AT..MAGIC_AT + 4) == Some(b"HdrS"), "it has no Linux set-up header");
     let sectors = image.get(SETUP_SECTORS_AT).copied().unwrap_or(0);
@@ -61,9 +63,10 @@ pub fn entry(image: &[u8]) -> Result<usize> {
     Ok(offset)
 }
 
-/// The set-up header of an image, as it stands in the boot parameters: where, and its bytes.
+/// Returns the offset and the bytes of an image's set-up header, which the boot parameters hold at
+/// the same offset.
 pub fn header(image: &[u8]) -> Option<(usize, &[u8])> {
-    // The jump's distance says where it ends.
+    // The jump's distance gives the header's end.
     let end = MAGIC_AT + usize::from(*image.get(JUMP_AT + 1)?);
     Some((SETUP_SECTORS_AT, image.get(SETUP_SECTORS_AT..end)?))
 }

@@ -1,4 +1,4 @@
-//! Programs in C and C++: a directory of files, and what its description says of it.
+//! Programs in C and C++: a directory of source files, with an optional description.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,26 +12,27 @@ use crate::isa::Isa;
 use crate::pack;
 use crate::project::root;
 
-/// Name of the file in a program's directory that describes it; docs/HRT.md tells what is in it.
+/// Name of the description file in a program's directory. docs/HRT.md documents its format.
 pub const DESCRIPTION: &str = "program.toml";
 
-/// What the file says. Paths are relative to the directory.
+/// Contents of the description file. Paths are relative to the program's directory.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct Description {
-    /// For the compilers, behind those that every program gets.
+    /// Flags for both compilers, after the flags that every program gets.
     flags: Vec<String>,
     c_flags: Vec<String>,
     cxx_flags: Vec<String>,
-    /// Directories with headers, besides the program's own.
+    /// Header directories besides the program's own.
     include: Vec<PathBuf>,
-    /// Files, or directories of which all files are compiled; without it, the program's own.
+    /// Source files, or directories whose source files are all compiled. If empty, the program's
+    /// own directory.
     sources: Vec<PathBuf>,
-    /// Libraries and objects that were compiled before.
+    /// Precompiled libraries and objects.
     libraries: Vec<PathBuf>,
 }
 
-/// What a file is written in.
+/// The language of a source file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
     C,
@@ -40,7 +41,7 @@ pub enum Language {
 }
 
 impl Language {
-    /// By a file's name; `None` for what is not compiled.
+    /// Returns the language that a file's name implies, or `None` if the file is not compiled.
     fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()? {
             "c" => Some(Self::C),
@@ -50,7 +51,7 @@ impl Language {
         }
     }
 
-    /// The command that compiles it.
+    /// Returns the command that compiles the language.
     pub fn compiler(self) -> &'static str {
         match self {
             Self::C | Self::Assembly => "cc",
@@ -63,11 +64,11 @@ impl Language {
 pub struct Built {
     pub name: String,
     pub objects: Vec<PathBuf>,
-    /// True if there is C++ in it.
+    /// True if any source file is C++.
     pub has_cxx: bool,
 }
 
-/// Compiles a directory; its name is the program's.
+/// Compiles the program in a directory and names it after the directory.
 pub fn build(directory: &Path, isa: Isa, out: &Path) -> Result<Built> {
     let name = directory.file_name().context("the directory has no name")?.to_string_lossy().into_owned();
     let description = describe(directory)?;
@@ -84,7 +85,7 @@ pub fn build(directory: &Path, isa: Isa, out: &Path) -> Result<Built> {
     let mut objects = Vec::new();
     for (source, language) in &sources {
         let own = if *language == Language::Cxx { &description.cxx_flags } else { &description.c_flags };
-        // Two files of one name may be in two directories.
+        // Mirrors the source tree, because two directories may hold files of the same name.
         let relative = source.strip_prefix(directory).unwrap_or(source);
         let place = relative.parent().map_or_else(|| out.clone(), |parent| out.join(parent));
         let flags: Vec<String> = flags.iter().chain(own).cloned().collect();
@@ -127,7 +128,7 @@ fn sources(directory: &Path, description: &Description) -> Result<Vec<(PathBuf, 
     Ok(sources)
 }
 
-/// Compiles a file into a directory; where the object is then.
+/// Compiles a source file into the directory `out` and returns the object's path.
 pub fn compile(source: &Path, out: &Path, isa: Isa, flags: &[String]) -> Result<PathBuf> {
     let language = Language::of(source).with_context(|| format!("{} is no source file", source.display()))?;
     let include = root().join("target/hrt/include");
@@ -149,12 +150,13 @@ pub fn compile(source: &Path, out: &Path, isa: Isa, flags: &[String]) -> Result<
             "-ffunction-sections",
             "-fdata-sections",
         ])
-        // Each page of a large frame is touched, so that it cannot jump over the stack's guard.
+        // Touches every page of a large frame, so that the frame cannot jump over the stack's guard
+        // page.
         .arg("-fstack-clash-protection")
         .args(["-fno-asynchronous-unwind-tables", "-fno-omit-frame-pointer", "-fno-plt", "-Wall"])
-        // An image's thread-local variables are at fixed places behind FS.
+        // The thread-local variables of an image lie at fixed offsets from FS.
         .arg("-ftls-model=initial-exec")
-        // The library has the functions themselves, not the variants that check.
+        // The C library has the functions themselves but not their checking variants.
         .args(["-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=0"])
         .arg(format!("-march={}", isa.name()))
         .arg("-I")

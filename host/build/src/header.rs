@@ -1,10 +1,10 @@
-//! `aerokernel.h`, from the interface's definition.
+//! Generates `aerokernel.h` from the interface's definition.
 
 use std::fmt::Write;
 
 /// A function of the interface.
 pub struct Function {
-    /// Its name.
+    /// The function's name.
     pub name: &'static str,
     documentation: &'static [&'static str],
     parameters: &'static [(&'static str, &'static str)],
@@ -23,12 +23,12 @@ macro_rules! list {
 }
 abi::functions!(list);
 
-/// All functions of the interface.
+/// Returns all functions of the interface.
 pub fn functions() -> impl Iterator<Item = &'static Function> {
     FUNCTIONS.iter()
 }
 
-/// Objects with their words, handles, and constants, as in `hrt/abi`.
+/// Object types with their sizes in bytes; below, the handle types. Both mirror `hrt/abi`.
 const OBJECTS: [(&str, usize); 6] = [
     ("event", size_of::<abi::Event>()),
     ("mutex", size_of::<abi::Mutex>()),
@@ -74,7 +74,7 @@ const TAIL: &str = "
 #endif
 ";
 
-/// The header's text.
+/// Returns the header's text.
 pub fn generate() -> String {
     let mut out = String::from(HEAD);
     let numbers: [(&str, String); 16] = [
@@ -142,7 +142,7 @@ pub fn generate() -> String {
     out
 }
 
-/// A C declaration of `name` with a Rust type.
+/// Returns the C declaration of `name` for a Rust type.
 fn declare(kind: &str, name: &str) -> String {
     let kind = kind.split_whitespace().collect::<Vec<_>>().join(" ").replace("* ", "*");
     if kind == "Function" {
@@ -184,7 +184,8 @@ fn declare(kind: &str, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    /// The header in the tree is what the definition says. Where it is not, the test puts it right, and fails once.
+    /// Checks that the header in the tree matches the definition. If it does not, the test rewrites
+    /// the header and fails once.
     #[test]
     fn the_header_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hrt/include/aerokernel.h");

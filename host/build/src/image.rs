@@ -1,4 +1,5 @@
-//! Building the kernel: cargo with a rebuilt `core` for the bare target, then packing.
+//! Builds the kernel: cargo compiles it with a rebuilt `core` for the bare target, then it is
+//! packed.
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -7,7 +8,7 @@ pub use crate::pack::Image;
 use crate::project::{kernel_cargo, root, run};
 use crate::{knc, pack};
 
-/// Which image.
+/// The image to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Which {
     /// PCs
@@ -20,7 +21,8 @@ pub enum Which {
     All,
 }
 
-/// Builds one image or all, with cargo's progress on stderr.
+/// Builds one image or all of them, with cargo's progress on stderr. For `All`, returns the x64
+/// image.
 pub fn build(which: Which) -> Result<Image> {
     match which {
         Which::X64 => build_x64("x64", &[]),
@@ -34,13 +36,13 @@ pub fn build(which: Which) -> Result<Image> {
     }
 }
 
-/// Where [`build`] has put the image for PCs.
+/// Returns the paths of the PC image that [`build`] produces.
 pub fn built_x64() -> Image {
     paths_of("x64")
 }
 
 fn paths_of(name: &str) -> Image {
-    // Both variants have the same file name, so each has its own directory.
+    // Both variants have the same file name, so each needs its own directory.
     let directory = root().join("target/kernel").join(name);
     let debug = directory.join("x86_64-unknown-none/kernel/aerokernel-x64");
     Image { boot: directory.join("aerokernel-x64.boot"), debug, programs: Vec::new() }

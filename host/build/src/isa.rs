@@ -1,8 +1,8 @@
-//! The instructions that programs may use.
+//! The instruction sets that programs may use.
 
 use clap::ValueEnum;
 
-/// The instructions a program may use.
+/// The instruction set that a program may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Isa {
     /// SSE2, on every 64-bit CPU
@@ -21,7 +21,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// What compilers call it.
+    /// Returns the name that compilers use for the instruction set.
     pub fn name(self) -> &'static str {
         match self {
             Self::V1 => "x86-64",

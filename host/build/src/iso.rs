@@ -1,4 +1,4 @@
-//! A CD that boots the kernel by GRUB.
+//! Makes a CD that boots the kernel with GRUB.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -9,10 +9,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::project::MissingTool;
 
-/// A CD with GRUB, the image and its command line; a file of this process's beside the image.
+/// Makes a CD with GRUB, the image and its command line. The CD's file lies beside the image and
+/// its name carries the process's id.
 ///
 /// # Errors
-/// A missing `grub-mkrescue`, and what it says.
+/// Fails if `grub-mkrescue` is missing, or with its error message.
 pub fn make(image: &Path, command_line: &str) -> Result<PathBuf> {
     let directory = image.with_extension(format!("iso-{}", std::process::id()));
     let grub = directory.join("boot/grub");
@@ -35,7 +36,8 @@ pub fn make(image: &Path, command_line: &str) -> Result<PathBuf> {
     }
 }
 
-/// The command line as words of GRUB's language: each in single quotes, without the double quotes inside.
+/// Returns the command line as words of GRUB's language, each in single quotes and without its
+/// double quotes.
 fn grub_words(command_line: &str) -> String {
     let mut quoted = false;
     let words = command_line.split(|character: char| {

@@ -1,8 +1,9 @@
-//! The Knights Corner image: the kernel without the instructions the card lacks.
+//! Builds the Knights Corner image: the kernel without the instructions that the card lacks.
 //!
-//! LLVM takes CMOV for granted in 64-bit mode. Its converter turns most of them into branches, but skips groups of
-//! several conditions and those marked unpredictable. So the program is compiled to assembly as a whole, what the card lacks is
-//! replaced there, and the result is assembled and linked.
+//! LLVM takes CMOV for granted in 64-bit mode. Its CMOV converter turns most of them into branches,
+//! but skips groups with several conditions and those marked unpredictable. The whole kernel is
+//! therefore compiled to assembly, the instructions that the card lacks are replaced there, and the
+//! result is assembled and linked.
 
 use std::fmt::Write;
 use std::fs;
@@ -16,23 +17,24 @@ use crate::pack::Image;
 use crate::project::{kernel_cargo, root};
 use crate::scratch::Directory;
 
-/// Where the card's bootstrap has images put (MPSS).
+/// Address at which the card's bootstrap expects an image (MPSS).
 pub const DOWNLOAD: u32 = 64 << 20;
 
 const LINKER_SCRIPT: &str = "images/knc/link.ld";
 const TARGET: &str = "images/knc/x86_64-knc-none.json";
 
-/// Builds it.
+/// Builds the image, relinking only if the assembly, the linker script or this program has changed.
 pub fn build() -> Result<Image> {
     let directory = root().join("target/kernel/knc");
     fs::create_dir_all(&directory)?;
     let (assembly, image) = (directory.join("kernel.s"), directory.join("aerokernel-knc"));
     let builtins = compile(&directory, &assembly)?;
-    // What links it is in this program.
+    // This program rewrites the assembly, so the image depends on it too.
     let made_of = [assembly.clone(), root().join(LINKER_SCRIPT), std::env::current_exe()?];
     if !made_of.iter().all(|source| is_newer(&image, source)) {
         let text = fs::read_to_string(&assembly).context("the compiler left no assembly")?;
-        // In a directory of its own: another process may be at the same.
+        // Each process works in its own directory, because another may build the image at the same
+        // time.
         let own = Directory::new(directory.join(format!("build-{}", std::process::id())))?;
         let object = assemble(&own.path, &for_the_card(&text)?)?;
         let linked = own.path.join("aerokernel-knc");
@@ -49,7 +51,7 @@ fn is_newer(a: &Path, b: &Path) -> bool {
     matches!((time(a), time(b)), (Some(a), Some(b)) if a > b)
 }
 
-/// Compiles the program to assembly; returns the library of the compiler's own functions that belongs to it.
+/// Compiles the kernel to assembly and returns the path of its `compiler_builtins` library.
 fn compile(directory: &Path, assembly: &Path) -> Result<PathBuf> {
     let flags = "-C force-frame-pointers=yes -C llvm-args=-x86-cmov-converter-force-all -C llvm-args=-align-loops=1";
     let mut command = kernel_cargo("rustc", directory, flags);
@@ -58,7 +60,8 @@ fn compile(directory: &Path, assembly: &Path) -> Result<PathBuf> {
     command.arg(format!("--emit=asm={}", assembly.display())).arg("--print=link-args");
     let output = command.stderr(Stdio::inherit()).output().context("cargo cannot be run")?;
     ensure!(output.status.success(), "the kernel does not build");
-    // Nothing is printed when nothing was compiled.
+    // Cargo prints the linker's arguments only when it compiles, so the path is kept for later
+    // builds.
     let kept = directory.join("builtins-path");
     let printed = String::from_utf8_lossy(&output.stdout);
     if let Some(path) = printed.split('"').find(|word| word.contains("libcompiler_builtins-")) {
@@ -68,7 +71,8 @@ fn compile(directory: &Path, assembly: &Path) -> Result<PathBuf> {
     Ok(PathBuf::from(path))
 }
 
-/// The assembly with a branch for each CMOV, and without PAUSE, which a library's spin loop has and the card has not.
+/// Returns the assembly with a branch in place of each CMOV and without PAUSE, which a library's
+/// spin loop contains and the card lacks.
 fn for_the_card(assembly: &str) -> Result<String> {
     let mut out = String::with_capacity(assembly.len());
     for (number, line) in assembly.lines().enumerate() {
@@ -84,7 +88,8 @@ fn for_the_card(assembly: &str) -> Result<String> {
     Ok(out)
 }
 
-/// `rest` is what follows `cmov`: condition and width, source, destination, in AT&T syntax.
+/// Writes a branch in place of a CMOV. `rest` is the text after `cmov`: condition and width,
+/// source, destination, in AT&T syntax.
 fn branch_for_cmov(rest: &str, number: usize, out: &mut String) -> Result<()> {
     let (condition, operands) = rest.split_once(char::is_whitespace).context("it has no operands")?;
     let width = condition.chars().last().filter(|width| "wlq".contains(*width)).context("it has no width")?;
@@ -96,7 +101,7 @@ fn branch_for_cmov(rest: &str, number: usize, out: &mut String) -> Result<()> {
     let destination = operands.rsplit(',').next().context("it has no destination")?.trim();
     writeln!(out, "\tj{opposite}\t.Lcmov_skip_{number}\n\tmov{width}\t{operands}")?;
     if width == 'l' {
-        // A 32-bit CMOV clears the upper half also when it does not move.
+        // A 32-bit CMOV clears the destination's upper half even if the condition is false.
         writeln!(out, "\tjmp\t.Lcmov_end_{number}\n.Lcmov_skip_{number}:\n\tmovl\t{destination}, {destination}")?;
         writeln!(out, ".Lcmov_end_{number}:")?;
     } else {
@@ -105,7 +110,7 @@ fn branch_for_cmov(rest: &str, number: usize, out: &mut String) -> Result<()> {
     Ok(())
 }
 
-/// Assembles with the compiler's own assembler, by way of a crate that is nothing but this.
+/// Assembles with the compiler's own assembler, through a crate that contains only the assembly.
 fn assemble(directory: &Path, assembly: &str) -> Result<PathBuf> {
     let (text, source, object) =
         (directory.join("kernel-fixed.s"), directory.join("assembly.rs"), directory.join("kernel-fixed.o"));

@@ -1,9 +1,11 @@
-//! Building: kernel images, programs for them, and what carries both to a machine.
+//! Builds kernel images, the programs packed with them, and the media that boot them.
 //!
-//! - [`project`]: the project's directory, cargo, tools; [`scratch`]: files that are not kept.
-//! - [`image`]: the kernel's images; [`pack`]: a boot image of one; [`knc`], [`bzimage`]: the one for Knights Corner.
-//! - [`program`]: programs, packed behind an image; [`c_program`], [`c_library`]: those in C and C++; [`rust_crate`]: code for
-//!   programs from a crate; [`isa`]: the instructions they may use; [`header`]: the interface in C.
+//! - [`project`]: the project's directory, cargo and tools; [`scratch`]: temporary directories.
+//! - [`image`]: the kernel's images; [`pack`]: packs a boot image; [`knc`], [`bzimage`]: the image
+//!   for Knights Corner.
+//! - [`program`]: programs, packed behind an image; [`c_program`], [`c_library`]: programs in C and
+//!   C++; [`rust_crate`]: a crate compiled as code for programs; [`isa`]: the instruction sets that
+//!   programs may use; [`header`]: the interface's C header.
 //! - [`iso`]: a CD that boots an image; [`archive`]: an initial file system for Linux.
 
 pub mod archive;

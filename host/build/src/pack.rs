@@ -1,4 +1,5 @@
-//! From the linked ELF to the boot image: segments only, and function names behind them for the kernel's backtraces.
+//! Packs a linked ELF file into a boot image: its segments only, followed by function names for the
+//! kernel's backtraces.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,17 +14,17 @@ use wire::packed::{self, ALIGNMENT, Function, FunctionTable, HEADER_SIZE, PROGRA
 /// A built image.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// What a loader gets: stripped, with the symbol table packed behind.
+    /// The file for loaders: stripped, with the symbol table packed behind it.
     pub boot: PathBuf,
-    /// What debuggers get.
+    /// The file for debuggers.
     pub debug: PathBuf,
-    /// The programs in it: names, and ELF files with symbols and lines.
+    /// The image's programs: names, and ELF files with symbols and line numbers.
     pub programs: Vec<(String, PathBuf)>,
 }
 
-/// The address that boot loaders enter; the image's linker script has it.
+/// The linker script's symbol for the physical address at which boot loaders enter the image.
 const PHYSICAL_ENTRY: &str = "pvh_entry_physical";
-/// Alignment of segments in the file.
+/// Alignment of segments in the file, in bytes.
 const PAGE: usize = 4096;
 /// Longest function name kept, in bytes.
 const NAME_LIMIT: usize = 120;
@@ -33,24 +34,25 @@ type Segment = ProgramHeader64<Endianness>;
 /// A program to be packed behind the kernel.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// Its name.
+    /// The program's name.
     pub name: String,
-    /// Its ELF file, stripped.
+    /// The stripped ELF file.
     pub elf: Vec<u8>,
-    /// Its function names, as [`symbol_table`] makes them.
+    /// The function names, encoded by [`symbol_table`].
     pub symbols: Vec<u8>,
-    /// Its ELF file with symbols and lines.
+    /// Path of the ELF file with symbols and line numbers.
     pub debug: PathBuf,
 }
 
-/// Packs the ELF at `from` and programs into `to`.
+/// Packs the ELF file at `from` and the programs into `to`.
 pub fn pack(from: &Path, programs: &[Program], to: &Path) -> Result<()> {
     let bytes = fs::read(from).with_context(|| format!("{} cannot be read", from.display()))?;
     let packed = pack_bytes(&bytes, programs).with_context(|| format!("{} cannot be packed", from.display()))?;
     write_whole(to, &packed)
 }
 
-/// Writes a file, if it is not there with that content: by way of another one, because somebody may be reading it now.
+/// Writes a file unless it already has that content. The write goes through a temporary file and a
+/// rename, so that a concurrent reader never sees half of it.
 pub fn write_whole(to: &Path, content: &[u8]) -> Result<()> {
     if fs::read(to).is_ok_and(|there| there == content) {
         return Ok(());
@@ -60,12 +62,12 @@ pub fn write_whole(to: &Path, content: &[u8]) -> Result<()> {
     written.with_context(|| format!("{} cannot be written", to.display()))
 }
 
-/// A name beside `path` that no other process uses.
+/// Returns a name beside `path` that no other process uses.
 pub fn own_name(path: &Path) -> PathBuf {
     path.with_extension(format!("new-{}", std::process::id()))
 }
 
-/// The programs, with magic and length before them.
+/// Returns the encoded programs, preceded by magic and length.
 fn archive(programs: &[Program]) -> Result<Vec<u8>> {
     let parts = programs.iter().map(|Program { name, elf, symbols, .. }| packed::Program { name, elf, symbols });
     let archive = packed::encode_programs(parts).context("a program is larger than 4 GiB")?;
@@ -82,7 +84,7 @@ fn pack_bytes(bytes: &[u8], programs: &[Program]) -> Result<Vec<u8>> {
     let endian = header.endian()?;
     let symbols = behind_image(&file, programs)?;
     let entry = file.symbol_by_name(PHYSICAL_ENTRY).with_context(|| format!("it has no symbol {PHYSICAL_ENTRY}"))?;
-    // How far above their physical addresses all of it is linked.
+    // Distance between the segments' linked addresses and their physical addresses.
     let offset = header.e_entry(endian).wrapping_sub(entry.address());
 
     let segments: Vec<&Segment> = header
@@ -96,7 +98,8 @@ fn pack_bytes(bytes: &[u8], programs: &[Program]) -> Result<Vec<u8>> {
     let table_end = size_of::<FileHeader64<Endianness>>() + segments.len() * size_of::<Segment>();
     let mut out = vec![0; table_end];
     let mut headers = Vec::new();
-    // Where each copied segment begins in the old and the new file, to find notes inside them again.
+    // Where each copied segment lies in the old file, its size, and where it begins in the new one;
+    // needed to relocate the notes inside segments.
     let mut moved: Vec<(u64, u64, u64)> = Vec::new();
     for (index, segment) in segments.iter().enumerate() {
         let mut new = **segment;
@@ -132,7 +135,7 @@ fn pack_bytes(bytes: &[u8], programs: &[Program]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// What stands behind the image: function names, and programs.
+/// Returns the data behind the image: function names and programs.
 fn behind_image(file: &object::File, programs: &[Program]) -> Result<Vec<u8>> {
     let table = symbol_table(file, image_start(file)?)?;
     let mut symbols = SYMBOLS_MAGIC.to_le_bytes().to_vec();
@@ -147,7 +150,8 @@ fn image_start(file: &object::File) -> Result<u64> {
     Ok(file.symbol_by_name("__image_start").context("it has no symbol __image_start")?.address())
 }
 
-/// The image as it stands in memory, with function names behind it, entered at its first byte, which has this name.
+/// Returns the image as it lies in memory, with function names behind it. Its first byte must be
+/// the symbol `entry`.
 pub fn flat(bytes: &[u8], entry: &str) -> Result<Vec<u8>> {
     let file = object::File::parse(bytes)?;
     check_relocations(&file)?;
@@ -162,27 +166,29 @@ pub fn flat(bytes: &[u8], entry: &str) -> Result<Vec<u8>> {
         out.extend(segment.data()?);
         out.resize(at + usize::try_from(segment.size())?, 0);
     }
-    // The last segment is the one for symbols.
+    // The last segment is the placeholder for the symbols.
     out.truncate(out.len().saturating_sub(HEADER_SIZE));
     out.extend(behind_image(&file, &[])?);
     Ok(out)
 }
 
-/// The boot code knows packed relative relocations only (`.relr.dyn`).
+/// Fails if the file has relocations other than packed relative ones (`.relr.dyn`), the only kind
+/// that the boot code handles.
 fn check_relocations(file: &object::File) -> Result<()> {
     let others = file.section_by_name(".rela.dyn").map_or(0, |section| section.size());
     ensure!(others == 0, "it has {others} bytes of relocations of a kind that the boot code does not know");
     Ok(())
 }
 
-/// The table described in `kernel/src/observe/symbols.rs`.
+/// Returns the function table that `kernel/src/observe/symbols.rs` reads.
 pub fn symbol_table(file: &object::File, image_start: u64) -> Result<Vec<u8>> {
     let functions = functions(file, image_start)?;
     let functions = functions.iter().map(|(&start, (size, name))| Function { start, size: *size, name });
     FunctionTable::encode(functions).context("the functions' names have more than 4 GiB")
 }
 
-/// The functions of a file by their offsets: sizes, and names as the kernel shows them.
+/// Returns a file's functions by offset from `image_start`: sizes, and names as the kernel shows
+/// them.
 pub fn functions(file: &object::File, image_start: u64) -> Result<BTreeMap<u32, (u32, String)>> {
     let mut functions = BTreeMap::new();
     for symbol in file.symbols().filter(|symbol| symbol.address() >= image_start) {

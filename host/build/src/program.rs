@@ -1,5 +1,5 @@
-//! Programs: a Rust crate, or a directory of C or C++ files, becomes a position independent ELF file that exports nothing
-//! but its description, and is packed behind the kernel.
+//! Builds programs. A Rust crate or a directory of C or C++ files becomes a position-independent
+//! ELF file that exports only its description and is packed behind the kernel.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,8 @@ pub fn build(which: Which, directories: &[PathBuf], isa: Isa) -> Result<Image> {
     Ok(Image { boot, debug: kernel.debug, programs })
 }
 
-/// Where the program of a name, built for any CPU, has its debug information.
+/// Returns the path of the ELF file with debug information for the named program, built for the
+/// default instruction set.
 pub fn debug_path(name: &str) -> PathBuf {
     root().join("target/hrt").join(Isa::default().name()).join(format!("{name}.elf"))
 }
@@ -66,7 +67,8 @@ fn program(directory: &Path, isa: Isa) -> Result<Program> {
     Ok(Program { name, elf, symbols, debug })
 }
 
-/// What only the linker's output shows: that it has an entry, and needs no more than the kernel has.
+/// Checks what only the linked file shows: that the program has an entry, and that it needs only
+/// functions that the kernel has.
 fn check(bytes: &[u8]) -> Result<()> {
     let file = object::File::parse(bytes)?;
     let mut has_entry = false;
@@ -79,7 +81,8 @@ fn check(bytes: &[u8]) -> Result<()> {
             missing.push(format!("`{name}`"));
         }
     }
-    // The C library's own start asks for it where there is no entry.
+    // The C library's start code refers to `main`, so a missing `main` means that there is no
+    // entry.
     if let Some(main) = missing.iter().position(|name| name == "`main`") {
         missing.remove(main);
         has_entry = false;
@@ -98,7 +101,7 @@ fn check(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Compiles a crate; returns its name and library.
+/// Compiles a crate; returns its name and its library.
 fn rust(directory: &Path, isa: Isa) -> Result<(String, Vec<PathBuf>)> {
     let manifest = directory.join("Cargo.toml");
     let name = package_name(&manifest)?;
@@ -122,7 +125,7 @@ fn package_name(manifest: &Path) -> Result<String> {
     Ok(package["name"].as_str().context("the package has no name")?.to_string())
 }
 
-/// Links objects into a file, and returns what is in it.
+/// Links objects into the file `to` and returns its contents.
 fn link(objects: &[PathBuf], libraries: &[PathBuf], to: &Path, further: &[&str]) -> Result<Vec<u8>> {
     let versions = root().join("target/hrt/exports");
     pack::write_whole(&versions, format!("{{ global: {}; local: *; }};\n", abi::PROGRAM_SYMBOL).as_bytes())?;
@@ -144,7 +147,7 @@ fn link(objects: &[PathBuf], libraries: &[PathBuf], to: &Path, further: &[&str])
         .arg(format!("--version-script={}", versions.display()))
         .args(further)
         .args(objects)
-        // Of these, what the objects need.
+        // The linker takes from these libraries only the members that the objects need.
         .arg("--start-lib")
         .args(libraries)
         .arg("--end-lib")

@@ -6,21 +6,21 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-/// The project's directory.
+/// Returns the project's directory.
 pub fn root() -> PathBuf {
     let compiled_in =
         || Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default();
     std::env::var_os("AERO_ROOT").map_or_else(compiled_in, PathBuf::from)
 }
 
-/// Cargo, as the `aero` script found it, in the project's directory.
+/// Returns a command for the cargo that the `aero` script found, run in the project's directory.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("AERO_CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
 }
 
-/// Cargo, told to build the kernel with a rebuilt `core` into `directory`.
+/// Returns a cargo command that builds the kernel with a rebuilt `core` into `directory`.
 pub fn kernel_cargo(subcommand: &str, directory: &Path, flags: &str) -> Command {
     let linker = std::env::var("AERO_LINKER").unwrap_or_else(|_| "ld.lld".into());
     let mut command = cargo();
@@ -34,17 +34,17 @@ pub fn kernel_cargo(subcommand: &str, directory: &Path, flags: &str) -> Command 
     command
 }
 
-/// Runs cargo.
+/// Runs a cargo command.
 ///
 /// # Errors
-/// A cargo that cannot be run, or fails: it has said why.
+/// Fails if cargo cannot be run or fails. Cargo itself has then printed the reason.
 pub fn run(mut command: Command) -> Result<()> {
     let status = command.status().context("cargo cannot be run")?;
     ensure!(status.success(), "cargo failed: its errors are above");
     Ok(())
 }
 
-/// A program that is not installed.
+/// The error for a tool that is not installed.
 #[derive(Debug)]
 pub struct MissingTool(pub &'static str);
 

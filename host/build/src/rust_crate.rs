@@ -1,4 +1,4 @@
-//! Code for programs from a Rust crate.
+//! Compiles Rust crates as code for programs.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,8 @@ use crate::project::{cargo, root, run};
 
 const TARGET: &str = "hrt/x86_64-hrt-none.json";
 
-/// Compiles a crate as code for programs; where its library is then, if it has one.
+/// Compiles a crate as code for programs. Returns the path of its static library, which exists only
+/// if the crate has a library target.
 pub fn compile(manifest: &Path, name: &str, isa: Isa) -> Result<PathBuf> {
     let out = root().join("target/hrt").join(isa.name());
     let mut command = cargo();

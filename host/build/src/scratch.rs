@@ -1,18 +1,18 @@
-//! Directories for files that are not kept.
+//! Temporary directories.
 
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-/// A directory that is removed with this, and all that is in it.
+/// A directory that is removed with its contents when this value is dropped.
 pub struct Directory {
-    /// Where it is.
+    /// The directory's path.
     pub path: PathBuf,
 }
 
 impl Directory {
-    /// Makes it.
+    /// Creates the directory.
     pub fn new(path: PathBuf) -> Result<Self> {
         fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
         Ok(Self { path })

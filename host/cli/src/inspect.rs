@@ -6,7 +6,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use console::execute_on;
+use view::execute::execute_on;
 use wire::crash_file::CrashFile;
 
 use build::image::built_x64;

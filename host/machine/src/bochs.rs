@@ -1,5 +1,6 @@
-//! The kernel in Bochs, an emulator of Intel's CPUs with what QEMU's has not: x2APIC, the TSC deadline timer, AVX-512. All CPUs take turns
-//! on one thread of the host and time is the number of instructions, so that each run is the same.
+//! Runs the kernel in Bochs, an emulator of Intel CPUs with features that QEMU's emulator lacks:
+//! x2APIC, the TSC deadline timer, AVX-512. All CPUs take turns on one host thread and time is the
+//! number of executed instructions, so every run is the same.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -18,16 +19,18 @@ use build::{Image, iso};
 use crate::machine::{End, Machine};
 use crate::process::{die_with_parent, end_of};
 
-/// A CPU with all that the kernel makes use of.
+/// A CPU model with every feature that the kernel uses.
 const MODEL: &str = "corei7_skylake_x";
-/// Instructions a second of the machine's time. Firmware waits for seconds of it, so that more would take longer.
+/// Instructions per second of machine time. The firmware waits for seconds of machine time, so a
+/// higher value would make booting slower.
 const SPEED: u32 = 50_000_000;
-/// How often the machine's output and end are looked for.
+/// Interval at which the machine's output and end are polled.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// What its builds with a debugger, which ask for a command before they start, say in their help.
+/// Text in the help output of Bochs builds with a debugger. Such builds ask for a command before
+/// they start.
 const DEBUGGER: &str = "-rc filename";
 
-/// A PC in Bochs, and its files.
+/// A PC in Bochs, with its temporary files.
 pub struct Bochs {
     child: Child,
     output: Receiver<Vec<u8>>,
@@ -35,7 +38,7 @@ pub struct Bochs {
 }
 
 impl Bochs {
-    /// Boots an image from a CD, with words for the kernel's command line.
+    /// Boots an image from a CD, with the given words on the kernel's command line.
     pub fn start(image: &Image, cpus: u32, words: &str) -> Result<Self> {
         static MACHINES: AtomicU32 = AtomicU32::new(0);
         let missing = |error: std::io::Error| match error.kind() {
@@ -52,7 +55,7 @@ impl Bochs {
         let configuration = path.join("configuration");
         fs::write(&configuration, configuration_text(cpus, &iso, path))?;
         let mut command = Command::new("bochs");
-        // Its screen, in the terminal, is not looked at.
+        // Bochs draws the machine's screen in its terminal; nothing reads it.
         command.arg("-q").arg("-f").arg(&configuration).env("TERM", "vt100");
         if has_debugger {
             let script = path.join("debugger");
@@ -73,17 +76,18 @@ impl Bochs {
     }
 }
 
-/// Passes on what the machine sends on its serial line, a file, until Bochs ends.
+/// Forwards the machine's serial output, which Bochs writes to a file, until Bochs ends.
 fn receive(stdout: ChildStdout, serial: PathBuf) -> Receiver<Vec<u8>> {
     let has_ended = end_of(stdout);
     let (send, output) = mpsc::channel();
     thread::spawn(move || {
         let mut file = None;
         loop {
-            // Asked before the file is read, so that nothing is left in it at the end.
+            // Sampled before the file is read, so that output written just before the end is not
+            // lost.
             let has_ended = has_ended.load(Ordering::Relaxed);
             if file.is_none() {
-                // Made when the first byte is sent.
+                // Bochs creates the file when the machine sends its first byte.
                 file = File::open(&serial).ok();
             }
             let mut bytes = Vec::new();
@@ -130,7 +134,8 @@ fn log_path(directory: &Path) -> PathBuf {
     directory.join("log")
 }
 
-/// A PC like QEMU's. Switching it off is a "panic" to Bochs, which ends it.
+/// Returns the configuration of a PC like QEMU's. Bochs treats a machine that switches itself off
+/// as a panic, so `panic: action=fatal` makes that end Bochs.
 fn configuration_text(cpus: u32, iso: &Path, directory: &Path) -> String {
     let (iso, serial, log) = (iso.display(), serial_path(directory), log_path(directory));
     format!(

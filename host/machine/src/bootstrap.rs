@@ -1,9 +1,11 @@
-//! What a Knights Corner card has before its kernel runs: memory and registers, files that this process shares with the QEMU that plays
-//! the card, and in them the bootstrap's part (where the image goes, its parameters, SFI tables, the first instructions) and the
-//! host's (the console's rings, the POST code).
+//! The state of a Knights Corner card before its kernel runs. Its memory and registers are files
+//! that this process shares with the QEMU that plays the card. This module writes into them what a
+//! real card's bootstrap provides (the image, its boot parameters, SFI tables, the first
+//! instructions) and what the host provides (the console's rings), and reads the POST code.
 //!
-//! Unlike a card: the APIC is a PC's, with 8-bit ids (`apic=pc` tells the kernel), vector instructions are missing, and an
-//! instruction takes a nanosecond. What the image executes is audited apart from this (`tests/knc-isa`).
+//! Unlike on a card, the APIC is a PC's with 8-bit ids (`apic=pc` tells the kernel so), vector
+//! instructions are missing, and an instruction takes a nanosecond. The instructions that the image
+//! executes are audited separately (`tests/knc-isa`).
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -19,29 +21,32 @@ use wire::card::{DELAY, SPIN_CYCLES};
 
 use crate::rings::{self, Rings};
 
-/// Bytes of memory, and of the registers' block with the memory around it that QEMU wants for a module of its own.
+/// Sizes in bytes of memory and of the register block, with the block's address. The block is
+/// larger than the registers because QEMU requires it as a memory module of its own.
 const MEMORY: u64 = 1 << 30;
 const REGISTERS: u64 = 0x8_0000_0000;
 const REGISTERS_SIZE: u64 = 16 << 20;
-/// Registers, by their offset in that block: DBOX POSTCODE, SBOX CURRENTRATIO. See `arch-knc/src/platform.rs`.
+/// Register offsets in the block: DBOX POSTCODE and SBOX CURRENTRATIO. See
+/// `arch-knc/src/platform.rs`.
 const POSTCODE: u64 = 0x7c_242c;
 const CURRENT_RATIO: u64 = 0x7d_402c;
-/// 4 GHz / 20 * 5: what QEMU counts as a nanosecond is a cycle.
+/// 4 GHz / 20 * 5, or 1 GHz: a cycle is what QEMU counts as a nanosecond.
 const RATIO_1_GHZ: u32 = 3 << 9 | 5 << 1;
-/// Where the bootstrap has the boot parameters.
+/// Address of the boot parameters.
 const PARAMETERS: u32 = 0x1_0000;
-/// Where the rings are, and how large their region is.
+/// Address of the rings' region.
 const RINGS: u64 = 0x1000_0000;
-/// Memory as the bootstrap lists it: start and length.
+/// The memory map that the bootstrap reports: start and length in bytes.
 const MEMORY_MAP: [(u64, u64); 3] = [(0x5_0000, 0x1_0000), (0x8_0000, 0x2_0000), (0x10_0000, MEMORY - 0x10_0000)];
-/// The firmware: the last 128 KiB below 1 MiB, and below 4 GiB.
+/// Address of the firmware in the last 128 KiB below 1 MiB, which QEMU also maps below 4 GiB.
 const FIRMWARE: usize = 0xe_0000;
 const FIRMWARE_SIZE: usize = 0x2_0000;
-/// The CPU: none of MMX, SSE or CMOV, but 64-bit mode; 40-bit addresses, and the card's family and model.
+/// A CPU with 64-bit mode but without MMX, SSE and CMOV, with 40-bit physical addresses and the
+/// card's family and model.
 const CPU: &str =
     "pentium,vendor=GenuineIntel,family=11,model=1,stepping=2,+lm,+pae,+nx,+syscall,+pat,+fxsr,-mmx,phys-bits=40";
 
-/// A card's memory and registers, files that are removed with this.
+/// A card's memory and registers. The files are removed when this value is dropped.
 pub struct Bootstrap {
     directory: Directory,
     memory: File,
@@ -49,10 +54,10 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// A card with an image in its memory, and hardware threads.
+    /// Creates a card with an image in its memory and the given number of hardware threads.
     ///
     /// # Errors
-    /// Files that cannot be made, and an image that is none.
+    /// Fails if a file cannot be created or the image is not a bzImage.
     pub fn new(image: &Path, threads: u32, command_line: &str) -> Result<Self> {
         let directory = Directory::new(root().join("target/card").join(process::id().to_string()))?;
         let file = |name: &str, size: u64| -> Result<File> {
@@ -77,7 +82,7 @@ impl Bootstrap {
         Ok(Self { directory, memory, registers })
     }
 
-    /// What plays it.
+    /// Returns the command that runs the card in QEMU.
     pub fn command(&self, threads: u32) -> process::Command {
         let file = |name: &str| self.directory.path.join(name).display().to_string().replace(',', ",,");
         let backend = |name: &str, size: u64| {
@@ -93,34 +98,34 @@ impl Bootstrap {
         command
     }
 
-    /// The console.
+    /// Returns the host's side of the console's rings.
     pub fn rings(&self) -> Result<Rings> {
         Ok(Rings::new(self.memory.try_clone()?, RINGS))
     }
 
-    /// The POST code.
+    /// Returns a reader of the POST code.
     pub fn post_code(&self) -> Result<PostCode> {
         Ok(PostCode(self.registers.try_clone()?))
     }
 }
 
-/// Two characters that the kernel shows.
+/// The POST code: two characters that the kernel shows.
 pub struct PostCode(File);
 
 impl PostCode {
-    /// What they are.
+    /// Returns the characters, without those that cannot be printed.
     pub fn text(&self) -> String {
         let mut code = [0; 2];
         let _ = self.0.read_exact_at(&mut code, POSTCODE);
         code.iter().map(|&byte| char::from(byte)).filter(char::is_ascii_graphic).collect()
     }
 
-    /// The kernel's exit status, once it has ended.
+    /// Returns the kernel's exit status once the kernel has ended.
     pub fn status(&self) -> Option<u8> {
         self.text().strip_prefix('-')?.parse().ok()
     }
 
-    /// Why the kernel cannot boot, if it says so: see `arch-knc/src/start.rs`.
+    /// Returns why the kernel cannot boot, if its POST code says so. See `arch-knc/src/start.rs`.
     pub fn error(&self) -> Option<&'static str> {
         match self.text().as_str() {
             "Em" => Some("the boot parameters list no usable memory below 4 GiB"),
@@ -131,7 +136,7 @@ impl PostCode {
         }
     }
 
-    /// What became of a card that has stopped.
+    /// Describes the end of a card that has stopped.
     pub fn end(&self) -> String {
         match self.error() {
             Some(error) => format!("the kernel cannot boot: {error}"),
@@ -140,8 +145,9 @@ impl PostCode {
     }
 }
 
-/// QEMU does not know DELAY, with which the kernel spins (`arch-knc`): it gets PAUSE and a NOP instead, which let other hardware threads have
-/// their turn as well. The constant before it makes the bytes unmistakable.
+/// Replaces the kernel's DELAY instructions (`arch-knc`), which QEMU does not know, by PAUSE and a
+/// NOP, which also give other hardware threads their turn. The constant loaded just before DELAY
+/// identifies its bytes reliably.
 fn pause_for_delay(image: &mut [u8]) {
     const MOVE: u8 = 0xb8;
     const PAUSE: [u8; 4] = [0xf3, 0x90, 0x66, 0x90];
@@ -152,7 +158,8 @@ fn pause_for_delay(image: &mut [u8]) {
     }
 }
 
-/// The boot parameters (Linux, Documentation/x86/zero-page.rst): the image's set-up header, the command line, the memory map.
+/// Returns the boot parameters (Linux, Documentation/x86/zero-page.rst): the image's set-up header,
+/// the command line's address and the memory map.
 fn parameters(image: &[u8], command_line: u32) -> Vec<u8> {
     let mut page = vec![0; 4096];
     if let Some((at, header)) = bzimage::header(image) {
@@ -167,7 +174,8 @@ fn parameters(image: &[u8], command_line: u32) -> Vec<u8> {
     page
 }
 
-/// SFI tables, and the first instructions of all: to 32-bit mode, and to the image.
+/// Returns the firmware: SFI tables, and the first instructions of every hardware thread, which
+/// switch to 32-bit mode and jump to the image.
 fn firmware(threads: u32, entry: u32) -> Vec<u8> {
     let mut rom = vec![0; FIRMWARE_SIZE];
     let cpus: Vec<u8> = (0..threads).flat_map(u32::to_le_bytes).collect();
@@ -176,7 +184,7 @@ fn firmware(threads: u32, entry: u32) -> Vec<u8> {
     for (at, table) in tables.iter().chain(&[(0, table(b"SYST", &places))]) {
         rom[*at..*at + table.len()].copy_from_slice(table);
     }
-    // Real mode, segment F000: the instructions at 0, the descriptors at 0x80, the reset vector at the end.
+    // Real mode, segment F000: instructions at 0, descriptors at 0x80, the reset vector at the end.
     const SEGMENT: usize = 0x1_0000;
     const CODE_32: u32 = 0xf_0040;
     const DESCRIPTORS: usize = 0x80;
@@ -205,7 +213,7 @@ fn firmware(threads: u32, entry: u32) -> Vec<u8> {
         &0x00cf_9b00_0000_ffffu64.to_le_bytes(),
         &0x00cf_9300_0000_ffffu64.to_le_bytes(),
     ];
-    // jmp to the segment's start
+    // Jumps to the segment's start.
     let reset: [u8; 3] = [0xe9, 0x0d, 0x00];
     for (at, bytes) in
         [(0, real.concat()), (0x40, protected.concat()), (DESCRIPTORS, descriptors.concat()), (0xfff0, reset.to_vec())]
@@ -215,7 +223,7 @@ fn firmware(threads: u32, entry: u32) -> Vec<u8> {
     rom
 }
 
-/// An SFI table: signature, length, revision, checksum, names.
+/// Returns an SFI table: signature, length, revision, checksum, names, body.
 fn table(signature: &[u8; 4], body: &[u8]) -> Vec<u8> {
     let mut table = signature.to_vec();
     table.extend((24 + body.len() as u32).to_le_bytes());

@@ -1,4 +1,5 @@
-//! A Knights Corner card, played by QEMU with a CPU that lacks most of what the card lacks.
+//! Runs the kernel on a Knights Corner card, played by QEMU with a CPU that lacks most of what the
+//! card lacks.
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -20,25 +21,25 @@ use crate::qemu;
 use crate::rings::Rings;
 use crate::settings::Settings;
 
-/// How often the console is looked at.
+/// Interval at which the console's rings are polled.
 const RING_INTERVAL: Duration = Duration::from_millis(1);
-/// How long a kernel that reports where it is may say nothing.
+/// Longest silence before a kernel that reports its state is taken to have finished the report.
 const REPORT_LIMIT: Duration = Duration::from_secs(2);
 
-/// A card in a QEMU. It does not end by itself.
+/// A card in QEMU. It does not end by itself.
 pub struct Card {
     child: Child,
     input: Option<Box<dyn Write + Send>>,
     output: Receiver<Vec<u8>>,
-    /// QEMU's monitor.
+    /// Our end of the connection to QEMU's monitor.
     monitor: UnixStream,
     post_code: PostCode,
-    /// Its memory and registers, which go with it.
+    /// The card's memory and registers, kept alive as long as the card.
     _bootstrap: Bootstrap,
 }
 
 impl Card {
-    /// Boots an image, with words for the kernel's command line.
+    /// Boots an image, with the given words on the kernel's command line.
     pub fn start(image: &Image, settings: &Settings, words: &str) -> Result<Self> {
         let bootstrap = Bootstrap::new(&image.boot, settings.cpus, words)?;
         let (monitor, qemus_end) = UnixStream::pair().context("there is no connection for QEMU's monitor")?;
@@ -57,7 +58,8 @@ impl Card {
     }
 }
 
-/// Passes on what comes in the ring, until QEMU ends or the kernel says that it has.
+/// Forwards what the card sends through the ring, until QEMU ends, the kernel reports that it
+/// cannot boot, or the kernel clears the flag that says it is up.
 fn receive(stdout: ChildStdout, rings: Rings, post_code: PostCode) -> Receiver<Vec<u8>> {
     let has_ended = end_of(stdout);
     let (send, output) = mpsc::channel();
@@ -98,7 +100,8 @@ impl Machine for Card {
         }))
     }
 
-    /// QEMU's own status says nothing of the kernel; the POST code does.
+    /// Ends QEMU. Its own exit status says nothing about the kernel, so the status comes from the
+    /// POST code.
     fn end(&mut self) -> Result<End> {
         let _ = self.child.kill();
         self.child.wait()?;

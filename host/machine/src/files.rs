@@ -1,4 +1,4 @@
-//! Files and sockets of machines, each with the number of the process that has the machine.
+//! Files and sockets of machines. Their names carry the id of the process that runs the machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,24 +8,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result};
 use build::project::root;
 
-/// Where the sockets for telemetry are of machines that were not told where.
+/// Returns the default directory for telemetry sockets.
 pub fn telemetry_directory() -> PathBuf {
     root().join("target/telemetry")
 }
 
-/// A socket for a machine of this process, where `aero top` looks for one.
+/// Returns a path for a telemetry socket of this process, where `aero top` looks for it.
 pub fn telemetry_path() -> Result<PathBuf> {
     Ok(make(telemetry_directory())?.join(format!("{}.socket", process::id())))
 }
 
-/// A socket for a debugger of a machine of this process.
+/// Returns a path for a debugger socket of this process.
 pub fn gdb_path() -> Result<PathBuf> {
     let directory = make(root().join("target/gdb"))?;
     remove_left_over(&directory);
     Ok(directory.join(format!("{}-0.socket", process::id())))
 }
 
-/// A file for what a machine of this process leaves after a crash.
+/// Returns a new path for a crash file of this process.
 pub fn crash_path() -> Result<PathBuf> {
     static MACHINES: AtomicU32 = AtomicU32::new(0);
     let directory = make(root().join("target/crashes"))?;
@@ -39,7 +39,7 @@ fn make(directory: PathBuf) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Removes the sockets and the empty files of an `aero` that was killed before it could: `PID-...`, the crash files apart.
+/// Removes files named `PID-...` that a killed `aero` left behind, except crash files with content.
 fn remove_left_over(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();

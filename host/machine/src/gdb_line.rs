@@ -1,5 +1,6 @@
-//! The machine's second serial line, at a socket for a debugger. QEMU would let a second debugger wait in silence until the first is
-//! gone; here it is told that the line is taken.
+//! The machine's second serial line, offered at a socket to a debugger. QEMU would let a second
+//! debugger wait in silence until the first one leaves; this module tells it that the line is
+//! taken.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -11,27 +12,29 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// What a debugger that is one too many is answered, whatever it asks (gdb manual, "Standard Replies").
+/// Answer to every packet of a debugger that connects while another one is attached (gdb manual,
+/// "Standard Replies").
 const TAKEN: &str = "E.another debugger is attached to this machine";
-/// How long one that takes nothing, or one too many that says nothing, is waited for.
+/// Timeout for writes to a debugger that takes nothing, and for reads from a refused one that sends
+/// nothing.
 const TAKEN_LIMIT: Duration = Duration::from_secs(5);
-/// Packets that are answered so, before the connection ends: gdb shows the second answer.
+/// Packets answered before a refused connection is closed. gdb shows the second answer.
 const TAKEN_ANSWERS: usize = 3;
 
-/// A socket that leads to the line; removed with this.
+/// A socket that leads to the serial line. It is removed when this value is dropped.
 pub struct GdbLine {
-    /// The socket.
+    /// The socket's path.
     pub socket: PathBuf,
 }
 
 impl GdbLine {
-    /// Listens at a socket for what goes to `machine` and comes from there.
+    /// Listens at a socket and connects it with `machine`, our end of the serial line.
     ///
     /// # Errors
-    /// A socket that cannot be made.
+    /// Fails if the socket cannot be created.
     pub fn listen(socket: &Path, machine: UnixStream) -> Result<Self> {
         if UnixStream::connect(socket).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused) {
-            // An `aero` that was killed has left it.
+            // The socket is left over from an `aero` that was killed.
             let _ = std::fs::remove_file(socket);
         }
         let listener =
@@ -50,19 +53,20 @@ impl Drop for GdbLine {
     }
 }
 
-/// The debugger that is attached, if one is.
+/// The attached debugger, if any.
 type Attached = Mutex<Option<UnixStream>>;
 
-/// Gives it what the machine sends; what no debugger hears is lost, as on any serial line.
+/// Forwards the machine's output to the debugger. Output without an attached debugger is lost, as
+/// on any serial line.
 fn pass_on(machine: &mut UnixStream, debugger: &Attached) {
     let mut buffer = [0; 4096];
     while let Ok(length @ 1..) = machine.read(&mut buffer) {
         if let Some(debugger) = debugger.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            // One that has gone is noticed where it is read from.
+            // A debugger that has gone is noticed by its reader, `serve`.
             let _ = debugger.write_all(&buffer[..length]);
         }
     }
-    // The machine is gone.
+    // The machine is gone, so the debugger's connection ends too.
     if let Some(debugger) = debugger.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
         let _ = debugger.shutdown(Shutdown::Both);
     }
@@ -70,7 +74,8 @@ fn pass_on(machine: &mut UnixStream, debugger: &Attached) {
 
 fn accept(listener: &UnixListener, machine: &UnixStream, debugger: &Arc<Attached>) {
     for caller in listener.incoming().flatten() {
-        // One that stands still must not keep others from being told.
+        // Without a limit, writing to a debugger that stops reading would hold the lock and keep
+        // others from being told.
         let _ = caller.set_write_timeout(Some(TAKEN_LIMIT));
         let mut attached = debugger.lock().unwrap_or_else(PoisonError::into_inner);
         match (attached.as_ref(), caller.try_clone(), machine.try_clone()) {
@@ -86,18 +91,18 @@ fn accept(listener: &UnixListener, machine: &UnixStream, debugger: &Arc<Attached
     }
 }
 
-/// Gives the machine what the debugger sends, until that goes.
+/// Forwards the debugger's input to the machine until the debugger disconnects.
 fn serve(mut caller: UnixStream, mut machine: UnixStream, debugger: &Attached) {
     let _ = io::copy(&mut caller, &mut machine);
     *debugger.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
-/// Answers every packet of a debugger that it is one too many.
+/// Tells a debugger, in answer to each of its first packets, that another one is attached.
 fn refuse(mut caller: UnixStream) -> io::Result<()> {
     let sum = TAKEN.bytes().fold(0u8, u8::wrapping_add);
     let answer = format!("+${TAKEN}#{sum:02x}");
     caller.set_read_timeout(Some(TAKEN_LIMIT))?;
-    // A packet ends with this and its sum.
+    // A packet ends with `#` and its checksum.
     let packets = BufReader::new(caller.try_clone()?).split(b'#');
     for packet in packets.take(TAKEN_ANSWERS) {
         packet?;

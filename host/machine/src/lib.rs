@@ -1,12 +1,13 @@
-//! Machines that run a kernel, behind one trait, and what is done with any of them.
+//! Machines that run a kernel, behind one trait, and operations common to all of them.
 //!
-//! - [`Machine`]: what all have; [`Settings`]: what one is to be like; [`start`]: makes one.
-//! - [`script`]: runs commands at a kernel's prompt; [`source_lines`]: adds file and line to backtraces.
-//! - [`pc`]: a PC that QEMU emulates, by [`qemu`]'s arguments, with [`files`] of its own, a [`gdb_line`] and a [`qmp`] socket;
-//!   [`memory`]: whether an image fits into it.
-//! - [`card`]: a Knights Corner card that QEMU plays, with what a [`bootstrap`] leaves it and its console's
-//!   [`rings`].
-//! - [`bochs`]: Bochs, with what QEMU's emulator lacks. [`linux`]: a Linux in QEMU.
+//! - [`Machine`]: the common trait; [`Settings`]: a machine's configuration; [`start`]: starts one.
+//! - [`script`]: runs commands at a kernel's prompt; [`source_lines`]: adds file and line to
+//!   backtraces.
+//! - [`pc`]: a PC that QEMU emulates, by [`qemu`]'s arguments, with [`files`] of its own, a
+//!   [`gdb_line`] and a [`qmp`] socket; [`memory`]: checks that an image fits into it.
+//! - [`card`]: a Knights Corner card that QEMU plays, prepared by a [`bootstrap`], with its
+//!   console's [`rings`].
+//! - [`bochs`]: Bochs, with CPU features that QEMU's emulator lacks. [`linux`]: Linux in QEMU.
 //! - [`process`]: an emulator as a process.
 
 mod bochs;
@@ -34,10 +35,11 @@ pub use machine::{End, Machine};
 pub use qemu::{Accelerator, Clock};
 pub use settings::{Kind, Settings};
 
-/// Boots an image on a machine, with further words for the kernel's command line.
+/// Boots an image on a machine, with further words on the kernel's command line.
 ///
 /// # Errors
-/// Emulators that are missing or do not start, files that cannot be made, and settings that contradict each other.
+/// Fails if the emulator is missing or does not start, if files cannot be created, or if settings
+/// contradict each other.
 pub fn start(image: &Image, settings: &Settings, words: &str) -> Result<Box<dyn Machine>> {
     Ok(match settings.kind {
         Kind::Pc => Box::new(pc::Pc::start(image, settings, words)?),

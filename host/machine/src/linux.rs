@@ -1,4 +1,4 @@
-//! A Linux in QEMU: Debian's cloud kernel, and an initial file system with programs of ours.
+//! Runs Linux in QEMU: Debian's cloud kernel and an initial file system with our programs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,20 @@ use crate::qemu::{self, Accelerator, Clock};
 
 /// Debian's package that depends on the newest kernel for virtual machines.
 const PACKAGE: &str = "linux-image-cloud-amd64";
-/// What Linux and our static programs need.
+/// Memory that suffices for Linux and our static programs.
 pub const MEMORY: &str = "1G";
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// What the first process puts around the output of the commands; see `bench/linux`.
+/// Markers that the first process prints around the commands' output; see `bench/linux`.
 const BEGIN: &str = "linux: begin";
 const END: &str = "linux: end ";
-/// Fair to Linux: no mitigations, no random addresses, no self-tests; the clock source that costs nothing to read.
+/// Options that favour Linux: no mitigations, no address randomization, no self-tests, and the
+/// cheapest clock source.
 const COMMAND_LINE: &str = "console=ttyS0 quiet mitigations=off nokaslr norandmaps clocksource=tsc tsc=reliable \
                             cryptomgr.notests panic=-1";
 
-/// The kernel: `given`, or one fetched by the name of its Debian package and kept.
+/// Returns the kernel's path: `given`, or a kernel from Debian's package, which is fetched once and
+/// kept.
 pub fn kernel(given: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = given {
         ensure!(path.is_file(), "{} is no file; give a bzImage", path.display());
@@ -40,7 +42,7 @@ pub fn kernel(given: Option<&Path>) -> Result<PathBuf> {
     Ok(kept)
 }
 
-/// Fetches the kernel, to be kept at a path.
+/// Fetches the kernel and stores it at `kept`.
 fn fetch(kept: &Path) -> Result<()> {
     let advice = "where there is no apt-get, give a Linux kernel with --linux FILE";
     let fetch = root().join("target/linux/fetch");
@@ -66,7 +68,7 @@ fn fetch(kept: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command; its standard output.
+/// Runs a command and returns its standard output.
 fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("{name} cannot be run"))?;
@@ -74,7 +76,7 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Builds a crate's binary, linked statically; where it is.
+/// Builds a crate's binary, linked statically, and returns its path.
 pub fn build(manifest: &Path, binary: &str) -> Result<PathBuf> {
     let directory = root().join("target/linux");
     let path = directory.join(TARGET).join("release").join(binary);
@@ -89,7 +91,8 @@ pub fn build(manifest: &Path, binary: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A file system in memory: the first process and the commands it runs. Programs are still to be added.
+/// Returns an initial file system with the first process and the commands it runs, but no programs
+/// yet.
 fn file_system(commands: &[String]) -> Result<Archive> {
     let init = build(&root().join("bench/linux/Cargo.toml"), "init")?;
     let mut archive = Archive::default();
@@ -98,7 +101,7 @@ fn file_system(commands: &[String]) -> Result<Archive> {
     Ok(archive)
 }
 
-/// A file system with programs at its root, and commands to run.
+/// Returns an initial file system with programs at its root and commands to run.
 pub fn file_system_with(programs: &[PathBuf], commands: &[String]) -> Result<Archive> {
     let mut archive = file_system(commands)?;
     for path in programs {
@@ -108,28 +111,30 @@ pub fn file_system_with(programs: &[PathBuf], commands: &[String]) -> Result<Arc
     Ok(archive)
 }
 
-/// What runs a Linux.
+/// The configuration of a Linux machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
     /// The kernel, a bzImage.
     pub kernel: &'a Path,
-    /// CPUs.
+    /// Number of CPUs.
     pub cpus: u32,
-    /// What executes it.
+    /// The accelerator that executes guest instructions.
     pub accelerator: Accelerator,
-    /// How its time passes.
+    /// The source of guest time.
     pub clock: Clock,
-    /// Further words for the kernel's command line; those like `NAME=value` that it does not know become environment variables.
+    /// Further words for the kernel's command line. Words of the form `NAME=value` that the kernel
+    /// does not know become environment variables.
     pub words: &'a str,
-    /// How long it may take.
+    /// Time limit for the commands.
     pub limit: Duration,
 }
 
 impl Settings<'_> {
-    /// Boots with a file system, and returns what the commands printed.
+    /// Boots with a file system and returns the commands' output.
     ///
     /// # Errors
-    /// A command that failed, a machine that ended early or took too long: with all it printed.
+    /// Fails if a command fails, or if the machine ends early or exceeds the time limit. The error
+    /// contains all output.
     pub fn execute(&self, file_system: Archive) -> Result<String> {
         let mut machine = Linux::start(self, file_system)?;
         let output = read(machine.output(), self.limit);
@@ -138,7 +143,7 @@ impl Settings<'_> {
     }
 }
 
-/// A Linux in a QEMU.
+/// A Linux machine in QEMU.
 pub struct Linux {
     child: Child,
     output: Receiver<Vec<u8>>,
@@ -149,11 +154,12 @@ impl Linux {
     /// Boots with a file system.
     ///
     /// # Errors
-    /// A QEMU that is missing or does not start, files that cannot be made.
+    /// Fails if QEMU is missing or does not start, or if files cannot be created.
     pub fn start(settings: &Settings<'_>, file_system: Archive) -> Result<Self> {
         let initrd = root().join(format!("target/linux/initrd-{}", std::process::id()));
         fs::write(&initrd, file_system.finish())?;
-        // Where instructions are counted, Linux cannot start the other CPUs while it boots; the first process does.
+        // With counted instructions, Linux cannot start the other CPUs during boot; the first
+        // process starts them later.
         let one = if settings.clock == Clock::Instructions { " maxcpus=1" } else { "" };
         let line = format!("{COMMAND_LINE}{one} {}", settings.words);
         let mut command = qemu::bare_command(settings.accelerator, settings.clock, settings.cpus, MEMORY);
@@ -186,7 +192,7 @@ impl Drop for Linux {
     }
 }
 
-/// What the commands printed, of what a machine prints.
+/// Reads a machine's output and returns the part that the commands printed.
 fn read(output: &Receiver<Vec<u8>>, limit: Duration) -> Result<String> {
     let deadline = Instant::now() + limit;
     let (mut all, mut wanted, mut failed) = (String::new(), None::<String>, None);

@@ -1,4 +1,4 @@
-//! What all machines have.
+//! The interface common to all machines.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,49 +6,52 @@ use std::sync::mpsc::Receiver;
 
 use anyhow::Result;
 
-/// A machine that runs. Dropping it ends it.
+/// A running machine. Dropping it ends it.
 pub trait Machine {
-    /// What comes on its console, in pieces; the sender is gone once nothing more can come.
+    /// Returns the channel with the machine's console output, in pieces. It disconnects once no
+    /// more output can come.
     fn output(&mut self) -> &mut Receiver<Vec<u8>>;
 
-    /// Takes the way to its console's input. `None` if it was taken before, and for a machine that takes none.
+    /// Takes the writer to the console's input. Returns `None` if it was taken before or the
+    /// machine has no input.
     fn take_input(&mut self) -> Option<Box<dyn Write + Send>> {
         None
     }
 
-    /// Makes the kernel report where its CPUs are, and end; what it says, as far as it does. `None` for a machine in which nothing
-    /// can.
+    /// Makes the kernel report where its CPUs are and end, and returns its output as far as it
+    /// gets. Returns `None` for a machine that has no way to ask its kernel.
     fn interrogate(&mut self) -> Option<Vec<u8>> {
         None
     }
 
-    /// Ends it if it has not ended by itself, and tells how it ended.
+    /// Ends the machine if it has not ended by itself, and tells how it ended.
     ///
     /// # Errors
-    /// A process that cannot be waited for.
+    /// Fails if the machine's process cannot be waited for.
     fn end(&mut self) -> Result<End>;
 
-    /// What it shows outside of its console, for the report of a kernel that does not finish.
+    /// Returns what the machine shows outside its console, for the report on a kernel that does not
+    /// finish.
     fn shows(&self) -> Option<String> {
         None
     }
 
-    /// How to look at what a crashed kernel has left, once it has begun to write that; told once.
+    /// Tells once, as soon as a crashed kernel has begun to write its state, how to look at it.
     fn crash_note(&mut self) -> Option<String> {
         None
     }
 
-    /// That something of the kernel's trace is lost, once it is; told once.
+    /// Tells once, as soon as the kernel's trace has lost events, that it does.
     fn loss_note(&mut self) -> Option<String> {
         None
     }
 
-    /// Where the kernel has left its state after a crash, once [`Machine::crash_note`] has told of it.
+    /// Returns the crashed kernel's state file, once [`Machine::crash_note`] has announced it.
     fn crash_file(&self) -> Option<&Path> {
         None
     }
 
-    /// The socket of its line to a debugger.
+    /// Returns the socket of the machine's debugger line.
     fn debugger_socket(&self) -> Option<&Path> {
         None
     }
@@ -57,12 +60,13 @@ pub trait Machine {
 /// How a machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
-    /// The kernel's exit status, if the machine tells one.
+    /// The kernel's exit status, if the machine reports one.
     pub status: Option<u8>,
-    /// True if it was switched off or reset, which tells no status.
+    /// True if the machine was switched off or reset, neither of which reports a status.
     pub is_switched_off: bool,
-    /// How, as a sentence, for a kernel that did not finish before.
+    /// Description of the end, as a sentence, for a kernel that did not finish.
     pub how: String,
-    /// Why there was no machine at all, if it has said nothing: then the emulator failed and not the kernel.
+    /// Why the emulator could not run a machine at all. It is meaningful only if the machine has
+    /// sent no output; then the emulator failed and not the kernel.
     pub refusal: Option<String>,
 }

@@ -1,4 +1,5 @@
-//! Whether an image fits into a machine's memory: one that does not ends without a word.
+//! Checks that an image fits into a machine's memory, because a kernel without enough memory ends
+//! silently.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +9,12 @@ use object::Endianness;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
 
-/// Memory a machine has beside the image before it can say anything, in bytes: 4 MiB in all boot.
+/// Memory in bytes that the kernel needs beside the image before it can print anything; 4 MiB in
+/// all suffice to boot.
 const LEAST_BESIDE_IMAGE: u64 = 512 << 10;
 
-/// An error if the image and what it needs first do not fit into the machine's memory. What is not a number with a unit is QEMU's.
+/// Fails if the image and the kernel's first needs do not fit into the machine's memory. A size
+/// that is not a number with a unit is left to QEMU.
 pub fn check(image: &Path, given: &str) -> Result<()> {
     let Some(memory) = bytes_of(given) else { return Ok(()) };
     let bytes = fs::read(image).with_context(|| format!("{} cannot be read", image.display()))?;
@@ -28,7 +31,7 @@ pub fn check(image: &Path, given: &str) -> Result<()> {
     Ok(())
 }
 
-/// A number with a unit, MiB without one.
+/// Parses a number with a unit, MiB without one, into bytes.
 fn bytes_of(size: &str) -> Option<u64> {
     let digits = size.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
     let shift = match size[digits.len()..].to_ascii_uppercase().as_str() {

@@ -1,4 +1,4 @@
-//! A PC that QEMU emulates.
+//! Runs the kernel on a PC that QEMU emulates.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -21,36 +21,37 @@ use crate::qemu::{self, Medium};
 use crate::settings::Settings;
 use crate::{files, memory, qmp};
 
-/// Longest command line of the kernel, in bytes: what loaders pass on whole, of the 4,096 that the kernel keeps.
+/// Longest command line of the kernel, in bytes. The kernel keeps 4,096 bytes, but loaders pass on
+/// only this many reliably.
 const LINE_LIMIT: usize = 4000;
-/// How long QEMU may take to end after it closed its output.
+/// How long QEMU may take to end after it has closed its output.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
-/// How long a kernel that did not finish may take to report where it is.
+/// Longest silence of a kernel that did not finish and reports its state.
 const REPORT_LIMIT: Duration = Duration::from_secs(2);
-/// How long one that reports may take to write what is left.
+/// How long such a kernel may take to write its crash file.
 const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
-/// A PC in a QEMU.
+/// A PC in QEMU.
 pub struct Pc {
     child: Child,
     input: Option<Box<dyn Write + Send>>,
     output: Receiver<Vec<u8>>,
-    /// QEMU's monitor.
+    /// Our end of the connection to QEMU's monitor.
     monitor: UnixStream,
-    /// The CD made for it, removed with it.
+    /// The CD made for the machine, removed with it.
     iso: Option<PathBuf>,
-    /// Where the kernel leaves its state after a crash. Removed with the machine if it is empty.
+    /// The file for the kernel's state after a crash, removed with the machine if it is empty.
     crash: PathBuf,
     is_crash_told: bool,
-    /// The socket of its telemetry, removed with it.
+    /// The machine's telemetry socket, removed with it.
     telemetry: Option<PathBuf>,
-    /// Where its trace goes, as long as nothing is to be told of that.
+    /// The trace file, until its loss has been reported. `None` if no loss is to be reported.
     trace: Option<PathBuf>,
     gdb: Option<GdbLine>,
 }
 
 impl Pc {
-    /// Boots an image, with further words for the kernel's command line.
+    /// Boots an image, with further words on the kernel's command line.
     pub fn start(image: &Image, settings: &Settings, words: &str) -> Result<Self> {
         let trace_words =
             settings.trace.as_ref().map_or_else(String::new, |_| qemu::trace_words(settings.streams_trace));
@@ -75,7 +76,8 @@ impl Pc {
         if let Some(given) = settings.debugger.clone() {
             let socket = given.map_or_else(files::gdb_path, Ok)?;
             let (ours, qemus) = UnixStream::pair().context("there is no connection for the line to gdb")?;
-            // Before what the caller adds: it is the second line, whatever else there is.
+            // Inserted before the caller's arguments, so that this is the second serial line
+            // whatever they add.
             extra.splice(0..0, qemu::gdb_arguments(qemus.as_raw_fd()));
             let line = GdbLine::listen(&socket, ours)?;
             gdb = Some((line, qemus));
@@ -101,7 +103,7 @@ impl Pc {
         if let Some((_, qemus)) = &gdb {
             inherit(&mut command, qemus.as_raw_fd());
         }
-        // Ctrl-C at the terminal is not meant for the machine as a process.
+        // Its own process group keeps Ctrl-C at the terminal from killing QEMU.
         command.process_group(0);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(qemu_missing)?;
         let input = child.stdin.take().map(|input| Box::new(input) as Box<dyn Write + Send>);
@@ -120,7 +122,7 @@ impl Pc {
         })
     }
 
-    /// QEMU's exit code; it is killed if it does not end by itself.
+    /// Returns QEMU's exit code and kills QEMU if it does not end by itself.
     fn exit_code(&mut self) -> Result<Option<i32>> {
         // QEMU closes its output right before it ends by itself.
         let deadline = Instant::now() + EXIT_LIMIT;
@@ -191,7 +193,8 @@ impl Machine for Pc {
     }
 }
 
-/// Adds what a kernel says to `said`, as long as it says something or writes its crash file, or for a while.
+/// Collects the kernel's output in `said` until the kernel falls silent and its crash file stops
+/// growing, or `WRITE_LIMIT` has passed.
 fn listen(output: &Receiver<Vec<u8>>, crash: &Path, said: &mut Vec<u8>) {
     let size = || fs::metadata(crash).map_or(0, |file| file.len());
     let (mut written, end) = (size(), Instant::now() + WRITE_LIMIT);

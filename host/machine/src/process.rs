@@ -1,4 +1,4 @@
-//! An emulator as a process.
+//! Emulators as processes.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::RawFd;
@@ -12,10 +12,10 @@ use std::thread;
 
 use build::project::MissingTool;
 
-/// How often a kernel is asked where it is.
+/// Most attempts to ask a kernel where its CPUs are.
 const INTERROGATIONS: u32 = 3;
 
-/// Why QEMU cannot be started.
+/// Returns the error for a QEMU that cannot be started.
 pub fn qemu_missing(error: std::io::Error) -> anyhow::Error {
     match error.kind() {
         ErrorKind::NotFound => MissingTool("qemu-system-x86_64").into(),
@@ -23,7 +23,7 @@ pub fn qemu_missing(error: std::io::Error) -> anyhow::Error {
     }
 }
 
-/// Passes on what a process writes, until it ends.
+/// Forwards a process's output until the process closes it.
 pub fn pump(mut from: ChildStdout) -> Receiver<Vec<u8>> {
     let (send, output) = mpsc::channel();
     thread::spawn(move || {
@@ -37,7 +37,7 @@ pub fn pump(mut from: ChildStdout) -> Receiver<Vec<u8>> {
     output
 }
 
-/// Set once a process has closed its output, in which nothing is looked for.
+/// Returns a flag that is set once a process has closed its output. The output itself is discarded.
 pub fn end_of(mut from: ChildStdout) -> Arc<AtomicBool> {
     let has_ended = Arc::new(AtomicBool::new(false));
     let ends = has_ended.clone();
@@ -48,10 +48,11 @@ pub fn end_of(mut from: ChildStdout) -> Arc<AtomicBool> {
     has_ended
 }
 
-/// Asks the kernel in a QEMU where it is, by non-maskable interrupts from QEMU's monitor; what it says, as `listen` hears it.
+/// Asks the kernel in a QEMU where its CPUs are, with an NMI from QEMU's monitor. Returns the
+/// kernel's output as `listen` collects it.
 pub fn interrogate(monitor: &mut UnixStream, mut listen: impl FnMut(&mut Vec<u8>)) -> Vec<u8> {
     let mut said = Vec::new();
-    // One may be taken for what the kernel sent itself.
+    // The kernel may take an NMI for one that it sent itself, so a silent kernel is asked again.
     for _ in 0..INTERROGATIONS {
         if !said.is_empty() || monitor.write_all(b"nmi\n").is_err() {
             break;
@@ -61,9 +62,10 @@ pub fn interrogate(monitor: &mut UnixStream, mut listen: impl FnMut(&mut Vec<u8>
     said
 }
 
-/// Keeps a file open in the program.
+/// Keeps a file descriptor open in the program that a command runs.
 pub fn inherit(command: &mut Command, file: RawFd) {
-    // SAFETY: fcntl is async-signal-safe and touches nothing else; the file is this process's, open until the program runs.
+    // SAFETY: the closure runs between fork and exec and calls only fcntl, which is
+    // async-signal-safe. The caller keeps the descriptor open until the program runs.
     unsafe {
         command.pre_exec(move || match libc::fcntl(file, libc::F_SETFD, 0) {
             0 => Ok(()),
@@ -72,9 +74,10 @@ pub fn inherit(command: &mut Command, file: RawFd) {
     }
 }
 
-/// Makes the program end when this one does, however it ends.
+/// Makes the kernel kill a command's program when this process ends, however it ends.
 pub fn die_with_parent(command: &mut Command) {
-    // SAFETY: prctl is async-signal-safe and touches nothing else.
+    // SAFETY: the closure runs between fork and exec and calls only prctl, which touches no memory
+    // and takes no locks, so it is safe there.
     unsafe {
         command.pre_exec(|| {
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 {

@@ -1,4 +1,4 @@
-//! QEMU's arguments.
+//! QEMU's command-line arguments.
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::RawFd;
@@ -10,13 +10,13 @@ use clap::ValueEnum;
 
 use crate::qmp;
 
-/// Port of QEMU's isa-debug-exit device: the kernel's exit status becomes QEMU's, doubled and one more.
+/// Port of QEMU's isa-debug-exit device. For the kernel's exit status n, QEMU exits with 2n + 1.
 const DEBUG_EXIT_PORT: &str = "0xf4";
 
-/// Port of QEMU's isa-debugcon device: the kernel writes its trace there.
+/// Port of the isa-debugcon device to which the kernel writes its trace.
 const TRACE_PORT: &str = "0xe9";
 
-/// Port of another one: the kernel writes what is left after a crash there.
+/// Port of the isa-debugcon device to which the kernel writes its state after a crash.
 const CRASH_PORT: &str = "0xe8";
 
 /// What executes guest instructions.
@@ -30,62 +30,62 @@ pub enum Accelerator {
     Kvm,
 }
 
-/// How instructions are counted.
+/// How guest time passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
-    /// Time passes as it does.
+    /// Guest time follows real time.
     Real,
-    /// A nanosecond per instruction, the same in every run (`-icount shift=0,sleep=off`).
+    /// Each instruction takes a nanosecond, the same in every run (`-icount shift=0,sleep=off`).
     Instructions,
 }
 
-/// Where the image comes from.
+/// The medium that an image is loaded from.
 #[derive(Clone, Copy, Debug)]
 pub enum Medium<'a> {
-    /// QEMU loads it, by PVH.
+    /// QEMU loads the kernel itself, by PVH.
     Kernel(&'a Path),
-    /// GRUB on a CD loads it, by Multiboot2. The command line is on the CD.
+    /// GRUB loads the kernel from a CD, by Multiboot2. The command line is on the CD.
     Iso(&'a Path),
 }
 
-/// A PC.
+/// The configuration of a PC.
 #[derive(Clone, Debug)]
 pub struct Pc<'a> {
-    /// CPUs.
+    /// Number of CPUs.
     pub cpus: u32,
-    /// Memory, as QEMU takes it.
+    /// Memory size, in QEMU's syntax.
     pub memory: &'a str,
-    /// What executes it.
+    /// The accelerator that executes guest instructions.
     pub accelerator: Accelerator,
-    /// How its time passes.
+    /// The source of guest time.
     pub clock: Clock,
-    /// A window with a screen and a keyboard.
+    /// Whether the PC has a window with a screen and a keyboard.
     pub display: bool,
-    /// What it boots.
+    /// The medium to boot from.
     pub medium: Medium<'a>,
-    /// The kernel's command line.
+    /// The kernel's command line, used only if QEMU loads the kernel.
     pub command_line: &'a str,
-    /// QEMU's end of a connection for its monitor, a file descriptor it inherits.
+    /// QEMU's end of the monitor connection, a file descriptor that QEMU inherits.
     pub monitor: Option<RawFd>,
-    /// Where the kernel's crash file goes.
+    /// The file for the kernel's state after a crash.
     pub crash: &'a Path,
-    /// Where the kernel's trace goes, in its own format.
+    /// The file for the kernel's trace, in the kernel's own format.
     pub trace: Option<&'a Path>,
     /// Further arguments.
     pub extra: &'a [String],
 }
 
-/// True if KVM is there, may be used, and is not itself emulated.
+/// Returns true if KVM exists, is accessible and is not itself emulated.
 pub fn kvm_is_usable() -> bool {
     let accessible = OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
     let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     accessible && flags.split_whitespace().any(|flag| flag == "vmx" || flag == "svm")
 }
 
-/// QEMU's version, the first number of it.
+/// Returns QEMU's major version.
 ///
 /// # Errors
-/// A QEMU that is not there, or says something else.
+/// Fails if QEMU cannot be run or its output contains no version.
 pub fn major_version() -> Result<u32> {
     let output = Command::new("qemu-system-x86_64").arg("--version").output().context("QEMU cannot be run")?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -93,46 +93,49 @@ pub fn major_version() -> Result<u32> {
     version.with_context(|| format!("QEMU does not say its version: {}", text.trim()))
 }
 
-/// Words the kernel's command line needs for the devices given here.
+/// Returns the words on the kernel's command line that announce the devices defined here.
 pub fn kernel_words() -> String {
     format!("debug-exit={DEBUG_EXIT_PORT} crash-port={CRASH_PORT}")
 }
 
-/// Arguments that give the machine a line for telemetry, at a socket.
+/// Returns arguments that give the machine a telemetry line at a socket.
 pub fn telemetry_arguments(socket: &Path) -> [String; 4] {
     let path = socket.display().to_string().replace(',', ",,");
     [
         "-chardev".into(),
         format!("socket,id=telemetry,path={path},server=on,wait=off"),
         "-device".into(),
-        // The third serial port, which has none of the first one's interrupts.
+        // The third serial port, on an interrupt line that the first one does not use.
         "isa-serial,index=2,irq=5,chardev=telemetry".into(),
     ]
 }
 
-/// Arguments that give the machine a second serial line, for gdb, at a connection that QEMU inherits.
+/// Returns arguments that give the machine a second serial line, for gdb, at a connection that QEMU
+/// inherits.
 pub fn gdb_arguments(end: RawFd) -> [String; 4] {
     ["-chardev".into(), format!("socket,id=gdb,fd={end}"), "-serial".into(), "chardev:gdb".into()]
 }
 
-/// Words that make the kernel trace, and write the trace to the port given here.
+/// Returns the words on the kernel's command line that make the kernel write its trace to the trace
+/// port.
 pub fn trace_words(streams: bool) -> String {
     format!("trace={} trace-port={TRACE_PORT}", if streams { "stream" } else { "on" })
 }
 
-/// The kernel's exit status from QEMU's.
+/// Returns the kernel's exit status for QEMU's, or `None` if QEMU's is not from the debug-exit
+/// device.
 pub fn kernel_status(code: i32) -> Option<u8> {
     (code % 2 == 1).then(|| u8::try_from(code / 2).ok()).flatten()
 }
 
-/// What every machine has, and what executes its instructions.
+/// Returns the command with what every machine has, and with its accelerator.
 fn base_command(kvm: bool, clock: Clock) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command.args(["-nodefaults", "-no-user-config", "-machine", "q35"]);
     match (kvm, clock) {
         (true, _) => command.args(["-accel", "kvm", "-cpu", "host"]),
         (false, Clock::Real) => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
-        // With ERMS advertised, `rep` string instructions count one per byte.
+        // With ERMS advertised, `rep` string instructions would count one instruction per byte.
         (false, Clock::Instructions) => {
             command.args(["-accel", "tcg", "-icount", "shift=0,sleep=off", "-cpu", "max,-erms"])
         }
@@ -141,35 +144,35 @@ fn base_command(kvm: bool, clock: Clock) -> Command {
     command
 }
 
-/// A PC without further devices, its serial line on standard output.
+/// Returns the command for a PC without further devices, its serial line on standard output.
 pub fn bare_command(accelerator: Accelerator, clock: Clock, cpus: u32, memory: &str) -> Command {
     let mut command = base_command(accelerator == Accelerator::Kvm, clock);
     command.args(["-smp", &cpus.to_string(), "-m", memory, "-no-reboot", "-monitor", "none", "-display", "none"]);
     command
 }
 
-/// A monitor at a connection that QEMU inherits.
+/// Adds a monitor at a connection that QEMU inherits.
 pub fn monitor(command: &mut Command, end: RawFd) -> &mut Command {
     command.args(["-chardev", &format!("socket,id=monitor,fd={end}")]);
     command.args(["-mon", "chardev=monitor,mode=readline"])
 }
 
-/// A socket for QEMU's machine protocol.
+/// Adds a socket for QEMU's machine protocol.
 fn machine_protocol(command: &mut Command, socket: &Path) {
     let path = socket.display().to_string().replace(',', ",,");
     command.args(["-qmp", &format!("unix:{path},server=on,wait=off")]);
 }
 
-/// A port whose bytes go to a file.
+/// Adds a port whose bytes go to a file.
 fn debug_console(command: &mut Command, name: &str, port: &str, path: &Path) {
-    // A comma would end the value; doubled it stands for itself.
+    // A single comma would end the value; a doubled one stands for itself.
     let path = path.display().to_string().replace(',', ",,");
     command.args(["-chardev", &format!("file,id={name},path={path}")]);
     command.args(["-device", &format!("isa-debugcon,iobase={port},chardev={name}")]);
 }
 
 impl Pc<'_> {
-    /// The command that runs it, its serial line on standard input and output.
+    /// Returns the command that runs the PC, its serial line on standard input and output.
     pub fn command(&self) -> Command {
         let kvm = match self.accelerator {
             Accelerator::Auto => self.clock == Clock::Real && kvm_is_usable(),

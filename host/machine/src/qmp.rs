@@ -1,4 +1,4 @@
-//! QEMU's machine protocol (QMP), as far as a machine that stands still is asked for its memory.
+//! QEMU's machine protocol (QMP), as far as needed to dump the memory of a stopped machine.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
@@ -8,27 +8,28 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-/// How long QEMU may take for an answer: it may have to write all of a machine's memory first.
+/// Time limit for an answer. QEMU may have to write all of a machine's memory first.
 const ANSWER_LIMIT: Duration = Duration::from_secs(300);
 /// Longest path of a socket, in bytes (unix(7)).
 const PATH_LIMIT: usize = 107;
 
-/// The socket of a machine, beside its crash file; `None` if the path is longer than a socket's can be.
+/// Returns the path of a machine's QMP socket, beside its crash file. Returns `None` if the path is
+/// too long for a socket.
 pub fn socket_beside(crash: &Path) -> Option<PathBuf> {
     let socket = crash.with_extension("qmp");
     (socket.as_os_str().len() <= PATH_LIMIT).then_some(socket)
 }
 
-/// Writes a machine's memory, as its page tables have it, to an ELF core file.
+/// Writes a machine's memory, as its page tables map it, to an ELF core file.
 ///
 /// # Errors
-/// A machine that is not there any more, and what QEMU refuses.
+/// Fails if the machine is gone or QEMU refuses the dump.
 pub fn dump_memory(socket: &Path, out: &Path) -> Result<()> {
     let stream = UnixStream::connect(socket)
         .context("the machine is gone, and its memory with it: it must still be at its post-mortem prompt")?;
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     let mut stream = BufReader::new(stream);
-    // It greets.
+    // QEMU sends a greeting first.
     receive(&mut stream)?;
     ask(&mut stream, &json!({"execute": "qmp_capabilities"}))?;
     let protocol = format!("file:{}", out.display());
@@ -36,7 +37,7 @@ pub fn dump_memory(socket: &Path, out: &Path) -> Result<()> {
     ask(&mut stream, &json!({"execute": "dump-guest-memory", "arguments": arguments}))
 }
 
-/// Sends a command, and waits for its answer among what is told.
+/// Sends a command and waits for its answer, skipping events.
 fn ask(stream: &mut BufReader<UnixStream>, command: &Value) -> Result<()> {
     let name = &command["execute"];
     writeln!(stream.get_mut(), "{command}").with_context(|| format!("QEMU does not take {name}"))?;

@@ -1,4 +1,5 @@
-//! The host's side of the rings in a card's memory: see [`wire::card`]. The card's indices are not believed.
+//! The host's side of the rings in a card's memory; see [`wire::card`]. The card's indices are not
+//! trusted.
 
 use std::fs::File;
 use std::io;
@@ -8,16 +9,16 @@ use std::time::Duration;
 use wire::card::ring::{self, DATA, HEAD, TAIL};
 use wire::card::{REGION_MAGIC, VERSION, channel, region};
 
-/// Bytes of the region.
+/// Size of the region in bytes.
 pub const REGION_SIZE: u64 = 1 << 20;
-/// How often a full ring is looked at.
+/// Interval at which a full ring is polled.
 const INTERVAL: Duration = Duration::from_millis(1);
-/// The console's rings: offsets in the region, bytes of data.
+/// Offsets of the console's rings in the region, and their data sizes in bytes.
 const TO_CARD: u32 = 0x1000;
 const TO_HOST: u32 = 0x4000;
 const TO_CARD_SIZE: u32 = 4 << 10;
 const TO_HOST_SIZE: u32 = 64 << 10;
-/// The region as the host prepares it: a console's two rings.
+/// Returns the region as the host prepares it, with a console's two rings.
 pub fn empty_region() -> Vec<u8> {
     let mut bytes = vec![0; TO_HOST as usize + DATA as usize];
     let mut put = |at: usize, words: &[u32]| {
@@ -45,7 +46,7 @@ pub struct Rings {
 }
 
 impl Rings {
-    /// Those of the region at an offset in the file.
+    /// Returns the rings of the region at offset `region` in the file.
     pub fn new(memory: File, region: u64) -> Self {
         Self { memory, region }
     }
@@ -60,12 +61,12 @@ impl Rings {
         self.memory.write_all_at(&value.to_le_bytes(), self.region + offset)
     }
 
-    /// True while the kernel says that it runs.
+    /// Returns true while the kernel's flag says that it runs.
     pub fn is_up(&self) -> io::Result<bool> {
         Ok(self.word(region::CARD_FLAGS)? & region::CARD_IS_UP != 0)
     }
 
-    /// Takes what the card has sent.
+    /// Takes the bytes that the card has sent.
     pub fn receive(&self) -> io::Result<Vec<u8>> {
         let at = u64::from(TO_HOST);
         let (head, tail) = (self.word(at + HEAD)?, self.word(at + TAIL)?);
@@ -80,7 +81,7 @@ impl Rings {
         Ok(bytes)
     }
 
-    /// Sends what there is room for; how many bytes that was.
+    /// Sends as many bytes as fit into the ring and returns their number.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         let at = u64::from(TO_CARD);
         let (head, tail) = (self.word(at + HEAD)?, self.word(at + TAIL)?);
@@ -96,7 +97,7 @@ impl Rings {
 }
 
 impl io::Write for Rings {
-    /// Waits while the card takes nothing.
+    /// Waits while the ring to the card is full.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.send(bytes)? {
@@ -127,7 +128,7 @@ mod tests {
         let rings = Rings::new(file, 0);
         assert_eq!(rings.send(&[7; 5000]).unwrap(), TO_CARD_SIZE as usize);
         assert_eq!(rings.send(b"x").unwrap(), 0, "the ring is full");
-        // The card's part: bytes across the ring's end.
+        // Plays the card's part, with bytes that wrap around the ring's end.
         let at = u64::from(TO_HOST);
         rings.set_word(at + TAIL, TO_HOST_SIZE - 2).unwrap();
         rings.set_word(at + HEAD, TO_HOST_SIZE + 2).unwrap();

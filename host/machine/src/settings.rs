@@ -1,58 +1,62 @@
-//! What a machine is to be like.
+//! The configuration of a machine.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::qemu::{Accelerator, Clock};
 
-/// Which machine.
+/// The kind of machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A PC, by QEMU.
+    /// A PC, in QEMU.
     Pc,
-    /// A Knights Corner card, which QEMU plays.
+    /// A Knights Corner card, played by QEMU.
     Card,
-    /// A PC, by Bochs.
+    /// A PC, in Bochs.
     Bochs,
 }
 
-/// What a machine is to be like. Of those beside a PC in QEMU, each heeds what it has.
+/// The configuration of a machine. Machines other than a PC in QEMU use only the settings that
+/// apply to them.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which machine.
+    /// The kind of machine.
     pub kind: Kind,
     /// Number of CPUs, or of a card's hardware threads.
     pub cpus: u32,
-    /// Memory, as QEMU takes it.
+    /// Memory size, in QEMU's syntax.
     pub memory: String,
-    /// What executes guest instructions.
+    /// The accelerator that executes guest instructions.
     pub accelerator: Accelerator,
-    /// How its time passes.
+    /// The source of guest time.
     pub clock: Clock,
-    /// Boot from a CD with GRUB (BIOS, Multiboot2) instead of QEMU's own loader (PVH).
+    /// Whether to boot from a CD with GRUB (BIOS, Multiboot2) instead of with QEMU's own loader
+    /// (PVH).
     pub from_cd: bool,
-    /// Whether it is to end where a PC would boot again.
+    /// Whether the machine ends where a PC would boot again.
     pub ends_at_reset: bool,
-    /// A window with a screen and a keyboard.
+    /// Whether the machine has a window with a screen and a keyboard.
     pub has_display: bool,
-    /// A line for telemetry, at a socket or, without one, at one of its own in the project's directory.
+    /// The telemetry line's socket. The inner `None` stands for a path of its own in the project's
+    /// directory.
     pub telemetry: Option<Option<PathBuf>>,
-    /// A line for a debugger, at a socket or, without one, at one of its own in the project's directory.
+    /// The debugger line's socket. The inner `None` stands for a path of its own in the project's
+    /// directory.
     pub debugger: Option<Option<PathBuf>>,
-    /// Where the kernel's trace goes, in the kernel's own format.
+    /// The file for the kernel's trace, in the kernel's own format.
     pub trace: Option<PathBuf>,
     /// Whether the kernel writes its trace while it runs.
     pub streams_trace: bool,
-    /// How long a script may take.
+    /// Time limit for a script.
     pub limit: Duration,
-    /// Words for the kernel's command line.
+    /// Further words for the kernel's command line.
     pub append: String,
     /// Further arguments for QEMU.
     pub arguments: Vec<String>,
 }
 
 impl Settings {
-    /// A machine in QEMU's emulator for commands that may take so long.
+    /// Returns the default options for a scripted run with this time limit, in QEMU's emulator.
     pub fn for_commands(limit: Duration) -> Self {
         Self {
             kind: Kind::Pc,

@@ -8,5 +8,5 @@ pub const FAILED: u8 = 1;
 pub const CRASHED: u8 = 3;
 /// A tool is missing.
 pub const MISSING_TOOL: u8 = 4;
-/// The reader of our output has gone: what a shell makes of a program that SIGPIPE ends.
+/// The reader of our output has gone. A shell reports this status for a program that SIGPIPE ends.
 pub const PIPE_CLOSED: u8 = 141;

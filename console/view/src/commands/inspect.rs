@@ -2,8 +2,11 @@
 
 use alloc::format;
 
-use super::{Command, CommandError, CommandResult, Context, Needs, State, parse_number};
+use log::LevelFilter;
+
+use crate::command::{Command, CommandError, CommandResult, Context, parse_number};
 use crate::render::{self, Time};
+use crate::state::{Needs, State};
 
 /// Reads the state and renders it.
 macro_rules! view {
@@ -132,7 +135,7 @@ fn thread(context: &mut Context<'_>) -> CommandResult {
     let id = context.one_number("the thread's number")?;
     let snapshot = context.state.snapshot_of_all();
     let thread = snapshot.threads.iter().find(|thread| thread.id == id).ok_or_else(|| no_such_thread(id))?;
-    Ok(render::thread(thread, context.out)?)
+    Ok(render::thread(thread, context.state, context.out)?)
 }
 
 fn no_such_thread(id: u64) -> CommandError {
@@ -216,8 +219,8 @@ fn log_level(context: &mut Context<'_>) -> CommandResult {
             Err(CommandError::failed("the machine is gone, and logs no more"))
         }
         [name] => {
-            let level = kernel::command_line::level(name)
-                .ok_or_else(|| CommandError::usage(format!("`{name}` is not a level")))?;
+            let level: LevelFilter =
+                name.parse().map_err(|_| CommandError::usage(format!("`{name}` is not a level")))?;
             log::set_max_level(level);
             Ok(())
         }

@@ -1,11 +1,13 @@
 //! The tracer at the prompt.
 
-use kernel::trace;
-
-use super::{Command, CommandError, CommandResult, Context, Needs, parse_number};
+use crate::command::{Command, CommandError, CommandResult, Context, parse_number};
+use crate::state::{Needs, Tracer, Tracing};
 
 /// Events shown unless asked for more.
 const SHOWN: u64 = 40;
+
+/// Of a machine that has crashed and is gone.
+const GONE: &str = "the machine is gone; `trace dump` shows what it recorded last";
 
 /// The commands.
 pub const COMMANDS: &[Command] = &[Command {
@@ -26,22 +28,19 @@ fn trace_command(context: &mut Context<'_>) -> CommandResult {
             let count = parse_number(count, "how many events")?;
             dump(context, count)
         }
-        _ if context.state.offers() == Needs::Nothing => {
-            Err(CommandError::failed("the machine is gone; `trace dump` shows what it recorded last"))
-        }
-        [] => {
-            let (kept, lost) = trace::counts();
-            let state = if trace::is_on() { "on" } else { "off" };
-            Ok(writeln!(context.out, "tracing is {state}; {kept} events kept, {lost} older ones overwritten")?)
-        }
+        [] => match context.state.tracer() {
+            None => Err(CommandError::failed(GONE)),
+            Some(Tracer { tracing, kept, lost }) => {
+                let state = if tracing == Tracing::On { "on" } else { "off" };
+                Ok(writeln!(context.out, "tracing is {state}; {kept} events kept, {lost} older ones overwritten")?)
+            }
+        },
+        ["on" | "off"] if context.state.offers() == Needs::Nothing => Err(CommandError::failed(GONE)),
         ["on"] if context.state.offers() == Needs::Machine => {
             Err(CommandError::failed("recording begins while the machine runs, and it does not"))
         }
-        ["on"] => trace::start().map_err(CommandError::failed),
-        ["off"] => {
-            trace::stop();
-            Ok(())
-        }
+        ["on"] => context.state.set_tracing(Tracing::On).map_err(CommandError::failed),
+        ["off"] => context.state.set_tracing(Tracing::Off).map_err(CommandError::failed),
         _ => Err(CommandError::usage("needs on, off, dump or nothing")),
     }
 }

@@ -1,8 +1,10 @@
 //! Text from snapshots: pure functions, so that they can be tested without a machine.
 
 use core::fmt::{self, Write};
-use kernel::symbols;
+
 use wire::snapshot::{Activity, Snapshot, ThreadState};
+
+use crate::state::State;
 
 /// Nanoseconds in the unit a person would use.
 pub struct Time(pub u64);
@@ -176,7 +178,7 @@ impl fmt::Display for WaitsFor {
 }
 
 /// `thread N`.
-pub fn thread(thread: &ThreadState, out: &mut dyn Write) -> fmt::Result {
+pub fn thread(thread: &ThreadState, state: &dyn State, out: &mut dyn Write) -> fmt::Result {
     let waits_for = WaitsFor(thread.waits_for);
     writeln!(out, "thread {} \"{}\" on CPU {}: {}{waits_for}", thread.id, thread.name, thread.cpu, activity(thread))?;
     writeln!(out, "  ran    {}", Time(thread.run_ns))?;
@@ -184,7 +186,7 @@ pub fn thread(thread: &ThreadState, out: &mut dyn Write) -> fmt::Result {
     let (size, used) = (Bytes(thread.stack_size), Bytes(thread.stack_used));
     writeln!(out, "  stack  {:#x}..{top:#x}, {size}, {used} in use", thread.stack_bottom)?;
     if thread.resumes_at != 0 {
-        writeln!(out, "  goes on at {}", symbols::resolve(thread.resumes_at as usize))?;
+        writeln!(out, "  goes on at {}", state.place(thread.resumes_at))?;
     }
     Ok(())
 }

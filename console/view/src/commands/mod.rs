@@ -1,0 +1,88 @@
+//! Commands that only look.
+
+mod inspect;
+mod programs;
+mod trace;
+
+use alloc::format;
+
+use crate::command::{Command, CommandError, CommandResult, Context};
+use crate::state::Needs;
+
+/// `cpus`, `threads` and the like.
+pub use inspect::COMMANDS as INSPECT;
+/// `programs`.
+pub use programs::COMMANDS as PROGRAMS;
+/// `trace`.
+pub use trace::COMMANDS as TRACE;
+
+/// All of them, in the order `help` lists them.
+pub static ALL: &[&[Command]] = &[&[HELP], INSPECT, PROGRAMS, TRACE];
+
+/// `help`.
+pub const HELP: Command = Command {
+    name: "help",
+    needs: Needs::Nothing,
+    arguments: "[COMMAND | boot | keys]",
+    about: "lists the commands, or explains one",
+    details: "`help boot` explains the kernel's command line, `help keys` the editing keys.\n\
+              Several commands can stand on one line, separated by `;`. Behind ` | ` a filter: grep [-v] TEXT, head LINES,\n\
+              tail LINES, more [LINES].",
+    words: &["boot", "keys"],
+    run: help,
+};
+
+const BOOT_HELP: &str = "\
+Words of the kernel's command line (aero boot --append \"...\"):
+  log=off|error|warn|info|debug|trace   most detailed level logged (info)
+  cpus=N                                most CPUs started (all)
+  quantum_us=N                          time slice where several threads are ready (5000)
+  idle=halt|poll                        what a CPU does that has nothing to run; one that polls is woken sooner (halt)
+  panic=halt|exit|reboot                what to do after a crash; halt gives the prompt `post-mortem>` (halt)
+  trace=on|off|stream                   trace from the start (off), written as it is recorded (stream)
+  gdb=wait                              wait for gdb on the second serial line before the first thread runs
+  gdb=cpus                              gdb's threads are the CPUs; without it, they are the kernel's threads
+  watchdog=SECONDS|off                  report CPUs and threads that hang, then give that prompt (off)
+  run=\"CMD; CMD\"                        run commands, then power off with their status
+  keyboard=us|de                        the keyboard's layout, where there is a screen (us)
+  script=\"CMD; CMD\"                     run commands before the first prompt
+  debug-exit=PORT                       port of QEMU's isa-debug-exit device
+  trace-port=PORT                       port of QEMU's isa-debugcon device, which gets the trace at the end
+  crash-port=PORT                       port of another one, which gets the crash file
+  phi.ring=BASE,SIZE                    where a Knights Corner card's host has the console's rings
+  apic=pc                               that card's APIC has a PC's ids: QEMU plays it";
+
+const KEYS_HELP: &str = "\
+Left, Right, Home, End       move          Ctrl-A, Ctrl-E   start, end of line
+Ctrl-Left, Ctrl-Right        move by word  Ctrl-W           delete the word before
+Up, Down                     history       Ctrl-U, Ctrl-K   delete to start, to end
+Tab                          complete      Ctrl-L           clear the screen
+Backspace, Delete            delete        Ctrl-C           give the line up, stop a command";
+
+fn help(context: &mut Context<'_>) -> CommandResult {
+    match context.arguments {
+        [] => {
+            let offered = context.state.offers();
+            for command in context.catalog.all().filter(|command| command.needs <= offered) {
+                let usage = format!("{} {}", command.name, command.arguments);
+                writeln!(context.out, "  {usage:<36} {}", command.about)?;
+            }
+            writeln!(context.out, "`help COMMAND` says more; also `help boot`, `help keys`.")?;
+            Ok(())
+        }
+        ["boot"] => Ok(writeln!(context.out, "{BOOT_HELP}")?),
+        ["keys"] => Ok(writeln!(context.out, "{KEYS_HELP}")?),
+        [name] => {
+            let command = context
+                .catalog
+                .find(name)
+                .ok_or_else(|| CommandError::usage(format!("there is no command `{name}`")))?;
+            writeln!(context.out, "{} {}\n  {}", command.name, command.arguments, command.about)?;
+            for line in command.details.lines() {
+                writeln!(context.out, "  {line}")?;
+            }
+            Ok(())
+        }
+        _ => Err(CommandError::usage("explains one command at a time")),
+    }
+}
