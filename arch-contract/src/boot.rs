@@ -1,14 +1,14 @@
-//! What the machine looks like, as far as firmware and loader told it truthfully.
+//! The machine's description, as far as the firmware and the loader gave it truthfully.
 
 use crate::MAX_CPUS;
 
-/// Most memory regions kept after normalisation.
+/// Maximum number of memory regions kept after normalisation.
 pub const MAX_REGIONS: usize = 128;
-/// Most NUMA nodes.
+/// Maximum number of NUMA nodes.
 pub const MAX_NODES: usize = 64;
-/// Most firmware tables listed.
+/// Maximum number of firmware tables listed.
 pub const MAX_TABLES: usize = 48;
-/// Most notices kept from start-up.
+/// Maximum number of notices kept from start-up.
 pub const MAX_NOTICES: usize = 32;
 
 /// A range of physical memory.
@@ -38,69 +38,70 @@ impl PhysicalRange {
 /// Usable memory of one NUMA node, page aligned.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MemoryRegion {
-    /// Where.
+    /// The region's physical addresses.
     pub range: PhysicalRange,
-    /// Index of its node, dense from 0.
+    /// Index of the region's NUMA node, dense from 0.
     pub node: u8,
 }
 
 /// One CPU the firmware reports as usable.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuDescription {
-    /// The number its interrupt controller answers to (APIC id on x86).
+    /// The CPU's number at the interrupt controller (the APIC id on x86).
     pub hardware_id: u32,
-    /// Index of its NUMA node.
+    /// Index of the CPU's NUMA node.
     pub node: u8,
 }
 
-/// One table the firmware left in memory.
+/// A table the firmware left in memory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FirmwareTable {
-    /// Four ASCII characters.
+    /// The table's name, four ASCII characters.
     pub signature: [u8; 4],
-    /// Physical address.
+    /// Physical address of the table.
     pub address: u64,
     /// Length in bytes, header included.
     pub length: u32,
-    /// True if its checksum is right.
+    /// True if the table's checksum is right.
     pub intact: bool,
 }
 
-/// Something that was not as it should be at start-up; the kernel logs it once it can.
+/// An irregularity found at start-up; the kernel logs it once it can.
 #[derive(Clone, Copy, Debug)]
 pub struct Notice {
     /// A sentence without the value.
     pub text: &'static str,
-    /// The value that goes with it, often an address or an id.
+    /// The value the sentence is about, often an address or an id.
     pub value: u64,
 }
 
-/// Everything the kernel knows of the machine when it starts. Written by the arch crate, read-only afterwards.
+/// Everything the kernel knows about the machine when it starts. Written by the arch crate,
+/// read-only afterwards.
 #[derive(Debug)]
 pub struct BootInformation {
-    /// Who loaded the image ("PVH", "Multiboot2", ...).
+    /// The protocol by which the image was loaded ("PVH", "Multiboot2", ...).
     pub loader: &'static str,
     /// The kernel's command line, without the image's name.
     pub command_line: &'static str,
-    /// Usable memory: sorted, disjoint, page aligned, nothing of the image or the loader's data in it.
+    /// Usable memory: sorted, disjoint, page aligned, and without the image and the loader's data.
     pub memory: &'static [MemoryRegion],
     /// The kernel image in physical memory.
     pub image: PhysicalRange,
-    /// The part of it that is written to.
+    /// The writable part of the image.
     pub image_data: PhysicalRange,
-    /// CPUs; index 0 is the one that boots.
+    /// The CPUs; index 0 is the boot CPU.
     pub cpus: &'static [CpuDescription],
     /// Number of NUMA nodes, at least 1.
     pub nodes: usize,
-    /// Distance from node to node, 10 = local (ACPI SLIT's unit).
+    /// Distance from node to node; 10 is local (the unit of ACPI's SLIT).
     pub distances: &'static [[u8; MAX_NODES]; MAX_NODES],
     /// The firmware's tables.
     pub tables: &'static [FirmwareTable],
-    /// What was not as it should be.
+    /// The irregularities found at start-up.
     pub notices: &'static [Notice],
-    /// Time counter when the first instruction of the image ran, in cycles.
+    /// Time counter at the image's first instruction, in cycles.
     pub entry_cycles: u64,
-    /// Nothing said or showed how fast the time counter runs.
+    /// True if the time counter's rate could be neither read nor measured.
     pub times_are_guesses: bool,
     /// The image's function symbols, as packed by `aero build`; empty if it was not packed.
     pub symbols: &'static [u8],

@@ -1,24 +1,24 @@
-//! What a CPU was doing when it trapped.
+//! A CPU's state when it trapped.
 
 use core::fmt;
 
 /// Why a CPU trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// An access to memory that is not mapped, or not mapped for it.
+    /// An access to memory that is not mapped, or whose mapping forbids the access.
     Page {
         /// The address accessed.
         address: usize,
-        /// What was tried.
+        /// The attempted access.
         access: Access,
     },
     /// A debugger's breakpoint instruction.
     Breakpoint,
-    /// Anything else, by the architecture's vector and error code.
+    /// Any other exception, by the architecture's vector and error code.
     Other {
         /// The exception's vector.
         vector: u8,
-        /// Its error code, 0 where there is none.
+        /// The exception's error code, 0 if it has none.
         code: u64,
     },
 }
@@ -34,30 +34,31 @@ pub enum Access {
     Execute,
 }
 
-/// A CPU's registers at a trap. Architectures name their own; the kernel needs these three to walk a stack.
+/// A CPU's registers at a trap. The general registers and their names are the architecture's; the
+/// kernel needs the first three to walk a stack.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Registers {
-    /// Where it was executing.
+    /// Address of the instruction being executed.
     pub instruction_pointer: usize,
-    /// Top of its stack.
+    /// Top of the stack.
     pub stack_pointer: usize,
-    /// Its frame pointer.
+    /// Frame pointer.
     pub frame_pointer: usize,
     /// General registers in the order of [`Registers::names`].
     pub general: [u64; 16],
-    /// Flags register.
+    /// The flags register.
     pub flags: u64,
 }
 
 impl Registers {
-    /// All zero.
+    /// All registers zero.
     pub const fn zero() -> Self {
         Self { instruction_pointer: 0, stack_pointer: 0, frame_pointer: 0, general: [0; 16], flags: 0 }
     }
 
-    /// Makes the code go on with a function that takes and returns nothing, on an empty stack.
+    /// Makes the code continue in a function without arguments and result, on an empty stack.
     pub fn go_to(&mut self, function: usize, stack_top: usize) {
-        // As behind a call (System V ABI, 3.2.2).
+        // The stack pointer is where a call leaves it (System V ABI, 3.2.2).
         self.stack_pointer = stack_top - size_of::<usize>();
         self.general[Self::STACK_POINTER] = self.stack_pointer as u64;
         self.instruction_pointer = function;
@@ -71,7 +72,7 @@ impl Registers {
     }
 }
 
-/// All of them, in five lines.
+/// Formats all registers, in five lines.
 impl fmt::Display for Registers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (names, values) in Self::names().chunks(4).zip(self.general.chunks(4)) {
@@ -84,22 +85,22 @@ impl fmt::Display for Registers {
     }
 }
 
-/// What a trap leaves at the top of its stack: where, in bytes below the top.
+/// Layout of what a trap leaves at the top of its stack, as byte distances below the top.
 #[derive(Clone, Copy, Debug)]
 pub struct TrapFrame {
-    /// The interrupted code's instruction pointer.
+    /// Distance of the interrupted code's instruction pointer.
     pub instruction_pointer: usize,
-    /// Its stack pointer.
+    /// Distance of the interrupted code's stack pointer.
     pub stack_pointer: usize,
 }
 
-/// A trap, as the kernel's fault callback gets it.
+/// A trap, as passed to the kernel's fault callback.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// Why.
+    /// The kind of trap.
     pub kind: FaultKind,
-    /// The architecture's name for it, for people.
+    /// The architecture's human-readable name of the trap.
     pub name: &'static str,
-    /// Where and with what.
+    /// The registers at the trap.
     pub registers: Registers,
 }

@@ -1,12 +1,13 @@
-//! What an architecture owes the kernel, and what it may expect from it.
+//! The contract between an architecture and the kernel.
 //!
-//! Each arch crate has one type that implements [`Architecture`]; the kernel uses it through the alias
-//! `kernel::arch::Machine` and never names an architecture. Everything is static: no trait objects on a hot path.
+//! Each arch crate has one type that implements [`Architecture`]; the kernel uses it through the
+//! alias `kernel::arch::Machine` and never names an architecture. Everything is static: no trait
+//! objects on a hot path.
 //!
-//! - [`Architecture`]: mechanisms, with who calls what and when.
-//! - [`Callbacks`]: the way back up; an arch crate knows the kernel only by these functions.
-//! - [`boot`]: what the machine looks like, found out before the kernel starts.
-//! - [`fault`]: what a CPU was doing when it trapped; [`debug`]: what a debugger needs.
+//! - [`Architecture`]: the mechanisms, with their callers and contexts.
+//! - [`Callbacks`]: the upward direction; an arch crate knows the kernel only by these functions.
+//! - [`boot`]: the machine's description, gathered before the kernel starts.
+//! - [`fault`]: a CPU's state when it trapped; [`debug`]: a debugger's mechanisms.
 #![no_std]
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -23,8 +24,8 @@ pub use machine::{
 /// Size of the smallest page and of a frame, in bytes, on every architecture.
 pub const PAGE_SIZE: usize = 4096;
 
-/// Most CPUs any image supports.
+/// Maximum number of CPUs any image supports.
 pub const MAX_CPUS: usize = 256;
 
-/// First vector a handler may be registered for; those below are processor exceptions.
+/// Lowest vector a handler can be registered for; those below are processor exceptions.
 pub const FIRST_VECTOR: u8 = 32;

@@ -1,28 +1,28 @@
-//! A process becomes a machine.
+//! Turns a process into a machine.
 
 use arch_contract::boot::{BootInformation, CpuDescription, MAX_NODES, MemoryRegion, PhysicalRange};
 
 use crate::{cpu, machine, memory, signals};
 
-/// How the machine shall be.
+/// The machine's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// CPUs, at least 1.
+    /// Number of CPUs, at least 1.
     pub cpus: usize,
-    /// NUMA nodes, over which CPUs and memory are spread evenly.
+    /// Number of NUMA nodes, over which CPUs and memory are spread evenly.
     pub nodes: usize,
-    /// Memory in bytes, a multiple of 2 MiB.
+    /// Size of memory in bytes, a multiple of 2 MiB.
     pub memory: u64,
-    /// A CPU that is listed and never answers its start-up signal.
+    /// Index of a CPU that is listed but never answers its start-up signal.
     pub silent_cpu: Option<usize>,
     /// The kernel's command line.
     pub command_line: String,
 }
 
-/// Distance between different nodes, in ACPI's unit.
+/// Distance between different nodes, in the unit of ACPI's SLIT.
 const REMOTE_DISTANCE: u8 = 20;
 
-/// Makes the calling thread CPU 0 and enters `kernel` on it. The machine's end is the process's.
+/// Makes the calling thread CPU 0 and enters `kernel` on it. The process ends with the machine.
 ///
 /// # Panics
 /// If the operating system refuses memory or signals.

@@ -1,11 +1,14 @@
-//! The Aerokernel's mechanisms inside an ordinary Linux process, so that the kernel is tested natively.
+//! The Aerokernel's mechanisms inside an ordinary Linux process, for native tests of the kernel.
 //!
-//! A CPU is a pthread whose GS points at its [`cpu::HostCpu`]. Interrupts are bits set by the sender, who also sends a
-//! signal; they are taken in the signal handler, or when interrupts are enabled again. Physical memory is a memory
-//! file, mapped whole as the direct map and page by page into the stack window.
+//! A CPU is a pthread whose GS points at its [`cpu::HostCpu`]. The sender of an interrupt sets a
+//! bit and sends a signal; the target takes the interrupt in the signal handler, or when it enables
+//! interrupts again. Physical memory is a memory file, mapped whole as the direct map and page by
+//! page into the windows for stacks and programs.
 //!
-//! - [`boot`]: a process becomes a machine; [`HostAllocator`]: what its binaries declare as global allocator.
-//! - `cpu`: per-CPU state, interrupts, sleeping; `memory`: the memory file; `signals`: handlers; `machine`: the contract.
+//! - [`boot`]: turns a process into a machine; [`HostAllocator`]: the global allocator its binaries
+//!   declare.
+//! - `cpu`: per-CPU state, interrupts, sleeping; `memory`: the memory file; `signals`: handlers;
+//!   `machine`: the contract.
 
 mod allocator;
 mod boot;

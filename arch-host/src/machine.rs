@@ -1,4 +1,4 @@
-//! [`Machine`]: the contract, fulfilled by a Linux process.
+//! [`Machine`]: the contract's implementation for a Linux process.
 
 use std::io;
 use std::ops::Range;
@@ -17,21 +17,21 @@ pub const TIMER_VECTOR: u8 = 0xf0;
 /// Vector of `interrupt_self`.
 const SELF_VECTOR: u8 = 0xe0;
 
-/// Makes any number one that Linux has no system call for.
+/// Bit that turns any number into one that Linux has no system call for.
 const UNKNOWN_CALLS: usize = 1 << 24;
 
 /// A Linux process.
 pub struct Machine;
 
-/// The monotonic clock in ns, which counts as cycles.
+/// Reads the monotonic clock in ns, which serves as the time counter.
 pub fn cycles() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `time` is a timespec.
+    // SAFETY: `time` is a timespec that the call may write.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// What a new CPU's pthread is told.
+/// Arguments of a new CPU's pthread.
 struct Start {
     cpu: usize,
     stack_top: usize,
@@ -39,13 +39,14 @@ struct Start {
 }
 
 extern "C" fn cpu_thread(start: *mut libc::c_void) -> *mut libc::c_void {
-    // SAFETY: made by `start_cpu` for this thread alone.
+    // SAFETY: `start_cpu` made the value for this thread alone, which reads it once.
     let Start { cpu, stack_top, local } = unsafe { start.cast::<Start>().read() };
     cpu::set_local_of(cpu, local);
     cpu::become_cpu(cpu);
     let mut context = Context::default();
     context::prepare(&mut context, stack_top, cpu_start, cpu);
-    // SAFETY: the kernel gave the stack for this; the pthread's own is given up.
+    // SAFETY: the kernel provides the stack for this CPU, and the context was just prepared; the
+    // pthread's own stack is abandoned.
     unsafe { context::resume(&raw const context) }
 }
 
@@ -56,7 +57,7 @@ extern "C" fn cpu_start(cpu: usize) -> ! {
     }
 }
 
-/// gdb debugs the process.
+/// A debugger of the process, such as gdb, takes the place of these mechanisms.
 impl arch_contract::debug::Debugging for Machine {}
 
 impl Architecture for Machine {
@@ -71,14 +72,14 @@ impl Architecture for Machine {
     arch_x64::context_methods!();
     arch_x64::vector_methods!();
 
-    /// Its threads' own variables are the C library's: FS base stays as it is.
+    /// Thread-local variables are the C library's, so FS base stays unchanged.
     fn set_thread_pointer(_: usize) {}
 
     fn fault_contained() {}
 
-    /// Linux's own, of which none has this number.
+    /// Makes a Linux system call with a number that Linux does not know.
     fn system_call(number: usize) -> isize {
-        // SAFETY: no arguments; a number beyond all that Linux has changes nothing.
+        // SAFETY: the call has no arguments, and a number unknown to Linux has no effect.
         let result = unsafe { libc::syscall((number | UNKNOWN_CALLS) as libc::c_long) };
         if result == -1 { -(io::Error::last_os_error().raw_os_error().unwrap_or(0) as isize) } else { result as isize }
     }
@@ -103,7 +104,7 @@ impl Architecture for Machine {
         cpu::trace(Self::cycles(), tag, first, second);
     }
 
-    /// Linux keeps the state with the signal that interrupts.
+    /// Linux saves and restores the state around each signal handler.
     fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
         function(argument);
     }
@@ -125,10 +126,11 @@ impl Architecture for Machine {
         }
         let start = Box::into_raw(Box::new(Start { cpu, stack_top, local }));
         let mut thread = 0;
-        // Interrupts off: pthread_create allocates.
+        // Disable interrupts, because pthread_create allocates.
         let were_enabled = cpu::interrupts_enabled();
         cpu::disable_interrupts();
-        // SAFETY: `cpu_thread` takes what `start` is.
+        // SAFETY: `cpu_thread` takes a pointer to a `Start`, and becomes the only owner of this
+        // one.
         let result = unsafe { libc::pthread_create(&raw mut thread, ptr::null(), cpu_thread, start.cast()) };
         if were_enabled {
             cpu::enable_interrupts();
@@ -136,7 +138,8 @@ impl Architecture for Machine {
         if result == 0 { Ok(()) } else { Err(StartCpuError::NoAnswer) }
     }
 
-    /// The fault handler has a stack of its own: a full thread stack is one of the faults.
+    /// The fault handler has a stack of its own, because a thread's stack overflow is one of the
+    /// faults.
     fn set_interrupt_stacks(tops: &[usize]) {
         signals::use_alternate_stack(tops[0], Self::DEFAULT_STACK_SIZE);
     }
@@ -175,13 +178,13 @@ impl Architecture for Machine {
 
     fn spin_hint() {
         // There can be more CPUs than the host has.
-        // SAFETY: always safe.
+        // SAFETY: the call has no preconditions and accesses no memory.
         unsafe { libc::sched_yield() };
     }
 
     fn halt_forever() -> ! {
         loop {
-            // SAFETY: sleeps; signals find interrupts disabled.
+            // SAFETY: the call only sleeps; signals that arrive find interrupts disabled.
             unsafe { libc::pause() };
         }
     }
@@ -222,7 +225,8 @@ impl Architecture for Machine {
         false
     }
 
-    /// A handler runs on the interrupted thread's own stack, so the chain of frames goes on from here.
+    /// A handler runs on the interrupted thread's own stack, so the chain of frames continues from
+    /// here.
     #[inline(always)]
     fn interrupted() -> arch_contract::fault::Registers {
         arch_x64::context::registers_here()
@@ -293,7 +297,7 @@ impl Architecture for Machine {
     fn flush_tlb() {}
 
     fn console_write(bytes: &[u8]) {
-        // SAFETY: the slice is valid; what a closed output refuses is dropped.
+        // SAFETY: the slice is valid for reads; output that a closed descriptor refuses is dropped.
         unsafe { libc::write(libc::STDOUT_FILENO, bytes.as_ptr().cast(), bytes.len()) };
     }
 
@@ -325,7 +329,8 @@ impl Architecture for Machine {
     }
 
     fn power(_: PowerAction, status: u8) -> ! {
-        // SAFETY: ends the process without running destructors on a stack that is not the main thread's.
+        // SAFETY: `_exit` ends the process without running destructors on a stack that is not the
+        // main thread's.
         unsafe { libc::_exit(i32::from(status)) }
     }
 }

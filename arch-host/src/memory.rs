@@ -1,4 +1,5 @@
-//! Physical memory: a memory file, mapped whole at a fixed place, and page by page into the windows for stacks and programs.
+//! Physical memory: a memory file, mapped whole at a fixed address and page by page into the
+//! windows for stacks and programs.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
@@ -6,32 +7,33 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 use arch_contract::boot::PhysicalRange;
 use arch_contract::{MapError, PAGE_SIZE, Protection};
 
-/// Where physical address 0 would be.
+/// Virtual address of physical address 0.
 const DIRECT_MAP: usize = 0x1000_0000_0000;
-/// Nothing lives below; address 0 shall be no memory.
+/// Lowest physical address of memory, so that address 0 is none.
 const FIRST_PHYSICAL: u64 = 0x10_0000;
-/// Thread stacks: 64 GiB.
+/// Virtual addresses of thread stacks: 64 GiB.
 const STACK_WINDOW: Range<usize> = 0x2000_0000_0000..0x2010_0000_0000;
-/// Programs' images, right behind: 1 GiB.
+/// Virtual addresses of program images, after the stacks: 1 GiB.
 pub const PROGRAM_WINDOW: Range<usize> = STACK_WINDOW.end..STACK_WINDOW.end + (1 << 30);
-/// Both.
+/// Both windows.
 const WINDOWS: Range<usize> = STACK_WINDOW.start..PROGRAM_WINDOW.end;
 
 static FILE: AtomicI32 = AtomicI32::new(-1);
 
-/// Makes `length` bytes of memory; returns where they are.
+/// Creates `length` bytes of memory; returns their physical addresses.
 pub fn create(length: u64) -> PhysicalRange {
-    // SAFETY: the name is NUL-terminated.
+    // SAFETY: the name is a C string literal, so it is NUL-terminated.
     let file = unsafe { libc::memfd_create(c"aerokernel-memory".as_ptr(), libc::MFD_CLOEXEC) };
     assert!(file >= 0, "no memory file: {}", std::io::Error::last_os_error());
     let end = FIRST_PHYSICAL + length;
-    // SAFETY: the file is ours.
+    // SAFETY: the call only resizes the memory file, which was just created.
     let sized = unsafe { libc::ftruncate(file, end as libc::off_t) };
     assert_eq!(sized, 0, "no {length} bytes of memory: {}", std::io::Error::last_os_error());
     map_file(DIRECT_MAP, 0, end as usize, file);
     let reserve = |at: usize, length: usize, protection: libc::c_int, fixed: libc::c_int| {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
-        // SAFETY: addresses nothing else in the process uses.
+        // SAFETY: Linux chooses the address, or MAP_FIXED_NOREPLACE makes the call fail if it is
+        // taken, so no existing mapping is replaced.
         unsafe { libc::mmap(at as *mut _, length, protection, flags, -1, 0) }
     };
     let window = reserve(WINDOWS.start, WINDOWS.len(), libc::PROT_NONE, libc::MAP_FIXED_NOREPLACE);
@@ -44,7 +46,7 @@ pub fn create(length: u64) -> PhysicalRange {
 }
 
 fn map_file(at: usize, offset: u64, length: usize, file: i32) {
-    // SAFETY: addresses set aside for this.
+    // SAFETY: the addresses are reserved for the direct map, so no other mapping is replaced.
     let mapped = unsafe {
         libc::mmap(
             at as *mut _,
@@ -70,14 +72,14 @@ pub fn stack_window() -> Range<usize> {
     STACK_WINDOW
 }
 
-/// Maps whole pages of the machine's memory.
+/// Maps whole pages of the machine's memory into a window.
 pub fn map_pages(address: usize, physical: u64, size: usize, protection: Protection) -> Result<(), MapError> {
     let protection = match protection {
         Protection::Code => libc::PROT_READ | libc::PROT_EXEC,
         Protection::Constants => libc::PROT_READ,
         Protection::Data => libc::PROT_READ | libc::PROT_WRITE,
     };
-    // SAFETY: pages of the windows, which the kernel gives out.
+    // SAFETY: the pages lie in the windows, whose pages the kernel gives out.
     let mapped = unsafe {
         libc::mmap(
             address as *mut _,
@@ -88,7 +90,7 @@ pub fn map_pages(address: usize, physical: u64, size: usize, protection: Protect
             physical as libc::off_t,
         )
     };
-    // Linux limits the number of mappings.
+    // Linux limits the number of mappings of a process.
     if mapped == libc::MAP_FAILED {
         return Err(MapError::OutOfMemory);
     }
@@ -98,13 +100,13 @@ pub fn map_pages(address: usize, physical: u64, size: usize, protection: Protect
     Ok(())
 }
 
-/// Takes a page's mapping away and says where it led.
+/// Unmaps a page and returns the frame it mapped.
 pub fn unmap_page(address: usize) -> Option<u64> {
     let physical = ledger_entry(address).swap(0, Ordering::Relaxed);
     if physical == 0 {
         return None;
     }
-    // SAFETY: a page of the windows that nothing uses any more.
+    // SAFETY: the page lies in the windows, and the caller no longer uses it.
     unsafe {
         libc::mmap(
             address as *mut _,
@@ -118,11 +120,12 @@ pub fn unmap_page(address: usize) -> Option<u64> {
     Some(physical)
 }
 
-/// Where each page of the windows leads, 0 for nowhere: what page tables are on bare metal.
+/// Physical address of each page of the windows, 0 if it is unmapped; takes the place of page
+/// tables.
 fn ledger_entry(address: usize) -> &'static AtomicU64 {
     let index = (address - WINDOWS.start) / PAGE_SIZE;
     assert!(index < LEDGER_ENTRIES, "{address:#x} is in no window");
-    // SAFETY: made by `create` with so many entries, never unmapped, zero at first.
+    // SAFETY: `create` made the ledger with this many entries, all zero, and never unmaps it.
     unsafe { &*LEDGER.load(Ordering::Acquire).add(index) }
 }
 

@@ -1,17 +1,18 @@
-//! The first instructions, where the card's bootstrap enters the image: 32-bit, paging off, esi the Linux boot protocol's parameters, and
-//! descriptor tables that are not Linux's (MPSS: head_32.S; 3120A).
+//! The first instructions, at which the card's bootstrap enters the image: in 32-bit mode with
+//! paging off, esi pointing to the parameters of the Linux boot protocol, and with descriptor
+//! tables that differ from Linux's (MPSS: head_32.S; 3120A).
 
 use crate::start::start;
 
 arch_x64::long_mode_entry! {
-    // There are no ports; the host sees POST codes once the registers are mapped.
+    // The card has no I/O ports; the host sees POST codes once the registers are mapped.
     stage: [],
     entry: [".globl card_entry", "card_entry:", "cli", "cld", "xor edi, edi"],
-    // All of these cards are alike.
+    // All of these cards have the same CPU, so there is nothing to check.
     fit: [],
     start: start,
     link_address: LINK_ADDRESS,
 }
 
-/// Where the linker script puts the image.
+/// The image's address in the linker script.
 const LINK_ADDRESS: usize = arch_x64::paging::PHYSICAL_OFFSET + 0x400_0000;

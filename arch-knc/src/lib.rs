@@ -4,12 +4,12 @@
 //!
 //! - [`entry`], [`start`]: from the bootstrap to the kernel.
 //! - [`platform`]: the card's registers; [`ring`]: the console.
-//! - [`machine`]: [`Machine`], the contract's implementer.
+//! - [`machine`]: [`Machine`], which implements the contract.
 //!
-//! Not here yet, and saying so with errors: vector state, programs, gdb's line, telemetry.
+//! Not implemented yet, and reported as errors: vector state, programs, gdb's line, telemetry.
 //!
-//! Sources: System Software Developers Guide 328207-002 [SSDG]; Intel's card kernel 2.6.38 k1om [MPSS]; public
-//! measurements on a 3120A card [3120A].
+//! Sources: System Software Developers Guide 328207-002 [SSDG]; Intel's card kernel 2.6.38 k1om
+//! [MPSS]; public measurements on a 3120A card [3120A].
 #![no_std]
 
 mod entry;

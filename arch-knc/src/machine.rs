@@ -1,4 +1,4 @@
-//! [`Machine`]: the contract, fulfilled by the card.
+//! [`Machine`]: the contract's implementation for the card.
 
 use arch_contract::{Architecture, ConsoleEvent, Export, LineError, LineTrigger, PowerAction, StartCpuError};
 use arch_x64::context::Context;
@@ -14,10 +14,10 @@ pub struct Machine;
 /// Longest one-shot of the local APIC timer, in its ticks.
 const LONGEST_TICKS: u64 = u32::MAX as u64;
 
-/// Not there yet: needs a line of its own, another channel of the rings.
+/// Not implemented yet: a debugger needs a line of its own, another channel of the rings.
 impl arch_contract::debug::Debugging for Machine {}
 
-/// First Rust of a further CPU, on its own stack.
+/// The first Rust code of a secondary CPU, on its own stack.
 extern "C" fn cpu_start(cpu: usize, local: usize) -> ! {
     paging::control_registers();
     machine_check::enable();
@@ -44,12 +44,12 @@ impl Architecture for Machine {
 
     const KEEPS_VECTORS: bool = false;
 
-    /// Programs do not run here yet, so nobody has vector state to lose.
+    /// Programs do not run here yet, so there is no vector state to preserve.
     fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
         function(argument);
     }
 
-    /// The card executes in order.
+    /// The card executes in order, so no fence is needed.
     #[inline(always)]
     fn cycles_in_order() -> u64 {
         cpu::cycles()
@@ -83,10 +83,12 @@ impl Architecture for Machine {
         trampoline::start(hardware_id, page, wait)
     }
 
-    /// The card has no PAUSE, but DELAY, which gives the core's other hardware threads the cycles [ISA].
+    /// The card has no PAUSE. It has DELAY, which gives the cycles to the core's other hardware
+    /// threads [ISA].
     #[inline(always)]
     fn spin_hint() {
-        // SAFETY: waits so many cycles. What comes from another core's cache takes some 250 [SSDG].
+        // SAFETY: DELAY only waits for the given cycles. A line from another core's cache takes
+        // some 250 cycles [SSDG].
         unsafe {
             core::arch::asm!(
                 "mov eax, {cycles}",
@@ -106,7 +108,7 @@ impl Architecture for Machine {
         platform::core_hz()
     }
 
-    /// The card's APIC timer runs at the core clock, as the time counter does.
+    /// The card's APIC timer runs at the core clock, as does the time counter.
     fn arm_timer(deadline_cycles: u64) {
         let ticks = deadline_cycles.saturating_sub(cpu::cycles()).saturating_add(1).min(LONGEST_TICKS);
         apic::start_one_shot(ticks as u32);
@@ -171,7 +173,7 @@ impl Architecture for Machine {
         false
     }
 
-    /// Power and reset are the host's: it is told that the card is done, and the status.
+    /// Power and reset are up to the host: the card reports that it is done, and the status.
     fn power(_: PowerAction, status: u8) -> ! {
         cpu::disable_interrupts();
         Self::stop_other_cpus();

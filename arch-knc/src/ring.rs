@@ -1,5 +1,6 @@
-//! The console: a ring for each direction in a region of the card's memory that the host reads and writes, both sides polling (3120A, its
-//! loader's layout, version 1). What the host wrote there is not believed: a region that makes no sense is no console.
+//! The console: one ring per direction in a region of the card's memory that the host reads and
+//! writes. Both sides poll (3120A, its loader's layout, version 1). The card does not trust the
+//! host's data: a region that makes no sense is no console.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -8,16 +9,16 @@ use arch_x64::cpu;
 use arch_x64::paging::physical_to_virtual;
 use wire::card::{REGION_MAGIC, VERSION, channel, region, ring};
 
-/// More channels than this are not looked at.
+/// Maximum number of channels examined.
 const CHANNEL_LIMIT: u32 = 16;
-/// Time counter cycles without any progress of the host's after which output is dropped: some seconds. Only once: then nobody reads,
-/// until somebody does.
+/// Time counter cycles without progress by the host until output is dropped: some seconds. After
+/// that, output is dropped without waiting until the host reads again.
 const PATIENCE: u64 = 4_000_000_000;
 static IS_STUCK: AtomicBool = AtomicBool::new(false);
 
-/// A ring that was checked.
+/// A ring whose descriptor was checked.
 struct Ring {
-    /// Physical address, 0 if there is none.
+    /// Physical address, 0 if there is no ring.
     at: AtomicU64,
     size: AtomicU32,
 }
@@ -28,8 +29,8 @@ static OUTPUT: Ring = Ring::new();
 static REGION: AtomicU64 = AtomicU64::new(0);
 
 fn word(physical: u64) -> &'static AtomicU32 {
-    // SAFETY: aligned, inside the region, which `init` was told is mapped memory that is nobody else's but the host's; words there
-    // are only accessed as atomics.
+    // SAFETY: the address is aligned and inside the region, which the caller of `init` guarantees
+    // to be mapped memory shared only with the host; its words are only accessed as atomics.
     unsafe { &*physical_to_virtual(physical).cast() }
 }
 
@@ -47,13 +48,13 @@ impl Ring {
         self.at.store(at, Ordering::Release);
     }
 
-    /// Where it is and its size, if there is one.
+    /// Physical address and size of the ring, if there is one.
     fn get(&self) -> Option<(u64, u32)> {
         let at = self.at.load(Ordering::Acquire);
         (at != 0).then(|| (at, self.size.load(Ordering::Relaxed)))
     }
 
-    /// Adds what there is room for; how many bytes that was. An absent ring takes everything.
+    /// Writes as many bytes as fit; returns their number. An absent ring accepts everything.
     fn send(&self, bytes: &[u8]) -> usize {
         let Some((at, size)) = self.get() else { return bytes.len() };
         let (head, tail) = (word(at + ring::HEAD), word(at + ring::TAIL));
@@ -62,7 +63,8 @@ impl Ring {
         let count = bytes.len().min(size.saturating_sub(used) as usize);
         for (index, &value) in bytes[..count].iter().enumerate() {
             let offset = start.wrapping_add(index as u32) & (size - 1);
-            // SAFETY: inside the ring's data; the host reads it only below `head`.
+            // SAFETY: the offset is masked to the ring's data, and the host reads only what lies
+            // below `head`.
             unsafe { byte(at + ring::DATA + u64::from(offset)).write_volatile(value) };
         }
         fence(Ordering::SeqCst);
@@ -77,14 +79,14 @@ impl Ring {
         let next = tail.load(Ordering::Relaxed);
         match head.load(Ordering::Acquire) {
             end if end == next => return None,
-            // Nonsense: begin anew where the host is.
+            // The host's index makes no sense: restart from it.
             end if end.wrapping_sub(next) > size => {
                 tail.store(end, Ordering::Release);
                 return None;
             }
             _ => {}
         }
-        // SAFETY: inside the ring's data, whatever the host's index is.
+        // SAFETY: the offset is masked to the ring's data, whatever the host's index is.
         let value = unsafe { byte(at + ring::DATA + u64::from(next & (size - 1))).read_volatile() };
         fence(Ordering::SeqCst);
         tail.store(next.wrapping_add(1), Ordering::Release);
@@ -92,7 +94,8 @@ impl Ring {
     }
 }
 
-/// The ring that a descriptor names, where and of which size, if it lies in the region and is one.
+/// Returns physical address and size of the ring that a descriptor names, if it lies in the region
+/// and is a ring.
 fn find(there: PhysicalRange, descriptor: u64) -> Option<(u64, u32)> {
     let (offset, size) = (word(descriptor).load(Ordering::Relaxed), word(descriptor + 4).load(Ordering::Relaxed));
     let at = there.start + u64::from(offset);
@@ -101,7 +104,8 @@ fn find(there: PhysicalRange, descriptor: u64) -> Option<(u64, u32)> {
     (fits && is_ring()).then_some((at, size))
 }
 
-/// Looks for the console in a region that is mapped and whose memory is nobody else's; false if it has none.
+/// Looks for the console in a region that is mapped and shared only with the host; returns false if
+/// there is none.
 pub fn init(there: PhysicalRange) -> bool {
     let header = |offset| word(there.start + offset).load(Ordering::Relaxed);
     let is_region = there.len() >= region::FIRST_CHANNEL + region::CHANNEL_SIZE
@@ -133,12 +137,13 @@ pub fn set_up(is_up: bool) {
     }
 }
 
-/// Sends what there is room for; how many bytes that was.
+/// Sends as many bytes as fit; returns their number.
 pub fn try_send(bytes: &[u8]) -> usize {
     OUTPUT.send(bytes)
 }
 
-/// Sends bytes, waiting for the host to take them; drops the rest if it takes none for seconds.
+/// Sends bytes and waits for the host to take them; drops the rest if the host takes none for some
+/// seconds.
 pub fn send(mut bytes: &[u8]) {
     let mut since = cpu::cycles();
     while !bytes.is_empty() {
@@ -154,7 +159,7 @@ pub fn send(mut bytes: &[u8]) {
     }
 }
 
-/// Waits until the host has taken everything, for seconds at most.
+/// Waits until the host has taken all output, for some seconds at most.
 pub fn wait_until_taken() {
     let since = cpu::cycles();
     let Some((at, _)) = OUTPUT.get() else { return };
@@ -164,7 +169,7 @@ pub fn wait_until_taken() {
     {}
 }
 
-/// Takes a byte the host has sent, if there is one.
+/// Takes a byte sent by the host, if there is one.
 pub fn receive() -> Option<u8> {
     INPUT.receive()
 }

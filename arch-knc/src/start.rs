@@ -13,28 +13,29 @@ use firmware::{Notices, linux, sfi, words};
 use crate::{platform, ring};
 
 unsafe extern "Rust" {
-    /// The kernel; provided by the image.
+    /// The kernel's entry, provided by the image.
     safe fn aerokernel_main(boot: &'static BootInformation) -> !;
 }
 
-/// What the bootstrap has in the first page, and its tables: left alone.
+/// The bootstrap's data in the first page, and its tables; both are left alone.
 const FIRMWARE_DATA: [PhysicalRange; 2] =
     [PhysicalRange { start: 0, end: 0x1000 }, PhysicalRange { start: 0xe_0000, end: 0x10_0000 }];
-/// Where the local APIC's registers are [SSDG].
+/// Physical address of the local APIC's registers [SSDG].
 const LOCAL_APIC: u64 = 0xfee0_0000;
-/// Largest region of rings accepted, in bytes.
+/// Largest ring region accepted, in bytes.
 const REGION_LIMIT: u64 = 64 << 20;
 
 static STORAGE: Place<sfi::Tables> =
     Place::new(sfi::Tables { cpus: ArrayVec::new_const(), tables: ArrayVec::new_const() });
 
-/// All memory is alike: one node.
+/// All memory is equally distant: one node.
 static DISTANCES: [[u8; MAX_NODES]; MAX_NODES] = [[10; MAX_NODES]; MAX_NODES];
 
-/// The boot CPU's first Rust: 64-bit, at its final address, on the boot stack, first 4 GiB mapped.
+/// The boot CPU's first Rust code, entered in 64-bit mode at its final address, on the boot stack,
+/// with the first 4 GiB mapped.
 pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
     let entry_cycles = cpu::cycles();
-    // SAFETY: `start` runs once.
+    // SAFETY: the boot code calls `start` once, so the storage is taken only once.
     let storage = unsafe { STORAGE.take() };
     cpu::claim_block(0, 0);
     descriptors::build_idt();
@@ -46,7 +47,8 @@ pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
 
     let (symbols, programs) = start_up::packed();
     let image = start_up::image(symbols, programs);
-    // SAFETY: not used any more when the kernel's own tables are built below.
+    // SAFETY: `memory` is used for the last time before `build_address_space` below replaces the
+    // tables.
     let memory = unsafe { StartUpMemory::new() };
     let (region, mut free) = read_parameters(&memory, parameters, image, storage);
     storage.firmware = sfi::parse(&memory, &mut storage.notices);
@@ -93,19 +95,20 @@ pub(crate) extern "C" fn start(_: u32, parameters: u64) -> ! {
     aerokernel_main(information)
 }
 
-/// Says how far start-up got; the last word is where it stopped.
+/// Prints a start-up stage; the last word shows where start-up stopped.
 fn say(stage: &str) {
     ring::send(stage.as_bytes());
 }
 
-/// Ends a boot that cannot go on. The host sees two characters: `Em` no memory, `Ep` no memory for page tables, `Er` the APIC's
-/// registers cannot be mapped, `Ec` the card's name no clock.
+/// Ends a boot that cannot continue. The host sees two characters: `Em` no memory, `Ep` no memory
+/// for page tables, `Er` the APIC's registers cannot be mapped, `Ec` the card's registers name no
+/// clock.
 fn stop(code: [u8; 2]) -> ! {
     platform::show_post_code(code);
     cpu::halt_forever()
 }
 
-/// Reads command line and memory map; returns the region of rings and the free memory.
+/// Reads the command line and the memory map; returns the ring region and the free memory.
 fn read_parameters(
     memory: &StartUpMemory,
     at: u64,
@@ -117,7 +120,7 @@ fn read_parameters(
     let mut free = memory_map::usable(parameters.memory_map(), notices);
     start_up::keep_line(parameters.command_line, &mut storage.command_line);
     let region = words::value(&storage.command_line, "phi.ring").and_then(ring_region);
-    // Also where it cannot be used: the host writes there.
+    // Reserve the region even if it is unusable, because the host writes there.
     let taken = [image, parameters.ram_disk].into_iter().chain(region).chain(FIRMWARE_DATA);
     taken.for_each(|range| memory_map::remove(&mut free, range, notices));
     let usable = region.filter(|&region| is_usable(region, image));
@@ -128,7 +131,7 @@ fn read_parameters(
     (usable, free)
 }
 
-/// `BASE,SIZE`.
+/// Parses `BASE,SIZE`.
 fn ring_region(text: &str) -> Option<PhysicalRange> {
     let (base, size) = text.split_once(',')?;
     let start = words::number(base)?;
@@ -144,7 +147,8 @@ fn is_usable(region: PhysicalRange, image: PhysicalRange) -> bool {
     is_page(region.start) && is_page(region.end) && has_size && is_apart
 }
 
-/// `apic=pc` on the command line: ids as PCs have them. Where a card is played by a PC, its APIC is one.
+/// Enables the APIC. `apic=pc` on the command line selects a PC's APIC ids, for a card emulated by
+/// a PC, whose APIC is a PC's.
 fn enable_apic(command_line: &str, notices: &mut Notices, tables: paging::TableSource) {
     let word = words::value(command_line, "apic");
     let mode = if word == Some("pc") { apic::Mode::XApic } else { apic::Mode::Expanded };
@@ -160,7 +164,7 @@ fn enable_apic(command_line: &str, notices: &mut Notices, tables: paging::TableS
     }
 }
 
-/// The boot CPU first, the others in the table's order.
+/// Lists the boot CPU first, the others in the table's order.
 fn list_cpus(tables: &sfi::Tables, cpus: &mut ArrayVec<CpuDescription, MAX_CPUS>) {
     let boot_id = apic::id();
     cpus.push(CpuDescription { hardware_id: boot_id, node: 0 });

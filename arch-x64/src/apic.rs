@@ -1,4 +1,4 @@
-//! The local APIC (SDM Vol. 3A, chapter 11): acknowledging, sending interrupts, the one-shot timer.
+//! The local APIC (SDM Vol. 3A, chapter 11): acknowledgements, IPIs, the one-shot timer.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -8,12 +8,13 @@ use x86_64::registers::model_specific::Msr;
 
 use crate::cpu;
 
-/// Vector the local APIC delivers when an interrupt vanished before it was taken. Needs no acknowledgement.
+/// Vector of an interrupt that vanished before the CPU took it. Needs no acknowledgement.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
 /// Vector of the local timer.
 pub const TIMER_VECTOR: u8 = 0xf0;
 
-/// Registers by their xAPIC offset (table 11-1); in x2APIC mode the MSR is 0x800 + offset / 16 (11.12.1.2).
+/// Registers by their xAPIC offset (table 11-1). In x2APIC mode the MSR is 0x800 + offset / 16
+/// (11.12.1.2).
 #[derive(Clone, Copy)]
 #[repr(u16)]
 enum Register {
@@ -57,10 +58,10 @@ const COMMAND_ASSERT: u32 = 1 << 14;
 const COMMAND_LEVEL: u32 = 1 << 15;
 const COMMAND_ALL_BUT_SELF: u32 = 3 << 18;
 
-/// Polls before a busy command register is an error; delivery takes far below a microsecond.
+/// Polls until a busy command register is an error; delivery takes far less than a microsecond.
 const COMMAND_POLLS: u32 = 1_000_000;
 
-/// How the registers are reached.
+/// Access mode of the registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Mode {
@@ -73,12 +74,12 @@ pub enum Mode {
 }
 
 static MODE: AtomicU8 = AtomicU8::new(Mode::XApic as u8);
-/// See [`destination_shift`].
+/// Position of an id in the destination word; see [`destination_shift`].
 static DESTINATION_SHIFT: AtomicU8 = AtomicU8::new(destination_shift(Mode::XApic));
 /// Virtual address of the memory-mapped registers.
 static REGISTERS: AtomicUsize = AtomicUsize::new(0);
 
-/// How the registers are reached on this machine.
+/// Access mode of this machine's registers.
 #[inline(always)]
 pub fn mode() -> Mode {
     match MODE.load(Ordering::Relaxed) {
@@ -88,14 +89,14 @@ pub fn mode() -> Mode {
     }
 }
 
-/// Sets how the registers are reached. Once, by the boot CPU; `registers` is unused in x2APIC mode.
+/// Sets the access mode. The boot CPU calls it once; `registers` is unused in x2APIC mode.
 pub fn set_mode(mode: Mode, registers: *mut u8) {
     MODE.store(mode as u8, Ordering::Relaxed);
     DESTINATION_SHIFT.store(destination_shift(mode), Ordering::Relaxed);
     REGISTERS.store(registers as usize, Ordering::Relaxed);
 }
 
-/// Where an id stands in a command's destination word.
+/// Position of an id in a command's destination word.
 const fn destination_shift(mode: Mode) -> u8 {
     match mode {
         Mode::X2Apic => 0,
@@ -109,7 +110,8 @@ const fn x2apic_msr(register: Register) -> u32 {
     X2APIC_FIRST + (register as u32) / 16
 }
 
-/// Knights Corner has none of it, nor the fences it needs.
+/// True in x2APIC mode. False at compile time on Knights Corner, which lacks both that mode and the
+/// fences it needs.
 #[inline(always)]
 fn uses_msrs() -> bool {
     cfg!(feature = "pc") && MODE.load(Ordering::Relaxed) == Mode::X2Apic as u8
@@ -118,33 +120,35 @@ fn uses_msrs() -> bool {
 #[inline(always)]
 fn read(register: Register) -> u32 {
     if uses_msrs() {
-        // SAFETY: the register exists in x2APIC mode.
+        // SAFETY: all registers in `Register` that are read have an MSR in x2APIC mode.
         return unsafe { Msr::new(x2apic_msr(register)).read() as u32 };
     }
-    // SAFETY: `set_mode` was given a mapping of the registers.
+    // SAFETY: `set_mode` stored the address of a mapping of the registers, which stays mapped.
     unsafe { mapped(register).read_volatile() }
 }
 
 #[inline(always)]
 fn write(register: Register, value: u32) {
     if uses_msrs() {
-        // SAFETY: the register exists in x2APIC mode and takes these values.
+        // SAFETY: the register has an MSR in x2APIC mode, and callers write values it accepts.
         return unsafe { Msr::new(x2apic_msr(register)).write(u64::from(value)) };
     }
-    // SAFETY: `set_mode` was given a mapping of the registers.
+    // SAFETY: `set_mode` stored the address of a mapping of the registers, which stays mapped.
     unsafe { mapped(register).write_volatile(value) };
 }
 
-/// Where a register is mapped, outside x2APIC mode.
+/// Address of a memory-mapped register, outside x2APIC mode.
 #[inline(always)]
 fn mapped(register: Register) -> *mut u32 {
     (REGISTERS.load(Ordering::Relaxed) + register as usize) as *mut u32
 }
 
-/// Enables this CPU's APIC in the machine's mode, its timer masked, external NMI open.
+/// Enables this CPU's APIC in the machine's mode, with the timer masked and the external NMI
+/// unmasked.
 pub fn enable() {
     let mut base_msr = APIC_BASE;
-    // SAFETY: IA32_APIC_BASE exists wherever there is an APIC; mode bits are set in the allowed order (11.12.5).
+    // SAFETY: IA32_APIC_BASE exists on every CPU with an APIC; the mode bits are set in the allowed
+    // order (11.12.5).
     unsafe {
         let base = base_msr.read() | APIC_BASE_ENABLE;
         base_msr.write(base);
@@ -167,7 +171,7 @@ pub fn id() -> u32 {
     match mode() {
         Mode::X2Apic => id,
         Mode::XApic => id >> 24,
-        // 9-bit id in bits 31:23.
+        // The id has 9 bits, in 31:23.
         Mode::Expanded => id >> 23,
     }
 }
@@ -182,67 +186,75 @@ pub fn end_of_interrupt() {
 fn command(apic_id: u32, low: u32) -> Result<(), IpiError> {
     if uses_msrs() {
         let value = u64::from(apic_id) << 32 | u64::from(low);
-        // What the other CPU is told about must be there before it is told: these MSRs are written out of order with memory
-        // (11.12.3).
-        // SAFETY: fences have no other effect.
+        // x2APIC MSR writes are not ordered with memory (11.12.3). The fences make the data that
+        // the IPI announces visible to the target before the IPI.
+        // SAFETY: fences only order memory accesses and have no other effect.
         unsafe { asm!("mfence", "lfence", options(nostack, preserves_flags)) };
-        // SAFETY: the command register in x2APIC mode; a single write, never busy (11.12.9).
+        // SAFETY: this is the command register in x2APIC mode; it takes a single write and is never
+        // busy (11.12.9).
         unsafe { Msr::new(x2apic_msr(Register::CommandLow)).write(value) };
         return Ok(());
     }
     let (command_low, command_high) = (mapped(Register::CommandLow), mapped(Register::CommandHigh));
-    // SAFETY: `set_mode` was given a mapping of the registers; interrupts are off, so the halves stay together.
+    // SAFETY: `set_mode` stored a mapping of the registers; interrupts are disabled, so no other
+    // command comes between the two halves of this one.
     unsafe {
         if command_low.read_volatile() & COMMAND_PENDING != 0 && !becomes_free(command_low) {
             return Err(IpiError::Busy);
         }
+        // Writing the lower half sends the command, so the destination is written first (11.6.1).
         command_high.write_volatile(apic_id << DESTINATION_SHIFT.load(Ordering::Relaxed));
         command_low.write_volatile(low);
     }
     Ok(())
 }
 
-/// The command register's upper half, which what runs between the halves of a command may overwrite: an NMI, an exception at a
-/// breakpoint. `None` where a command is a single write, or before the registers are mapped.
+/// Reads the upper half of the command register for a handler that can come between the halves of a
+/// command, after an NMI or a breakpoint, and may overwrite it. `None` if a command is a single
+/// write, or before the registers are mapped.
 pub(crate) fn begun_command() -> Option<u32> {
     let is_mapped = !uses_msrs() && REGISTERS.load(Ordering::Relaxed) != 0;
-    // SAFETY: `set_mode` was given a mapping of the registers.
+    // SAFETY: `set_mode` stored a mapping of the registers, as the address is not 0.
     is_mapped.then(|| unsafe { mapped(Register::CommandHigh).read_volatile() })
 }
 
-/// Puts back what [`begun_command`] gave, so that the interrupted code can go on with its command.
+/// Restores the half that [`begun_command`] read, so that the interrupted code can finish its
+/// command.
 pub(crate) fn resume_command(high: Option<u32>) {
     let Some(high) = high else { return };
-    // SAFETY: as in `begun_command`. Where the last command is not sent in time, the interrupted one finds no better state.
+    // SAFETY: `begun_command` returned a value, so the registers are mapped. If the last command is
+    // not sent in time, the interrupted one finds the register no worse than it would have.
     unsafe {
         becomes_free(mapped(Register::CommandLow));
         mapped(Register::CommandHigh).write_volatile(high);
     }
 }
 
-/// Waits until an earlier command is sent; false if that takes too long.
+/// Waits until the previous command is sent; returns false if that takes too long.
 ///
 /// # Safety
-/// It is the command register's lower half.
+/// `command_low` is the mapped lower half of the command register.
 #[cold]
 unsafe fn becomes_free(command_low: *mut u32) -> bool {
-    // SAFETY: the caller's obligation.
+    // SAFETY: the caller guarantees that `command_low` is the mapped command register.
     (0..COMMAND_POLLS).any(|_| unsafe { command_low.read_volatile() } & COMMAND_PENDING == 0)
 }
 
-/// Interrupts a started CPU. Interrupts disabled: the two halves of a command must not be torn apart.
+/// Sends an IPI to a started CPU. Called with interrupts disabled, so that the two halves of a
+/// command stay together.
 #[inline(always)]
 pub fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
     let apic_id = cpu::apic_id_of(cpu).ok_or(IpiError::NoSuchCpu)?;
     command(apic_id, COMMAND_ASSERT | u32::from(vector))
 }
 
-/// Interrupts all other CPUs. Those not started ignore it.
+/// Sends an IPI to all other CPUs. CPUs that were not started ignore it.
 pub fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
     command(0, COMMAND_ALL_BUT_SELF | COMMAND_ASSERT | u32::from(vector))
 }
 
-/// Sends an NMI to all other CPUs that were started: one that was not would take it in real mode, in emulators at least.
+/// Sends an NMI to each other started CPU. It is no broadcast because a CPU that was not started
+/// would take the NMI in real mode, at least in emulators.
 pub fn broadcast_nmi() {
     let were_enabled = cpu::interrupts_enabled();
     cpu::disable_interrupts();
@@ -252,7 +264,8 @@ pub fn broadcast_nmi() {
     }
 }
 
-/// As [`broadcast_nmi`], interrupts off: the halves of a command stay together.
+/// [`broadcast_nmi`] with interrupts already disabled, so that the halves of a command stay
+/// together.
 fn broadcast_nmi_undisturbed() {
     let own = cpu::index();
     for apic_id in (0..MAX_CPUS).filter(|&index| index != own).filter_map(cpu::apic_id_of) {
@@ -260,52 +273,53 @@ fn broadcast_nmi_undisturbed() {
     }
 }
 
-/// Resets a CPU into waiting for a start-up message (11.4.2).
+/// Resets a CPU, which then waits for a start-up message (11.4.2).
 pub fn send_init(apic_id: u32) -> Result<(), IpiError> {
     command(apic_id, COMMAND_INIT | COMMAND_LEVEL | COMMAND_ASSERT)
 }
 
-/// Lets a waiting CPU run in real mode at a page below 1 MiB.
+/// Starts a waiting CPU in real mode at a page below 1 MiB.
 pub fn send_startup(apic_id: u32, page: u8) -> Result<(), IpiError> {
     command(apic_id, COMMAND_STARTUP | COMMAND_ASSERT | u32::from(page))
 }
 
-/// Lets the timer count down once from `ticks` and interrupt.
+/// Starts the timer, which counts down from `ticks` once and then interrupts.
 #[inline(always)]
 pub fn start_one_shot(ticks: u32) {
     write(Register::TimerInitialCount, ticks);
 }
 
-/// What is left of the count.
+/// Remaining ticks of the count.
 pub fn remaining_ticks() -> u32 {
     read(Register::TimerCurrentCount)
 }
 
-/// Prepares this CPU's timer: one-shot counting, unmasked.
+/// Configures this CPU's timer for one-shot counting, unmasked.
 pub fn enable_one_shot() {
     write(Register::TimerDivide, TIMER_DIVIDE_BY_1);
     write(Register::TimerEntry, u32::from(TIMER_VECTOR));
 }
 
-/// Prepares this CPU's timer: one-shot counting, masked, for calibration.
+/// Configures this CPU's timer for one-shot counting, masked, for calibration.
 pub fn enable_counting_only() {
     write(Register::TimerDivide, TIMER_DIVIDE_BY_1);
     write(Register::TimerEntry, ENTRY_MASKED | u32::from(TIMER_VECTOR));
 }
 
-/// Prepares this CPU's timer: TSC deadline.
+/// Configures this CPU's timer for TSC deadlines.
 pub fn enable_tsc_deadline() {
     write(Register::TimerEntry, TIMER_TSC_DEADLINE | u32::from(TIMER_VECTOR));
     // A deadline written before the mode has changed is lost (11.5.4.1).
-    // SAFETY: fences have no other effect.
+    // SAFETY: a fence only orders memory accesses and has no other effect.
     unsafe { asm!("mfence", options(nostack, preserves_flags)) };
 }
 
-/// Interrupts when the TSC reaches `deadline`; 0 withdraws.
+/// Requests an interrupt when the TSC reaches `deadline`; 0 cancels.
 #[inline(always)]
 pub fn set_tsc_deadline(deadline: u64) {
     let mut msr = TSC_DEADLINE;
-    // SAFETY: only called where CPUID announces the TSC deadline mode.
+    // SAFETY: callers use the TSC deadline mode only if CPUID announces it, and then the MSR
+    // exists.
     unsafe { msr.write(deadline) };
 }
 

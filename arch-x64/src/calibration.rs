@@ -1,18 +1,20 @@
-//! What elapses on the TSC and the local APIC timer while a reference clock runs.
+//! Measures how far the TSC and the local APIC timer advance while a reference clock runs.
 //!
-//! The clocks are read one after the other, and a hypervisor, an emulator's host or firmware may take the CPU away in between
-//! for any time. So each reading says how long it took, and a run whose ends are in doubt is made again.
+//! The clocks are read one after the other, and a hypervisor, an emulator's host or the firmware
+//! may take the CPU away in between for any time. Each reading therefore records how long it took,
+//! and a run with uncertain ends is repeated.
 
-/// Length of a run: long enough for 0.01% (PM timer: 10,739 ticks), short enough for a quick boot.
+/// Length of a run in ms: long enough for 0.01% (10,739 ticks of the PM timer), short enough for a
+/// quick boot.
 const LENGTH_MS: u64 = 3;
-/// Polls before the reference counts as stopped.
+/// Polls until the reference counts as stopped.
 const POLLS: u32 = 1_000_000;
-/// Runs before the best of them is taken.
+/// Maximum number of runs, of which the best is taken if none is good.
 const RUNS: u32 = 20;
-/// A run is good if the doubt about its ends is at most this part of it.
+/// A run is good if the uncertainty of its ends is at most one part in this many of its length.
 const DOUBT: u64 = 200;
 
-/// All clocks, read one after the other.
+/// One reading of all clocks, taken one after the other.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     /// The TSC before the others were read.
@@ -28,22 +30,22 @@ pub struct Reading {
 /// A clock of a known rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Reference {
-    /// Its rate.
+    /// Rate in Hz.
     pub hz: u64,
-    /// The bits it counts with.
+    /// Mask of the bits that count.
     pub mask: u64,
 }
 
-/// What elapsed on the three clocks.
+/// Elapsed counts of the three clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// On the reference.
+    /// Ticks of the reference.
     pub reference_ticks: u64,
-    /// On the TSC.
+    /// Cycles of the TSC.
     pub cycles: u64,
-    /// On the APIC timer.
+    /// Ticks of the APIC timer.
     pub apic_ticks: u64,
-    /// Cycles by which the others may be wrong, together.
+    /// Cycles by which the other two counts may be wrong in total.
     doubt: u64,
 }
 
@@ -52,14 +54,14 @@ impl Run {
         self.doubt <= self.cycles / DOUBT
     }
 
-    /// True if it is relatively more certain than another.
+    /// True if this run is relatively more certain than another.
     fn is_better_than(&self, other: &Self) -> bool {
         u128::from(self.doubt) * u128::from(other.cycles) < u128::from(other.doubt) * u128::from(self.cycles)
     }
 }
 
-/// Makes runs until one is good; the best of 20 if none is. `start` starts the APIC timer from its largest count, `read` reads
-/// the clocks. `None` if the reference does not run.
+/// Repeats runs until one is good; takes the best of 20 if none is. `start` starts the APIC timer
+/// from its largest count, and `read` reads the clocks. `None` if the reference does not run.
 pub fn measure(reference: Reference, mut start: impl FnMut(), mut read: impl FnMut() -> Reading) -> Option<Run> {
     let mut best: Option<Run> = None;
     for _ in 0..RUNS {
@@ -87,7 +89,7 @@ fn run(reference: Reference, read: &mut impl FnMut() -> Reading) -> Option<Run> 
     })?;
     let (last, doubt_at_end) = next_tick(read)?;
     let cycles = last.after - first.after;
-    // In so long a pause the reference may have come round, and the APIC timer to its end.
+    // During so long a pause the reference may have wrapped and the APIC timer may have expired.
     let is_useless = longest_pause > cycles / 2 || last.apic == 0;
     Some(Run {
         reference_ticks: since(&first, &last),
@@ -97,7 +99,8 @@ fn run(reference: Reference, read: &mut impl FnMut() -> Reading) -> Option<Run> 
     })
 }
 
-/// The first reading after a tick of the reference, and how many cycles ago that may have been.
+/// Returns the first reading after a tick of the reference, and the maximum age of that tick in
+/// cycles.
 fn next_tick(read: &mut impl FnMut() -> Reading) -> Option<(Reading, u64)> {
     let mut previous = read();
     for _ in 0..POLLS {
@@ -118,7 +121,7 @@ mod tests {
     const APIC_HZ: u64 = 1_000_000_000;
     const PM_TIMER: Reference = Reference { hz: 3_579_545, mask: 0xff_ffff };
 
-    /// Clocks whose readings take 300 ns each, and one of them longer.
+    /// Simulates clocks whose readings take 300 ns each, except for one that takes longer.
     fn run_with_stall(at: u64, nanoseconds: u64) -> Run {
         let (now, reads, started) =
             (core::cell::Cell::new(4_600_000_000u64), core::cell::Cell::new(0), core::cell::Cell::new(0));
@@ -151,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_machine_that_stands_still_at_any_moment_changes_nothing() {
-        // A run has some 10,000 readings; where it stands still longer than both ends of it, near those ends.
+        // A run has some 10,000 readings. Cover the stalls near both of its ends densely.
         let moments = (1..=60).chain((9_900..10_200).step_by(1)).chain((1..10_000).step_by(97));
         for at in moments {
             for nanoseconds in [20_000, 500_000, 50_000_000, 4_500_000_000, 7_000_000_000] {

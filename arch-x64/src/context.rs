@@ -1,4 +1,5 @@
-//! The context switch: what the calling convention preserves goes to the stack, the stack pointer into the context.
+//! The context switch: pushes the registers that the calling convention preserves onto the stack
+//! and stores the stack pointer in the context.
 
 use core::arch::naked_asm;
 
@@ -6,16 +7,17 @@ use arch_contract::fault::Registers;
 
 use crate::naked;
 
-/// A suspended flow: its stack pointer. On its stack, from the top: r15, r14, r13, r12, rbx, rbp, return address.
+/// A suspended flow: its stack pointer. From there upwards its stack holds r15, r14, r13, r12, rbx,
+/// rbp and the return address.
 #[repr(C)]
 #[derive(Default)]
 pub struct Context {
     stack_pointer: usize,
 }
 
-/// Words a suspended context has on its stack.
+/// Number of words that a suspended context has on its stack.
 const SAVED_WORDS: usize = 7;
-/// R12 to R15, by register; the last one pushed is the first word.
+/// Frame words of r12 to r15, in that order; the register pushed last is the first word.
 const SAVED_R12_TO_R15: [usize; 4] = [3, 2, 1, 0];
 const SAVED_RBX: usize = 4;
 const SAVED_RBP: usize = 5;
@@ -24,20 +26,22 @@ const SAVED_RETURN: usize = 6;
 /// Prepares `context` so that the first switch to it calls `entry(argument)` on `stack_top`.
 pub fn prepare(context: &mut Context, stack_top: usize, entry: extern "C" fn(usize) -> !, argument: usize) {
     let top = stack_top & !15;
-    // Two more words than are popped: `start` begins 16-byte aligned, and the frame chain ends in zeros.
+    // Two more words than are popped: `start` begins 16-byte aligned, and the chain of frames ends
+    // in zeros.
     let words = [0, 0, 0, argument, entry as usize, 0, start as *const () as usize, 0, 0];
     let frame = (top - size_of_val(&words)) as *mut usize;
-    // SAFETY: the caller gives a stack that nothing uses, with at least a page.
+    // SAFETY: the caller gives an unused stack of at least a page, so the words below its top are
+    // free.
     unsafe { frame.cast::<[usize; SAVED_WORDS + 2]>().write(words) };
     context.stack_pointer = frame as usize;
 }
 
-/// First code of a new context: r12 = argument, rbx = entry.
+/// First code of a new context: r12 holds the argument, rbx the entry.
 #[unsafe(naked)]
 extern "C" fn start() -> ! {
     naked_asm!(
         naked::begin!("arch::context::start"),
-        // Nobody called this.
+        // There is no caller; the chain of frames ends here.
         ".cfi_undefined rip",
         "mov rdi, r12",
         "call rbx",
@@ -49,14 +53,15 @@ extern "C" fn start() -> ! {
 /// Suspends the running flow into `from` and resumes `to`.
 ///
 /// # Safety
-/// As `arch_contract::Architecture::switch`.
+/// As for `arch_contract::Architecture::switch`.
 #[unsafe(naked)]
 pub unsafe extern "C" fn switch(from: *mut Context, to: *const Context) {
     naked_asm!(
         naked::begin!("arch::context::switch"),
         naked::save_preserved!(),
         "mov [rdi], rsp",
-        // As much is on the other's stack.
+        // The resumed flow's stack holds the same frame, so the call frame information still
+        // applies.
         "mov rsp, [rsi]",
         naked::restore!("r15"),
         naked::restore!("r14"),
@@ -72,7 +77,7 @@ pub unsafe extern "C" fn switch(from: *mut Context, to: *const Context) {
 /// Suspends the running flow into `from`, then calls `next(argument)` on `stack_top`.
 ///
 /// # Safety
-/// As `arch_contract::Architecture::switch_through`.
+/// As for `arch_contract::Architecture::switch_through`.
 #[unsafe(naked)]
 pub unsafe extern "C" fn switch_through(
     from: *mut Context,
@@ -86,7 +91,8 @@ pub unsafe extern "C" fn switch_through(
         "mov [rdi], rsp",
         "mov rsp, rsi",
         "xor ebp, ebp",
-        // Nobody called what is called here: whoever suspended may be resumed before it ends.
+        // A backtrace must end here: the suspended flow is no caller of `next`, and may be resumed
+        // before `next` ends.
         ".cfi_undefined rip",
         "mov rdi, rcx",
         "call rdx",
@@ -95,10 +101,10 @@ pub unsafe extern "C" fn switch_through(
     )
 }
 
-/// Resumes `to`, giving up the running flow.
+/// Resumes `to` and abandons the running flow.
 ///
 /// # Safety
-/// As `arch_contract::Architecture::resume`.
+/// As for `arch_contract::Architecture::resume`.
 #[unsafe(naked)]
 pub unsafe extern "C" fn resume(to: *const Context) -> ! {
     naked_asm!(
@@ -118,18 +124,20 @@ pub unsafe extern "C" fn resume(to: *const Context) -> ! {
     )
 }
 
-/// Where a suspended context goes on.
+/// Registers with which a suspended context resumes.
 pub fn suspended_at(context: &Context) -> Registers {
     let frame = context.stack_pointer as *const usize;
     if frame.is_null() {
         return Registers::default();
     }
-    // SAFETY: the context is suspended, so these words are on its stack, which stays mapped.
+    // SAFETY: the context is suspended, so `switch` or `prepare` wrote these words to its stack,
+    // which stays mapped.
     let word = |index: usize| unsafe { *frame.add(index) };
     let (frame_pointer, instruction_pointer) = (word(SAVED_RBP), word(SAVED_RETURN));
     let stack_pointer = context.stack_pointer + SAVED_WORDS * size_of::<usize>();
     let mut general = [0; 16];
-    // In the order of `Registers::names`; what a callee need not preserve is not known.
+    // Indices are those of `Registers::names`; the values of registers that a callee need not
+    // preserve are unknown.
     for (register, value) in [(1, word(SAVED_RBX)), (6, frame_pointer), (7, stack_pointer)] {
         general[register] = value as u64;
     }
@@ -143,7 +151,7 @@ pub fn suspended_at(context: &Context) -> Registers {
 #[inline(always)]
 pub fn registers_here() -> Registers {
     let (instruction_pointer, stack_pointer, frame_pointer);
-    // SAFETY: only reads registers.
+    // SAFETY: the instructions only read registers and have no side effects.
     unsafe {
         core::arch::asm!(
             "lea {}, [rip]", "mov {}, rsp", "mov {}, rbp",

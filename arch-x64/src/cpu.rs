@@ -13,42 +13,44 @@ use x86_64::registers::model_specific::{FsBase, GsBase};
 
 use crate::descriptors::Descriptors;
 
-/// What the architecture keeps per CPU. GS base points at it for good: there is no user mode, so never a SWAPGS.
+/// The architecture's per-CPU data. GS base always points at it: there is no user mode, and so no
+/// SWAPGS.
 #[repr(C, align(64))]
 pub struct CpuBlock {
     /// The kernel's local pointer, at `gs:[LOCAL]`.
     local: AtomicUsize,
     /// The running thread, at `gs:[CURRENT]`.
     current: AtomicUsize,
-    /// Stack pointer of the interrupt stub, at `gs:[INTERRUPT_FRAME]`.
+    /// Frame address of the interrupt stub, at `gs:[INTERRUPT_FRAME]`.
     interrupt_frame: AtomicUsize,
-    /// Its trace ring, at `gs:[TRACE_RING]`, 0 if it has none.
+    /// Address of the trace ring, at `gs:[TRACE_RING]`; 0 if there is none.
     trace_ring: AtomicUsize,
-    /// Bytes ever written to it, at `gs:[TRACE_WRITTEN]`.
+    /// Total bytes written to the trace ring, at `gs:[TRACE_WRITTEN]`.
     trace_written: AtomicUsize,
     /// This CPU's index.
     index: AtomicU32,
-    /// Its APIC id, valid once `started`.
+    /// This CPU's APIC id, valid once `started` is set.
     apic_id: AtomicU32,
     /// True once the CPU runs kernel code.
     started: AtomicBool,
-    /// True in the handler of an NMI. No further one comes before the CPU executes an IRET (SDM Vol. 3A, 6.7.1), as the handler does to
-    /// wait.
+    /// True in an NMI handler. The CPU takes no further NMI until it executes an IRET (SDM Vol. 3A,
+    /// 6.7.1), which the handler does before it waits.
     in_nmi: AtomicBool,
-    /// It has done so.
+    /// True once the NMI handler has executed that IRET, so that further NMIs can arrive.
     nmis_open: AtomicBool,
-    /// An NMI has come since it was last looked for.
+    /// True if an NMI has arrived since the last check.
     nmi_came: AtomicBool,
-    /// One has come in the handler of another, which is to handle it too.
+    /// True if an NMI has arrived in the handler of another, which must handle it too.
     nmi_is_left_over: AtomicBool,
-    /// DR7 as it was before a breakpoint in the handler of an NMI turned it off, else 0. On PCs.
+    /// DR7 as it was before a breakpoint in an NMI handler cleared it, else 0. Used on PCs.
     breakpoints_off: AtomicU64,
-    /// Its GDT and TSS, made by `descriptors::load`: not before, so that the blocks take no room in the image. Touched by its
-    /// own CPU only.
+    /// The CPU's GDT and TSS. `descriptors::load` initialises them only when the CPU starts, so
+    /// that the blocks take no room in the image. Only the CPU itself accesses them.
     pub(crate) descriptors: UnsafeCell<MaybeUninit<Descriptors>>,
 }
 
-// SAFETY: the cell is only accessed by the block's own CPU (see `descriptors`).
+// SAFETY: the cell is only accessed by the block's own CPU (see `descriptors`), and all other
+// fields are atomics.
 unsafe impl Sync for CpuBlock {}
 
 const LOCAL: usize = offset_of!(CpuBlock, local);
@@ -56,7 +58,7 @@ const CURRENT: usize = offset_of!(CpuBlock, current);
 const INDEX: usize = offset_of!(CpuBlock, index);
 pub(crate) const TRACE_RING: usize = offset_of!(CpuBlock, trace_ring);
 pub(crate) const TRACE_WRITTEN: usize = offset_of!(CpuBlock, trace_written);
-/// Where the interrupt stub notes its frame.
+/// Offset at which the interrupt stub stores its frame's address.
 pub(crate) const INTERRUPT_FRAME: usize = offset_of!(CpuBlock, interrupt_frame);
 
 static BLOCKS: [CpuBlock; MAX_CPUS] = [const {
@@ -78,37 +80,38 @@ static BLOCKS: [CpuBlock; MAX_CPUS] = [const {
     }
 }; MAX_CPUS];
 
-/// True where FS base is written by an instruction (SDM Vol. 2, WRFSBASE), not by its register's number.
+/// True if FS base can be written by WRFSBASE (SDM Vol. 2, WRFSBASE) instead of through its MSR.
 static HAS_FS_BASE: AtomicBool = AtomicBool::new(false);
 
-/// Allows WRFSBASE on this CPU, if it has that. All CPUs are alike.
+/// Enables WRFSBASE on this CPU if the CPU has it. All CPUs are alike.
 pub(crate) fn allow_fs_base() {
     let has = CpuId::new().get_extended_feature_info().is_some_and(|features| features.has_fsgsbase());
     if has {
-        // SAFETY: the CPU has the instructions, which nothing but `set_thread_pointer` contains.
+        // SAFETY: the CPU has the instructions, and only `set_thread_pointer` uses them.
         unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::FSGSBASE)) };
     }
     HAS_FS_BASE.store(has, Ordering::Relaxed);
 }
 
-/// Sets FS base, which the kernel itself does not use, by the register's number.
+/// Sets FS base, which the kernel itself does not use, through its MSR.
 pub fn set_fs_base(address: usize) {
     FsBase::write(VirtAddr::new_truncate(address as u64));
 }
 
-/// The same in the fastest way this CPU has.
+/// Sets FS base in the fastest way this CPU has.
 #[cold]
 #[inline(never)]
 pub fn set_thread_pointer(address: usize) {
     if HAS_FS_BASE.load(Ordering::Relaxed) {
-        // SAFETY: allowed by `allow_fs_base` on every CPU; the address is one of a program's memory, which is canonical.
+        // SAFETY: `allow_fs_base` enabled the instruction on every CPU; the address lies in a
+        // program's memory, so it is canonical.
         unsafe { asm!("wrfsbase {}", in(reg) address, options(nostack, preserves_flags)) };
     } else {
         set_fs_base(address);
     }
 }
 
-/// Points GS at the block of CPU `index`. First thing a CPU does in Rust.
+/// Points GS at the block of CPU `index`. A CPU calls it before it uses any per-CPU data.
 pub fn claim_block(index: usize, apic_id: u32) {
     let block = &BLOCKS[index];
     block.index.store(index as u32, Ordering::Relaxed);
@@ -116,38 +119,38 @@ pub fn claim_block(index: usize, apic_id: u32) {
     GsBase::write(VirtAddr::from_ptr(block));
 }
 
-/// Notes that this CPU runs and can be sent interrupts.
+/// Records that this CPU runs and can receive IPIs.
 pub fn mark_started() {
     BLOCKS[index()].started.store(true, Ordering::Release);
 }
 
-/// A CPU's trace ring and the bytes ever written to it.
+/// A CPU's trace ring and the total number of bytes written to it.
 pub(crate) fn trace_words(index: usize) -> (&'static AtomicUsize, &'static AtomicUsize) {
     (&BLOCKS[index].trace_ring, &BLOCKS[index].trace_written)
 }
 
-/// The APIC id of a CPU that was started.
+/// The APIC id of a CPU, if it was started.
 pub fn apic_id_of(index: usize) -> Option<u32> {
     let block = BLOCKS.get(index)?;
     block.started.load(Ordering::Acquire).then(|| block.apic_id.load(Ordering::Relaxed))
 }
 
-/// True in the handler of an NMI on this CPU.
+/// True in an NMI handler on this CPU.
 pub(crate) fn in_nmi() -> bool {
     block().in_nmi.load(Ordering::Relaxed)
 }
 
-/// What an NMI has interrupted.
+/// The kind of code that an NMI interrupted.
 pub(crate) enum InterruptedByNmi {
-    /// Code that is no handler of one.
+    /// Code outside of an NMI handler.
     Other,
-    /// A handler that has let others in: it handles this one too, before it leaves.
+    /// An NMI handler that has admitted others; it handles this NMI too before it leaves.
     Handler,
-    /// The last instructions of one, on its stack, up to the IRET.
+    /// The last instructions of an NMI handler, on its stack, up to the IRET.
     EndOfHandler,
 }
 
-/// Enters the handler of an NMI that has interrupted code with that stack pointer.
+/// Enters the NMI handler; `stack_pointer` is that of the interrupted code.
 pub(crate) fn enter_nmi(stack_pointer: u64) -> InterruptedByNmi {
     let block = block();
     block.nmi_came.store(true, Ordering::Relaxed);
@@ -163,10 +166,12 @@ pub(crate) fn enter_nmi(stack_pointer: u64) -> InterruptedByNmi {
     }
 }
 
-/// Leaves it; false if it is to be run again, for another NMI that has come meanwhile.
+/// Leaves the NMI handler; returns false if it must run again for another NMI that arrived
+/// meanwhile.
 pub(crate) fn leave_nmi() -> bool {
     let block = block();
-    // In this order: one that comes in between is handled by itself.
+    // Clear the flag before the check: an NMI that arrives in between is handled by its own
+    // handler.
     block.in_nmi.store(false, Ordering::Relaxed);
     compiler_fence(Ordering::SeqCst);
     let is_left_over = block.nmi_is_left_over.swap(false, Ordering::Relaxed);
@@ -174,15 +179,18 @@ pub(crate) fn leave_nmi() -> bool {
     !is_left_over
 }
 
-/// Halts, interrupts off, until an NMI comes, if none has since the last call. May return sooner.
+/// Halts with interrupts disabled until an NMI arrives, unless one has since the last call. May
+/// return early.
 #[cfg(feature = "pc")]
 pub(crate) fn wait_for_nmi() {
     let block = block();
     if !block.started.load(Ordering::Relaxed) {
-        // Nobody could send it one yet.
+        // No other CPU can send this one an NMI yet.
         return core::hint::spin_loop();
     }
     if block.in_nmi.load(Ordering::Relaxed) && !block.nmis_open.load(Ordering::Relaxed) {
+        // Change stacks before the IRET admits further NMIs: this handler is still on the current
+        // one.
         crate::descriptors::use_other_nmi_stack();
         block.nmis_open.store(true, Ordering::Relaxed);
         open_nmis();
@@ -192,10 +200,11 @@ pub(crate) fn wait_for_nmi() {
     }
 }
 
-/// Lets NMIs come in the handler of one: they are held off until an IRET.
+/// Admits further NMIs while this CPU is in an NMI handler: the CPU blocks them until an IRET.
 #[cfg(feature = "pc")]
 fn open_nmis() {
-    // SAFETY: goes on behind itself with the same stack, flags and segments; the kernel's code has no red zone.
+    // SAFETY: the IRET continues at the next instruction with the same stack, flags and segments;
+    // the kernel's code has no red zone.
     unsafe {
         asm!(
             "mov {pointer}, rsp",
@@ -215,12 +224,13 @@ fn open_nmis() {
     }
 }
 
-/// Halts if the byte is 0. An NMI that changes it comes before the look or ends the halt: see [`past_halt`].
+/// Halts if the byte is 0. An NMI that sets it arrives before the check or ends the halt: see
+/// [`past_halt`].
 #[cfg(feature = "pc")]
 #[inline(never)]
 #[expect(named_asm_labels, reason = "not inlined, so there once; `past_halt` knows them")]
 extern "C" fn halt_unless(came: *const bool) {
-    // SAFETY: reads a byte the caller has a reference to.
+    // SAFETY: the only access is a read of a byte to which the caller has a reference.
     unsafe {
         asm!(
             ".globl nmi_halt_start",
@@ -238,12 +248,12 @@ extern "C" fn halt_unless(came: *const bool) {
 }
 
 #[cfg(feature = "pc")]
-/// What DR7 is to be again at the end of the NMI's handler, 0 if nothing.
+/// DR7 to restore at the end of the NMI handler, 0 if there is none.
 pub(crate) fn breakpoints_off() -> &'static AtomicU64 {
     &block().breakpoints_off
 }
 
-/// Frame of the interrupt being handled.
+/// Frame address of the interrupt being handled.
 pub(crate) fn interrupt_frame() -> usize {
     block().interrupt_frame.load(Ordering::Relaxed)
 }
@@ -256,16 +266,16 @@ pub(crate) fn block() -> &'static CpuBlock {
 /// Index of this CPU.
 pub fn index() -> usize {
     let index: u32;
-    // SAFETY: GS points at this CPU's block since `claim_block`.
+    // SAFETY: GS points at this CPU's block since `claim_block`, so the offset is valid.
     unsafe { asm!("mov {:e}, gs:[{}]", out(reg) index, const INDEX, options(nostack, preserves_flags, readonly)) };
     index as usize
 }
 
-/// The kernel's local pointer.
+/// Reads the kernel's local pointer.
 #[inline(always)]
 pub fn local() -> usize {
     let local;
-    // SAFETY: GS points at this CPU's block since `claim_block`.
+    // SAFETY: GS points at this CPU's block since `claim_block`, so the offset is valid.
     unsafe { asm!("mov {}, gs:[{}]", out(reg) local, const LOCAL, options(nostack, preserves_flags, readonly)) };
     local
 }
@@ -275,54 +285,57 @@ pub fn set_local(local: usize) {
     block().local.store(local, Ordering::Relaxed);
 }
 
-/// The running thread.
+/// Reads the running thread.
 #[inline(always)]
 pub fn current() -> usize {
     let current;
-    // SAFETY: GS points at this CPU's block since `claim_block`.
+    // SAFETY: GS points at this CPU's block since `claim_block`, so the offset is valid.
     unsafe { asm!("mov {}, gs:[{}]", out(reg) current, const CURRENT, options(nostack, preserves_flags, readonly)) };
     current
 }
 
-/// Notes the running thread.
+/// Records the running thread.
 #[inline(always)]
 pub fn set_current(thread: usize) {
-    // SAFETY: GS points at this CPU's block since `claim_block`.
+    // SAFETY: GS points at this CPU's block since `claim_block`, so the write stays in the block.
     unsafe { asm!("mov gs:[{}], {}", const CURRENT, in(reg) thread, options(nostack, preserves_flags)) };
 }
 
 /// Interrupt flag in RFLAGS (SDM Vol. 1, 3.4.3).
 const INTERRUPT_FLAG: usize = 1 << 9;
 
-/// True if this CPU takes interrupts.
+/// True if interrupts are enabled on this CPU.
 #[inline(always)]
 pub fn interrupts_enabled() -> bool {
     let flags: usize;
-    // SAFETY: reads the flags register by way of the stack; the kernel is built without a red zone.
+    // SAFETY: the flags are read by way of the stack, which is free to use because the kernel is
+    // built without a red zone.
     unsafe { asm!("pushfq", "pop {}", out(reg) flags, options(preserves_flags)) };
     flags & INTERRUPT_FLAG != 0
 }
 
-/// Stops taking interrupts.
+/// Disables interrupts on this CPU.
 #[inline(always)]
 pub fn disable_interrupts() {
-    // SAFETY: CLI has no effect on memory; without `nomem` it is also a compiler barrier.
+    // SAFETY: CLI has no effect on memory; without `nomem` the block is also a compiler barrier.
     unsafe { asm!("cli", options(nostack)) };
 }
 
-/// Takes interrupts again.
+/// Enables interrupts on this CPU.
 #[inline(always)]
 pub fn enable_interrupts() {
-    // SAFETY: handlers are installed before the kernel first calls this; a compiler barrier as above.
+    // SAFETY: handlers are installed before the kernel first calls this; without `nomem` the block
+    // is also a compiler barrier.
     unsafe { asm!("sti", options(nostack)) };
 }
 
-/// Enables interrupts and halts: STI holds interrupts off until after the next instruction (SDM Vol. 2, STI). Comes back with
-/// interrupts off.
+/// Enables interrupts and halts. No interrupt can be missed, because STI holds interrupts off until
+/// after the next instruction (SDM Vol. 2, STI). Returns with interrupts disabled.
 #[inline(never)]
 #[expect(named_asm_labels, reason = "not inlined, so there once; `past_halt` knows them")]
 pub extern "C" fn wait_for_interrupt() {
-    // SAFETY: handlers are installed before the kernel first calls this; a compiler barrier as above.
+    // SAFETY: handlers are installed before the kernel first calls this; without `nomem` the block
+    // is also a compiler barrier.
     unsafe {
         asm!("sti", ".globl halt_start", "halt_start:", "hlt", ".globl halt_end", "halt_end:", "cli", options(nostack),);
     }
@@ -337,8 +350,9 @@ unsafe extern "C" {
     static nmi_halt_end: u8;
 }
 
-/// Where code goes on that an exception or NMI interrupted at `instruction_pointer`. If it was about to halt, it does not: either
-/// can come between STI and HLT, and ends what STI holds off (SDM Vol. 2, STI). An interrupt taken there would not end the wait.
+/// Returns the address at which code interrupted by an exception or NMI resumes. Code that was
+/// about to halt resumes after the HLT: an exception or NMI between STI and HLT ends STI's hold
+/// (SDM Vol. 2, STI), and an interrupt taken there would not end the wait.
 pub fn past_halt(instruction_pointer: u64) -> u64 {
     #[cfg(feature = "pc")]
     {
@@ -350,31 +364,33 @@ pub fn past_halt(instruction_pointer: u64) -> u64 {
     if instruction_pointer == &raw const halt_start as u64 { &raw const halt_end as u64 } else { instruction_pointer }
 }
 
-/// Stops this CPU for good.
+/// Stops this CPU for good, with interrupts disabled.
 pub fn halt_forever() -> ! {
     loop {
-        // SAFETY: nothing runs on this CPU afterwards but NMI handlers, which return here.
+        // SAFETY: only NMI handlers run on this CPU afterwards, and they return into this loop.
         unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
 }
 
-/// The time counter, read when everything before has been executed and before anything behind begins (SDM Vol. 2, RDTSC). Always the
-/// same five instructions.
+/// Reads the time counter after all earlier instructions have executed and before any later one
+/// begins (SDM Vol. 2, RDTSC). Always the same five instructions.
 #[inline(always)]
 pub fn cycles_in_order() -> u64 {
     let counter;
-    // SAFETY: as for `cycles`; LFENCE is there where SSE2 is.
+    // SAFETY: RDTSC and LFENCE only write two registers and order instructions; every CPU with SSE2
+    // has LFENCE.
     unsafe {
         asm!("lfence", "rdtsc", "lfence", "shl rdx, 32", "or rax, rdx", out("rax") counter, out("rdx") _, options(nostack));
     }
     counter
 }
 
-/// The time counter. Always the same three instructions, so that what a reading costs can be subtracted.
+/// Reads the time counter. Always the same three instructions, so that the cost of a reading can be
+/// subtracted.
 #[inline(always)]
 pub fn cycles() -> u64 {
     let counter;
-    // SAFETY: RDTSC only writes the two registers.
+    // SAFETY: the instructions write only the two declared registers.
     unsafe {
         asm!("rdtsc", "shl rdx, 32", "or rax, rdx", out("rax") counter, out("rdx") _, options(nomem, nostack));
     }
@@ -387,7 +403,7 @@ mod tests {
 
     #[test]
     fn an_exception_before_the_halt_goes_past_it() {
-        // What nothing uses is not linked, and then its labels are missing.
+        // Reference the function so that it is linked, and with it the labels.
         core::hint::black_box(wait_for_interrupt as *const ());
         let (start, end) = (&raw const halt_start as u64, &raw const halt_end as u64);
         assert_eq!(end, start + 1, "HLT has one byte");

@@ -1,4 +1,5 @@
-//! What a debugger needs of this CPU: debug registers, control registers, writes to protected memory.
+//! This CPU's mechanisms for a debugger: debug registers, control registers, writes to protected
+//! memory.
 
 use core::arch::asm;
 use core::sync::atomic::Ordering;
@@ -11,19 +12,20 @@ use x86_64::registers::model_specific::Efer;
 
 use crate::probe;
 
-/// INT3.
+/// Opcode of INT3.
 pub const BREAKPOINT: u8 = 0xcc;
 
 /// Bits of DR6 (SDM Vol. 3B, 18.2.3): breakpoints that were hit, and a single step.
 const HIT: u64 = 0b1111;
 const STEPPED: u64 = 1 << 14;
-/// DR6 as it is when nothing happened.
+/// DR6 with no event recorded.
 const NOTHING: u64 = 0xffff_0ff0;
 
-/// Reads why a debug exception came, and forgets it: true for a step, and the breakpoints that were hit.
+/// Reads and clears the cause of a debug exception: whether it is a step, and the breakpoints that
+/// were hit.
 pub fn take_trap() -> (bool, u8) {
     let status: u64;
-    // SAFETY: the status register has no effect on what follows.
+    // SAFETY: DR6 only records events; reading and resetting it does not affect execution.
     unsafe {
         asm!("mov {}, dr6", out(reg) status, options(nomem, nostack, preserves_flags));
         asm!("mov dr6, {}", in(reg) NOTHING, options(nomem, nostack, preserves_flags));
@@ -31,7 +33,7 @@ pub fn take_trap() -> (bool, u8) {
     (status & STEPPED != 0, (status & HIT) as u8)
 }
 
-/// The fields of DR7 for a breakpoint (SDM Vol. 3B, 18.2.4).
+/// Returns a breakpoint's fields of DR7 (SDM Vol. 3B, 18.2.4).
 fn control_of(index: usize, breakpoint: &HardwareBreakpoint) -> u64 {
     let condition: u64 = match breakpoint.watch {
         Watch::Execute => 0b00,
@@ -47,11 +49,12 @@ fn control_of(index: usize, breakpoint: &HardwareBreakpoint) -> u64 {
     1 << (2 * index + 1) | (condition | length << 2) << (16 + 4 * index)
 }
 
-/// A breakpoint or step in the handler of an NMI: nobody could be told. They are off until the handler ends.
+/// Handles a breakpoint or step in an NMI handler, where it cannot be reported: clears it and
+/// disables breakpoints until the handler ends.
 pub(crate) fn ignore_in_nmi() {
     let control: u64;
     take_trap();
-    // SAFETY: without breakpoints no debug exception comes.
+    // SAFETY: disabling the breakpoints only prevents debug exceptions and affects no memory.
     unsafe {
         asm!("mov {}, dr7", out(reg) control, options(nomem, nostack, preserves_flags));
         asm!("mov dr7, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
@@ -59,11 +62,12 @@ pub(crate) fn ignore_in_nmi() {
     crate::cpu::breakpoints_off().store(control, Ordering::Relaxed);
 }
 
-/// The handler of an NMI ends: breakpoints that came in its way are on again, unless the debugger has set others.
+/// Re-enables at the end of an NMI handler the breakpoints that [`ignore_in_nmi`] disabled, unless
+/// the debugger has set others.
 pub(crate) fn leave_nmi() {
     let control = crate::cpu::breakpoints_off().swap(0, Ordering::Relaxed);
     if control != 0 {
-        // SAFETY: as it was.
+        // SAFETY: this restores DR7 as it was, and debug exceptions have a handler.
         unsafe { asm!("mov dr7, {}", in(reg) control, options(nomem, nostack, preserves_flags)) };
     }
 }
@@ -76,7 +80,8 @@ pub fn set_hardware_breakpoints(breakpoints: &[Option<HardwareBreakpoint>; HARDW
         control | breakpoint.as_ref().map_or(0, |breakpoint| control_of(index, breakpoint))
     });
     crate::cpu::breakpoints_off().store(0, Ordering::Relaxed);
-    // SAFETY: off while the addresses change; debug exceptions have a handler.
+    // SAFETY: the breakpoints are disabled while the addresses change, and debug exceptions have a
+    // handler.
     unsafe {
         asm!("mov dr7, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
         asm!("mov dr0, {}", in(reg) address(0), options(nomem, nostack, preserves_flags));
@@ -87,16 +92,18 @@ pub fn set_hardware_breakpoints(breakpoints: &[Option<HardwareBreakpoint>; HARDW
     }
 }
 
-/// Writes where pages are read-only too: while CR0.WP is off, the kernel may (SDM Vol. 3A, 4.6.1).
+/// Writes bytes even to read-only pages: with CR0.WP clear, the kernel may write them (SDM Vol. 3A,
+/// 4.6.1).
 ///
 /// # Errors
 /// If nothing is mapped there.
 pub fn write_protected(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
     let protected = Cr0::read();
-    // SAFETY: interrupts are off and all other CPUs stopped, so that nobody writes where he must not meanwhile.
+    // SAFETY: interrupts are disabled and all other CPUs stopped, so no other code writes while
+    // protection is off.
     unsafe { Cr0::write(protected - Cr0Flags::WRITE_PROTECT) };
     let written = probe::write(address, bytes);
-    // SAFETY: as it was.
+    // SAFETY: this restores CR0 as it was, with write protection on.
     unsafe { Cr0::write(protected) };
     written
 }
@@ -125,17 +132,17 @@ pub fn system_registers() -> SystemRegisters {
     }
 }
 
-/// CR8.
+/// Reads CR8.
 fn task_priority() -> u64 {
     let priority;
-    // SAFETY: reads.
+    // SAFETY: reading CR8 has no side effects, and the kernel runs in ring 0.
     unsafe { asm!("mov {}, cr8", out(reg) priority, options(nomem, nostack, preserves_flags)) };
     priority
 }
 
 /// Executes INT3.
 pub fn breakpoint() {
-    // SAFETY: the handler keeps all registers.
+    // SAFETY: the breakpoint's handler runs on its own stack and preserves all registers.
     unsafe { asm!("int3", options(nostack)) };
 }
 

@@ -1,7 +1,7 @@
-//! GDT and TSS of each CPU, and the one IDT.
+//! GDT and TSS of each CPU, and the IDT, which all CPUs share.
 //!
-//! Every vector runs on an interrupt stack table entry, because interrupted code may have a red zone below its stack
-//! pointer (DESIGN.md, decision 2).
+//! Every vector runs on a stack of the interrupt stack table, because interrupted code may have a
+//! red zone below its stack pointer (DESIGN.md, decision 2).
 
 use core::cell::UnsafeCell;
 
@@ -16,10 +16,10 @@ use crate::trap;
 
 /// Number of interrupt stacks a CPU needs.
 pub const INTERRUPT_STACKS: usize = 8;
-/// Those of them that have an entry in the table of the TSS (SDM Vol. 3A, 8.7).
+/// Number of those stacks that have an entry in the TSS's table (SDM Vol. 3A, 8.7).
 const TABLE_ENTRIES: usize = 7;
 
-/// Which interrupt stack a vector uses: an index into the stacks given to [`set_interrupt_stacks`].
+/// Interrupt stack of a vector: an index into the stacks given to [`set_interrupt_stacks`].
 #[derive(Clone, Copy)]
 #[repr(u16)]
 enum Stack {
@@ -29,9 +29,9 @@ enum Stack {
     NonMaskable = 3,
     Debug = 4,
     MachineCheck = 5,
-    /// No vector's: see [`use_fault_stack`].
+    /// Used by no vector; see [`use_fault_stack`].
     NestedFault = 6,
-    /// In turn with the other one: see [`use_other_nmi_stack`].
+    /// Alternates with `NonMaskable`; see [`use_other_nmi_stack`].
     OtherNonMaskable = 7,
 }
 
@@ -39,9 +39,9 @@ enum Stack {
 pub struct Descriptors {
     gdt: GlobalDescriptorTable,
     tss: TaskStateSegment,
-    /// Top of the stack for faults.
+    /// Top of the fault stack.
     fault_stack: VirtAddr,
-    /// Top of the stack for NMIs that is not in the table.
+    /// Top of the NMI stack that is currently not in the table.
     other_nmi_stack: VirtAddr,
 }
 
@@ -58,7 +58,8 @@ impl Descriptors {
 
 struct SharedIdt(UnsafeCell<InterruptDescriptorTable>);
 
-// SAFETY: written once by the boot CPU in `build_idt` before any other CPU runs, read-only afterwards.
+// SAFETY: the boot CPU writes the IDT once, in `build_idt`, before any other CPU runs; it is
+// read-only afterwards.
 unsafe impl Sync for SharedIdt {}
 
 static IDT: SharedIdt = SharedIdt(UnsafeCell::new(InterruptDescriptorTable::new()));
@@ -68,19 +69,20 @@ const BOOT_STACK_SIZE: usize = 16 * 1024;
 #[repr(align(16))]
 struct BootStack(UnsafeCell<[u8; BOOT_STACK_SIZE]>);
 
-// SAFETY: only the CPU that handles a trap before `set_interrupt_stacks` uses it, as raw stack memory; CPUs start one
-// at a time.
+// SAFETY: only a CPU that handles a trap before `set_interrupt_stacks` uses it, as raw stack
+// memory, and CPUs start one at a time.
 unsafe impl Sync for BootStack {}
 
 /// Trap stack until the kernel supplies guarded ones.
 static BOOT_TRAP_STACK: BootStack = BootStack(UnsafeCell::new([0; BOOT_STACK_SIZE]));
 
-/// Fills the IDT. Once, by the boot CPU, before [`load`].
+/// Fills the IDT. The boot CPU calls it once, before [`load`].
 pub fn build_idt() {
-    // SAFETY: the boot CPU alone is running (see `SharedIdt`).
+    // SAFETY: only the boot CPU runs yet (see `SharedIdt`), so there is no other reference.
     let idt = unsafe { &mut *IDT.0.get() };
     let stub = |vector: usize| VirtAddr::new(trap::stub_address(vector));
-    // SAFETY: each stub follows the frame layout of its vector (error code or not), and the stack indices exist.
+    // SAFETY: each stub follows its vector's frame layout (with or without an error code), and the
+    // stack indices exist.
     unsafe {
         idt.divide_error.set_handler_addr(stub(0)).set_stack_index(Stack::Fault as u16);
         idt.debug.set_handler_addr(stub(1)).set_stack_index(Stack::Debug as u16);
@@ -106,9 +108,10 @@ pub fn build_idt() {
     }
 }
 
-/// Loads this CPU's GDT, TSS and the IDT, with the boot trap stack for every vector, and where SYSCALL leads.
+/// Loads this CPU's GDT, TSS and the IDT, with the boot trap stack for every vector, and enables
+/// SYSCALL.
 pub fn load() {
-    // SAFETY: the cell belongs to this CPU; nothing else holds a reference to it (see `CpuBlock`).
+    // SAFETY: the cell belongs to this CPU, and no other reference to it exists (see `CpuBlock`).
     let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() }.write(Descriptors::new());
     let top = VirtAddr::from_ptr(BOOT_TRAP_STACK.0.get()) + BOOT_STACK_SIZE as u64;
     descriptors.tss.interrupt_stack_table = [top; TABLE_ENTRIES];
@@ -117,7 +120,8 @@ pub fn load() {
     let data = descriptors.gdt.append(Descriptor::kernel_data_segment());
     let tss = descriptors.gdt.append(Descriptor::tss_segment(&descriptors.tss));
     let null = SegmentSelector::new(0, PrivilegeLevel::Ring0);
-    // SAFETY: the tables live in a static and the selectors are theirs. GS is not loaded, which would clear its base.
+    // SAFETY: the tables live in a static and contain these selectors. GS is not loaded, because
+    // that would clear its base.
     unsafe {
         descriptors.gdt.load_unsafe();
         CS::set_reg(code);
@@ -130,9 +134,10 @@ pub fn load() {
     crate::system_call::init(code);
 }
 
-/// Gives this CPU its own, guarded trap stacks, named by their tops.
+/// Gives this CPU its own guarded trap stacks, by their tops.
 pub fn set_interrupt_stacks(tops: &[usize]) {
-    // SAFETY: made by `load` before; the cell is this CPU's, and the TSS is only read by this CPU's hardware, at traps, which are off.
+    // SAFETY: `load` initialised the cell, which belongs to this CPU; only this CPU's hardware
+    // reads the TSS, at traps, and interrupts are disabled.
     let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
     let mut table = descriptors.tss.interrupt_stack_table;
     for (entry, &top) in table.iter_mut().zip(tops) {
@@ -145,57 +150,64 @@ pub fn set_interrupt_stacks(tops: &[usize]) {
     descriptors.fault_stack = table[Stack::Fault as usize];
 }
 
-/// True for a stack pointer of this CPU's on the stack for NMIs that the next one would not use, as far up as what enters and leaves a
-/// handler gets.
+/// True if a stack pointer lies on this CPU's NMI stack that the next NMI would not use, within the
+/// part near the top that entering and leaving a handler reaches.
 pub(crate) fn is_on_other_nmi_stack(pointer: u64) -> bool {
     const REACH: u64 = 4096;
     other_nmi_stack().checked_sub(pointer).is_some_and(|below| below <= REACH)
 }
 
-/// Its top.
+/// Top of the NMI stack that is currently not in the table.
 pub(crate) fn other_nmi_stack() -> u64 {
-    // SAFETY: made by `load` before; changed with NMIs held off, as they are in the callers.
+    // SAFETY: `load` initialised the cell; it changes only with NMIs held off, as they are in the
+    // callers.
     unsafe { (*crate::cpu::block().descriptors.get()).assume_init_ref() }.other_nmi_stack.as_u64()
 }
 
-/// Lets further NMIs of this CPU use the stack that the one whose handler this is does not use. They stay there: that handler may
-/// still be on its own when it has let others in.
+/// Switches further NMIs of this CPU to the other NMI stack. They stay there until the next call:
+/// the handler that calls it may still be on its own stack after it has admitted others.
 #[cfg(feature = "pc")]
 pub(crate) fn use_other_nmi_stack() {
-    // SAFETY: made by `load` before; only this CPU's hardware reads it, at an NMI, which is held off.
+    // SAFETY: `load` initialised the cell; only this CPU's hardware reads the table, at an NMI, and
+    // NMIs are held off.
     let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
     let mut table = descriptors.tss.interrupt_stack_table;
     core::mem::swap(&mut table[Stack::NonMaskable as usize], &mut descriptors.other_nmi_stack);
     descriptors.tss.interrupt_stack_table = table;
 }
 
-/// Lets faults use their own stack again: what was on it is given up.
+/// Makes faults use the fault stack again and abandons its contents.
 pub fn restore_fault_stack() {
-    // SAFETY: made by `load` before; only this CPU's hardware reads it, and interrupts are off.
+    // SAFETY: `load` initialised the cell; only this CPU's hardware reads the table, and interrupts
+    // are disabled.
     let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
     let mut table = descriptors.tss.interrupt_stack_table;
     table[Stack::Fault as usize] = descriptors.fault_stack;
     descriptors.tss.interrupt_stack_table = table;
 }
 
-/// Lets further faults of this CPU use the double fault's stack, because the fault's own is in use while one is reported.
+/// Makes further faults of this CPU use the double fault's stack, because the fault stack is in use
+/// while a fault is reported.
 pub(crate) fn move_fault_stack() {
     use_fault_stack(FaultStack::WhileReporting);
 }
 
-/// Stacks for faults that come while another one's handler may be on the faults' own stack, on its first instructions even.
+/// Stacks for faults that arrive while another fault's handler may be on the fault stack, even at
+/// its first instructions.
 #[derive(Clone, Copy)]
 pub(crate) enum FaultStack {
-    /// While a fault is reported, or a debugger has stopped the machine at a breakpoint.
+    /// For faults while a fault is reported, or while a debugger has stopped the machine at a
+    /// breakpoint.
     WhileReporting,
-    /// In the handler of an NMI, which may come on either of the other stacks.
+    /// For faults in an NMI handler; an NMI may arrive while either of the other stacks is in use.
     InNonMaskable,
 }
 
-/// Lets further faults of this CPU use another stack; where they went before, for [`put_fault_stack_back`].
+/// Makes further faults of this CPU use another stack; returns the previous one for
+/// [`put_fault_stack_back`].
 pub(crate) fn use_fault_stack(stack: FaultStack) -> VirtAddr {
-    // SAFETY: made by `load` before; only this CPU's hardware reads it, interrupts are off, and an NMI's handler puts back what it
-    // changes.
+    // SAFETY: `load` initialised the cell; only this CPU's hardware reads the table, interrupts are
+    // disabled, and an NMI handler restores what it changes.
     let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
     let table = descriptors.tss.interrupt_stack_table;
     let top = match stack {
@@ -206,9 +218,10 @@ pub(crate) fn use_fault_stack(stack: FaultStack) -> VirtAddr {
     table[Stack::Fault as usize]
 }
 
-/// Undoes [`use_fault_stack`].
+/// Restores the stack that [`use_fault_stack`] returned.
 pub(crate) fn put_fault_stack_back(top: VirtAddr) {
-    // SAFETY: as in `use_fault_stack`.
+    // SAFETY: `load` initialised the cell; only this CPU's hardware reads the table, interrupts are
+    // disabled, and an NMI handler restores what it changes.
     let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
     let mut table = descriptors.tss.interrupt_stack_table;
     table[Stack::Fault as usize] = top;

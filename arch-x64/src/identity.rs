@@ -1,11 +1,11 @@
-//! What the CPU says it is (SDM Vol. 2, CPUID).
+//! CPU identification (SDM Vol. 2, CPUID).
 
 use core::fmt;
 
 use raw_cpuid::{CpuId, Hypervisor};
 use x86_64::registers::xcontrol::XCr0Flags;
 
-/// Its model: leaves 80000002h to 80000004h, or the vendor's name of leaf 0.
+/// Writes the CPU's model: leaves 80000002h to 80000004h, or the vendor's name from leaf 0.
 pub fn processor_name(write: &mut dyn fmt::Write) -> fmt::Result {
     let id = CpuId::new();
     let (brand, vendor) = (id.get_processor_brand_string(), id.get_vendor_info());
@@ -13,8 +13,8 @@ pub fn processor_name(write: &mut dyn fmt::Write) -> fmt::Result {
     write.write_str(name.or(vendor.as_ref().map(|vendor| vendor.as_str())).unwrap_or("unknown"))
 }
 
-/// What executes its instructions, by the signature of leaf 40000000h: `tcg` (QEMU's emulator), `kvm`, another
-/// hypervisor, or `none`.
+/// The emulator or hypervisor that executes this CPU's instructions, by the signature of leaf
+/// 40000000h: `tcg` (QEMU's emulator), `kvm`, another hypervisor or `unknown`, or `none`.
 pub fn accelerator() -> &'static str {
     match CpuId::new().get_hypervisor_info().map(|info| info.identify()) {
         None => "none",
@@ -27,8 +27,8 @@ pub fn accelerator() -> &'static str {
     }
 }
 
-/// The highest level of instruction sets of which this CPU has everything (System V ABI, AMD64 supplement, 3.1.1, table 3.1),
-/// with the state of vector registers that the kernel has turned on.
+/// The highest x86-64 level of which this CPU has every feature (System V ABI, AMD64 supplement,
+/// 3.1.1, table 3.1), counting only vector state that the kernel has enabled.
 pub fn instruction_set() -> &'static str {
     let id = CpuId::new();
     let (Some(basic), Some(more)) = (id.get_feature_info(), id.get_extended_processor_and_feature_identifiers()) else {

@@ -1,19 +1,19 @@
 //! The Aerokernel's mechanisms on x86-64.
 //!
 //! The CPU's part, shared with Knights Corner:
-//! - [`identity`]: what the CPU says it is.
-//! - [`cpu`]: per-CPU block behind GS, interrupt flag, halting.
+//! - [`identity`]: CPU identification.
+//! - [`cpu`]: the per-CPU block behind GS, the interrupt flag, halting.
 //! - [`descriptors`]: GDT, TSS with interrupt stacks, IDT.
-//! - [`trap`]: entry and exit of interrupts and exceptions; [`machine_check`]: errors of the hardware's.
+//! - [`trap`]: entry and exit of interrupts and exceptions; [`machine_check`]: hardware errors.
 //! - [`context`]: the context switch.
 //! - [`paging`]: page tables, the direct map, write-xor-execute for the image.
 //! - [`probe`]: memory accesses that may fail.
 //! - [`system_call`]: the SYSCALL instruction, from ring 0.
-//! - [`apic`]: the local APIC; [`debug`]: debug registers; [`calibration`]: how fast the clocks run.
-//! - [`long_mode`]: the first instructions; [`start_up`]: what start-up does everywhere.
-//! - [`trampoline`]: how a further CPU gets from real mode to the kernel.
+//! - [`apic`]: the local APIC; [`debug`]: debug registers; [`calibration`]: the clocks' rates.
+//! - [`long_mode`]: the first instructions; [`start_up`]: start-up common to all platforms.
+//! - [`trampoline`]: a secondary CPU's way from real mode to the kernel.
 //!
-//! With feature `pc`, [`pc`]: the PC platform and [`pc::Machine`], the contract's implementer.
+//! With feature `pc`, [`pc`]: the PC platform and [`pc::Machine`], which implements the contract.
 #![cfg_attr(not(test), no_std)]
 
 pub mod apic;

@@ -1,19 +1,23 @@
-//! From 32-bit protected mode to the kernel's first Rust, at whatever physical address the image was loaded: the start-up page tables,
-//! 64-bit mode, the direct map's addresses, relocation, the boot stack.
+//! From 32-bit protected mode to the kernel's first Rust code, at whatever physical address the
+//! image was loaded: the start-up page tables, 64-bit mode, the move to the direct map's addresses,
+//! relocation, the boot stack.
 
-/// Stack of the boot CPU until its first thread runs, in bytes.
+/// Size of the boot CPU's stack until its first thread runs, in bytes.
 pub const BOOT_STACK_SIZE: usize = 64 * 1024;
 
 /// The image's first instructions, in section `.boot`; in Intel syntax.
 ///
-/// - `stage`: body of an assembler macro `stage`, with a parameter `letter`: shows it. `A` the image runs, `e` the CPU is fit, `r`
-///   paging is on, `o` the image is relocated. It may change eax and edx.
-/// - `entry`: 32-bit code before all else: interrupts off, edi and esi what `start` is to be told, esi the address of a word of memory
-///   that can be borrowed.
-/// - `fit`: 32-bit code that goes to `boot_fit` or nowhere. `address REGISTER, SYMBOL` is where something is.
-/// - `start`: `extern "C" fn(u32, u64) -> !`, 64-bit, the first 4 GiB mapped at 0 and in the direct map.
-/// - `link_address`: where the linker script puts the image.
-/// - Then constants for the code given.
+/// - `stage`: body of an assembler macro `stage` that shows its parameter `letter`: `A` when the
+///   image runs, `e` when the CPU is found fit, `r` when paging is on, `o` when the image is
+///   relocated. It may change eax and edx.
+/// - `entry`: 32-bit code that runs first. It disables interrupts and leaves in edi and esi the
+///   arguments of `start`; esi is also the address of a word of memory that can be borrowed.
+/// - `fit`: 32-bit code that jumps to `boot_fit`, or stops if the CPU is unfit. `address REGISTER,
+///   SYMBOL` loads a symbol's address.
+/// - `start`: `extern "C" fn(u32, u64) -> !`, entered in 64-bit mode with the first 4 GiB mapped at
+///   0 and in the direct map.
+/// - `link_address`: the image's address in the linker script.
+/// - The remaining arguments are constants for the given code.
 #[macro_export]
 macro_rules! long_mode_entry {
     (
@@ -25,10 +29,11 @@ macro_rules! long_mode_entry {
         $(, $name:ident = const $value:expr)* $(,)?
     ) => {
         ::core::arch::global_asm!(
-            // Everything here runs at whatever physical address the image was loaded, so addresses are relative to ebp.
+            // This code runs at whatever physical address the image was loaded, so addresses are
+            // relative to ebp.
             ".pushsection .boot, \"ax\"",
             ".code32",
-            // Only AT&T syntax takes a difference of symbols as displacement.
+            // Only AT&T syntax accepts a difference of symbols as a displacement.
             ".macro address register, symbol",
             ".att_syntax prefix",
             "leal \\symbol - boot_base(%ebp), %\\register",
@@ -39,7 +44,7 @@ macro_rules! long_mode_entry {
             ".endm",
             $($entry,)*
             "stage 0x41",
-            // Where are we? Borrow a word of what esi points to as a stack.
+            // Find our own address. The call needs a stack: borrow the word that esi points to.
             "mov ecx, [esi]",
             "lea esp, [esi + 4]",
             "call boot_base",
@@ -49,7 +54,7 @@ macro_rules! long_mode_entry {
             $($fit,)*
             "boot_fit:",
             "stage 0x65",
-            // First 4 GiB with 2 MiB pages, at 0 and at the direct map's place.
+            // Map the first 4 GiB with 2 MiB pages, at 0 and in the direct map.
             "address ebx, boot_tables",
             "lea eax, [ebx + 0x1003]",
             "mov [ebx], eax",
@@ -70,8 +75,9 @@ macro_rules! long_mode_entry {
             "inc ecx",
             "cmp ecx, 2048",
             "jb 4b",
-            // The 64-bit code segment, by way of the stack: behind the switch there is nothing but the way to it, because Knights Corner
-            // executes no 32-bit code in long mode (SSDG, 4.2.3).
+            // Put the far return to the 64-bit code segment on the stack before the switch: after
+            // it only the RETF may follow, because Knights Corner executes no 32-bit code in long
+            // mode (SSDG, 4.2.3).
             "address eax, boot_gdt",
             "push 0",
             "push eax",
@@ -99,15 +105,16 @@ macro_rules! long_mode_entry {
             "mov es, eax",
             "mov ss, eax",
             "stage 0x72",
-            // To the direct map's addresses, leaving the lower half for good.
+            // Move to the direct map's addresses and leave the lower half for good.
             "movabs rbx, {boot_offset}",
             "lea rax, [rip + 6f]",
             "add rax, rbx",
             "jmp rax",
             "6:",
             "lea rsp, [rip + boot_stack_top]",
-            // Relocate: an even entry is the place of an address, an odd one has a bit for each of the 63 words behind those before
-            // (generic ABI, SHT_RELR). There are no others, which is checked when the image is packed.
+            // Relocate: an even entry is the address of a word to relocate, an odd one has a bit
+            // for each of the 63 words that follow the previous ones (generic ABI, SHT_RELR).
+            // Packing the image checks that there are no other relocations.
             "lea rcx, [rip + __image_start]",
             "movabs rax, {boot_link_address}",
             "sub rcx, rax",

@@ -1,6 +1,7 @@
-//! Machine checks: hardware errors that the CPU reports by an exception, once it is told to (SDM Vol. 3B, chapter 16).
+//! Machine checks: hardware errors that the CPU reports by an exception once that is enabled (SDM
+//! Vol. 3B, chapter 16).
 //!
-//! Without CR4.MCE a machine check shuts the CPU down, and nobody learns why.
+//! Without CR4.MCE a machine check shuts the CPU down without any report.
 
 use core::fmt;
 
@@ -8,41 +9,45 @@ use raw_cpuid::CpuId;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
-/// Global capabilities: the number of banks, and whether there is a global control register (16.3.1.1).
+/// Global capabilities: the number of banks, and whether a global control register exists
+/// (16.3.1.1).
 const CAPABILITIES: u32 = 0x179;
 const BANK_COUNT: u64 = 0xff;
 const HAS_CONTROL: u64 = 1 << 8;
-/// Global status: what can be said of the interrupted code; a further machine check while its "in progress" bit is set shuts
-/// the CPU down (16.3.1.2).
+/// Global status: the state of the interrupted code; a further machine check while the "in
+/// progress" bit is set shuts the CPU down (16.3.1.2).
 const STATUS: u32 = 0x17a;
 /// Global control (16.3.1.3).
 const CONTROL: u32 = 0x17b;
-/// First bank's control, status, address and further information; each bank has four registers in a row (16.3.2).
+/// Control register of the first bank; each bank has four registers in a row: control, status,
+/// address and miscellaneous information (16.3.2).
 const BANKS: u32 = 0x400;
 const BANK_REGISTERS: u32 = 4;
 const BANK_STATUS: u32 = 1;
 const BANK_ADDRESS: u32 = 2;
 const BANK_MISC: u32 = 3;
-/// Bits of a bank's status: it has an error; its further information and address are valid (16.3.2.2).
+/// Bits of a bank's status: an error is logged; its miscellaneous information and address are valid
+/// (16.3.2.2).
 const VALID: u64 = 1 << 63;
 const MISC_VALID: u64 = 1 << 59;
 const ADDRESS_VALID: u64 = 1 << 58;
-/// All kinds of errors.
+/// Enables all kinds of errors.
 const EVERYTHING: u64 = u64::MAX;
 
-/// True if this CPU has the exception, and if it has banks that say what happened.
+/// Returns whether this CPU has the exception, and whether it has banks that describe the error.
 fn features() -> (bool, bool) {
     CpuId::new().get_feature_info().map_or((false, false), |features| (features.has_mce(), features.has_mca()))
 }
 
 fn read(register: u32) -> u64 {
-    // SAFETY: callers know from CPUID and the capabilities that there is such a register.
+    // SAFETY: callers know from CPUID and the capabilities that the register exists.
     unsafe { Msr::new(register).read() }
 }
 
 fn write(register: u32, value: u64) {
     let mut register = Msr::new(register);
-    // SAFETY: as in `read`; the values written are those the manual has for start-up and after a report.
+    // SAFETY: callers know that the register exists; the values written are those the manual gives
+    // for initialisation and after a report.
     unsafe { register.write(value) };
 }
 
@@ -51,7 +56,8 @@ fn banks() -> impl Iterator<Item = (u32, u32)> {
     (0..count).map(|bank| (bank, BANKS + bank * BANK_REGISTERS))
 }
 
-/// Makes this CPU report machine checks. Once per CPU, when traps have handlers (16.9 has the order).
+/// Enables machine checks on this CPU. Called once per CPU, after traps have handlers (16.9 gives
+/// the order).
 pub fn enable() {
     let (has_exception, has_banks) = features();
     if has_banks {
@@ -59,7 +65,7 @@ pub fn enable() {
             write(CONTROL, EVERYTHING);
         }
         for (bank, first) in banks() {
-            // Bank 0's control belongs to the firmware on some CPUs, which have it set.
+            // On some CPUs bank 0's control belongs to the firmware, which has set it.
             if bank != 0 {
                 write(first, EVERYTHING);
             }
@@ -67,13 +73,13 @@ pub fn enable() {
         }
     }
     if has_exception {
-        // SAFETY: the exception has a handler, on a stack of its own.
+        // SAFETY: the exception's handler is installed and has a stack of its own.
         unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::MACHINE_CHECK_EXCEPTION)) };
     }
 }
 
-/// Writes what this CPU's banks know of a machine check that was just taken, a line for each error, and lets the next one be
-/// reported too.
+/// Writes what this CPU's banks logged about a machine check just taken, a line per error, and
+/// clears the global status so that the next one is reported too.
 pub fn describe(write_to: &mut dyn fmt::Write) -> fmt::Result {
     if !features().1 {
         return Ok(());

@@ -1,4 +1,5 @@
-//! Page tables: the direct map at [`PHYSICAL_OFFSET`], device registers, thread stacks, and the image's own sections.
+//! Page tables: the direct map at [`PHYSICAL_OFFSET`], device registers, thread stacks, and the
+//! image's own sections.
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,31 +11,31 @@ use x86_64::structures::paging::page_table::PageTableEntry;
 use x86_64::structures::paging::{PageTable, PageTableFlags, PhysFrame};
 use x86_64::{PhysAddr, VirtAddr};
 
-/// Where physical address 0 is in the direct map (DESIGN.md, decision 1).
+/// Virtual address of physical address 0 in the direct map (DESIGN.md, decision 1).
 pub const PHYSICAL_OFFSET: usize = 0xffff_8000_0000_0000;
-/// Where device registers are mapped.
+/// Virtual addresses of device registers.
 pub const DEVICE_WINDOW: Range<usize> = 0xffff_e000_0000_0000..0xffff_e080_0000_0000;
-/// Where thread stacks are mapped: 64 TiB.
+/// Virtual addresses of thread stacks: 32 TiB.
 pub const STACK_WINDOW: Range<usize> = 0xffff_c000_0000_0000..0xffff_e000_0000_0000;
 
-/// Where programs' images are mapped: 64 GiB.
+/// Virtual addresses of program images: 64 GiB.
 pub const PROGRAM_WINDOW: Range<usize> = 0xffff_e100_0000_0000..0xffff_e110_0000_0000;
 
 const _: () = {
-    // All memory that may be reported fits the direct map, and no window is in another's way.
+    // All memory that may be reported fits in the direct map, and no two windows overlap.
     assert!(PHYSICAL_OFFSET + firmware::memory_map::HIGHEST_ADDRESS as usize <= STACK_WINDOW.start);
     assert!(STACK_WINDOW.end <= DEVICE_WINDOW.start && DEVICE_WINDOW.end <= PROGRAM_WINDOW.start);
 };
 
 const SIZE_2M: u64 = 1 << 21;
-/// Entries of a table.
+/// Entries of a page table.
 const ENTRIES: usize = 512;
 const SIZE_1G: u64 = 1 << 30;
 
-/// Flags of an entry that leads to another table.
+/// Flags of an entry that refers to another table.
 const TABLE_FLAGS: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE);
 
-/// What may be done with mapped memory. There is no writable and executable.
+/// Use of mapped memory. No use is both writable and executable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Use {
     /// Execute and read.
@@ -43,7 +44,7 @@ pub enum Use {
     Constants,
     /// Read and write.
     Data,
-    /// Read and write, not cached.
+    /// Read and write, uncached.
     Device,
 }
 
@@ -67,13 +68,13 @@ impl Use {
 /// Supplies zeroed frames for page tables, by physical address.
 pub type TableSource<'a> = &'a mut dyn FnMut() -> Option<u64>;
 
-/// Where a physical address is in the direct map.
+/// Returns a physical address's place in the direct map.
 #[inline(always)]
 pub fn physical_to_virtual(physical: u64) -> *mut u8 {
     (PHYSICAL_OFFSET + physical as usize) as *mut u8
 }
 
-/// The physical address of something in the direct map.
+/// Returns the physical address of something in the direct map.
 #[inline(always)]
 pub fn virtual_to_physical(address: *const u8) -> u64 {
     (address as usize).wrapping_sub(PHYSICAL_OFFSET) as u64
@@ -83,7 +84,7 @@ fn table_at(physical: u64) -> *mut PageTable {
     physical_to_virtual(physical).cast()
 }
 
-/// The largest page the CPU supports, in bytes.
+/// Size of the largest page the CPU supports, in bytes.
 fn largest_page() -> u64 {
     let has_1g = raw_cpuid::CpuId::new().get_extended_processor_and_feature_identifiers();
     if has_1g.is_some_and(|features| features.has_1gib_pages()) { SIZE_1G } else { SIZE_2M }
@@ -96,7 +97,7 @@ pub struct AddressSpace {
 }
 
 impl AddressSpace {
-    /// An empty one.
+    /// Creates an empty address space.
     pub fn new(source: TableSource) -> Option<Self> {
         Some(Self { root: source()?, largest_page: largest_page() })
     }
@@ -126,7 +127,7 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Makes this the address space of the boot CPU, and of all that start later.
+    /// Makes this the kernel's address space, for the boot CPU now and for CPUs that start later.
     pub fn install(self) {
         ROOT.store(self.root, Ordering::Release);
         activate();
@@ -144,21 +145,23 @@ pub fn root() -> u64 {
 /// Loads the kernel's page tables on this CPU.
 fn activate() {
     let frame = PhysFrame::containing_address(PhysAddr::new(root()));
-    // SAFETY: the tables map the image, the stacks in it and all memory, as the ones before did.
+    // SAFETY: the tables map the image, the stacks in it and all memory, as the previous ones did.
     unsafe { Cr3::write(frame, Cr3Flags::empty()) };
 }
 
 fn map_one(root: u64, at: usize, physical: u64, size: u64, usage: Use, source: TableSource) -> Result<(), MapError> {
     if size == PAGE_SIZE as u64 {
         let table = last_table(root, at, source)?;
-        // SAFETY: a page table of this hierarchy, in the direct map; callers serialise changes.
+        // SAFETY: `table` is a page table of this hierarchy in the direct map, and callers
+        // serialise changes.
         let entry = unsafe { &mut (&mut *table)[VirtAddr::new(at as u64).p1_index()] };
         return fill(entry, physical, usage.flags());
     }
     let address = VirtAddr::new(at as u64);
     let mut table = table_at(root);
     for (index, leaf_size) in [(address.p4_index(), 0), (address.p3_index(), SIZE_1G), (address.p2_index(), SIZE_2M)] {
-        // SAFETY: as above.
+        // SAFETY: `table` is a page table of this hierarchy in the direct map, and callers
+        // serialise changes.
         let entry = unsafe { &mut (&mut *table)[index] };
         if leaf_size == size {
             return fill(entry, physical, usage.flags() | PageTableFlags::HUGE_PAGE);
@@ -176,7 +179,7 @@ fn fill(entry: &mut PageTableEntry, physical: u64, flags: PageTableFlags) -> Res
     Ok(())
 }
 
-/// The table that an entry leads to, made now if there is none.
+/// Returns the table an entry refers to; creates it if there is none.
 #[inline(always)]
 fn table_below(entry: &mut PageTableEntry, source: TableSource) -> Result<*mut PageTable, MapError> {
     if entry.is_unused() {
@@ -188,13 +191,14 @@ fn table_below(entry: &mut PageTableEntry, source: TableSource) -> Result<*mut P
     Ok(table_at(entry.addr().as_u64()))
 }
 
-/// The table of pages of 4 KiB for an address; makes it, and those above it.
+/// Returns the 4 KiB page table for an address; creates it and those above it if necessary.
 #[inline(always)]
 fn last_table(root: u64, at: usize, source: TableSource) -> Result<*mut PageTable, MapError> {
     let address = VirtAddr::new(at as u64);
     let mut table = table_at(root);
     for index in [address.p4_index(), address.p3_index(), address.p2_index()] {
-        // SAFETY: `table` is a page table of this hierarchy, in the direct map; callers serialise changes.
+        // SAFETY: `table` is a page table of this hierarchy in the direct map, and callers
+        // serialise changes.
         table = table_below(unsafe { &mut (&mut *table)[index] }, source)?;
     }
     Ok(table)
@@ -210,10 +214,11 @@ impl From<Protection> for Use {
     }
 }
 
-/// Maps `size` bytes page by page at `at` in the active tables: all, or none.
+/// Maps `size` bytes page by page at `at` in the active tables: all of them, or none.
 ///
-/// All tables are made before the first page is mapped. A page that was mapped, if only for a moment, may be in a TLB, by a
-/// speculative access even (SDM Vol. 3A, 4.10.2.3), and could not be taken back without a flush on all CPUs.
+/// Creates all tables before it maps the first page. A page that was mapped even for a moment may
+/// be in a TLB, if only by a speculative access (SDM Vol. 3A, 4.10.2.3), so undoing the mapping
+/// would need a flush on all CPUs.
 ///
 /// # Errors
 /// See [`MapError`].
@@ -226,7 +231,7 @@ pub fn map_pages(
 ) -> Result<(), MapError> {
     let root = ROOT.load(Ordering::Relaxed);
     let end = at + size;
-    // A table of the last level maps 2 MiB, and is looked for once.
+    // A last-level table maps 2 MiB, so one lookup serves all its pages.
     let end_of_table = |place: usize| end.min((place | (SIZE_2M as usize - 1)) + 1);
     let mut next = end_of_table(at);
     let mut place = next;
@@ -237,7 +242,8 @@ pub fn map_pages(
     let flags = Use::from(protection).flags();
     place = at;
     loop {
-        // SAFETY: a page table of this hierarchy, in the direct map; callers serialise changes.
+        // SAFETY: the result is a page table of this hierarchy in the direct map, and callers
+        // serialise changes.
         let table = unsafe { &mut *last_table(root, place, source)? };
         while place < next {
             fill(&mut table[place / PAGE_SIZE % ENTRIES], physical + (place - at) as u64, flags)?;
@@ -250,26 +256,29 @@ pub fn map_pages(
     }
 }
 
-/// Removes the mapping of one page made by [`map_pages`] and says where it led.
+/// Unmaps a page mapped by [`map_pages`] and returns the frame it mapped.
 pub fn unmap_page(at: usize) -> Option<u64> {
     let address = VirtAddr::new(at as u64);
     let mut table = table_at(ROOT.load(Ordering::Relaxed));
     for index in [address.p4_index(), address.p3_index(), address.p2_index()] {
-        // SAFETY: as in `map_one`.
+        // SAFETY: `table` is a page table of this hierarchy in the direct map, and callers
+        // serialise changes.
         let entry = unsafe { &(&*table)[index] };
         if !entry.flags().contains(PageTableFlags::PRESENT) || entry.flags().contains(PageTableFlags::HUGE_PAGE) {
             return None;
         }
         table = table_at(entry.addr().as_u64());
     }
-    // SAFETY: as in `map_one`.
+    // SAFETY: `table` is the last-level table of this hierarchy in the direct map, and callers
+    // serialise changes.
     let entry = unsafe { &mut (&mut *table)[address.p1_index()] };
     let mapped = entry.flags().contains(PageTableFlags::PRESENT).then(|| entry.addr().as_u64());
     entry.set_unused();
     mapped
 }
 
-/// Maps device registers, uncached, and says where. Only during start-up, by the boot CPU.
+/// Maps device registers uncached and returns their virtual address. Only the boot CPU calls it,
+/// during start-up.
 ///
 /// # Errors
 /// See [`MapError`].
@@ -288,15 +297,15 @@ pub fn map_device(physical: u64, length: usize, source: TableSource) -> Result<*
     Ok((at + (physical - first) as usize) as *mut u8)
 }
 
-/// Forgets all cached translations on this CPU, also global ones.
+/// Flushes this CPU's TLB, global entries included.
 pub fn flush_tlb() {
     x86_64::instructions::tlb::flush_all();
 }
 
-/// Sets the control register bits the kernel relies on: write protection holds in ring 0 (boot code set CR0.WP),
-/// and none of CR4 that a CPU may lack.
+/// Sets the control register bits the kernel relies on: CR4.DE, and CR4.FSGSBASE if the CPU has it.
+/// The boot code has already set CR0.WP, so write protection holds in ring 0.
 pub fn control_registers() {
-    // SAFETY: debugging extensions only make reserved debug registers trap.
+    // SAFETY: debugging extensions only make accesses to reserved debug registers trap.
     unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::DEBUGGING_EXTENSIONS)) };
     crate::cpu::allow_fs_base();
 }

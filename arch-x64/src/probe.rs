@@ -1,10 +1,12 @@
-//! Memory accesses that may fail: the trap handler moves a faulting probe on to its end instead of reporting a fault.
+//! Memory accesses that may fail: after a faulting probe, the trap handler resumes at the probe's
+//! end instead of reporting a fault.
 
 use core::arch::asm;
 
 use arch_contract::ProbeError;
 
-/// Copies `units` units of 1, 2, 4 or 8 bytes; returns the units that were not copied. Each access has the unit's width.
+/// Copies `units` units of 1, 2, 4 or 8 bytes; returns the number of units not copied. Each access
+/// has the unit's width.
 type Copier = unsafe extern "C" fn(to: usize, from: usize, units: usize) -> usize;
 
 macro_rules! copier {
@@ -13,7 +15,8 @@ macro_rules! copier {
         #[expect(named_asm_labels, reason = "not inlined, so there once; `continuation` knows them")]
         unsafe extern "C" fn $name(to: usize, from: usize, units: usize) -> usize {
             let left;
-            // SAFETY: the caller's word; an access that traps ends the copy.
+            // SAFETY: the caller guarantees that its own side of the copy is valid memory; a trap
+            // on the other side ends the copy.
             unsafe {
                 asm!(
                     concat!(".globl ", stringify!($start)),
@@ -41,7 +44,8 @@ copier!(copy_words, probe_word_start, probe_word_end, "rep movsw");
 copier!(copy_doublewords, probe_doubleword_start, probe_doubleword_end, "rep movsd");
 copier!(copy_quadwords, probe_quadword_start, probe_quadword_end, "rep movsq");
 
-/// Where a probe that trapped at `instruction_pointer` goes on, if it was one.
+/// The address at which a probe that trapped at `instruction_pointer` resumes; `None` if the
+/// address is no probe's.
 pub fn continuation(instruction_pointer: u64) -> Option<u64> {
     let pairs = [
         (&raw const probe_byte_start, &raw const probe_byte_end),
@@ -75,8 +79,9 @@ fn copy(to: usize, from: usize, length: usize, probed: usize) -> Result<(), Prob
         2 if probed.is_multiple_of(2) => (copy_words, 2),
         _ => (copy_bytes, 1),
     };
-    // SAFETY: one side is a Rust slice of `length` bytes; a trap on the other side ends the copy. Writing to arbitrary
-    // memory is what the caller asks for: the kernel's console guards it.
+    // SAFETY: one side is a Rust slice of `length` bytes; a trap on the other side ends the copy.
+    // The caller asks for a write to arbitrary memory, and the kernel's console guards such
+    // requests.
     let missing = unsafe { copier(to, from, length / unit) } * unit;
     if missing == 0 { Ok(()) } else { Err(ProbeError { address: probed.wrapping_add(length - missing) }) }
 }

@@ -1,7 +1,8 @@
-//! The contract's methods that this crate's CPU core fulfils alone, written once for all machines built on it: a macro,
-//! because a trait's implementation cannot be put together from parts.
+//! Contract methods that this crate's CPU core implements alone, written once for all machines
+//! built on it. They are macros because a trait implementation cannot be assembled from parts.
 
-/// Probes, contexts and the invalid instruction: for every machine with this CPU, a Linux process included.
+/// Probes, contexts and the invalid instruction, for every machine with this CPU, including a Linux
+/// process.
 #[macro_export]
 macro_rules! context_methods {
     () => {
@@ -24,7 +25,8 @@ macro_rules! context_methods {
 
         #[inline(always)]
         unsafe fn switch(from: *mut $crate::context::Context, to: *const $crate::context::Context) {
-            // SAFETY: the caller's obligations are the same.
+            // SAFETY: the caller guarantees the contract of `Architecture::switch`, which this
+            // function shares.
             unsafe { $crate::context::switch(from, to) }
         }
 
@@ -34,12 +36,14 @@ macro_rules! context_methods {
             next: extern "C" fn(usize) -> !,
             argument: usize,
         ) {
-            // SAFETY: the caller's obligations are the same.
+            // SAFETY: the caller guarantees the contract of `Architecture::switch_through`, which
+            // this function shares.
             unsafe { $crate::context::switch_through(from, stack_top, next, argument) }
         }
 
         unsafe fn resume(to: *const $crate::context::Context) -> ! {
-            // SAFETY: the caller's obligations are the same.
+            // SAFETY: the caller guarantees the contract of `Architecture::resume`, which this
+            // function shares.
             unsafe { $crate::context::resume(to) }
         }
 
@@ -65,13 +69,13 @@ macro_rules! context_methods {
         }
 
         fn execute_invalid_instruction() -> ! {
-            // SAFETY: UD2 traps; the trap's handler does not return.
+            // SAFETY: UD2 always traps, and the trap's handler does not return.
             unsafe { ::core::arch::asm!("ud2", options(noreturn)) }
         }
     };
 }
 
-/// What the bare CPU does: GS, the interrupt flag, the local APIC, page tables.
+/// Methods of the bare CPU: GS, the interrupt flag, the local APIC, page tables.
 #[macro_export]
 macro_rules! bare_cpu_methods {
     () => {
@@ -186,11 +190,13 @@ macro_rules! bare_cpu_methods {
         }
 
         fn stop_other_cpus() {
+            // Set the request first, so that the NMI handlers see it.
             $crate::trap::stop_at_next_nmi();
             $crate::apic::broadcast_nmi();
         }
 
         fn sample_other_cpus() {
+            // Record the requests first, so that the NMI handlers see them.
             $crate::trap::sample_at_next_nmis();
             $crate::apic::broadcast_nmi();
         }
@@ -238,7 +244,8 @@ macro_rules! bare_cpu_methods {
     };
 }
 
-/// Floating-point and vector state, where SSE is. Without the one method that differs, `keep_vectors`.
+/// Floating-point and vector state for CPUs with SSE, without `keep_vectors`, which differs between
+/// machines.
 #[macro_export]
 macro_rules! vector_methods {
     () => {

@@ -1,5 +1,5 @@
-//! What start-up has to do on every machine with this CPU: take memory for page tables, map everything, find what is packed behind
-//! the image.
+//! Start-up common to all machines with this CPU: memory for page tables, the kernel's address
+//! space, and the data packed behind the image.
 
 use core::cell::UnsafeCell;
 use core::ptr::addr_of;
@@ -19,36 +19,43 @@ unsafe extern "C" {
     static __code_end: u8;
     static __constants_end: u8;
     static __image_end: u8;
-    /// Symbols packed behind the image: u32 magic, u32 bytes that follow. See `cli`'s pack module.
+    /// Symbols packed behind the image: a u32 magic, a u32 length, and that many bytes. See
+    /// `host/build`'s pack module.
     static __symbols_start: u8;
 }
 
 /// Largest symbol table accepted, in bytes.
 const SYMBOLS_LIMIT: u32 = 16 << 20;
-/// Most bytes of programs accepted.
+/// Largest size of the packed programs accepted, in bytes.
 const PROGRAMS_LIMIT: u32 = 1 << 30;
-/// A trampoline must be below a PC's video memory.
+/// The trampoline must lie below a PC's video memory.
 const TRAMPOLINE_LIMIT: u64 = 0xa_0000;
-/// The start-up page tables map this much.
+/// End of the memory that the start-up page tables map.
 const START_UP_LIMIT: u64 = 1 << 32;
 
-/// What is packed behind the image: symbols, and programs. Without symbols there are no programs either.
+/// Returns the symbols and programs packed behind the image. Without symbols there are no programs
+/// either.
 pub fn packed() -> (&'static [u8], &'static [u8]) {
-    // SAFETY: the linker script reserves 8 bytes there, and the packer puts the symbols behind them.
+    // SAFETY: the linker script reserves 8 bytes there, and the packer puts the symbols behind
+    // them.
     let symbols = unsafe { packed_part(addr_of!(__symbols_start), SYMBOLS_MAGIC, SYMBOLS_LIMIT) };
     if symbols.is_empty() {
         return (symbols, symbols);
     }
     let end = symbols.as_ptr_range().end;
     let next = end.wrapping_add(end.align_offset(ALIGNMENT));
-    // SAFETY: behind symbols the packer always puts a header for the programs.
+    // SAFETY: the packer always puts a header for the programs behind the symbols.
     (symbols, unsafe { packed_part(next, PROGRAMS_MAGIC, PROGRAMS_LIMIT) })
 }
 
+/// Returns one packed part; empty if the magic or the length is wrong.
+///
 /// # Safety
-/// At `at` there are a u32 magic and a u32 length, and if the magic is right, so many bytes.
+/// A u32 magic and a u32 length are readable at `at`, and if the magic is right, that many bytes
+/// follow.
 unsafe fn packed_part(at: *const u8, magic: u32, limit: u32) -> &'static [u8] {
-    // SAFETY: by the caller's word.
+    // SAFETY: the caller guarantees a readable header and, behind the right magic, as many bytes as
+    // it says.
     unsafe {
         let header = at.cast::<u32>();
         let (found, length) = (header.read_unaligned(), header.add(1).read_unaligned());
@@ -60,7 +67,7 @@ unsafe fn packed_part(at: *const u8, magic: u32, limit: u32) -> &'static [u8] {
     }
 }
 
-/// Where the image is, with what is packed behind it.
+/// Physical memory of the image, including everything packed behind it.
 pub fn image(symbols: &[u8], programs: &[u8]) -> PhysicalRange {
     PhysicalRange {
         start: virtual_to_physical(addr_of!(__image_start)),
@@ -74,23 +81,24 @@ pub fn image(symbols: &[u8], programs: &[u8]) -> PhysicalRange {
 /// Longest command line kept, in bytes.
 pub const COMMAND_LINE_LIMIT: usize = 4096;
 
-/// What becomes [`BootInformation`], and what firmware told: static, because there is no heap yet.
+/// Backing storage for [`BootInformation`] and the firmware's data; static, because there is no
+/// heap yet.
 pub struct Storage<Firmware> {
     /// The kernel's command line; see [`keep_line`].
     pub command_line: ArrayString<COMMAND_LINE_LIMIT>,
     /// Free memory.
     pub memory: ArrayVec<MemoryRegion, MAX_REGIONS>,
-    /// The boot CPU first.
+    /// CPUs, the boot CPU first.
     pub cpus: ArrayVec<CpuDescription, MAX_CPUS>,
-    /// What firmware told.
+    /// The firmware's data.
     pub firmware: Firmware,
-    /// What was not as it should be.
+    /// The irregularities found at start-up.
     pub notices: Notices,
-    /// For the kernel.
+    /// The boot information passed to the kernel.
     pub information: Option<BootInformation>,
 }
 
-/// Keeps a command line, as much of it as there is room for.
+/// Copies a command line, truncated to the space available.
 pub fn keep_line(line: &str, kept: &mut ArrayString<COMMAND_LINE_LIMIT>) {
     let mut cut = line.len().min(COMMAND_LINE_LIMIT);
     while !line.is_char_boundary(cut) {
@@ -100,14 +108,15 @@ pub fn keep_line(line: &str, kept: &mut ArrayString<COMMAND_LINE_LIMIT>) {
     kept.push_str(&line[..cut]);
 }
 
-/// A place for one.
+/// A static that holds a [`Storage`].
 pub struct Place<Firmware>(UnsafeCell<Storage<Firmware>>);
 
-// SAFETY: only given away by `take`, to one who is alone with it by its caller's word.
+// SAFETY: only `take` gives access, and its caller guarantees to call it once, so there is a single
+// user.
 unsafe impl<Firmware> Sync for Place<Firmware> {}
 
 impl<Firmware> Place<Firmware> {
-    /// Nothing is known yet.
+    /// Creates a place whose storage is empty but for `firmware`.
     pub const fn new(firmware: Firmware) -> Self {
         Self(UnsafeCell::new(Storage {
             command_line: ArrayString::new_const(),
@@ -119,23 +128,25 @@ impl<Firmware> Place<Firmware> {
         }))
     }
 
-    /// What is in it.
+    /// Returns the storage.
     ///
     /// # Safety
-    /// Called once.
+    /// Called at most once for each place.
     #[expect(clippy::mut_from_ref, reason = "by the caller's word there is only one")]
     pub unsafe fn take(&'static self) -> &'static mut Storage<Firmware> {
-        // SAFETY: by the caller's word.
+        // SAFETY: the caller guarantees to call this only once, so no other reference exists.
         unsafe { &mut *self.0.get() }
     }
 }
 
-/// Memory below 4 GiB as the start-up page tables map it.
+/// Memory below 4 GiB, accessed through the start-up page tables.
 pub struct StartUpMemory(());
 
 impl StartUpMemory {
+    /// Grants access through the start-up page tables.
+    ///
     /// # Safety
-    /// It is no longer used when [`build_address_space`] is called.
+    /// The value is no longer used once [`build_address_space`] is called.
     pub unsafe fn new() -> Self {
         Self(())
     }
@@ -146,25 +157,26 @@ impl PhysicalMemory for StartUpMemory {
         if address == 0 || address.checked_add(length as u64)? > START_UP_LIMIT {
             return None;
         }
-        // SAFETY: mapped by the start-up tables, which are in use (`new`); reads of absent memory give ones.
+        // SAFETY: the start-up tables map the range and are in use, as the caller of `new`
+        // guarantees; absent memory reads as ones.
         Some(unsafe { core::slice::from_raw_parts(physical_to_virtual(address), length) })
     }
 }
 
-/// Frames for page tables, from the end of the last free range below 4 GiB.
+/// Frames for page tables, from the end of the largest free range below 4 GiB.
 pub struct FrameSource {
     next: u64,
     start: u64,
 }
 
-/// At most this much goes into start-up page tables. Direct map with 2 MiB pages: 4 KiB per GiB.
+/// Limit for page tables built at start-up. The direct map needs 4 KiB per GiB with 2 MiB pages.
 const TABLE_MEMORY: u64 = 32 << 20;
 
 impl FrameSource {
-    /// From free memory.
+    /// Takes the frames from free memory.
     ///
     /// # Errors
-    /// What is wrong, for people.
+    /// A human-readable reason.
     pub fn take(free: &mut RangeList) -> Result<Self, &'static str> {
         let candidate = free.iter_mut().filter(|range| range.end <= START_UP_LIMIT).max_by_key(|range| range.len());
         let range = candidate.ok_or("there is no usable memory below 4 GiB")?;
@@ -173,19 +185,20 @@ impl FrameSource {
         Ok(Self { start: range.end, next: range.end + size })
     }
 
-    /// The next one, zeroed.
+    /// Returns the next frame, zeroed.
     #[expect(clippy::should_implement_trait, reason = "it is no sequence")]
     pub fn next(&mut self) -> Option<u64> {
         if self.next == self.start {
             return None;
         }
         self.next -= PAGE_SIZE as u64;
-        // SAFETY: the frame was free, below 4 GiB and thereby mapped before and after the switch of page tables.
+        // SAFETY: the frame was free and lies below 4 GiB, so it is mapped both before and after
+        // the page tables are switched.
         unsafe { physical_to_virtual(self.next).write_bytes(0, PAGE_SIZE) };
         Some(self.next)
     }
 
-    /// Returns what was not used.
+    /// Returns the unused frames to free memory.
     pub fn give_back(self, free: &mut RangeList) {
         if let Some(range) = free.iter_mut().find(|range| range.end == self.start) {
             range.end = self.next;
@@ -193,7 +206,7 @@ impl FrameSource {
     }
 }
 
-/// Takes a page below 1 MiB where further CPUs can start.
+/// Takes a page below 1 MiB for the trampoline that starts secondary CPUs.
 pub fn take_trampoline(free: &mut RangeList, notices: &mut Notices) -> Option<u64> {
     let last_page = |range: &PhysicalRange| {
         let end = range.end.min(TRAMPOLINE_LIMIT);
@@ -208,7 +221,7 @@ pub fn take_trampoline(free: &mut RangeList, notices: &mut Notices) -> Option<u6
     Some(page)
 }
 
-/// The part of the image that is written to.
+/// The writable part of the image.
 pub fn image_data() -> PhysicalRange {
     PhysicalRange {
         start: virtual_to_physical(addr_of!(__constants_end)),
@@ -216,11 +229,11 @@ pub fn image_data() -> PhysicalRange {
     }
 }
 
-/// Makes the kernel's page tables and uses them: all memory with the largest pages, and what is shared with others; the image with
-/// write-xor-execute; the lower half empty.
+/// Builds the kernel's page tables and activates them: all memory with the largest pages, memory
+/// shared with others, the image write-xor-execute, and the lower half empty.
 ///
 /// # Errors
-/// What is wrong, for people.
+/// A human-readable reason.
 pub fn build_address_space(
     free: &RangeList,
     shared: Option<PhysicalRange>,
@@ -261,7 +274,8 @@ unsafe extern "C" {
     static boot_tables: u8;
 }
 
-/// Physical address of the start-up page tables: the first 4 GiB at 0 and at the direct map's place.
+/// Physical address of the start-up page tables, which map the first 4 GiB at 0 and in the direct
+/// map.
 pub fn start_up_tables() -> u64 {
     virtual_to_physical(&raw const boot_tables)
 }

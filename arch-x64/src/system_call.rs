@@ -1,8 +1,9 @@
-//! The SYSCALL instruction, taken in ring 0.
+//! The SYSCALL instruction, executed in ring 0.
 //!
-//! SYSCALL loads RIP from IA32_LSTAR, CS and SS from IA32_STAR, saves RIP in RCX and RFLAGS in R11, and clears the flags
-//! of IA32_FMASK; it changes no stack and asks for no privilege (SDM Vol. 3, 5.8.8). SYSRET would leave ring 0, so the
-//! way back is a jump. The kernel has no system calls: who makes one is told so, as Linux tells of numbers it does not know.
+//! SYSCALL loads RIP from IA32_LSTAR, CS and SS from IA32_STAR, saves RIP in RCX and RFLAGS in R11,
+//! and clears the flags in IA32_FMASK; it switches no stack and requires no privilege (SDM Vol. 3,
+//! 5.8.8). SYSRET would leave ring 0, so the return is a jump. The kernel has no system calls:
+//! every call fails as an unknown system call does on Linux.
 
 use core::arch::{asm, naked_asm};
 
@@ -13,16 +14,18 @@ use x86_64::structures::gdt::SegmentSelector;
 
 use crate::naked;
 
-/// What a system call returns that does not exist: Linux's ENOSYS, negative.
+/// Result of an unknown system call: Linux's ENOSYS, negative.
 pub const UNKNOWN: isize = -38;
 
-/// Below the stack pointer, what leaf functions use without reserving it (System V ABI for AMD64, 3.2.2).
+/// Bytes below the stack pointer that leaf functions use without reserving them (System V ABI for
+/// AMD64, 3.2.2).
 const RED_ZONE: usize = 128;
 
-/// Lets this CPU execute SYSCALL. `code` is the kernel's code segment; its data segment stands behind it.
+/// Enables SYSCALL on this CPU. `code` is the kernel's code segment; its data segment is the next
+/// descriptor.
 pub fn init(code: SegmentSelector) {
-    // SAFETY: the entry returns to its caller with all but RAX, RCX and R11 unchanged; SYSRET is never executed, so its
-    // selectors do not matter.
+    // SAFETY: the entry returns to its caller with only RAX, RCX and R11 changed; SYSRET is never
+    // executed, so its selectors do not matter.
     unsafe {
         Star::write_raw(0, code.0);
         LStar::write(VirtAddr::from_ptr(entry as *const ()));
@@ -35,7 +38,7 @@ pub fn init(code: SegmentSelector) {
 extern "C" fn entry() {
     naked_asm!(
         naked::begin!("arch::system_call::entry"),
-        // Where it comes from is not on the stack.
+        // SYSCALL leaves the return address in RCX, not on the stack.
         ".cfi_register rip, rcx",
         ".cfi_def_cfa rsp, 0",
         "lea rsp, [rsp - {red_zone}]",
@@ -54,11 +57,11 @@ extern "C" fn entry() {
     )
 }
 
-/// Executes SYSCALL with a number, here in ring 0; what it returns.
+/// Executes SYSCALL with a number, in ring 0, and returns its result.
 #[inline(always)]
 pub fn execute(number: usize) -> isize {
     let result;
-    // SAFETY: `entry` preserves all other registers and the stack above the pointer, and the red zone.
+    // SAFETY: `entry` preserves all other registers, the stack above the pointer, and the red zone.
     unsafe { asm!("syscall", inlateout("rax") number as isize => result, out("rcx") _, out("r11") _) };
     result
 }

@@ -1,5 +1,5 @@
-//! A CPU's trace ring: written by one short function that keeps all registers, so that a trace point costs the code around
-//! it nothing but its test.
+//! A CPU's trace ring. One short function that preserves all registers writes it, so that a trace
+//! point costs the surrounding code nothing but its test.
 
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU8, Ordering};
@@ -10,13 +10,14 @@ use crate::{cpu, naked};
 
 const ENTRY_SIZE: usize = size_of::<TraceEntry>();
 
-/// 1 while trace points are on.
+/// 1 while trace points are enabled.
 static TRACING: AtomicU8 = AtomicU8::new(0);
 
-/// True if trace points are on. Two instructions and no register; a load and a test would be three and one.
+/// True if trace points are enabled. Two instructions and no register; a load and a test would take
+/// three and one.
 #[inline(always)]
 pub fn is_on() -> bool {
-    // SAFETY: reads the byte.
+    // SAFETY: the instructions only read the static byte `TRACING`, which is always mapped.
     unsafe {
         asm!(
             "cmp byte ptr [rip + {}], 0",
@@ -32,33 +33,35 @@ pub fn is_on() -> bool {
     false
 }
 
-/// Turns trace points on or off.
+/// Enables or disables trace points.
 pub fn set(tracing: bool) {
     TRACING.store(u8::from(tracing), Ordering::SeqCst);
 }
 
-/// Gives a CPU a ring, or begins it anew.
+/// Gives a CPU a ring, or restarts its ring.
 pub fn set_ring(index: usize, ring: *mut TraceEntry) {
     let (place, written) = cpu::trace_words(index);
+    // Reset the count before the ring becomes visible to its CPU.
     written.store(0, Ordering::Relaxed);
     place.store(ring as usize, Ordering::Release);
 }
 
-/// Entries ever written to a CPU's ring.
+/// Total number of entries written to a CPU's ring.
 pub fn written(index: usize) -> usize {
     cpu::trace_words(index).1.load(Ordering::Acquire) / ENTRY_SIZE
 }
 
-/// Writes an entry to this CPU's ring. Interrupts disabled.
+/// Writes an entry to this CPU's ring, if it has one. Called with interrupts disabled.
 #[inline(always)]
 pub fn write(tag: u64, first: u64, second: u64) {
-    // SAFETY: the function keeps all registers, and writes nothing but the ring. Not `nostack`: the call pushes.
+    // SAFETY: the function preserves all registers and writes only to the ring. The block is not
+    // `nostack` because the call pushes a return address.
     unsafe {
         asm!("call {}", sym write_entry, in("rdi") tag, in("rsi") first, in("rdx") second);
     }
 }
 
-/// Keeps all registers but the flags.
+/// Writes the entry; preserves all registers but the flags.
 #[unsafe(naked)]
 extern "C" fn write_entry() {
     naked_asm!(

@@ -1,4 +1,5 @@
-//! How a further CPU gets from real mode to the kernel: a page of code below 1 MiB and what it is told.
+//! The trampoline: a page of code and parameters below 1 MiB that takes a secondary CPU from real
+//! mode to the kernel.
 
 use core::arch::{global_asm, naked_asm};
 use core::ptr::copy_nonoverlapping;
@@ -9,7 +10,8 @@ use arch_contract::{IpiError, StartCpuError};
 use crate::paging::{self, physical_to_virtual};
 use crate::{apic, cpu, naked, trap};
 
-// Real mode to 64-bit mode in one step (SDM Vol. 3A, 10.8.5): the page tables map the page at its physical address.
+// Real mode to 64-bit mode in one step (SDM Vol. 3A, 10.8.5). The start-up page tables map the
+// trampoline page at its physical address.
 global_asm!(
     ".pushsection .rodata.trampoline, \"a\"",
     ".balign 16",
@@ -81,7 +83,7 @@ unsafe extern "C" {
     static trampoline_end: u8;
 }
 
-/// What the code loads, in the order of its labels.
+/// The trampoline's parameters, in the order of its labels.
 #[repr(C)]
 struct Data {
     cr0: u32,
@@ -96,13 +98,14 @@ struct Data {
     landing: u64,
 }
 
-/// First code in the image: its stack is only mapped in the kernel's own page tables, which do not map the page the CPU
-/// comes from. rdi, rsi: arguments of the entry in r8; rdx: stack; rcx: page tables.
+/// The first code in the image, which switches to the kernel's page tables and stack: only the
+/// kernel's tables map that stack, and they do not map the trampoline page. rdi and rsi hold the
+/// arguments of the entry in r8, rdx the stack, rcx the page tables.
 #[unsafe(naked)]
 extern "C" fn landing() -> ! {
     naked_asm!(
         naked::begin!("arch::trampoline::landing"),
-        // Nobody called this.
+        // There is no caller; the chain of frames ends here.
         ".cfi_undefined rip",
         "mov cr3, rcx",
         "mov rsp, rdx",
@@ -113,23 +116,24 @@ extern "C" fn landing() -> ! {
     )
 }
 
-/// Protected mode, extension type, numeric error, write protect, paging (SDM Vol. 3A, 2.5).
+/// CR0: protected mode, extension type, numeric error, write protect, paging (SDM Vol. 3A, 2.5).
 const CR0: u32 = 1 << 0 | 1 << 4 | 1 << 5 | 1 << 16 | 1 << 31;
-/// Physical address extension.
+/// CR4: physical address extension.
 const CR4: u32 = 1 << 5;
-/// Long mode enable, no-execute enable (2.2.1).
+/// EFER: long mode enable, no-execute enable (SDM Vol. 3A, 2.2.1).
 const EFER: u32 = 1 << 8 | 1 << 11;
 
-/// Physical address of the page, 0 if there is none.
+/// Physical address of the trampoline page, 0 if there is none.
 static PAGE: AtomicUsize = AtomicUsize::new(0);
 
-/// Sets the page aside. It must stay unused from now on.
+/// Sets the trampoline page. It must stay unused from now on.
 pub fn set_page(physical: u64) {
     PAGE.store(physical as usize, Ordering::Relaxed);
 }
 
-/// Writes code and parameters into the page; returns its number for the start-up message.
-/// `tables` are page tables below 4 GiB that map the page at its own address and the kernel where it is.
+/// Writes code and parameters into the trampoline page and returns its page number for the start-up
+/// message. `tables` is the root of page tables below 4 GiB that map the page at its own address
+/// and the kernel at its usual one.
 pub fn prepare(
     tables: u64,
     stack_top: usize,
@@ -156,8 +160,8 @@ pub fn prepare(
         tables: paging::root(),
         landing: landing as *const () as u64,
     };
-    // SAFETY: the page is the trampoline's alone (`set_page`), larger than the code, and no CPU runs in it now: the
-    // boot CPU starts them one at a time.
+    // SAFETY: `set_page` reserves the page for the trampoline, it is larger than the code, and no
+    // CPU runs in it now because the boot CPU starts the others one at a time.
     unsafe {
         copy_nonoverlapping(start, to, offset(&raw const trampoline_end));
         let patch = |label: *const u8, value: usize| to.add(offset(label)).cast::<u32>().write_unaligned(value as u32);
@@ -168,14 +172,16 @@ pub fn prepare(
     u8::try_from(page / arch_contract::PAGE_SIZE).ok()
 }
 
-/// Set by a CPU on its way up, cleared by the one that starts it.
+/// Set by a CPU that has started, cleared by the boot CPU before it starts one.
 static ANSWERED: AtomicBool = AtomicBool::new(false);
 
-/// Waits until the start-up message is repeated (SDM Vol. 3A, 9.4.4: after 200 us, of which a wait is a quarter). The
-/// 10 ms after INIT are for CPUs before 1995.
+/// Waits until the start-up message is repeated. The SDM asks for 200 us (Vol. 3A, 9.4.4); a wait
+/// is a quarter of that. The 10 ms pause after INIT is only needed by CPUs from before 1995 and is
+/// left out.
 const WAITS_BEFORE_REPEAT: u32 = 6;
 
-/// Starts a CPU at the page that [`prepare`] gave. `wait` waits a little and is false when it has been long enough.
+/// Starts a CPU at the page number from [`prepare`]. `wait` waits briefly and returns false once
+/// the time is up.
 ///
 /// # Errors
 /// [`StartCpuError::NoAnswer`].
@@ -200,7 +206,8 @@ pub fn start(hardware_id: u32, page: u8, wait: &mut dyn FnMut() -> bool) -> Resu
         }
         waits += 1;
         if !wait() {
-            // Back into reset, so that it cannot wake up later on a page and a stack that are others' by then.
+            // Put the CPU back into reset, so that it cannot wake up later on a page and a stack
+            // that are in use for something else by then.
             let _ = send(|id, _| apic::send_init(id));
             return Err(StartCpuError::NoAnswer);
         }
@@ -208,7 +215,7 @@ pub fn start(hardware_id: u32, page: u8, wait: &mut dyn FnMut() -> bool) -> Resu
     Ok(())
 }
 
-/// A CPU that was started is ready for the kernel.
+/// Reports that this CPU has started, then enters the kernel.
 pub fn enter_kernel(cpu: usize) -> ! {
     ANSWERED.store(true, Ordering::Release);
     match trap::callbacks() {

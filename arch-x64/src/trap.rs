@@ -1,8 +1,9 @@
 //! Entry and exit of interrupts and exceptions.
 //!
-//! An interrupt saves what a function call may change and calls the kernel on the interrupt stack. If the kernel wants
-//! the interrupted thread to give way, the frame moves to that thread's own stack first, below its red zone, because
-//! the interrupt stack is needed for the next interrupt. Exceptions save everything.
+//! An interrupt saves the registers a function call may change and calls the kernel on the
+//! interrupt stack. To preempt the interrupted thread, the stub first moves the frame to that
+//! thread's own stack, below its red zone, because the interrupt stack is needed for the next
+//! interrupt. Exceptions save all registers.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
@@ -18,16 +19,16 @@ use crate::{apic, cpu, descriptors, probe};
 
 /// Bytes below the stack pointer that compiled code may use (System V ABI AMD64, 3.2.2).
 const RED_ZONE: usize = 128;
-/// Words of an interrupt's frame: 10 registers, vector, and the CPU's 5.
+/// Words of an interrupt's frame: 10 registers, the vector, and the CPU's 5.
 const INTERRUPT_WORDS: usize = 16;
-/// Indices of words in it.
+/// Indices of words in an interrupt's frame.
 const FRAME_RBP: usize = 9;
 const FRAME_RIP: usize = 11;
 const FRAME_RFLAGS: usize = 13;
 const FRAME_RSP: usize = 14;
 
-/// What unwinders know of a trap's frame: it begins at the stack's top, and holds the interrupted RIP and RSP. `$pushed` is
-/// what the CPU has pushed, in bytes.
+/// Call frame information of a trap's frame: it begins at the stack's top and holds the interrupted
+/// RIP and RSP. `$pushed` is the number of bytes the CPU has pushed.
 macro_rules! trap_frame {
     ($pushed:literal) => {
         concat!(
@@ -39,7 +40,7 @@ macro_rules! trap_frame {
 }
 
 global_asm!(
-    // For gdb: nothing in the image reads it.
+    // For gdb only; nothing in the image reads it.
     ".cfi_sections .debug_frame",
     // Interrupts: one 16-byte stub per vector from 32.
     ".globl interrupt_stubs",
@@ -90,10 +91,10 @@ global_asm!(
     "add rsp, 8",
     ".cfi_adjust_cfa_offset -8",
     "iretq",
-    // The interrupted thread gives way: its frame moves to its own stack.
+    // Preempt the interrupted thread: move its frame to its own stack.
     "3:",
     ".cfi_restore_state",
-    // LLVM's adjustments do not know of it.
+    // LLVM's CFA adjustments do not account for the restored state.
     ".cfi_def_cfa_offset {words} * 8",
     "mov rdi, [rsp + {words} * 8 - 16]",
     "sub rdi, {red_zone} + {words} * 8",
@@ -179,8 +180,9 @@ global_asm!(
     "add rsp, 16",
     ".cfi_adjust_cfa_offset -16",
     "iretq",
-    // Back into the handler of an NMI, without an IRET, which would let the next NMI in, onto the stack this one is on: flags and
-    // address go onto the interrupted stack. The kernel's code has no red zone.
+    // Return into an NMI handler without an IRET, which would admit the next NMI onto the stack
+    // that handler is using. Flags and address go onto the interrupted stack for POPFQ and RET; the
+    // kernel's code has no red zone.
     "4:",
     ".cfi_restore_state",
     "mov rdi, [rsp + {frame_rsp}]",
@@ -205,7 +207,7 @@ global_asm!(
     pop!("rcx"),
     pop!("rbx"),
     pop!("rax"),
-    // Past vector, code, RIP, CS and RFLAGS.
+    // Skip vector, code, RIP, CS and RFLAGS.
     "mov rsp, [rsp + 40]",
     ".cfi_def_cfa rsp, 16",
     "popfq",
@@ -237,7 +239,7 @@ const STUB_SIZE: usize = 16;
 /// First vector that is not an exception.
 const FIRST_INTERRUPT: usize = 32;
 
-/// Address of the stub of a vector.
+/// Address of a vector's stub.
 pub(crate) fn stub_address(vector: usize) -> u64 {
     let address = match vector.checked_sub(FIRST_INTERRUPT) {
         Some(index) => (&raw const interrupt_stubs).wrapping_add(index * STUB_SIZE),
@@ -246,7 +248,8 @@ pub(crate) fn stub_address(vector: usize) -> u64 {
     address as u64
 }
 
-/// What the CPU pushes first on a trap's stack: SS, RSP, RFLAGS, CS, RIP (SDM Vol. 3A, 6.14.2).
+/// The frame the CPU pushes first on a trap's stack: SS, RSP, RFLAGS, CS, RIP (SDM Vol. 3A,
+/// 6.14.2).
 pub const FRAME_BELOW_TOP: TrapFrame = TrapFrame { instruction_pointer: 40, stack_pointer: 16 };
 
 /// True for an address in `interrupt_common`.
@@ -256,7 +259,7 @@ pub fn is_interrupt_entry(address: usize) -> bool {
 
 static CALLBACKS: AtomicPtr<Callbacks> = AtomicPtr::new(core::ptr::null_mut());
 
-/// Notes the kernel's callbacks. Before interrupts are enabled.
+/// Installs the kernel's callbacks. Called before interrupts are enabled.
 pub fn install(callbacks: &'static Callbacks) {
     CALLBACKS.store(core::ptr::from_ref(callbacks).cast_mut(), Ordering::Release);
 }
@@ -264,7 +267,7 @@ pub fn install(callbacks: &'static Callbacks) {
 /// The kernel's callbacks, once installed.
 #[inline(always)]
 pub fn callbacks() -> Option<&'static Callbacks> {
-    // SAFETY: null or a pointer made from a `&'static Callbacks` in `install`.
+    // SAFETY: the pointer is null or comes from the `&'static Callbacks` given to `install`.
     unsafe { CALLBACKS.load(Ordering::Relaxed).as_ref() }
 }
 
@@ -278,10 +281,11 @@ extern "C" fn interrupt_entry(vector: u32) -> bool {
     give_way
 }
 
-/// What this CPU was doing when the interrupt came that it is handling. Only in handlers.
+/// Registers of the code interrupted by the interrupt this CPU is handling. Only valid in handlers.
 pub fn interrupted() -> Registers {
     let frame = cpu::interrupt_frame() as *const usize;
-    // SAFETY: the stub noted its frame, which stays until the handler returns; interrupts do not nest.
+    // SAFETY: the stub stored the address of its frame, which stays until the handler returns;
+    // interrupts do not nest.
     let word = |index: usize| unsafe { frame.add(index).read() };
     Registers {
         instruction_pointer: word(FRAME_RIP),
@@ -295,11 +299,11 @@ pub fn interrupted() -> Registers {
 /// Vector of [`interrupt_self`].
 pub const SELF_VECTOR: u8 = 0xe0;
 
-/// Takes an interrupt by INT n. The acknowledgement that follows finds nothing in service and does nothing
-/// (SDM Vol. 3A, 11.8.5).
+/// Takes an interrupt by INT n. The acknowledgement that follows finds no interrupt in service and
+/// has no effect (SDM Vol. 3A, 11.8.5).
 #[inline(always)]
 pub fn interrupt_self() {
-    // SAFETY: the handler preserves all registers.
+    // SAFETY: the interrupt's stub preserves all registers and uses a stack of its own.
     unsafe { core::arch::asm!("int {}", const SELF_VECTOR, options(nostack)) };
 }
 
@@ -309,7 +313,7 @@ extern "C" fn preempt_entry() {
     }
 }
 
-/// What an exception leaves on its stack, lowest address first.
+/// An exception's frame on its stack, lowest address first.
 #[repr(C)]
 struct ExceptionFrame {
     r15: u64,
@@ -337,7 +341,7 @@ struct ExceptionFrame {
 }
 
 impl ExceptionFrame {
-    /// Makes the code go on with these.
+    /// Sets the registers with which the interrupted code resumes.
     fn set_registers(&mut self, registers: &Registers) {
         self.rip = registers.instruction_pointer as u64;
         self.rflags = registers.flags;
@@ -347,12 +351,13 @@ impl ExceptionFrame {
         ] = registers.general;
     }
 
-    /// Lets the debugger see to an event; true if it has.
+    /// Passes an event to the debugger; returns true if the debugger claims it.
     fn debug(&mut self, event: &DebugEvent<'_>) -> bool {
         let Some(callbacks) = callbacks() else { return false };
         let mut registers = self.registers();
         let taken = (callbacks.debug)(event, &mut registers);
-        // Also where it has not: a step that the event ended is over.
+        // Apply the edits even if the debugger does not claim the event: the event ends a step that
+        // the debugger began.
         self.set_registers(&registers);
         taken
     }
@@ -371,7 +376,8 @@ impl ExceptionFrame {
     }
 }
 
-/// What an access to a bad address raises: stack segment, general protection, page fault, alignment.
+/// Exceptions that an access to a bad address raises: stack segment, general protection, page
+/// fault, alignment check.
 const ACCESS_FAULTS: [u64; 4] = [12, 13, PAGE_FAULT, 17];
 const NON_MASKABLE: u64 = 2;
 const DOUBLE_FAULT: u64 = 8;
@@ -379,7 +385,7 @@ const BREAKPOINT: u64 = 3;
 /// Vector of machine checks.
 pub const MACHINE_CHECK: u8 = 18;
 const DEBUG: u64 = 1;
-/// Single steps, in RFLAGS.
+/// RFLAGS bit for single steps.
 #[cfg(feature = "pc")]
 const TRAP_FLAG: u64 = 1 << 8;
 const PAGE_FAULT: u64 = 14;
@@ -387,16 +393,17 @@ const PAGE_FAULT: u64 = 14;
 const PAGE_FAULT_WRITE: u64 = 1 << 1;
 const PAGE_FAULT_FETCH: u64 = 1 << 4;
 
-/// Set when all other CPUs shall stop at their next NMI.
+/// Set once all other CPUs are to stop at their next NMI.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
-/// NMIs on their way to each CPU that ask where it is. A CPU has at most one in its handler and one waiting (SDM Vol. 3A, 6.7.1),
-/// so more than two are never due: further ones arrive as one with those.
+/// Number of sampling NMIs under way to each CPU. A CPU has at most one NMI in its handler and one
+/// pending (SDM Vol. 3A, 6.7.1), so at most two are due: further ones merge with the pending one.
 static SAMPLES_DUE: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
 const MOST_NMIS_ON_THEIR_WAY: u8 = 2;
 
-/// Makes the next NMI of each other CPU ask where it is. Each CPU has a count of its own: one that is late with an earlier NMI
-/// must not use up what another is owed, whose NMI would then look like one from outside.
+/// Makes the next NMI of each other CPU a sampling request. Each CPU has its own count: a CPU that
+/// is late with an earlier NMI must not consume another CPU's request, because the other CPU's NMI
+/// would then look like one from outside.
 pub fn sample_at_next_nmis() {
     let own = cpu::index();
     let one_more = |due: u8| Some(MOST_NMIS_ON_THEIR_WAY.min(due + 1));
@@ -412,12 +419,13 @@ fn takes_sample() -> bool {
     SAMPLES_DUE[cpu::index()].fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
 }
 
-/// Makes NMIs stop the CPUs that take them.
+/// Makes every further NMI stop the CPU that takes it.
 pub fn stop_at_next_nmi() {
     STOPPING.store(true, Ordering::SeqCst);
 }
 
-/// True if the code that was interrupted is the handler of an NMI, to which there is a way of its own back.
+/// Handles an exception. Returns true if it interrupted an NMI handler, into which the stub returns
+/// without an IRET.
 extern "C" fn exception_entry(frame: &mut ExceptionFrame) -> bool {
     match frame.vector {
         NON_MASKABLE => {
@@ -437,18 +445,20 @@ extern "C" fn exception_entry(frame: &mut ExceptionFrame) -> bool {
     cpu::in_nmi()
 }
 
-/// An NMI. Its handler may let others in when it waits ([`cpu::wait_for_nmi`]): those leave everything to it.
+/// Handles an NMI. A handler that waits may admit further NMIs ([`cpu::wait_for_nmi`]), which leave
+/// all work to it.
 fn handle_nmi(frame: &mut ExceptionFrame) {
     match cpu::enter_nmi(frame.rsp) {
         cpu::InterruptedByNmi::Handler => {
             stop_if_wanted(frame);
             return;
         }
-        // Nothing is left of that but to go back to what it has interrupted: this one does so itself.
+        // The interrupted handler had only its return left: this one returns in its place, to the
+        // code that handler had interrupted.
         cpu::InterruptedByNmi::EndOfHandler => {
             let top = descriptors::other_nmi_stack() as *const ExceptionFrame;
-            // SAFETY: the handler's frame is at the top of its stack, where the CPU and the stub have pushed it, and stays there until the
-            // next NMI on that stack.
+            // SAFETY: the interrupted handler's frame is at the top of its stack, where the CPU and
+            // the stub pushed it, and stays there until the next NMI on that stack.
             *frame = unsafe { top.sub(1).read() };
         }
         cpu::InterruptedByNmi::Other => {}
@@ -463,7 +473,7 @@ fn handle_nmi(frame: &mut ExceptionFrame) {
     }
 }
 
-/// Stops for good if NMIs say that.
+/// Stops this CPU for good if NMIs currently mean that.
 fn stop_if_wanted(frame: &ExceptionFrame) {
     if STOPPING.load(Ordering::SeqCst) {
         match callbacks() {
@@ -473,8 +483,9 @@ fn stop_if_wanted(frame: &ExceptionFrame) {
     }
 }
 
-/// Runs a handler that may have come between any two instructions, also of other handlers, and that may probe memory, stop other
-/// CPUs and send interrupts: a fault's frame and address, and a command that was begun, stay as they are.
+/// Runs a handler that may have interrupted code between any two instructions, other handlers
+/// included, and that may probe memory, stop other CPUs and send IPIs. Preserves a page fault's
+/// stack frame and address and a half-written interrupt command of the interrupted code.
 fn beside_what_was_interrupted(stack: FaultStack, handler: impl FnOnce()) {
     let address = Cr2::read_raw();
     let command = apic::begun_command();
@@ -482,7 +493,7 @@ fn beside_what_was_interrupted(stack: FaultStack, handler: impl FnOnce()) {
     handler();
     descriptors::put_fault_stack_back(fault_stack);
     apic::resume_command(command);
-    // SAFETY: only says where the last page fault was.
+    // SAFETY: CR2 only records the address of the last page fault; writing it has no other effect.
     unsafe { core::arch::asm!("mov cr2, {}", in(reg) address, options(nomem, nostack, preserves_flags)) };
 }
 
@@ -499,7 +510,7 @@ fn handle_exception(frame: &mut ExceptionFrame) {
         if let Some(callbacks) = callbacks() {
             (callbacks.sampled)(&frame.registers());
         }
-        // One NMI may have come for both.
+        // A single NMI may stand for both a sampling request and a debugger's stop request.
         frame.debug(&DebugEvent::Attention);
         return;
     }
@@ -530,14 +541,16 @@ fn handle_exception(frame: &mut ExceptionFrame) {
     };
     let mut fault = Fault { kind, name: exception_name(frame.vector), registers: frame.registers() };
     if frame.vector != DOUBLE_FAULT {
-        // Debugger and report probe memory: their faults must not overwrite the stack this is on.
+        // The debugger and the crash report probe memory: a fault there must not overwrite the
+        // stack in use.
         descriptors::move_fault_stack();
     }
     if frame.debug(&DebugEvent::Fault(&fault)) {
         descriptors::restore_fault_stack();
         return;
     }
-    // A step that ended so was made with interrupts off.
+    // Read the registers again: a step that ended in this fault ran with interrupts disabled, and
+    // the debugger has restored the flags.
     fault.registers = frame.registers();
     match callbacks() {
         Some(callbacks) => (callbacks.fault)(&fault),

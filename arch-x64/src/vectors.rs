@@ -1,8 +1,10 @@
-//! Floating point and vector state: switched on for programs, kept across what the interrupted code knows nothing of.
+//! Floating-point and vector state: enabled for programs, preserved where the interrupted code does
+//! not expect a change.
 //!
-//! The kernel itself uses none of these registers. A thread that calls into the kernel keeps only the control words: the
-//! System V ABI (AMD64, 3.2.3) lets a callee change every vector register. So the whole state is saved in one place only,
-//! where a thread is interrupted and gives way, and on that thread's own stack.
+//! The kernel itself uses none of these registers. A thread that calls into the kernel keeps only
+//! the control words: the System V ABI (AMD64, 3.2.3) lets a callee change every vector register.
+//! The whole state is therefore saved in one place only, where an interrupted thread is preempted,
+//! and on that thread's own stack.
 
 use core::arch::{asm, naked_asm};
 use core::fmt;
@@ -13,32 +15,33 @@ use raw_cpuid::CpuId;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86_64::registers::xcontrol::XCr0Flags;
 
-/// Bytes of the legacy area and, behind it, of the XSAVE header (SDM Vol. 1, 13.4).
+/// Sizes of the legacy area and of the XSAVE header that follows it, in bytes (SDM Vol. 1, 13.4).
 const LEGACY_SIZE: u32 = 512;
 const HEADER_SIZE: u32 = 64;
-/// Control words after a reset (SDM Vol. 1, 8.1.5 and 10.2.3): all exceptions masked, extended precision.
+/// Control words after a reset (SDM Vol. 1, 8.1.5 and 10.2.3): all exceptions masked, extended
+/// precision.
 const DEFAULT_CONTROL: u64 = 0x037f << 32 | 0x1f80;
 
-/// Bytes of the save area; 0 until [`enable`].
+/// Size of the save area in bytes; 0 until [`enable`].
 static AREA_SIZE: AtomicU32 = AtomicU32::new(0);
-/// XCR0, 0 where there is no XSAVE and FXSAVE does it.
+/// XCR0; 0 on a CPU without XSAVE, where FXSAVE is used.
 static COMPONENTS: AtomicU64 = AtomicU64::new(0);
 
-/// State components that are turned on, as bits of XCR0; 0 where there is no XSAVE.
+/// Enabled state components, as bits of XCR0; 0 on a CPU without XSAVE.
 pub(crate) fn components() -> u64 {
     COMPONENTS.load(Ordering::Relaxed)
 }
 
-/// Components with their names.
+/// State components with their names.
 const NAMES: [(XCr0Flags, &str); 4] =
     [(XCr0Flags::X87, "x87"), (XCr0Flags::SSE, "SSE"), (XCr0Flags::AVX, "AVX"), (XCr0Flags::ZMM_HI256, "AVX-512")];
 
-/// Lets this CPU execute floating-point and vector instructions, with the largest state it has up to
-/// AVX-512. Once per CPU.
+/// Enables floating-point and vector instructions on this CPU, with the largest state it has up to
+/// AVX-512. Called once per CPU.
 pub fn enable() {
     let id = CpuId::new();
     let has_xsave = id.get_feature_info().is_some_and(|features| features.has_xsave());
-    // SAFETY: only allows instructions that the kernel itself does not contain.
+    // SAFETY: this only enables instructions that the kernel itself does not contain.
     unsafe {
         Cr0::update(|flags| {
             flags.remove(Cr0Flags::EMULATE_COPROCESSOR | Cr0Flags::TASK_SWITCHED);
@@ -60,17 +63,18 @@ pub fn enable() {
                 && state.xcr0_supports_avx512_zmm_hi16();
             wanted.set(XCr0Flags::OPMASK | XCr0Flags::ZMM_HI256 | XCr0Flags::HI16_ZMM, has_avx512);
         }
-        // SAFETY: components the CPU reports; x87 and SSE always, AVX-512 only whole and with AVX (SDM Vol. 1, 13.3).
+        // SAFETY: these are components that the CPU reports; x87 and SSE are always among them, and
+        // AVX-512 is set only as a whole and with AVX (SDM Vol. 1, 13.3).
         unsafe { asm!("xsetbv", in("ecx") 0, in("eax") wanted.bits() as u32, in("edx") 0, options(nomem, nostack)) };
         COMPONENTS.store(wanted.bits(), Ordering::Relaxed);
-        // EBX of leaf 0xD describes what XCR0 now enables (SDM Vol. 1, 13.2).
+        // EBX of leaf 0xD gives the size for what XCR0 now enables (SDM Vol. 1, 13.2).
         let enabled = CpuId::new().get_extended_state_info();
         size = enabled.map_or(LEGACY_SIZE + HEADER_SIZE, |state| state.xsave_area_size_enabled_features());
     }
     AREA_SIZE.store(size, Ordering::Relaxed);
 }
 
-/// Writes what state there is, for people.
+/// Writes a human-readable summary of the vector state.
 pub fn describe(write: &mut dyn fmt::Write) -> fmt::Result {
     let components = XCr0Flags::from_bits_truncate(COMPONENTS.load(Ordering::Relaxed));
     let size = AREA_SIZE.load(Ordering::Relaxed);
@@ -87,7 +91,7 @@ pub fn describe(write: &mut dyn fmt::Write) -> fmt::Result {
 const AVX_COMPONENT: u32 = 2;
 const AVX512_COMPONENTS: [u32; 3] = [5, 6, 7];
 
-/// Where the parts are in the area of [`save`].
+/// Layout of the area that [`save`] writes.
 pub fn layout() -> VectorLayout {
     let enabled = XCr0Flags::from_bits_truncate(COMPONENTS.load(Ordering::Relaxed));
     let id = CpuId::new();
@@ -104,12 +108,13 @@ pub fn layout() -> VectorLayout {
     VectorLayout { size: AREA_SIZE.load(Ordering::Relaxed) as usize, avx, avx512: avx512.flatten() }
 }
 
-/// Writes this CPU's state to an area.
+/// Saves this CPU's vector state to an area.
 ///
 /// # Safety
-/// The area is as [`layout`] says, and aligned to 64 bytes.
+/// The area has the size that [`layout`] gives and is aligned to 64 bytes.
 pub unsafe fn save(area: *mut u8) {
-    // SAFETY: by the caller's word. XRSTOR wants zeros in the header beyond what XSAVE writes (SDM Vol. 1, 13.8).
+    // SAFETY: the caller guarantees the area's size and alignment. XRSTOR requires zeros in the
+    // header bytes that XSAVE does not write (SDM Vol. 1, 13.8).
     unsafe {
         if COMPONENTS.load(Ordering::Relaxed) == 0 {
             asm!("fxsave64 [{}]", in(reg) area, options(nostack, preserves_flags));
@@ -120,12 +125,13 @@ pub unsafe fn save(area: *mut u8) {
     }
 }
 
-/// Reads this CPU's state from an area.
+/// Loads this CPU's vector state from an area.
 ///
 /// # Safety
-/// As for [`save`], which wrote it.
+/// As for [`save`], which wrote the area.
 pub unsafe fn restore(area: *mut u8) {
-    // SAFETY: by the caller's word.
+    // SAFETY: the caller guarantees that `save` wrote the area, so its size, alignment and header
+    // are right.
     unsafe {
         if COMPONENTS.load(Ordering::Relaxed) == 0 {
             asm!("fxrstor64 [{}]", in(reg) area, options(nostack, preserves_flags));
@@ -135,44 +141,48 @@ pub unsafe fn restore(area: *mut u8) {
     }
 }
 
-/// Makes the state what a new thread expects.
+/// Resets the vector state to what a new thread expects.
 pub fn reset() {
-    // SAFETY: changes only state that belongs to nobody yet.
+    // SAFETY: the caller is about to enter new code, so no thread's state is lost.
     unsafe { asm!("fninit", options(nomem, nostack)) };
     set_control(DEFAULT_CONTROL);
 }
 
-/// What the calling convention makes callees preserve (System V ABI AMD64, 3.2.3): MXCSR, and above it the x87 control
-/// word.
+/// The part of the state that the calling convention makes callees preserve (System V ABI AMD64,
+/// 3.2.3): MXCSR, and above it the x87 control word.
 #[inline(always)]
 pub fn control() -> u64 {
     let mut control = 0u64;
-    // SAFETY: writes four and two bytes of the word.
+    // SAFETY: the instructions write four and two bytes, both within `control`.
     unsafe {
         asm!("stmxcsr [{0}]", "fnstcw [{0} + 4]", in(reg) &raw mut control, options(nostack, preserves_flags));
     }
     control
 }
 
-/// Sets the control words. An x87 exception that is pending is dropped: the next instruction that waits, such as FLDCW, would
-/// raise it, in whichever thread that is (SDM Vol. 1, 8.6). The status word is not kept across calls.
+/// Sets the control words. Discards a pending x87 exception: the next waiting instruction, such as
+/// FLDCW, would raise it in whichever thread runs then (SDM Vol. 1, 8.6). The status word is not
+/// preserved across calls.
 #[inline(always)]
 pub fn set_control(control: u64) {
-    // SAFETY: reads the two words, which `control` or the default gave.
+    // SAFETY: the instructions only read `control`, whose two words come from the function
+    // `control` or are the default.
     unsafe {
         asm!("ldmxcsr [{0}]", "fnclex", "fldcw [{0} + 4]", in(reg) &raw const control, options(nostack, preserves_flags, readonly));
     }
 }
 
-/// Calls `function(argument)` and gives the interrupted code all of its state back afterwards.
+/// Calls `function(argument)` and then restores all of the interrupted code's state.
 pub fn keep(function: extern "C" fn(usize), argument: usize) {
     let has_xsave = COMPONENTS.load(Ordering::Relaxed) != 0;
-    // SAFETY: the area on the stack is as large as the CPU says.
+    // SAFETY: the size and the presence of XSAVE are what `enable` learned from the CPU.
     unsafe { keep_on_stack(function, argument, AREA_SIZE.load(Ordering::Relaxed) as usize, has_xsave) };
 }
 
+/// Calls `function(argument)` with the state saved on the stack.
+///
 /// # Safety
-/// `size` is that of the save area, with XSAVE if `has_xsave`.
+/// `size` is the size of the save area, and `has_xsave` says whether XSAVE is enabled.
 #[unsafe(naked)]
 unsafe extern "C" fn keep_on_stack(function: extern "C" fn(usize), argument: usize, size: usize, has_xsave: bool) {
     naked_asm!(
@@ -186,7 +196,7 @@ unsafe extern "C" fn keep_on_stack(function: extern "C" fn(usize), argument: usi
         "movzx ebx, cl",
         "test ebx, ebx",
         "jz 2f",
-        // XRSTOR wants zeros in the header beyond what XSAVE writes (SDM Vol. 1, 13.8).
+        // XRSTOR requires zeros in the header bytes that XSAVE does not write (SDM Vol. 1, 13.8).
         "xor eax, eax",
         ".set header_word, 0",
         ".rept 8",

@@ -1,4 +1,4 @@
-//! Locks that others want too.
+//! Contended locks.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -42,20 +42,20 @@ pub const BENCHMARKS: &[Benchmark] = &[
     },
 ];
 
-/// A lock around a number.
+/// A lock around a counter.
 trait Counting: Send + Sync + 'static {
     fn new() -> Self;
-    /// Adds to the number, slowly enough that others come meanwhile.
+    /// Increments the counter, holding the lock long enough for other CPUs to contend.
     fn add(&self) -> u64;
     fn count(&self) -> u64;
 }
 
-/// A moment in which the lock is held, and in which an emulator runs the other CPUs.
+/// Keeps the lock held for a moment, in which an emulator runs the other CPUs.
 fn hold() {
     Machine::spin_hint();
 }
 
-/// Both locks have the same methods, which no trait of theirs says.
+/// Implements `Counting` for a lock; both locks have these methods, but no common trait.
 macro_rules! count_with {
     ($lock:ident) => {
         impl Counting for $lock<u64> {

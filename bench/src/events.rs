@@ -1,4 +1,4 @@
-//! Between threads: events, condition variables, channels.
+//! Waking other threads: events, condition variables, channels.
 
 use alloc::format;
 use alloc::sync::Arc;
@@ -75,7 +75,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "channel_message", about: "a message of a stream of 64 to another CPU", cpus: 2, run: stream },
 ];
 
-/// Signals a waiter on a CPU; `give_way` lets it run if it shares ours.
+/// Signals a waiter on `cpu`; `give_way` lets the waiter run if it shares our CPU.
 fn event_on(setting: &Setting, cpu: usize, give_way: fn()) -> Outcome {
     static SIGNAL: Event = Event::new();
     static WOKEN_AT: AtomicU64 = AtomicU64::new(0);
@@ -153,10 +153,10 @@ fn condition(setting: &Setting, cpu: usize, give_way: fn()) -> Outcome {
     Ok(samples)
 }
 
-/// Who waits for a broadcast.
+/// The waiters of a broadcast, and their shared state.
 struct Audience {
     signal: Event,
-    /// Waiters that have not run since.
+    /// Waiters that have not run since the last broadcast.
     missing: AtomicUsize,
     last_at: AtomicU64,
     stop: AtomicBool,
@@ -166,7 +166,7 @@ fn broadcast(setting: &Setting) -> Outcome {
     broadcast_into(setting.samples()?)
 }
 
-/// Wakes a waiter on each CPU, again and again.
+/// Wakes a waiter on every CPU repeatedly.
 pub fn broadcast_into(mut samples: Samples) -> Outcome {
     let audience = Arc::new(Audience {
         signal: Event::new(),
@@ -198,7 +198,7 @@ pub fn broadcast_into(mut samples: Samples) -> Outcome {
         let woken = work(|| audience.signal.broadcast());
         result = result.and(check(woken == Some(cpus), "a broadcast did not wake all"));
         let all_came = || {
-            // Lets the one on this CPU run.
+            // Lets the waiter on this CPU run.
             thread::yield_now();
             audience.missing.load(Ordering::Acquire) == 0
         };
@@ -246,7 +246,7 @@ fn semaphores(setting: &Setting) -> Outcome {
     Ok(samples)
 }
 
-/// A message that ends the other side.
+/// The message that ends the partner thread.
 const END: u64 = u64::MAX;
 
 fn ping_pong(setting: &Setting, cpu: usize) -> Outcome {
@@ -276,7 +276,7 @@ fn ping_pong(setting: &Setting, cpu: usize) -> Outcome {
     samples
 }
 
-/// Messages of a stream.
+/// Number of messages in a stream.
 const STREAM: u64 = 64;
 
 fn stream(setting: &Setting) -> Outcome {

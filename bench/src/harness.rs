@@ -1,4 +1,4 @@
-//! How single operations are timed, and what benchmarks on several CPUs share.
+//! The timing of single operations, and helpers for benchmarks that use several CPUs.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -11,11 +11,12 @@ use kernel::thread::{self, Builder, JoinHandle};
 use kernel::time::Deadline;
 use report::{Counter, REPETITIONS, Samples};
 
-/// True where benchmarks shall leave out what they measure.
+/// Set by a test to make benchmarks omit the work they measure.
 #[cfg(feature = "hollow")]
 pub static HOLLOW: AtomicBool = AtomicBool::new(false);
 
-/// True if what is measured is left out, to see that every benchmark notices; never in an image.
+/// Returns true if benchmarks omit the measured work, which tests that each of them notices. Always
+/// false in an image.
 #[inline(always)]
 fn is_hollow() -> bool {
     #[cfg(feature = "hollow")]
@@ -24,34 +25,34 @@ fn is_hollow() -> bool {
     false
 }
 
-/// When somebody else must have answered, or the benchmark has failed.
+/// Returns the deadline for an answer from another CPU or thread, after which the benchmark fails.
 pub fn deadline() -> Deadline {
     Deadline::after(if is_hollow() { Duration::from_millis(50) } else { Duration::from_secs(5) })
 }
 
-/// What a benchmark is told.
+/// A benchmark's environment.
 #[derive(Clone, Copy)]
 pub struct Setting {
     /// The time counter.
     pub counter: Counter,
-    /// True once the user wants no more.
+    /// Returns true once the user has interrupted the run.
     pub interrupted: fn() -> bool,
 }
 
-/// A benchmark's result: its samples, or why there are none.
+/// A benchmark's result: its samples, or the reason for having none.
 pub type Outcome = Result<Samples, String>;
 
-/// An error's text.
+/// Returns an error's text.
 pub fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
-/// An error, unless a condition holds.
+/// Returns the error `what` unless `condition` holds.
 pub fn check(condition: bool, what: &str) -> Result<(), String> {
     if condition { Ok(()) } else { Err(what.into()) }
 }
 
-/// The time counter, between whose readings the compiler moves no access to memory.
+/// Reads the time counter. The compiler moves no memory access across a reading.
 #[inline(always)]
 pub fn cycles() -> u64 {
     compiler_fence(Ordering::SeqCst);
@@ -60,29 +61,30 @@ pub fn cycles() -> u64 {
     now
 }
 
-/// Does what is measured: everything that a figure stands for goes through here. `None` where it is left out.
+/// Performs the measured operation. Every operation that a figure stands for passes through here;
+/// `None` where tests omit it.
 #[inline(always)]
 pub fn work<R>(operation: impl FnOnce() -> R) -> Option<R> {
     if is_hollow() { None } else { Some(operation()) }
 }
 
 impl Setting {
-    /// Looks at the machine's counter.
+    /// Creates a setting, after examining the machine's counter.
     pub fn new(interrupted: fn() -> bool) -> Self {
         Self { counter: Counter::examine(cycles, cycles), interrupted }
     }
 
-    /// Room for the usual number of samples.
+    /// Creates room for the usual number of samples.
     pub fn samples(&self) -> Outcome {
         self.samples_of(REPETITIONS)
     }
 
-    /// Room for `count` samples.
+    /// Creates room for `count` samples.
     pub fn samples_of(&self, count: usize) -> Outcome {
         Samples::new(self.counter, count).ok_or_else(|| "out of memory for the samples".into())
     }
 
-    /// Times `operation` once for each sample. Whether it was done, the caller sees afterwards.
+    /// Times `operation` once per sample. The caller checks afterwards that it took effect.
     #[inline(always)]
     pub fn repeat_blindly(&self, mut operation: impl FnMut()) -> Outcome {
         let mut samples = self.samples()?;
@@ -94,7 +96,7 @@ impl Setting {
         Ok(samples)
     }
 
-    /// Times `operation` once for each sample, and looks at each result when the time is taken.
+    /// Times `operation` once per sample, and checks each result after its time is taken.
     #[inline(always)]
     pub fn repeat<R>(&self, mut operation: impl FnMut() -> R, mut is_right: impl FnMut(R) -> bool) -> Outcome {
         let mut samples = self.samples()?;
@@ -111,17 +113,17 @@ impl Setting {
     }
 }
 
-/// The CPU `steps` after this one.
+/// Returns the CPU `steps` after this one.
 pub fn cpu_after(steps: usize) -> usize {
     (cpu::this_index() + steps) % cpu::limit()
 }
 
-/// All CPUs but this one, in the order of their distance.
+/// Returns all CPUs but this one, by distance.
 pub fn other_cpus() -> impl Iterator<Item = usize> {
     (1..cpu::count()).map(cpu_after)
 }
 
-/// Waits until a thread sleeps, and its CPU too if that is another one and has nothing else to do.
+/// Waits until a thread blocks, and gives its CPU time to go idle.
 pub fn wait_until_blocked<T>(handle: &JoinHandle<T>) -> Result<(), String> {
     let deadline = deadline();
     while handle.thread().state() != thread::State::Blocked {
@@ -133,10 +135,10 @@ pub fn wait_until_blocked<T>(handle: &JoinHandle<T>) -> Result<(), String> {
     Ok(())
 }
 
-/// Waits without giving the CPU up.
+/// Polls `condition` without giving up the CPU, and fails with `what` at the deadline.
 #[inline(always)]
 pub fn spin_for(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), String> {
-    // Most answers come before it is worth looking at the clock, which would count too.
+    // Most answers come before reading the clock pays, and the reading would be measured too.
     for _ in 0..LOOKS_WITHOUT_CLOCK {
         if condition() {
             return Ok(());
@@ -158,13 +160,13 @@ fn spin_long(what: &str, condition: &mut dyn FnMut() -> bool) -> Result<(), Stri
     Ok(())
 }
 
-/// Waits for a thread's end, which must come soon.
+/// Joins a thread, which must end before the deadline.
 pub fn finish<T>(handle: JoinHandle<T>) -> Result<T, String> {
     let ended = handle.join_until(deadline()).map_err(|_| "a thread does not come to its end")?;
     ended.map_err(text)
 }
 
-/// Threads that keep CPUs busy until they are dropped.
+/// Threads that keep CPUs busy until dropped.
 pub struct Spinners {
     handles: Vec<JoinHandle<()>>,
 }
@@ -173,10 +175,10 @@ static SPIN: AtomicBool = AtomicBool::new(false);
 static SPINNING: AtomicUsize = AtomicUsize::new(0);
 
 impl Spinners {
-    /// One on each of these CPUs; returns when they run.
+    /// Starts a spinner on each of `cpus`; returns when all of them run.
     ///
     /// # Errors
-    /// A CPU that does not run it in time; no memory.
+    /// If a CPU does not run its spinner in time, or memory runs out.
     pub fn start(cpus: impl Iterator<Item = usize>) -> Result<Self, String> {
         SPIN.store(true, Ordering::Relaxed);
         SPINNING.store(0, Ordering::Relaxed);
@@ -200,7 +202,7 @@ impl Drop for Spinners {
     fn drop(&mut self) {
         SPIN.store(false, Ordering::Relaxed);
         for handle in self.handles.drain(..) {
-            // One that does not end is left alone.
+            // A spinner that does not end is abandoned.
             let _ = handle.join_until(deadline());
         }
     }

@@ -1,12 +1,14 @@
-//! Built-in latency benchmarks: what the kernel's primitives cost, in cycles of the time counter.
+//! Built-in latency benchmarks: the cost of the kernel's primitives, in cycles of the time counter.
 //!
-//! Each benchmark times single operations, so that the spread can be seen, and checks that what it timed really
-//! happened. The cost of reading the counter is measured first and subtracted. Under QEMU with
-//! `-icount shift=0,sleep=off` a cycle is an executed guest instruction; the output says which of the two it is.
+//! Each benchmark times single operations, so that the spread is visible, and checks that the timed
+//! operations really happened. The cost of reading the counter is measured first and subtracted.
+//! Under QEMU with `-icount shift=0,sleep=off` a cycle is an executed guest instruction; the output
+//! says which of the two applies.
 //!
-//! - `harness`: how an operation is timed.
-//! - `local`, `memory`, `threads`, `events`, `processors`, `contention`, `runtime`, `noise`: the benchmarks; `program_memory`: a program's blocks.
-//! - `output`: tables and JSON. `scale`: the same with many CPUs and many threads.
+//! - `harness`: the timing of operations.
+//! - `local`, `memory`, `threads`, `events`, `processors`, `contention`, `runtime`, `noise`: the
+//!   benchmarks; `program_memory`: those of a program's memory.
+//! - `output`: tables and JSON. `scale`: scaling with CPUs and threads.
 #![no_std]
 
 extern crate alloc;
@@ -36,7 +38,7 @@ use report::{Meta, Row, WARM_UP};
 use output::Rows;
 
 #[cfg(feature = "hollow")]
-/// Makes all benchmarks leave out what they measure, or not.
+/// Sets whether all benchmarks omit the work they measure, to test that each of them notices.
 pub fn leave_work_out(left_out: bool) {
     harness::HOLLOW.store(left_out, Ordering::Relaxed);
 }
@@ -47,17 +49,17 @@ pub use scale::{FEWEST_THREADS, run as scale};
 
 /// A benchmark.
 pub struct Benchmark {
-    /// Its name, as typed.
+    /// The benchmark's name, as typed.
     pub name: &'static str,
-    /// What is timed.
+    /// A description of the timed operation.
     pub about: &'static str,
-    /// CPUs it needs.
+    /// The number of CPUs the benchmark needs.
     pub cpus: usize,
-    /// Runs it.
+    /// The function that runs the benchmark.
     pub run: fn(&Setting) -> Outcome,
 }
 
-/// All benchmarks of this architecture.
+/// Returns all benchmarks that apply to this architecture.
 pub fn all() -> impl Iterator<Item = &'static Benchmark> {
     let groups = [
         local::BENCHMARKS,
@@ -74,18 +76,18 @@ pub fn all() -> impl Iterator<Item = &'static Benchmark> {
     groups.into_iter().flatten().filter(is_here)
 }
 
-/// Why benchmarks were not run.
+/// Why benchmarks did not run.
 #[derive(Debug)]
 pub enum BenchError {
-    /// There is none of that name.
+    /// No benchmark has this name.
     Unknown(String),
-    /// One failed, or its check did.
+    /// A benchmark, or its check, failed: its name and the reason.
     Failed(&'static str, String),
-    /// Another session measures.
+    /// Another session is measuring.
     NotAlone,
-    /// Ctrl-C.
+    /// The user pressed Ctrl-C.
     Interrupted,
-    /// The output could not be written.
+    /// Writing the output failed.
     Output,
 }
 
@@ -107,7 +109,7 @@ impl From<fmt::Error> for BenchError {
     }
 }
 
-/// The machine, as figures name it.
+/// Returns the description of the machine that accompanies figures.
 pub fn meta(setting: &Setting) -> Meta {
     let mut cpu = String::new();
     let _ = Machine::processor_name(&mut cpu);
@@ -124,13 +126,14 @@ pub fn meta(setting: &Setting) -> Meta {
     }
 }
 
-/// True if `name` was asked for: by its whole name, or by its beginning if no benchmark has that as its whole name.
+/// Returns true if `name` is among `wanted`, or begins with one of them that is not itself a
+/// benchmark's whole name. An empty `wanted` means all.
 fn is_wanted(name: &str, wanted: &[&str]) -> bool {
     let is_whole = |wanted: &str| all().any(|benchmark| benchmark.name == wanted);
     wanted.is_empty() || wanted.iter().any(|wanted| name == *wanted || name.starts_with(wanted) && !is_whole(wanted))
 }
 
-/// Runs the benchmarks called `names`, or whose names begin so, or all, and writes their results.
+/// Runs the benchmarks in `names`, or those whose names begin so, or all, and writes their results.
 ///
 /// # Errors
 /// See [`BenchError`].
@@ -166,7 +169,7 @@ pub fn run(names: &[&str], format: Format, interrupted: fn() -> bool, out: &mut 
     Ok(())
 }
 
-/// The right to measure, which one has at a time: others would be measured too.
+/// The exclusive right to measure: two sessions at once would measure each other.
 struct Alone;
 
 static MEASURING: AtomicBool = AtomicBool::new(false);
@@ -186,7 +189,7 @@ impl Drop for Alone {
 /// Lists the benchmarks.
 ///
 /// # Errors
-/// If the output cannot be written.
+/// If writing the output fails.
 pub fn list(out: &mut dyn Write) -> fmt::Result {
     all().try_for_each(|benchmark| writeln!(out, "  {:<26} {}", benchmark.name, benchmark.about))
 }

@@ -1,4 +1,4 @@
-//! What a thread does alone: locks, timers, interrupts, system calls.
+//! Operations of a single thread: locks, timers, interrupts, system calls.
 
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -55,7 +55,7 @@ fn spinlock(setting: &Setting) -> Outcome {
     Ok(samples)
 }
 
-/// Takes from one and gives to another, so that both can be seen afterwards.
+/// Takes from one semaphore and gives to another, so that both effects can be checked afterwards.
 fn semaphore(setting: &Setting) -> Outcome {
     static FROM: Semaphore = Semaphore::new(u32::MAX / 2);
     static TO: Semaphore = Semaphore::new(0);
@@ -78,7 +78,7 @@ fn interrupt(setting: &Setting) -> Outcome {
 }
 
 fn system_call(setting: &Setting) -> Outcome {
-    // As Linux says of a number it does not know.
+    // Linux's error for an unknown system call.
     const UNKNOWN: isize = -38;
     setting.repeat(|| Machine::system_call(black_box(0)), |result| result == UNKNOWN)
 }
@@ -121,7 +121,8 @@ struct Lateness {
     done: Event,
 }
 
-// SAFETY: an atomic and an event.
+// SAFETY: the handler only stores to the atomic and signals the event, which takes only spin locks
+// and never allocates.
 unsafe impl kernel::wait::InterruptSafe for Lateness {}
 
 fn timer_lateness(setting: &Setting) -> Outcome {
@@ -136,7 +137,7 @@ fn timer_lateness(setting: &Setting) -> Outcome {
     while !samples.is_complete() {
         let deadline = Deadline::after(Duration::from_micros(50));
         work(|| timer.set(deadline)).ok_or("no timer was set")?;
-        // Without a deadline of its own, which would be another timer.
+        // No deadline here: it would set a second timer.
         LATENESS.done.wait();
         let at = LATENESS.at.load(Ordering::Relaxed);
         check(at >= deadline.cycles(), "a timer fired early")?;

@@ -1,4 +1,4 @@
-//! Memory: allocated, mapped, copied.
+//! Memory: allocation, mapping, copying.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -47,7 +47,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
 ];
 
 fn layout(size: usize) -> Result<Layout, String> {
-    // The compiler must not know the size.
+    // The compiler must not see the size as a constant.
     Layout::from_size_align(black_box(size), 16).map_err(text)
 }
 
@@ -55,14 +55,16 @@ fn allocate(setting: &Setting, size: usize) -> Outcome {
     let layout = layout(size)?;
     let operation = || {
         let at = memory::allocate(layout, Placement::Near).ok()?;
-        // SAFETY: just allocated with this layout.
+        // SAFETY: the block was just allocated with this layout, and the closure's caller only
+        // looks at its address.
         unsafe { memory::free(at, layout) };
         Some(at)
     };
     setting.repeat(operation, |at| at.is_some_and(|at| (at.as_ptr() as usize).is_multiple_of(layout.align())))
 }
 
-/// One thread that moves between two CPUs; its journey does not count.
+/// Allocates on one CPU and frees on another, with one thread that migrates between them; the
+/// migrations are not timed.
 fn allocate_remotely(setting: &Setting, size: usize) -> Outcome {
     let (home, other) = (cpu_after(0), cpu_after(1));
     let layout = layout(size)?;
@@ -79,7 +81,7 @@ fn allocate_remotely(setting: &Setting, size: usize) -> Outcome {
         };
         let there = thread::migrate(other);
         let begin = cycles();
-        // SAFETY: just allocated with this layout.
+        // SAFETY: the block was allocated above with this layout, and nothing else uses it.
         work(|| unsafe { memory::free(block, layout) });
         let freed = cycles();
         if let Err(error) = there.and_then(|()| thread::migrate(home)) {
@@ -87,18 +89,19 @@ fn allocate_remotely(setting: &Setting, size: usize) -> Outcome {
         }
         samples.add_duration((allocated - start + freed - begin).saturating_sub(2 * overhead));
     }
-    // A block comes back to who owns its memory, whoever frees it.
+    // A freed block returns to its memory's owner, wherever it is freed, so nothing accumulates
+    // here.
     thread::migrate(home).map_err(text)?;
     failure.map_or(Ok(samples), Err)
 }
 
-/// The smallest stack is a page.
+/// The size of the smallest stack, a page.
 const PAGE: usize = 4096;
 
-/// A mapped page of ours that can be used, if it can.
+/// Returns true if a mapped page holds what is written to it.
 fn is_usable(page: &Stack) -> bool {
     let at = page.bottom() as *mut u64;
-    // SAFETY: the page is mapped, and ours.
+    // SAFETY: the page is mapped, and the caller's stack is used by no thread.
     unsafe {
         at.write_volatile(0x5a5a);
         at.read_volatile() == 0x5a5a
@@ -114,21 +117,22 @@ fn page_map(setting: &Setting) -> Outcome {
         samples.add(start, cycles());
         let page = page.ok_or("nothing was mapped")?.map_err(text)?;
         check(page.size() == PAGE && is_usable(&page), "the page cannot be used")?;
-        // SAFETY: from `Stack::new`, used no more.
+        // SAFETY: the page comes from `Stack::new`, is not used again, and is not released
+        // elsewhere.
         unsafe { page.release() };
     }
     stack::reclaim(Keep::None);
     Ok(samples)
 }
 
-/// With threads running on all other CPUs, which must flush their TLBs.
+/// Times an unmap with threads running on all other CPUs, whose TLBs must be flushed.
 fn page_unmap(setting: &Setting) -> Outcome {
     let _spinners = Spinners::start(other_cpus())?;
     let mut samples = setting.samples()?;
     stack::reclaim(Keep::None);
     while !samples.is_complete() {
         let page = Stack::new(PAGE).map_err(text)?;
-        // SAFETY: just made, not used.
+        // SAFETY: the page comes from `Stack::new` just above and has not been used.
         unsafe { page.release() };
         let start = cycles();
         let bytes = work(|| stack::reclaim(Keep::None));

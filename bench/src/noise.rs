@@ -1,4 +1,4 @@
-//! What is stolen from a thread that only computes.
+//! Time stolen from a thread that only computes.
 
 use core::time::Duration;
 
@@ -16,9 +16,9 @@ pub const BENCHMARKS: &[Benchmark] = &[Benchmark {
     run: noise,
 }];
 
-/// How long a piece of work takes when nobody steals.
+/// Duration of a piece of work when nothing is stolen.
 const PIECE: Duration = Duration::from_millis(1);
-/// Number of them.
+/// Number of pieces.
 const PIECES: usize = 10_000;
 
 fn noise(setting: &Setting) -> Outcome {

@@ -1,23 +1,23 @@
-//! Results, as a table or as JSON.
+//! Output of results, as a table or as JSON.
 
 use alloc::format;
 use core::fmt::{self, Write};
 
 use report::{Meta, Row};
 
-/// How results are written.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For people.
+    /// A table for people.
     Table,
-    /// See [`report`].
+    /// JSON; see [`report`].
     Json,
 }
 
-/// Characters of the longest bar.
+/// Length of the longest bar, in characters.
 const BAR: u64 = 50;
 
-/// Writes how often durations of each class were measured, as bars.
+/// Writes the number of durations in each class as bars.
 fn write_histogram(row: &Row, out: &mut dyn Write) -> fmt::Result {
     let most = row.histogram.iter().map(|class| class.1).max().unwrap_or(1);
     for &(value, count) in &row.histogram {
@@ -27,7 +27,7 @@ fn write_histogram(row: &Row, out: &mut dyn Write) -> fmt::Result {
     Ok(())
 }
 
-/// Writes rows, one after the other.
+/// A writer of rows, one after the other.
 pub struct Rows<'a> {
     format: Format,
     out: &'a mut dyn Write,
@@ -35,7 +35,7 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Writes what stands before the first row.
+    /// Writes the heading and returns the writer.
     pub fn begin(meta: &Meta, format: Format, out: &'a mut dyn Write) -> Result<Self, fmt::Error> {
         match format {
             Format::Json => writeln!(out, "{{\"meta\": {meta}{}", report::BEGIN)?,
@@ -56,7 +56,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Writes, for people, how often durations of each class were measured.
+    /// Writes a row's histogram, in a table only.
     pub fn histogram(&mut self, row: &Row) -> fmt::Result {
         match self.format {
             Format::Json => Ok(()),
@@ -64,7 +64,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Writes a line for people.
+    /// Writes a remark, in a table only.
     pub fn remark(&mut self, remark: &str) -> fmt::Result {
         match self.format {
             Format::Json => Ok(()),
@@ -72,7 +72,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Writes what stands behind the last row.
+    /// Writes the end of the output.
     pub fn end(self) -> fmt::Result {
         match self.format {
             Format::Json => writeln!(self.out, "{}", report::END),
@@ -99,7 +99,7 @@ fn write_heading(meta: &Meta, out: &mut dyn Write) -> fmt::Result {
 
 fn write_row(row: &Row, out: &mut dyn Write) -> fmt::Result {
     let Row { name, about, count, min, median, p95, p99, p999, max, stddev, .. } = row;
-    // Widths apply to text.
+    // Format widths apply to a string, not to `Decimal`'s own `Display`.
     let stddev = format!("{stddev}");
     writeln!(
         out,

@@ -1,4 +1,4 @@
-//! Between CPUs: interrupts, calls, barriers.
+//! Interaction between CPUs: interrupts, calls, barriers.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -37,7 +37,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "barrier_all", about: "barrier of a thread on every CPU", cpus: 1, run: barrier },
 ];
 
-/// What ends the measured time of an IPI.
+/// The event that ends the measured time of an IPI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Until {
     Arrived,
@@ -50,7 +50,7 @@ struct Arrivals {
     last_at: AtomicU64,
 }
 
-// SAFETY: atomics.
+// SAFETY: the fields are atomics, whose operations neither lock nor allocate.
 unsafe impl kernel::wait::InterruptSafe for Arrivals {}
 
 fn ipi(setting: &Setting, until: Until) -> Outcome {
@@ -110,7 +110,7 @@ fn remote_call(setting: &Setting) -> Outcome {
     Ok(samples)
 }
 
-/// Barriers of a sample: who comes last goes on at once, and it is not always the same one.
+/// Barriers per sample: the last to arrive passes at once, and it is not always the same CPU.
 const BARRIERS: usize = 16;
 
 fn barrier(setting: &Setting) -> Outcome {
@@ -125,7 +125,7 @@ fn barrier(setting: &Setting) -> Outcome {
         });
         partners.push(partner.map_err(text)?);
     }
-    // One of each round is told that it was the last.
+    // In each round exactly one member is told that it arrived last.
     let mut last = 0;
     let mut result = Ok(());
     while !samples.is_complete() && result.is_ok() {

@@ -1,4 +1,5 @@
-//! A program's memory: what a block costs, and how much can be had, in permille of what is free, as blocks of one size.
+//! A program's memory: the cost of a block, and how much of the free memory, in permille, a program
+//! can obtain as blocks of one size.
 
 use alloc::string::String;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -31,10 +32,10 @@ const fn of(name: &'static str, about: &'static str, run: fn(&Setting) -> Outcom
     Benchmark { name, about, cpus: 1, run }
 }
 
-/// How long the program may take; millions of blocks under an emulator.
+/// The time limit of a program, which allocates millions of blocks, possibly under an emulator.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What the program has measured.
+/// Passes the setting to the program and its result back.
 static MEASURED: SpinLock<Option<(Setting, Outcome)>> = SpinLock::new(None);
 
 fn allocate(setting: &Setting, size: usize) -> Outcome {
@@ -44,16 +45,17 @@ fn allocate(setting: &Setting, size: usize) -> Outcome {
     MEASURED.lock().take().map_or_else(|| Err("the program left nothing".into()), |(_, outcome)| outcome)
 }
 
-/// The program that does so.
+/// The program that times allocation and freeing.
 fn measure() -> i32 {
     let size = SIZE.load(Ordering::Relaxed);
     let setting = MEASURED.lock().as_ref().map(|(setting, _)| *setting);
-    // SAFETY: the program lives while its thread runs, and is not kept beyond that.
+    // SAFETY: the program outlives this thread, which is one of its own, and the reference is not
+    // kept beyond the thread's life.
     let (Some(program), Some(setting)) = (unsafe { program::current() }, setting) else { return 1 };
     let heap = program.heap();
     let operation = || {
         let at = heap.allocate(size, align_of::<u128>(), Placement::Near).ok()?;
-        // SAFETY: just allocated, used by nobody.
+        // SAFETY: the block was just allocated from this heap and nothing else uses it.
         unsafe { heap.free(at) }.ok()
     };
     let outcome = setting.repeat(operation, |freed| freed.is_some());
@@ -61,20 +63,22 @@ fn measure() -> i32 {
     0
 }
 
-/// Runs a program to its end.
+/// Runs a program to its end, within the time limit.
 fn run(main: fn() -> i32) -> Result<(), String> {
     let program = program::start_function("bench", main).map_err(text)?;
     check(program.wait_until(Deadline::after(LIMIT)).is_ok(), "the program did not end")
 }
 
-/// Size of the blocks, and how many there were.
+/// The block size.
 static SIZE: AtomicUsize = AtomicUsize::new(0);
+/// The number of blocks obtained.
 static BLOCKS: AtomicUsize = AtomicUsize::new(0);
 
-/// The program: takes blocks until there is no memory, and leaves them to its end.
+/// The program that allocates blocks until memory runs out, and leaves them to be freed at its end.
 fn fill() -> i32 {
     let size = SIZE.load(Ordering::Relaxed);
-    // SAFETY: the program lives while its thread runs, and is not kept beyond that.
+    // SAFETY: the program outlives this thread, which is one of its own, and the reference is not
+    // kept beyond the thread's life.
     let Some(program) = (unsafe { program::current() }) else { return 1 };
     let mut blocks = 0;
     while let Some(Ok(_)) = work(|| program.heap().allocate(size, align_of::<u128>(), Placement::Near)) {

@@ -1,4 +1,4 @@
-//! What runtimes are made of: fibers, tasks, the tracer's marks.
+//! The building blocks of runtimes: fibers, tasks, trace events.
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -71,7 +71,7 @@ fn fiber_create_run(setting: &Setting) -> Outcome {
     Ok(samples)
 }
 
-/// A chain of tasks on one worker: each notes when it began, and queues the next.
+/// A chain of tasks on one worker: each records when it began, and queues the next.
 struct Chain {
     pool: Pool,
     cpu: usize,
@@ -79,7 +79,7 @@ struct Chain {
     done: Event,
 }
 
-/// Queues a task that notes when it began.
+/// Queues the next task of the chain.
 fn queue_link(chain: &'static Chain) {
     let start = cycles();
     let task = move || {
@@ -92,7 +92,8 @@ fn queue_link(chain: &'static Chain) {
     }
 }
 
-/// Not a part of the task's own code, whose first instruction is what counts.
+/// Records a task's start and queues the next. Kept out of line, so that the task's first
+/// instruction reads the counter.
 #[inline(never)]
 fn link(chain: &'static Chain, queued_at: u64, began_at: u64) {
     let complete = match chain.state.lock().as_mut() {
@@ -114,7 +115,9 @@ fn task(setting: &Setting) -> Outcome {
     let waited = chain.done.wait_until(deadline()).map_err(text);
     let samples = chain.state.lock().take();
     waited?;
-    // SAFETY: leaked above; the last task has signalled, and its worker needs only the pool's own shared part.
+    // SAFETY: the pointer comes from the box leaked above. The last task has signalled, and its
+    // worker uses only the pool's shared part, which lives until dropping the pool has ended its
+    // workers.
     drop(unsafe { Box::from_raw(core::ptr::from_ref(chain).cast_mut()) });
     samples.filter(Samples::is_complete).ok_or_else(|| "the chain of tasks broke".into())
 }

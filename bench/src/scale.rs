@@ -1,7 +1,8 @@
-//! How costs grow with the number of CPUs, which is the machine's, and the number of threads, which is raised.
+//! Scaling: the cost of operations on all of the machine's CPUs, with a growing number of threads.
 //!
-//! All CPUs do the same at once, again and again; what is told is the cost of an operation on a CPU. A counter of executed
-//! instructions is one for all CPUs, so that what they need together is divided by their number; a clock's time is not.
+//! All CPUs do the same operation at once, repeatedly; the result is the cost of one operation on
+//! one CPU. A counter of executed instructions covers all CPUs together, so its total is divided by
+//! their number; a clock's time is not.
 
 use alloc::format;
 use alloc::string::String;
@@ -23,29 +24,30 @@ use crate::harness::{Outcome, Setting, check, cpu_after, cycles, deadline, finis
 use crate::output::Rows;
 use crate::{Alone, BenchError, Format, events, meta};
 
-/// The fewest threads that wait meanwhile.
+/// The smallest number of waiting threads.
 pub const FEWEST_THREADS: usize = 10;
-/// Numbers of them.
+/// The numbers of waiting threads.
 const THREADS: [usize; 5] = [FEWEST_THREADS, 100, 1_000, 10_000, 100_000];
-/// Operations of a CPU between two looks at the clock.
+/// Operations per CPU between two readings of the counter.
 const OPERATIONS: usize = 500;
-/// Looks.
+/// Number of samples.
 const ROUNDS: usize = 5;
-/// Broadcasts, each of which is looked at by itself.
+/// Number of broadcasts, each a sample of its own.
 const BROADCASTS: usize = 50;
-/// Stack of a thread that only waits.
+/// Stack size of a thread that only waits.
 const STACK: usize = 4096;
 
-/// What is done on every CPU; false if it went wrong.
+/// An operation that every CPU performs; it returns false if it went wrong.
 struct Operation {
     name: &'static str,
     run: fn(&State) -> bool,
 }
 
-/// A CPU's own.
+/// A worker's own state on its CPU.
 struct State {
-    /// A waiter on this CPU, and what it waits for.
+    /// The event that a waiter on this CPU waits for.
     signal: Arc<Event>,
+    /// The number of times the waiter has run.
     woken: Arc<AtomicUsize>,
 }
 
@@ -65,7 +67,7 @@ const OPERATIONS_OF_A_CPU: [Operation; 3] = [
         run: |_| {
             let layout = Layout::new::<[u64; 8]>();
             let block = memory::allocate(black_box(layout), Placement::Near);
-            // SAFETY: just allocated with this layout.
+            // SAFETY: the block was just allocated with this layout, and nothing else uses it.
             block.is_ok_and(|at| unsafe {
                 memory::free(at, layout);
                 true
@@ -74,7 +76,7 @@ const OPERATIONS_OF_A_CPU: [Operation; 3] = [
     },
 ];
 
-/// Threads that wait until they are dropped.
+/// Threads that wait until dropped.
 struct Crowd {
     end: Arc<Event>,
     threads: Vec<JoinHandle<()>>,
@@ -85,7 +87,7 @@ impl Crowd {
         Self { end: Arc::new(Event::new()), threads: Vec::new() }
     }
 
-    /// Makes it `size` threads; fewer where memory ends.
+    /// Adds threads until there are `size`; fails where memory runs out, keeping those it has.
     fn grow(&mut self, size: usize) -> Result<(), String> {
         while self.threads.len() < size {
             let end = self.end.clone();
@@ -101,13 +103,13 @@ impl Drop for Crowd {
     fn drop(&mut self) {
         self.end.latch();
         for handle in self.threads.drain(..) {
-            // One that does not end is left alone.
+            // A thread that does not end is abandoned.
             let _ = finish(handle);
         }
     }
 }
 
-/// What a duration of all CPUs together is divided by.
+/// Returns the divisor for a duration of all CPUs together.
 fn sharers(setting: &Setting) -> u64 {
     if setting.counter.counts_instructions { cpu::count() as u64 } else { 1 }
 }
@@ -124,7 +126,7 @@ fn on_all_cpus(setting: &Setting, run: fn(&State) -> bool) -> Outcome {
         let done = Arc::new(Semaphore::new(0));
         let workers: Result<Vec<_>, String> =
             (0..cpu::count()).map(|steps| worker(cpu_after(steps), run, &start, &done)).collect();
-        // Those who were made must not wait for ever.
+        // On an error, the workers that exist must still be released.
         let all = workers.and_then(|workers| workers.iter().try_for_each(wait_until_blocked).map(|()| workers));
         let begin = cycles();
         start.latch();
@@ -169,7 +171,7 @@ fn worker(cpu: usize, run: fn(&State) -> bool, start: &Arc<Event>, done: &Arc<Se
     Builder::new("bench").cpu(cpu).spawn(body).map_err(text)
 }
 
-/// A barrier of all CPUs, again and again.
+/// Times a barrier of all CPUs.
 fn barrier(setting: &Setting) -> Outcome {
     let cpus = cpu::count();
     let mut samples = samples(setting)?;
@@ -181,7 +183,7 @@ fn barrier(setting: &Setting) -> Outcome {
             let meet = move || (0..=OPERATIONS).try_for_each(|_| theirs.barrier(deadline()).map(drop));
             partners.push(Builder::new("bench").cpu(cpu_after(steps)).spawn(meet).map_err(text)?);
         }
-        // The first is not counted: they come to it as they begin to run.
+        // The first barrier is not timed: the members reach it as they start.
         let mut met = collective.barrier(deadline());
         let start = cycles();
         for _ in 0..OPERATIONS {
@@ -197,14 +199,14 @@ fn barrier(setting: &Setting) -> Outcome {
     Ok(samples)
 }
 
-/// A broadcast to a waiter on every CPU, until all have run.
+/// Times a broadcast to a waiter on every CPU, until all have run.
 fn broadcast(setting: &Setting) -> Outcome {
     let samples = Samples::with_warm_up(setting.counter, BROADCASTS, 1).ok_or("out of memory for the samples")?;
     Ok(events::broadcast_into(samples)?.divided_by(sharers(setting)))
 }
 
-/// Measures with more and more threads, up to `most`, and writes the results: each operation's name with the number of
-/// threads, `create_join@1000`.
+/// Measures with increasing numbers of threads, up to `most`, and writes the results. Names are the
+/// operation's with the number of threads, as in `create_join@1000`.
 ///
 /// # Errors
 /// See [`BenchError`].

@@ -1,4 +1,4 @@
-//! Threads: making, ending, switching, moving them.
+//! Threads: creation, exit, switches, migration.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -10,7 +10,7 @@ use kernel::thread::{self, Builder};
 use crate::Benchmark;
 use crate::harness::{Outcome, Setting, check, cpu_after, cycles, finish, text, work};
 
-/// The one for where threads have vector state.
+/// The name of the benchmark that applies only where threads have vector state.
 pub const WITH_VECTORS: &str = "context_switch_vectors";
 
 /// The benchmarks.
@@ -75,7 +75,8 @@ fn spawn(setting: &Setting) -> Outcome {
     Ok(samples)
 }
 
-/// Leaves nothing that a new thread could reuse: no dead threads, no freed stacks, no objects in this CPU's caches.
+/// Frees everything that a new thread could reuse: dead threads, freed stacks, and the objects in
+/// this CPU's caches.
 fn forget_threads() {
     thread::empty_stock();
     stack::reclaim(Keep::None);
@@ -125,7 +126,7 @@ fn yield_with_vectors() {
     Machine::keep_vectors(give_way, 0);
 }
 
-/// Two threads of a CPU take turns.
+/// Times switches between two threads on one CPU.
 #[inline(always)]
 fn switch(setting: &Setting, yield_now: impl Fn() + Copy + Send + 'static) -> Outcome {
     static LEFT_AT: AtomicU64 = AtomicU64::new(0);

@@ -1,4 +1,5 @@
-//! ACPI tables (ACPI Specification 6.5, chapter 5.2): which CPUs, interrupt controllers and NUMA nodes there are.
+//! ACPI tables (ACPI Specification 6.5, chapter 5.2), which describe the CPUs, interrupt
+//! controllers and NUMA nodes.
 
 use arch_contract::boot::{FirmwareTable, MAX_NODES, MAX_TABLES, PhysicalRange};
 use arch_contract::{MAX_CPUS, PAGE_SIZE};
@@ -8,77 +9,79 @@ use crate::bytes::{u8_at, u16_at, u32_at, u64_at};
 use crate::memory_map::HIGHEST_ADDRESS;
 use crate::{Notices, PhysicalMemory};
 
-/// Bytes of a system description table's header (5.2.6).
+/// Size in bytes of a system description table's header (5.2.6).
 const HEADER_SIZE: usize = 36;
-/// Longest table read, in bytes.
+/// Length in bytes of the longest table that is read.
 const TABLE_LIMIT: usize = 4 << 20;
-/// MADT and SRAT "enabled" flag.
+/// The "enabled" flag in MADT and SRAT.
 const FLAG_ENABLED: u32 = 1;
 
-/// A CPU of the MADT.
+/// A CPU in the MADT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Processor {
-    /// Local APIC id.
+    /// The local APIC id.
     pub apic_id: u32,
 }
 
-/// An I/O APIC of the MADT.
+/// An I/O APIC in the MADT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoApic {
-    /// Physical address of its registers.
+    /// Physical address of the registers.
     pub address: u64,
-    /// First global interrupt line it serves.
+    /// First global interrupt line that the I/O APIC serves.
     pub first_line: u32,
 }
 
-/// An ISA interrupt that does not arrive on the line of its own number, or not edge/high (5.2.12.5).
+/// An ISA interrupt that does not arrive on the line of its own number, or is not edge-triggered
+/// and active high (5.2.12.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Override {
-    /// ISA interrupt number.
+    /// The ISA interrupt's number.
     pub isa: u8,
-    /// Global interrupt line.
+    /// The global interrupt line.
     pub line: u32,
-    /// True if active low.
+    /// True if the line is active low.
     pub active_low: bool,
-    /// True if level triggered.
+    /// True if the line is level-triggered.
     pub level: bool,
 }
 
 /// Memory of a NUMA node (SRAT).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryAffinity {
-    /// Where.
+    /// The physical range.
     pub range: PhysicalRange,
-    /// Index of the node.
+    /// The node's index.
     pub node: u8,
 }
 
-/// What the tables say. Nodes are numbered densely in the order SRAT mentions their proximity domains.
+/// The content of the tables. Nodes are numbered densely in the order in which SRAT mentions their
+/// proximity domains.
 #[derive(Debug)]
 pub struct Platform {
     /// All tables found.
     pub tables: ArrayVec<FirmwareTable, MAX_TABLES>,
-    /// Usable CPUs in MADT order.
+    /// The usable CPUs, in MADT order.
     pub processors: ArrayVec<Processor, MAX_CPUS>,
-    /// I/O APICs.
+    /// The I/O APICs.
     pub io_apics: ArrayVec<IoApic, 16>,
-    /// Interrupt source overrides.
+    /// The interrupt source overrides.
     pub overrides: ArrayVec<Override, 32>,
     /// Physical address of the local APICs' registers.
     pub local_apic: u64,
-    /// True if there is a pair of legacy PICs to be masked.
+    /// True if there is a pair of legacy PICs, which must be masked.
     pub has_legacy_pics: bool,
-    /// Node of each APIC id SRAT mentions.
+    /// Node of each APIC id that SRAT mentions.
     pub cpu_nodes: ArrayVec<(u32, u8), MAX_CPUS>,
-    /// Node of each memory range SRAT mentions.
+    /// Node of each memory range that SRAT mentions.
     pub memory_nodes: ArrayVec<MemoryAffinity, 128>,
     /// Proximity domain of each node.
     pub domains: ArrayVec<u32, MAX_NODES>,
-    /// Distance between nodes, 10 = local.
+    /// Distances between nodes; 10 means local.
     pub distances: [[u8; MAX_NODES]; MAX_NODES],
     /// I/O port of the power management timer (FADT), 0 if there is none.
     pub pm_timer_port: u16,
-    /// How to power off, if the tables say: port of PM1a_CNT and the sleep type of S5.
+    /// How to power off, if the tables tell: the port of PM1a_CNT and the sleep type of S5.
     pub power_off: Option<(u16, u16)>,
 }
 
@@ -106,7 +109,7 @@ impl Default for Platform {
 }
 
 impl Platform {
-    /// Node of a CPU, 0 if SRAT does not mention it.
+    /// Returns a CPU's node, 0 if SRAT does not mention the CPU.
     pub fn node_of_cpu(&self, apic_id: u32) -> u8 {
         self.cpu_nodes.iter().find(|entry| entry.0 == apic_id).map_or(0, |entry| entry.1)
     }
@@ -125,7 +128,8 @@ impl Platform {
     }
 }
 
-/// Looks for the RSDP where PC firmware leaves it (5.2.5.1): the extended BIOS data area and 0xE0000..0x100000.
+/// Searches for the RSDP where PC firmware leaves it (5.2.5.1): in the extended BIOS data area and
+/// in 0xE0000..0x100000.
 pub fn find_rsdp(memory: &impl PhysicalMemory) -> Option<u64> {
     let ebda = memory.bytes(0x40e, 2).and_then(|bytes| u16_at(bytes, 0)).map_or(0, |segment| u64::from(segment) << 4);
     let areas = [(ebda, 1024usize), (0xe_0000, 0x2_0000)];
@@ -139,7 +143,7 @@ fn rsdp_is_intact(bytes: &[u8]) -> bool {
     bytes.starts_with(b"RSD PTR ") && bytes.get(..20).is_some_and(|rsdp| sum(rsdp) == 0)
 }
 
-/// Reads all tables reachable from the RSDP at `rsdp`.
+/// Reads all tables that are reachable from the RSDP at `rsdp`.
 pub fn parse(memory: &impl PhysicalMemory, rsdp: u64, notices: &mut Notices) -> Platform {
     let mut platform = Platform::default();
     let Some(root) = memory.bytes(rsdp, 20).filter(|bytes| rsdp_is_intact(bytes)) else {
@@ -151,6 +155,7 @@ pub fn parse(memory: &impl PhysicalMemory, rsdp: u64, notices: &mut Notices) -> 
     let rsdt = u32_at(root, 16).map(u64::from).filter(|&at| at != 0);
 
     let from_xsdt = xsdt.and_then(|at| table(memory, at, notices)).filter(|(entry, _)| &entry.signature == b"XSDT");
+    // Entries have 8 bytes in the XSDT and 4 bytes in the RSDT, which is the fallback.
     let (list, width) = match from_xsdt {
         Some((_, bytes)) => (bytes, 8),
         None => match rsdt.and_then(|at| table(memory, at, notices)).filter(|(entry, _)| &entry.signature == b"RSDT") {
@@ -161,7 +166,7 @@ pub fn parse(memory: &impl PhysicalMemory, rsdp: u64, notices: &mut Notices) -> 
             }
         },
     };
-    // SRAT must come before SLIT: it numbers the nodes.
+    // SLIT is read after the loop, because SRAT must number the nodes first.
     let pointers = || {
         list[HEADER_SIZE..].chunks_exact(width).filter_map(move |chunk| match width {
             8 => u64_at(chunk, 0),
@@ -191,7 +196,8 @@ pub fn parse(memory: &impl PhysicalMemory, rsdp: u64, notices: &mut Notices) -> 
     platform
 }
 
-/// A table whose length is possible. One with a wrong checksum is listed and still used: firmware in the field has them.
+/// Returns a table if its length is possible. A table with a wrong checksum is listed and still
+/// used, because firmware in the field has such tables.
 fn table<'a>(
     memory: &'a impl PhysicalMemory,
     address: u64,
@@ -216,8 +222,8 @@ fn table<'a>(
     Some((FirmwareTable { signature, address, length: length as u32, intact }, bytes))
 }
 
-/// The variable structures of MADT and SRAT: type byte, length byte, body. Ends after `Err(offset)` at an impossible
-/// length.
+/// Iterates over the variable structures of MADT and SRAT: type byte, length byte, body. At an
+/// impossible length, yields `Err(offset)` and ends.
 fn structures(bytes: &[u8], start: usize) -> impl Iterator<Item = Result<(u8, &[u8]), usize>> {
     let mut offset = start;
     core::iter::from_fn(move || {
@@ -236,7 +242,7 @@ fn structures(bytes: &[u8], start: usize) -> impl Iterator<Item = Result<(u8, &[
     })
 }
 
-/// Multiple APIC Description Table (5.2.12).
+/// Reads the Multiple APIC Description Table (5.2.12).
 fn madt(platform: &mut Platform, bytes: &[u8], notices: &mut Notices) {
     if let Some(address) = u32_at(bytes, 36).filter(|&address| address != 0) {
         platform.local_apic = u64::from(address);
@@ -308,7 +314,7 @@ fn interrupt_override(platform: &mut Platform, body: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// System Resource Affinity Table (5.2.16).
+/// Reads the System Resource Affinity Table (5.2.16).
 fn srat(platform: &mut Platform, bytes: &[u8], notices: &mut Notices) {
     for structure in structures(bytes, 48) {
         let (kind, body) = match structure {
@@ -331,6 +337,7 @@ fn srat(platform: &mut Platform, bytes: &[u8], notices: &mut Notices) {
 }
 
 fn cpu_affinity_8_bit(platform: &mut Platform, body: &[u8], notices: &mut Notices) -> Option<()> {
+    // The lowest byte of the domain is stored apart from its upper three bytes.
     let domain = u32::from(u8_at(body, 2)?) | u32_at(body, 8)? & 0xffff_ff00;
     add_cpu_affinity(platform, u32::from(u8_at(body, 3)?), domain, u32_at(body, 4)?, notices)
 }
@@ -366,7 +373,7 @@ fn memory_affinity(platform: &mut Platform, body: &[u8], notices: &mut Notices) 
     Some(())
 }
 
-/// System Locality Information Table (5.2.17).
+/// Reads the System Locality Information Table (5.2.17).
 fn slit(platform: &mut Platform, bytes: &[u8], notices: &mut Notices) {
     let count = u64_at(bytes, 36).unwrap_or(0);
     for from in 0..platform.domains.len() {
@@ -388,8 +395,9 @@ fn slit(platform: &mut Platform, bytes: &[u8], notices: &mut Notices) {
     }
 }
 
-/// Fixed ACPI Description Table (5.2.9): the timer and the way to power off.
+/// Reads the Fixed ACPI Description Table (5.2.9): the timer, and how to power off.
 fn fadt(platform: &mut Platform, memory: &impl PhysicalMemory, bytes: &[u8], notices: &mut Notices) {
+    // PM_TMR_LEN is 4 if there is a timer.
     if u8_at(bytes, 91) == Some(4) {
         platform.pm_timer_port = u32_at(bytes, 76).and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
     }
@@ -401,7 +409,8 @@ fn fadt(platform: &mut Platform, memory: &impl PhysicalMemory, bytes: &[u8], not
     }
 }
 
-/// The first element of the package `_S5_` in AML (20.2): `08 "_S5_" 12 length count element...`.
+/// Returns the first element of the package `_S5_` in AML (20.2):
+/// `08 "_S5_" 12 length count element...`.
 fn sleep_type_s5(definition: &[u8]) -> Option<u16> {
     let name = definition.windows(4).position(|window| window == b"_S5_")?;
     let mut at = name + 4;
@@ -411,7 +420,7 @@ fn sleep_type_s5(definition: &[u8]) -> Option<u16> {
     at += 1;
     // PkgLength: the top two bits of the first byte count the bytes that follow it.
     at += 1 + usize::from(u8_at(definition, at)? >> 6);
-    at += 1; // number of elements
+    at += 1; // the number of elements
     match u8_at(definition, at)? {
         0x0a => u8_at(definition, at + 1).map(u16::from),
         value @ (0 | 1) => Some(u16::from(value)),

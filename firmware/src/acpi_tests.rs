@@ -1,4 +1,4 @@
-//! ACPI on good tables, and on the same tables damaged in every way proptest finds.
+//! ACPI parsing on valid tables, and on the same tables damaged in every way that proptest finds.
 
 use proptest::prelude::*;
 
@@ -44,7 +44,7 @@ fn memory_structure(domain: u32, start: u64, length: u64) -> Vec<u8> {
     body
 }
 
-/// Two nodes, three CPUs (one disabled, one x2APIC), one I/O APIC, one override.
+/// A machine with two nodes, three CPUs (one disabled, one x2APIC), one I/O APIC and one override.
 fn machine() -> Image {
     let mut image = vec![0u8; 0x1000];
     put(&mut image, 0x100, b"RSD PTR ");

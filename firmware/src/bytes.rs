@@ -1,4 +1,4 @@
-//! Little-endian fields at byte offsets, `None` past the end; and text.
+//! Little-endian fields at byte offsets, `None` past the end, and text.
 
 use crate::Notices;
 
@@ -22,7 +22,7 @@ fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..offset.checked_add(N)?)?.try_into().ok()
 }
 
-/// A command line: up to the first NUL, and as far as it is UTF-8. What is cut is noted.
+/// Returns a command line up to the first NUL, as far as it is UTF-8. Cutting it adds a notice.
 pub(crate) fn command_line<'a>(bytes: &'a [u8], notices: &mut Notices) -> &'a str {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or_else(|| {
         notices.add("the command line is too long, or has no end; cut behind so many bytes:", bytes.len() as u64);

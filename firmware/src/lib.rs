@@ -1,11 +1,12 @@
-//! Parsers for what firmware and boot loaders hand over.
+//! Parsers for the data that firmware and boot loaders hand over.
 //!
-//! Every byte here comes from outside: nothing is trusted, nothing panics, and what is wrong becomes a
-//! [`Notices`] entry next to the best reading of the rest. Nothing here touches memory by itself; a
-//! [`PhysicalMemory`] supplies the bytes, so the same code runs in the kernel and under the host's fuzz tests.
+//! Every byte here comes from outside: nothing is trusted, nothing panics, and a defect becomes a
+//! [`Notices`] entry beside the best reading of the rest. The parsers do not access memory
+//! themselves; a [`PhysicalMemory`] supplies the bytes, so that the same code runs in the kernel
+//! and under the host's fuzz tests.
 //!
 //! - [`acpi`]: RSDP, RSDT/XSDT, MADT, SRAT, SLIT, FADT.
-//! - [`sfi`]: what Knights Corner has instead.
+//! - [`sfi`]: the tables that Knights Corner has instead of ACPI's.
 //! - [`pvh`], [`multiboot2`] and [`linux`]: the boot loaders' information.
 //! - [`memory_map`]: from a loader's list to sorted, disjoint, page-aligned usable memory.
 //! - [`words`]: the command line as key=value words.
@@ -24,18 +25,18 @@ pub mod words;
 use arch_contract::boot::{MAX_NOTICES, Notice};
 use arrayvec::ArrayVec;
 
-/// Gives access to physical memory, as far as it can be read at all.
+/// Access to physical memory, as far as it is readable.
 pub trait PhysicalMemory {
-    /// `length` bytes at `address`, or `None` if they are not all readable.
+    /// Returns `length` bytes at `address`, or `None` if they are not all readable.
     fn bytes(&self, address: u64, length: usize) -> Option<&[u8]>;
 }
 
-/// What was wrong, for the kernel's log. Further ones are dropped when full.
+/// Defects found, for the kernel's log. Once the list is full, further ones are dropped.
 #[derive(Default, Debug)]
 pub struct Notices(pub ArrayVec<Notice, MAX_NOTICES>);
 
 impl Notices {
-    /// Adds one.
+    /// Adds a notice.
     pub fn add(&mut self, text: &'static str, value: u64) {
         let _ = self.0.try_push(Notice { text, value });
     }

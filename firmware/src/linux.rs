@@ -1,4 +1,5 @@
-//! The Linux boot protocol's parameters, which a loader hands over (Linux, Documentation/x86/boot.rst and zero-page.rst).
+//! The parameters that a loader hands over under the Linux boot protocol (Linux,
+//! Documentation/x86/boot.rst and zero-page.rst).
 
 use arch_contract::boot::PhysicalRange;
 
@@ -6,27 +7,27 @@ use crate::bytes::{command_line, u8_at, u32_at, u64_at};
 use crate::memory_map::RawEntry;
 use crate::{Notices, PhysicalMemory};
 
-/// Bytes of the structure `boot_params`.
+/// Size in bytes of the structure `boot_params`.
 const SIZE: usize = 4096;
-/// Its fields: number of memory map entries, the setup header's magic number, the initial RAM disk, the command line, the
-/// memory map.
+/// Offsets in the structure: the number of memory map entries, the setup header's magic number, the
+/// initial RAM disk, the command line, the memory map.
 const MAP_ENTRIES: usize = 0x1e8;
 const HEADER_MAGIC: usize = 0x202;
 const RAM_DISK: usize = 0x218;
 const RAM_DISK_SIZE: usize = 0x21c;
 const COMMAND_LINE: usize = 0x228;
 const MAP: usize = 0x2d0;
-/// "HdrS".
+/// The magic number, "HdrS".
 const MAGIC: u32 = 0x5372_6448;
-/// Bytes of one memory map entry, and how many there is room for.
+/// Size of a memory map entry in bytes, and the number of entries that fit.
 const ENTRY_SIZE: usize = 20;
 const ENTRY_LIMIT: usize = 128;
 /// Type of usable memory, as in e820.
 const TYPE_RAM: u32 = 1;
-/// Longest command line read, in bytes.
+/// Length in bytes of the longest command line that is read.
 const COMMAND_LINE_LIMIT: usize = 4096;
 
-/// The parameters, as far as they could be read.
+/// The parameters, as far as they are readable.
 #[derive(Default)]
 pub struct Parameters<'a> {
     /// The command line.
@@ -37,7 +38,7 @@ pub struct Parameters<'a> {
 }
 
 impl Parameters<'_> {
-    /// The memory map, as it is.
+    /// Returns the memory map as the loader gave it.
     pub fn memory_map(&self) -> impl Iterator<Item = RawEntry> + Clone {
         self.map.chunks_exact(ENTRY_SIZE).map(|entry| RawEntry {
             start: u64_at(entry, 0).unwrap_or(0),
@@ -60,7 +61,8 @@ pub fn parse<'a>(memory: &'a impl PhysicalMemory, address: u64, notices: &mut No
     let word = |offset| u64::from(u32_at(page, offset).unwrap_or(0));
     let line = word(COMMAND_LINE);
     if line != 0 {
-        // The line ends somewhere before the limit; memory may end earlier, so try shorter reads.
+        // The length is unknown and memory may end before the limit, so a shorter read is tried
+        // next.
         match [COMMAND_LINE_LIMIT, 256].iter().find_map(|&length| memory.bytes(line, length)) {
             Some(bytes) => parameters.command_line = command_line(bytes, notices),
             None => notices.add("Linux boot protocol: the command line is not readable at", line),
@@ -85,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    /// Memory from 0 on.
+    /// Memory that begins at address 0.
     struct Bytes(Vec<u8>);
 
     impl PhysicalMemory for Bytes {

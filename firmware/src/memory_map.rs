@@ -1,4 +1,4 @@
-//! From a loader's memory list, with whatever holes and overlaps it has, to memory the kernel may use.
+//! From a loader's memory list, with any holes and overlaps, to memory that the kernel may use.
 
 use arch_contract::PAGE_SIZE;
 use arch_contract::boot::{MAX_REGIONS, PhysicalRange};
@@ -6,25 +6,26 @@ use arrayvec::ArrayVec;
 
 use crate::Notices;
 
-/// Memory above this is ignored: 64 TiB, the design's limit.
+/// Memory above this address is ignored: 64 TiB, the design's limit.
 pub const HIGHEST_ADDRESS: u64 = 1 << 46;
 
-/// One entry of a loader's list.
+/// An entry of a loader's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawEntry {
-    /// First byte.
+    /// Address of the first byte.
     pub start: u64,
-    /// Bytes.
+    /// Length in bytes.
     pub length: u64,
-    /// True if the kernel may use it.
+    /// True if the kernel may use the memory.
     pub usable: bool,
 }
 
-/// Sorted, disjoint ranges.
+/// A list of sorted, disjoint ranges.
 pub type RangeList = ArrayVec<PhysicalRange, MAX_REGIONS>;
 
-/// Usable memory of a list: sorted, disjoint, page aligned. Where a usable and another entry overlap, the memory is
-/// not usable; entries that wrap around or lie above 64 TiB are cut.
+/// Returns the usable memory of a list: sorted, disjoint, page-aligned. Where a usable entry
+/// overlaps another one, the memory is not usable. Entries that wrap around or exceed 64 TiB are
+/// cut.
 pub fn usable(entries: impl Iterator<Item = RawEntry> + Clone, notices: &mut Notices) -> RangeList {
     let mut list = RangeList::new();
     for entry in entries.clone().filter(|entry| entry.usable) {
@@ -44,7 +45,7 @@ pub fn usable(entries: impl Iterator<Item = RawEntry> + Clone, notices: &mut Not
     list
 }
 
-/// Adds a range, merging it with those it touches.
+/// Adds a range, merging it with the ranges it touches.
 fn insert(list: &mut RangeList, mut range: PhysicalRange, notices: &mut Notices) {
     if range.is_empty() {
         return;
@@ -63,7 +64,7 @@ fn insert(list: &mut RangeList, mut range: PhysicalRange, notices: &mut Notices)
     }
 }
 
-/// Takes a range out, rounded outwards to pages.
+/// Removes a range, rounded outwards to pages.
 pub fn remove(list: &mut RangeList, range: PhysicalRange, notices: &mut Notices) {
     if range.is_empty() {
         return;

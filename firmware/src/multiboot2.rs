@@ -6,7 +6,7 @@ use crate::{Notices, PhysicalMemory};
 
 /// Value of EAX at entry.
 pub const MAGIC: u32 = 0x36d7_6289;
-/// Longest information accepted, in bytes.
+/// Size in bytes of the largest boot information that is read; a larger one is cut.
 const SIZE_LIMIT: usize = 1 << 20;
 const TAG_COMMAND_LINE: u32 = 1;
 const TAG_MEMORY_MAP: u32 = 6;
@@ -15,21 +15,21 @@ const TAG_RSDP_V2: u32 = 15;
 /// Type of usable memory in the memory map tag.
 const TYPE_RAM: u32 = 1;
 
-/// The boot information, as far as it could be read.
+/// The boot information, as far as it is readable.
 #[derive(Default)]
 pub struct BootInfo<'a> {
     /// The command line.
     pub command_line: &'a str,
     /// Physical address of a copy of the ACPI RSDP, 0 if not given.
     pub rsdp: u64,
-    /// Bytes the information occupies from its address on.
+    /// Number of bytes that the information occupies, from its address on.
     pub length: usize,
     map: &'a [u8],
     entry_size: usize,
 }
 
 impl BootInfo<'_> {
-    /// The memory map, as it is.
+    /// Returns the memory map as the loader gave it.
     pub fn memory_map(&self) -> impl Iterator<Item = RawEntry> + Clone {
         self.map.chunks_exact(self.entry_size.max(24)).map(|entry| RawEntry {
             start: u64_at(entry, 0).unwrap_or(0),
@@ -39,7 +39,7 @@ impl BootInfo<'_> {
     }
 }
 
-/// Reads the information at `address`.
+/// Reads the boot information at `address`.
 pub fn parse<'a>(memory: &'a impl PhysicalMemory, address: u64, notices: &mut Notices) -> BootInfo<'a> {
     let mut info = BootInfo::default();
     let length = memory.bytes(address, 8).and_then(|header| u32_at(header, 0)).unwrap_or(0) as usize;
@@ -62,6 +62,7 @@ pub fn parse<'a>(memory: &'a impl PhysicalMemory, address: u64, notices: &mut No
                 info.entry_size = u32_at(tag, 8).unwrap_or(24) as usize;
                 info.map = &tag[16..];
             }
+            // A version 2 RSDP takes precedence, because it leads to the XSDT.
             TAG_RSDP_V1 if info.rsdp == 0 => info.rsdp = address + offset as u64 + 8,
             TAG_RSDP_V2 => info.rsdp = address + offset as u64 + 8,
             _ => {}

@@ -1,4 +1,5 @@
-//! The PVH start information (Xen public header `arch-x86/hvm/start_info.h`, structure `hvm_start_info`).
+//! The PVH start information (Xen public header `arch-x86/hvm/start_info.h`, structure
+//! `hvm_start_info`).
 
 use crate::bytes::{command_line, u32_at, u64_at};
 use crate::memory_map::RawEntry;
@@ -6,14 +7,14 @@ use crate::{Notices, PhysicalMemory};
 
 /// First word of the structure: "xEn3" with the top bit of E set.
 pub const MAGIC: u32 = 0x336e_c578;
-/// Longest command line read, in bytes.
+/// Length in bytes of the longest command line that is read.
 const COMMAND_LINE_LIMIT: usize = 4096;
-/// Bytes of one memory map entry.
+/// Size of a memory map entry in bytes.
 const ENTRY_SIZE: usize = 24;
 /// Type of usable memory, as in e820.
 const TYPE_RAM: u32 = 1;
 
-/// The start information, as far as it could be read.
+/// The start information, as far as it is readable.
 #[derive(Default)]
 pub struct StartInfo<'a> {
     /// The command line.
@@ -24,7 +25,7 @@ pub struct StartInfo<'a> {
 }
 
 impl StartInfo<'_> {
-    /// The memory map, as it is.
+    /// Returns the memory map as the loader gave it.
     pub fn memory_map(&self) -> impl Iterator<Item = RawEntry> + Clone {
         self.map.chunks_exact(ENTRY_SIZE).map(|entry| RawEntry {
             start: u64_at(entry, 0).unwrap_or(0),
@@ -37,6 +38,7 @@ impl StartInfo<'_> {
 /// Reads the structure at `address`.
 pub fn parse<'a>(memory: &'a impl PhysicalMemory, address: u64, notices: &mut Notices) -> StartInfo<'a> {
     let mut info = StartInfo::default();
+    // Version 0 of the structure ends before the memory map, after 40 bytes.
     let Some(header) = memory.bytes(address, 56).or_else(|| memory.bytes(address, 40)) else {
         notices.add("PVH: the start information is not readable at", address);
         return info;
@@ -47,7 +49,8 @@ pub fn parse<'a>(memory: &'a impl PhysicalMemory, address: u64, notices: &mut No
     }
     let version = u32_at(header, 4).unwrap_or(0);
     if let Some(line) = u64_at(header, 24).filter(|&line| line != 0) {
-        // The line ends somewhere before the limit; memory may end earlier, so try shorter reads.
+        // The length is unknown and memory may end before the limit, so shorter reads are tried in
+        // turn.
         let bytes = [COMMAND_LINE_LIMIT, 1024, 256, 64].iter().find_map(|&length| memory.bytes(line, length));
         match bytes {
             Some(bytes) => info.command_line = command_line(bytes, notices),

@@ -1,5 +1,5 @@
-//! The Simple Firmware Interface's tables, which Knights Corner has instead of ACPI's (SFI Specification 0.8.2; what the card has of it:
-//! Intel's card kernel 2.6.38 k1om, sfi.c).
+//! The Simple Firmware Interface's tables, which Knights Corner has instead of ACPI's (SFI
+//! Specification 0.8.2; for the subset on the card: Intel's card kernel 2.6.38 k1om, sfi.c).
 
 use arch_contract::MAX_CPUS;
 use arch_contract::boot::{FirmwareTable, MAX_TABLES};
@@ -8,24 +8,24 @@ use arrayvec::ArrayVec;
 use crate::bytes::{u32_at, u64_at};
 use crate::{Notices, PhysicalMemory};
 
-/// Where the system table is, on a boundary of 16 bytes.
+/// Range that is searched for the system table, and the table's alignment in bytes.
 const SEARCHED: core::ops::Range<u64> = 0xe_0000..0x10_0000;
 const BOUNDARY: usize = 16;
-/// Signature, length, revision, checksum, two names.
+/// Size in bytes of a table's header: signature, length, revision, checksum, two names.
 const HEADER_SIZE: usize = 24;
-/// Longest table read, in bytes.
+/// Length in bytes of the longest table that is read.
 const LENGTH_LIMIT: u32 = 1 << 20;
 
-/// What the tables say.
+/// The content of the tables.
 #[derive(Default)]
 pub struct Tables {
     /// APIC ids of the CPUs, in the table's order.
     pub cpus: ArrayVec<u32, MAX_CPUS>,
-    /// The tables.
+    /// The tables found.
     pub tables: ArrayVec<FirmwareTable, MAX_TABLES>,
 }
 
-/// Reads the tables.
+/// Reads all tables that the system table lists.
 pub fn parse(memory: &impl PhysicalMemory, notices: &mut Notices) -> Tables {
     let mut found = Tables::default();
     let Some(system) = find(memory) else {
@@ -63,7 +63,7 @@ fn add_cpus(body: &[u8], found: &mut Tables, notices: &mut Notices) {
     }
 }
 
-/// The system table that is intact.
+/// Returns the address of the first intact system table.
 fn find(memory: &impl PhysicalMemory) -> Option<u64> {
     SEARCHED
         .step_by(BOUNDARY)
@@ -77,7 +77,7 @@ fn describe(address: u64, signature: &[u8; 4], memory: &impl PhysicalMemory) -> 
     FirmwareTable { signature: *signature, address, length, intact }
 }
 
-/// A table's bytes, by its own length.
+/// Returns a table's bytes, as many as its length field states.
 fn table(memory: &impl PhysicalMemory, address: u64) -> Option<&[u8]> {
     let length = u32_at(memory.bytes(address, HEADER_SIZE)?, 4)?;
     let is_sensible = (HEADER_SIZE as u32..=LENGTH_LIMIT).contains(&length);
@@ -96,7 +96,7 @@ mod tests {
 
     const START: u64 = SEARCHED.start;
 
-    /// Memory where the tables are.
+    /// Memory that contains only the searched range.
     struct Area(Vec<u8>);
 
     impl PhysicalMemory for Area {

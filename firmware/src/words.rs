@@ -1,15 +1,16 @@
-//! The kernel command line: words separated by spaces, `key` or `key=value`, a value in double quotes may hold spaces.
+//! The kernel command line: words separated by white space, each `key` or `key=value`. A value in
+//! double quotes may contain spaces.
 
-/// One word of the command line.
+/// A word of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word<'a> {
-    /// Before the first `=`, or all of it.
+    /// The part before the first `=`, or the whole word.
     pub key: &'a str,
-    /// After the first `=`, without quotes; empty if there is none.
+    /// The part after the first `=`, without quotes; empty if there is none.
     pub value: &'a str,
 }
 
-/// The words of `line`, in order.
+/// Returns the words of `line`, in order.
 pub fn words(line: &str) -> impl Iterator<Item = Word<'_>> {
     let mut rest = line;
     core::iter::from_fn(move || {
@@ -36,12 +37,13 @@ fn unquoted(text: &str) -> &str {
     text.strip_prefix('"').map_or(text, |inner| inner.strip_suffix('"').unwrap_or(inner))
 }
 
-/// The value of the last word with this key.
+/// Returns the value of the last word with this key.
 pub fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     words(line).filter(|word| word.key == key).last().map(|word| word.value)
 }
 
-/// A number as people write it: decimal, or hexadecimal with `0x`; `_` between digits is ignored.
+/// Parses a number as a user writes it: decimal, or hexadecimal with `0x`. Any `_` among the digits
+/// is ignored.
 pub fn number(text: &str) -> Option<u64> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),

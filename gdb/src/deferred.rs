@@ -1,5 +1,5 @@
-//! `monitor` with a command that needs CPUs that run: a thread executes it as soon as they do, and what it says goes to gdb, as
-//! output of what is debugged, and to the console.
+//! `monitor` commands that need running CPUs: a thread executes them once the CPUs run, and the
+//! output goes to the console and to gdb, as output of the program being debugged.
 
 use alloc::string::String;
 use core::cell::UnsafeCell;
@@ -14,26 +14,29 @@ use crate::packet;
 
 /// Longest command line, in bytes.
 pub const LINE_LIMIT: usize = 256;
-/// Time between two looks whether there is one.
+/// Interval at which the thread polls for a command line.
 const POLL: Duration = Duration::from_millis(50);
-/// Stack of the thread that executes commands, as the console's.
+/// Stack size of the thread that executes commands, the same as the console's.
 const STACK_SIZE: usize = 64 * 1024;
 
-/// A command line that waits: written by the stub while its length is 0, read by the thread while it is not.
+/// A pending command line: the stub writes it while `length` is 0, the thread reads it while it is
+/// not.
 struct Waiting {
     bytes: UnsafeCell<[u8; LINE_LIMIT]>,
     length: AtomicUsize,
 }
 
-// SAFETY: see the struct: who may touch the bytes is told by the length.
+// SAFETY: `length` decides which side may access the bytes, and each side changes it with release
+// ordering only after its last access.
 unsafe impl Sync for Waiting {}
 
 static WAITING: Waiting = Waiting { bytes: UnsafeCell::new([0; LINE_LIMIT]), length: AtomicUsize::new(0) };
 
-/// What a command has said, while the thread that has it is stopped: its place and length.
+/// Address and length of a command's output, valid while the thread that owns it is stopped.
 static OUTPUT: (AtomicPtr<u8>, AtomicUsize) = (AtomicPtr::new(core::ptr::null_mut()), AtomicUsize::new(0));
 
-/// Starts the thread, if there is a line to gdb. Once, when threads can be made.
+/// Starts the thread that executes deferred commands, if there is a line to gdb. Call once, when
+/// threads can be created.
 pub fn serve(extra: &'static [Command]) {
     if !debug::is_installed() {
         return;
@@ -44,10 +47,10 @@ pub fn serve(extra: &'static [Command]) {
     }
 }
 
-/// Leaves a command line for when CPUs run. All are stopped.
+/// Queues a command line until the CPUs run. All CPUs are stopped.
 ///
 /// # Errors
-/// The reason, if it cannot be.
+/// The reason, if another line is pending or the line is empty or too long.
 pub fn leave(line: &str) -> Result<(), &'static str> {
     if WAITING.length.load(Ordering::Acquire) != 0 {
         return Err("another command waits for the kernel to go on");
@@ -55,13 +58,13 @@ pub fn leave(line: &str) -> Result<(), &'static str> {
     if line.is_empty() || line.len() > LINE_LIMIT {
         return Err("the line is too long");
     }
-    // SAFETY: the length is 0, so the bytes are the stub's.
+    // SAFETY: the length is 0, so the thread does not access the bytes until the store below.
     unsafe { (&mut *WAITING.bytes.get())[..line.len()].copy_from_slice(line.as_bytes()) };
     WAITING.length.store(line.len(), Ordering::Release);
     Ok(())
 }
 
-/// The life of the thread.
+/// Executes queued command lines forever.
 fn execute_all(extra: &'static [Command]) {
     loop {
         let length = WAITING.length.load(Ordering::Acquire);
@@ -69,7 +72,8 @@ fn execute_all(extra: &'static [Command]) {
             thread::sleep(POLL);
             continue;
         }
-        // SAFETY: the length is not 0, so the bytes are this thread's.
+        // SAFETY: the length is not 0, so the stub does not write the bytes until the thread stores
+        // 0.
         let bytes = unsafe { &(&*WAITING.bytes.get())[..length] };
         let line = String::from_utf8_lossy(bytes).into_owned();
         WAITING.length.store(0, Ordering::Release);
@@ -83,13 +87,15 @@ fn execute_all(extra: &'static [Command]) {
     }
 }
 
-/// Tells gdb what a command has said, if it listens. All CPUs are stopped.
+/// Sends a deferred command's output to gdb, if `listens` says that gdb waits for it. All CPUs are
+/// stopped.
 pub fn send_output(listens: bool) {
     let start = OUTPUT.0.load(Ordering::Acquire);
     if start.is_null() || !listens {
         return;
     }
-    // SAFETY: the thread's string, and the thread is stopped.
+    // SAFETY: the pointer is non-null only between the two stores in `execute_all`, while the
+    // string lives, and the thread that owns the string is stopped.
     let said = unsafe { core::slice::from_raw_parts(start, OUTPUT.1.load(Ordering::Relaxed)) };
     packet::say(said);
 }

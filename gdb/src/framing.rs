@@ -1,25 +1,26 @@
-//! Packets out of bytes: `$`, text, `#`, two digits of checksum (gdb manual, "Overview" of the remote protocol). Whatever comes
-//! between packets, in the middle of one, or without an end, the next whole one is found.
+//! Assembles packets from bytes: `$`, text, `#`, two checksum digits (gdb manual, "Overview" of the
+//! remote protocol). After noise between packets, inside one, or a packet without an end, the next
+//! complete packet is found.
 
-/// Longest packet, frame included.
+/// Size limit of a packet, frame included.
 pub const PACKET_LIMIT: usize = 16 * 1024;
-/// gdb's Ctrl-C, between packets.
+/// The byte of gdb's Ctrl-C, between packets.
 const INTERRUPT: u8 = 0x03;
 
-/// What a byte completed.
+/// The result of a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing yet.
+    /// Nothing is complete yet.
     None,
     /// A packet has begun.
     Begun,
-    /// A packet is there whole: [`Framer::packet`].
+    /// A packet is complete: [`Framer::packet`].
     Packet,
-    /// A packet was damaged on its way: its sender shall repeat it.
+    /// A packet was damaged in transit; its sender must repeat it.
     Damaged,
-    /// A packet is longer than there is room for, and was dropped.
+    /// A packet exceeded [`PACKET_LIMIT`] and was dropped.
     TooLong,
-    /// gdb wants a stop.
+    /// gdb requests a stop.
     Interrupt,
 }
 
@@ -27,13 +28,13 @@ pub enum Event {
 enum State {
     Between,
     Text,
-    /// The first digit of the checksum comes next.
+    /// The first checksum digit comes next.
     Checksum,
-    /// The second one.
+    /// The second checksum digit comes next.
     Checksum2,
 }
 
-/// Puts packets together.
+/// The assembler of packets.
 pub struct Framer {
     bytes: [u8; PACKET_LIMIT],
     length: usize,
@@ -43,15 +44,15 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// Between packets.
+    /// Creates a framer between packets.
     pub const fn new() -> Self {
         Self { bytes: [0; PACKET_LIMIT], length: 0, state: State::Between, sum: 0, too_long: false }
     }
 
-    /// Takes a byte.
+    /// Takes a byte and returns what it completes.
     pub fn push(&mut self, byte: u8) -> Event {
         match (self.state, byte) {
-            // `$` begins anew wherever it comes: inside of a packet it is escaped.
+            // `$` starts a packet wherever it comes, because inside a packet it is escaped.
             (State::Between | State::Text, b'$') => {
                 (self.length, self.sum, self.too_long, self.state) = (0, 0, false, State::Text);
                 self.keep(byte);
@@ -104,12 +105,12 @@ impl Framer {
         }
     }
 
-    /// The packet that [`Event::Packet`] announced, with its frame.
+    /// Returns the packet that [`Event::Packet`] announced, with its frame.
     pub fn packet(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 
-    /// Its text.
+    /// Returns the packet's text.
     pub fn text(&self) -> &[u8] {
         self.packet().get(1..self.length.saturating_sub(3)).unwrap_or(&[])
     }
@@ -140,7 +141,7 @@ mod tests {
         assert_eq!(framer.push(INTERRUPT), Event::Interrupt);
         assert_eq!(feed(&mut framer, b"$\x03#"), Event::None);
         assert_eq!(feed(&mut framer, b"03"), Event::Packet);
-        // Half a packet, then a whole one.
+        // Half a packet, then a complete one.
         assert_eq!(feed(&mut framer, b"$m12,4$?#3f"), Event::Packet);
         assert_eq!(framer.text(), b"?");
     }
@@ -159,7 +160,7 @@ mod tests {
         fn after_any_noise_a_packet_sent_twice_is_found(noise in proptest::collection::vec(any::<u8>(), 0..600)) {
             let mut framer = Framer::new();
             noise.iter().for_each(|&byte| { framer.push(byte); });
-            // The first may complete what the noise began.
+            // The first packet may complete what the noise began.
             feed(&mut framer, b"$qC#b4");
             prop_assert_eq!(feed(&mut framer, b"$?#3f"), Event::Packet);
             prop_assert_eq!(framer.text(), b"?");

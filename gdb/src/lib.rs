@@ -1,11 +1,14 @@
-//! The in-kernel stub for gdb, on the `gdbstub` crate: an ordinary gdb stops, looks at and steps every CPU of a running kernel.
+//! The in-kernel stub for gdb, on the `gdbstub` crate: an ordinary gdb stops, inspects and steps
+//! every CPU of a running kernel.
 //!
-//! It runs on the debugger's line alone, polling, while all CPUs are stopped (`kernel::debug`): no locks, no allocation.
-//! - [`framing`]: packets out of bytes, whatever comes; pure, tested on the host.
-//! - [`packet`]: packets that are written here, gdbstub having none such.
-//! - [`registers`]: registers as gdb has them, and their description.
-//! - [`threads`]: what its threads are; [`target`]: what it can do; [`stub`]: when it may; [`monitor`]: the console's commands from gdb;
-//!   [`deferred`]: those that need CPUs that run.
+//! The stub is alone on the debugger's line and polls it while all CPUs are stopped
+//! (`kernel::debug`): no locks, no allocation.
+//! - [`framing`]: assembles packets from arbitrary bytes; pure, tested on the host.
+//! - [`packet`]: packets that gdbstub does not write.
+//! - [`registers`]: registers in gdb's order, and their description.
+//! - [`threads`]: gdb's threads; [`target`]: the operations on a stopped kernel; [`stub`]: the
+//!   session; [`monitor`]: the console's commands from gdb; [`deferred`]: commands that need
+//!   running CPUs.
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;

@@ -1,4 +1,4 @@
-//! `monitor`: the console's commands, from gdb, while all CPUs are stopped.
+//! gdb's `monitor`: the console's commands, while all CPUs are stopped.
 
 use core::fmt::{self, Write};
 
@@ -7,12 +7,12 @@ use gdbstub::target::ext::monitor_cmd::ConsoleOutput;
 
 use crate::deferred;
 
-/// Bytes sent to gdb in a packet, at most.
+/// Largest amount of text sent to gdb in one packet, in bytes.
 const CHUNK: usize = 256;
-/// Selects no thread.
+/// The argument of `thread` that clears the selection.
 const OFF: &str = "off";
 
-/// Gives gdb text in larger pieces than it is written in.
+/// A writer that collects text for gdb, to send fewer packets than there are writes.
 struct Pieces<'a, 'b> {
     out: &'a mut ConsoleOutput<'b>,
     kept: [u8; CHUNK],
@@ -41,20 +41,23 @@ impl Pieces<'_, '_> {
     }
 }
 
-/// Executes a command line, one with an unknown command as far as it goes. `thread N` also selects a thread, whose registers gdb then sees; `thread off` none.
+/// Executes a command line. `thread N` also selects the thread whose registers gdb sees; `thread
+/// off` clears the selection. A command that needs running CPUs is left to [`deferred`].
 pub fn execute(line: &str, extra: &'static [Command], selected: &mut Option<u64>, out: &mut ConsoleOutput<'_>) {
     let mut out = Pieces { out, kept: [0; CHUNK], length: 0 };
     let mut words = line.split_whitespace();
     let thread = words.next().filter(|&command| command == "thread").and_then(|_| words.next());
     if thread == Some(OFF) {
         *selected = None;
-    // SAFETY: in a stop.
+    // SAFETY: the stub runs on the host of a stop: all other CPUs are stopped and interrupts are
+    // off.
     } else if unsafe { console::needs_of(line, extra) } == Some(Needs::Cpus) {
         let _ = match deferred::leave(line) {
             Ok(()) => out.write_str("it needs CPUs that run: `continue`, and what it says comes then\n"),
             Err(reason) => writeln!(out, "error: {reason}"),
         };
-    // SAFETY: in a stop.
+    // SAFETY: the stub runs on the host of a stop: all other CPUs are stopped and interrupts are
+    // off.
     } else if unsafe { console::execute_stopped(line, &mut out) } == 0 && thread.is_some() {
         *selected = thread.and_then(firmware::words::number);
         let _ = out.write_str("its registers are shown; `monitor thread off` shows the CPUs' again\n");

@@ -1,4 +1,5 @@
-//! Packets that the stub writes itself, where gdbstub has none: output while the CPUs run, and the list of threads as one document.
+//! Packets that the stub writes itself because gdbstub does not: output while the CPUs run, and the
+//! thread list as one document.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -7,33 +8,34 @@ use arch_contract::debug::Debugging;
 use gdbstub::conn::Connection;
 use kernel::arch::Machine;
 
-/// Bytes of output in a packet.
+/// Bytes of output per packet.
 const CHUNK: usize = 512;
-/// What is offered beside what gdbstub offers.
+/// Features offered in addition to gdbstub's.
 const OFFERS: &[u8] = b";qXfer:threads:read+";
-/// Says that a packet arrived whole.
+/// Acknowledges a packet received intact.
 pub const ACKNOWLEDGEMENT: u8 = b'+';
-/// Stands before a byte that means something else in a packet, which is sent with this bit changed (gdb manual, "Overview").
+/// Precedes a byte with a special meaning in packets; that byte is sent with the bit `ESCAPED`
+/// inverted (gdb manual, "Overview").
 const ESCAPE: u8 = b'}';
 const ESCAPED: u8 = 0x20;
 
-/// Set while gdbstub answers a gdb that asks what is offered.
+/// Set while gdbstub's next reply is the one to `qSupported`.
 static ADDS_OFFERS: AtomicBool = AtomicBool::new(false);
 
-/// gdbstub's answer to the next packet is the one that says what is offered.
+/// Announces that gdbstub's next reply lists the supported features, so that ours are appended.
 pub fn add_offers() {
     ADDS_OFFERS.store(true, Ordering::Relaxed);
 }
 
-/// The line, written byte by byte.
+/// The debugger's line, as gdbstub writes it: byte by byte.
 pub struct Line {
     sum: u8,
-    /// Digits of a checksum that are still to come, and are wrong.
+    /// Digits still to come of gdbstub's checksum, which is wrong once features were appended.
     digits: u8,
 }
 
 impl Line {
-    /// Between packets.
+    /// Creates a line between packets.
     pub const fn new() -> Self {
         Self { sum: 0, digits: 0 }
     }
@@ -57,7 +59,7 @@ impl Connection for Line {
                     self.sum = self.sum.wrapping_add(byte);
                     Machine::debug_line_write(byte);
                 }
-                // `end` writes the checksum's frame.
+                // `end` writes `#` and the corrected checksum instead.
                 self.digits = 2;
                 return Ok(());
             }
@@ -80,7 +82,7 @@ fn end(sum: u8) {
     [b'#', digit(sum >> 4), digit(sum & 0xf)].into_iter().for_each(Machine::debug_line_write);
 }
 
-/// Sends a packet.
+/// Sends `text` as a packet.
 fn send(text: impl Iterator<Item = u8>) {
     let mut sum = 0u8;
     Machine::debug_line_write(b'$');
@@ -91,7 +93,7 @@ fn send(text: impl Iterator<Item = u8>) {
     end(sum);
 }
 
-/// Tells a gdb that waits for a stop something (gdb manual, "Stop Reply Packets").
+/// Sends text to a gdb that waits for a stop (gdb manual, "Stop Reply Packets").
 pub fn say(text: &[u8]) {
     for chunk in text.chunks(CHUNK) {
         let digits = chunk.iter().flat_map(|&byte| [digit(byte >> 4), digit(byte & 0xf)]);
@@ -99,7 +101,8 @@ pub fn say(text: &[u8]) {
     }
 }
 
-/// Answers a gdb that reads a part of a document (gdb manual, "General Query Packets", qXfer): `is_last` if nothing is behind it.
+/// Answers gdb's request for part of a document (gdb manual, "General Query Packets", qXfer).
+/// `is_last` means that the document ends with this part.
 pub fn send_part(part: &[u8], is_last: bool) {
     let escaped = part.iter().flat_map(|&byte| {
         let is_special = matches!(byte, b'#' | b'$' | b'*' | ESCAPE);
@@ -109,7 +112,7 @@ pub fn send_part(part: &[u8], is_last: bool) {
     send(core::iter::once(if is_last { b'l' } else { b'm' }).chain(escaped));
 }
 
-/// Writes text as XML has it.
+/// A writer that escapes text for XML.
 pub struct Xml<'a>(pub &'a mut dyn Write);
 
 impl Write for Xml<'_> {

@@ -1,5 +1,6 @@
-//! Registers in gdb's order, and the description that tells gdb that order (gdb manual, "i386 Features"): general and segment
-//! registers, x87, SSE, then AVX and AVX-512 where the CPU has them, and control registers of our own.
+//! Registers in gdb's order, and the target description that tells gdb that order (gdb manual,
+//! "i386 Features"): general and segment registers, x87, SSE, AVX and AVX-512 where the CPU has
+//! them, and control registers in a feature of our own.
 
 use core::fmt::{self, Write};
 use core::num::NonZeroUsize;
@@ -9,7 +10,7 @@ use arch_contract::fault::Registers as General;
 use gdbstub::arch::RegId;
 use kernel::arch::Machine;
 
-/// Largest save area: up to AVX-512 (SDM Vol. 1, 13.5).
+/// Size of the largest save area, which includes AVX-512 (SDM Vol. 1, 13.5).
 const AREA_LIMIT: usize = 2816;
 /// Offsets in an FXSAVE area (SDM Vol. 1, table 10-2).
 mod legacy {
@@ -24,7 +25,7 @@ mod legacy {
     pub const XMM: usize = 160;
 }
 
-/// The architecture, as gdb knows it.
+/// The architecture, as gdbstub knows it.
 pub enum X64 {}
 
 impl gdbstub::arch::Arch for X64 {
@@ -34,7 +35,7 @@ impl gdbstub::arch::Arch for X64 {
     type RegId = Number;
 }
 
-/// A register, by its number in gdb's order.
+/// A register's number in gdb's order.
 #[derive(Clone, Copy, Debug)]
 pub struct Number(usize);
 
@@ -51,21 +52,22 @@ impl RegId for Number {
     }
 }
 
-/// Registers in the packet that reads all of a thread: the general ones, where it is, flags, and segments. gdb reads the others,
-/// and writes all, one by one (gdb manual, "Packets", `g`, `p` and `P`). With the vectors the packet would have some 2 KiB, most often for
-/// nothing: gdb reads one for each thread that it lists.
+/// Number of registers in the `g` packet: general registers, instruction pointer, flags, and
+/// segments. gdb reads the others one by one, and writes all one by one (gdb manual, "Packets",
+/// `g`, `p` and `P`). With the vector registers the packet would have about 2 KiB, usually for
+/// nothing: gdb reads one for each thread it lists.
 const TOGETHER: usize = 24;
 
 /// All registers of a CPU.
 #[derive(Clone)]
 pub struct Registers {
-    /// General registers, instruction pointer, flags.
+    /// General registers, instruction pointer, and flags.
     pub general: General,
-    /// Segment and control registers: gdb reads them only.
+    /// Segment and control registers, read-only to gdb.
     pub system: SystemRegisters,
-    /// Floating-point and vector state, if it is known.
+    /// Floating-point and vector state, if known.
     pub vectors: Option<[u8; AREA_LIMIT]>,
-    /// They are those of a thread that does not run: only what a callee preserves is known.
+    /// The registers are those of a thread that is not running: only callee-saved ones are known.
     pub is_suspended: bool,
 }
 
@@ -89,11 +91,11 @@ impl PartialEq for Registers {
     }
 }
 
-/// A register, or a part of one, where it is.
+/// A register, or a part of one, in place.
 enum Piece<'a> {
-    /// Known bytes, which gdb may change.
+    /// Bytes that gdb may change.
     Bytes(&'a mut [u8]),
-    /// A number gdb may only read, and its bytes.
+    /// A number that gdb may only read, and its size in bytes.
     Number(u64, usize),
 }
 
@@ -107,7 +109,7 @@ impl Piece<'_> {
 }
 
 impl Registers {
-    /// Copies a vector state in.
+    /// Copies a vector state into the registers.
     pub fn set_vectors(&mut self, area: &[u8]) {
         let mut copy = [0; AREA_LIMIT];
         let length = area.len().min(AREA_LIMIT);
@@ -115,7 +117,7 @@ impl Registers {
         self.vectors = Some(copy);
     }
 
-    /// Copies a register out; its size, or `None` if it is not known or there is none.
+    /// Copies a register to `out` and returns its size; `None` if it is unknown or does not exist.
     pub fn read(&mut self, number: Number, out: &mut [u8]) -> Option<usize> {
         let (mut index, mut length) = (0, None);
         let is_suspended = self.is_suspended;
@@ -139,7 +141,8 @@ impl Registers {
         length
     }
 
-    /// Changes a register; false if there is none, gdb may only read it, or its size is another.
+    /// Changes a register. Returns false if it does not exist, is read-only, or differs in size
+    /// from `value`.
     pub fn write(&mut self, number: Number, value: &[u8]) -> bool {
         let (mut index, mut is_done) = (0, false);
         self.for_each(&Machine::vector_layout(), |piece| {
@@ -155,7 +158,7 @@ impl Registers {
         is_done
     }
 
-    /// Calls `each` with all registers in gdb's order.
+    /// Calls `each` with every register in gdb's order.
     fn for_each(&mut self, layout: &VectorLayout, mut each: impl FnMut(Piece<'_>)) {
         let mut word = |register: &mut u64, size: usize| {
             let mut bytes = register.to_le_bytes();
@@ -202,8 +205,9 @@ impl Registers {
     }
 }
 
-/// True if a register, by its number in gdb's order, is known of a thread that does not run: those a callee preserves
-/// (System V ABI, 3.2.1), where it goes on, and those that are the same for all.
+/// Returns true if the register with number `index` in gdb's order is known for a thread that is
+/// not running: callee-saved registers (System V ABI, 3.2.1), the address where it resumes, and
+/// registers that are the same for all threads.
 fn is_preserved(index: usize, piece: &Piece<'_>) -> bool {
     const INSTRUCTION_POINTER: usize = 16;
     const SEGMENTS: core::ops::Range<usize> = 18..24;
@@ -212,12 +216,13 @@ fn is_preserved(index: usize, piece: &Piece<'_>) -> bool {
         // RBX, RBP, RSP, R12 to R15.
         1 | 6 | 7 | 12..=INSTRUCTION_POINTER => true,
         _ if SEGMENTS.contains(&index) || BASES.contains(&index) => true,
-        // Behind them the rest of the vectors, which are bytes, and the control registers, which are numbers.
+        // Past the bases, the remaining vector registers are bytes and the control registers are
+        // numbers.
         _ => index >= BASES.end && matches!(piece, Piece::Number(..)),
     }
 }
 
-/// The x87 tag word from FXSAVE's bit per register: 0 in use, 3 empty.
+/// Expands FXSAVE's tag byte, one bit per register, to the x87 tag word: 0 in use, 3 empty.
 fn full_tags(abridged: u8) -> u64 {
     (0..8).filter(|bit| abridged & 1 << bit == 0).fold(0, |tags, bit| tags | 3 << (2 * bit))
 }
@@ -269,7 +274,7 @@ const GENERAL: [&str; 16] =
 const SEGMENTS: [&str; 6] = ["cs", "ss", "ds", "es", "fs", "gs"];
 const X87: [&str; 8] = ["fctrl", "fstat", "ftag", "fiseg", "fioff", "foseg", "fooff", "fop"];
 const CONTROL: [&str; 6] = ["cr0", "cr2", "cr3", "cr4", "cr8", "efer"];
-/// Flags with their bits (SDM Vol. 1, 3.4.3).
+/// Bits of the flags register (SDM Vol. 1, 3.4.3).
 const FLAGS: [(&str, u32); 16] = [
     ("CF", 0),
     ("PF", 2),
@@ -289,7 +294,7 @@ const FLAGS: [(&str, u32); 16] = [
     ("ID", 21),
 ];
 
-/// Writes the description.
+/// Writes the target description as XML.
 pub fn describe(out: &mut dyn Write, layout: &VectorLayout) -> fmt::Result {
     out.write_str("<?xml version=\"1.0\"?><!DOCTYPE target SYSTEM \"gdb-target.dtd\"><target version=\"1.0\">")?;
     out.write_str("<architecture>i386:x86-64</architecture><feature name=\"org.gnu.gdb.i386.core\">")?;
@@ -369,16 +374,16 @@ fn vector_types(out: &mut dyn Write) -> fmt::Result {
     out.write_str("</union>")
 }
 
-/// Keeps the part of a text that begins at an offset, as far as there is room.
+/// A writer that keeps the part of a text that begins at an offset, up to the buffer's size.
 pub struct Window<'a> {
     skip: u64,
     buffer: &'a mut [u8],
-    /// Bytes kept.
+    /// Number of bytes kept.
     pub length: usize,
 }
 
 impl<'a> Window<'a> {
-    /// What begins at `offset`.
+    /// Creates a window on the text from `offset` on.
     pub fn new(offset: u64, buffer: &'a mut [u8]) -> Self {
         Self { skip: offset, buffer, length: 0 }
     }

@@ -1,4 +1,4 @@
-//! When gdb may do what: the state of its session over many stops.
+//! The session with gdb: its state across stops, and the conversation during each.
 
 use core::cell::UnsafeCell;
 use core::time::Duration;
@@ -20,25 +20,27 @@ use crate::packet::{self, Line};
 use crate::target::Kernel;
 use crate::threads::View;
 
-/// How gdb says hello.
+/// The packet with which gdb begins a session.
 const HELLO: &[u8] = b"qSupported";
-/// How it asks that packets are not acknowledged any more.
+/// The packet that turns acknowledgements off.
 const NO_ACKNOWLEDGEMENTS: &[u8] = b"QStartNoAckMode";
-/// How LLDB, and never gdb, begins.
+/// A packet that LLDB sends at the beginning of a session and gdb never sends.
 const LLDB: &[u8] = b"QThreadSuffixSupported";
-/// How it reads the list of threads.
+/// The prefix of a request for part of the thread list.
 const THREAD_LIST: &[u8] = b"qXfer:threads:read::";
-/// What asks for a repetition, and what is said of a packet that is too long.
+/// The byte that requests retransmission.
 const REPEAT: u8 = b'-';
+/// Acknowledgement and empty reply, for a packet that is too long or that gdbstub cannot parse.
 const UNSUPPORTED: &[u8] = b"+$#00";
-/// What gdb waits for after this packet, and gdbstub leaves out where there is no extended mode.
+/// The reply to `vKill`, for which gdb waits and which gdbstub omits without extended mode.
 const KILL: &[u8] = b"vKill";
 const DONE: &[u8] = b"$OK#9a";
-/// How packets begin that gdb sends on its way to let the CPUs go on: which ways there are, breakpoints, registers, memory, threads.
+/// Prefixes of the packets that gdb sends just before it resumes CPUs: supported resume actions,
+/// breakpoints, registers, memory, thread selection.
 const BEFORE_GOING_ON: [&[u8]; 8] = [b"vCont?", b"Z", b"z", b"P", b"G", b"M", b"X", b"Hc"];
-/// Time between two looks whether something has come: less than a byte takes on a line of 115,200 baud.
+/// Polling interval of the line: less than a byte's time at 115,200 baud.
 const POLL: Duration = Duration::from_micros(20);
-/// Said of a thread that cannot be stepped.
+/// Message for a thread that cannot be stepped.
 const NOT_STEPPED: &[u8] = b"it does not run: set a breakpoint where it goes on (`info frame`), and continue\n";
 
 type Session = GdbStubStateMachine<'static, Kernel, Line>;
@@ -46,18 +48,19 @@ type Session = GdbStubStateMachine<'static, Kernel, Line>;
 struct State {
     kernel: Kernel,
     framer: Framer,
-    /// None as long as no gdb has said hello.
+    /// `None` until a gdb has sent its first packet.
     session: Option<Session>,
-    /// gdb has sent its Ctrl-C.
+    /// A Ctrl-C from gdb has arrived.
     interrupted: bool,
-    /// Bytes of a packet came while the CPUs ran: a gdb that begins.
+    /// A packet began while the CPUs ran, which means that a new gdb has connected.
     packet_begun: bool,
 }
 
 /// The stub.
 pub struct Stub(UnsafeCell<State>);
 
-// SAFETY: `kernel::debug` calls it on one CPU at a time.
+// SAFETY: `kernel::debug` calls the stub on one CPU at a time, so the state is never accessed
+// concurrently.
 unsafe impl Sync for Stub {}
 
 static STUB: Stub = Stub(UnsafeCell::new(State {
@@ -68,21 +71,25 @@ static STUB: Stub = Stub(UnsafeCell::new(State {
     packet_begun: false,
 }));
 
-/// gdbstub's own buffer for packets.
+/// The packet buffer that gdbstub borrows.
 struct PacketBuffer(UnsafeCell<[u8; PACKET_LIMIT]>);
 
-// SAFETY: lent to one session at a time.
+// SAFETY: `new_session` is the only user, runs on the host only, and lends the buffer to one
+// session at a time.
 unsafe impl Sync for PacketBuffer {}
 
 static PACKET_BUFFER: PacketBuffer = PacketBuffer(UnsafeCell::new([0; PACKET_LIMIT]));
 
-/// Gives the kernel this stub, which knows the image's commands; false if there is no line to a gdb.
+/// Installs the stub in the kernel and passes it the image's commands. Returns false if there is no
+/// line to a debugger.
 ///
 /// # Safety
-/// As for [`kernel::debug::install`].
+/// The conditions of [`kernel::debug::install`] hold: the boot CPU calls this once, before other
+/// CPUs start.
 pub unsafe fn install(options: &Options<'_>, extra: &'static [Command]) -> bool {
     let view = if options.debugs_cpus_only { View::Cpus } else { View::Threads };
-    // SAFETY: the caller's word: nobody uses the stub yet.
+    // SAFETY: the caller runs this once, on the boot CPU, before other CPUs start, so no other code
+    // uses the stub yet; `kernel::debug::install` requires the same.
     unsafe {
         (*STUB.0.get()).kernel.set_up(view, extra);
         kernel::debug::install(&STUB)
@@ -91,9 +98,10 @@ pub unsafe fn install(options: &Options<'_>, extra: &'static [Command]) -> bool 
 
 impl Debugger for Stub {
     fn attention(&self) -> bool {
-        // SAFETY: see `Stub`.
+        // SAFETY: `kernel::debug` calls the stub on one CPU at a time, so this reference is
+        // exclusive.
         let state = unsafe { &mut *self.0.get() };
-        // From the beginning of a packet on, bytes are read once all are stopped.
+        // Once a packet has begun, its remaining bytes are read when all CPUs are stopped.
         while !state.packet_begun
             && let Some(byte) = Machine::debug_line_read()
         {
@@ -107,25 +115,28 @@ impl Debugger for Stub {
     }
 
     fn takes_faults(&self) -> bool {
-        // SAFETY: as above; only looked at.
+        // SAFETY: `kernel::debug` calls the stub on one CPU at a time, and this only reads.
         unsafe { (*self.0.get()).session.is_some() }
     }
 
     fn stopped(&self, stop: &mut Stop) {
-        // SAFETY: as above.
+        // SAFETY: `kernel::debug` calls this on the host only, one CPU at a time, so this reference
+        // is exclusive.
         let State { kernel, framer, session, interrupted, packet_begun } = unsafe { &mut *self.0.get() };
         let (was_interrupted, is_new) = (core::mem::take(interrupted), core::mem::take(packet_begun));
         kernel.during(stop, |kernel| {
             let is_message = kernel.stop().reason == Reason::Message;
             if is_message {
-                // To a gdb that waits for a stop; if there is none, the console has it.
+                // The message reaches gdb only if it waits for a stop; the console has it in any
+                // case.
                 deferred::send_output(matches!(session, Some(GdbStubStateMachine::Running(_))) && !is_new);
             }
             if is_message && !was_interrupted && !is_new || goes_on_stepping(kernel, was_interrupted || is_new) {
                 return if is_message { kernel.go_on_as_before() } else { kernel.give_orders() };
             }
             *session = session.take().and_then(|session| match session {
-                // A packet while everything runs comes from a gdb that the old session knows nothing of.
+                // A gdb that waits for a stop sends no packets: this is a new gdb, and the old
+                // session is dead.
                 GdbStubStateMachine::Running(_) if is_new => None,
                 GdbStubStateMachine::Running(running) => {
                     let reason = reason_of(kernel, was_interrupted);
@@ -139,7 +150,8 @@ impl Debugger for Stub {
     }
 }
 
-/// True if what gdb wanted stepped is not done: the thread is elsewhere, or still in the range of addresses.
+/// Returns true if gdb's step is unfinished: the stepped thread is elsewhere, or still inside the
+/// range being stepped over.
 fn goes_on_stepping(kernel: &mut Kernel, wanted_otherwise: bool) -> bool {
     let (reason, host) = (kernel.stop().reason, kernel.stop().host);
     let hit = match reason {
@@ -161,7 +173,7 @@ fn goes_on_stepping(kernel: &mut Kernel, wanted_otherwise: bool) -> bool {
     (step.range.0..step.range.1).contains(&at)
 }
 
-/// Why the CPUs stopped, as gdb says it.
+/// Returns the reason for the stop, in gdb's terms.
 fn reason_of(kernel: &mut Kernel, was_interrupted: bool) -> MultiThreadStopReason<u64> {
     let host = kernel.stop().host;
     let tid = kernel.tid_of(host);
@@ -188,19 +200,23 @@ fn reason_of(kernel: &mut Kernel, was_interrupted: bool) -> MultiThreadStopReaso
     }
 }
 
-/// A session that has heard nothing yet, or none if gdbstub refuses its buffer.
-fn new_session(kernel: &mut Kernel) -> Option<Session> {
-    // SAFETY: the session that had the buffer is gone.
+/// Replaces a session, which gives the packet buffer up, by one at its beginning; `None` if gdbstub
+/// fails to start one.
+fn new_session(kernel: &mut Kernel, _before: Option<Session>) -> Option<Session> {
+    // SAFETY: the previous session, the only other borrower of the buffer, has been moved here and
+    // is not used any more.
     let buffer = unsafe { &mut *PACKET_BUFFER.0.get() };
     let stub = GdbStub::builder(Line::new()).with_packet_buffer(buffer).build().ok()?;
     stub.run_state_machine(kernel).ok()
 }
 
-/// Listens to gdb until it lets the CPUs go on. The session goes on with the next stop, unless gdb has left.
+/// Talks to gdb until it resumes the CPUs. Returns the session for the next stop, or `None` if gdb
+/// has detached.
 fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) -> Option<Session> {
     let mut session = session;
-    // gdb's Ctrl-C can overtake the packets that let the CPUs go on: they stop before they have begun. Before any packet that
-    // looks it is late, for a stop that gdb has meanwhile been told of: each time gdb first reads where that was.
+    // gdb's Ctrl-C can overtake the packets that resume the CPUs; the CPUs then stop before they
+    // have started. Followed by any other packet, the Ctrl-C is stale: gdb has meanwhile been told
+    // of a stop and is reading its state, as it does first after each stop.
     let mut interrupted = false;
     loop {
         session = match session {
@@ -214,7 +230,7 @@ fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) 
                 None => return Some(running.into()),
                 Some(tid) => {
                     packet::say(NOT_STEPPED);
-                    // Not the signal of a step, or gdb would go on stepping.
+                    // SIGSTOP rather than the signal of a step, or gdb would keep stepping.
                     running
                         .report_stop(kernel, MultiThreadStopReason::SignalWithThread { tid, signal: Signal::SIGSTOP })
                         .ok()
@@ -229,7 +245,8 @@ fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) 
             }
             idle => {
                 let Some(byte) = Machine::debug_line_read() else {
-                    // Looking all the time would keep an emulated device from what comes for it.
+                    // Polling without a pause would keep an emulated device from receiving its
+                    // input.
                     spin_until(POLL, || false);
                     session = idle;
                     continue;
@@ -260,13 +277,13 @@ fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) 
     }
 }
 
-/// Gives a whole packet to the session; to a new one if it is how a gdb begins.
+/// Passes a complete packet to the session, or to a new one if the packet begins a session.
 fn take_packet(kernel: &mut Kernel, framer: &Framer, session: Option<Session>) -> Option<Session> {
     let mut session = session;
     if framer.text().starts_with(HELLO) || session.is_none() {
-        // Nothing of a gdb that is gone shall stay.
+        // A new gdb must not inherit breakpoints or orders from the previous one.
         kernel.begin_anew();
-        session = new_session(kernel);
+        session = new_session(kernel, session);
     }
     if let (Some(GdbStubStateMachine::Idle(_)), Some(part)) = (&session, framer.text().strip_prefix(THREAD_LIST))
         && kernel.send_thread_list(part)
@@ -287,7 +304,8 @@ fn take_packet(kernel: &mut Kernel, framer: &Framer, session: Option<Session>) -
         kernel.acknowledges = false;
     }
     if session.is_none() {
-        // gdbstub gives up at what it cannot parse. Whoever sent it is told, and begins anew.
+        // gdbstub abandons the session on a packet it cannot parse. Report the packet as
+        // unsupported; the debugger's next packet begins a new session.
         UNSUPPORTED.iter().for_each(|&byte| Machine::debug_line_write(byte));
     }
     if framer.text().starts_with(KILL) && matches!(session, Some(GdbStubStateMachine::Disconnected(_))) {

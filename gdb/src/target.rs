@@ -1,4 +1,4 @@
-//! What gdb can do.
+//! The gdb target: what gdb can do to the kernel while all CPUs are stopped.
 
 use core::ptr::NonNull;
 
@@ -29,68 +29,71 @@ use crate::packet;
 use crate::registers::{Number, Registers, Window, X64, describe};
 use crate::threads::{self, Place, View, stopped_cpus};
 
-/// gdb's error numbers are those of POSIX.
+/// Error numbers of the remote protocol, which are those of POSIX.
 const NO_ACCESS: u8 = 14;
 const NO_SUCH_THREAD: u8 = 3;
-/// Bytes of the list of threads in a packet, at most.
+/// Size limit of one packet's part of the thread list, in bytes.
 const LIST_PART: usize = 4096;
 
-/// A CPU that steps until it has left a range of addresses.
+/// A range step: a CPU steps until its instruction pointer leaves a range of addresses.
 #[derive(Clone, Copy)]
 pub struct RangeStep {
-    /// The CPU.
+    /// The stepping CPU.
     pub cpu: usize,
-    /// Its first address, and the first behind it.
+    /// The range's first address, and the first address past its end.
     pub range: (u64, u64),
 }
 
-/// A thread that was stepped, and has left its CPU meanwhile: its step is over when it comes back.
+/// A stepped thread that has left its CPU: its step completes when it runs again.
 #[derive(Clone, Copy)]
 struct Awaited {
     thread: u64,
-    /// The hardware breakpoint where it goes on.
+    /// Index of the hardware breakpoint at the address where the thread resumes.
     place: usize,
 }
 
-/// The kernel, as gdb works with it while all CPUs are stopped.
+/// The kernel, as gdb sees it while all CPUs are stopped.
 pub struct Kernel {
-    /// Set while they are.
+    /// The current stop; `Some` only while all CPUs are stopped.
     stop: Option<NonNull<Stop>>,
-    /// What the CPUs that gdb did not name do.
+    /// The order for CPUs that gdb did not name.
     others: Order,
-    /// What gdb has told the CPUs it has named, most of them none.
+    /// The orders for CPUs that gdb did name; `None` for most.
     named: [Option<Order>; arch_contract::MAX_CPUS],
-    /// See [`RangeStep`].
+    /// The range step in progress, if any.
     pub range_step: Option<RangeStep>,
-    /// Packets are acknowledged.
+    /// gdb expects each packet to be acknowledged.
     pub acknowledges: bool,
-    /// It is LLDB that asks.
+    /// The debugger is LLDB, not gdb.
     pub is_lldb: bool,
-    /// A kernel thread whose registers gdb sees instead of those of the thread it names, by its number.
+    /// The kernel thread whose registers gdb sees in place of those of the thread it names
+    /// (`monitor thread N`).
     selected: Option<u64>,
     view: View,
-    /// The thread that gdb steps.
+    /// The thread that gdb single-steps.
     stepped: Option<u64>,
     awaited: Option<Awaited>,
-    /// The image's commands.
+    /// The image's own console commands.
     extra: &'static [Command],
-    /// A thread that gdb wants to step and that does not run.
+    /// A thread that gdb wants to step although it is not running.
     refused: Option<Tid>,
-    /// A thread that gdb has named to go on and that does not run: it goes on when the others let it.
+    /// A thread that gdb wants to continue although it is not running: it continues when it is
+    /// scheduled.
     waiting: Option<Tid>,
-    /// Where the thread is that gdb asked for last: looking for it takes a walk over all.
+    /// The last thread gdb asked for, and its place. Cached because a lookup walks all threads.
     last_place: Option<(Tid, Place)>,
 }
 
-// SAFETY: used by the host of a stop only.
+// SAFETY: the pointer in `stop` is set only during a stop, when the host alone uses this value, so
+// no other CPU can reach what it points to.
 unsafe impl Send for Kernel {}
 
-/// The kernel ends sooner than this.
+/// The target's error type, which has no values: target operations cannot fail fatally.
 #[derive(Debug)]
 pub enum Never {}
 
 impl Kernel {
-    /// Not stopped.
+    /// Creates the state before the first stop: no session, all CPUs run.
     pub const fn new() -> Self {
         let named = [None; arch_contract::MAX_CPUS];
         Self {
@@ -111,18 +114,19 @@ impl Kernel {
         }
     }
 
-    /// Sets what gdb's threads are, and the image's commands.
+    /// Sets the thread view and the image's console commands.
     pub fn set_up(&mut self, view: View, extra: &'static [Command]) {
         (self.view, self.extra) = (view, extra);
     }
 
-    /// True if a hardware breakpoint is the one where a stepped thread is awaited.
+    /// Returns true if hardware breakpoint `hit` is the one set for the awaited thread.
     pub fn is_awaited(&self, hit: Option<usize>) -> bool {
         self.awaited.is_some_and(|awaited| Some(awaited.place) == hit)
     }
 
-    /// A CPU has stepped, or come to a hardware breakpoint: true if that is none of gdb's business yet, because the thread that is
-    /// stepped is not there. Then it is awaited.
+    /// Handles a step or hardware breakpoint `hit` on the host. Returns true if gdb must not be
+    /// told yet because the stepped thread is no longer on this CPU; the thread is then awaited at
+    /// the address where it resumes.
     pub fn awaits_stepped(&mut self, hit: Option<usize>) -> bool {
         let host = self.stop().host;
         let running = self.stop().running(host).0;
@@ -140,11 +144,11 @@ impl Kernel {
         }
         let Some(thread) = self.stepped.filter(|&thread| hit.is_none() && thread != running) else { return false };
         if !self.stop().is_on_own_stack(host) {
-            // It is just leaving.
+            // The thread is still being switched out; its saved registers are not final.
             return true;
         }
         if self.others == Order::Stay {
-            // It cannot come back.
+            // The scheduler is locked, so the thread cannot run again.
             return false;
         }
         let Some((registers, _)) = threads::registers_of(thread) else { return false };
@@ -156,20 +160,20 @@ impl Kernel {
         true
     }
 
-    /// gdb decides anew, or is told of a stop: no step is awaited any more.
+    /// Stops awaiting a stepped thread: gdb gives new orders or is told of a stop.
     pub fn forget_awaited(&mut self) {
         if let Some(awaited) = self.awaited.take() {
             self.stop().hardware_breakpoints()[awaited.place] = None;
         }
     }
 
-    /// What gdb calls what runs on a CPU.
+    /// Returns gdb's id of what runs on a CPU.
     pub fn tid_of(&mut self, cpu: usize) -> Tid {
         let view = self.view;
         view.tid_of(self.stop(), cpu)
     }
 
-    /// Where what gdb calls so is; `None` if there is no such thing.
+    /// Returns where the thread with gdb's id `tid` is; `None` if there is no such thread.
     fn place_of(&mut self, tid: Tid) -> Option<Place> {
         if let Some((_, place)) = self.last_place.filter(|last| last.0 == tid) {
             return Some(place);
@@ -180,7 +184,7 @@ impl Kernel {
         Some(place)
     }
 
-    /// The CPU, if what gdb calls so runs on one.
+    /// Returns the CPU on which `tid` runs, if it is running.
     fn cpu_of(&mut self, tid: Tid) -> Option<usize> {
         match self.place_of(tid) {
             Some(Place::Cpu(cpu)) => Some(cpu),
@@ -188,12 +192,13 @@ impl Kernel {
         }
     }
 
-    /// A thread that gdb wanted to step although it does not run: once, after the order to go on, which then is none.
+    /// Takes the thread that gdb wanted to step although it is not running. Check after each
+    /// `resume`: if there is one, the CPUs must not go on.
     pub fn take_refused(&mut self) -> Option<Tid> {
         self.refused.take()
     }
 
-    /// Lets `work` work on a stop.
+    /// Runs `work` with `stop` as the current stop.
     pub fn during<T>(&mut self, stop: &mut Stop, work: impl FnOnce(&mut Self) -> T) -> T {
         self.stop = Some(NonNull::from(stop));
         let result = work(self);
@@ -201,14 +206,18 @@ impl Kernel {
         result
     }
 
-    /// The stop.
+    /// Returns the current stop.
+    ///
+    /// # Panics
+    /// If called outside [`during`](Self::during).
     pub fn stop(&mut self) -> &mut Stop {
         let mut stop = self.stop.expect("gdb is only listened to while all CPUs are stopped");
-        // SAFETY: set in `during` from an exclusive reference, which is not used meanwhile.
+        // SAFETY: `during` derives the pointer from an exclusive reference that it holds until it
+        // clears the pointer again, so this is the only reference in use.
         unsafe { stop.as_mut() }
     }
 
-    /// Gives each CPU the order that gdb has for it.
+    /// Passes gdb's orders to all CPUs.
     pub fn give_orders(&mut self) {
         let (others, named) = (self.others, self.named);
         self.selected = None;
@@ -217,7 +226,8 @@ impl Kernel {
         }
     }
 
-    /// A CPU that gdb lets go on, the host if it does: gdb only expects stops of these.
+    /// Returns a CPU that gdb resumes, the host if it is one: gdb expects stop reports only for
+    /// these.
     pub fn cpu_to_go_on(&mut self) -> usize {
         let (others, named) = (self.others, self.named);
         let goes_on = |cpu: &usize| named[*cpu].unwrap_or(others) != Order::Stay;
@@ -226,12 +236,12 @@ impl Kernel {
         if goes_on(&host) { host } else { stopped_cpus(stop).find(goes_on).unwrap_or(host) }
     }
 
-    /// Lets all go on with what they were doing, steps too.
+    /// Resumes all CPUs with their previous orders, unfinished steps included.
     pub fn go_on_as_before(&mut self) {
         self.stop().goes_on_as_before = true;
     }
 
-    /// Forgets what a gdb wanted that is gone.
+    /// Discards the state that an earlier gdb left: breakpoints, orders, steps and modes.
     pub fn begin_anew(&mut self) {
         self.stop().remove_all();
         (self.others, self.named, self.range_step) = (Order::Run, [None; arch_contract::MAX_CPUS], None);
@@ -239,13 +249,14 @@ impl Kernel {
         (self.acknowledges, self.is_lldb) = (true, false);
     }
 
-    /// Lets all go on, without a trace of gdb.
+    /// Resumes all CPUs and removes every trace of gdb.
     pub fn release(&mut self) {
         self.begin_anew();
         self.give_orders();
     }
 
-    /// Answers a gdb that reads a part of the list of threads: `OFFSET,LENGTH` in hexadecimal. False if that is something else.
+    /// Answers gdb's request for part of the thread list, `OFFSET,LENGTH` in hexadecimal. Returns
+    /// false if `part` does not parse.
     pub fn send_thread_list(&mut self, part: &[u8]) -> bool {
         let hexadecimal = |text: &str| u64::from_str_radix(text, 16).ok();
         let numbers = core::str::from_utf8(part).ok().and_then(|text| text.split_once(','));
@@ -262,7 +273,7 @@ impl Kernel {
         if self.acknowledges {
             Machine::debug_line_write(packet::ACKNOWLEDGEMENT);
         }
-        // A part that is not full is the last.
+        // A part shorter than requested is the last one.
         packet::send_part(&buffer[..written], written < length);
         true
     }
@@ -343,7 +354,7 @@ impl MultiThreadBase for Kernel {
 
     fn write_registers(&mut self, registers: &Registers, tid: Tid) -> TargetResult<(), Self> {
         let cpu = self.cpu_of(tid).filter(|_| self.selected.is_none());
-        // Of a thread that does not run, they are not in registers.
+        // The registers of a thread that is not running are on its stack, out of reach here.
         let cpu = cpu.ok_or(TargetError::Errno(NO_ACCESS))?;
         let stop = self.stop();
         *stop.registers(cpu) = registers.general;
@@ -385,15 +396,17 @@ impl MultiThreadBase for Kernel {
     }
 }
 
-/// gdb reads so what is not in the packet with all, and writes all; LLDB reads all so, as it takes nothing of that packet if one is not
-/// known.
+/// gdb reads this way the registers that the `g` packet omits, and writes all of them this way.
+/// LLDB reads all of them this way, because it rejects a `g` packet in which any register is
+/// unknown.
 impl SingleRegisterAccess<Tid> for Kernel {
     fn read_register(&mut self, tid: Tid, register: Number, out: &mut [u8]) -> TargetResult<usize, Self> {
         let mut registers = Registers::default();
         self.read_registers(&mut registers, tid)?;
         match registers.read(register, out) {
             Some(length) => Ok(length),
-            // "Unavailable" to gdb, for which an error would end the command; LLDB would take that for a value.
+            // Zero bytes mean "unavailable". An error would abort gdb's command; LLDB, on the other
+            // hand, would take zero bytes for a value.
             None if registers.is_suspended && !self.is_lldb => Ok(0),
             None => Err(TargetError::Errno(NO_ACCESS)),
         }
@@ -422,7 +435,8 @@ impl MonitorCmd for Kernel {
 impl MultiThreadResume for Kernel {
     fn resume(&mut self) -> Result<(), Never> {
         if self.others == Order::Stay && self.named.iter().all(Option::is_none) {
-            // Only a thread that does not run was to go on: then nothing would, and nobody would listen to gdb.
+            // gdb resumes only a thread that is not running. All CPUs would stay stopped and no CPU
+            // would listen to gdb, so refuse.
             let host = self.stop().host;
             self.refused = self.refused.or(self.waiting).or_else(|| Some(self.tid_of(host)));
         }
@@ -523,7 +537,8 @@ impl HwBreakpoint for Kernel {
     }
 }
 
-/// x86 cannot watch reads alone.
+/// Returns the hardware watchpoint for an access; `None` for reads alone, which x86 cannot watch,
+/// and for unsupported lengths.
 fn access_to(address: u64, length: u64, kind: WatchKind) -> Option<HardwareBreakpoint> {
     let length = u8::try_from(length).ok().filter(|length| [1, 2, 4, 8].contains(length))?;
     let watch = match kind {
@@ -544,10 +559,10 @@ impl HwWatchpoint for Kernel {
     }
 }
 
-/// Physical address the image is linked at.
+/// The physical address at which the image is linked.
 const LINKED_AT: u64 = 0x20_0000;
 
-/// How far the image was moved from where it was linked.
+/// Reports the image's displacement from its link address.
 impl SectionOffsets for Kernel {
     fn get_section_offsets(&mut self) -> Result<Offsets<u64>, Never> {
         let moved = kernel::boot::information().image.start.wrapping_sub(LINKED_AT);

@@ -1,4 +1,4 @@
-//! What gdb's threads are: the kernel's, those that run and those that wait, or only the CPUs.
+//! gdb's threads: the kernel's threads, running and waiting, or only the CPUs.
 
 use core::fmt::{self, Write};
 
@@ -11,34 +11,34 @@ use kernel::thread::{State, Thread};
 
 use crate::packet::Xml;
 
-/// What gdb shows as its threads.
+/// The view that decides what gdb lists as threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum View {
-    /// Kernel threads, by their numbers.
+    /// Kernel threads, by number.
     Threads,
     /// CPUs, numbered from 1.
     Cpus,
 }
 
-/// Added to the number of a CPU that has no thread yet, to tell it from one.
+/// Added to the number of a CPU without a thread, to keep it apart from thread numbers.
 const WITHOUT_THREAD: usize = 1 << 30;
 
-/// What of a thread gdb means.
+/// Where one of gdb's threads is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A stopped CPU, with the thread that runs on it.
+    /// On a stopped CPU, as its running thread.
     Cpu(usize),
-    /// A thread that does not run.
+    /// Not running; the kernel thread's number.
     Waiting(u64),
 }
 
-/// The CPUs that are stopped, also one that does not count as started yet.
+/// Returns the stopped CPUs, including one that does not count as started yet.
 pub fn stopped_cpus(stop: &Stop) -> impl Iterator<Item = usize> {
     (0..arch_contract::MAX_CPUS).filter(|&cpu| stop.is_stopped(cpu))
 }
 
 impl View {
-    /// What gdb calls what runs on a CPU.
+    /// Returns gdb's id of what runs on a CPU.
     pub fn tid_of(self, stop: &Stop, cpu: usize) -> Tid {
         let number = match self {
             Self::Cpus => cpu + 1,
@@ -50,7 +50,7 @@ impl View {
         Tid::new(number).unwrap_or(Tid::MIN)
     }
 
-    /// Where what gdb calls so is; `None` if there is no such thing.
+    /// Returns where the thread with gdb's id `tid` is; `None` if there is no such thread.
     pub fn place_of(self, stop: &Stop, tid: Tid) -> Option<Place> {
         let on_cpu = stopped_cpus(stop).find(|&cpu| self.tid_of(stop, cpu) == tid);
         on_cpu.map(Place::Cpu).or_else(|| {
@@ -59,7 +59,7 @@ impl View {
         })
     }
 
-    /// Calls `each` with all there are, those that run first, and what is to be said of them.
+    /// Calls `each` with every thread and its description, running threads first.
     pub fn for_each(self, stop: &Stop, each: &mut dyn FnMut(Tid, &About<'_>)) {
         for cpu in stopped_cpus(stop) {
             let (thread, name) = stop.running(cpu);
@@ -84,7 +84,7 @@ impl View {
         }
     }
 
-    /// The list of threads as gdb reads it whole (gdb manual, "Thread List Format").
+    /// Writes the thread list as gdb's document (gdb manual, "Thread List Format").
     pub fn write_list(self, stop: &Stop, out: &mut dyn Write) -> fmt::Result {
         out.write_str("<?xml version=\"1.0\"?>\n<threads>\n")?;
         self.for_each(stop, &mut |tid, about| {
@@ -96,12 +96,12 @@ impl View {
     }
 }
 
-/// What is said of one of gdb's threads.
+/// The description of one of gdb's threads.
 pub struct About<'a> {
     name: &'a str,
     state: State,
     cpu: usize,
-    /// The thread's number, where gdb's is another.
+    /// The kernel thread's number, where gdb's id is another.
     thread: Option<u64>,
 }
 
@@ -122,13 +122,14 @@ impl About<'_> {
     }
 }
 
-/// Runs what follows the kernel's lists, as `kernel::sandbox` says.
+/// Walks the kernel's lists in the sandbox, which survives a fault on a damaged list.
 fn attempt(mut work: impl FnMut()) {
-    // SAFETY: in a stop; nothing is allocated.
+    // SAFETY: the stub runs on the host of a stop: all other CPUs are stopped and interrupts are
+    // off; `work` allocates nothing.
     let _ = unsafe { sandbox::attempt(&mut work) };
 }
 
-/// True of a thread whose registers are on its stack.
+/// Returns true if the thread's registers are saved on its stack.
 fn is_suspended(thread: &Thread) -> bool {
     matches!(thread.state(), State::Ready | State::Blocked)
 }
@@ -139,7 +140,7 @@ fn is_waiting(thread: u64) -> bool {
     found
 }
 
-/// Where a thread that does not run goes on, and its thread pointer.
+/// Returns the registers with which a thread that is not running resumes, and its thread pointer.
 pub fn registers_of(thread: u64) -> Option<(Registers, u64)> {
     let mut found = None;
     attempt(|| {

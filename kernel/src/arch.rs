@@ -1,4 +1,4 @@
-//! The architecture this kernel is built for: `Cargo.toml` decides which crate `arch` is, nothing else asks.
+//! The architecture the kernel is built for. `Cargo.toml` alone decides which crate `arch` is.
 
 pub use arch::Machine;
 pub use arch_contract::Architecture;

@@ -1,4 +1,4 @@
-//! Functions on other CPUs, and inter-processor interrupts.
+//! Cross-CPU function calls and inter-processor interrupts.
 
 use core::alloc::Layout;
 use core::fmt;
@@ -20,22 +20,22 @@ use crate::thread::NoSuchCpu;
 use crate::time::Deadline;
 use crate::trace;
 
-/// How long a waiting call waits unless told otherwise.
+/// Default time limit of a call that waits.
 pub const DEFAULT_LIMIT: Duration = Duration::from_secs(1);
 
-/// Looks at an answer before the deadline is computed.
+/// Number of polls for an answer before the deadline is computed.
 const POLLS_WITHOUT_CLOCK: u32 = 100;
 
-/// Why a function did not run, or not run everywhere in time.
+/// Why a function did not run, or did not run on every CPU in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallError {
-    /// No memory for the request.
+    /// There is no memory for the request.
     OutOfMemory,
     /// The CPU does not run.
     NoSuchCpu(NoSuchCpu),
     /// The CPU did not answer in time; the function may still run there later.
     NoAnswer {
-        /// Which CPU, the first if there are several.
+        /// Index of the CPU, the first one if several did not answer.
         cpu: usize,
     },
 }
@@ -63,42 +63,42 @@ pub struct CpuSet {
 }
 
 impl CpuSet {
-    /// No CPU.
+    /// Creates an empty set.
     pub const fn new() -> Self {
         Self { words: [0; MAX_CPUS / 64] }
     }
 
-    /// All running CPUs.
+    /// Returns the set of all running CPUs.
     pub fn all() -> Self {
         cpu::all().map(|cpu| cpu.index).collect()
     }
 
-    /// Adds a CPU; indices no machine has are ignored.
+    /// Adds a CPU. Indices from [`MAX_CPUS`] on are ignored.
     pub fn insert(&mut self, cpu: usize) {
         if let Some(word) = self.words.get_mut(cpu / 64) {
             *word |= 1 << (cpu % 64);
         }
     }
 
-    /// Takes a CPU out.
+    /// Removes a CPU.
     pub fn remove(&mut self, cpu: usize) {
         if let Some(word) = self.words.get_mut(cpu / 64) {
             *word &= !(1 << (cpu % 64));
         }
     }
 
-    /// Number of CPUs in it.
+    /// Returns the number of CPUs in the set.
     pub fn len(&self) -> usize {
-        // By looking, because the CPUs this is compiled for need not count bits by an instruction.
+        // Not `count_ones`: the target CPUs need not have a population count instruction.
         self.iter().count()
     }
 
-    /// True if there is none.
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.words == [0; MAX_CPUS / 64]
     }
 
-    /// The CPUs in it, in order.
+    /// Returns the CPUs of the set, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = usize> + Clone {
         self.words.into_iter().enumerate().flat_map(|(index, word)| {
             let mut left = word;
@@ -119,7 +119,7 @@ impl FromIterator<usize> for CpuSet {
     }
 }
 
-/// A request as one target sees it: in that CPU's call mailbox.
+/// One target's part of a request, linked into that CPU's call mailbox.
 pub(crate) struct CallNode {
     next: AtomicPtr<CallNode>,
     request: *const Request,
@@ -133,15 +133,16 @@ impl Linked for CallNode {
     }
 }
 
-/// What all targets share. One block of memory: this, the closure behind it, then a node for each target.
+/// The part of a request that all targets share. A request is one block of memory: this header, the
+/// closure, then one node per target.
 #[repr(C)]
 struct Request {
     run: unsafe fn(*const Request),
     drop_closure: unsafe fn(*mut Request),
     layout: Layout,
-    /// Whose block this is, to be kept there again.
+    /// CPU the block belongs to and is returned to.
     home: &'static Cpu,
-    /// The caller and each target that has not run it.
+    /// One reference for the caller and one for each target that has not run the function yet.
     references: AtomicUsize,
 }
 
@@ -152,24 +153,28 @@ struct RequestWith<F> {
 }
 
 unsafe fn run_closure<F: Fn()>(request: *const Request) {
-    // SAFETY: made by `Call::new` for this type.
+    // SAFETY: `Call::new` stores this function only in a request whose closure is an `F`, and the
+    // closure is alive as long as the request has references.
     unsafe { ((*request.cast::<RequestWith<F>>()).closure)() };
 }
 
 unsafe fn drop_closure<F>(request: *mut Request) {
-    // SAFETY: made by `Call::new` for this type, dropped once by the last reference.
+    // SAFETY: `Call::new` stores this function only in a request whose closure is an `F`; only the
+    // release of the last reference calls it, so the closure is dropped once.
     unsafe { ptr::drop_in_place(&raw mut (*request.cast::<RequestWith<F>>()).closure) };
 }
 
-/// Bytes of the block each CPU keeps for its next request, besides those of a node for each CPU: most requests fit, also those
-/// to all CPUs, so that they need no memory, of which there may be none.
+/// Size in bytes, without the nodes, of the block each CPU keeps for its next request. With one
+/// node per CPU most requests fit, even those to all CPUs, so they do not allocate and work when
+/// memory is short.
 const KEPT_SIZE: usize = 128;
 const KEPT_ALIGN: usize = 16;
 static KEPT_BYTES: AtomicUsize = AtomicUsize::new(KEPT_SIZE);
 
 #[inline(always)]
 fn kept_block() -> Layout {
-    // SAFETY: the alignment is a power of two, and the size that of a few kilobytes.
+    // SAFETY: the alignment is a power of two, and the size of a few kilobytes does not overflow
+    // when rounded up to it.
     unsafe { Layout::from_size_align_unchecked(KEPT_BYTES.load(Ordering::Relaxed), KEPT_ALIGN) }
 }
 
@@ -178,15 +183,16 @@ fn is_kept(layout: Layout) -> bool {
     layout.size() <= KEPT_BYTES.load(Ordering::Relaxed) && layout.align() <= KEPT_ALIGN
 }
 
-/// Gives a CPU the block it keeps. Once.
+/// Gives a CPU the block it keeps for requests. Called once per CPU.
 pub(crate) fn prepare(cpu: &Cpu) -> Result<(), OutOfMemory> {
-    // The same for all CPUs, and set before the first one's block is made.
+    // The size is the same for all CPUs and is set before the first block is allocated.
     KEPT_BYTES.store(KEPT_SIZE + boot::information().cpus.len() * size_of::<CallNode>(), Ordering::Relaxed);
     cpu.kept_call_block.store(memory::allocate(kept_block(), Placement::Near)?.as_ptr(), Ordering::Relaxed);
     Ok(())
 }
 
-/// Memory for a request: the block this CPU kept, or a new one while that is in use. Interrupts off.
+/// Returns memory for a request: the block this CPU keeps, or a new one while that is in use.
+/// Interrupts must be off.
 #[inline(always)]
 fn take_block(layout: Layout, home: &Cpu) -> Option<NonNull<u8>> {
     if !is_kept(layout) {
@@ -196,23 +202,25 @@ fn take_block(layout: Layout, home: &Cpu) -> Option<NonNull<u8>> {
     NonNull::new(kept).or_else(|| memory::allocate(kept_block(), Placement::Near).ok())
 }
 
-/// Keeps the block for its CPU's next request, or frees it. Any context, any CPU.
+/// Keeps the block for its CPU's next request, or frees it. Callable from any context on any CPU.
 ///
 /// # Safety
-/// The block came from [`take_block`] with this layout and is not used any more.
+/// The block came from [`take_block`] with this layout, and nothing uses it any more.
 #[inline(always)]
 unsafe fn return_block(block: NonNull<u8>, layout: Layout, home: &Cpu) {
     if !is_kept(layout) {
-        // SAFETY: the caller's obligation.
+        // SAFETY: the caller guarantees that the block was allocated with this layout and is no
+        // longer used.
         return unsafe { memory::free(block, layout) };
     }
     if let Some(other) = NonNull::new(home.kept_call_block.swap(block.as_ptr(), Ordering::AcqRel)) {
-        // SAFETY: kept by an earlier call of this function, so of this layout.
+        // SAFETY: the swap made this CPU the block's only owner, and every kept block was allocated
+        // with the layout of `kept_block`.
         unsafe { memory::free(other, kept_block()) };
     }
 }
 
-/// The caller's end of a request.
+/// The caller's side of a request.
 struct Call {
     request: *mut Request,
     nodes: *mut CallNode,
@@ -227,7 +235,8 @@ impl Call {
         let home = cpu::this();
         let memory = take_block(layout, home).ok_or(CallError::OutOfMemory)?.as_ptr();
         let request = memory.cast::<RequestWith<F>>();
-        // SAFETY: the block has room for the request, and for `count` nodes at `offset`.
+        // SAFETY: the block has room for the request, and for `count` nodes at `offset`; it is not
+        // shared before this returns.
         unsafe {
             request.write(RequestWith {
                 request: Request {
@@ -254,23 +263,25 @@ impl Call {
     #[inline(always)]
     fn node(&self, index: usize) -> &CallNode {
         debug_assert!(index < self.count);
-        // SAFETY: there are `count` nodes, and the caller's reference keeps them.
+        // SAFETY: there are `count` nodes, and the caller's reference keeps the block allocated.
         unsafe { &*self.nodes.add(index) }
     }
 
-    /// Leaves a node in a CPU's mailbox and tells it.
+    /// Pushes a node into a CPU's call mailbox and interrupts the CPU if the mailbox was empty.
     #[inline(always)]
     fn send(&self, index: usize, target: &Cpu) {
-        // SAFETY: the node is in no mailbox and lives until the target gives its reference up.
+        // SAFETY: the node is in no mailbox yet, and the target's reference keeps it allocated
+        // until the target has run it.
         if unsafe { target.calls.push(self.node(index)) } {
             tell(target, CALL_VECTOR);
         }
     }
 
-    /// Waits until a target has run it, serving calls to this CPU meanwhile.
+    /// Waits until a target has run the function. With interrupts off, this CPU serves calls to
+    /// itself meanwhile, so that two CPUs calling each other do not deadlock.
     #[inline(always)]
     fn wait(&self, index: usize, cpu: usize, limit: Duration) -> Result<(), CallError> {
-        // Most answers come before it is worth looking at the clock.
+        // Most answers arrive sooner than reading the clock would pay off.
         for _ in 0..POLLS_WITHOUT_CLOCK {
             if self.node(index).done.load(Ordering::Acquire) {
                 return Ok(());
@@ -297,8 +308,10 @@ impl Call {
     }
 }
 
-/// Runs what other CPUs ask of this one while it waits for another, interrupts off: as in a handler, and in one that has not
-/// returned if the waiter is a handler itself.
+/// Runs the functions other CPUs ask of this one while it waits for an answer with interrupts off.
+/// They run as in an interrupt handler, so `in_interrupt` is set. If the waiter is a handler
+/// itself, `handler_waits` tells [`crate::interrupts::wait_for_handlers`] that this handler has not
+/// returned.
 fn serve_while_waiting() {
     let here = cpu::this();
     let in_handler = here.in_interrupt.swap(true, Ordering::Relaxed);
@@ -318,18 +331,20 @@ fn serve_while_waiting() {
 impl Drop for Call {
     #[inline(always)]
     fn drop(&mut self) {
-        // SAFETY: the caller's reference.
+        // SAFETY: `Call::new` took one reference for the caller, and this `Call` gives it up
+        // exactly once.
         unsafe { release(self.request) };
     }
 }
 
-/// Gives a reference up; the last one frees the request.
+/// Gives up a reference. The last one drops the closure and frees the request.
 ///
 /// # Safety
-/// The caller has a reference.
+/// The caller holds a reference and does not use the request afterwards.
 #[inline(always)]
 unsafe fn release(request: *mut Request) {
-    // SAFETY: as the caller has a reference, the request is there.
+    // SAFETY: the caller's reference keeps the request alive until the count drops, and the
+    // caller that drops it to zero has the request alone.
     unsafe {
         if (*request).references.fetch_sub(1, Ordering::AcqRel) == 1 {
             ((*request).drop_closure)(request);
@@ -339,12 +354,13 @@ unsafe fn release(request: *mut Request) {
     }
 }
 
-/// Runs what other CPUs asked this one to run: the interrupt that says so.
+/// Runs the functions other CPUs left in this CPU's call mailbox. Handler of [`CALL_VECTOR`].
 pub(crate) fn interrupt(_: usize) {
     let here = cpu::this();
     here.calls.drain(|node| {
         here.counters.calls.add(1);
-        // SAFETY: the node is ours until its reference is given up; `done` is the last thing the caller may see of it.
+        // SAFETY: the target's reference keeps the node until `release`. `done` is stored last,
+        // because the caller may return as soon as it sees it.
         unsafe {
             let request = (*node).request;
             ((*request).run)(request);
@@ -354,7 +370,8 @@ pub(crate) fn interrupt(_: usize) {
     });
 }
 
-/// Runs `function` on a CPU, in its interrupt handler, and waits for it at most `limit`. Any context.
+/// Runs `function` on a CPU, in its interrupt handler, and waits at most `limit` for it. On the
+/// calling CPU it runs directly, with interrupts off. Callable from any context.
 ///
 /// # Errors
 /// See [`CallError`].
@@ -368,11 +385,12 @@ pub fn on<F: Fn() + Send + Sync + 'static>(cpu: usize, function: F, limit: Durat
     }
     let call = Call::new(function, 1)?;
     call.send(0, target);
+    // Before the wait, so that a caller with interrupts on serves calls to its CPU by interrupt.
     drop(guard);
     call.wait(0, cpu, limit)
 }
 
-/// Lets `function` run on a CPU without waiting for it. Any context.
+/// Starts `function` on a CPU without waiting for it. Callable from any context.
 ///
 /// # Errors
 /// See [`CallError`].
@@ -387,10 +405,11 @@ pub fn start_on<F: Fn() + Send + Sync + 'static>(cpu: usize, function: F) -> Res
     Ok(())
 }
 
-/// Runs `function` on each CPU of a set, all at once, and waits at most `limit` for each. Any context.
+/// Runs `function` on every CPU of a set at the same time and waits at most `limit` for each.
+/// Callable from any context.
 ///
 /// # Errors
-/// See [`CallError`]. Where one CPU fails, the function still runs on the others.
+/// See [`CallError`]. If one CPU fails to answer, the function still runs on the others.
 pub fn on_set<F: Fn() + Send + Sync + 'static>(cpus: CpuSet, function: F, limit: Duration) -> Result<(), CallError> {
     if let Some(absent) = cpus.iter().find(|&cpu| cpu::get(cpu).is_none()) {
         return Err(CallError::NoSuchCpu(NoSuchCpu(absent)));
@@ -401,13 +420,13 @@ pub fn on_set<F: Fn() + Send + Sync + 'static>(cpus: CpuSet, function: F, limit:
     others.remove(here.index);
     let call = Call::new(function, others.len())?;
     for (index, cpu) in others.iter().enumerate() {
-        // All of the set are there, as was seen above.
+        // Every CPU of the set exists, as checked at the start.
         if let Some(target) = cpu::get(cpu) {
             call.send(index, target);
         }
     }
     if others != cpus {
-        // SAFETY: the request is alive.
+        // SAFETY: the reference that `call` holds keeps the request and its closure alive.
         unsafe { ((*call.request).run)(call.request) };
     }
     drop(guard);
@@ -426,14 +445,14 @@ pub fn on_all<F: Fn() + Send + Sync + 'static>(function: F, limit: Duration) -> 
     on_set(CpuSet::all(), function, limit)
 }
 
-/// How long each CPU may take to flush its TLB.
+/// Time each CPU has to flush its TLB.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
-/// Flushes the TLBs of all CPUs. Blocks: for threads only. Where memory for the request is short, it waits for its turn to have
-/// some: who flushes is often about to give memory back.
+/// Flushes the TLBs of all CPUs. May block, so only threads may call it. If there is no memory for
+/// the request, it yields and retries, because a caller that flushes is often about to free memory.
 ///
 /// # Errors
-/// See [`CallError`]: then a CPU may still use the old translations.
+/// See [`CallError`]; a CPU may then still use the old translations.
 pub fn flush_tlbs() -> Result<(), CallError> {
     match on_all(Machine::flush_tlb, FLUSH_LIMIT) {
         Err(CallError::OutOfMemory) => flush_tlbs_once_there_is_memory(),
@@ -453,8 +472,9 @@ fn flush_tlbs_once_there_is_memory() -> Result<(), CallError> {
     }
 }
 
-/// Interrupts a CPU for whose mailbox this one's item is the first: no later sender does. So if that fails, this CPU's timer
-/// tries again until it succeeds. Interrupts off.
+/// Interrupts a CPU into whose empty mailbox this CPU just pushed an item. Later senders find the
+/// mailbox filled and send nothing, so if the interrupt cannot be sent, this CPU's timer retries
+/// until it can. Interrupts must be off.
 #[inline(always)]
 pub(crate) fn tell(target: &Cpu, vector: u8) {
     trace::event(Kind::Ipi, target.index as u64, u64::from(vector));
@@ -472,7 +492,7 @@ fn send(cpu: usize, vector: u8) -> Result<(), IpiError> {
     Machine::send_ipi(cpu, vector)
 }
 
-/// Time between two attempts.
+/// Time between two attempts to interrupt a CPU.
 const TELL_INTERVAL: Duration = Duration::from_micros(100);
 
 #[cold]
@@ -482,7 +502,8 @@ fn tell_later(target: &Cpu) {
     }
 }
 
-/// The timer of a CPU that was not told: interrupt context. Either mailbox may be the one.
+/// Retries an interrupt that could not be sent. Runs in the timer interrupt. Either mailbox may
+/// hold the item, so both vectors are sent.
 pub(crate) fn tell_again(cpu: usize) {
     let Some(target) = cpu::get(cpu) else { return };
     target.is_untold.store(false, Ordering::Release);
@@ -490,7 +511,7 @@ pub(crate) fn tell_again(cpu: usize) {
     tell(target, RESCHEDULE_VECTOR);
 }
 
-/// Interrupts that fail because a test wants it, or that it wants to know of.
+/// Fault injection for interrupts: makes attempts fail, and lets a test hook them.
 #[cfg(feature = "faults")]
 pub mod faults {
     use core::sync::atomic::{AtomicUsize, Ordering};
@@ -500,17 +521,17 @@ pub mod faults {
     static LEFT: AtomicUsize = AtomicUsize::new(0);
     static HOOK: SpinLock<Option<fn()>> = SpinLock::new(None);
 
-    /// Calls a function at the next attempt to tell a CPU, before it is told.
+    /// Calls `hook` at the next attempt to interrupt a CPU, before the interrupt is sent.
     pub fn on_next_interrupt(hook: fn()) {
         *HOOK.lock() = Some(hook);
     }
 
-    /// Makes the next `count` attempts to tell a CPU fail.
+    /// Makes the next `count` attempts to interrupt a CPU fail.
     pub fn fail_next_interrupts(count: usize) {
         LEFT.store(count, Ordering::SeqCst);
     }
 
-    /// Calls the hook; true if this attempt shall fail.
+    /// Calls the hook and returns whether this attempt must fail.
     pub(super) fn meet_interrupt() -> bool {
         let hook = HOOK.lock().take();
         if let Some(hook) = hook {
@@ -520,13 +541,14 @@ pub mod faults {
     }
 }
 
-/// Sends an inter-processor interrupt; its handler is registered with [`crate::interrupts::register_vector`].
+/// Sends an inter-processor interrupt. Its handler is registered with
+/// [`crate::interrupts::register_vector`].
 ///
 /// # Errors
 /// See [`IpiError`].
 ///
 /// # Panics
-/// For the vectors of exceptions, whose entries expect what those push.
+/// If `vector` is that of an exception, whose entry code expects the frame an exception pushes.
 #[inline]
 pub fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
     assert!(vector >= FIRST_VECTOR, "vector {vector} is an exception's");
@@ -539,6 +561,9 @@ pub fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
 ///
 /// # Errors
 /// See [`IpiError`].
+///
+/// # Panics
+/// If `vector` is that of an exception.
 pub fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
     assert!(vector >= FIRST_VECTOR, "vector {vector} is an exception's");
     let _guard = InterruptGuard::new();

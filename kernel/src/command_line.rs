@@ -1,4 +1,4 @@
-//! The kernel's command line. Documented in `help boot` at the prompt.
+//! The kernel's command line. The prompt's `help boot` documents it.
 
 use core::time::Duration;
 
@@ -10,15 +10,15 @@ use crate::scheduler::Idle;
 /// What the kernel does after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterCrash {
-    /// Stops, so that a debugger finds everything as it was.
+    /// Stops, so that a debugger finds the machine as it was.
     Halt,
-    /// Ends the machine; QEMU's exit status says so.
+    /// Powers the machine off; QEMU's exit status reports the crash.
     Exit,
-    /// Starts over.
+    /// Reboots the machine.
     Reboot,
 }
 
-/// A keyboard's layout.
+/// A keyboard layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keyboard {
     /// American, 104 keys.
@@ -32,49 +32,51 @@ pub enum Keyboard {
 pub struct Options<'a> {
     /// `log=`: most detailed level logged.
     pub log: LevelFilter,
-    /// `cpus=`: most CPUs started.
+    /// `cpus=`: maximum number of CPUs used.
     pub cpus: usize,
-    /// `quantum_us=`: time slice.
+    /// `quantum_us=`: the scheduler's quantum.
     pub quantum: Duration,
-    /// `idle=`: what a CPU does that has nothing to run.
+    /// `idle=`: what an idle CPU does.
     pub idle: Idle,
-    /// `panic=`: what to do after a crash.
+    /// `panic=`: what the kernel does after a crash.
     pub after_crash: AfterCrash,
     /// `trace=`: whether the tracer is on from the start.
     pub trace: bool,
-    /// `trace=stream`: whether what it records is written while the machine runs.
+    /// `trace=stream`: whether recorded events are written out while the machine runs.
     pub streams_trace: bool,
-    /// `watchdog=`: how long a CPU may not answer and a thread not give way.
+    /// `watchdog=`: how long a CPU may leave interrupts unanswered, and a thread may run without
+    /// giving way.
     pub watchdog: Option<Duration>,
-    /// `gdb=wait`: whether to wait for a debugger before the first thread runs.
+    /// `gdb=wait`: whether the kernel waits for a debugger before the first thread runs.
     pub waits_for_debugger: bool,
     /// `gdb=cpus`: whether a debugger sees CPUs instead of threads.
     pub debugs_cpus_only: bool,
     /// `run=`: commands to execute instead of an interactive session.
     pub run: Option<&'a str>,
-    /// `keyboard=`: what is printed on the keys.
+    /// `keyboard=`: layout of the keyboard.
     pub keyboard: Keyboard,
     /// `script=`: commands to execute before the first prompt.
     pub script: Option<&'a str>,
 }
 
-/// A word that was not understood.
+/// A word of the command line that was not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unknown<'a> {
     /// The key.
     pub key: &'a str,
-    /// The value, if the key is known and the value is wrong.
+    /// The value.
     pub value: &'a str,
-    /// What would be right.
+    /// Description of what is accepted.
     pub expected: &'static str,
 }
 
-/// Words for the architecture's start-up code.
+/// Keys that the architecture's start-up code reads.
 const ARCHITECTURE_WORDS: [&str; 2] = ["phi.ring", "apic"];
-/// The same whose values are ports.
+/// Keys of the architecture's start-up code whose values are ports.
 const PORT_WORDS: [&str; 3] = ["debug-exit", "trace-port", "crash-port"];
 
-/// Reads the line; calls `unknown` for each word that is not understood and goes on with the defaults.
+/// Parses the command line. Calls `unknown` for each word that is not understood; the option keeps
+/// its value.
 pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options<'a> {
     let mut options = Options {
         log: LevelFilter::Info,
@@ -203,7 +205,7 @@ pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options
     options
 }
 
-/// A log level by name.
+/// Returns the log level of that name.
 pub fn level(name: &str) -> Option<LevelFilter> {
     match name {
         "off" => Some(LevelFilter::Off),

@@ -1,4 +1,4 @@
-//! What belongs to each CPU.
+//! Per-CPU data of the kernel.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -19,63 +19,67 @@ use crate::thread::registry::Registry;
 use crate::thread::stock::Stock;
 use crate::time::timer::{TimerNode, TimerQueue};
 
-/// Data of one CPU that only that CPU touches, with interrupts off.
+/// Data that only its CPU accesses, with interrupts off.
 pub struct Owned<T>(UnsafeCell<T>);
 
-// SAFETY: `get` obliges its caller to be the owning CPU.
+// SAFETY: the contract of `get` restricts access to the owning CPU with interrupts off, so no two
+// CPUs reach the data at once.
 unsafe impl<T: Send> Sync for Owned<T> {}
 
 impl<T> Owned<T> {
-    /// Wraps data.
+    /// Wraps `data`.
     pub const fn new(data: T) -> Self {
         Self(UnsafeCell::new(data))
     }
 
-    /// The data.
+    /// Returns the data.
     ///
     /// # Safety
-    /// Called on the owning CPU with interrupts off, while no other reference obtained here is in use.
+    /// Called on the owning CPU with interrupts off, or by the host while the owning CPU is stopped
+    /// or has not started. No other reference obtained here is in use.
     #[expect(clippy::mut_from_ref, reason = "the caller vouches for exclusive access")]
     #[inline(always)]
     pub unsafe fn get(&self) -> &mut T {
-        // SAFETY: the caller's obligation.
+        // SAFETY: the caller guarantees that no other CPU and no other reference accesses the data
+        // meanwhile.
         unsafe { &mut *self.0.get() }
     }
 }
 
-/// Event counts of a CPU since start. Written by their CPU, read by anyone.
+/// A CPU's event counts since its start. Written by that CPU, read by any.
 #[derive(Default)]
 pub struct Counters {
     /// Context switches.
     pub switches: Counter,
-    /// Threads made ready by other CPUs.
+    /// Threads that other CPUs made ready here.
     pub remote_wakeups: Counter,
     /// Functions run for other CPUs.
     pub calls: Counter,
-    /// Times a thread was made to give way.
+    /// Preemptions of threads.
     pub preemptions: Counter,
     /// Cycles spent in the idle thread, up to its last switch.
     pub idle_cycles: Counter,
 }
 
-/// A count with one writer.
+/// A counter with a single writer.
 #[derive(Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds. Only the owning CPU, interrupts off.
+    /// Adds `amount`. A plain load and store, so only the owning CPU may call it, with interrupts
+    /// off.
     #[inline(always)]
     pub fn add(&self, amount: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
     }
 
-    /// The count.
+    /// Returns the count.
     pub fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Cache line size of every architecture here, in bytes.
+/// A value aligned to a cache line, which is 64 bytes on every supported architecture.
 #[repr(align(64))]
 pub struct CacheLine<T>(pub T);
 
@@ -87,40 +91,43 @@ impl<T> core::ops::Deref for CacheLine<T> {
     }
 }
 
-/// One CPU. What its owner uses at every switch comes first; what others write has cache lines of its own.
+/// One CPU. The fields its owner uses at every switch come first; those that other CPUs write have
+/// cache lines of their own.
 #[repr(C)]
 pub struct Cpu {
-    /// Its index.
+    /// Index of the CPU.
     pub index: usize,
-    /// Its NUMA node.
+    /// NUMA node of the CPU.
     pub node: usize,
-    /// What its interrupt controller is called by.
+    /// The CPU's id at its interrupt controller.
     pub hardware_id: u32,
     /// Set in an interrupt handler to make the interrupted thread give way.
     pub(crate) give_way: AtomicBool,
-    /// True if it does so for a thread that was woken.
+    /// Set with `give_way` if the thread gives way to one woken by another CPU.
     pub(crate) displaced: AtomicBool,
-    /// When the counter reaches this, whoever is woken may displace the running thread again.
+    /// Cycle count until which a woken thread does not displace the running one.
     pub(crate) undisturbed_until: AtomicU64,
     pub(crate) in_interrupt: AtomicBool,
-    /// True while a thread here serves calls as a handler would: there is no interrupt, and no code that it interrupted.
+    /// Set while a thread here serves calls as a handler would. No interrupt is active then, and
+    /// there is no interrupted code.
     pub(crate) thread_serves: AtomicBool,
-    /// True while it serves calls in a handler that waits for another CPU.
+    /// Set while the CPU serves calls in a handler that waits for another CPU.
     pub(crate) handler_waits: AtomicBool,
-    /// How often it was seen outside all handlers by those who wait for that.
+    /// Number of times a waiter for handlers has seen this CPU outside all of them.
     pub(crate) seen_outside_handlers: Counter,
-    /// The owner whose handler runs here, null if none does.
+    /// Owner whose handler runs here, null if none does.
     pub(crate) handlers_owner: AtomicPtr<Owner>,
     pub(crate) tick_armed: AtomicBool,
     pub(crate) run_queue: Owned<RunQueue>,
-    /// Cycles at the last switch.
+    /// Cycle count at the last switch.
     pub(crate) switched_at: AtomicU64,
     pub(crate) idle: AtomicPtr<Thread>,
-    /// Count of switches when the tick was armed.
+    /// Number of switches when the tick was armed.
     pub(crate) switches_at_tick: AtomicU64,
-    /// A stack for finishing what a thread cannot finish on its own: exit, migration.
+    /// Top of the stack on which a thread's exit or migration is finished: neither can complete on
+    /// the thread's own stack.
     pub(crate) scheduler_stack_top: AtomicUsize,
-    /// Tops of its trap stacks.
+    /// Tops of the trap stacks.
     pub(crate) trap_stack_tops: [AtomicUsize; Machine::INTERRUPT_STACKS],
     pub(crate) caches: Owned<ObjectCaches>,
     pub(crate) stock: Owned<Stock>,
@@ -130,13 +137,13 @@ pub struct Cpu {
     pub(crate) mailbox: CacheLine<Mailbox<Thread>>,
     pub(crate) attention: CacheLine<AttentionWord>,
     pub(crate) calls: CacheLine<Mailbox<CallNode>>,
-    /// Memory for its next call; null while one uses it.
+    /// Memory for the next cross-CPU call; null while a call uses it.
     pub(crate) kept_call_block: AtomicPtr<u8>,
     pub(crate) timers: CacheLine<SpinLock<TimerQueue>>,
     pub(crate) registry: CacheLine<SpinLock<Registry>>,
-    /// Ends the running thread's quantum.
+    /// Timer that ends the running thread's quantum.
     pub(crate) tick: TimerNode,
-    /// Set on a CPU that has to tell this one something, but could not.
+    /// Timer that retries an interrupt to this CPU. It is set on the CPU that could not send it.
     pub(crate) untold: TimerNode,
     pub(crate) is_untold: AtomicBool,
     /// Interrupts taken, by vector.
@@ -147,7 +154,7 @@ static CPUS: [AtomicPtr<Cpu>; MAX_CPUS] = [const { AtomicPtr::new(core::ptr::nul
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 impl Cpu {
-    /// A CPU's data before it runs.
+    /// Creates the data of a CPU that does not run yet.
     pub(crate) fn new(index: usize, node: usize, hardware_id: u32) -> Self {
         Self {
             index,
@@ -184,71 +191,75 @@ impl Cpu {
         }
     }
 
-    /// Tops of its trap stacks, of [`crate::memory::stack::DEFAULT_SIZE`] bytes each.
+    /// Returns the tops of the CPU's trap stacks, each of [`crate::memory::stack::DEFAULT_SIZE`]
+    /// bytes.
     pub(crate) fn trap_stack_tops(&self) -> impl Iterator<Item = usize> {
         self.trap_stack_tops.iter().map(|top| top.load(Ordering::Relaxed))
     }
 
-    /// True if it has nothing to run, as it was at some moment during the call.
+    /// Returns whether the CPU had nothing to run at some moment during the call.
     pub fn is_asleep(&self) -> bool {
         self.attention.is_idle()
     }
 
-    /// True if this is the CPU the caller runs on. Only stable with interrupts off.
+    /// Returns whether this is the CPU the caller runs on. The answer is stable only with
+    /// interrupts off.
     pub fn is_this(&self) -> bool {
         core::ptr::eq(self, this())
     }
 }
 
-/// Makes a CPU known to the others. CPUs that never answered have no data.
+/// Makes a CPU visible to the others. CPUs that never answered are not published.
 pub(crate) fn publish(cpu: &'static Cpu) {
     CPUS[cpu.index].store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Release);
     COUNT.fetch_max(cpu.index + 1, Ordering::Release);
 }
 
-/// One more than the largest index of a running CPU.
+/// Returns one more than the largest index of a running CPU.
 pub fn limit() -> usize {
     COUNT.load(Ordering::Acquire)
 }
 
-/// Number of running CPUs.
+/// Returns the number of running CPUs.
 pub fn count() -> usize {
     all().count()
 }
 
-/// A running CPU by index.
+/// Returns the running CPU with this index.
 #[inline(always)]
 pub fn get(index: usize) -> Option<&'static Cpu> {
-    // SAFETY: null or published from a `&'static Cpu`.
+    // SAFETY: each entry is null or a pointer that `publish` made from a `&'static Cpu`.
     unsafe { CPUS.get(index)?.load(Ordering::Acquire).as_ref() }
 }
 
-/// All running CPUs.
+/// Returns all running CPUs.
 pub fn all() -> impl Iterator<Item = &'static Cpu> {
     (0..limit()).filter_map(get)
 }
 
-/// The CPU the caller runs on. A thread with interrupts on may have left it when this returns.
+/// Returns the CPU the caller runs on. A thread with interrupts on may have moved to another one by
+/// the time this returns.
 #[inline(always)]
 pub(crate) fn this() -> &'static Cpu {
-    // SAFETY: set to a `&'static Cpu` before anything calls this (`start`).
+    // SAFETY: the start-up code sets this to a `&'static Cpu` before anything on the CPU calls this
+    // function.
     unsafe { &*(Machine::local() as *const Cpu) }
 }
 
-/// True in an interrupt handler.
+/// Returns whether the caller runs in an interrupt handler.
 #[inline(always)]
 pub fn in_interrupt() -> bool {
     let _guard = InterruptGuard::new();
     this().in_interrupt.load(Ordering::Relaxed)
 }
 
-/// Index of the CPU the caller runs on, as it was at some moment during the call.
+/// Returns the index of the CPU the caller ran on at some moment during the call.
 pub fn this_index() -> usize {
     let _guard = InterruptGuard::new();
     this().index
 }
 
-/// Node of the CPU the caller runs on, as it was at some moment during the call.
+/// Returns the NUMA node of the CPU the caller ran on at some moment during the call.
 pub fn this_node() -> usize {
     let _guard = InterruptGuard::new();
     this().node

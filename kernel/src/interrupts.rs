@@ -1,4 +1,5 @@
-//! Interrupt handlers: by vector, by device line, steered to a CPU, counted by vector and CPU.
+//! Interrupt handlers: registered by vector or device line, steered to a CPU, counted by vector and
+//! CPU.
 
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -19,16 +20,16 @@ use crate::time::{Deadline, timer};
 use crate::trace;
 use crate::wait::InterruptSafe;
 
-/// Vector of "look into your mailbox".
+/// Vector that tells a CPU to look into its mailbox.
 pub const RESCHEDULE_VECTOR: u8 = 0xf1;
-/// Vector of "run a function".
+/// Vector that tells a CPU to run the functions in its call mailbox.
 pub const CALL_VECTOR: u8 = 0xf2;
-/// Vectors handed out to those who register.
+/// Vectors that [`register_vector`] hands out.
 const FREE_VECTORS: core::ops::Range<u8> = FIRST_VECTOR..0xe0;
-/// Most device lines with handlers.
+/// Maximum number of device lines with handlers.
 const LINE_LIMIT: usize = 64;
 
-/// A handler: a function and its argument, 0 if there is none.
+/// A handler: a function and its argument. The function is 0 if there is none.
 struct Handler {
     function: AtomicUsize,
     argument: AtomicUsize,
@@ -37,27 +38,27 @@ struct Handler {
 static HANDLERS: [Handler; 256] =
     [const { Handler { function: AtomicUsize::new(0), argument: AtomicUsize::new(0) } }; 256];
 
-/// Lines in use.
+/// Device lines with handlers.
 static LINES: SpinLock<ArrayVec<Line, LINE_LIMIT>> = SpinLock::new(ArrayVec::new_const());
 
 /// A device line with a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Its number.
+    /// Number of the line.
     pub number: u32,
-    /// Vector its handler is registered at.
+    /// Vector at which the handler is registered.
     pub vector: u8,
-    /// CPU it interrupts.
+    /// CPU that the line interrupts.
     pub cpu: usize,
     trigger: LineTrigger,
 }
 
-/// Why a handler was not registered or a line not steered.
+/// Why a handler was not registered or removed, or a line not steered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegisterError {
-    /// All vectors are taken.
+    /// All vectors are taken, or the limit of lines is reached.
     NoFreeVector,
-    /// The line has a handler already.
+    /// The line already has a handler.
     LineInUse(u32),
     /// The line has no handler.
     NotRegistered(u32),
@@ -79,7 +80,7 @@ impl fmt::Display for RegisterError {
     }
 }
 
-/// Registers the kernel's own handlers. Once, by the boot CPU.
+/// Registers the kernel's own handlers. Called once, by the boot CPU.
 pub(crate) fn init() {
     let own: [(u8, fn(usize)); 3] = [
         (Machine::TIMER_VECTOR, timer::interrupt),
@@ -91,7 +92,8 @@ pub(crate) fn init() {
     }
 }
 
-/// An interrupt arrived: the arch crate's callback, interrupts off. True if the interrupted thread should give way.
+/// Runs the handler of an interrupt that arrived; the arch crate calls this with interrupts off.
+/// Returns true if the interrupted thread must give way.
 #[inline(always)]
 pub(crate) fn dispatch(vector: u8) -> bool {
     let here = cpu::this();
@@ -101,7 +103,8 @@ pub(crate) fn dispatch(vector: u8) -> bool {
     let function = handler.function.load(Ordering::Acquire);
     if function != 0 {
         here.in_interrupt.store(true, Ordering::Relaxed);
-        // SAFETY: only `fn(usize)` and functions called alike are stored.
+        // SAFETY: the word is nonzero, and only pointers to functions with one word-sized argument,
+        // called like `fn(usize)`, are stored in it.
         let function = unsafe { core::mem::transmute::<usize, fn(usize)>(function) };
         function(handler.argument.load(Ordering::Relaxed));
         here.in_interrupt.store(false, Ordering::Relaxed);
@@ -114,8 +117,8 @@ pub(crate) fn dispatch(vector: u8) -> bool {
     false
 }
 
-/// Registers `handler(context)` for a vector of its own on all CPUs and returns the vector. It runs in interrupt
-/// context, interrupts off: see [`InterruptSafe`].
+/// Registers `handler(context)` on all CPUs at a vector of its own and returns the vector. The
+/// handler runs in interrupt context with interrupts off; see [`InterruptSafe`].
 ///
 /// # Errors
 /// [`RegisterError::NoFreeVector`].
@@ -126,41 +129,46 @@ pub fn register_vector<C: InterruptSafe + 'static>(context: &'static C, handler:
         .find(|&vector| HANDLERS[usize::from(vector)].function.load(Ordering::Relaxed) == 0)
         .ok_or(RegisterError::NoFreeVector)?;
     let slot = &HANDLERS[usize::from(vector)];
+    // The argument first: `dispatch` reads it after it has seen the function.
     slot.argument.store(core::ptr::from_ref(context) as usize, Ordering::Relaxed);
     slot.function.store(handler as *const () as usize, Ordering::Release);
     Ok(vector)
 }
 
-/// Removes a vector's handler; it is not running on any CPU when this succeeds. For threads.
+/// Removes the handler of a vector. On success the handler runs on no CPU any more. For threads
+/// only.
 ///
 /// # Errors
-/// [`CallError`], if a CPU did not answer: the handler is not called any more, but may still be running there, and the
-/// vector is not given out again. Calling this again waits again.
+/// [`CallError`], if a CPU did not answer: the handler is no longer called, but may still be
+/// running there, and the vector is not handed out again. Calling this function again waits again.
 pub fn unregister_vector(vector: u8) -> Result<(), CallError> {
     retire_vector(vector);
     wait_for_handlers(call::DEFAULT_LIMIT)?;
-    // SAFETY: just waited.
+    // SAFETY: the vector is retired, and `wait_for_handlers` has just found every CPU outside the
+    // handler.
     unsafe { release_vector(vector) };
     Ok(())
 }
 
-/// Keeps a vector's handler from being called from now on; one that runs goes on. Any context.
+/// Stops a vector's handler from being called. A handler that is already running continues.
+/// Callable from any context.
 pub fn retire_vector(vector: u8) {
     if FREE_VECTORS.contains(&vector) {
         HANDLERS[usize::from(vector)].function.store(retired as fn(usize) as usize, Ordering::Release);
     }
 }
 
-/// Waits until each CPU has left the handler it is in, if it is in one. For threads.
+/// Waits until every CPU has left the handler it was in, if any. For threads only.
 ///
 /// # Errors
-/// [`CallError`], if one has not within the limit.
+/// [`CallError`], if a CPU has not left it within the limit.
 pub fn wait_for_handlers(limit: Duration) -> Result<(), CallError> {
     let deadline = Deadline::after(limit);
     let counts = || cpu::all().map(|cpu| cpu.seen_outside_handlers.read());
     let before: ArrayVec<u64, MAX_CPUS> = counts().collect();
     loop {
-        // A CPU that answers a call has left the handlers it was in, unless it is one of these that waits and serves calls.
+        // A CPU that answers a call has left its handlers, unless one of them is waiting and serves
+        // calls meanwhile.
         let note = || {
             let here = cpu::this();
             if !here.handler_waits.load(Ordering::Relaxed) {
@@ -177,20 +185,21 @@ pub fn wait_for_handlers(limit: Duration) -> Result<(), CallError> {
     }
 }
 
-/// Lets a retired vector be given out again.
+/// Makes a retired vector available again.
 ///
 /// # Safety
-/// Its handler runs nowhere any more: [`wait_for_handlers`] has said so since it was retired.
+/// The vector's handler runs on no CPU: [`wait_for_handlers`] has returned `Ok` since the vector
+/// was retired.
 pub unsafe fn release_vector(vector: u8) {
     let retired = retired as fn(usize) as usize;
     let function = &HANDLERS[usize::from(vector)].function;
     let _ = function.compare_exchange(retired, 0, Ordering::AcqRel, Ordering::Relaxed);
 }
 
-/// Handler of a vector that has none any more and cannot be given out again yet.
+/// Placeholder handler of a retired vector that cannot be handed out again yet.
 fn retired(_: usize) {}
 
-/// Registers `handler(context)` for a device line, delivered to `cpu`.
+/// Registers `handler(context)` for a device line that is delivered to `cpu`.
 ///
 /// # Errors
 /// See [`RegisterError`]; nothing is registered then.
@@ -215,26 +224,30 @@ pub fn register_line<C: InterruptSafe + 'static>(
     }
     drop(known);
     if routed.is_err() {
-        // Nothing was routed to it, but anybody may have sent it. In vain, the vector stays taken.
+        // The line was not routed to the vector, but any CPU may have sent it as an IPI, so its
+        // handler may be running. If this fails, the vector stays taken.
         let _ = unregister_vector(vector);
     }
     routed
 }
 
-/// Masks a device line and removes its handler; it is not running on any CPU when this succeeds. For threads.
+/// Masks a device line and removes its handler. On success the handler runs on no CPU any more. For
+/// threads only.
 ///
 /// # Errors
-/// See [`RegisterError`]. After [`RegisterError::NoAnswer`] the handler is not called any more, but may still be running; the
-/// line stays taken, and calling this again waits again.
+/// See [`RegisterError`]. After [`RegisterError::NoAnswer`] the handler is no longer called, but
+/// may still be running. The line stays taken, and calling this function again waits again.
 pub fn unregister_line(line: u32) -> Result<(), RegisterError> {
     retire_line(line)?;
     wait_for_handlers(call::DEFAULT_LIMIT).map_err(RegisterError::NoAnswer)?;
-    // SAFETY: just waited.
+    // SAFETY: the line is retired, and `wait_for_handlers` has just found every CPU outside the
+    // handler.
     unsafe { release_line(line) };
     Ok(())
 }
 
-/// Masks a device line and keeps its handler from being called from now on; one that runs goes on.
+/// Masks a device line and stops its handler from being called. A handler that is already running
+/// continues.
 ///
 /// # Errors
 /// See [`RegisterError`].
@@ -246,19 +259,21 @@ pub fn retire_line(line: u32) -> Result<(), RegisterError> {
     Ok(())
 }
 
-/// Lets a retired line and its vector be used again.
+/// Makes a retired line and its vector available again.
 ///
 /// # Safety
-/// Its handler runs nowhere any more: [`wait_for_handlers`] has said so since it was retired.
+/// The line's handler runs on no CPU: [`wait_for_handlers`] has returned `Ok` since the line was
+/// retired.
 pub unsafe fn release_line(line: u32) {
     let mut known = LINES.lock();
     if let Some(position) = known.iter().position(|entry| entry.number == line) {
-        // SAFETY: the caller's word.
+        // SAFETY: the caller guarantees that the line's handler, which is this vector's, runs on no
+        // CPU any more.
         unsafe { release_vector(known.remove(position).vector) };
     }
 }
 
-/// Delivers a device line to another CPU from now on.
+/// Delivers a device line to another CPU.
 ///
 /// # Errors
 /// See [`RegisterError`].
@@ -270,18 +285,19 @@ pub fn steer(line: u32, cpu: usize) -> Result<(), RegisterError> {
     Ok(())
 }
 
-/// Interrupts with a vector that this CPU took.
+/// Returns how often this CPU has taken an interrupt with `vector`.
 pub fn count_here(vector: u8) -> u64 {
     let _guard = crate::lock::InterruptGuard::new();
     cpu::this().interrupt_counts[usize::from(vector)].read()
 }
 
-/// The device lines with handlers.
+/// Returns the device lines with handlers.
 pub fn lines() -> ArrayVec<Line, LINE_LIMIT> {
     LINES.lock().clone()
 }
 
-/// What a vector is for, where the kernel or a line uses it.
+/// Returns the purpose of a vector that the kernel or a device line uses, [`Purpose::Other`] for
+/// the rest.
 pub fn purpose(vector: u8) -> Purpose {
     match vector {
         vector if vector == Machine::TIMER_VECTOR => Purpose::Timer,
@@ -294,17 +310,17 @@ pub fn purpose(vector: u8) -> Purpose {
     }
 }
 
-/// What a vector is for.
+/// The purpose of a vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// The one-shot timer.
     Timer,
     /// Mail from another CPU.
     Reschedule,
-    /// A function for another CPU.
+    /// A cross-CPU function call.
     Call,
     /// A device line.
     Line(u32),
-    /// Registered for a vector of its own, or not at all.
+    /// A vector from [`register_vector`] without a line, or one without a handler.
     Other,
 }

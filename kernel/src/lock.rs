@@ -1,4 +1,5 @@
-//! The spin lock and the interrupt guard: the only exclusion that works everywhere, also in interrupt handlers.
+//! The spin lock and the interrupt guard, the only mutual exclusion that works everywhere, in
+//! interrupt handlers too.
 
 use core::cell::UnsafeCell;
 use core::mem::ManuallyDrop;
@@ -10,10 +11,11 @@ pub use raw::RawSpinLock;
 pub mod passing;
 mod raw;
 
-/// Interrupts are off on this CPU while it exists, and as they were before afterwards. Guards nest.
+/// Keeps interrupts off on this CPU while it exists, and restores their earlier state afterwards.
+/// Guards nest.
 pub struct InterruptGuard {
     were_enabled: bool,
-    /// Belongs to this CPU's flow of control.
+    /// A guard belongs to one CPU's flow of control.
     _not_send: core::marker::PhantomData<*const ()>,
 }
 
@@ -26,7 +28,7 @@ impl InterruptGuard {
         Self { were_enabled, _not_send: core::marker::PhantomData }
     }
 
-    /// True if interrupts will be on again once this guard goes.
+    /// Returns true if dropping this guard turns interrupts on again.
     pub fn were_enabled(&self) -> bool {
         self.were_enabled
     }
@@ -47,19 +49,21 @@ impl Drop for InterruptGuard {
     }
 }
 
-/// Data that any CPU may touch in any context, one at a time, with interrupts off. Hold it briefly; never block.
+/// Data that any CPU may access in any context, one at a time and with interrupts off. Hold the
+/// lock briefly; never block while holding it.
 pub struct SpinLock<T> {
     raw: RawSpinLock,
     data: UnsafeCell<T>,
 }
 
-// SAFETY: the raw lock admits one holder at a time, which may be on any CPU.
+// SAFETY: the raw lock admits one holder at a time, so sharing the lock only moves the data between
+// CPUs.
 unsafe impl<T: Send> Sync for SpinLock<T> {}
-// SAFETY: owning the lock is owning the data.
+// SAFETY: sending the lock sends the data it owns and nothing else, and `T` can be sent.
 unsafe impl<T: Send> Send for SpinLock<T> {}
 
 impl<T> SpinLock<T> {
-    /// A free lock around `data`.
+    /// Creates a free lock around `data`.
     pub const fn new(data: T) -> Self {
         Self { raw: RawSpinLock::new(), data: UnsafeCell::new(data) }
     }
@@ -78,13 +82,13 @@ impl<T> SpinLock<T> {
         self.raw.try_lock().then(|| SpinGuard { lock: self, interrupts: ManuallyDrop::new(interrupts) })
     }
 
-    /// The data, by a borrow that proves nobody else has it.
+    /// Returns the data. The exclusive borrow proves that nothing else accesses it.
     pub fn get_mut(&mut self) -> &mut T {
         self.data.get_mut()
     }
 }
 
-/// A held [`SpinLock`].
+/// A held [`SpinLock`]. Dropping the guard releases the lock and then restores the interrupt state.
 pub struct SpinGuard<'a, T> {
     lock: &'a SpinLock<T>,
     interrupts: ManuallyDrop<InterruptGuard>,
@@ -105,7 +109,7 @@ impl<T> Deref for SpinGuard<'_, T> {
     type Target = T;
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: the lock is held.
+        // SAFETY: this guard holds the lock, so nothing else writes the data.
         unsafe { &*self.lock.data.get() }
     }
 }
@@ -113,7 +117,8 @@ impl<T> Deref for SpinGuard<'_, T> {
 impl<T> DerefMut for SpinGuard<'_, T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: the lock is held, by this guard alone.
+        // SAFETY: this guard holds the lock and is borrowed exclusively, so nothing else accesses
+        // the data.
         unsafe { &mut *self.lock.data.get() }
     }
 }
@@ -122,7 +127,8 @@ impl<T> Drop for SpinGuard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
         self.lock.raw.unlock();
-        // SAFETY: dropped once, here, after the lock.
+        // SAFETY: the interrupt guard is dropped only here, after the lock is released, and not
+        // used again.
         unsafe { ManuallyDrop::drop(&mut self.interrupts) };
     }
 }

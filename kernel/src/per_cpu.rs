@@ -15,27 +15,29 @@ pub struct PerCpu<T> {
 }
 
 struct Value<T> {
-    /// True while it is borrowed, on its CPU.
+    /// Set while the value is borrowed, on its CPU.
     is_borrowed: AtomicBool,
     value: UnsafeCell<T>,
 }
 
-/// A borrow of this CPU's value, which ends when this goes, also by a panic.
+/// A borrow of this CPU's value. Dropping it ends the borrow, also when a panic unwinds.
 struct Borrow<'a>(&'a AtomicBool);
 
 impl Drop for Borrow<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        // Also for the CPU it is of, if the borrower has left that.
+        // The reference is to the mark of the CPU that was borrowed from, even if the borrower has
+        // moved since.
         self.0.store(false, Ordering::Release);
     }
 }
 
-// SAFETY: a CPU's value is only borrowed on that CPU with interrupts off, or by an exclusive borrow of all.
+// SAFETY: a CPU's value is borrowed only on that CPU with interrupts off, or through an exclusive
+// borrow of the whole variable.
 unsafe impl<T: Send> Sync for PerCpu<T> {}
 
 impl<T> PerCpu<T> {
-    /// Makes a value for each CPU, by its index.
+    /// Creates a value for each CPU from the CPU's index.
     ///
     /// # Errors
     /// [`OutOfMemory`].
@@ -48,10 +50,10 @@ impl<T> PerCpu<T> {
         Ok(Self { values: values.into_boxed_slice() })
     }
 
-    /// Calls `access` with this CPU's value, interrupts off. It must not block.
+    /// Calls `access` with this CPU's value and interrupts off. `access` must not block.
     ///
     /// # Panics
-    /// If `access` comes back here.
+    /// If `access` uses the same variable again.
     #[inline(always)]
     pub fn with<R>(&self, access: impl FnOnce(&mut T) -> R) -> R {
         let _guard = InterruptGuard::new();
@@ -59,18 +61,19 @@ impl<T> PerCpu<T> {
         assert!(!is_borrowed.load(Ordering::Acquire), "a per-CPU variable was used by the code that is using it");
         is_borrowed.store(true, Ordering::Relaxed);
         let _borrow = Borrow(is_borrowed);
-        // SAFETY: this CPU's value, interrupts off; the mark shows that there is no other borrow.
+        // SAFETY: this is the current CPU's value with interrupts off, and the mark shows that no
+        // other borrow of it exists.
         access(unsafe { &mut *value.get() })
     }
 
-    /// All values, by CPU, for whoever has it alone.
+    /// Returns all values, ordered by CPU. Needs exclusive access to the variable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.values.iter_mut().map(|value| value.0.value.get_mut())
     }
 }
 
 impl<T: Copy> PerCpu<T> {
-    /// This CPU's value.
+    /// Returns this CPU's value.
     #[inline(always)]
     pub fn get(&self) -> T {
         self.with(|value| *value)

@@ -1,4 +1,4 @@
-//! From the arch crate's entry to the first thread: the boot, as a story.
+//! The boot sequence, from the arch crate's entry to the first thread.
 
 use alloc::boxed::Box;
 use core::fmt;
@@ -17,11 +17,11 @@ use crate::thread;
 use crate::time::{self, Deadline};
 use crate::{boot, call, debug, interrupts, output, panic, scheduler, symbols, telemetry, trace, watchdog};
 
-/// How long a CPU may take to answer its start-up signal. Real ones take below a millisecond; an emulator on a busy
-/// host can take long.
+/// Time a CPU has to answer its start-up signal. Real CPUs take less than a millisecond; an
+/// emulator on a busy host can take long.
 const START_CPU_LIMIT: Duration = Duration::from_secs(1);
 
-/// Time between two looks whether it has.
+/// Time between two checks for the answer.
 const START_CPU_POLL: Duration = Duration::from_micros(50);
 
 static CALLBACKS: Callbacks = Callbacks {
@@ -34,20 +34,22 @@ static CALLBACKS: Callbacks = Callbacks {
     cpu_main: other_cpu_main,
 };
 
-/// What the image gives the kernel.
+/// The parts an image supplies to the kernel.
 pub struct Parts {
-    /// Runs in the first thread.
+    /// Main function of the first thread.
     pub first: fn(&Options<'static>),
-    /// A prompt for a machine that has crashed.
+    /// The prompt for a machine that has crashed.
     pub post_mortem: debug::PostMortem,
-    /// Installs a debugger, by [`debug::install`], whose conditions hold; false if there is no line to one.
+    /// Installs a debugger with [`debug::install`], whose safety conditions apply. Returns false if
+    /// there is no line to one.
     pub install_debugger: unsafe fn(&Options<'_>) -> bool,
 }
 
 /// Starts the kernel on the boot CPU.
 ///
 /// # Safety
-/// Once. Interrupts are off; the arch crate has readied this CPU and the clock, and what it says of the machine is true.
+/// Called once, with interrupts off. The arch crate has set up this CPU and the clock, and its
+/// description of the machine is true.
 pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts) -> ! {
     boot::keep(boot);
     Machine::install(&CALLBACKS);
@@ -70,7 +72,8 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
     if let Err(OutOfMemory) = debug::init(parts.post_mortem) {
         log::warn!("out of memory for debugging: there is no gdb, and no prompt after a crash");
     }
-    // SAFETY: called once, by the boot CPU, before other CPUs start.
+    // SAFETY: this is called once, by the boot CPU, before other CPUs start, as `debug::install`
+    // demands.
     match unsafe { (parts.install_debugger)(&options) } {
         true if options.waits_for_debugger => {
             log::info!("waiting for gdb on the second serial line");
@@ -114,21 +117,23 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
     idle_on_own_stack(boot_cpu)
 }
 
-/// The first thread runs the console, whose commands format much text.
+/// Stack size of the first thread. It runs the console, whose commands format much text.
 const MAIN_STACK_SIZE: usize = 4 * DEFAULT_SIZE;
 
-/// Everything a CPU needs to take part: its data, its idle thread, its stacks.
+/// Creates everything a CPU needs to run: its data, its idle thread, its stacks.
 fn create_cpu(index: usize) -> Result<&'static Cpu, OutOfMemory> {
     let description = boot::information().cpus[index];
     let data = Cpu::new(index, usize::from(description.node), description.hardware_id);
     let cpu: &'static Cpu = if index == 0 {
         let cpu = place_first(data)?;
+        // The allocations below find this CPU's object caches through this pointer.
         Machine::set_local(core::ptr::from_ref(cpu) as usize);
         cpu
     } else {
         Box::leak(memory::try_box(data)?)
     };
-    // SAFETY: the CPU does not run yet, or is this one; nobody else refers to its data.
+    // SAFETY: the CPU has not started or is the calling one with interrupts off, and no other
+    // reference to its caches exists yet.
     unsafe { cpu.caches.get() }.set_home(cpu.node);
     call::prepare(cpu)?;
     let idle = thread::create_idle(cpu)?;
@@ -140,20 +145,22 @@ fn create_cpu(index: usize) -> Result<&'static Cpu, OutOfMemory> {
     Ok(cpu)
 }
 
-/// The boot CPU's data comes straight from a zone: there are no object caches yet.
+/// Places the boot CPU's data. The memory comes straight from a zone, because there are no object
+/// caches yet.
 fn place_first(cpu: Cpu) -> Result<&'static Cpu, OutOfMemory> {
     let at = memory::allocate_first(core::alloc::Layout::new::<Cpu>())?.cast::<Cpu>();
-    // SAFETY: allocated for it, never freed.
+    // SAFETY: the memory was allocated with the layout of a `Cpu` and is never freed.
     unsafe {
         at.write(cpu);
         Ok(at.as_ref())
     }
 }
 
-/// Makes the running flow this CPU's idle thread, and the CPU known to the others. Interrupts off.
+/// Turns the running control flow into this CPU's idle thread and publishes the CPU. Interrupts
+/// must be off.
 fn join(cpu: &'static Cpu) {
     Machine::set_interrupt_stacks(&cpu.trap_stack_tops.each_ref().map(|top| top.load(Ordering::Relaxed)));
-    // SAFETY: set by `create_cpu`.
+    // SAFETY: `create_cpu` has stored a pointer to the CPU's idle thread, which lives forever.
     let idle: &'static thread::Thread = unsafe { &*cpu.idle.load(Ordering::Acquire) };
     cpu.switched_at.store(Machine::cycles(), Ordering::Relaxed);
     Machine::set_current(core::ptr::from_ref(idle) as usize);
@@ -161,20 +168,22 @@ fn join(cpu: &'static Cpu) {
     cpu::publish(cpu);
 }
 
-/// A further CPU's first code here, on its idle thread's stack: the arch crate's callback.
+/// Enters the kernel on a CPU other than the boot CPU, on its idle thread's stack. The arch crate
+/// calls this.
 fn other_cpu_main(_: usize) -> ! {
     join(cpu::this());
     scheduler::idle()
 }
 
-/// Leaves the boot stack, which has no guard, for the idle thread's.
+/// Leaves the boot stack, which has no guard, for the idle thread's stack.
 fn idle_on_own_stack(cpu: &'static Cpu) -> ! {
     extern "C" fn run_idle(_: usize) -> ! {
         scheduler::idle()
     }
-    // SAFETY: set by `create_cpu`.
+    // SAFETY: `create_cpu` has stored a pointer to the CPU's idle thread, which lives forever.
     let idle = unsafe { &*cpu.idle.load(Ordering::Relaxed) };
-    // SAFETY: interrupts are off, nothing else uses the idle thread's context or stack, and the boot stack is given up.
+    // SAFETY: interrupts are off, nothing else uses the idle thread's context or stack, and the
+    // boot stack is not used again.
     unsafe {
         Machine::prepare(&mut *idle.context.get(), idle.stack().top(), run_idle, 0);
         Machine::resume(idle.context.get())
@@ -213,7 +222,8 @@ fn greet(boot: &'static BootInformation) {
     });
 }
 
-/// Starts all CPUs the firmware lists, one after the other; one that does not answer is left out.
+/// Starts the CPUs the firmware lists, at most `most`, one after the other. A CPU that does not
+/// answer is left out.
 fn start_other_cpus(boot: &BootInformation, most: usize) {
     let wanted = boot.cpus.len().min(most);
     for index in 1..wanted {
@@ -221,7 +231,7 @@ fn start_other_cpus(boot: &BootInformation, most: usize) {
             log::warn!("CPUs from {index} on stay off: out of memory for their stacks; give the machine more");
             break;
         };
-        // SAFETY: set by `create_cpu`.
+        // SAFETY: `create_cpu` has stored a pointer to the CPU's idle thread, which lives forever.
         let stack_top = unsafe { &*cpu.idle.load(Ordering::Acquire) }.stack().top();
         let local = core::ptr::from_ref(cpu) as usize;
         log::debug!("CPU {index}: starting");
@@ -244,7 +254,7 @@ fn start_other_cpus(boot: &BootInformation, most: usize) {
     log::info!("vector state: {VectorState}");
 }
 
-/// What floating-point and vector state threads have.
+/// Displays the floating-point and vector state that threads have.
 struct VectorState;
 
 impl fmt::Display for VectorState {

@@ -1,9 +1,11 @@
-//! What is left after a crash, for whoever started an emulated machine: `aero inspect` opens it.
+//! The crash file, which an emulated machine leaves after a crash and `aero inspect` opens.
 //!
-//! A file is a sequence of postcard values: [`Header`]; the snapshot, or none; the CPUs' registers; backtraces, each as
-//! `Some`, and `None` behind the last; threads that do not run, in the same way; the kept log; the last trace events; pieces of
-//! memory, up to the file's end. The memory is what is used of the threads' stacks, and the image's data: what a debugger needs.
-//! Each part is gathered by itself, so that what is broken costs no other: it is empty then.
+//! A file is a sequence of postcard values: the [`Header`]; the snapshot, or none; the CPUs'
+//! registers; backtraces, each as `Some`, and `None` after the last; threads that do not run, in
+//! the same form; the kept log; the last trace events; pieces of memory, up to the file's end. The
+//! memory is what a debugger needs: the used part of the threads' stacks, and the image's data.
+//! Each part is gathered independently and is empty if that fails, so that a broken part costs no
+//! other.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -16,95 +18,96 @@ use crate::trace::Event;
 
 /// First word of a file.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"ACRS");
-/// Version of the format: changes with every change of these types, [`snapshot::VERSION`] apart.
+/// Version of the format. It changes with every change of these types, independently of
+/// [`snapshot::VERSION`].
 pub const VERSION: u32 = 2;
 
-/// What a file begins with.
+/// The header of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// [`MAGIC`].
     pub magic: u32,
     /// [`VERSION`].
     pub version: u32,
-    /// [`snapshot::VERSION`] of the kernel that wrote it.
+    /// [`snapshot::VERSION`] of the kernel that wrote the file.
     pub snapshot_version: u32,
-    /// What the report says first.
+    /// The cause, as the report states it first.
     pub what: String,
     /// The CPU that crashed.
     pub cpu: u32,
-    /// Rate of the time counter in Hz, and the time counter when the image was entered.
+    /// Rate of the time counter in Hz, and its value when the image was entered.
     pub clock: (u64, u64),
 }
 
-/// Registers of a CPU.
+/// The registers of a CPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuRegisters {
-    /// The CPU.
+    /// The CPU's index.
     pub cpu: u32,
-    /// The thread it ran.
+    /// Id of the thread that the CPU ran.
     pub thread: u64,
-    /// Where.
+    /// The instruction pointer.
     pub instruction_pointer: u64,
-    /// Flags.
+    /// The flags.
     pub flags: u64,
-    /// General registers, as `Registers::names` says.
+    /// The general registers, in the order of `Registers::names`.
     pub general: [u64; 16],
 }
 
-/// A thread that does not run: where it goes on.
+/// A thread that does not run, with the state in which it resumes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingThread {
-    /// The thread.
+    /// The thread's id.
     pub thread: u64,
-    /// Where.
+    /// The address at which the thread resumes.
     pub instruction_pointer: u64,
-    /// General registers, those that a callee preserves; the others are 0.
+    /// The general registers that a callee preserves; the others are 0.
     pub general: [u64; 16],
-    /// Where its thread-local variables end.
+    /// The end of the thread's thread-local variables.
     pub thread_pointer: u64,
 }
 
 /// A piece of memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// Its address.
+    /// The address of the piece.
     pub start: u64,
-    /// What is there.
+    /// The content of the piece.
     pub bytes: Vec<u8>,
 }
 
 /// A frame of a backtrace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
-    /// Where.
+    /// The code address.
     pub address: u64,
-    /// That, with the function's name and offset, as reports show it.
+    /// The address with the function's name and offset, as reports show it.
     pub text: String,
 }
 
 /// A thread's backtrace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backtrace {
-    /// The thread.
+    /// The thread's id.
     pub thread: u64,
-    /// Innermost first.
+    /// The frames, innermost first.
     pub frames: Vec<Frame>,
 }
 
-/// A file as a whole.
+/// A decoded file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CrashFile {
-    /// What it begins with.
+    /// The header.
     pub header: Header,
-    /// The state, if it could be told.
+    /// The state, if it could be taken.
     pub snapshot: Option<Snapshot>,
-    /// The CPUs'.
+    /// The registers of the CPUs.
     pub registers: Vec<CpuRegisters>,
-    /// The threads'.
+    /// The backtraces of the threads.
     pub backtraces: Vec<Backtrace>,
-    /// Threads that do not run.
+    /// The threads that do not run.
     pub waiting: Vec<WaitingThread>,
-    /// Pieces of memory, in no order: as many as were written before the machine ended.
+    /// Pieces of memory, in no particular order: as many as were written before the machine ended.
     pub memory: Vec<Memory>,
     /// The kept log.
     pub log: String,
@@ -112,14 +115,15 @@ pub struct CrashFile {
     pub events: Vec<(u32, Event)>,
 }
 
-/// Why a file cannot be read.
+/// The reason a file cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadError {
-    /// It is none.
+    /// The bytes are not a crash file.
     NotACrashFile,
-    /// Another version of the kernel wrote it: its numbers, of the file's format and of the snapshot's.
+    /// Another version of the kernel wrote the file: the versions of the file's format and of the
+    /// snapshot.
     WrongVersion(u32, u32),
-    /// It ends too early, or is damaged.
+    /// The file ends too early or is damaged.
     Damaged,
 }
 
@@ -148,6 +152,8 @@ impl CrashFile {
             return Err(ReadError::NotACrashFile);
         }
         let damaged = |_| ReadError::Damaged;
+        // The versions are read one by one first, because the rest of the header may differ between
+        // versions.
         let (version, rest) = postcard::take_from_bytes::<u32>(rest).map_err(damaged)?;
         let (snapshot_version, _) = postcard::take_from_bytes::<u32>(rest).map_err(damaged)?;
         if (version, snapshot_version) != (VERSION, snapshot::VERSION) {
@@ -161,6 +167,7 @@ impl CrashFile {
         let (log, rest) = postcard::take_from_bytes(rest).map_err(damaged)?;
         let (events, mut rest) = postcard::take_from_bytes(rest).map_err(damaged)?;
         let mut memory = Vec::new();
+        // The machine may have ended within a piece, so an incomplete one only ends the list.
         while let Ok((piece, behind)) = postcard::take_from_bytes(rest) {
             memory.push(piece);
             rest = behind;
@@ -169,7 +176,7 @@ impl CrashFile {
     }
 }
 
-/// Reads values, each as `Some`, up to `None`.
+/// Reads values, each encoded as `Some`, up to `None`.
 fn take_list<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> postcard::Result<(Vec<T>, &'a [u8])> {
     let (mut list, mut rest) = (Vec::new(), bytes);
     loop {

@@ -1,7 +1,7 @@
-//! What guest and host agree on, each in one place: neither side types any of it again.
+//! The formats that guest and host agree on, each defined in one place and used by both sides.
 //!
-//! Every format has a version, or a first word, and what another version or damage has made of it is an error that says so. The guest writes
-//! and the host reads, or the other way round; both by these types.
+//! Every format has a version or a first word, and an error that reports another version or damage
+//! as such. One side writes and the other reads, both with these types.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,5 +1,6 @@
-//! What is packed behind a linked image: function names, and programs. Each part has a first word, its length in bytes as a `u32`, and then
-//! its bytes; the second begins at the next multiple of [`ALIGNMENT`]. All numbers are little endian.
+//! The format of the data packed behind a linked image: function names, and programs. Each part
+//! consists of a first word, its length in bytes as a `u32`, and its bytes; the second part begins
+//! at the next multiple of [`ALIGNMENT`]. All numbers are little-endian.
 
 use alloc::vec::Vec;
 
@@ -7,26 +8,28 @@ use alloc::vec::Vec;
 pub const SYMBOLS_MAGIC: u32 = u32::from_le_bytes(*b"ASYM");
 /// First word of the programs.
 pub const PROGRAMS_MAGIC: u32 = u32::from_le_bytes(*b"APRG");
-/// Bytes of a part's first word and length. The linker script keeps room for them behind the image.
+/// Size in bytes of a part's first word and length. The linker script reserves room for them behind
+/// the image.
 pub const HEADER_SIZE: usize = 8;
-/// Alignment of a part.
+/// Alignment of a part in bytes.
 pub const ALIGNMENT: usize = 8;
 
-/// Bytes of a number.
+/// Size of a number in bytes.
 const WORD: usize = 4;
 
-/// The number at an offset; `None` behind the end.
+/// Returns the number at an offset; `None` past the end.
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at.checked_add(WORD)?)?.try_into().ok()?))
 }
 
-/// The part of `bytes` that begins at an offset.
+/// Returns the `length` bytes that begin at `start`; `None` past the end.
 fn part(bytes: &[u8], start: usize, length: u32) -> Option<&[u8]> {
     bytes.get(start..start.checked_add(length as usize)?)
 }
 
-/// Functions by their offsets from the image's start: their number, then for each, sorted, its offset, its size, where its name begins among
-/// the names, and that name's length; then the names. A damaged table has fewer functions, or none.
+/// A table of functions by their offsets from the image's start. It consists of the number of
+/// functions; for each function, sorted by offset, its offset, its size, and the start and length
+/// of its name among the names; and the names. A damaged table has fewer functions, or none.
 #[derive(Clone, Copy, Debug)]
 pub struct FunctionTable<'a> {
     entries: &'a [u8],
@@ -36,18 +39,19 @@ pub struct FunctionTable<'a> {
 /// A function in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function<'a> {
-    /// Its offset from the image's start.
+    /// The function's offset from the image's start.
     pub start: u32,
-    /// Its size in bytes.
+    /// The function's size in bytes.
     pub size: u32,
-    /// Its name.
+    /// The function's name.
     pub name: &'a str,
 }
 
 impl<'a> FunctionTable<'a> {
     const ENTRY: usize = 4 * WORD;
 
-    /// A table out of these functions, sorted by their offsets; `None` if their names are longer than 4 GiB.
+    /// Encodes functions, which must be sorted by offset, as a table; `None` if the names exceed
+    /// 4 GiB.
     pub fn encode<'b>(functions: impl ExactSizeIterator<Item = Function<'b>>) -> Option<Vec<u8>> {
         let mut table = u32::try_from(functions.len()).ok()?.to_le_bytes().to_vec();
         let mut names: Vec<u8> = Vec::new();
@@ -62,7 +66,7 @@ impl<'a> FunctionTable<'a> {
         Some(table)
     }
 
-    /// The table in these bytes; one without functions if they are cut before the names.
+    /// Opens the table in these bytes. The table is empty if the bytes end before the names.
     pub fn new(bytes: &'a [u8]) -> Self {
         let count = word(bytes, 0).unwrap_or(0) as usize;
         let entries = count.checked_mul(Self::ENTRY).and_then(|size| part(bytes, WORD, u32::try_from(size).ok()?));
@@ -70,7 +74,7 @@ impl<'a> FunctionTable<'a> {
         Self { entries, names: bytes.get(WORD + entries.len()..).unwrap_or(&[]) }
     }
 
-    /// Number of its functions.
+    /// Returns the number of functions.
     fn len(&self) -> usize {
         self.entries.len() / Self::ENTRY
     }
@@ -85,12 +89,12 @@ impl<'a> FunctionTable<'a> {
         Some(Function { start: field(0)?, size: field(1)?, name: core::str::from_utf8(name).ok()? })
     }
 
-    /// All functions whose names are whole.
+    /// Returns all functions whose names are intact.
     pub fn iter(self) -> impl Iterator<Item = Function<'a>> {
         (0..self.len()).filter_map(move |index| self.get(index))
     }
 
-    /// The last function that begins at or before an offset. Steps of a search, not of a walk.
+    /// Returns the last function that begins at or before an offset, by binary search.
     pub fn at_or_before(&self, offset: u32) -> Option<Function<'a>> {
         let (mut low, mut high) = (0, self.len());
         while low < high {
@@ -108,16 +112,16 @@ impl<'a> FunctionTable<'a> {
 /// A program in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Program<'a> {
-    /// Its name.
+    /// The program's name.
     pub name: &'a str,
-    /// Its ELF file.
+    /// The program's ELF file.
     pub elf: &'a [u8],
-    /// Its [`FunctionTable`], from its image's start.
+    /// The program's [`FunctionTable`], with offsets from its own image's start.
     pub symbols: &'a [u8],
 }
 
-/// An archive of programs: their number, then for each the lengths of its name, ELF file and symbols, and these. `None` if one of them is
-/// longer than 4 GiB.
+/// Encodes programs as an archive: their number; then, for each, the lengths of its name, ELF file
+/// and symbols, followed by these. `None` if one of them exceeds 4 GiB.
 pub fn encode_programs<'a>(programs: impl ExactSizeIterator<Item = Program<'a>>) -> Option<Vec<u8>> {
     let mut archive = u32::try_from(programs.len()).ok()?.to_le_bytes().to_vec();
     for program in programs {
@@ -130,7 +134,7 @@ pub fn encode_programs<'a>(programs: impl ExactSizeIterator<Item = Program<'a>>)
     Some(archive)
 }
 
-/// The programs of an archive, up to the first that is damaged.
+/// Returns the programs of an archive, up to the first damaged one.
 pub fn programs(archive: &[u8]) -> impl Iterator<Item = Program<'_>> + Clone {
     let count = word(archive, 0).unwrap_or(0);
     let mut rest = archive.get(WORD..).unwrap_or(&[]);
@@ -178,7 +182,7 @@ mod tests {
             assert!(table.iter().count() < FUNCTIONS.len(), "{length} bytes");
             let _ = table.at_or_before(0x50);
         }
-        // A number of functions that is a lie.
+        // A false number of functions.
         let lie = [&u32::MAX.to_le_bytes()[..], &bytes[4..]].concat();
         assert_eq!(FunctionTable::new(&lie).iter().count(), 0);
     }

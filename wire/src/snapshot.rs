@@ -1,4 +1,5 @@
-//! The kernel's state at one moment: what every command, test and tool reads. The kernel's `snapshot` module takes it.
+//! The kernel's state at one moment, which every command, test and tool reads. The kernel's
+//! `snapshot` module takes it.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -6,54 +7,54 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Version of the format: changes with every change of these types.
+/// Version of the format. It changes with every change of these types.
 pub const VERSION: u32 = 4;
 
-/// The state.
+/// The kernel's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// [`VERSION`] of the kernel that took it.
+    /// [`VERSION`] of the kernel that took the snapshot.
     pub version: u32,
-    /// Time it was begun, in ns since the image was entered.
+    /// Time at which the snapshot was begun, in ns since the image was entered.
     pub taken_at_ns: u64,
     /// The machine.
     pub machine: MachineState,
-    /// CPUs.
+    /// The CPUs.
     pub cpus: Vec<CpuState>,
-    /// Threads, by CPU, oldest first.
+    /// The threads, by CPU, oldest first.
     pub threads: Vec<ThreadState>,
-    /// Programs that run.
+    /// The running programs.
     pub programs: Vec<ProgramState>,
-    /// Threads there were no lines for.
+    /// Number of threads that `threads` has no room for.
     pub threads_omitted: u64,
-    /// Memory.
+    /// Memory usage.
     pub memory: MemoryState,
-    /// Interrupt vectors that were used or have a handler.
+    /// The interrupt vectors that were used or have a handler.
     pub interrupts: Vec<InterruptState>,
-    /// Firmware tables.
+    /// The firmware tables.
     pub tables: Vec<TableState>,
-    /// What was not as it should be at start-up.
+    /// Irregularities found at start-up.
     pub notices: Vec<String>,
 }
 
-/// What does not change.
+/// The properties of the machine, which do not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineState {
-    /// Architecture.
+    /// The architecture.
     pub architecture: String,
-    /// Who loaded the image.
+    /// The loader of the image.
     pub loader: String,
     /// The command line.
     pub command_line: String,
     /// Rate of the time counter in Hz.
     pub cycle_hz: u64,
-    /// That rate is a guess, and so are all times.
+    /// True if the rate, and therefore every time, is a guess.
     pub times_are_guesses: bool,
-    /// What the timers are made of.
+    /// The device behind the timers.
     pub timer: String,
-    /// What the interrupt controllers are.
+    /// The kind of interrupt controllers.
     pub interrupt_controller: String,
-    /// CPUs the firmware lists.
+    /// Number of CPUs that the firmware lists.
     pub cpus_listed: u32,
     /// Time at which the first thread could run, in ns since the image was entered.
     pub ready_at_ns: u64,
@@ -61,171 +62,177 @@ pub struct MachineState {
     pub image: (u64, u64),
 }
 
-/// A program that runs.
+/// A running program.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgramState {
-    /// Its number, from the same count as threads'.
+    /// The program's id, from the same sequence as thread ids.
     pub id: u64,
-    /// Its name.
+    /// The program's name.
     pub name: String,
-    /// Its threads.
+    /// Number of its threads.
     pub threads: u64,
-    /// Blocks of memory it has allocated, and their bytes.
+    /// Number of memory blocks it has allocated.
     pub blocks: u64,
-    /// Their bytes.
+    /// Size of these blocks in bytes.
     pub bytes: u64,
-    /// Where its image is.
+    /// Address of the program's image.
     pub image: u64,
-    /// Time it was started, ns since the kernel's image was entered.
+    /// Time at which the program was started, in ns since the kernel's image was entered.
     pub started_at_ns: u64,
-    /// True once it ends.
+    /// True once the program is ending.
     pub ending: bool,
 }
 
 /// A CPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuState {
-    /// Index.
+    /// The CPU's index.
     pub index: u32,
-    /// APIC id.
+    /// The CPU's APIC id.
     pub hardware_id: u32,
-    /// NUMA node.
+    /// The CPU's NUMA node.
     pub node: u32,
-    /// False if the CPU did not answer: what follows was then read while it may have been changing.
+    /// False if the CPU did not answer; the fields below were then read while they may have been
+    /// changing.
     pub answered: bool,
-    /// Number of the running thread.
+    /// Id of the running thread.
     pub running: u64,
-    /// True if that is the idle thread.
+    /// True if the running thread is the idle thread.
     pub idle: bool,
-    /// Numbers of ready threads in their order, the first 64.
+    /// Ids of the first 64 ready threads, in run queue order.
     pub ready: Vec<u64>,
-    /// Number of all ready threads.
+    /// Number of ready threads.
     pub ready_count: u64,
-    /// Threads bound to it.
+    /// Number of threads bound to the CPU.
     pub threads: u64,
-    /// Context switches.
+    /// Number of context switches.
     pub switches: u64,
-    /// Threads made to give way.
+    /// Number of times a thread was preempted.
     pub preemptions: u64,
-    /// Threads made ready by other CPUs.
+    /// Number of times another CPU made a thread of this CPU ready.
     pub remote_wakeups: u64,
-    /// Functions run for other CPUs.
+    /// Number of functions run for other CPUs.
     pub calls: u64,
-    /// Time in the idle thread, ns.
+    /// Time spent in the idle thread, in ns.
     pub idle_ns: u64,
     /// True while the scheduler's tick is on.
     pub ticking: bool,
-    /// Timers set.
+    /// Number of timers that are set.
     pub timers: u64,
-    /// Earliest deadline, ns since the image was entered.
+    /// The earliest deadline, in ns since the image was entered.
     pub next_deadline_ns: Option<u64>,
-    /// Timers that fired.
+    /// Number of timers that have fired.
     pub timers_fired: u64,
 }
 
-/// What a thread is doing.
+/// A thread's activity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activity {
-    /// On its CPU.
+    /// The thread runs on its CPU.
     Running,
-    /// In its CPU's run queue.
+    /// The thread is in its CPU's run queue.
     Ready,
-    /// Waiting.
+    /// The thread waits.
     Blocked,
-    /// Over.
+    /// The thread has exited.
     Exited,
 }
 
 /// A thread.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThreadState {
-    /// Number.
+    /// The thread's id.
     pub id: u64,
-    /// Name.
+    /// The thread's name.
     pub name: String,
-    /// CPU it is bound to.
+    /// The CPU that the thread is bound to.
     pub cpu: u32,
-    /// What it is doing.
+    /// The thread's activity.
     pub activity: Activity,
-    /// False if its CPU did not answer.
+    /// False if the thread's CPU did not answer.
     pub certain: bool,
-    /// Time it ran, ns, up to its last switch.
+    /// Time the thread has run up to its last switch, in ns.
     pub run_ns: u64,
-    /// Stack, lowest byte.
+    /// Lowest address of the stack.
     pub stack_bottom: u64,
-    /// Stack size in bytes.
+    /// Size of the stack in bytes.
     pub stack_size: u64,
-    /// Bytes of stack in use when it last gave up its CPU; 0 while it runs.
+    /// Bytes of stack in use when the thread last gave up its CPU; 0 while it runs.
     pub stack_used: u64,
-    /// Address where it goes on; 0 while it runs.
+    /// Address at which the thread resumes; 0 while it runs.
     pub resumes_at: u64,
-    /// Number of the thread whose mutex it waits for, 0 for none.
+    /// Id of the thread that holds the mutex this thread waits for, 0 for none.
     pub waits_for: u64,
 }
 
-/// Memory.
+/// Memory usage.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryState {
-    /// By node.
+    /// The NUMA nodes.
     pub nodes: Vec<NodeState>,
     /// Bytes of free small objects, in the CPUs' caches and in slabs.
     pub cached: u64,
-    /// Stacks in use.
+    /// Number of stacks in use.
     pub stacks: u64,
-    /// Bytes of freed stacks kept for reuse.
+    /// Bytes of freed stacks that are kept for reuse.
     pub cached_stacks: u64,
 }
 
 /// Memory of a node, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeState {
-    /// Number.
+    /// The node's number.
     pub node: u32,
-    /// All of it.
+    /// All memory of the node.
     pub total: u64,
-    /// Free.
+    /// Free memory.
     pub free: u64,
-    /// For the allocator's records.
+    /// Memory that the allocator's records occupy.
     pub records: u64,
-    /// Largest free block.
+    /// The largest free block.
     pub largest_free: u64,
 }
 
 /// An interrupt vector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterruptState {
-    /// Vector.
+    /// The vector's number.
     pub vector: u8,
-    /// What for.
+    /// The vector's purpose.
     pub purpose: String,
-    /// Interrupts taken, by CPU.
+    /// Number of interrupts taken, by CPU.
     pub counts: Vec<u64>,
 }
 
 /// A firmware table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableState {
-    /// Signature.
+    /// The table's signature.
     pub signature: String,
-    /// Physical address.
+    /// The table's physical address.
     pub address: u64,
-    /// Bytes.
+    /// The table's length in bytes.
     pub length: u32,
-    /// True if its checksum is right.
+    /// True if the table's checksum is right.
     pub intact: bool,
 }
 
 impl Snapshot {
-    /// The snapshot in its wire format, postcard.
+    /// Encodes the snapshot in its wire format, postcard.
+    ///
+    /// # Errors
+    /// If memory runs out.
     pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
         postcard::to_allocvec(self)
     }
 
-    /// Reads the wire format.
+    /// Decodes a snapshot from its wire format.
     ///
     /// # Errors
     /// See [`DecodeError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        // The version is read on its own first, because the other fields may differ between
+        // versions.
         let (version, _) = postcard::take_from_bytes::<u32>(bytes).map_err(|_| DecodeError::Damaged)?;
         if version != VERSION {
             return Err(DecodeError::WrongVersion(version));
@@ -234,12 +241,12 @@ impl Snapshot {
     }
 }
 
-/// Why bytes are no snapshot.
+/// The reason bytes cannot be read as a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecodeError {
-    /// Another version of the kernel took it, with this [`VERSION`].
+    /// A kernel of another version took the snapshot, with this [`VERSION`].
     WrongVersion(u32),
-    /// They end too early, or are damaged.
+    /// The bytes end too early or are damaged.
     Damaged,
 }
 
@@ -264,7 +271,7 @@ mod tests {
 
     use super::*;
 
-    /// As version 3 wrote a state of no CPUs: without `times_are_guesses`.
+    /// A state without CPUs as version 3 wrote it, without `times_are_guesses`.
     const RECORDED_VERSION_3: [u8; 24] =
         [3, 9, 1, b'x', 1, b'q', 0, 0x80, 0x94, 0xeb, 0xdc, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 

@@ -1,7 +1,9 @@
-//! Telemetry: the state and how it changes, for a live view on a line of its own.
+//! Telemetry: the kernel's state and its changes, for a live view on a serial line of its own.
 //!
-//! Both ends send postcard values in COBS frames, each behind a zero byte. The host asks, the kernel answers. Whoever asks first
-//! says hello, and is told the kernel's versions; nothing else is understood before that.
+//! Both ends send postcard values in COBS frames, each terminated by a zero byte. The host asks and
+//! the kernel answers. A session begins with a hello, which the kernel answers with its versions;
+//! it answers nothing else before that. The host also sends a zero byte before each request, which
+//! separates it from noise on the line.
 
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -13,53 +15,54 @@ use crate::snapshot::{CpuState, InterruptState, MachineState, MemoryState, Progr
 
 /// First word of a hello.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"ATEL");
-/// Version of the requests and answers, [`crate::snapshot::VERSION`] apart.
+/// Version of the requests and answers, independent of [`crate::snapshot::VERSION`].
 pub const VERSION: u32 = 1;
-/// Ends a frame.
+/// The byte that ends a frame.
 pub const FRAME_END: u8 = 0;
 
-/// What the host asks for.
+/// A request of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Who is there? [`MAGIC`] first.
+    /// Begins a session. The word is [`MAGIC`].
     Hello(u32),
-    /// What has changed since the last answer of this session.
+    /// Asks for the changes since the last answer of this session.
     Look,
-    /// Records events from now on, or no longer: without, there are no latencies.
+    /// Starts or stops recording trace events, from which latencies are derived.
     Trace(bool),
 }
 
-/// What the kernel answers.
+/// An answer of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// The versions: [`MAGIC`], [`VERSION`], [`crate::snapshot::VERSION`]; and what does not change.
+    /// The versions, as [`MAGIC`], [`VERSION`] and [`crate::snapshot::VERSION`], and the properties
+    /// that do not change.
     Hello(u32, u32, u32, MachineState),
-    /// What has changed.
+    /// The changes since the last look.
     Changes(Changes),
-    /// It is done.
+    /// The request was carried out.
     Done,
-    /// It is not, for this reason.
+    /// The request was refused, for this reason.
     Refused(String),
 }
 
-/// What has changed between two looks.
+/// The changes between two looks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
-    /// Time of this look, ns since the image was entered.
+    /// Time of this look, in ns since the image was entered.
     pub taken_at_ns: u64,
-    /// CPUs that have changed.
+    /// The CPUs that have changed.
     pub cpus: Vec<CpuState>,
-    /// Threads that are new or have changed.
+    /// The threads that are new or have changed.
     pub threads: Vec<ThreadState>,
-    /// Numbers of threads that are gone.
+    /// Ids of threads that no longer exist.
     pub gone: Vec<u64>,
-    /// Threads that are not told of.
+    /// Number of threads that are not reported.
     pub threads_omitted: u64,
-    /// Programs, if they have changed.
+    /// All programs, if any has changed.
     pub programs: Option<Vec<ProgramState>>,
-    /// Memory, if it has changed.
+    /// Memory usage, if it has changed.
     pub memory: Option<MemoryState>,
-    /// Interrupts that have changed.
+    /// The interrupts that have changed.
     pub interrupts: Vec<InterruptState>,
     /// True while events are recorded.
     pub tracing: bool,
@@ -68,7 +71,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// What leads from one state to the other.
+    /// Returns the changes that lead from one state to the other.
     pub fn between(before: &Snapshot, now: &Snapshot) -> Self {
         let threads = now.threads.iter().filter(|thread| !before.threads.contains(thread));
         let is_gone = |id: u64| now.threads.iter().all(|thread| thread.id != id);
@@ -87,7 +90,7 @@ impl Changes {
         }
     }
 
-    /// Makes the later state of the earlier one.
+    /// Turns the earlier state into the later one.
     pub fn apply(self, state: &mut Snapshot) {
         state.taken_at_ns = self.taken_at_ns;
         state.threads_omitted = self.threads_omitted;
@@ -114,41 +117,42 @@ fn merge<T>(into: &mut Vec<T>, changed: Vec<T>, key: impl Fn(&T) -> u64) {
     }
 }
 
-/// Encodes a request or an answer, with its frame.
+/// Encodes a request or an answer as a frame.
 ///
 /// # Errors
-/// If there is no memory.
+/// If memory runs out.
 pub fn encode(value: &impl Serialize) -> Result<Vec<u8>, postcard::Error> {
     postcard::to_allocvec_cobs(value)
 }
 
-/// Decodes what came in a frame, without its end.
+/// Decodes a frame, including its final zero byte. The decoding overwrites the frame.
 ///
 /// # Errors
-/// If it is damaged.
+/// If the frame is damaged.
 pub fn decode<'a, T: Deserialize<'a>>(frame: &'a mut [u8]) -> Result<T, postcard::Error> {
     postcard::from_bytes_cobs(frame)
 }
 
-/// Buckets of a histogram: the first has 0 ns, bucket n those from 2^(n-1) to 2^n - 1 ns, the last all above.
+/// Number of buckets of a histogram. The first counts 0 ns, bucket n counts 2^(n-1) to 2^n - 1 ns,
+/// and the last one everything above.
 pub const BUCKETS: usize = 32;
 
-/// How often latencies were how long.
+/// A distribution of latencies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// Of what.
+    /// The kind of latency.
     pub name: String,
-    /// See [`BUCKETS`].
+    /// The counts by bucket; see [`BUCKETS`].
     pub buckets: Vec<u64>,
 }
 
 impl Histogram {
-    /// An empty one.
+    /// Creates an empty histogram.
     pub fn new(name: &str) -> Self {
         Self { name: name.to_string(), buckets: vec![0; BUCKETS] }
     }
 
-    /// Counts one.
+    /// Counts one latency.
     pub fn add(&mut self, nanoseconds: u64) {
         let bucket = (u64::BITS - nanoseconds.leading_zeros()) as usize;
         self.buckets[bucket.min(BUCKETS - 1)] += 1;

@@ -1,7 +1,8 @@
-//! What the kernel's tracer records, as the kernel writes it and tools read it.
+//! The trace format: what the kernel's tracer writes and tools read.
 //!
-//! A trace is a sequence of postcard records: a [`Header`], and then [`Part`]s up to [`Part::End`]. A [`Part::Ring`] is followed by
-//! [`Ring::events`] times an [`Event`], the oldest first; a CPU may have several.
+//! A trace is a sequence of postcard records: a [`Header`], followed by [`Part`]s up to
+//! [`Part::End`]. A [`Part::Ring`] is followed by [`Ring::events`] records of type [`Event`], the
+//! oldest first. A CPU may have several rings.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 /// First word of a trace.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"ATRC");
-/// Version of the format: changes with every change of these types.
+/// Version of the format. It changes with every change of these types.
 pub const VERSION: u32 = 2;
 
-/// The machine and what follows.
+/// The header of a trace, which describes the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// [`MAGIC`].
@@ -23,77 +24,77 @@ pub struct Header {
     pub version: u32,
     /// Rate of the time counter in Hz.
     pub cycle_hz: u64,
-    /// The time counter when the image was entered.
+    /// Value of the time counter when the image was entered.
     pub epoch: u64,
 }
 
-/// What follows.
+/// A part of a trace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {
-    /// A CPU's events, those before them having been told.
+    /// Events of a CPU that no earlier ring of the trace contains.
     Ring(Ring),
-    /// A thread that was there at the end.
+    /// A thread that existed at the end.
     Thread(Thread),
-    /// The first event is overwritten; the others are written at the end.
+    /// The oldest event has been overwritten; the remaining events are written at the end.
     Loss,
-    /// Nothing more.
+    /// The end of the trace.
     End,
 }
 
-/// A thread that was there at the end.
+/// A thread that existed at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thread {
-    /// Its number.
+    /// The thread's id.
     pub id: u64,
-    /// Its name.
+    /// The thread's name.
     pub name: String,
 }
 
 /// Events of a CPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ring {
-    /// The CPU.
+    /// The CPU's index.
     pub cpu: u32,
     /// Number of events that follow.
     pub events: u32,
-    /// Number of events before them that were overwritten.
+    /// Number of earlier events that were overwritten.
     pub lost: u64,
-    /// Number of the thread that is the CPU's idle thread.
+    /// Id of the CPU's idle thread.
     pub idle: u64,
 }
 
-/// Something that happened.
+/// A recorded event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// The time counter.
+    /// Value of the time counter.
     pub cycles: u64,
-    /// Number of the thread that was running.
+    /// Id of the thread that was running.
     pub thread: u64,
-    /// What.
+    /// The kind of event.
     pub kind: Kind,
-    /// What about it; see [`Kind`].
+    /// The first detail, as [`Kind`] defines it.
     pub first: u64,
-    /// What else.
+    /// The second detail, as [`Kind`] defines it.
     pub second: u64,
 }
 
-/// Kinds of events, with what `first` and `second` are.
+/// The kinds of events, with the meaning of `first` and `second`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Kind {
-    /// The CPU goes over to another thread: its number.
+    /// The CPU switches to another thread: its id.
     Switch,
-    /// A thread was made ready: its number, its CPU.
+    /// A thread was made ready: its id, its CPU.
     Wake,
-    /// A thread was spawned: its number, its CPU.
+    /// A thread was spawned: its id, its CPU.
     Spawn,
-    /// The first and second eight bytes of the name of the thread spawned before.
+    /// The first and second eight bytes of the name of the thread spawned immediately before.
     Name,
-    /// An inter-processor interrupt was sent: CPU, or all ones for all others; vector.
+    /// An IPI was sent: CPU, or all ones for all other CPUs; vector.
     Ipi,
     /// An interrupt begins: vector.
     InterruptBegin,
-    /// It ends: vector.
+    /// An interrupt ends: vector.
     InterruptEnd,
     /// A timer was set: deadline in cycles.
     TimerSet,
@@ -103,12 +104,12 @@ pub enum Kind {
     Allocate,
     /// Memory was freed: bytes, address.
     Free,
-    /// A mark of a program or of the kernel: two words of its own.
+    /// A program or the kernel set a mark: two words of its own.
     Mark,
 }
 
 impl Kind {
-    /// All kinds, by their number.
+    /// All kinds, indexed by their number.
     pub const ALL: [Self; 12] = [
         Self::Switch,
         Self::Wake,
@@ -146,14 +147,14 @@ impl fmt::Display for Event {
     }
 }
 
-/// A name from the words of a [`Kind::Name`].
+/// Returns the name encoded in the words of a [`Kind::Name`].
 pub fn name(first: u64, second: u64) -> String {
     let bytes = [first.to_le_bytes(), second.to_le_bytes()].concat();
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// The words of a [`Kind::Name`] from a name: its first 16 bytes.
+/// Returns the words of a [`Kind::Name`] for a name, of which they hold the first 16 bytes.
 pub fn name_words(name: &str) -> (u64, u64) {
     let mut bytes = [0u8; 16];
     let length = name.len().min(bytes.len());
@@ -162,27 +163,27 @@ pub fn name_words(name: &str) -> (u64, u64) {
     (word(0), word(8))
 }
 
-/// A trace.
+/// A decoded trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
-    /// The machine.
+    /// The header.
     pub header: Header,
-    /// Threads that were there at the end.
+    /// The threads that existed at the end.
     pub threads: Vec<Thread>,
     /// The CPUs with their events, oldest first.
     pub rings: Vec<(Ring, Vec<Event>)>,
-    /// It was written to its end.
+    /// True if the trace was written to its end.
     pub is_whole: bool,
 }
 
-/// Why bytes are no trace.
+/// The reason bytes cannot be read as a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadError {
-    /// They do not begin like one.
+    /// The bytes do not begin like a trace.
     NotATrace,
-    /// They are of another version.
+    /// The trace has another version.
     Version(u32),
-    /// They are damaged.
+    /// The trace is damaged.
     Damaged,
 }
 
@@ -198,7 +199,7 @@ impl fmt::Display for ReadError {
 
 impl core::error::Error for ReadError {}
 
-/// Reads a trace; of one that ends early, what there is.
+/// Reads a trace. Of a trace that ends early, returns the part that exists.
 ///
 /// # Errors
 /// See [`ReadError`].
@@ -232,13 +233,13 @@ pub fn read(bytes: &[u8]) -> Result<Trace, ReadError> {
     Ok(trace)
 }
 
-/// True for the beginning of a trace that loses events.
+/// Returns true for the beginning of a trace that loses events.
 pub fn begins_with_loss(bytes: &[u8]) -> bool {
     let behind_header = postcard::take_from_bytes::<Header>(bytes).map(|(_, rest)| rest);
     behind_header.is_ok_and(|rest| postcard::take_from_bytes(rest).is_ok_and(|(part, _)| matches!(part, Part::Loss)))
 }
 
-/// The next record; `None` if the bytes end before or in it.
+/// Reads the next record; returns `None` if the bytes end before or within it.
 fn next<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Result<Option<T>, ReadError> {
     match postcard::take_from_bytes(rest) {
         Ok((value, after)) => {
@@ -250,7 +251,7 @@ fn next<'a, T: Deserialize<'a>>(rest: &mut &'a [u8]) -> Result<Option<T>, ReadEr
     }
 }
 
-/// Adds to what is known of a CPU; where its events go.
+/// Adds a ring to the totals of its CPU, and returns the list that its events go to.
 fn take_ring<'a>(rings: &'a mut Vec<(Ring, Vec<Event>)>, ring: &Ring) -> &'a mut Vec<Event> {
     let place = match rings.iter().position(|(known, _)| known.cpu == ring.cpu) {
         Some(place) => place,
@@ -318,7 +319,7 @@ mod tests {
         // No part has this number.
         bytes[behind_header] = 9;
         assert_eq!(read(&bytes), Err(ReadError::Damaged));
-        // The version before.
+        // The previous version.
         bytes[5] = 1;
         assert_eq!(read(&bytes), Err(ReadError::Version(1)));
         bytes[0] ^= 1;

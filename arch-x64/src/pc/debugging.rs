@@ -1,4 +1,4 @@
-//! The contract's part for a debugger, fulfilled by a PC.
+//! The contract's debugger part, implemented for a PC.
 
 use arch_contract::ProbeError;
 use arch_contract::debug::{Debugging, HARDWARE_BREAKPOINTS, HardwareBreakpoint, SystemRegisters, VectorLayout};
@@ -54,12 +54,12 @@ impl Debugging for Machine {
     }
 
     unsafe fn save_vectors(area: *mut u8) {
-        // SAFETY: by the caller's word.
+        // SAFETY: the caller guarantees the size and alignment that `vector_layout` gives.
         unsafe { vectors::save(area) };
     }
 
     unsafe fn restore_vectors(area: *mut u8) {
-        // SAFETY: by the caller's word.
+        // SAFETY: the caller guarantees that `save_vectors` wrote the area.
         unsafe { vectors::restore(area) };
     }
 

@@ -1,14 +1,16 @@
 //! The first instructions: PVH and Multiboot2 entries in 32-bit mode.
 //!
-//! Stages are visible on the serial line as letters of the kernel's name: `A` the image runs, `e` the CPU is fit,
-//! `r` paging is on, `o` the image is relocated. A boot that stops says by its last letter where.
+//! Stages are visible on the serial line as letters of the kernel's name: `A` the image runs, `e`
+//! the CPU is fit, `r` paging is on, `o` the image is relocated. The last letter shows where a boot
+//! stopped.
 
 use core::arch::global_asm;
 
 use super::start::start;
 
-/// Multiboot2 header (Multiboot2 Specification 2.0, 3.1) with tags: relocatable, entry address, end. Its entry
-/// address and the PVH note are in the image's linker script, because they are physical addresses.
+/// Multiboot2 header (Multiboot2 Specification 2.0, 3.1) with tags: relocatable, entry address,
+/// end. Its entry address and the PVH note are in the image's linker script, because they are
+/// physical addresses.
 const MULTIBOOT2_HEADER_MAGIC: u32 = 0xe852_50d6;
 const MULTIBOOT2_HEADER_LENGTH: u32 = 16 + 24 + 16 + 8;
 
@@ -29,7 +31,8 @@ global_asm!(
     ".word 0, 0",
     ".long 8",
     ".popsection",
-    // Nothing but the note's alignment (System V ABI, chapter 5, "Note Section").
+    // Only the note's alignment; the linker script has the rest (System V ABI, chapter 5, "Note
+    // Section").
     ".pushsection .note.pvh, \"a\", @note",
     ".balign 4",
     ".popsection",
@@ -52,7 +55,7 @@ crate::long_mode_entry! {
         "mov esi, ebx",
     ],
     fit: [
-        // Does the CPU have 64-bit mode and no-execute (SDM Vol. 2A, CPUID 80000001h: EDX bits 29 and 20)?
+        // Check for 64-bit mode and no-execute (SDM Vol. 2A, CPUID 80000001h: EDX bits 29 and 20).
         "mov eax, 0x80000000",
         "cpuid",
         "cmp eax, 0x80000001",
@@ -62,7 +65,7 @@ crate::long_mode_entry! {
         "and edx, 0x20100000",
         "cmp edx, 0x20100000",
         "je boot_fit",
-        // The CPU is unfit: say so and stop.
+        // The CPU is unfit: print the reason and halt.
         "8:",
         "address esi, boot_unfit",
         "mov dx, 0x3f8",
@@ -73,7 +76,7 @@ crate::long_mode_entry! {
         "jmp 9b",
         "7: hlt",
         "jmp 7b",
-        // The first byte, NAK, tells `aero` that nothing comes after the line.
+        // The first byte, NAK, tells `aero` that nothing follows this line.
         "boot_unfit: .byte {refusal}",
         ".asciz \"\\r\\nAerokernel: this CPU has no 64-bit mode or no NX; use another CPU (QEMU: -cpu max)\\r\\n\"",
     ],
@@ -83,5 +86,5 @@ crate::long_mode_entry! {
     refusal = const wire::console::NEGATIVE_ACKNOWLEDGE,
 }
 
-/// Where the linker script puts the image.
+/// The image's address in the linker script.
 const LINK_ADDRESS: usize = crate::paging::PHYSICAL_OFFSET + 0x20_0000;

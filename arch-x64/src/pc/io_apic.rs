@@ -1,4 +1,5 @@
-//! I/O APICs (82093AA data sheet; SDM and chipset documents for later ones): device lines to vectors on CPUs.
+//! I/O APICs (82093AA data sheet; SDM and chipset documents for later ones): routing of device
+//! lines to vectors on CPUs.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -19,9 +20,9 @@ const ENTRY_MASKED: u32 = 1 << 16;
 const ENTRY_LEVEL: u32 = 1 << 15;
 const ENTRY_ACTIVE_LOW: u32 = 1 << 13;
 const ENTRY_NON_MASKABLE: u32 = 0b100 << 8;
-/// Largest id an I/O APIC entry can name without interrupt remapping.
+/// Largest APIC id that an I/O APIC entry can address without interrupt remapping.
 const LARGEST_ID: u32 = 254;
-/// ISA interrupts: edge, active high unless overridden.
+/// Number of ISA lines, which are edge triggered and active high unless overridden.
 const ISA_LINES: u32 = 16;
 
 struct Controller {
@@ -30,11 +31,11 @@ struct Controller {
     lines: u32,
 }
 
-/// Set up once at start-up, read-only afterwards.
+/// The controllers and overrides, set up once at start-up and read-only afterwards.
 struct Controllers(UnsafeCell<(ArrayVec<Controller, 16>, ArrayVec<Override, 32>)>);
 
-// SAFETY: written by the boot CPU alone before others start (`init`); register accesses are serialised by the
-// kernel's lock around line changes.
+// SAFETY: only the boot CPU writes the cell, in `init`, before it starts others; the kernel's lock
+// around line changes serialises register accesses.
 unsafe impl Sync for Controllers {}
 
 static CONTROLLERS: Controllers = Controllers(UnsafeCell::new((ArrayVec::new_const(), ArrayVec::new_const())));
@@ -43,7 +44,8 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 impl Controller {
     fn read(&self, register: u32) -> u32 {
-        // SAFETY: `registers` maps this I/O APIC; see `Controllers` for exclusion.
+        // SAFETY: `registers` maps this I/O APIC; the lock described at `Controllers` serialises
+        // the two accesses.
         unsafe {
             self.registers.add(SELECT).cast::<u32>().write_volatile(register);
             self.registers.add(WINDOW).cast::<u32>().read_volatile()
@@ -51,7 +53,8 @@ impl Controller {
     }
 
     fn write(&self, register: u32, value: u32) {
-        // SAFETY: as in `read`.
+        // SAFETY: `registers` maps this I/O APIC; the lock described at `Controllers` serialises
+        // the two accesses.
         unsafe {
             self.registers.add(SELECT).cast::<u32>().write_volatile(register);
             self.registers.add(WINDOW).cast::<u32>().write_volatile(value);
@@ -59,9 +62,9 @@ impl Controller {
     }
 }
 
-/// Maps all I/O APICs, masks every line and the legacy PICs.
+/// Maps all I/O APICs and masks every line and the legacy PICs.
 pub fn init(platform: &Platform, source: TableSource) {
-    // SAFETY: the boot CPU is alone.
+    // SAFETY: only the boot CPU runs yet, so there is no other reference to the cell.
     let (controllers, overrides) = unsafe { &mut *CONTROLLERS.0.get() };
     for description in &platform.io_apics {
         let Ok(registers) = map_device(description.address, 0x20, source) else { continue };
@@ -84,10 +87,10 @@ pub fn init(platform: &Platform, source: TableSource) {
     }
 }
 
-/// Masks all lines of both 8259 PICs, after moving their vectors away from the exceptions.
+/// Masks all lines of both 8259 PICs, after it moves their vectors away from the exceptions.
 fn mask_legacy_pics() {
     let send = |port: u16, value: u8| {
-        // SAFETY: the 8259s' command and data ports; masked PICs interrupt nothing.
+        // SAFETY: these are the 8259s' command and data ports; a masked PIC interrupts no CPU.
         unsafe { Port::new(port).write(value) };
     };
     for (command, data, vectors) in [(0x20, 0x21, 0xe0u8), (0xa0, 0xa1, 0xe8)] {
@@ -99,7 +102,7 @@ fn mask_legacy_pics() {
     }
 }
 
-/// Number of lines.
+/// Number of device lines.
 pub fn line_count() -> u32 {
     LINES.load(Ordering::Relaxed)
 }
@@ -111,13 +114,13 @@ pub fn controller_count() -> usize {
 
 /// The line an ISA interrupt arrives on.
 pub fn line_of_isa(isa: u8) -> u32 {
-    // SAFETY: read-only after `init`.
+    // SAFETY: the cell is read-only after `init`, so shared references are sound.
     let (_, overrides) = unsafe { &*CONTROLLERS.0.get() };
     overrides.iter().find(|entry| entry.isa == isa).map_or(u32::from(isa), |entry| entry.line)
 }
 
 fn controller_of(line: u32) -> Result<(&'static Controller, u32), LineError> {
-    // SAFETY: read-only after `init`.
+    // SAFETY: the cell is read-only after `init`, so shared references are sound.
     let (controllers, _) = unsafe { &*CONTROLLERS.0.get() };
     let found = controllers
         .iter()
@@ -129,7 +132,7 @@ fn controller_of(line: u32) -> Result<(&'static Controller, u32), LineError> {
 pub fn route(line: u32, vector: u8, cpu: usize, trigger: LineTrigger) -> Result<(), LineError> {
     let (controller, index) = controller_of(line)?;
     let apic_id = cpu::apic_id_of(cpu).filter(|&id| id <= LARGEST_ID).ok_or(LineError::NoSuchCpu)?;
-    // SAFETY: read-only after `init`.
+    // SAFETY: the cell is read-only after `init`, so shared references are sound.
     let (_, overrides) = unsafe { &*CONTROLLERS.0.get() };
     let special = overrides.iter().find(|entry| entry.line == line);
     let (active_low, level) = match special {
@@ -143,13 +146,14 @@ pub fn route(line: u32, vector: u8, cpu: usize, trigger: LineTrigger) -> Result<
     };
     let low = u32::from(vector) | if active_low { ENTRY_ACTIVE_LOW } else { 0 } | if level { ENTRY_LEVEL } else { 0 };
     let register = FIRST_ENTRY + 2 * index;
+    // Mask the line while its entry is half written.
     controller.write(register, ENTRY_MASKED);
     controller.write(register + 1, apic_id << 24);
     controller.write(register, low);
     Ok(())
 }
 
-/// Makes a line a non-maskable interrupt of a CPU (82093AA data sheet, 3.2.4: edge triggered, no vector).
+/// Routes a line to a CPU as an NMI (82093AA data sheet, 3.2.4: edge triggered, no vector).
 pub fn route_non_maskable(line: u32, cpu: usize) -> Result<(), LineError> {
     let (controller, index) = controller_of(line)?;
     let apic_id = cpu::apic_id_of(cpu).filter(|&id| id <= LARGEST_ID).ok_or(LineError::NoSuchCpu)?;

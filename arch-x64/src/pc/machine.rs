@@ -1,4 +1,4 @@
-//! [`Machine`]: the contract, fulfilled by a PC.
+//! [`Machine`]: the contract's implementation for a PC.
 
 use arch_contract::{
     Architecture, ConsoleEvent, Export, Framebuffer, LineError, LineTrigger, PowerAction, StartCpuError,
@@ -12,10 +12,10 @@ use crate::{apic, cpu, descriptors, machine_check, paging, trampoline, trap, vec
 /// A PC.
 pub struct Machine;
 
-/// COM3, which is polled.
+/// COM3, the telemetry line, which is polled.
 static TELEMETRY: Polled = Polled::at(0x3e8);
 
-/// First Rust of a further CPU, on its own stack.
+/// The first Rust code of a secondary CPU, on its own stack.
 extern "C" fn cpu_start(cpu: usize, local: usize) -> ! {
     paging::control_registers();
     machine_check::enable();

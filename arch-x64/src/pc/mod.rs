@@ -1,9 +1,10 @@
-//! The PC platform: everything a PC has around its CPUs.
+//! The PC platform: everything around a PC's CPUs.
 //!
 //! - [`start`]: from the loader's entry to the kernel's, in order.
-//! - [`machine`]: [`Machine`], the contract's implementer.
-//! - [`serial`], [`io_apic`], [`timer`], [`power`]: devices; [`screen`], [`keyboard`]: for a person;
-//!   [`debugging`], [`debug_line`]: for a debugger.
+//! - [`machine`]: [`Machine`], which implements the contract.
+//! - [`serial`], [`io_apic`], [`timer`], [`power`]: devices; [`screen`], [`keyboard`]: for a
+//!   person; [`debugging`], [`debug_line`]: for a debugger; [`debug_port`]: for the host of an
+//!   emulated machine.
 
 mod debug_line;
 mod debug_port;

@@ -1,5 +1,5 @@
-//! QEMU's VGA: its PCI function, its mode by the registers of Bochs' display interface (QEMU, docs/specs/standard-vga.rst), and
-//! its frame buffer.
+//! QEMU's VGA: its PCI function, its mode set through the registers of Bochs' display interface
+//! (QEMU, docs/specs/standard-vga.rst), and its frame buffer.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,14 +15,14 @@ const HEIGHT: usize = 768;
 const CONFIGURATION_ADDRESS: u16 = 0xcf8;
 const CONFIGURATION_DATA: u16 = 0xcfc;
 const CONFIGURATION_ENABLE: u32 = 1 << 31;
-/// Vendor and device of QEMU's VGA.
+/// Vendor and device id of QEMU's VGA.
 const STANDARD_VGA: u32 = 0x1111_1234;
-/// Functions of the first bus.
+/// Number of slots on the first bus.
 const SLOTS: u32 = 32;
-/// The command register, and its bit that lets the function answer at its addresses.
+/// The command register, and the bit that makes the function respond at its memory addresses.
 const COMMAND: u32 = 0x04;
 const COMMAND_MEMORY: u32 = 1 << 1;
-/// The first base address, without its flags.
+/// The first base address register, and the mask of its address bits.
 const BASE_ADDRESS: u32 = 0x10;
 const BASE_ADDRESS_MASK: u32 = !0xf;
 
@@ -34,14 +34,15 @@ const DISPLAY_HEIGHT: u16 = 2;
 const DISPLAY_BITS: u16 = 3;
 const DISPLAY_ENABLE: u16 = 4;
 const DISPLAY_VIRTUAL_WIDTH: u16 = 6;
-/// On, with a linear frame buffer.
+/// Enabled, with a linear frame buffer.
 const ENABLED: u16 = 0x41;
 
-/// Where the frame buffer is mapped, 0 if there is none.
+/// Address of the mapped frame buffer, 0 if there is none.
 static START: AtomicUsize = AtomicUsize::new(0);
 
 fn read_configuration(slot: u32, register: u32) -> u32 {
-    // SAFETY: reading configuration space changes nothing; only the boot CPU does, before others start.
+    // SAFETY: reading configuration space changes nothing; only the boot CPU does so, before it
+    // starts others.
     unsafe {
         Port::new(CONFIGURATION_ADDRESS).write(CONFIGURATION_ENABLE | slot << 11 | register);
         Port::new(CONFIGURATION_DATA).read()
@@ -49,7 +50,7 @@ fn read_configuration(slot: u32, register: u32) -> u32 {
 }
 
 fn write_configuration(slot: u32, register: u32, value: u32) {
-    // SAFETY: lets a function answer at the addresses the firmware gave it.
+    // SAFETY: the write only lets a function respond at the addresses the firmware assigned to it.
     unsafe {
         Port::new(CONFIGURATION_ADDRESS).write(CONFIGURATION_ENABLE | slot << 11 | register);
         Port::new(CONFIGURATION_DATA).write(value);
@@ -57,7 +58,7 @@ fn write_configuration(slot: u32, register: u32, value: u32) {
 }
 
 fn set_display(register: u16, value: u16) {
-    // SAFETY: the registers of a display that is there.
+    // SAFETY: callers have found the display, so these registers exist and affect only it.
     unsafe {
         Port::new(DISPLAY_INDEX).write(register);
         Port::new(DISPLAY_DATA).write(value);
@@ -69,7 +70,7 @@ pub fn init(source: TableSource) {
     let Some(slot) = (0..SLOTS).find(|&slot| read_configuration(slot, 0) == STANDARD_VGA) else { return };
     let base = read_configuration(slot, BASE_ADDRESS) & BASE_ADDRESS_MASK;
     if base == 0 {
-        // The firmware has not placed it.
+        // The firmware has not assigned an address.
         return;
     }
     write_configuration(slot, COMMAND, read_configuration(slot, COMMAND) | COMMAND_MEMORY);

@@ -11,10 +11,11 @@ const BASE: u16 = 0x3f8;
 /// ISA interrupt of COM1.
 pub const ISA_INTERRUPT: u8 = 4;
 
-/// Set while the UART takes nothing (its other end is held up): output is dropped then rather than waited for.
+/// True while the UART accepts nothing because its other end is held up: output is then dropped
+/// instead of waited for.
 static STUCK: AtomicBool = AtomicBool::new(false);
 
-/// Interrupts that are enabled.
+/// The enabled interrupts.
 static WATCHED: AtomicU8 = AtomicU8::new(0);
 
 /// Bytes received before the kernel started.
@@ -22,20 +23,21 @@ static EARLY: [AtomicU8; EARLY_LIMIT] = [const { AtomicU8::new(0) }; EARLY_LIMIT
 static EARLY_COUNT: AtomicUsize = AtomicUsize::new(0);
 static EARLY_TAKEN: AtomicUsize = AtomicUsize::new(0);
 const EARLY_LIMIT: usize = 1024;
-/// Polls without a byte before the sender counts as waiting for us.
+/// Polls without a byte until the sender is taken to be waiting for us.
 const EARLY_POLLS: u32 = 500;
 
 fn read(register: u16) -> u8 {
-    // SAFETY: reading the UART's registers at most takes a received byte, which only the console does.
+    // SAFETY: reading a UART register has no effect beyond taking a received byte, which only the
+    // console does.
     unsafe { Port::new(BASE + register).read() }
 }
 
 fn write(register: u16, value: u8) {
-    // SAFETY: the UART does nothing to memory.
+    // SAFETY: writes to the UART's registers affect the device but no memory.
     unsafe { Port::new(BASE + register).write(value) }
 }
 
-/// Sets 115,200 baud, 8N1, FIFOs on, interrupts off.
+/// Initialises the UART: 115,200 baud, 8N1, FIFOs enabled, interrupts disabled.
 pub fn init() {
     if read(LINE_STATUS) == ABSENT {
         return;
@@ -45,7 +47,7 @@ pub fn init() {
     write(DATA, 1);
     write(INTERRUPT_ENABLE, 0);
     write(LINE_CONTROL, LINE_8N1);
-    // Bytes that are there already would be lost with the FIFOs' reset.
+    // The FIFO reset would lose bytes that have already arrived.
     let mut quiet = 0;
     while quiet < EARLY_POLLS && EARLY_COUNT.load(Ordering::Relaxed) < EARLY_LIMIT {
         if read(LINE_STATUS) & STATUS_DATA_READY != 0 {
@@ -58,7 +60,7 @@ pub fn init() {
     write(MODEM_CONTROL, MODEM_READY);
 }
 
-/// Sends bytes, polling; drops what a stuck line does not take.
+/// Sends bytes by polling; drops what a stuck line does not accept.
 pub fn send(bytes: &[u8]) {
     for &byte in bytes {
         if wait_for_room() {
@@ -67,7 +69,7 @@ pub fn send(bytes: &[u8]) {
     }
 }
 
-/// True once the transmitter takes a byte. Only the first wait for a line that is stuck is a long one.
+/// True once the transmitter accepts a byte. Only the first wait for a stuck line is long.
 fn wait_for_room() -> bool {
     let polls = if STUCK.load(Ordering::Relaxed) { 1 } else { TRANSMIT_POLLS };
     for _ in 0..polls {
@@ -81,7 +83,7 @@ fn wait_for_room() -> bool {
     false
 }
 
-/// Takes a received byte.
+/// Takes a received byte, if there is one.
 pub fn receive() -> Option<u8> {
     let taken = EARLY_TAKEN.load(Ordering::Relaxed);
     if taken < EARLY_COUNT.load(Ordering::Relaxed) {
@@ -92,7 +94,8 @@ pub fn receive() -> Option<u8> {
     (status != ABSENT && status & STATUS_DATA_READY != 0).then(|| read(DATA))
 }
 
-/// Fills the transmit FIFO if it is empty; returns how many bytes that took. An absent UART takes all.
+/// Fills the transmit FIFO if it is empty; returns the number of bytes accepted. An absent UART
+/// accepts bytes and drops them.
 pub fn try_send(bytes: &[u8]) -> usize {
     if read(LINE_STATUS) & STATUS_TRANSMIT_EMPTY == 0 {
         return 0;
@@ -111,19 +114,20 @@ const fn interrupt_of(event: ConsoleEvent) -> u8 {
     }
 }
 
-/// Interrupts when this is so.
+/// Enables the interrupt for an event.
 pub fn watch(event: ConsoleEvent) {
     WATCHED.fetch_or(interrupt_of(event), Ordering::SeqCst);
     write_interrupt_enable();
 }
 
-/// No longer interrupts for this.
+/// Disables the interrupt for an event.
 pub fn ignore(event: ConsoleEvent) {
     WATCHED.fetch_and(!interrupt_of(event), Ordering::SeqCst);
     write_interrupt_enable();
 }
 
-/// Input and output change their bits on different CPUs: the last to write wrote what was wanted last.
+/// Writes the enabled interrupts to the UART. Input and output change their bits on different CPUs;
+/// the loop ensures that the last write has the latest bits.
 fn write_interrupt_enable() {
     loop {
         let wanted = WATCHED.load(Ordering::SeqCst);
@@ -134,12 +138,12 @@ fn write_interrupt_enable() {
     }
 }
 
-/// True while the UART asks for an interrupt. Reading that withdraws "transmitter empty".
+/// True while the UART requests an interrupt. The read clears the "transmitter empty" request.
 pub fn is_raised() -> bool {
     read(INTERRUPT_IDENTIFICATION) & NONE_PENDING == 0
 }
 
-/// Waits until the last bit is on the line: what follows may switch it off.
+/// Waits until the last bit is on the line, because the machine may be switched off next.
 pub fn wait_until_sent() {
     for _ in 0..TRANSMIT_POLLS {
         if STUCK.load(Ordering::Relaxed) || read(LINE_STATUS) & STATUS_IDLE != 0 {

@@ -18,20 +18,21 @@ use crate::start_up::{self, FrameSource, Place, StartUpMemory, Storage};
 use crate::{apic, cpu, descriptors, machine_check, vectors};
 
 unsafe extern "Rust" {
-    /// The kernel; provided by the image.
+    /// The kernel's entry, provided by the image.
     safe fn aerokernel_main(boot: &'static BootInformation) -> !;
 }
 
-/// The interrupt vector table and the BIOS data area: left alone.
+/// The interrupt vector table and the BIOS data area, which are left alone.
 const FIRMWARE_DATA: PhysicalRange = PhysicalRange { start: 0, end: 0x1000 };
 
 static STORAGE: Place<Option<Platform>> = Place::new(None);
 
-/// The boot CPU's first Rust: 64-bit, at its final address, on the boot stack, first 4 GiB mapped.
+/// The boot CPU's first Rust code, entered in 64-bit mode at its final address, on the boot stack,
+/// with the first 4 GiB mapped.
 pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     let entry_cycles = cpu::cycles();
     serial::init();
-    // SAFETY: `start` runs once.
+    // SAFETY: the boot code calls `start` once, so the storage is taken only once.
     let storage = unsafe { STORAGE.take() };
 
     cpu::claim_block(0, 0);
@@ -45,7 +46,7 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     let (symbols, programs) = start_up::packed();
     let image = start_up::image(symbols, programs);
     let (loader, mut rsdp, mut free) = read_loader(magic, loader_information, image, storage);
-    // What is not a port, the kernel names once it can.
+    // The kernel reports values that are no port numbers once it can.
     let port = |word| words::value(&storage.command_line, word).and_then(words::number)?.try_into().ok();
     if let Some(port) = port("debug-exit") {
         power::set_debug_exit(port);
@@ -110,19 +111,20 @@ pub(super) extern "C" fn start(magic: u32, loader_information: u64) -> ! {
     aerokernel_main(information)
 }
 
-/// Says how far start-up got; the last word is where it stopped.
+/// Prints a start-up stage; the last word shows where start-up stopped.
 fn say(stage: &str) {
     serial::send(stage.as_bytes());
 }
 
-/// Reads command line and memory map; returns the loader's name, the RSDP and the free memory.
+/// Reads the command line and the memory map; returns the loader's name, the RSDP and the free
+/// memory.
 fn read_loader(
     magic: u32,
     at: u64,
     image: PhysicalRange,
     storage: &mut Storage<Option<Platform>>,
 ) -> (&'static str, u64, RangeList) {
-    // SAFETY: only used here, with the start-up tables.
+    // SAFETY: `memory` is used only in this function, before the start-up page tables are replaced.
     let memory = unsafe { StartUpMemory::new() };
     let notices = &mut storage.notices;
     let (name, line, rsdp, mut free) = match magic {
@@ -132,7 +134,7 @@ fn read_loader(
         }
         multiboot2::MAGIC => {
             let info = multiboot2::parse(&memory, at, notices);
-            // The RSDP is a copy inside the information, which must survive until it was read.
+            // The RSDP is a copy inside the information, which must survive until the RSDP is read.
             let own = PhysicalRange { start: at, end: at + info.length as u64 };
             let mut free = memory_map::usable(info.memory_map(), notices);
             memory_map::remove(&mut free, own, notices);
@@ -152,7 +154,7 @@ fn read_loader(
     (name, rsdp, free)
 }
 
-/// Ends a boot that cannot go on.
+/// Ends a boot that cannot continue.
 fn stop(reason: &str) -> ! {
     say("\r\nAerokernel: cannot boot: ");
     say(reason);
@@ -160,7 +162,8 @@ fn stop(reason: &str) -> ! {
     power::act(arch_contract::PowerAction::PowerOff, 3)
 }
 
-/// Firmware tables, mapped as they are asked for. They can be anywhere, also where no memory was reported.
+/// The firmware's tables, mapped on demand. They can lie anywhere, even where no memory was
+/// reported.
 struct MappedMemory<'a> {
     tables: UnsafeCell<&'a mut FrameSource>,
 }
@@ -170,10 +173,11 @@ impl PhysicalMemory for MappedMemory<'_> {
         if address.checked_add(length as u64)? > memory_map::HIGHEST_ADDRESS {
             return None;
         }
-        // SAFETY: one borrow at a time: the closure below does not come back here.
+        // SAFETY: the closure below does not re-enter this function, so there is only one borrow at
+        // a time.
         let tables = unsafe { &mut *self.tables.get() };
         let mapped = paging::map_device(address, length, &mut || tables.next()).ok()?;
-        // SAFETY: just mapped, and never unmapped. Absent memory reads as ones.
+        // SAFETY: the range was just mapped and is never unmapped. Absent memory reads as ones.
         Some(unsafe { core::slice::from_raw_parts(mapped, length) })
     }
 }
@@ -192,7 +196,7 @@ fn enable_apic(platform: &Platform, tables: &mut FrameSource) {
     cpu::claim_block(0, apic::id());
 }
 
-/// The boot CPU first, the others in MADT order.
+/// Lists the boot CPU first, the others in MADT order.
 fn list_cpus(platform: &Platform, cpus: &mut ArrayVec<CpuDescription, MAX_CPUS>, notices: &mut Notices) {
     let boot_id = apic::id();
     let describe = |id| CpuDescription { hardware_id: id, node: platform.node_of_cpu(id) };
@@ -204,7 +208,8 @@ fn list_cpus(platform: &Platform, cpus: &mut ArrayVec<CpuDescription, MAX_CPUS>,
     }
 }
 
-/// Cuts the free ranges at the borders of NUMA nodes. Memory no node claims belongs to node 0.
+/// Splits the free ranges at the borders of NUMA nodes. Memory that no node claims belongs to node
+/// 0.
 fn split_by_node(
     free: &RangeList,
     platform: &Platform,

@@ -1,4 +1,4 @@
-//! How fast the TSC and the local APIC timer run, and arming the timer.
+//! The rates of the TSC and the local APIC timer, and arming the timer.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -8,26 +8,27 @@ use x86_64::instructions::port::Port;
 use crate::calibration::{self, Reading, Run};
 use crate::{apic, cpu};
 
-/// ACPI power management timer (ACPI 6.5, 4.8.3.3): 24 bits are always there.
+/// ACPI power management timer (ACPI 6.5, 4.8.3.3); at least 24 bits are always implemented.
 const PM_TIMER: calibration::Reference = calibration::Reference { hz: 3_579_545, mask: 0xff_ffff };
 /// Programmable interval timer (8254).
 const PIT: calibration::Reference = calibration::Reference { hz: 1_193_182, mask: 0xffff };
-/// Real-time clock (MC146818A), its periodic flag. A tick that is not seen before the next is lost: so they are few.
+/// Real-time clock (MC146818A), its periodic flag. A tick that is not read before the next is lost,
+/// so the rate is low.
 const RTC: calibration::Reference = calibration::Reference { hz: 64, mask: u64::MAX };
 const RTC_INDEX: u16 = 0x70;
 const RTC_DATA: u16 = 0x71;
-/// See [`apic_frequency`].
+/// The APIC timer's rate in KVM and QEMU; see [`apic_frequency`].
 const EMULATED_APIC_HZ: u64 = 1_000_000_000;
 const PIT_CHANNEL_2: u16 = 0x42;
 const PIT_COMMAND: u16 = 0x43;
-/// Gate and output of PIT channel 2, in the PC's system control port B.
+/// System control port B, which has the gate of PIT channel 2.
 const CONTROL_B: u16 = 0x61;
 const CONTROL_B_GATE: u8 = 1 << 0;
 const CONTROL_B_SPEAKER: u8 = 1 << 1;
 
-/// Longest one-shot, so that the count fits its register on any clock; the kernel asks again.
+/// Longest one-shot, limited so that the count fits its register; the kernel re-arms the timer.
 const LONGEST_TICKS: u64 = u32::MAX as u64;
-/// Binary point of [`TICKS_PER_CYCLE`].
+/// Position of the binary point in [`TICKS_PER_CYCLE`].
 const RATIO_SHIFT: u32 = 32;
 
 static CYCLE_HZ: AtomicU64 = AtomicU64::new(1_000_000_000);
@@ -35,10 +36,10 @@ static CYCLE_HZ: AtomicU64 = AtomicU64::new(1_000_000_000);
 static TICKS_PER_CYCLE: AtomicU64 = AtomicU64::new(1 << RATIO_SHIFT);
 static TSC_DEADLINE: AtomicBool = AtomicBool::new(false);
 
-/// What the clock was calibrated against.
+/// Reference that the clock was calibrated against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reference {
-    /// CPUID leaf 15h or a hypervisor's 40000010h states the rate.
+    /// CPUID leaf 15h or a hypervisor's leaf 40000010h states the rate.
     Cpuid,
     /// The ACPI power management timer.
     PmTimer,
@@ -46,18 +47,18 @@ pub enum Reference {
     Pit,
     /// The real-time clock's periodic flag.
     Rtc,
-    /// The local APIC timer, whose rate is known.
+    /// The local APIC timer, if its rate is known.
     Apic,
-    /// Nothing that runs: the rate is a guess.
+    /// No running reference: the rate is a guess.
     None,
 }
 
-/// Rate of the TSC.
+/// Rate of the TSC in Hz.
 pub fn cycle_frequency_hz() -> u64 {
     CYCLE_HZ.load(Ordering::Relaxed)
 }
 
-/// Measures the clocks. By the boot CPU, its APIC enabled.
+/// Calibrates the clocks. Called by the boot CPU with its APIC enabled.
 pub fn calibrate(pm_timer_port: u16) -> Reference {
     let deadline_mode = CpuId::new().get_feature_info().is_some_and(|features| features.has_tsc_deadline());
     TSC_DEADLINE.store(deadline_mode, Ordering::Relaxed);
@@ -76,7 +77,7 @@ pub fn calibrate(pm_timer_port: u16) -> Reference {
     let (measured, reference) = match (outside, stated, apic_frequency()) {
         (Some((run, reference)), None, _) => (Some(run), reference),
         (Some((run, _)), Some(_), _) => (Some(run), Reference::Cpuid),
-        // Nothing outside of the CPU runs.
+        // No reference outside of the CPU runs.
         (None, Some(frequency), _) => (run_tsc(frequency), Reference::Cpuid),
         (None, None, Some(frequency)) => (run_apic(frequency), Reference::Apic),
         (None, None, None) => (run_tsc(guessed_frequency()), Reference::None),
@@ -93,9 +94,10 @@ pub fn calibrate(pm_timer_port: u16) -> Reference {
     reference
 }
 
-/// The APIC timer's rate, if it is known: as a hypervisor states it (40000010h EBX in kHz), that of the crystal (SDM Vol. 2A, CPUID 15h
-/// ECX; Vol. 3A, 11.5.4), or that which KVM and QEMU emulate (KVM's API, KVM_CAP_X86_APIC_BUS_CYCLES_NS: a nanosecond unless told
-/// otherwise; QEMU's APIC counts its virtual clock's nanoseconds).
+/// The APIC timer's rate, if it is known. The sources, in order: a hypervisor's statement
+/// (40000010h EBX in kHz); the crystal (SDM Vol. 2A, CPUID 15h ECX; Vol. 3A, 11.5.4); the rate that
+/// KVM and QEMU emulate (KVM's API, KVM_CAP_X86_APIC_BUS_CYCLES_NS: a nanosecond by default; QEMU's
+/// APIC counts its virtual clock's nanoseconds).
 fn apic_frequency() -> Option<u64> {
     let cpuid = CpuId::new();
     let hypervisor = cpuid.get_hypervisor_info();
@@ -107,14 +109,16 @@ fn apic_frequency() -> Option<u64> {
     stated.or(crystal).filter(|&frequency| frequency > 1_000_000).or(emulated)
 }
 
-/// The TSC's rate where nothing says it: the CPU's base frequency (SDM Vol. 2A, CPUID 16h EAX in MHz), or 1 GHz.
+/// A guess of the TSC's rate if nothing states it: the CPU's base frequency (SDM Vol. 2A, CPUID 16h
+/// EAX in MHz), or 1 GHz.
 fn guessed_frequency() -> u64 {
     let base =
         CpuId::new().get_processor_frequency_info().map(|info| u64::from(info.processor_base_frequency()) * 1_000_000);
     base.filter(|&frequency| frequency > 1_000_000).unwrap_or(1_000_000_000)
 }
 
-/// The TSC's rate as CPUID states it (SDM Vol. 2A, CPUID 15h; KVM and VMware: 40000010h EAX in kHz).
+/// The TSC's rate as CPUID states it (SDM Vol. 2A, CPUID 15h; KVM and VMware: 40000010h EAX in
+/// kHz).
 fn stated_frequency() -> Option<u64> {
     let cpuid = CpuId::new();
     let from_hypervisor =
@@ -124,7 +128,7 @@ fn stated_frequency() -> Option<u64> {
 }
 
 fn run_pm_timer(port: u16) -> Option<(Run, u64)> {
-    // SAFETY: the FADT names the port; reading it has no effect.
+    // SAFETY: the FADT names this port as the PM timer's; reading it has no effect.
     let read = || unsafe { Port::<u32>::new(port).read() }.into();
     run(PM_TIMER, read)
 }
@@ -153,29 +157,31 @@ fn run_pit() -> Option<(Run, u64)> {
     run(PIT, read)
 }
 
-/// Against the real-time clock's periodic flag (MC146818A data sheet, registers A to D). Its interrupt is masked where it
-/// arrives.
+/// Measures against the real-time clock's periodic flag (MC146818A data sheet, registers A to D).
+/// The clock's interrupt is masked at the interrupt controller.
 fn run_rtc() -> Option<(Run, u64)> {
-    /// Of register D: the clock has power.
+    /// Bit of register D: the clock has power.
     const VALID: u8 = 1 << 7;
-    /// Of register B: periodic interrupt. Of register C: it is due.
+    /// Bit of register B: periodic interrupt enabled. Bit of register C: periodic interrupt due.
     const PERIODIC: u8 = 1 << 6;
-    /// Of register A: 64 Hz.
+    /// Rate selection in register A: 64 Hz.
     const RATE: u8 = 10;
-    // SAFETY: index and data of the clock's registers, which no other part of the kernel uses.
+    // SAFETY: these are index and data ports of the clock's registers, which no other part of the
+    // kernel uses.
     let select = |register: u8| unsafe { Port::<u8>::new(RTC_INDEX).write(register) };
     let read = |register: u8| {
         select(register);
-        // SAFETY: the data of the register selected; reading register C has the effect that is wanted.
+        // SAFETY: this reads the selected register; reading register C clears its flags, as
+        // intended.
         unsafe { Port::<u8>::new(RTC_DATA).read() }
     };
     let write = |register: u8, value: u8| {
         select(register);
-        // SAFETY: rate and interrupt enable, which are given back.
+        // SAFETY: only the rate and the interrupt enable are changed, and both are restored below.
         unsafe { Port::<u8>::new(RTC_DATA).write(value) }
     };
     let (a, b, d) = (read(0xa), read(0xb), read(0xd));
-    // Where there is none, all is ones; the other bits of D are zeros.
+    // An absent clock reads as ones; the other bits of D are always zero.
     if d != VALID {
         return None;
     }
@@ -192,18 +198,19 @@ fn run_rtc() -> Option<(Run, u64)> {
     measured
 }
 
-/// Against the APIC timer itself.
+/// Measures against the APIC timer itself.
 fn run_apic(hz: u64) -> Option<(Run, u64)> {
     let reference = calibration::Reference { hz, mask: u64::from(u32::MAX) };
     run(reference, || u64::from(u32::MAX - apic::remaining_ticks()))
 }
 
-/// How fast the APIC timer is beside the TSC, of this rate.
+/// Measures the APIC timer's rate relative to the TSC, whose rate is given.
 fn run_tsc(hz: u64) -> Option<(Run, u64)> {
     run(calibration::Reference { hz, mask: u64::MAX }, cpu::cycles)
 }
 
-/// Runs all clocks; `read` reads the reference. What elapsed, and the reference's rate.
+/// Runs all clocks; `read` reads the reference. Returns the elapsed counts and the reference's
+/// rate.
 fn run(reference: calibration::Reference, mut read: impl FnMut() -> u64) -> Option<(Run, u64)> {
     apic::enable_counting_only();
     let start = || apic::start_one_shot(u32::MAX);
@@ -217,7 +224,7 @@ fn run(reference: calibration::Reference, mut read: impl FnMut() -> u64) -> Opti
     Some((run?, reference.hz))
 }
 
-/// Prepares this CPU's timer.
+/// Configures this CPU's timer.
 pub fn enable_on_this_cpu() {
     if TSC_DEADLINE.load(Ordering::Relaxed) {
         apic::enable_tsc_deadline();
@@ -226,7 +233,7 @@ pub fn enable_on_this_cpu() {
     }
 }
 
-/// Asks for an interrupt at `deadline`.
+/// Requests an interrupt at `deadline`.
 #[inline(always)]
 pub fn arm(deadline: u64) {
     if TSC_DEADLINE.load(Ordering::Relaxed) {
@@ -234,13 +241,13 @@ pub fn arm(deadline: u64) {
     } else {
         let cycles = deadline.saturating_sub(cpu::cycles());
         let product = u128::from(cycles) * u128::from(TICKS_PER_CYCLE.load(Ordering::Relaxed));
-        // Rounded up: early costs a second interrupt.
+        // Round up: an early interrupt would cost a second one.
         let ticks = ((product >> RATIO_SHIFT) as u64).saturating_add(1).min(LONGEST_TICKS);
         apic::start_one_shot(ticks as u32);
     }
 }
 
-/// Withdraws the request.
+/// Cancels the timer request.
 pub fn disarm() {
     if TSC_DEADLINE.load(Ordering::Relaxed) {
         apic::set_tsc_deadline(0);
@@ -249,7 +256,7 @@ pub fn disarm() {
     }
 }
 
-/// What the timer is made of.
+/// Human-readable kind of the timer.
 pub fn name() -> &'static str {
     if TSC_DEADLINE.load(Ordering::Relaxed) { "TSC deadline" } else { "APIC one-shot" }
 }

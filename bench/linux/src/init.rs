@@ -1,4 +1,5 @@
-//! The first process of the Linux that `aero` runs: starts the other CPUs, runs the commands of a file, and ends the machine. It runs from an initial RAM file system and is linked statically.
+//! The first process of the Linux that `aero` runs: starts the other CPUs, runs a file's commands,
+//! and ends the machine. Linked statically, it runs from an initial RAM file system.
 
 use std::ffi::CStr;
 use std::fs;
@@ -8,11 +9,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-/// What to run: a command a line.
+/// The file of commands to run, one per line.
 const COMMANDS: &str = "/commands";
-/// Begins what `aero` reads.
+/// Marks the beginning of what `aero` reads.
 const BEGIN: &str = "linux: begin";
-/// Ends it; the number of commands that failed follows.
+/// Marks the end; the number of failed commands follows.
 const END: &str = "linux: end";
 
 fn main() {
@@ -23,7 +24,7 @@ fn main() {
     let commands = fs::read_to_string(COMMANDS).unwrap_or_default();
     let failed = commands.lines().filter(|line| !succeeds(line)).count();
     println!("{END} {failed}");
-    // SAFETY: flushes and ends the machine; nothing is lost but this RAM.
+    // SAFETY: both calls take no pointers, and the machine's only state is this RAM.
     unsafe {
         libc::sync();
         libc::reboot(libc::RB_AUTOBOOT);
@@ -36,7 +37,8 @@ fn prepare() -> io::Result<()> {
     mount(c"sysfs", c"/sys")?;
     let console = fs::OpenOptions::new().read(true).write(true).open("/dev/ttyS0")?;
     for descriptor in 0..3 {
-        // SAFETY: the standard streams become the serial line.
+        // SAFETY: the console's descriptor is open, and nothing else owns the standard streams'
+        // numbers.
         if unsafe { libc::dup2(console.as_raw_fd(), descriptor) } < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -46,15 +48,16 @@ fn prepare() -> io::Result<()> {
 
 fn mount(kind: &CStr, at: &CStr) -> io::Result<()> {
     fs::create_dir_all(at.to_string_lossy().as_ref())?;
-    // SAFETY: C strings.
+    // SAFETY: both names are C strings that outlive the call, and the options may be null.
     match unsafe { libc::mount(kind.as_ptr(), at.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Starts the CPUs that `maxcpus=1` left out. Where instructions are counted, QEMU gives the others a turn only when this
-/// CPU waits or pauses, and Linux does neither while it starts one: somebody has to pause meanwhile.
+/// Starts the CPUs that `maxcpus=1` left out. Where instructions are counted, QEMU runs the other
+/// CPUs only while this one waits or pauses, and Linux does neither while it starts a CPU, so a
+/// second thread pauses meanwhile.
 fn start_cpus() -> io::Result<()> {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {

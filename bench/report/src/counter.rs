@@ -1,21 +1,23 @@
-//! What a time counter counts.
+//! What a time counter counts: time or instructions.
 
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// A time counter, and what is known of it.
+/// A time counter and its properties.
 #[derive(Clone, Copy, Debug)]
 pub struct Counter {
-    /// Reads it.
+    /// The function that reads the counter.
     pub read: fn() -> u64,
-    /// What two readings with nothing between them differ by: the smallest of many.
+    /// The difference between two adjacent readings: the smallest of many.
     pub overhead: u64,
-    /// True if it counts executed instructions, so that figures repeat and are no times.
+    /// True if the counter counts executed instructions: figures then repeat exactly and are not
+    /// times.
     pub counts_instructions: bool,
 }
 
 impl Counter {
-    /// Looks what `read` counts. `read` must be what is inlined where durations are taken, or as dear.
+    /// Examines a counter. `inlined` must be the reading that is inlined where durations are taken,
+    /// or one of the same cost.
     #[inline(always)]
     pub fn examine(read: fn() -> u64, inlined: impl Fn() -> u64) -> Self {
         let between = || {
@@ -26,27 +28,28 @@ impl Counter {
         Self { read, overhead, counts_instructions: counts_instructions(read) }
     }
 
-    /// The unit of its durations.
+    /// Returns the unit of the counter's durations.
     pub fn unit(&self) -> &'static str {
         if self.counts_instructions { "instructions" } else { "cycles" }
     }
 }
 
-/// True if further rounds of a loop cost exactly the same, wherever one looks, which they do on no clock of a CPU that executes out of
-/// order; and if an atomic instruction costs no more than others, which it does on any.
+/// Returns true if the counter counts instructions. Then further rounds of a loop always cost
+/// exactly the same, unlike on a clock of an out-of-order CPU, and an atomic instruction costs no
+/// more than others, unlike on any clock.
 fn counts_instructions(read: fn() -> u64) -> bool {
-    // A multiple of whatever the compiler unrolls by.
+    // A multiple of any factor by which the compiler may unroll the loop.
     const STEP: u64 = 64;
-    // What an iteration of the loop may have besides the atomic instruction.
+    // The most instructions per iteration besides the atomic one.
     const OTHERS: u64 = 5;
-    // The smallest of a few, because an interrupt may come.
+    // The smallest of a few attempts, because an interrupt may come during one.
     let least = |time: fn(fn() -> u64, u64) -> u64, rounds| (0..4).map(|_| time(read, rounds)).min().unwrap_or(0);
     let step = |time, steps: u64| least(time, (steps + 1) * STEP).saturating_sub(least(time, steps * STEP));
     let (plain, atomic) = (step(time, 1), step(time_atomics, 1));
     plain > 0 && atomic <= (OTHERS + 1) * STEP && (2..16).all(|steps| step(time, steps) == plain)
 }
 
-/// How long a loop takes. Not a part of its callers, so that it is always the same code.
+/// Times a loop. Kept out of line, so that all callers time the same code.
 #[inline(never)]
 fn time(read: fn() -> u64, rounds: u64) -> u64 {
     let start = read();
@@ -56,7 +59,7 @@ fn time(read: fn() -> u64, rounds: u64) -> u64 {
     read().saturating_sub(start)
 }
 
-/// The same with an atomic instruction in each round.
+/// Times a loop with an atomic instruction in each round, also kept out of line.
 #[inline(never)]
 fn time_atomics(read: fn() -> u64, rounds: u64) -> u64 {
     let number = AtomicU64::new(0);

@@ -1,15 +1,15 @@
-//! Reports as JSON: `{"meta": {...}, "results": [{...}, ...]}`, a result to a line.
+//! Reports as JSON: `{"meta": {...}, "results": [{...}, ...]}`, one result per line.
 
 use core::fmt::{self, Write};
 
 use crate::{Meta, Row};
 
-/// Stands before the first result, behind the meta data.
+/// The text between the metadata and the first result.
 pub const BEGIN: &str = ", \"results\": [";
-/// Stands behind the last one, and nowhere else.
+/// The text after the last result; it occurs nowhere else in a report.
 pub const END: &str = "\n]}";
 
-/// A text as JSON has it.
+/// A text as a JSON string.
 struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {

@@ -1,8 +1,9 @@
-//! What is said of measured durations, in one format for both systems that are compared.
+//! Reports of measured durations, in one format for both of the systems compared.
 //!
-//! - [`Samples`]: durations of single operations, the first ones and the counter's own cost left out.
-//! - [`Row`]: their statistics; [`Meta`]: the machine they are true of. Both write themselves as JSON.
-//! - [`Counter`]: what a time counter counts. [`compute`]: work that is always the same.
+//! - [`Samples`]: durations of single operations, without the warm-up and the counter's own cost.
+//! - [`Row`]: the statistics of samples; [`Meta`]: the machine they come from. Both write
+//!   themselves as JSON.
+//! - [`Counter`]: what a time counter counts. [`compute`]: a fixed amount of work.
 #![no_std]
 
 extern crate alloc;
@@ -21,36 +22,36 @@ pub use work::{compute, rounds_of};
 
 use alloc::string::String;
 
-/// The unit of rows that are no durations, but a share of something.
+/// The unit of rows that are shares rather than durations.
 pub const PERMILLE: &str = "permille";
 
-/// The machine figures are true of.
+/// The machine that figures come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Meta {
-    /// Whose primitives, with their version.
+    /// The measured system and its version.
     pub system: String,
-    /// What executes the instructions: `tcg`, `kvm`, another hypervisor, `unknown`, or `none`.
+    /// The machine's accelerator: `tcg`, `kvm`, another hypervisor, `unknown`, or `none`.
     pub accelerator: String,
-    /// The CPU's model, as it calls itself.
+    /// The CPU's model, as the CPU names itself.
     pub cpu: String,
-    /// Number of CPUs.
+    /// The number of CPUs.
     pub cpus: usize,
-    /// The time counter's rate.
+    /// The time counter's rate, in Hz.
     pub clock_hz: u64,
     /// True if the counter counts executed instructions.
     pub icount: bool,
-    /// True if CPUs without work look for some all the time instead of halting.
+    /// True if idle CPUs poll for work instead of halting.
     #[cfg_attr(feature = "serde", serde(default))]
     pub idle_polls: bool,
-    /// What reading the counter twice costs; subtracted from every duration.
+    /// The cost of reading the counter twice, subtracted from every duration.
     pub overhead: u64,
-    /// Repetitions before those that count.
+    /// The number of warm-up repetitions.
     pub warm_up: usize,
 }
 
 impl Meta {
-    /// What its CPUs do that others do not, as a heading says it behind their number.
+    /// Returns what a heading adds to the number of CPUs: whether they poll when idle.
     pub fn idle_words(&self) -> &'static str {
         if self.idle_polls { " that poll when idle" } else { "" }
     }

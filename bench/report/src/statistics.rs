@@ -10,7 +10,7 @@ use crate::Samples;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(from = "f64", into = "f64"))]
 pub struct Decimal {
-    /// It times a thousand.
+    /// The number times 1,000.
     pub thousandths: u64,
 }
 
@@ -40,39 +40,39 @@ impl From<Decimal> for f64 {
 pub struct Row {
     /// The benchmark's name.
     pub name: String,
-    /// What is measured, for people.
+    /// A description of the measured operation, for people.
     #[cfg_attr(feature = "serde", serde(default))]
     pub about: String,
-    /// What a value is counted in: `instructions`, `cycles` or [`PERMILLE`](crate::PERMILLE).
+    /// The unit: `instructions`, `cycles` or [`PERMILLE`](crate::PERMILLE).
     pub unit: String,
-    /// Number of durations.
+    /// The number of durations.
     pub count: usize,
-    /// The smallest.
+    /// The smallest duration.
     pub min: u64,
-    /// Half are not above it.
+    /// The median.
     pub median: u64,
-    /// 95 of 100 are not above it.
+    /// The 95th percentile.
     pub p95: u64,
-    /// 99 of 100 are not above it.
+    /// The 99th percentile.
     pub p99: u64,
-    /// 999 of 1,000 are not above it.
+    /// The 99.9th percentile.
     pub p999: u64,
-    /// The largest.
+    /// The largest duration.
     pub max: u64,
-    /// Standard deviation.
+    /// The standard deviation.
     pub stddev: Decimal,
-    /// Their mean, which tells more where they are of two kinds.
+    /// The mean, which tells more than the median where durations are of two kinds.
     #[cfg_attr(feature = "serde", serde(default))]
     pub mean: Decimal,
-    /// Smallest duration of each class that has any, and how many it has. A class is a value below 16, an eighth of a power of two
-    /// above.
+    /// The smallest value of each non-empty class, and the number of durations in it. A class is a
+    /// single value below 16, and an eighth of a power of two above.
     pub histogram: Vec<(u64, u64)>,
 }
 
-/// Classes in a power of two, as a power of two.
+/// The number of classes per power of two, as a binary logarithm.
 const CLASS_BITS: u32 = 3;
 
-/// The smallest value in the class of `value`.
+/// Returns the smallest value in the class of `value`.
 fn class_of(value: u64) -> u64 {
     if value < 2 << CLASS_BITS {
         return value;
@@ -82,16 +82,16 @@ fn class_of(value: u64) -> u64 {
 }
 
 impl Row {
-    /// True if more is better, as of a share of the memory; of durations, less is.
+    /// Returns true if more is better, as for a share of the memory; for durations less is better.
     pub fn is_share(&self) -> bool {
         self.unit == crate::PERMILLE
     }
 
-    /// The statistics of samples.
+    /// Computes the statistics of samples.
     pub fn new(name: &str, about: &str, samples: Samples) -> Self {
         let unit = samples.unit();
         let sorted = samples.into_sorted();
-        // The smallest value that so many thousandths are not above ("nearest rank").
+        // A percentile by nearest rank: the smallest value that so many thousandths do not exceed.
         let at = |thousandths: usize| {
             let rank = (sorted.len() * thousandths).div_ceil(1000);
             sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
@@ -133,7 +133,7 @@ fn standard_deviation(values: &[u64]) -> Decimal {
     if count == 0 {
         return Decimal::default();
     }
-    // The variance times a million: (sum of squares / n - (sum / n)^2), exactly, as far as 128 bits go.
+    // The variance times a million: (sum of squares / n - (sum / n)^2), exact within 128 bits.
     let sum: u128 = values.iter().map(|&value| u128::from(value)).sum();
     let squares = values.iter().fold(0u128, |all, &value| all.saturating_add(u128::from(value) * u128::from(value)));
     let scaled = squares.saturating_mul(count).saturating_sub(sum.saturating_mul(sum));
@@ -162,7 +162,7 @@ mod tests {
         let row = row((1..=1000).rev());
         assert_eq!((row.count, row.min, row.median, row.p95), (1000, 1, 500, 950));
         assert_eq!((row.p99, row.p999, row.max), (990, 999, 1000));
-        // Of the numbers 1 to n it is the root of (n^2 - 1) / 12.
+        // For the numbers 1 to n, the deviation is the root of (n^2 - 1) / 12.
         assert_eq!(std::format!("{}", row.stddev), "288.674");
         assert_eq!(row.histogram.iter().map(|class| class.1).sum::<u64>(), 1000);
         assert!(row.histogram.is_sorted());

@@ -1,8 +1,8 @@
-//! Work that is always the same, for seeing what is stolen from who does it.
+//! A fixed amount of work, from which stolen time can be read.
 
 use core::hint::black_box;
 
-/// Does so many rounds of it. Not a part of its callers, so that it is always the same code.
+/// Performs `rounds` rounds of the work. Kept out of line, so that all callers run the same code.
 #[inline(never)]
 pub fn compute(rounds: u64) {
     for round in 0..rounds {
@@ -10,7 +10,8 @@ pub fn compute(rounds: u64) {
     }
 }
 
-/// How many rounds of [`compute`] take `wanted` cycles of the counter: by the fastest of a few attempts.
+/// Returns the number of rounds of [`compute`] that take `wanted` cycles of the counter, by the
+/// fastest of a few attempts.
 pub fn rounds_of(wanted: u64, read: fn() -> u64) -> u64 {
     const ATTEMPT: u64 = 10_000;
     let time = |_| {

@@ -1,13 +1,13 @@
-//! The runtime: an actor is a thread on a CPU that takes messages out of its mailbox.
+//! The runtime: an actor is a thread on a CPU that takes messages from its mailbox.
 
 use alloc::sync::Arc;
 
 use platform::{Channel, Thread};
 
-/// Messages that wait in a mailbox before senders wait too.
+/// Capacity of a mailbox, in messages; senders to a full mailbox wait.
 const CAPACITY: usize = 64;
 
-/// Where to send messages to.
+/// The address of a mailbox, to which messages are sent.
 pub struct Address<M>(Arc<Channel<M>>);
 
 impl<M> Clone for Address<M> {
@@ -16,16 +16,16 @@ impl<M> Clone for Address<M> {
     }
 }
 
-/// Where an actor's messages come.
+/// The receiving end of an actor's messages.
 pub struct Mailbox<M>(Arc<Channel<M>>);
 
-/// An actor that was spawned, to be waited for.
+/// A spawned actor, to be joined.
 pub struct Actor<M> {
     address: Address<M>,
     thread: Thread,
 }
 
-/// A mailbox, for an actor or for the caller itself.
+/// Creates a mailbox, for an actor or for the caller itself.
 pub fn mailbox<M: Send>() -> (Address<M>, Mailbox<M>) {
     let channel = Arc::new(Channel::new(CAPACITY));
     (Address(channel.clone()), Mailbox(channel))
@@ -45,19 +45,19 @@ impl<M: Send> Address<M> {
 }
 
 impl<M: Send> Mailbox<M> {
-    /// Takes the next message, waiting for one.
+    /// Takes the next message; waits while the mailbox is empty.
     pub fn receive(&self) -> M {
         self.0.receive()
     }
 }
 
 impl<M> Actor<M> {
-    /// Where to send it messages.
+    /// Returns the address of the actor's mailbox.
     pub fn address(&self) -> &Address<M> {
         &self.address
     }
 
-    /// Waits for its end.
+    /// Waits for the actor's end.
     pub fn join(self) {
         self.thread.join();
     }

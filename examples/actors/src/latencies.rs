@@ -1,10 +1,10 @@
-//! What the runtime itself costs: a message there and back, to an actor on the same CPU and on another.
+//! The runtime's own cost: a message there and back, to an actor on the same CPU and on another.
 
 use platform::{Samples, cycles, say};
 
 use crate::actor::{self, Mailbox};
 
-/// Measures and prints.
+/// Measures the latencies and prints them.
 pub fn run(cpus: usize) {
     ping_pong(0).report("ping-pong-same-cpu");
     if cpus < 2 {

@@ -1,8 +1,10 @@
-//! A message-passing runtime over channels, and programs on it: on the Aerokernel, and as a Linux process.
+//! A message-passing runtime over channels, and programs on it: on the Aerokernel and as a Linux
+//! process.
 //!
 //! - [`actor`]: the runtime: an actor is a thread with a mailbox.
-//! - [`sieve`], [`ring`]: the programs. Their results are the same on any number of CPUs and on both systems.
-//! - [`latencies`]: what the runtime itself costs.
+//! - [`sieve`], [`ring`]: the programs. Their results are the same on any number of CPUs and on
+//!   both systems.
+//! - [`latencies`]: the runtime's own cost.
 #![cfg_attr(target_os = "none", no_std)]
 
 extern crate alloc;
@@ -16,7 +18,8 @@ use platform::{cpu_count, cycles, say};
 
 platform::program!(run);
 
-/// A program: its name, the size it has if none is given, what it computes on so many CPUs.
+/// A program: its name, its default size, and the function that computes its result from the number
+/// of CPUs and the size.
 type Program = (&'static str, usize, fn(usize, usize) -> u64);
 
 const PROGRAMS: [Program; 2] = [("sieve", 300, sieve::run), ("ring", 200, ring::run)];
@@ -26,7 +29,7 @@ usage: actors [NAME[:SIZE]] [CPUS]
   NAME   sieve (primes), ring (rounds), latencies, or all
   CPUS   number of CPUs; all if none is given";
 
-/// Runs what the arguments say; the exit status.
+/// Runs what the arguments ask for and returns the exit status.
 pub fn run(arguments: &[&str]) -> i32 {
     let chosen = arguments.get(1).copied().unwrap_or("all");
     let (name, size) = chosen.split_once(':').map_or((chosen, None), |(name, size)| (name, Some(size)));

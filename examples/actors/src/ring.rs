@@ -1,4 +1,4 @@
-//! A message that goes round a ring of actors; each mixes its number into it.
+//! A message that circulates in a ring of actors; each mixes its number into it.
 
 use alloc::vec::Vec;
 
@@ -6,14 +6,14 @@ use platform::checksum;
 
 use crate::actor::{self, Mailbox};
 
-/// Actors in the ring.
+/// The number of actors in the ring.
 const ACTORS: usize = 8;
 
-/// Sends a message round so often; what has become of it.
+/// Sends a message round `rounds` times and returns its final value.
 pub fn run(cpus: usize, rounds: usize) -> u64 {
     platform::move_to(0);
     let (address, mailbox) = actor::mailbox();
-    // From the last to the first: each knows the address of the next.
+    // From last to first, because each actor needs the address of the next.
     let mut next = address;
     let mut actors = Vec::new();
     for number in (0..ACTORS as u64).rev() {

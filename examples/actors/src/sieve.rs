@@ -1,4 +1,5 @@
-//! The primes below a bound, by a chain of actors each of which keeps the multiples of its prime from the next one.
+//! The primes below a bound, by a chain of actors, each of which filters out the multiples of its
+//! prime.
 
 use alloc::vec::Vec;
 
@@ -6,10 +7,10 @@ use platform::checksum;
 
 use crate::actor::{self, Actor, Address, Mailbox};
 
-/// No number follows.
+/// The message that ends a sequence of numbers.
 const END: u64 = 0;
 
-/// Finds the primes below `bound`; their checksum.
+/// Finds the primes below `bound` and returns their checksum.
 pub fn run(cpus: usize, bound: usize) -> u64 {
     platform::move_to(0);
     let (results, found) = actor::mailbox();
@@ -17,14 +18,14 @@ pub fn run(cpus: usize, bound: usize) -> u64 {
     let start = first.address().clone();
     let source =
         actor::spawn(0, move |_: Mailbox<u64>| (2..bound as u64).chain([END]).for_each(|number| start.send(number)));
-    // The last of the chain passes the end on, when all before it have sent their primes.
+    // The last actor of the chain passes the end on, after all before it have sent their primes.
     let primes: Vec<u64> = core::iter::repeat_with(|| found.receive()).take_while(|&prime| prime != END).collect();
     source.join();
     first.join();
     checksum(primes)
 }
 
-/// An actor whose prime is the first number it gets.
+/// The life of an actor whose prime is the first number it receives.
 fn filter(mailbox: &Mailbox<u64>, results: &Address<u64>, cpus: usize, index: usize) {
     let prime = mailbox.receive();
     results.send(prime);

@@ -1,10 +1,10 @@
-//! What the runtime itself costs: a superstep with nothing in it, and a reduction.
+//! The runtime's own cost: an empty superstep, and a reduction.
 
 use platform::{Samples, cycles, say};
 
 use crate::member;
 
-/// Measures and prints.
+/// Measures the latencies and prints them.
 pub fn run(members: usize) {
     if members < 2 {
         return say!("latency barrier needs 2 members");

@@ -1,8 +1,11 @@
-//! A bulk-synchronous runtime over a collective of threads, and a stencil on it: on the Aerokernel, and as a Linux process.
+//! A bulk-synchronous runtime over a collective of threads, and a stencil on it: on the Aerokernel
+//! and as a Linux process.
 //!
-//! - [`member`]: the runtime: members compute and put messages, then all meet, then the messages are there.
-//! - [`stencil`]: the program. Its result is the same, to the bit, with any number of members and on both systems.
-//! - [`latencies`]: what the runtime itself costs.
+//! - [`member`]: the runtime: members compute and send messages, then all meet, then the messages
+//!   are delivered.
+//! - [`stencil`]: the program. Its result is the same, to the bit, with any number of members and
+//!   on both systems.
+//! - [`latencies`]: the runtime's own cost.
 #![cfg_attr(target_os = "none", no_std)]
 
 extern crate alloc;
@@ -15,7 +18,7 @@ use platform::{cpu_count, cycles, say};
 
 platform::program!(run);
 
-/// Points a side if none are given.
+/// The default number of points per side.
 const SIDE: usize = 128;
 
 const USAGE: &str = "\
@@ -23,7 +26,7 @@ usage: bsp [stencil[:SIDE] | latencies] [MEMBERS]
   SIDE      points on a side of the grid
   MEMBERS   number of members, one per CPU; all CPUs if none is given";
 
-/// Runs what the arguments say; the exit status.
+/// Runs what the arguments ask for and returns the exit status.
 pub fn run(arguments: &[&str]) -> i32 {
     let chosen = arguments.get(1).copied().unwrap_or("stencil");
     let (name, side) = chosen.split_once(':').unwrap_or((chosen, ""));

@@ -6,36 +6,38 @@ use core::cell::UnsafeCell;
 
 use platform::Collective;
 
-/// A message, and the superstep it was put in.
+/// A message, and the superstep in which it was sent.
 #[derive(Default)]
 struct Message {
     step: usize,
     values: Vec<f64>,
 }
 
-/// A place for a message from one member to another.
+/// The slot for messages from one member to another.
 struct Slot(UnsafeCell<Message>);
 
-// SAFETY: in a superstep the sender writes the slots of its parity, the receiver reads those of the other, and all
-// members meet between two supersteps.
+// SAFETY: in a superstep the sender writes the slots of the step's parity and the receiver reads
+// those of the other, and all members meet between two supersteps, so no slot is accessed
+// concurrently.
 unsafe impl Sync for Slot {}
 
 struct Shared {
     collective: Collective,
-    /// By parity of the superstep, receiver, sender.
+    /// Indexed by the superstep's parity, then by receiver and sender.
     slots: [Vec<Slot>; 2],
 }
 
-/// A member of a computation. All members call [`Member::sync`] and [`Member::reduce`] equally often, in the same order.
+/// A member of a computation. All members must call [`Member::sync`] and [`Member::reduce`] equally
+/// often, in the same order.
 pub struct Member {
     shared: Arc<Shared>,
     rank: usize,
-    /// From 1, so that no message is from the step before the first.
+    /// The current superstep, counted from 1, so that no empty slot looks like a message of step 0.
     step: usize,
 }
 
-/// Runs `body` on `count` members, on CPUs 0 to `count` - 1: the calling thread, which is member 0 and whose result is
-/// returned, and new ones.
+/// Runs `body` on `count` members, on CPUs 0 to `count` - 1: the calling thread, which is member 0
+/// and whose result is returned, and new threads.
 pub fn run<T>(count: usize, body: impl Fn(&mut Member) -> T + Send + Clone + 'static) -> T {
     let slots = || (0..count * count).map(|_| Slot(UnsafeCell::default())).collect();
     let shared = Arc::new(Shared { collective: Collective::new(count), slots: [slots(), slots()] });
@@ -54,12 +56,12 @@ pub fn run<T>(count: usize, body: impl Fn(&mut Member) -> T + Send + Clone + 'st
 }
 
 impl Member {
-    /// Its rank, from 0.
+    /// Returns the member's rank, from 0.
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// Number of members.
+    /// Returns the number of members.
     pub fn count(&self) -> usize {
         self.shared.collective.size()
     }
@@ -68,30 +70,33 @@ impl Member {
         self.shared.slots[step % 2][to * self.count() + from].0.get()
     }
 
-    /// Sends values to a member, who has them in the next superstep. One message to each member in a superstep.
+    /// Sends values to a member, which receives them in the next superstep. At most one message per
+    /// receiver and superstep.
     pub fn put(&mut self, to: usize, values: &[f64]) {
-        // SAFETY: a slot of this superstep that only this member writes.
+        // SAFETY: only this member writes this slot, and it is read only after all members have
+        // met.
         let message = unsafe { &mut *self.slot(self.step, to, self.rank) };
         message.step = self.step;
         message.values.clear();
         message.values.extend_from_slice(values);
     }
 
-    /// What a member sent in the last superstep; nothing if it did not.
+    /// Returns what a member sent in the last superstep; empty if it sent nothing.
     pub fn received(&self, from: usize) -> &[f64] {
-        // SAFETY: a slot of the last superstep, which nobody writes until all have met again.
+        // SAFETY: the slot belongs to the last superstep, and its sender writes it again only after
+        // all members have met.
         let message = unsafe { &*self.slot(self.step - 1, self.rank, from) };
         if message.step == self.step - 1 { &message.values } else { &[] }
     }
 
-    /// Ends the superstep.
+    /// Ends the superstep: waits for all members.
     #[inline]
     pub fn sync(&mut self) {
         self.shared.collective.barrier();
         self.step += 1;
     }
 
-    /// All members' values put together, by rank.
+    /// Combines all members' values, in the order of their ranks.
     pub fn reduce(&self, value: f64, combine: impl Fn(f64, f64) -> f64) -> f64 {
         self.shared.collective.reduce(self.rank, value, combine)
     }

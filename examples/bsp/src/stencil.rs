@@ -1,4 +1,4 @@
-//! Heat on a square plate whose upper edge is warm: Jacobi iterations, a block of rows for each member.
+//! Heat on a square plate with a warm upper edge: Jacobi iterations, a block of rows per member.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -9,28 +9,28 @@ use platform::checksum;
 use crate::member::{self, Member};
 
 const STEPS: usize = 100;
-/// Supersteps from one look at the change to the next.
+/// Number of supersteps between two checks of the change.
 const LOOK: usize = 10;
-/// A change small enough to stop.
+/// The change at which the iteration stops.
 const SETTLED: f64 = 1e-12;
 
-/// Runs on a grid of `side` by `side` points; a checksum of the temperatures.
+/// Runs on a grid of `side` by `side` points and returns a checksum of the temperatures.
 pub fn run(members: usize, side: usize) -> u64 {
     member::run(members, move |member| plate(member, side))
 }
 
-/// The rows of a member.
+/// Returns the rows of a member.
 fn rows(rank: usize, count: usize, side: usize) -> Range<usize> {
     rank * side / count..(rank + 1) * side / count
 }
 
 fn plate(member: &mut Member, side: usize) -> u64 {
     let own = rows(member.rank(), member.count(), side);
-    // Neighbours are those with rows next to these; with more members than rows some have none.
+    // The neighbours hold the adjacent rows; with more members than rows, some members have none.
     let holder = |row: usize| (0..member.count()).find(|&rank| rows(rank, member.count(), side).contains(&row));
     let above = own.start.checked_sub(1).and_then(holder);
     let below = holder(own.end);
-    // A row more on each side, for the neighbours' edges.
+    // One more row on each side, for the neighbours' edges.
     let width = own.len() + 2;
     let mut now = vec![0.0; width * side];
     if own.start == 0 && !own.is_empty() {

@@ -1,4 +1,4 @@
-//! Bodies that attract each other, in f64: every pair, leapfrog steps.
+//! Bodies that attract each other, in f64: all pairs, leapfrog steps.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -12,9 +12,9 @@ use crate::worker::Worker;
 
 const STEPS: usize = 4;
 const STEP: f64 = 1e-3;
-/// Keeps close encounters finite.
+/// Softens the force, which keeps close encounters finite.
 const SOFTENING: f64 = 1e-2;
-/// Bodies of a task.
+/// The number of bodies per task.
 const GRAIN: usize = 8;
 
 type Vector = [f64; 3];
@@ -45,7 +45,7 @@ fn acceleration(bodies: &[Body], at: Vector) -> Vector {
     sum
 }
 
-/// Kinetic and potential energy.
+/// Computes the kinetic and potential energy.
 fn energy(worker: &Worker, bodies: &[Body]) -> f64 {
     let of = |_: &Worker, range: Range<usize>| -> f64 {
         let each = range.map(|index| {
@@ -61,22 +61,22 @@ fn energy(worker: &Worker, bodies: &[Body]) -> f64 {
     reduce(worker, 0..bodies.len(), GRAIN, &of, &|low, high| low + high)
 }
 
-/// The new bodies, which tasks write, each its own.
+/// The new bodies, of which each task writes its own.
 struct Next(*mut Body);
 
-// SAFETY: tasks write bodies of their own ranges.
+// SAFETY: concurrent tasks write only bodies of their own ranges, which do not overlap.
 unsafe impl Sync for Next {}
 
 impl Next {
     /// # Safety
-    /// `index` is one of the bodies, and only the caller's.
+    /// `index` is within the bodies, and no other task accesses that body.
     unsafe fn write(&self, index: usize, body: Body) {
-        // SAFETY: by the caller's word.
+        // SAFETY: the caller guarantees that `index` is in bounds and that the body is its own.
         unsafe { self.0.add(index).write(body) };
     }
 }
 
-/// Moves `count` bodies; a checksum of where they are.
+/// Moves `count` bodies and returns a checksum of their positions.
 pub fn run(worker: &Worker, count: usize) -> u64 {
     let mut random = Random::new(count as u64);
     let mut bodies: Vec<Body> = (0..count)
@@ -96,7 +96,8 @@ pub fn run(worker: &Worker, count: usize) -> u64 {
                 let pull = acceleration(&bodies, body.position);
                 body.velocity = core::array::from_fn(|axis| body.velocity[axis] + STEP * pull[axis]);
                 body.position = core::array::from_fn(|axis| body.position[axis] + STEP * body.velocity[axis]);
-                // SAFETY: `next` is as long as `bodies`; for_each splits the range.
+                // SAFETY: `next` is as long as `bodies`, and `for_each` gives each index to one
+                // task only.
                 unsafe { target.write(index, body) };
             }
         });

@@ -1,30 +1,31 @@
 //! A work-stealing deque: its owner pushes and pops at one end, thieves take at the other.
 //!
-//! Chase and Lev, "Dynamic circular work-stealing deque" (SPAA 2005), with the memory orders of Lê, Pop, Cohen and Zappa
-//! Nardelli, "Correct and efficient work-stealing for weak memory models" (PPoPP 2013). Of fixed capacity: whoever finds
-//! it full does the work at once. In a file of its own because the model checker includes it.
+//! Chase and Lev, "Dynamic circular work-stealing deque" (SPAA 2005), with the memory orders of Lê,
+//! Pop, Cohen and Zappa Nardelli, "Correct and efficient work-stealing for weak memory models"
+//! (PPoPP 2013). The capacity is fixed: an owner that finds the deque full does the work at once.
+//! The deque is a file of its own because the model checker includes it.
 
 use core::ptr;
 
 use super::atomic::{AtomicIsize, AtomicPtr, Ordering, fence};
 
-/// A deque of pointers.
+/// A work-stealing deque of pointers.
 pub struct Deque<T, const CAPACITY: usize> {
-    /// Where the next one goes. Written by the owner.
+    /// Index of the next item to be pushed. Written only by the owner.
     bottom: AtomicIsize,
-    /// Where the oldest one is.
+    /// Index of the oldest item.
     top: AtomicIsize,
     slots: [AtomicPtr<T>; CAPACITY],
 }
 
-/// What a thief got.
+/// The result of an attempt to steal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stolen<T> {
-    /// The oldest one.
+    /// The oldest item.
     One(*mut T),
-    /// Somebody else was faster.
+    /// Another thread took the item first.
     Lost,
-    /// There is none.
+    /// The deque is empty.
     Empty,
 }
 
@@ -40,7 +41,7 @@ impl<T, const CAPACITY: usize> Deque<T, CAPACITY> {
         CAPACITY as isize - 1
     };
 
-    /// An empty one.
+    /// Creates an empty deque.
     pub fn new() -> Self {
         let slots = core::array::from_fn(|_| AtomicPtr::new(ptr::null_mut()));
         Self { bottom: AtomicIsize::new(0), top: AtomicIsize::new(0), slots }
@@ -51,7 +52,7 @@ impl<T, const CAPACITY: usize> Deque<T, CAPACITY> {
         &self.slots[(index & Self::MASK) as usize]
     }
 
-    /// Puts one in; false if the deque is full. By the owner.
+    /// Pushes an item; returns false if the deque is full. Only the owner may call this.
     #[inline(always)]
     pub fn push(&self, item: *mut T) -> bool {
         let bottom = self.bottom.load(Ordering::Relaxed);
@@ -60,18 +61,19 @@ impl<T, const CAPACITY: usize> Deque<T, CAPACITY> {
             return false;
         }
         self.slot(bottom).store(item, Ordering::Relaxed);
-        // A fence, so that whoever reads this bottom, or one that `pop` stores later, finds the item.
+        // A release fence rather than a release store: a thread that reads this bottom, or one that
+        // a later `pop` stores, must see the item.
         fence(Ordering::Release);
         self.bottom.store(bottom.wrapping_add(1), Ordering::Relaxed);
         true
     }
 
-    /// Takes the youngest out. By the owner.
+    /// Takes the youngest item. Only the owner may call this.
     #[inline(always)]
     pub fn pop(&self) -> Option<*mut T> {
         let bottom = self.bottom.load(Ordering::Relaxed).wrapping_sub(1);
         self.bottom.store(bottom, Ordering::Relaxed);
-        // Thieves see the bottom lowered, or this sees their top raised.
+        // Either thieves see the lowered bottom, or this thread sees the top that they raised.
         fence(Ordering::SeqCst);
         let top = self.top.load(Ordering::Relaxed);
         let left = bottom.wrapping_sub(top);
@@ -83,13 +85,13 @@ impl<T, const CAPACITY: usize> Deque<T, CAPACITY> {
         if left > 0 {
             return Some(item);
         }
-        // The last one: thieves may want it too.
+        // The last item: thieves may compete for it, and the exchange decides.
         let won = self.top.compare_exchange(top, top.wrapping_add(1), Ordering::SeqCst, Ordering::Relaxed).is_ok();
         self.bottom.store(bottom.wrapping_add(1), Ordering::Relaxed);
         won.then_some(item)
     }
 
-    /// Takes the oldest one out. By anybody.
+    /// Takes the oldest item. Any thread may call this.
     pub fn steal(&self) -> Stolen<T> {
         let top = self.top.load(Ordering::Acquire);
         fence(Ordering::SeqCst);
@@ -104,7 +106,7 @@ impl<T, const CAPACITY: usize> Deque<T, CAPACITY> {
         }
     }
 
-    /// True if there seems to be nothing in it.
+    /// Returns true if the deque seems empty.
     pub fn is_empty(&self) -> bool {
         self.bottom.load(Ordering::Relaxed).wrapping_sub(self.top.load(Ordering::Relaxed)) <= 0
     }

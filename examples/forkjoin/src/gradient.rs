@@ -1,4 +1,5 @@
-//! Conjugate gradients on the sparse matrix of a 27-point stencil in three dimensions: the shape of HPCG.
+//! Conjugate gradients on the sparse matrix of a 27-point stencil in three dimensions, similar to
+//! HPCG.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -9,20 +10,21 @@ use platform::{checksum, square_root};
 use crate::parallel::{for_each, reduce};
 use crate::worker::Worker;
 
-/// Rows of a task.
+/// The number of rows per task.
 const GRAIN: usize = 256;
 const ITERATIONS: usize = 25;
 const TOLERANCE: f64 = 1e-9;
 
 /// A sparse matrix, row by row.
 struct Matrix {
-    /// Where each row begins in the others, and the end.
+    /// The index of each row's first entry in the other vectors, and their length.
     starts: Vec<usize>,
     columns: Vec<u32>,
     values: Vec<f64>,
 }
 
-/// 26 on the diagonal, -1 for each neighbour in a cube of `side` points.
+/// Creates the matrix for a cube of `side` points a side: 26 on the diagonal, -1 for each
+/// neighbour.
 fn stencil(side: usize) -> Matrix {
     let mut matrix = Matrix { starts: vec![0], columns: Vec::new(), values: Vec::new() };
     let near = |at: usize| at.saturating_sub(1)..(at + 2).min(side);
@@ -40,10 +42,10 @@ fn stencil(side: usize) -> Matrix {
     matrix
 }
 
-/// A vector that several tasks write, each its own part.
+/// A vector of which several tasks write disjoint parts.
 struct Parts(*mut f64, usize);
 
-// SAFETY: tasks write parts that do not overlap.
+// SAFETY: concurrent tasks write only parts that do not overlap, as `part` requires.
 unsafe impl Sync for Parts {}
 
 impl Parts {
@@ -52,21 +54,21 @@ impl Parts {
     }
 
     /// # Safety
-    /// No two parts at the same time overlap.
+    /// Parts that exist at the same time must not overlap.
     #[expect(clippy::mut_from_ref, reason = "parts do not overlap, by the caller's word")]
     unsafe fn part(&self, range: Range<usize>) -> &mut [f64] {
         assert!(range.start <= range.end && range.end <= self.1);
-        // SAFETY: inside of the vector, which is borrowed as long as this.
+        // SAFETY: the range is within the vector, which stays borrowed for the part's lifetime.
         unsafe { core::slice::from_raw_parts_mut(self.0.add(range.start), range.len()) }
     }
 }
 
-/// Calls `each` with parts of `target` and where they begin.
+/// Calls `each` with every part of `target` and its first index.
 fn update(worker: &Worker, target: &mut [f64], each: impl Fn(usize, &mut [f64]) + Sync) {
     let length = target.len();
     let parts = Parts::of(target);
     for_each(worker, 0..length, GRAIN, &|_, range: Range<usize>| {
-        // SAFETY: for_each splits the range.
+        // SAFETY: `for_each` splits the range into parts that do not overlap.
         each(range.start, unsafe { parts.part(range) });
     });
 }
@@ -88,7 +90,8 @@ fn dot(worker: &Worker, left: &[f64], right: &[f64]) -> f64 {
     reduce(worker, 0..left.len(), GRAIN, &part, &|low, high| low + high)
 }
 
-/// Solves for a cube of `side` points a side, whose solution is all ones; a checksum of what it found.
+/// Solves the system for a cube of `side` points a side, whose solution is all ones. Returns a
+/// checksum of the solution found.
 pub fn run(worker: &Worker, side: usize) -> u64 {
     let matrix = stencil(side);
     let size = side * side * side;

@@ -1,18 +1,18 @@
-//! Jobs: what deques hold pointers to.
+//! Jobs, to which the deques hold pointers.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::worker::Worker;
 
-/// The beginning of every job.
+/// The header of every job.
 #[repr(C)]
 pub struct Job {
-    /// Runs it, once; the job may be gone when it returns.
+    /// Runs the job, once. The job may no longer exist when this returns.
     pub run: unsafe fn(*mut Job, &Worker),
 }
 
-/// A job on its owner's stack, who waits for it.
+/// A job on the stack of its owner, which waits for it.
 #[repr(C)]
 pub struct StackJob<F, T> {
     job: Job,
@@ -21,11 +21,12 @@ pub struct StackJob<F, T> {
     done: AtomicBool,
 }
 
-// SAFETY: whoever takes the job out of a deque has it alone, until it is done; then its owner has.
+// SAFETY: the worker that takes the job out of a deque has exclusive access until it sets `done`;
+// after that the owner has.
 unsafe impl<F: Send, T: Send> Sync for StackJob<F, T> {}
 
 impl<F: FnOnce(&Worker) -> T, T> StackJob<F, T> {
-    /// A job that is not done.
+    /// Creates a job that has not run.
     #[inline(always)]
     pub fn new(body: F) -> Self {
         Self {
@@ -36,14 +37,15 @@ impl<F: FnOnce(&Worker) -> T, T> StackJob<F, T> {
         }
     }
 
-    /// As deques hold it.
+    /// Returns the pointer that deques hold.
     #[inline(always)]
     pub fn as_job(&self) -> *mut Job {
         (&raw const *self).cast::<Job>().cast_mut()
     }
 
     unsafe fn run(job: *mut Job, worker: &Worker) {
-        // SAFETY: the owner waits for `done`, which is the last that is touched.
+        // SAFETY: the job is taken from a deque only once, and its owner keeps it until `done`,
+        // which is the last field accessed here.
         unsafe {
             let this = job.cast::<Self>();
             let body = (*(*this).body.get()).take();
@@ -52,18 +54,19 @@ impl<F: FnOnce(&Worker) -> T, T> StackJob<F, T> {
         }
     }
 
-    /// Runs it here. By its owner, who has it back.
+    /// Runs the job on its owner, after the owner has taken it back.
     #[inline(always)]
     pub fn run_here(self, worker: &Worker) -> T {
         let body = self.body.into_inner().expect("a job that was taken back has not run");
         body(worker)
     }
 
-    /// Waits until somebody has run it. By its owner, who does not have it back.
+    /// Waits until another worker has run the job. Called by the owner if it could not take the job
+    /// back.
     #[cold]
     pub fn wait(&self, worker: &Worker) -> T {
         worker.work_until(&self.done);
-        // SAFETY: done, so nobody else has it any more.
+        // SAFETY: `done` is set, so the worker that ran the job no longer accesses it.
         unsafe { (*self.result.get()).take() }.expect("a job that is done has a result")
     }
 }

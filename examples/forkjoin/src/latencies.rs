@@ -1,5 +1,5 @@
-//! What the runtime itself costs: fork and join of an empty task, and how long until another worker has stolen one; beside
-//! them, what a thread for the task would cost.
+//! The runtime's own cost: fork and join of an empty task, and the time until another worker has
+//! stolen one; for comparison, the cost of a thread for the task.
 
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -9,10 +9,10 @@ use platform::{Samples, cycles, pause, say};
 use crate::parallel::join;
 use crate::worker::{Worker, run_with};
 
-/// Looks around before a worker sleeps, where it shall not.
+/// Number of searches before a worker sleeps: never.
 const NEVER_SLEEPS: usize = usize::MAX;
 
-/// Measures and prints.
+/// Measures the latencies and prints them.
 pub fn run(workers: usize) {
     run_with(1, 0, |worker| fork_join(worker).report("fork-join"));
     threads().report("thread-spawn-join");
@@ -37,7 +37,7 @@ fn fork_join(worker: &Worker) -> Samples {
     samples
 }
 
-/// A thread instead of a task.
+/// Times a thread in place of a task.
 fn threads() -> Samples {
     let mut samples = Samples::new();
     for _ in 0..Samples::wanted() {
@@ -48,8 +48,8 @@ fn threads() -> Samples {
     samples
 }
 
-/// A fork whose task another worker takes, who sleeps before or looks around: until its first instruction there, and until
-/// the join.
+/// Times a fork whose task another worker steals, either asleep or searching for work: until the
+/// task's first instruction there, and until the join.
 fn stolen(worker: &Worker, from_sleep: bool) -> (Samples, Samples) {
     let (mut steal, mut whole) = (Samples::new(), Samples::new());
     for _ in 0..Samples::wanted() {
@@ -57,14 +57,14 @@ fn stolen(worker: &Worker, from_sleep: bool) -> (Samples, Samples) {
             pause();
         }
         if from_sleep {
-            // Announced is not yet asleep: give the other one time to be.
+            // A worker is announced as a sleeper before it sleeps; give it time to do so.
             (0..2000).for_each(|_| pause());
         }
         let began = AtomicU64::new(0);
         let start = cycles();
         join(
             worker,
-            // Stays here until the other one has taken the task.
+            // Occupies this worker until the other one has started the task.
             |_| {
                 while began.load(Ordering::Relaxed) == 0 {
                     pause();

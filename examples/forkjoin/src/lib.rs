@@ -1,9 +1,9 @@
-//! A work-stealing fork-join runtime, and programs on it: on the Aerokernel, and as a Linux process.
+//! A work-stealing fork-join runtime, and programs on it: on the Aerokernel and as a Linux process.
 //!
-//! - [`deque`], [`job`], [`worker`]: the runtime; [`parallel`]: what programs use of it.
-//! - [`quicksort`], [`queens`], [`gradient`], [`bodies`]: the programs. Their results are the same, to the bit, with any number
-//!   of workers and on both systems.
-//! - [`latencies`]: what the runtime itself costs.
+//! - [`deque`], [`job`], [`worker`]: the runtime; [`parallel`]: its interface to programs.
+//! - [`quicksort`], [`queens`], [`gradient`], [`bodies`]: the programs. Their results are the same,
+//!   to the bit, with any number of workers and on both systems.
+//! - [`latencies`]: the runtime's own cost.
 #![cfg_attr(target_os = "none", no_std)]
 
 extern crate alloc;
@@ -18,7 +18,7 @@ pub mod queens;
 pub mod quicksort;
 pub mod worker;
 
-/// The deque's atomics; the model checker has others in their place.
+/// The deque's atomics, which the model checker replaces by its own.
 mod atomic {
     pub use core::sync::atomic::{AtomicIsize, AtomicPtr, Ordering, fence};
 }
@@ -28,7 +28,7 @@ use worker::{Worker, run as with_workers};
 
 platform::program!(run);
 
-/// A program: its name, the size it has if none is given, what it computes.
+/// A program: its name, its default size, and the function that computes its result from the size.
 type Program = (&'static str, usize, fn(&Worker, usize) -> u64);
 
 const PROGRAMS: [Program; 4] = [
@@ -43,7 +43,7 @@ usage: forkjoin [NAME[:SIZE]] [WORKERS]
   NAME      quicksort (elements), queens (board), gradient (grid), bodies (number), latencies, or all
   WORKERS   number of workers, one per CPU; all CPUs if none is given";
 
-/// Runs what the arguments say; the exit status.
+/// Runs what the arguments ask for and returns the exit status.
 pub fn run(arguments: &[&str]) -> i32 {
     let (name, size) = match arguments.get(1).copied().unwrap_or("all").split_once(':') {
         Some((name, size)) => (name, Some(size)),
@@ -77,7 +77,7 @@ pub fn run(arguments: &[&str]) -> i32 {
     0
 }
 
-/// A random number generator (Marsaglia's xorshift64*), the same everywhere.
+/// A random number generator (Marsaglia's xorshift64*), with the same sequence everywhere.
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -92,7 +92,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Between 0 and 1.
+    /// Returns a number from 0 to below 1.
     pub(crate) fn fraction(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }

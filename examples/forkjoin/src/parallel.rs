@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::job::{Job, StackJob};
 use crate::worker::Worker;
 
-/// Calls `first` here, and `second` here after it unless another worker does meanwhile.
+/// Calls `first` here, and then `second` here unless another worker has taken it meanwhile.
 #[inline]
 pub fn join<A, B>(worker: &Worker, first: impl FnOnce(&Worker) -> A, second: impl FnOnce(&Worker) -> B + Send) -> (A, B)
 where
@@ -24,7 +24,7 @@ where
     (first, second)
 }
 
-/// Splits a range in halves down to pieces of at most `grain`, and calls `body` with each.
+/// Halves a range repeatedly, down to pieces of at most `grain`, and calls `body` with each piece.
 pub fn for_each(worker: &Worker, range: Range<usize>, grain: usize, body: &(impl Fn(&Worker, Range<usize>) + Sync)) {
     if range.len() <= grain.max(1) {
         return body(worker, range);
@@ -34,8 +34,8 @@ pub fn for_each(worker: &Worker, range: Range<usize>, grain: usize, body: &(impl
     join(worker, |worker| for_each(worker, low, grain, body), |worker| for_each(worker, high, grain, body));
 }
 
-/// Splits a range as [`for_each`], and puts the results of the pieces together, neighbours first: in the same order with any
-/// number of workers.
+/// Splits a range like [`for_each`], and combines the results of neighbouring pieces, in the same
+/// order with any number of workers.
 pub fn reduce<T: Send>(
     worker: &Worker,
     range: Range<usize>,
@@ -56,15 +56,15 @@ pub fn reduce<T: Send>(
     combine(low, high)
 }
 
-/// Jobs whose number is not known before: see [`scope`].
+/// A set of jobs whose number is not known in advance; see [`scope`].
 pub struct Scope<'scope> {
-    /// Jobs that are not done, and the scope's own body.
+    /// Unfinished jobs, plus one for the scope's own body.
     pending: AtomicUsize,
     done: AtomicBool,
     _borrows: PhantomData<&'scope mut &'scope ()>,
 }
 
-/// Calls `body`, which may spawn jobs that borrow from around it, and waits for all of them.
+/// Calls `body`, which may spawn jobs that borrow from its environment, and waits for all of them.
 pub fn scope<'scope, T>(worker: &Worker, body: impl FnOnce(&Scope<'scope>, &Worker) -> T) -> T {
     let scope = Scope { pending: AtomicUsize::new(1), done: AtomicBool::new(false), _borrows: PhantomData };
     let result = body(&scope, worker);
@@ -73,7 +73,7 @@ pub fn scope<'scope, T>(worker: &Worker, body: impl FnOnce(&Scope<'scope>, &Work
     result
 }
 
-/// A job of a scope, in a box.
+/// A boxed job of a scope.
 #[repr(C)]
 struct ScopeJob<F> {
     job: Job,
@@ -82,13 +82,14 @@ struct ScopeJob<F> {
 }
 
 impl<'scope> Scope<'scope> {
-    /// Lets `body` run, here or on another worker, until the scope ends.
+    /// Spawns `body`, which runs here or on another worker before the scope ends.
     pub fn spawn<F>(&self, worker: &Worker, body: F)
     where
         F: FnOnce(&Scope<'scope>, &Worker) + Send + 'scope,
     {
         unsafe fn run<'scope, F: FnOnce(&Scope<'scope>, &Worker)>(job: *mut Job, worker: &Worker) {
-            // SAFETY: made below, run once; the scope waits for it.
+            // SAFETY: `spawn` boxed the job and it runs once; the scope waits for it and stays
+            // alive.
             let (scope, body) = unsafe {
                 let job = Box::from_raw(job.cast::<ScopeJob<F>>());
                 (&*job.scope.cast::<Scope<'scope>>(), job.body)
@@ -100,12 +101,13 @@ impl<'scope> Scope<'scope> {
         let job = ScopeJob { job: Job { run: run::<F> }, scope: (&raw const *self).cast(), body };
         let job = Box::into_raw(Box::new(job)).cast::<Job>();
         if !worker.offer(job) {
-            // SAFETY: no room for it, so it is still ours.
+            // SAFETY: the deque has no room and did not take the job, so it is still this thread's.
             unsafe { ((*job).run)(job, worker) };
         }
     }
 
-    /// The last access to the scope by whoever calls it.
+    /// Marks one job, or the body, as finished. A job must not access the scope after this, because
+    /// the scope may be gone.
     fn finish_one(&self) {
         if self.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.done.store(true, Ordering::Release);

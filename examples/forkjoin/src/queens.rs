@@ -1,9 +1,9 @@
-//! The number of ways to put n queens on a board so that none attacks another.
+//! The number of ways to place n queens on a board so that none attacks another.
 
 use crate::parallel::reduce;
 use crate::worker::Worker;
 
-/// Rows whose positions are tried in parallel.
+/// The number of rows whose positions are tried in parallel.
 const PARALLEL_ROWS: usize = 3;
 
 /// A board's attacked columns and diagonals, as seen from the next row.
@@ -32,7 +32,7 @@ impl Board {
     }
 }
 
-/// Counts the ways on a board of `size` rows, at most 32.
+/// Counts the solutions on a board of `size` rows, at most 32.
 pub fn run(worker: &Worker, size: usize) -> u64 {
     ways(worker, Board { size: size.min(32), row: 0, columns: 0, left: 0, right: 0 })
 }

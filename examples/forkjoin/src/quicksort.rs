@@ -8,12 +8,12 @@ use crate::Random;
 use crate::parallel::join;
 use crate::worker::Worker;
 
-/// Below this many elements: insertion sort, one task.
+/// Up to this many elements, insertion sort is used.
 const SMALL: usize = 32;
-/// Below this many elements nothing is forked.
+/// Below this many elements, nothing is forked.
 const ALONE: usize = 512;
 
-/// Sorts `count` words; their checksum.
+/// Sorts `count` words and returns their checksum.
 pub fn run(worker: &Worker, count: usize) -> u64 {
     let mut random = Random::new(count as u64);
     let mut words: Vec<u64> = (0..count).map(|_| random.next()).collect();
@@ -45,7 +45,8 @@ fn insertion_sort(words: &mut [u64]) {
     }
 }
 
-/// Two parts, none of the first greater than any of the second (Hoare's partition around the median of three).
+/// Splits into two parts, none of the first greater than any of the second (Hoare's partition
+/// around the median of three).
 fn split(words: &mut [u64]) -> (&mut [u64], &mut [u64]) {
     let (first, middle, last) = (words[0], words[words.len() / 2], words[words.len() - 1]);
     let pivot = first.min(middle).max(first.max(middle).min(last));

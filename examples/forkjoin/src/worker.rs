@@ -1,4 +1,4 @@
-//! Workers: one per CPU. One with nothing to do steals, then sleeps.
+//! Workers, one per CPU. A worker with nothing to do steals, then sleeps.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -9,42 +9,43 @@ use platform::{Event, pause};
 use crate::deque::{Deque, Stolen};
 use crate::job::Job;
 
-/// Tasks a worker may have waiting.
+/// Capacity of a worker's deque, in jobs.
 const CAPACITY: usize = 1024;
-/// Looks around before a worker sleeps.
+/// The default number of searches for work before a worker sleeps.
 const LOOKS: usize = 1000;
 
-/// What others see of a worker, on cache lines of its own.
+/// The part of a worker that other workers access, on cache lines of its own.
 #[repr(align(128))]
 struct Public {
     deque: Deque<Job, CAPACITY>,
-    /// Set by the worker before it sleeps, cleared by whoever wakes it.
+    /// Set by the worker before it sleeps, cleared by the worker that wakes it.
     asleep: AtomicBool,
     wake: Event,
 }
 
 struct Shared {
     workers: Vec<Public>,
-    /// How many sleep.
+    /// The number of sleeping workers.
     sleepers: AtomicUsize,
     stopping: AtomicBool,
-    /// Looks around before a worker sleeps.
+    /// The number of searches for work before a worker sleeps.
     looks: usize,
 }
 
-/// A worker, for the code that runs on it.
+/// A worker, as the code that runs on it sees it.
 pub struct Worker<'a> {
     shared: &'a Shared,
     own: &'a Public,
     index: usize,
 }
 
-/// Calls `body` on worker 0 of `count`, on CPUs 0 to `count` - 1: the calling thread and new ones.
+/// Calls `body` on worker 0 of `count`, on CPUs 0 to `count` - 1: the calling thread and new
+/// threads.
 pub fn run<T>(count: usize, body: impl FnOnce(&Worker) -> T) -> T {
     run_with(count, LOOKS, body)
 }
 
-/// As [`run`]; a worker sleeps after so many looks around.
+/// Runs [`run`] with another number of searches for work before a worker sleeps.
 pub fn run_with<T>(count: usize, looks: usize, body: impl FnOnce(&Worker) -> T) -> T {
     let public = || Public { deque: Deque::new(), asleep: AtomicBool::new(false), wake: Event::new() };
     let workers = (0..count.max(1)).map(|_| public()).collect();
@@ -68,28 +69,29 @@ impl<'a> Worker<'a> {
         Self { shared, own: &shared.workers[index], index }
     }
 
-    /// Its number, from 0.
+    /// Returns the worker's index, from 0.
     pub fn index(&self) -> usize {
         self.index
     }
 
-    /// Number of workers.
+    /// Returns the number of workers.
     pub fn count(&self) -> usize {
         self.shared.workers.len()
     }
 
-    /// Number of workers that sleep, as a hint.
+    /// Returns the number of sleeping workers, as a hint.
     pub fn sleepers(&self) -> usize {
         self.shared.sleepers.load(Ordering::Relaxed)
     }
 
-    /// Offers a job to all workers; false if there is no room for it.
+    /// Offers a job to all workers; returns false if there is no room for it.
     #[inline(always)]
     pub(crate) fn offer(&self, job: *mut Job) -> bool {
         if !self.own.deque.push(job) {
             return false;
         }
-        // Whoever is about to sleep sees the job, or this sees them: see `sleep`.
+        // Either a worker about to sleep sees the job, or this thread sees the sleeper: see
+        // `sleep`.
         fence(Ordering::SeqCst);
         if self.shared.sleepers.load(Ordering::Relaxed) != 0 {
             self.wake_one();
@@ -97,8 +99,8 @@ impl<'a> Worker<'a> {
         true
     }
 
-    /// Takes back a job that was offered; false if somebody else has taken it. Jobs that were offered after it, to a scope
-    /// around it, run first.
+    /// Takes back an offered job; returns false if another worker has taken it. Jobs offered after
+    /// it, to an enclosing scope, run first.
     #[inline(always)]
     pub(crate) fn take_back(&self, job: *mut Job) -> bool {
         loop {
@@ -120,7 +122,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Works for others until `done`.
+    /// Runs other jobs until `done` is set.
     pub(crate) fn work_until(&self, done: &AtomicBool) {
         while !done.load(Ordering::Acquire) {
             match self.find() {
@@ -134,7 +136,7 @@ impl<'a> Worker<'a> {
         self.own.deque.pop().or_else(|| self.steal())
     }
 
-    /// Asks the others in turn.
+    /// Tries the other workers in turn, again if a race was lost.
     fn steal(&self) -> Option<*mut Job> {
         let workers = &self.shared.workers;
         let mut again = true;
@@ -152,11 +154,12 @@ impl<'a> Worker<'a> {
     }
 
     fn execute(&self, job: *mut Job) {
-        // SAFETY: whoever takes a job out of a deque runs it, once; its owner keeps it until it is done.
+        // SAFETY: a job is taken out of a deque once and run once, and its owner keeps it until it
+        // is done.
         unsafe { ((*job).run)(job, self) };
     }
 
-    /// A worker's life, but for worker 0's.
+    /// The main loop of every worker except worker 0.
     fn live(&self) {
         let mut looks = 0;
         while !self.shared.stopping.load(Ordering::SeqCst) {
@@ -175,7 +178,8 @@ impl<'a> Worker<'a> {
 
     #[cold]
     fn sleep(&self) {
-        // Announced first and looked again after: a job offered in between finds a sleeper or is found.
+        // The worker announces its sleep first and searches again after that: a job offered in
+        // between finds a sleeper or is found.
         self.own.asleep.store(true, Ordering::SeqCst);
         self.shared.sleepers.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);

@@ -1,4 +1,5 @@
-//! The smallest program: a thread on each CPU says hello, and the exit status is the number of arguments.
+//! The smallest program: a thread on each CPU prints a greeting, and the exit status is the number
+//! of arguments.
 #![no_std]
 
 extern crate alloc;

@@ -1,4 +1,4 @@
-//! On the Aerokernel.
+//! The platform on the Aerokernel.
 
 use core::fmt;
 
@@ -8,7 +8,7 @@ use hrt::{cpu, wait};
 
 pub use hrt::Arguments;
 
-/// Makes `$main`, a `fn(&[&str]) -> i32`, the program.
+/// Makes `$main`, a `fn(&[&str]) -> i32`, the program's main function.
 #[macro_export]
 macro_rules! program {
     ($main:path) => {
@@ -21,13 +21,13 @@ macro_rules! program {
 }
 pub use hrt;
 
-/// Stack of a thread, in bytes.
+/// A thread's stack size, in bytes.
 const STACK: usize = 1 << 18;
 
-/// Name of the system.
+/// The system's name.
 pub const SYSTEM: &str = "Aerokernel";
 
-/// Number of CPUs.
+/// Returns the number of CPUs.
 pub fn cpu_count() -> usize {
     cpu::count()
 }
@@ -42,7 +42,7 @@ pub fn move_to(cpu: usize) {
     thread::migrate(cpu).expect("CPUs up to the count are there");
 }
 
-/// A thread that is joined.
+/// A thread to be joined.
 pub struct Thread(JoinHandle<()>);
 
 /// Spawns a thread on a CPU.
@@ -51,22 +51,22 @@ pub fn spawn(name: &str, cpu: usize, body: impl FnOnce() + Send + 'static) -> Th
 }
 
 impl Thread {
-    /// Waits for its end.
+    /// Waits for the thread's end.
     pub fn join(self) {
         self.0.join();
     }
 }
 
-/// Lets others of this CPU run.
+/// Lets other threads of this CPU run.
 pub fn yield_now() {
     thread::yield_now();
 }
 
-/// Wakes one waiter a signal, and remembers a signal nobody waited for.
+/// An event: each signal wakes one waiter, and a signal without a waiter is remembered.
 pub struct Event(wait::Event);
 
 impl Event {
-    /// An event without a signal.
+    /// Creates an event without a signal.
     pub fn new() -> Self {
         Self(wait::Event::new().expect("there is memory for an event"))
     }
@@ -88,27 +88,27 @@ impl Default for Event {
     }
 }
 
-/// Threads that meet.
+/// A group of threads that meet at barriers.
 pub struct Collective(hrt::collective::Collective);
 
 impl Collective {
-    /// A collective of so many threads.
+    /// Creates a collective of `members` threads.
     pub fn new(members: usize) -> Self {
         Self(hrt::collective::Collective::new(members).expect("there is memory for a collective"))
     }
 
-    /// Number of members.
+    /// Returns the number of members.
     pub fn size(&self) -> usize {
         self.0.size()
     }
 
-    /// Waits until all are there.
+    /// Waits until all members have arrived.
     #[inline]
     pub fn barrier(&self) {
         self.0.barrier(Deadline::NEVER).expect("a wait without a deadline is not late");
     }
 
-    /// The members' values put together in the order of their ranks.
+    /// Combines the members' values, in the order of their ranks.
     pub fn reduce(&self, rank: usize, value: f64, combine: impl Fn(f64, f64) -> f64) -> f64 {
         self.0.reduce(rank, value, Deadline::NEVER, combine).expect("a wait without a deadline is not late")
     }
@@ -118,17 +118,17 @@ impl Collective {
 pub struct Channel<T>(wait::Channel<T>);
 
 impl<T: Send> Channel<T> {
-    /// A channel for so many.
+    /// Creates a channel for `capacity` messages.
     pub fn new(capacity: usize) -> Self {
         Self(wait::Channel::new(capacity).expect("there is memory for a channel"))
     }
 
-    /// Puts a message in, waiting for room.
+    /// Sends a message; waits while the channel is full.
     pub fn send(&self, message: T) {
         assert!(self.0.send(message, Deadline::NEVER).is_ok(), "a wait without a deadline is not late");
     }
 
-    /// Takes a message out, waiting for one.
+    /// Takes a message; waits while the channel is empty.
     pub fn receive(&self) -> T {
         self.0.receive(Deadline::NEVER).expect("a wait without a deadline is not late")
     }

@@ -1,10 +1,11 @@
-//! What the examples need of the system below them. The same names twice: on the Aerokernel, and on Linux, so that a program
+//! The examples' platform, with the same names on the Aerokernel and on Linux, so that a program
 //! can be checked and measured against itself.
 //!
 //! - [`cpu_count`], [`spawn`], [`move_to`]: threads, bound to CPUs.
-//! - [`Event`], [`Collective`], [`Channel`]: what they wait on. All waits are without a deadline: these are programs that end.
+//! - [`Event`], [`Collective`], [`Channel`]: objects to wait on. No wait has a deadline: these
+//!   programs always end.
 //! - [`cycles`], [`pause`], [`square_root`]: the CPU.
-//! - [`Samples`]: latencies, and how a program reports them.
+//! - [`Samples`]: latencies, and their report.
 #![cfg_attr(target_os = "none", no_std)]
 
 extern crate alloc;
@@ -21,24 +22,24 @@ mod samples;
 pub use samples::Samples;
 pub use system::*;
 
-/// Lets the CPU breathe in a loop that waits for another CPU.
+/// Hints to the CPU that this is a loop that waits for another CPU.
 #[inline(always)]
 pub fn pause() {
     core::hint::spin_loop();
 }
 
-/// The CPU's time counter.
+/// Reads the CPU's time counter.
 #[inline(always)]
 pub fn cycles() -> u64 {
-    // SAFETY: every CPU these programs run on has the instruction.
+    // SAFETY: every CPU that these programs run on has the RDTSC instruction.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// The square root, rounded as IEEE 754 says.
+/// Returns the square root, rounded according to IEEE 754.
 #[inline(always)]
 pub fn square_root(value: f64) -> f64 {
     use core::arch::x86_64::{_mm_cvtsd_f64, _mm_set_sd, _mm_sqrt_sd};
-    // SAFETY: SSE2 is part of every build.
+    // SAFETY: SSE2, which the instructions belong to, is enabled in every build.
     unsafe {
         let packed = _mm_set_sd(value);
         _mm_cvtsd_f64(_mm_sqrt_sd(packed, packed))
@@ -51,7 +52,7 @@ pub fn checksum(words: impl IntoIterator<Item = u64>) -> u64 {
     words.into_iter().flat_map(u64::to_le_bytes).fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
-/// Prints a line.
+/// Prints a line to the program's output.
 #[macro_export]
 macro_rules! say {
     ($($argument:tt)*) => { $crate::print_line(format_args!($($argument)*)) };

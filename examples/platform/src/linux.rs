@@ -1,4 +1,5 @@
-//! On Linux: `std`'s threads, bound to CPUs, and what `std` or the kernel has for them to wait on.
+//! The platform on Linux: `std`'s threads, bound to CPUs, and objects of `std` or the kernel to
+//! wait on.
 
 use std::fmt;
 use std::io::Write;
@@ -6,26 +7,27 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Barrier, Mutex, mpsc};
 use std::thread;
 
-/// The program itself is a binary that calls [`run_main`].
+/// Does nothing: on Linux the program is a binary that calls [`run_main`].
 #[macro_export]
 macro_rules! program {
     ($main:path) => {};
 }
 
-/// Calls a program's main function with the process's arguments, and ends the process with its status.
+/// Calls a program's main function with the process's arguments, and exits with the status it
+/// returns.
 pub fn run_main(main: fn(&[&str]) -> i32) -> ! {
     let arguments: Vec<String> = std::env::args().collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     std::process::exit(main(&arguments))
 }
 
-/// Stack of a thread, in bytes.
+/// A thread's stack size, in bytes.
 const STACK: usize = 1 << 20;
 
-/// Name of the system.
+/// The system's name.
 pub const SYSTEM: &str = "Linux";
 
-/// Number of CPUs.
+/// Returns the number of CPUs.
 pub fn cpu_count() -> usize {
     thread::available_parallelism().map_or(1, |count| count.get())
 }
@@ -35,9 +37,10 @@ pub fn print_line(line: fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// Moves the calling thread to a CPU. Where there are fewer CPUs, or the process may not use it, to none in particular.
+/// Moves the calling thread to a CPU. The thread stays unbound if the CPU does not exist or the
+/// process may not use it.
 pub fn move_to(cpu: usize) {
-    // SAFETY: a set of our own, for the calling thread.
+    // SAFETY: the set is a local that lives through the call, and the CPU's index is within it.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(cpu % libc::CPU_SETSIZE as usize, &mut set);
@@ -45,7 +48,7 @@ pub fn move_to(cpu: usize) {
     }
 }
 
-/// A thread that is joined.
+/// A thread to be joined.
 pub struct Thread(thread::JoinHandle<()>);
 
 /// Spawns a thread on a CPU.
@@ -59,23 +62,24 @@ pub fn spawn(name: &str, cpu: usize, body: impl FnOnce() + Send + 'static) -> Th
 }
 
 impl Thread {
-    /// Waits for its end.
+    /// Waits for the thread's end.
     pub fn join(self) {
         self.0.join().expect("a thread that fails ends the process");
     }
 }
 
-/// Lets others of this CPU run.
+/// Lets other threads of this CPU run.
 pub fn yield_now() {
     thread::yield_now();
 }
 
-/// Wakes one waiter a signal, and remembers a signal nobody waited for. One thread waits: a futex, without a lock.
+/// An event: each signal wakes one waiter, and a signal without a waiter is remembered. Only one
+/// thread may wait. A futex without a lock.
 #[derive(Default)]
 pub struct Event(AtomicU32);
 
 impl Event {
-    /// An event without a signal.
+    /// Creates an event without a signal.
     pub fn new() -> Self {
         Self::default()
     }
@@ -83,7 +87,7 @@ impl Event {
     /// Wakes the waiter, or lets the next one pass.
     pub fn signal(&self) {
         if self.0.swap(1, Ordering::Release) == 0 {
-            // SAFETY: a word of ours.
+            // SAFETY: the word lives through the call, which uses only its address.
             unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
         }
     }
@@ -92,7 +96,7 @@ impl Event {
     pub fn wait(&self) {
         while self.0.swap(0, Ordering::Acquire) == 0 {
             let none = std::ptr::null::<libc::timespec>();
-            // SAFETY: a word of ours; no time-out.
+            // SAFETY: the word lives through the call, and a null timeout means none.
             unsafe {
                 libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, 0, none)
             };
@@ -100,31 +104,31 @@ impl Event {
     }
 }
 
-/// Threads that meet.
+/// A group of threads that meet at barriers.
 pub struct Collective {
     barrier: Barrier,
     given: Box<[AtomicU64]>,
 }
 
 impl Collective {
-    /// A collective of so many threads.
+    /// Creates a collective of `members` threads.
     pub fn new(members: usize) -> Self {
         let given = (0..members).map(|_| AtomicU64::new(0)).collect();
         Self { barrier: Barrier::new(members), given }
     }
 
-    /// Number of members.
+    /// Returns the number of members.
     pub fn size(&self) -> usize {
         self.given.len()
     }
 
-    /// Waits until all are there.
+    /// Waits until all members have arrived.
     #[inline]
     pub fn barrier(&self) {
         self.barrier.wait();
     }
 
-    /// The members' values put together in the order of their ranks.
+    /// Combines the members' values, in the order of their ranks.
     pub fn reduce(&self, rank: usize, value: f64, combine: impl Fn(f64, f64) -> f64) -> f64 {
         self.given[rank].store(value.to_bits(), Ordering::Relaxed);
         self.barrier.wait();
@@ -141,18 +145,18 @@ pub struct Channel<T> {
 }
 
 impl<T: Send> Channel<T> {
-    /// A channel for so many.
+    /// Creates a channel for `capacity` messages.
     pub fn new(capacity: usize) -> Self {
         let (sender, receiver) = mpsc::sync_channel(capacity);
         Self { sender, receiver: Mutex::new(receiver) }
     }
 
-    /// Puts a message in, waiting for room.
+    /// Sends a message; waits while the channel is full.
     pub fn send(&self, message: T) {
         assert!(self.sender.send(message).is_ok(), "the receiver lives as long as the sender");
     }
 
-    /// Takes a message out, waiting for one.
+    /// Takes a message; waits while the channel is empty.
     pub fn receive(&self) -> T {
         let receiver = self.receiver.lock().expect("nobody fails with it");
         receiver.recv().expect("the sender lives as long as the receiver")

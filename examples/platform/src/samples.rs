@@ -1,4 +1,4 @@
-//! Latencies in cycles, and how a program reports them.
+//! Latencies in cycles, and their report.
 
 use alloc::vec::Vec;
 
@@ -7,17 +7,17 @@ use crate::{cycles, say};
 /// Latencies of one kind.
 pub struct Samples {
     values: Vec<u64>,
-    /// Of reading the counter twice.
+    /// The cost of reading the counter twice.
     overhead: u64,
 }
 
-/// Samples taken before those that count.
+/// The number of warm-up samples, which do not count.
 const WARM_UP: usize = 100;
-/// Samples that count.
+/// The number of samples that count.
 const COUNT: usize = 1000;
 
 impl Samples {
-    /// None yet.
+    /// Creates an empty set of samples.
     pub fn new() -> Self {
         let overhead = (0..100).map(|_| {
             let start = cycles();
@@ -26,12 +26,12 @@ impl Samples {
         Self { values: Vec::with_capacity(WARM_UP + COUNT), overhead: overhead.min().unwrap_or(0) }
     }
 
-    /// How many samples there shall be.
+    /// Returns the number of samples to take, the warm-up included.
     pub const fn wanted() -> usize {
         WARM_UP + COUNT
     }
 
-    /// Takes one; never allocates up to [`Samples::wanted`].
+    /// Adds a sample; does not allocate up to [`Samples::wanted`] samples.
     #[inline(always)]
     pub fn add(&mut self, start: u64, end: u64) {
         self.values.push(end.saturating_sub(start));

@@ -195,4 +195,20 @@ mod tests {
             panic!("hrt/include/aerokernel.h was not what hrt/abi says; it is now: look at it and commit it");
         }
     }
+
+    /// Checks that the Rust API or the C library uses each function: programs in Rust have no other
+    /// way to one.
+    #[test]
+    fn every_function_is_used_by_the_rust_api_or_the_c_library() {
+        let source = |crate_name: &str| {
+            let directory = format!("{}/../../hrt/{crate_name}/src", env!("CARGO_MANIFEST_DIR"));
+            let files = std::fs::read_dir(directory).expect("the sources are there");
+            files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect::<String>()
+        };
+        let text = source("api") + &source("c");
+        let goes_on = |rest: &str| rest.starts_with(|next: char| next.is_alphanumeric() || next == '_');
+        let is_used = |name: &str| text.split(name).skip(1).any(|rest| !goes_on(rest));
+        let unused: Vec<_> = super::functions().map(|function| function.name).filter(|name| !is_used(name)).collect();
+        assert!(unused.is_empty(), "neither hrt/api nor hrt/c uses {unused:?}");
+    }
 }

@@ -1,4 +1,4 @@
-//! `aero boot`: the kernel in QEMU, with a person at its prompt or with commands to run.
+//! `aero boot`: runs the kernel in QEMU, interactively or with commands to run.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -18,13 +18,13 @@ use wire::console::{CONTROL_C, PROMPT};
 use crate::terminal::RawTerminal;
 use crate::trace_file;
 
-/// Begins a command to `aero` itself at the terminal.
+/// Ctrl-A, which introduces a command to `aero` itself at the terminal.
 const ESCAPE_KEY: u8 = 0x01;
-/// Deadline of `--run` unless told otherwise.
+/// Default time limit of `--run`.
 const DEFAULT_RUN_LIMIT: Duration = Duration::from_secs(60);
-/// How often a machine is looked at that says nothing.
+/// Interval at which a silent machine is checked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// How long a machine may take to end after input ended.
+/// How long a machine may take to end after its input has ended.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// Options of `aero boot`.
@@ -45,7 +45,8 @@ pub struct Options {
     /// Run commands at the kernel's prompt, print only their output, and end
     #[arg(long, value_name = "CMD; CMD", value_parser = parse_script)]
     pub run: Option<String>,
-    /// Write how it ended as JSON: `ended` is finished, crashed, timed-out, ended or failed; `status` that of the commands
+    /// Write how it ended as JSON: `ended` is finished, crashed, timed-out, ended or failed;
+    /// `status` that of the commands
     #[arg(long, value_name = "FILE", requires = "run")]
     pub json: Option<PathBuf>,
     /// Seconds after which the machine is ended; for --run 60 unless given
@@ -63,7 +64,8 @@ pub struct Options {
     /// Words for the kernel's command line (`help boot` at the prompt explains them)
     #[arg(long, value_name = "ARGS", default_value = "")]
     pub append: String,
-    /// Put the program of a directory into the image, to be started by `run NAME`. May be given several times
+    /// Put the program of a directory into the image, to be started by `run NAME`. May be given
+    /// several times
     #[arg(long, value_name = "DIR")]
     pub hrt: Vec<PathBuf>,
     /// The instructions programs may use
@@ -83,7 +85,8 @@ pub struct Options {
     pub qemu: Vec<String>,
 }
 
-/// Commands for `--run`, which the kernel gets in double quotes on its command line: those in them become single ones.
+/// Prepares the commands of `--run`. The kernel gets them in double quotes on its command line, so
+/// double quotes inside them become single ones.
 fn parse_script(text: &str) -> Result<String, String> {
     match text.contains('"') && text.contains('\'') {
         true => Err("quotes in commands are all single or all double ones".into()),
@@ -92,7 +95,7 @@ fn parse_script(text: &str) -> Result<String, String> {
 }
 
 impl Options {
-    /// The machine that they describe.
+    /// Returns the configuration of the machine that the options describe.
     pub fn settings(&self) -> Settings {
         Settings {
             kind: Kind::Pc,
@@ -118,11 +121,11 @@ impl Options {
     }
 }
 
-/// What is done with a machine.
+/// The work to do with a machine.
 pub struct Task<'a> {
-    /// Commands to run; without, a person is at the prompt.
+    /// Commands to run. Without them, the machine is interactive.
     pub script: Option<&'a str>,
-    /// How long a person may be; a script has the machine's limit.
+    /// Time limit for an interactive machine. A script has the machine's own limit.
     pub limit: Option<Duration>,
     /// Where to write how a script ended.
     pub json: Option<&'a Path>,
@@ -138,7 +141,7 @@ pub fn run(options: &Options) -> Result<u8> {
     finish_trace(options, status)
 }
 
-/// Boots an image, for a person or for commands.
+/// Boots an image, interactively or with commands to run.
 pub fn run_image(image: &Image, settings: &Settings, task: &Task<'_>) -> Result<u8> {
     let Some(script) = task.script else { return interact(image, settings, task.limit) };
     let outcome = summarise(task.json, script::run(image, settings, script, &mut std::io::stdout()))?;
@@ -148,7 +151,7 @@ pub fn run_image(image: &Image, settings: &Settings, task: &Task<'_>) -> Result<
     Ok(outcome.status)
 }
 
-/// Makes the trace what was asked for; the status stays the machine's.
+/// Converts the trace to the requested file and returns the machine's status unchanged.
 fn finish_trace(options: &Options, status: u8) -> Result<u8> {
     if let Some(path) = &options.trace {
         trace_file::convert(path, options.stream)?;
@@ -156,17 +159,18 @@ fn finish_trace(options: &Options, status: u8) -> Result<u8> {
     Ok(status)
 }
 
-/// What `--json` writes.
+/// The contents of the `--json` file.
 #[derive(Serialize)]
 struct Summary<'a> {
     ended: Ended,
-    /// The commands' status; that of a program, if it was the worst.
+    /// The commands' exit status, which is a program's if that was the worst.
     status: Option<u8>,
     reason: Option<String>,
     crash_file: Option<&'a Path>,
 }
 
-/// Writes how it ended where `--json` says, and passes it on.
+/// Writes how a script ended to the `--json` file, if there is one, and returns the result
+/// unchanged.
 fn summarise(json: Option<&Path>, result: Result<Outcome>) -> Result<Outcome> {
     let Some(path) = json else { return result };
     let summary = match &result {
@@ -186,7 +190,7 @@ fn summarise(json: Option<&Path>, result: Result<Outcome>) -> Result<Outcome> {
     result
 }
 
-/// A person, or a pipe, at the prompt.
+/// Boots an image with a terminal or a pipe at the prompt.
 fn interact(image: &Image, settings: &Settings, limit: Option<Duration>) -> Result<u8> {
     let mut machine = machine::start(image, settings, &settings.append)?;
     let terminal = RawTerminal::enter();
@@ -213,17 +217,18 @@ fn interact(image: &Image, settings: &Settings, limit: Option<Duration>) -> Resu
     }
 }
 
-/// Why a person's machine is not attended to any more.
+/// Why an interactive session ended.
 enum Stop {
-    /// It says no more.
+    /// The machine sends no more output.
     Ended,
-    /// The person has enough of it.
+    /// The user quit.
     Quit,
-    /// It took too long.
+    /// The time limit passed.
     TimedOut,
 }
 
-/// Passes on what is typed and what the machine says, until one of them ends; also, whether it has said nothing.
+/// Forwards typed keys and the machine's output until the session ends. Also returns whether the
+/// machine has sent nothing.
 fn attend(
     machine: &mut dyn Machine,
     lines: &mut SourceLines,
@@ -232,7 +237,8 @@ fn attend(
 ) -> Result<(Stop, bool)> {
     let (ended_by_person, ended_input) = mpsc::channel();
     let keys = read_keys(is_interactive, ended_by_person);
-    // A serial port loses what comes before the kernel listens.
+    // Keys are held back until the first prompt, because a serial port loses what arrives before
+    // the kernel listens.
     let mut listens = Some(write_keys(machine.take_input().context("the machine has no input")?, keys));
     let mut seen = Vec::new();
     let mut deadline = limit.map(|limit| Instant::now() + limit);
@@ -259,7 +265,7 @@ fn attend(
         }
         match ended_input.try_recv() {
             Ok(InputEnd::Quit) => return Ok((Stop::Quit, is_silent)),
-            // The commands typed before are being executed; `poweroff` was added.
+            // The commands typed before may still run; `read_keys` has sent `poweroff` behind them.
             Ok(InputEnd::EndOfFile) => deadline = deadline.or(Some(Instant::now() + END_LIMIT)),
             Err(_) => {}
         }
@@ -272,11 +278,11 @@ fn attend(
 enum InputEnd {
     /// Ctrl-A x.
     Quit,
-    /// The input is not a terminal and is over.
+    /// The input, which is not a terminal, has ended.
     EndOfFile,
 }
 
-/// Reads what is typed until its end, and passes on what is the machine's.
+/// Reads the input until its end and forwards the keys meant for the machine.
 fn read_keys(interactive: bool, ended: mpsc::Sender<InputEnd>) -> Receiver<Vec<u8>> {
     let (send, keys) = mpsc::channel();
     thread::spawn(move || {
@@ -289,7 +295,8 @@ fn read_keys(interactive: bool, ended: mpsc::Sender<InputEnd>) -> Receiver<Vec<u
                 Err(_) => 0,
             };
             if length == 0 {
-                // Ctrl-C gives up what stands on the line; with the pipe closed, nobody else could end the machine.
+                // Ctrl-C discards what stands on the line. Once the pipe is closed, only this
+                // `poweroff` can end the machine in order.
                 let _ = send.send([&[CONTROL_C], &b"poweroff\r"[..]].concat());
                 let _ = ended.send(InputEnd::EndOfFile);
                 return;
@@ -316,7 +323,7 @@ fn read_keys(interactive: bool, ended: mpsc::Sender<InputEnd>) -> Receiver<Vec<u
     keys
 }
 
-/// Sends keys to the machine, from the moment on that the returned end is told that it listens.
+/// Forwards keys to the machine, starting when the returned sender signals that the kernel listens.
 fn write_keys(mut to: Box<dyn Write + Send>, keys: Receiver<Vec<u8>>) -> mpsc::Sender<()> {
     let (listens, wait) = mpsc::channel();
     thread::spawn(move || {

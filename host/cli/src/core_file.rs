@@ -1,5 +1,5 @@
-//! A crash file as an ELF core file, which debuggers open beside the kernel's own file (`elf.h` and `struct elf_prstatus` of Linux for
-//! x86-64, which is what they read).
+//! Writes a crash file as an ELF core file, which debuggers open together with the kernel's own
+//! file. They expect the layout of Linux for x86-64 (`elf.h` and `struct elf_prstatus`).
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -14,14 +14,14 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadCache, U16, U32, U64, pod};
 use wire::crash_file::CrashFile;
 
-/// Alignment of memory in the file.
+/// Alignment of memory in the file, in bytes.
 const PAGE: u64 = 4096;
-/// Added to the number of a CPU that ran no thread.
+/// Offset added to the index of a CPU that ran no thread, to form a thread id.
 const WITHOUT_THREAD: u64 = 1 << 30;
-/// What a debugger says the end was: SIGABRT.
+/// The signal that debuggers report as the cause of the end: SIGABRT.
 const SIGNAL: u32 = 6;
 
-/// A thread, as a core file has it.
+/// A thread, in the form of a core file.
 struct Thread {
     id: u64,
     /// RAX, RBX, RCX, RDX, RSI, RDI, RBP, RSP, R8 to R15.
@@ -31,15 +31,15 @@ struct Thread {
     thread_pointer: u64,
 }
 
-/// Memory of the kernel's address space that the file has.
+/// A piece of the kernel's address space that the file contains.
 struct Segment {
     address: u64,
     size: u64,
-    /// Where it is in the content.
+    /// Offset of the piece in the content.
     offset: u64,
 }
 
-/// A note's content, as it grows.
+/// The content of a note, built up field by field.
 #[derive(Default)]
 struct Note(Vec<u8>);
 
@@ -54,13 +54,13 @@ impl Note {
         self
     }
 
-    /// Zeros up to a length.
+    /// Pads with zeros up to a length.
     fn up_to(&mut self, length: usize) -> &mut Self {
         self.0.resize(length, 0);
         self
     }
 
-    /// Cut, and ended by zeros.
+    /// Appends a text, cut to `size - 1` bytes and padded with zeros to `size`.
     fn text(&mut self, text: &str, size: usize) -> &mut Self {
         let end = self.0.len() + size;
         self.0.extend(text.bytes().take(size - 1));
@@ -68,10 +68,10 @@ impl Note {
     }
 }
 
-/// Writes the core file of a crash of an image, with the memory that the crash file has.
+/// Writes the core file of a crashed image, with the memory that the crash file contains.
 ///
 /// # Errors
-/// A file that cannot be written.
+/// Fails if the file cannot be written.
 pub fn write(out: &Path, crash: &CrashFile, image: &str) -> Result<()> {
     let mut content = Vec::new();
     let mut segments: Vec<Segment> = Vec::new();
@@ -88,10 +88,11 @@ pub fn write(out: &Path, crash: &CrashFile, image: &str) -> Result<()> {
     write_with(out, &notes(crash, image), &segments, &mut content.as_slice())
 }
 
-/// As [`write`], with all memory, of which QEMU has written a core file of its own.
+/// Writes the core file as [`write()`] does, but with all memory, taken from a core file that QEMU
+/// has written.
 ///
 /// # Errors
-/// A file that cannot be read or written, or is not what QEMU writes.
+/// Fails if a file cannot be read or written, or if `dump` is no ELF file with memory.
 pub fn write_with_memory(out: &Path, crash: &CrashFile, image: &str, dump: &Path) -> Result<()> {
     let mut dump = File::open(dump).context("what QEMU wrote cannot be read")?;
     let mut segments = Vec::new();
@@ -123,7 +124,7 @@ fn write_with(out: &Path, notes: &[u8], segments: &[Segment], content: &mut impl
             class: ELFCLASS64,
             data: ELFDATA2LSB,
             version: EV_CURRENT,
-            // Whose notes these are: LLDB wants to know.
+            // LLDB uses this field to tell which system's notes follow.
             os_abi: ELFOSABI_LINUX,
             abi_version: 0,
             padding: [0; 7],
@@ -185,7 +186,8 @@ fn long(value: u64) -> U64<LittleEndian> {
     U64::new(LittleEndian, value)
 }
 
-/// The crashed CPU's thread first, then those of the other CPUs, then those that wait.
+/// Returns the notes: the crashed CPU's thread first, then those of the other CPUs, then the
+/// waiting threads.
 fn notes(crash: &CrashFile, image: &str) -> Vec<u8> {
     let mut notes = Note::default();
     for (index, thread) in threads(crash).iter().enumerate() {
@@ -224,7 +226,7 @@ fn note(notes: &mut Note, kind: u32, content: &Note) {
     notes.up_to(end);
 }
 
-/// `struct elf_prstatus`.
+/// Returns a thread's `struct elf_prstatus`.
 fn status(thread: &Thread) -> Note {
     let [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15] = thread.general;
     let mut out = Note::default();
@@ -233,7 +235,8 @@ fn status(thread: &Thread) -> Note {
     for register in [r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, no_system_call] {
         out.long(register);
     }
-    // RIP, CS, flags, RSP, SS, the bases of FS and GS, DS, ES, FS, GS: of selectors there is nothing to know.
+    // RIP, CS, flags, RSP, SS, the bases of FS and GS, DS, ES, FS, GS. The selectors are not
+    // recorded.
     for register in [thread.instruction_pointer, 0, thread.flags, rsp, 0, thread.thread_pointer, 0, 0, 0, 0, 0] {
         out.long(register);
     }
@@ -241,7 +244,7 @@ fn status(thread: &Thread) -> Note {
     out
 }
 
-/// `struct elf_prpsinfo`: what has crashed, by the name of its file, and why.
+/// Returns `struct elf_prpsinfo`, with the image's file name and the reason of the crash.
 fn information(crash: &CrashFile, image: &str, thread: &Thread) -> Note {
     let mut out = Note::default();
     let reason = crash.header.what.lines().next().unwrap_or_default();

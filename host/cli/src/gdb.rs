@@ -1,4 +1,4 @@
-//! `aero gdb`: the kernel in QEMU, and a gdb attached to the kernel's own stub.
+//! `aero gdb`: runs the kernel in QEMU, with gdb attached to the kernel's own stub.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -29,9 +29,9 @@ pub struct Options {
     cpus_only: bool,
 }
 
-/// What the kernel says once it listens to gdb.
+/// Messages with which the kernel announces that it listens to gdb.
 const LISTENS: [&str; 2] = ["gdb is listened to", "waiting for gdb"];
-/// How long it may take to.
+/// Time limit for that message.
 const LISTEN_LIMIT: Duration = Duration::from_secs(60);
 
 /// Runs `aero gdb`.
@@ -42,7 +42,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let socket = boot.gdb.take().flatten().map_or_else(gdb_path, Ok)?;
     let console = gdb_path()?.with_extension("console");
     boot.gdb = Some(Some(socket.clone()));
-    // Commands would run, and end the machine, before gdb is there.
+    // Without `gdb=wait`, commands would run and end the machine before gdb is attached.
     let line = boot.run.take().map_or_else(String::new, |script| format!("gdb=wait run=\"{script}\""));
     let view = if options.cpus_only { "gdb=cpus" } else { "" };
     let mut machine = machine::start(&image, &boot.settings(), &format!("{} {view} {line}", boot.append))?;
@@ -60,8 +60,9 @@ pub fn run(options: &Options) -> Result<u8> {
         .arg("-ex")
         .arg(format!("target remote {}", socket.display()));
     gdb.args(arguments);
-    // Ctrl-C at the terminal is gdb's.
-    // SAFETY: sets what happens on a signal, for this process and back to the default for gdb.
+    // Ctrl-C at the terminal belongs to gdb.
+    // SAFETY: signal only sets what happens on SIGINT: ignored in this process, back to the default
+    // in gdb. It is async-signal-safe, so the closure may call it between fork and exec.
     unsafe {
         libc::signal(libc::SIGINT, libc::SIG_IGN);
         gdb.pre_exec(|| {
@@ -80,12 +81,13 @@ pub fn run(options: &Options) -> Result<u8> {
     }
 }
 
-/// What `gdb/aerokernel.py` wants to know of the programs.
+/// Returns the list of programs and their files for `gdb/aerokernel.py`.
 fn programs_of(image: &Image) -> String {
     image.programs.iter().map(|(name, file)| format!("{name}={}\n", file.display())).collect()
 }
 
-/// Where rustc keeps its pretty printers for gdb; empty if it cannot be asked.
+/// Returns the directory of rustc's pretty printers for gdb, or an empty string if rustc cannot be
+/// run.
 fn rust_printers() -> String {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let asked = Command::new(rustc).args(["--print", "sysroot"]).output();

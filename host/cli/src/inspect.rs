@@ -1,4 +1,4 @@
-//! `aero inspect`: what a crashed kernel has left, with the console's commands.
+//! `aero inspect`: examines a crashed kernel's state with the console's commands.
 
 use std::fmt::{self, Write as _};
 use std::fs;
@@ -34,7 +34,7 @@ pub struct Options {
 
 const PROMPT: &str = "inspect> ";
 
-/// Standard output, backtraces with file and line.
+/// Standard output, with file and line added to backtraces.
 struct Out {
     lines: SourceLines,
 }
@@ -45,7 +45,8 @@ impl fmt::Write for Out {
     }
 }
 
-/// The image that crashed, with its debug information: what was built last, unless that is newer than the crash.
+/// Returns the paths of the last built image, without debug information if the image is newer than
+/// the crash file.
 fn image_of(options: &Options, crash: &CrashFile) -> Image {
     let mut image = built_x64();
     let written = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
@@ -59,7 +60,7 @@ fn image_of(options: &Options, crash: &CrashFile) -> Image {
     image
 }
 
-/// Writes a core file, and says how to open it.
+/// Writes a core file and prints how to open it.
 fn write_core(options: &Options, crash: &CrashFile, out: &Path) -> Result<u8> {
     let debug = image_of(options, crash).debug;
     let image = debug.file_name().and_then(|name| name.to_str()).unwrap_or("aerokernel").to_string();
@@ -70,7 +71,7 @@ fn write_core(options: &Options, crash: &CrashFile, out: &Path) -> Result<u8> {
         let dump = pack::own_name(&std::path::absolute(out)?);
         let written =
             qmp::dump_memory(&socket, &dump).and_then(|()| core_file::write_with_memory(out, crash, &image, &dump));
-        // It is not there if QEMU refused.
+        // The dump does not exist if QEMU refused it.
         let _ = fs::remove_file(&dump);
         written?;
     } else {

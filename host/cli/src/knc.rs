@@ -1,4 +1,4 @@
-//! `aero knc`: the kernel for Knights Corner, on a card that QEMU plays.
+//! `aero knc`: runs the kernel for Knights Corner on a card that QEMU plays.
 
 use std::time::Duration;
 
@@ -8,13 +8,14 @@ use machine::{Kind, Settings};
 
 use crate::boot::{self, Task};
 
-/// Time for commands unless told otherwise.
+/// Default time limit for commands.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 
 /// `aero knc`.
 #[derive(clap::Subcommand)]
 pub enum Command {
-    /// Boot the kernel for Knights Corner on a card that QEMU plays, and attach this terminal to its console (Ctrl-A x ends it)
+    /// Boot the kernel for Knights Corner on a card that QEMU plays, and attach this terminal to
+    /// its console (Ctrl-A x ends it)
     Boot(Options),
 }
 

@@ -1,8 +1,11 @@
 //! The `aero` command.
 //!
-//! - [`boot`]: runs the kernel on a machine, with a [`terminal`] or for commands; [`gdb`]: with a gdb attached; [`knc`]: on a card.
-//! - [`trace_file`]: a trace for Perfetto. [`inspect`]: what a crashed kernel has left, also as a [`core_file`].
-//! - [`top`]: a live view of a running one; [`top_view`]: what it shows. [`bench`]: measures; [`test`]: tests.
+//! - [`boot`]: runs the kernel on a machine, with a [`terminal`] or for commands; [`gdb`]: with gdb
+//!   attached; [`knc`]: on a card.
+//! - [`trace_file`]: writes a trace for Perfetto. [`inspect`]: examines a crashed kernel's state,
+//!   also as a [`core_file`].
+//! - [`top`]: a live view of a running kernel; [`top_view`]: its contents. [`bench`]: measures;
+//!   [`test`]: tests.
 
 mod bench;
 mod boot;
@@ -45,7 +48,8 @@ enum Command {
         /// Which
         #[arg(value_enum, default_value = "x64")]
         image: Which,
-        /// Put the program of a directory into the image: a Rust crate, or C or C++ files. May be given several times
+        /// Put the program of a directory into the image: a Rust crate, or C or C++ files. May be
+        /// given several times
         #[arg(long, value_name = "DIR")]
         hrt: Vec<PathBuf>,
         /// The instructions programs may use
@@ -60,17 +64,20 @@ enum Command {
     Top(top::Options),
     /// Look at what a crashed kernel has left, with the console's commands
     Inspect(inspect::Options),
-    /// Measure the kernel's primitives, beside Linux's and an earlier run; `bench scale`, `bench hrt`
+    /// Measure the kernel's primitives, beside Linux's and an earlier run; `bench scale`,
+    /// `bench hrt`
     Bench(bench::Options),
     /// The kernel for Knights Corner (Xeon Phi), on a card that QEMU plays
     #[command(subcommand)]
     Knc(knc::Command),
     /// Run the tests: all, or the named parts
     Test {
-        /// unit: on the host. model: races, explored. kernel: in QEMU. e2e: the shell, by a pseudo-terminal.
-        /// bench: no primitive dearer than in bench/baseline.json. knc: instructions of the Knights Corner image. bochs: the suite
-        /// with x2APIC, the TSC deadline and AVX-512, in Bochs. kvm: the same with figures in cycles, where there is KVM. linux: programs
-        /// beside themselves on Linux, where its kernel can be had. soak: two minutes of everything
+        /// unit: on the host. model: races, explored. kernel: in QEMU. e2e: the shell, by a
+        /// pseudo-terminal. bench: no primitive dearer than in bench/baseline.json. knc:
+        /// instructions of the Knights Corner image. bochs: the suite with x2APIC, the TSC deadline
+        /// and AVX-512, in Bochs. kvm: the same with figures in cycles, where there is KVM. linux:
+        /// programs beside themselves on Linux, where its kernel can be had. soak: two minutes of
+        /// everything
         #[arg(value_enum)]
         parts: Vec<test::Part>,
     },
@@ -95,7 +102,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(status) => ExitCode::from(status),
-        // It has had enough, as `head` has.
+        // The reader closed the pipe early, as `head` does, so no message is due.
         Err(error) if is_broken_pipe(&error) => ExitCode::from(status::PIPE_CLOSED),
         Err(error) => {
             eprintln!("aero: {error:#}");

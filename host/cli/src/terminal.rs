@@ -1,28 +1,29 @@
-//! This terminal, while it belongs to the kernel: every key goes there.
+//! The user's terminal in raw mode, so that every key reaches the kernel.
 
 use std::io::IsTerminal;
 use std::os::fd::AsRawFd;
 
-/// The terminal in raw mode; as it was before once this is dropped.
+/// A terminal in raw mode. Its previous settings return when this value is dropped.
 pub struct RawTerminal {
     before: Option<libc::termios>,
 }
 
 impl RawTerminal {
-    /// Makes standard input raw if it is a terminal.
+    /// Puts standard input into raw mode if it is a terminal.
     pub fn enter() -> Self {
         let input = std::io::stdin();
         if !input.is_terminal() {
             return Self { before: None };
         }
-        // SAFETY: an all-zero termios is a valid value to be filled in.
+        // SAFETY: termios is a C structure of integers, for which all zeros is a valid value.
         let mut settings: libc::termios = unsafe { std::mem::zeroed() };
-        // SAFETY: standard input is open and `settings` is a termios.
+        // SAFETY: standard input is open, and tcgetattr writes only to `settings`, a termios.
         if unsafe { libc::tcgetattr(input.as_raw_fd(), &raw mut settings) } != 0 {
             return Self { before: None };
         }
         let before = settings;
-        // SAFETY: as above.
+        // SAFETY: tcgetattr has filled `settings` in, standard input is open, and both calls access
+        // only this termios.
         unsafe {
             libc::cfmakeraw(&raw mut settings);
             libc::tcsetattr(input.as_raw_fd(), libc::TCSANOW, &raw const settings);
@@ -30,7 +31,7 @@ impl RawTerminal {
         Self { before: Some(before) }
     }
 
-    /// True if there is a person.
+    /// Returns true if standard input is a terminal that was put into raw mode.
     pub fn is_interactive(&self) -> bool {
         self.before.is_some()
     }
@@ -39,7 +40,8 @@ impl RawTerminal {
 impl Drop for RawTerminal {
     fn drop(&mut self) {
         if let Some(before) = self.before {
-            // SAFETY: standard input is open and `before` came from it.
+            // SAFETY: standard input is open, and `before` holds the settings that tcgetattr
+            // returned for it.
             unsafe { libc::tcsetattr(std::io::stdin().as_raw_fd(), libc::TCSANOW, &raw const before) };
         }
     }

@@ -1,4 +1,4 @@
-//! `aero test`: every kind of test, one summary.
+//! `aero test`: runs every kind of test and prints one summary.
 
 use std::io::Write;
 use std::process::Command;
@@ -37,7 +37,8 @@ pub enum Part {
     Kvm,
     /// The benchmarks: no row worse than in bench/baseline.json, none below what is possible
     Bench,
-    /// Programs beside themselves as Linux processes in QEMU; skipped where no Linux kernel can be had
+    /// Programs beside themselves as Linux processes in QEMU; skipped where no Linux kernel can be
+    /// had
     Linux,
     /// Minutes of everything, in QEMU, and a thousand gdbs
     Soak,
@@ -55,11 +56,12 @@ const ALL: [Part; 10] = [
     Part::Linux,
     Part::Soak,
 ];
-/// CPU counts of the kernel's suite.
+/// Numbers of CPUs that the kernel's suite runs with.
 const SUITE_CPUS: [u32; 3] = [1, 2, 4];
 const BOCHS_CPUS: u32 = 2;
 
-/// Runs the parts, or all; a part that fails does not keep the others from running.
+/// Runs the given parts, or all parts if none is given. A failed part does not keep the others from
+/// running.
 pub fn run(parts: &[Part]) -> Result<u8> {
     let parts = if parts.is_empty() { &ALL } else { parts };
     let (mut passed, mut skipped, mut failed) = (0, Vec::new(), Vec::new());
@@ -92,16 +94,16 @@ pub fn run(parts: &[Part]) -> Result<u8> {
     Ok(if failed.is_empty() { status::DONE } else { status::FAILED })
 }
 
-/// ` (Kvm, Linux)`, or nothing of no parts.
+/// Formats parts as ` (Kvm, Linux)`, or as nothing if there are none.
 fn names(parts: &[Part]) -> String {
     let names: Vec<String> = parts.iter().map(|part| format!("{part:?}")).collect();
     if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
 }
 
-/// What became of a part that did not fail.
+/// The result of a part that did not fail.
 enum Ran {
     Whole,
-    /// The machine cannot run it, for this reason.
+    /// The part was skipped, for this reason.
     Not(String),
 }
 
@@ -206,15 +208,15 @@ fn run_in_suite(settings: &Settings, command: &str, out: &mut dyn Write) -> Resu
     script::run(&image, settings, command, out)
 }
 
-/// What of the suite concerns inter-processor interrupts and timers.
+/// The commands of the suite that concern inter-processor interrupts and timers.
 const INTERRUPT_TESTS: &str =
     "timers; irqs; test kernel_tests::calls; test kernel_tests::time; test kernel_tests::waiting";
-/// A machine with x2APIC and the TSC deadline timer says so in these words.
+/// Text that the kernel prints on a machine with x2APIC and the TSC deadline timer.
 const INTEL: [&str; 2] = ["timer TSC deadline", "controllers: x2APIC"];
-/// How long Bochs, which takes a tenth of it, may take for a script.
+/// Time limit for a script in Bochs, which normally takes a tenth of it.
 const BOCHS_LIMIT: Duration = Duration::from_secs(180);
 
-/// The whole suite, and vector registers up to AVX-512, on a CPU of Intel's.
+/// Runs the whole suite, and vector registers up to AVX-512, on an Intel CPU in Bochs.
 fn bochs() -> Result<()> {
     let suite = image::build(Which::Suite)?;
     succeed_in_bochs(&suite, "timers; irqs; test", &INTEL)?;
@@ -225,7 +227,7 @@ fn bochs() -> Result<()> {
     succeed_in_bochs(&misbehave, "run misbehave x87", &["victim and culprit ended: (true, true)"])
 }
 
-/// Runs commands in Bochs that must succeed, and print these parts.
+/// Runs commands in Bochs that must succeed and print the given parts.
 fn succeed_in_bochs(image: &Image, script: &str, parts: &[&str]) -> Result<()> {
     eprintln!("aero: `{script}` in Bochs, {BOCHS_CPUS} CPUs");
     let mut output = Vec::new();
@@ -234,7 +236,8 @@ fn succeed_in_bochs(image: &Image, script: &str, parts: &[&str]) -> Result<()> {
     check(&outcome, &output, parts)
 }
 
-/// Prints what a machine printed; an error unless it ended well and these parts are there.
+/// Prints a machine's output. Fails unless the machine ended well and the output contains the given
+/// parts.
 fn check(outcome: &Outcome, output: &[u8], parts: &[&str]) -> Result<()> {
     let output = String::from_utf8_lossy(output);
     print!("{output}");
@@ -245,7 +248,8 @@ fn check(outcome: &Outcome, output: &[u8], parts: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The same, and figures in cycles, by this machine's KVM.
+/// Runs the suite's interrupt and timer tests, and compares figures in cycles with Linux's, on this
+/// host's KVM.
 fn kvm() -> Result<Ran> {
     if !qemu::kvm_is_usable() {
         return Ok(Ran::Not("there is no KVM here; `aero test bochs` covers what QEMU's emulator has not".into()));
@@ -260,11 +264,12 @@ fn kvm() -> Result<Ran> {
     }
 }
 
-/// What one CPU does for itself: that varies least.
+/// Primitives that involve one CPU only, whose figures vary least.
 const KVM_PRIMITIVES: [&str; 6] =
     ["empty", "thread_create_join", "context_switch", "event_wake_local", "timer_set", "mutex_uncontended"];
 
-/// Programs give the same results on Linux in the same QEMU, and both systems' figures are understood.
+/// Checks that programs give the same results on Linux in the same QEMU, and that both systems'
+/// figures can be parsed.
 fn linux() -> Result<Ran> {
     let kernel = match linux::kernel(None) {
         Ok(kernel) => kernel,
@@ -277,7 +282,7 @@ fn linux() -> Result<Ran> {
     Ok(Ran::Whole)
 }
 
-/// One of each kind.
+/// One primitive of each kind.
 const LINUX_PRIMITIVES: [&str; 6] =
     ["empty", "mutex_uncontended", "context_switch", "event_wake_remote_idle", "page_unmap", "channel_ping_pong_local"];
 
@@ -289,7 +294,8 @@ const LINUX_TESTS: [&str; 5] = [
     "forkjoin latencies 1",
 ];
 
-/// A command that crashes the kernel, what the report must say, and how often to try.
+/// A command that crashes the kernel, the reason that the report must contain, and the number of
+/// attempts.
 struct Crash {
     command: &'static str,
     reason: &'static str,
@@ -302,7 +308,7 @@ const CRASHES: [Crash; 2] = [
 ];
 const CRASH_CPUS: u32 = 4;
 
-/// Crashes the suite image and looks whether the report is whole.
+/// Crashes the suite image and checks that the report is complete.
 fn crash(crash: &Crash) -> Result<()> {
     for _ in 0..crash.times {
         let settings = Settings { cpus: CRASH_CPUS, ..suite_settings(60) };

@@ -1,4 +1,4 @@
-//! `aero top`: a live view of a running kernel, over its telemetry.
+//! `aero top`: shows a live view of a running kernel, over its telemetry line.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -29,23 +29,23 @@ pub struct Options {
     once: bool,
 }
 
-/// How long the kernel may take to answer.
+/// Time limit for an answer of the kernel.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// How long it may take to begin to listen, once there is a socket.
+/// Time limit for the kernel's first answer to a hello, which includes its boot.
 const HELLO_LIMIT: Duration = Duration::from_secs(20);
-/// Between two hellos.
+/// Pause between two hellos.
 const HELLO_PAUSE: Duration = Duration::from_millis(500);
 
-/// The socket of the machine that was booted last, of those that run.
+/// Returns the socket of the running machine that was booted last.
 fn newest_socket() -> Result<PathBuf> {
     let mut entries: Vec<_> = fs::read_dir(telemetry_directory()).into_iter().flatten().flatten().collect();
     entries.sort_by_key(|entry| entry.metadata().and_then(|file| file.modified()).ok());
-    // One whose `aero` was killed leaves its socket, at which nobody listens.
+    // An `aero` that was killed leaves its socket behind, but connecting to it fails.
     let mut running = entries.iter().rev().map(fs::DirEntry::path).filter(|path| UnixStream::connect(path).is_ok());
     running.next().context("no machine is running that was booted with --telemetry")
 }
 
-/// A kernel at the other end.
+/// The connection to a kernel.
 struct Line {
     stream: UnixStream,
     frame: Vec<u8>,
@@ -59,13 +59,13 @@ impl Line {
     }
 
     fn send(&mut self, request: Request) -> Result<()> {
-        // An end first: what came before it on the line is not part of this.
+        // The leading end marker separates the request from anything sent on the line before.
         let mut bytes = vec![FRAME_END];
         bytes.extend(telemetry::encode(&request).map_err(|error| anyhow!("{error}"))?);
         self.stream.write_all(&bytes).context("the machine has ended")
     }
 
-    /// The next answer that can be understood; `None` if none came in time.
+    /// Returns the next answer that can be decoded, or `None` if none arrives within the limit.
     fn receive(&mut self, limit: Duration) -> Result<Option<Answer>> {
         let deadline = Instant::now() + limit;
         loop {
@@ -103,7 +103,7 @@ impl Line {
         })
     }
 
-    /// Says hello until the kernel does too: it may still be booting.
+    /// Says hello until the kernel answers, because it may still be booting.
     fn hello(&mut self) -> Result<Snapshot> {
         let deadline = Instant::now() + HELLO_LIMIT;
         while Instant::now() < deadline {
@@ -116,7 +116,8 @@ impl Line {
     }
 }
 
-/// A sentence, if a frame is a hello of another version: the first fields of a hello are the same in all versions.
+/// Returns an error message if a frame is a hello of another version. A hello begins with the same
+/// fields in all versions.
 fn foreign_version(frame: &mut [u8]) -> Option<String> {
     let (variant, magic, version, snapshot_version): (u32, u32, u32, u32) = telemetry::decode(frame).ok()?;
     let is_hello = variant == 0 && magic == telemetry::MAGIC;
@@ -166,7 +167,8 @@ fn interact(terminal: &mut ratatui::DefaultTerminal, line: &mut Line, view: &mut
     loop {
         terminal.draw(|frame| top_view::draw(frame, view))?;
         if event::poll(next.saturating_duration_since(Instant::now()))? {
-            // A change of the terminal's size is an event too: what follows draws.
+            // A change of the terminal's size is also an event; it needs no handling, because every
+            // round of the loop draws.
             if let Event::Key(key) = event::read()? {
                 let is_control_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
                 match key.code {

@@ -1,4 +1,4 @@
-//! What `aero top` shows: rates, threads and latencies, as widgets and as text.
+//! The contents of `aero top`: rates, threads and latencies, as widgets and as text.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
@@ -10,20 +10,20 @@ use std::fmt::Write;
 use wire::snapshot::{Activity, CpuState, Snapshot, ThreadState};
 use wire::telemetry::{BUCKETS, Changes, Histogram};
 
-/// What is shown: a state, and how it came to be.
+/// The state to show, with the previous one for rates.
 pub struct View {
-    /// The state.
+    /// The current state.
     pub now: Snapshot,
-    /// The one before.
+    /// The previous state.
     pub before: Snapshot,
-    /// All latencies since the view began.
+    /// Sums of all latencies since the view began.
     pub latencies: Vec<Histogram>,
     /// True while the kernel records events.
     pub tracing: bool,
 }
 
 impl View {
-    /// Takes over what has changed.
+    /// Applies changes and keeps the current state as the previous one.
     pub fn take(&mut self, changes: Changes) {
         self.before = self.now.clone();
         self.tracing = changes.tracing;
@@ -36,27 +36,27 @@ impl View {
         changes.apply(&mut self.now);
     }
 
-    /// Time between the two states, in seconds.
+    /// Returns the time between the two states, in seconds.
     pub fn seconds(&self) -> f64 {
         self.now.taken_at_ns.saturating_sub(self.before.taken_at_ns).max(1) as f64 / 1e9
     }
 }
 
-/// Upper end of a histogram's bucket, in ns.
+/// Returns the upper end of a histogram's bucket, in nanoseconds.
 pub fn bucket_end(bucket: usize) -> u64 {
     if bucket + 1 == BUCKETS { u64::MAX } else { (1 << bucket) - 1 }
 }
 
-/// Columns of the table of CPUs.
+/// Column heads of the table of CPUs.
 const CPU_HEADS: [&str; 8] = ["CPU", "busy", "running", "ready", "switches/s", "wake-ups/s", "IPIs/s", "interrupts/s"];
-/// Columns of the table of threads.
+/// Column heads of the table of threads.
 const THREAD_HEADS: [&str; 6] = ["thread", "name", "CPU", "state", "CPU time", "stack"];
-/// Widest bar of a histogram.
+/// Width of a histogram's widest bar, in characters.
 const BAR: u64 = 40;
-/// Vectors that CPUs send each other.
+/// Purposes of the interrupts that CPUs send each other.
 const IPI_PURPOSES: [&str; 2] = ["mail", "call"];
 
-/// A CPU's interrupts, and those of them that other CPUs sent.
+/// Returns the number of a CPU's interrupts, and how many of them other CPUs sent.
 fn interrupts(state: &Snapshot, cpu: usize) -> (u64, u64) {
     let counts = state.interrupts.iter().map(|one| {
         let count = one.counts.get(cpu).copied().unwrap_or(0);
@@ -65,7 +65,7 @@ fn interrupts(state: &Snapshot, cpu: usize) -> (u64, u64) {
     counts.fold((0, 0), |(all, ipis), (count, ipi)| (all + count, ipis + ipi))
 }
 
-/// Part of the time a CPU was not idle.
+/// Returns the fraction of time that a CPU was not idle.
 fn busy(view: &View, cpu: &CpuState) -> f64 {
     let before = view.before.cpus.iter().find(|old| old.index == cpu.index).map_or(0, |old| old.idle_ns);
     1.0 - (cpu.idle_ns.saturating_sub(before) as f64 / 1e9 / view.seconds()).min(1.0)
@@ -92,7 +92,7 @@ fn cpu_row(view: &View, cpu: &CpuState) -> [String; 8] {
     ]
 }
 
-/// Threads with the part of the time they ran, those that ran most first.
+/// Returns all threads with the fraction of time that each ran, the busiest first.
 fn busiest(view: &View) -> Vec<(&ThreadState, f64)> {
     let before: BTreeMap<u64, u64> = view.before.threads.iter().map(|thread| (thread.id, thread.run_ns)).collect();
     let part = |thread: &ThreadState| {
@@ -100,7 +100,8 @@ fn busiest(view: &View) -> Vec<(&ThreadState, f64)> {
         ran as f64 / 1e9 / view.seconds()
     };
     let mut threads: Vec<(&ThreadState, f64)> = view.now.threads.iter().map(|thread| (thread, part(thread))).collect();
-    // A thread's time is counted when it gives up its CPU: one that runs has what the others leave.
+    // A thread's run time is accounted when it gives up its CPU. A running thread is therefore
+    // given the CPU's busy time that the other threads leave.
     for cpu in view.now.cpus.iter().filter(|cpu| !cpu.idle) {
         let on_cpu = |thread: &ThreadState| thread.cpu == cpu.index && thread.id != cpu.running;
         let others: f64 = threads.iter().filter(|(thread, _)| on_cpu(thread)).map(|(_, part)| part).sum();
@@ -174,7 +175,7 @@ fn latency_lines(view: &View) -> Vec<String> {
     view.latencies.iter().flat_map(histogram).collect()
 }
 
-/// All of it as text.
+/// Returns the whole view as text.
 pub fn text(view: &View) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{}", summary(view));
@@ -200,7 +201,7 @@ pub fn text(view: &View) -> String {
     out
 }
 
-/// Draws all of it.
+/// Draws the whole view.
 pub fn draw(frame: &mut Frame<'_>, view: &View) {
     let latencies = latency_lines(view);
     let cpus = view.now.cpus.len() as u16 + 3;

@@ -1,5 +1,6 @@
-//! From the kernel's trace to Chrome's trace event format, which Perfetto and `chrome://tracing` open: a track for each CPU
-//! with what ran and which interrupts came, and a track for each thread with where it ran.
+//! Converts the kernel's trace to Chrome's trace event format, which Perfetto and
+//! `chrome://tracing` open. Each CPU has a track with its threads and interrupts, and each thread
+//! has a track with the CPUs it ran on.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,18 +10,19 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use wire::trace::{Event, Kind, Trace};
 
-/// Processes of the format: what its tracks are grouped by.
+/// The format's processes, which group its tracks.
 const CPUS: u32 = 1;
 const THREADS: u32 = 2;
 
-/// The file QEMU writes the kernel's own format to, beside the one asked for.
+/// Returns the path of the file that QEMU writes the trace to in the kernel's own format, beside
+/// the requested file.
 pub fn raw_path(to: &Path) -> PathBuf {
     let mut name = to.as_os_str().to_owned();
     name.push(".raw");
     name.into()
 }
 
-/// Converts what the machine left beside `to`.
+/// Converts the raw trace that the machine left beside `to`.
 pub fn convert(to: &Path, was_streamed: bool) -> Result<()> {
     let raw = raw_path(to);
     let bytes = fs::read(&raw).with_context(|| format!("the machine left no trace in {}", raw.display()))?;
@@ -44,7 +46,7 @@ pub fn convert(to: &Path, was_streamed: bool) -> Result<()> {
     Ok(())
 }
 
-/// The trace as JSON.
+/// Returns the trace as JSON.
 fn chrome(trace: &Trace) -> Value {
     let names = thread_names(trace);
     let name_of = |id: u64| names.get(&id).cloned().unwrap_or_else(|| format!("thread {id}"));
@@ -127,7 +129,8 @@ fn slice(process: u32, track: u64, name: &str, category: &str, from: f64, to: f6
     })
 }
 
-/// Names of threads: those there at the end, and of the others the beginnings from their spawn.
+/// Collects the threads' names: whole names of the threads that existed at the end, and for the
+/// others the beginnings recorded at their spawn.
 fn thread_names(trace: &Trace) -> BTreeMap<u64, String> {
     let mut names = BTreeMap::new();
     for (_, events) in &trace.rings {

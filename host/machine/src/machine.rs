@@ -41,7 +41,7 @@ pub trait Machine {
         None
     }
 
-    /// Tells once, as soon as the kernel's trace has lost events, that it does.
+    /// Tells once that the kernel's trace loses events, as soon as it does.
     fn loss_note(&mut self) -> Option<String> {
         None
     }

@@ -74,7 +74,7 @@ pub fn inherit(command: &mut Command, file: RawFd) {
     }
 }
 
-/// Makes the kernel kill a command's program when this process ends, however it ends.
+/// Makes the host's kernel kill a command's program when this process ends, however it ends.
 pub fn die_with_parent(command: &mut Command) {
     // SAFETY: the closure runs between fork and exec and calls only prctl, which touches no memory
     // and takes no locks, so it is safe there.

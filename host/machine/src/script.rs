@@ -1,4 +1,4 @@
-//! Commands at a kernel's prompt, on any machine: their output, and how they ended.
+//! Runs commands at a kernel's prompt on any machine, and reports their output and how they ended.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,14 +15,14 @@ use crate::settings::Settings;
 use crate::source_lines::SourceLines;
 use crate::status;
 
-/// How often a machine is looked at that says nothing.
+/// Interval at which a silent machine is checked.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How a machine with commands to run ended.
 pub struct Outcome {
-    /// For `aero` to exit with.
+    /// The exit status for `aero`.
     pub status: u8,
-    /// What to tell the person, if it did not end well.
+    /// The report for the user, empty if all went well.
     pub report: String,
     /// Why the commands did not finish, if they did not.
     pub failure: Option<Failure>,
@@ -30,15 +30,15 @@ pub struct Outcome {
 
 /// Why a machine's commands did not finish.
 pub struct Failure {
-    /// In a word.
+    /// The kind of failure.
     pub ended: Ended,
-    /// In a sentence.
+    /// The reason, as a sentence.
     pub reason: String,
-    /// Where the kernel has left its state, if it has.
+    /// The file with the crashed kernel's state, if there is one.
     pub crash_file: Option<PathBuf>,
 }
 
-/// How commands ended, in a word for programs.
+/// How commands ended, as a word in machine-readable output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ended {
@@ -46,18 +46,19 @@ pub enum Ended {
     Finished,
     /// The kernel crashed.
     Crashed,
-    /// They did not finish in time.
+    /// The commands did not finish in time.
     TimedOut,
-    /// The machine was gone before.
+    /// The machine ended before the commands did.
     Ended,
-    /// `aero` failed: there was no machine, or not until the end.
+    /// `aero` itself failed: no machine started, or `aero` could not follow it to its end.
     Failed,
 }
 
 /// Boots an image, runs the commands of a script, and writes their output as it comes.
 ///
 /// # Errors
-/// What [`crate::start`] refuses, output that cannot be written, and a machine on which the kernel cannot run.
+/// Fails if [`crate::start`] fails, if output cannot be written, or if the kernel reports that it
+/// cannot run on the machine.
 pub fn run(image: &Image, settings: &Settings, script: &str, out: &mut dyn Write) -> Result<Outcome> {
     let words = format!("panic=exit {} run=\"{script}\"", settings.append);
     let mut machine = crate::start(image, settings, &words)?;
@@ -71,7 +72,7 @@ pub fn run(image: &Image, settings: &Settings, script: &str, out: &mut dyn Write
     }
     let finished = filter.status();
     let has_crashed = filter.has_crashed() || (finished.is_none() && end.status == Some(status::CRASHED));
-    // A command of the script may have been to switch the machine off.
+    // The script may have switched the machine off, which is not a failure.
     if let (Some(status), false, false) = (finished.or(end.status), timed_out, has_crashed) {
         return Ok(Outcome { status, report: String::new(), failure: None });
     }
@@ -97,14 +98,15 @@ fn failed(machine: &mut dyn Machine, filter: &Filter, ended: Ended, reason: Stri
     Outcome { status: status::CRASHED, report, failure: Some(Failure { ended, reason, crash_file }) }
 }
 
-/// What hears a machine.
+/// Processes a machine's output.
 struct Listener {
     lines: SourceLines,
     filter: Filter,
 }
 
 impl Listener {
-    /// Writes the commands' output until the machine says no more; false if that takes too long.
+    /// Writes the commands' output until the machine sends no more. Returns false if the time limit
+    /// passes first.
     fn follow(&mut self, machine: &mut dyn Machine, limit: Duration, out: &mut dyn Write) -> Result<bool> {
         let deadline = Instant::now() + limit;
         loop {
@@ -127,7 +129,7 @@ impl Listener {
         }
     }
 
-    /// Asks the kernel where it is; true if it can be asked.
+    /// Asks the kernel where its CPUs are. Returns true if the machine can ask.
     fn interrogate(&mut self, machine: &mut dyn Machine) -> bool {
         let said = machine.interrogate();
         if let Some(said) = &said {
@@ -137,7 +139,7 @@ impl Listener {
     }
 }
 
-/// Tells the output of commands from the rest of what a machine sends.
+/// Separates the commands' output from everything else a machine sends.
 #[derive(Default)]
 struct Filter {
     state: State,
@@ -159,7 +161,7 @@ enum State {
 }
 
 impl Filter {
-    /// What is output of commands in the machine's next bytes.
+    /// Returns the part of the machine's next bytes that is output of commands.
     fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut inside = Vec::new();
         for &byte in bytes {
@@ -172,7 +174,7 @@ impl Filter {
                 (State::Inside, END_OF_TEXT) => self.state = State::Status,
                 (State::Inside, CANCEL) => self.state = State::Crashed,
                 (State::Inside, b'\r') => {}
-                // It is printed, and not again with the rest.
+                // Already written, so it does not go into the report again.
                 (State::Inside, _) => {
                     inside.push(byte);
                     continue;
@@ -186,24 +188,24 @@ impl Filter {
         inside
     }
 
-    /// Why the kernel cannot run, once it has said so.
+    /// Returns why the kernel cannot run, once it has said so in a whole line.
     fn refusal(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.other);
         let said = text.trim_start_matches(|character: char| character.is_control());
         (self.state == State::Refused && said.contains('\n')).then(|| said.trim().into())
     }
 
-    /// True if the machine has sent nothing.
+    /// Returns true if the machine has sent nothing.
     fn has_seen_nothing(&self) -> bool {
         self.other.is_empty() && self.state == State::Before
     }
 
-    /// True if a crash report has begun.
+    /// Returns true if a crash report has begun.
     fn has_crashed(&self) -> bool {
         self.state == State::Crashed
     }
 
-    /// The commands' exit status, once it has come.
+    /// Returns the commands' exit status, once it has arrived.
     fn status(&self) -> Option<u8> {
         (self.state == State::After || self.state == State::Status).then(|| self.digits.parse().ok()).flatten()
     }

@@ -128,8 +128,8 @@ fn frame(line: &str) -> Option<(u32, u64)> {
     Some((number.parse().ok()?, u64::from_str_radix(address, 16).ok()?))
 }
 
-/// Parses program, function and offset of a backtrace line in a program: `  #1 0xffffb00000001234
-/// program!function+0x10`.
+/// Parses program, function and offset of a backtrace line in a program:
+/// `  #1 0xffffb00000001234 program!function+0x10`.
 fn program_frame(line: &str) -> Option<(&str, &str, u64)> {
     let (program, function) = line.split_once(" 0x")?.1.split_once(' ')?.1.split_once('!')?;
     let (name, offset) = function.rsplit_once("+0x")?;

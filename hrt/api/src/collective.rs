@@ -1,16 +1,17 @@
-//! Collectives: a fixed number of threads, by rank, that meet in collective operations. All members call the same operations in
-//! the same order. Where the members have CPUs of their own, nobody sleeps for a short wait.
+//! Collectives: a fixed number of threads, identified by rank, that meet in collective operations.
+//! All members call the same operations in the same order. Members that have CPUs to themselves
+//! spin rather than sleep during short waits.
 
 use alloc::vec;
 
 use crate::time::Deadline;
 use crate::{Error, check, raw};
 
-/// What fits a word, and so what members can give each other.
+/// A value that fits a word, which members can exchange.
 pub trait Word: Copy {
-    /// As a word.
+    /// Converts the value into a word.
     fn into_word(self) -> u64;
-    /// From a word.
+    /// Converts a word back into the value.
     fn from_word(word: u64) -> Self;
 }
 
@@ -37,78 +38,80 @@ impl Word for f64 {
     }
 }
 
-/// A collective. After an operation has timed out it is of no more use.
+/// A collective. It is unusable after an operation has timed out.
 pub struct Collective {
     collective: *mut abi::Collective,
     size: usize,
 }
 
-// SAFETY: a handle; the kernel's collective is made for many threads.
+// SAFETY: the kernel's collective is built for concurrent use by many threads.
 unsafe impl Sync for Collective {}
-// SAFETY: as above.
+// SAFETY: the handle is valid on every thread of the program.
 unsafe impl Send for Collective {}
 
-/// Members whose words are gathered without an allocation.
+/// Largest number of members whose words are gathered without an allocation.
 const FEW: usize = 64;
 
 impl Collective {
-    /// A collective of so many members.
+    /// Creates a collective with this many members.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for none; [`Error::OutOfMemory`].
+    /// [`Error::Invalid`] for zero members; [`Error::OutOfMemory`].
     pub fn new(members: usize) -> Result<Self, Error> {
         let mut collective = core::ptr::null_mut();
         let count = u32::try_from(members).map_err(|_| Error::OutOfMemory)?;
-        // SAFETY: a place for the handle.
+        // SAFETY: `collective` is a valid place for the handle during the call.
         check(unsafe { raw::aero_collective_create(count, &raw mut collective) })?;
         Ok(Self { collective, size: members })
     }
 
-    /// Number of members.
+    /// Returns the number of members.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Waits until all members are there. True for one of them: the elected. Blocks.
+    /// Waits until all members have arrived. Returns true for exactly one of them, the elected
+    /// member. Blocks.
     ///
     /// # Errors
     /// [`Error::TimedOut`].
     pub fn barrier(&self, deadline: Deadline) -> Result<bool, Error> {
-        // SAFETY: a live collective.
+        // SAFETY: the handle names a live collective, which is destroyed only in `drop`.
         check(unsafe { raw::aero_collective_barrier(self.collective, deadline.0) }).map(|last| last == 1)
     }
 
-    /// Gives a word and gets those of all members, by rank. Blocks.
+    /// Contributes a word and receives the words of all members, by rank. Blocks.
     ///
     /// # Errors
-    /// [`Error::TimedOut`]; [`Error::Invalid`] if there is no such rank, or too little room in `words`.
+    /// [`Error::TimedOut`]; [`Error::Invalid`] if the rank does not exist or `words` is too short.
     pub fn share(&self, rank: usize, word: u64, words: &mut [u64], deadline: Deadline) -> Result<(), Error> {
         if words.len() < self.size {
             return Err(Error::Invalid);
         }
-        // SAFETY: a live collective, and room for the words.
+        // SAFETY: the handle names a live collective, and `words` has room for one word per member.
         check(unsafe {
             raw::aero_collective_share(self.collective, self.rank(rank)?, word, words.as_mut_ptr(), deadline.0)
         })?;
         Ok(())
     }
 
-    /// What member `root` gives, for all. Blocks.
+    /// Returns the value that member `root` passes, to all members. Blocks.
     ///
     /// # Errors
-    /// As [`Collective::share`].
+    /// As for [`Collective::share`].
     pub fn broadcast<W: Word>(&self, rank: usize, root: usize, value: W, deadline: Deadline) -> Result<W, Error> {
         let mut word = value.into_word();
         let (rank, root) = (self.rank(rank)?, self.rank(root)?);
-        // SAFETY: a live collective.
+        // SAFETY: the handle names a live collective, and `word` is initialised and writable.
         check(unsafe { raw::aero_collective_broadcast(self.collective, rank, root, &raw mut word, deadline.0) })?;
         Ok(W::from_word(word))
     }
 
-    /// The members' values put together in the order of their ranks, so the same for all, and the same each time. Blocks.
+    /// Combines the members' values in rank order, so that the result is the same for all members
+    /// and in every run. Blocks.
     ///
     /// # Errors
-    /// As [`Collective::share`].
+    /// As for [`Collective::share`].
     pub fn reduce<W: Word>(
         &self,
         rank: usize,
@@ -128,22 +131,23 @@ impl Collective {
         Ok(words[..self.size].iter().copied().map(W::from_word).reduce(combine).unwrap_or(value))
     }
 
-    /// Gives the collective a set of CPUs: member `rank` shall run on `cpus[rank % cpus.len()]`, from its next
-    /// [`Collective::follow`] on.
+    /// Gives the collective a set of CPUs: member `rank` runs on `cpus[rank % cpus.len()]` from its
+    /// next [`Collective::follow`] on.
     ///
     /// # Errors
-    /// [`Error::NoSuchCpu`]; nothing changes then. [`Error::Invalid`] for an empty set.
+    /// [`Error::NoSuchCpu`], in which case nothing changes; [`Error::Invalid`] for an empty set.
     pub fn set_cpus(&self, cpus: &[u32]) -> Result<(), Error> {
-        // SAFETY: a live collective; the slice's own bounds.
+        // SAFETY: the handle names a live collective, and pointer and length are those of a live
+        // slice.
         check(unsafe { raw::aero_collective_set_cpus(self.collective, cpus.as_ptr(), cpus.len()) }).map(drop)
     }
 
-    /// Moves the calling member to the CPU its collective wants it on.
+    /// Moves the calling member to the CPU that the collective assigns to it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is no such rank.
+    /// [`Error::Invalid`] if the rank does not exist.
     pub fn follow(&self, rank: usize) -> Result<(), Error> {
-        // SAFETY: a live collective.
+        // SAFETY: the handle names a live collective, which is destroyed only in `drop`.
         check(unsafe { raw::aero_collective_follow(self.collective, self.rank(rank)?) }).map(drop)
     }
 
@@ -154,7 +158,7 @@ impl Collective {
 
 impl Drop for Collective {
     fn drop(&mut self) {
-        // SAFETY: a live collective, not used again.
+        // SAFETY: the handle names a live collective and is not used again.
         unsafe { raw::aero_collective_destroy(self.collective) };
     }
 }

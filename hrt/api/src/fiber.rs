@@ -1,5 +1,5 @@
-//! Fibers: cooperative contexts inside a thread. The fibers of a thread, its own flow among them, form a ring in the order
-//! they were made. A fiber that blocks blocks its thread.
+//! Fibers: cooperative contexts inside a thread. A thread's fibers, including its own initial flow,
+//! form a ring in order of creation. A fiber that blocks blocks its thread.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
@@ -7,13 +7,13 @@ use core::cell::Cell;
 
 use crate::{Error, check, raw};
 
-/// A fiber of the calling thread. Dropping it runs it to its end.
+/// A fiber of the calling thread. Dropping it runs the fiber to its end.
 pub struct Fiber<T> {
     fiber: *mut abi::Fiber,
     result: Rc<Cell<Option<T>>>,
 }
 
-/// Makes a fiber with the default stack. It first runs when somebody gives way to it.
+/// Creates a fiber with the default stack. It first runs when another fiber yields to it.
 ///
 /// # Errors
 /// [`Error::OutOfMemory`].
@@ -23,16 +23,18 @@ pub fn create<F: FnOnce() -> T + 'static, T: 'static>(body: F) -> Result<Fiber<T
         result: Rc<Cell<Option<T>>>,
     }
     unsafe extern "C" fn run<F: FnOnce() -> T, T>(start: *mut u8) {
-        // SAFETY: made below, used once.
+        // SAFETY: `start` comes from `Box::into_raw` below, and the fiber's body runs only once.
         let Start { body, result } = *unsafe { Box::from_raw(start.cast::<Start<F, T>>()) };
         result.set(Some(body()));
     }
     let result = Rc::new(Cell::new(None));
     let start = Box::into_raw(Box::new(Start { body, result: result.clone() }));
     let mut fiber = core::ptr::null_mut();
-    // SAFETY: `run` takes over the start.
+    // SAFETY: `run` takes ownership of `start`, which has the type that `run` expects, and the
+    // handle has a place.
     if let Err(error) = check(unsafe { raw::aero_fiber_create(Some(run::<F, T>), start.cast(), 0, &raw mut fiber) }) {
-        // SAFETY: the fiber was not made, so the start is still ours.
+        // SAFETY: the fiber was not created, so `run` never takes `start` and this is its only
+        // owner.
         drop(unsafe { Box::from_raw(start) });
         return Err(error);
     }
@@ -41,18 +43,19 @@ pub fn create<F: FnOnce() -> T + 'static, T: 'static>(body: F) -> Result<Fiber<T
 
 /// Lets the thread's next fiber run.
 pub fn yield_now() {
-    // SAFETY: no condition.
+    // SAFETY: the interface allows this call in any state; without fibers it does nothing.
     unsafe { raw::aero_fiber_yield() };
 }
 
 impl<T> Fiber<T> {
     /// Lets this fiber run.
     pub fn yield_to(&self) {
-        // SAFETY: a live fiber of this thread: handles do not leave it.
+        // SAFETY: `Fiber` is neither `Send` nor `Sync`, so the handle names a live fiber of the
+        // calling thread.
         unsafe { raw::aero_fiber_yield_to(self.fiber) };
     }
 
-    /// Gives way until it has ended, and returns its result.
+    /// Yields until the fiber has ended, and returns its result.
     pub fn join(self) -> T {
         let result = self.result.clone();
         drop(self);
@@ -62,7 +65,7 @@ impl<T> Fiber<T> {
 
 impl<T> Drop for Fiber<T> {
     fn drop(&mut self) {
-        // SAFETY: a live fiber, not used again.
+        // SAFETY: the handle names a live fiber of the calling thread and is not used again.
         unsafe { raw::aero_fiber_join(self.fiber) };
     }
 }

@@ -1,4 +1,4 @@
-//! What a runtime on the Aerokernel is programmed against, in Rust. docs/HRT.md begins with an empty crate.
+//! The Rust interface for runtimes on the Aerokernel. docs/HRT.md begins with an empty crate.
 //!
 //! ```ignore
 //! #![no_std]
@@ -10,14 +10,17 @@
 //! }
 //! ```
 //!
-//! A program runs in kernel mode, beside the kernel, with all of the CPU's registers to itself; it calls the kernel by
-//! ordinary function calls. Errors are values ([`Error`]), deadlines are points of [`time::now_ns`]'s clock.
+//! A program runs in kernel mode, beside the kernel, with all of the CPU's registers to itself; it
+//! calls the kernel by ordinary function calls. Errors are values ([`Error`]); deadlines are points
+//! on [`time::now_ns`]'s clock.
 //!
-//! - [`thread`], [`fiber`], [`task`], [`collective`]: flows of control; [`cpu`]: where they run, and variables of each CPU.
+//! - [`thread`], [`fiber`], [`task`], [`collective`]: flows of control; [`cpu`]: the CPUs they run
+//!   on, and per-CPU variables.
 //! - [`wait`]: event, mutex, condition variable, semaphore, barrier, reader-writer lock, channel.
 //! - [`memory`]: the allocator behind `alloc`, and placement on NUMA nodes.
-//! - [`time`]: clock, deadlines, timers; [`interrupt`]: inter-processor interrupts and device lines.
-//! - [`abi`]: the C interface underneath.
+//! - [`time`]: clock, deadlines, timers; [`interrupt`]: inter-processor interrupts and device
+//!   lines.
+//! - [`abi`]: the underlying C interface.
 #![no_std]
 
 extern crate alloc;
@@ -41,18 +44,18 @@ use core::fmt;
 pub use abi;
 pub use program::{Arguments, exit, run_main};
 
-/// What went wrong.
+/// The reason an operation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The deadline passed first.
     TimedOut,
-    /// There is not enough memory for it.
+    /// There is not enough memory.
     OutOfMemory,
-    /// An argument makes no sense.
+    /// An argument is invalid.
     Invalid,
-    /// There is no such CPU, or it does not run.
+    /// The CPU does not exist or does not run.
     NoSuchCpu,
-    /// It is in use, full or empty.
+    /// The object is in use, full or empty.
     Busy,
 }
 
@@ -70,7 +73,7 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
-/// A status of the interface: a number of at least 0, or an error.
+/// Converts a status of the interface: a number of at least 0, or an error.
 pub(crate) fn check(status: abi::Status) -> Result<i32, Error> {
     match status {
         0.. => Ok(status),

@@ -1,4 +1,4 @@
-//! Text to the console.
+//! Text output to the console.
 
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
@@ -10,16 +10,17 @@ pub struct Console;
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        // SAFETY: the text's own bytes.
+        // SAFETY: the pointer and length are those of a live string slice.
         unsafe { raw::aero_print(text.as_ptr(), text.len()) };
         Ok(())
     }
 }
 
-/// Bytes that go out in one piece.
+/// Number of bytes that are printed in one piece.
 const PIECE: usize = 256;
 
-/// Text on the caller's stack: printing allocates nothing, so that interrupt handlers and programs out of memory can.
+/// A text buffer on the caller's stack. Printing does not allocate, so interrupt handlers and
+/// programs that are out of memory can print.
 struct Piece {
     bytes: [u8; PIECE],
     length: usize,
@@ -30,7 +31,7 @@ impl Piece {
         Self { bytes: [0; PIECE], length: 0 }
     }
 
-    /// Takes as many whole characters as there is room for, and returns the rest.
+    /// Appends as many whole characters as fit, and returns the rest.
     fn fill<'a>(&mut self, text: &'a str) -> &'a str {
         let (fits, rest) = text.split_at(text.floor_char_boundary(PIECE - self.length));
         self.bytes[self.length..self.length + fits.len()].copy_from_slice(fits.as_bytes());
@@ -39,13 +40,13 @@ impl Piece {
     }
 
     fn flush(&mut self) {
-        // SAFETY: the bytes that were filled.
+        // SAFETY: the first `length` bytes of the buffer are initialised and live during the call.
         unsafe { raw::aero_print(self.bytes.as_ptr(), self.length) };
         self.length = 0;
     }
 }
 
-/// Whole pieces go out as they come.
+/// Prints each piece once it is full.
 impl Write for Piece {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut rest = self.fill(text);
@@ -57,7 +58,7 @@ impl Write for Piece {
     }
 }
 
-/// A piece that ends where it is full.
+/// A piece that truncates the text once it is full.
 struct Cut(Piece);
 
 impl Write for Cut {
@@ -66,7 +67,7 @@ impl Write for Cut {
     }
 }
 
-/// What [`crate::println!`] calls: up to 256 bytes go out in one piece.
+/// Implements [`crate::println!`]. Up to 256 bytes are printed in one piece.
 #[doc(hidden)]
 pub fn print(arguments: fmt::Arguments<'_>) {
     let mut piece = Piece::new();
@@ -87,15 +88,15 @@ macro_rules! println {
     ($($argument:tt)*) => { $crate::output::print(format_args!("{}\n", format_args!($($argument)*))) };
 }
 
-/// The panic handler of [`crate::program!`].
+/// Implements the panic handler of [`crate::program!`].
 #[doc(hidden)]
 pub fn panicked(info: &PanicInfo<'_>) -> ! {
     let mut text = Cut(Piece::new());
-    // What does not fit is cut.
+    // Text that does not fit is cut off.
     let _ = match info.location() {
         Some(location) => write!(text, "{} at {}:{}", info.message(), location.file(), location.line()),
         None => write!(text, "{}", info.message()),
     };
-    // SAFETY: the bytes that were filled.
+    // SAFETY: the first `length` bytes of the buffer are initialised and live during the call.
     unsafe { raw::aero_panic(text.0.bytes.as_ptr(), text.0.length) }
 }

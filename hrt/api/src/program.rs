@@ -1,10 +1,10 @@
-//! The program: its first function, its arguments, its end.
+//! The program's entry point, arguments and end.
 
 use core::ffi::CStr;
 
 use crate::raw;
 
-/// The program's arguments, the first its name.
+/// The program's arguments; the first is its name.
 #[derive(Clone, Copy, Debug)]
 pub struct Arguments {
     count: usize,
@@ -12,39 +12,42 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// The argument at a position; none if it is not UTF-8.
+    /// Returns the argument at a position, or `None` if there is none or it is not UTF-8.
     pub fn get(&self, index: usize) -> Option<&'static str> {
         if index >= self.count {
             return None;
         }
-        // SAFETY: the kernel gives `count` pointers to C strings, which stay as long as the program.
+        // SAFETY: the kernel passes `count` pointers to C strings, which live as long as the
+        // program, and `index` is below `count`.
         unsafe { CStr::from_ptr((*self.values.add(index)).cast()) }.to_str().ok()
     }
 
-    /// All of them, the name included.
+    /// Returns all arguments, including the name. Arguments that are not UTF-8 are skipped.
     pub fn iter(&self) -> impl Iterator<Item = &'static str> + use<> {
         let arguments = *self;
         (0..self.count).filter_map(move |index| arguments.get(index))
     }
 }
 
-/// Ends the program with an exit status, all its threads included.
+/// Ends the program and all its threads with an exit status.
 pub fn exit(status: i32) -> ! {
-    // SAFETY: ends the program, so nothing it holds is used any more.
+    // SAFETY: the call ends the whole program, so nothing that its threads have lent is used
+    // afterwards.
     unsafe { raw::aero_exit(status) }
 }
 
-/// What [`crate::program!`] calls.
+/// Implements [`crate::program!`].
 ///
 /// # Safety
-/// `values` are the kernel's: `count` pointers to C strings, which stay.
+/// `values` must be the kernel's: `count` pointers to C strings that live as long as the program.
 #[doc(hidden)]
 pub unsafe fn run_main(count: i32, values: *const *const u8, main: fn(Arguments) -> i32) -> i32 {
     main(Arguments { count: count.max(0) as usize, values })
 }
 
-/// Makes `main`, a `fn(hrt::Arguments) -> i32`, the program's first function, with a stack of so many bytes or the
-/// default; and gives the program its allocator and panic handler. Once per program.
+/// Makes `main`, a `fn(hrt::Arguments) -> i32`, the program's entry point, with a stack of the
+/// given number of bytes or the default size. Also defines the program's allocator and panic
+/// handler. Use once per program.
 #[macro_export]
 macro_rules! program {
     ($main:path) => {
@@ -55,7 +58,8 @@ macro_rules! program {
         #[used]
         static aero_program: $crate::abi::Program = {
             unsafe extern "C" fn start(count: i32, values: *const *const u8) -> i32 {
-                // SAFETY: the kernel's arguments, passed on.
+                // SAFETY: the kernel calls `start` with its own arguments, which are passed on
+                // unchanged.
                 unsafe { $crate::run_main(count, values, $main) }
             }
             $crate::abi::Program {

@@ -1,4 +1,4 @@
-//! The interface's functions, as the kernel has them.
+//! The interface's functions as the kernel exports them.
 
 use abi::*;
 

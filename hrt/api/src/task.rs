@@ -1,54 +1,58 @@
-//! Tasks: closures that run to completion, queued on a CPU, on workers of which there is one per CPU.
+//! Tasks: closures that run to completion, queued on a CPU and run by its worker. Each CPU has one
+//! worker.
 
 use crate::packed::{pack, unpack};
 use crate::{Error, check, raw};
 
-/// What goes first on a CPU.
+/// The order of tasks on a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Priority {
     /// Before all others.
     High,
-    /// As usual.
+    /// The default.
     #[default]
     Normal,
-    /// When there is nothing else.
+    /// Only when no other task is queued.
     Low,
 }
 
-/// Where a task may run.
+/// The CPUs on which a task may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Queued on the caller's CPU; another may steal it.
+    /// Queued on the caller's CPU; another CPU may steal it.
     Here,
-    /// Queued on this CPU; another may steal it.
+    /// Queued on this CPU; another CPU may steal it.
     Near(usize),
     /// On this CPU only.
     Pinned(usize),
 }
 
-/// Queues and workers on all CPUs. Dropping it waits until all that is queued has run; not from one of its own tasks.
+/// Queues and workers on all CPUs. Dropping the pool waits until every queued task has run.
+///
+/// # Panics
+/// If one of the pool's own tasks drops it.
 pub struct Pool {
     pool: *mut abi::Pool,
 }
 
-// SAFETY: a handle; the kernel's queues lock.
+// SAFETY: the kernel's queues are built for concurrent use by many threads.
 unsafe impl Sync for Pool {}
-// SAFETY: as above.
+// SAFETY: the handle is valid on every thread of the program.
 unsafe impl Send for Pool {}
 
 impl Pool {
-    /// A pool.
+    /// Creates a pool.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn new() -> Result<Self, Error> {
         let mut pool = core::ptr::null_mut();
-        // SAFETY: a place for the handle.
+        // SAFETY: `pool` is a valid place for the handle during the call.
         check(unsafe { raw::aero_pool_create(&raw mut pool) })?;
         Ok(Self { pool })
     }
 
-    /// Queues a task. A closure of at most a word travels as it is; a larger one in a box.
+    /// Queues a task. A closure of at most one word is stored inline, a larger one in a box.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::NoSuchCpu`]; the closure is dropped.
@@ -57,10 +61,11 @@ impl Pool {
         F: FnOnce() + Send + 'static,
     {
         unsafe extern "C" fn run<F: FnOnce()>(packed: *mut u8) {
-            // SAFETY: packed below, taken once.
+            // SAFETY: `queue` packed an `F` below, and the task runs only once.
             let closure = unsafe { unpack::<F>(packed as u64) };
             closure();
         }
+        // A number that does not fit becomes one that no CPU has, rather than `ANY`.
         let (cpu, pinned) = match place {
             Place::Here => (abi::ANY, 0),
             Place::Near(cpu) => (u32::try_from(cpu).unwrap_or(abi::ANY - 1), 0),
@@ -73,24 +78,26 @@ impl Pool {
         };
         let options = abi::TaskOptions { cpu, priority, pinned };
         let packed = pack(closure);
-        // SAFETY: `run` takes what was packed.
+        // SAFETY: the handle names a live pool, the options live during the call, and `run` unpacks
+        // the type packed here.
         let status = unsafe { raw::aero_pool_queue(self.pool, &raw const options, Some(run::<F>), packed as *mut u8) };
         check(status).map(drop).inspect_err(|_| {
-            // SAFETY: not queued, so it is still ours.
+            // SAFETY: the task was not queued, so `run` never unpacks the closure and it is
+            // unpacked only here.
             drop(unsafe { unpack::<F>(packed) });
         })
     }
 
-    /// Runs the first task of this CPU's queue on the caller; false if there is none.
+    /// Runs the first task of this CPU's queue on the caller; returns false if there is none.
     pub fn run_one(&self) -> bool {
-        // SAFETY: a live pool.
+        // SAFETY: the handle names a live pool, which is destroyed only in `drop`.
         unsafe { raw::aero_pool_run_one(self.pool) == 1 }
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // SAFETY: a live pool, not used again.
+        // SAFETY: the handle names a live pool and is not used again.
         let status = unsafe { raw::aero_pool_destroy(self.pool) };
         assert!(status == abi::OK, "a pool was dropped by one of its own tasks, which it would wait for");
     }

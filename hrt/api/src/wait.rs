@@ -1,4 +1,4 @@
-//! What threads wait on. Every wait takes a deadline; [`Deadline::NEVER`] is none.
+//! Objects that threads wait on. Every wait takes a deadline; [`Deadline::NEVER`] means none.
 
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
@@ -9,35 +9,35 @@ use crate::packed::{pack, unpack};
 use crate::time::Deadline;
 use crate::{Error, check, raw};
 
-/// An object at an address of its own, initialised there.
+/// Boxes an object and initialises it in place, so that its address never changes.
 fn place<O>(object: O, init: impl FnOnce(*mut O) -> abi::Status) -> Result<Box<O>, Error> {
     let mut object = Box::new(object);
     check(init(&raw mut *object))?;
     Ok(object)
 }
 
-/// Wakes one waiter a signal, and remembers a signal nobody waited for.
+/// Wakes one waiter per signal, and remembers a signal that finds no waiter.
 pub struct Event(Box<abi::Event>);
 
 impl Event {
-    /// An event without a signal.
+    /// Creates an event without a signal.
     ///
     /// # Errors
-    /// [`Error::Invalid`] never, as long as kernel and program are of one version.
+    /// None as long as kernel and program are of the same version; otherwise [`Error::Invalid`].
     pub fn new() -> Result<Self, Error> {
-        // SAFETY: memory for it.
+        // SAFETY: `at` points to unused memory of the object's own type, which `place` has boxed.
         place(abi::Event::uninit(), |at| unsafe { raw::aero_event_init(at) }).map(Self)
     }
 
     /// Wakes one waiter, or lets the next one pass.
     pub fn signal(&self) {
-        // SAFETY: initialised.
+        // SAFETY: the event was initialised in `new` and stays in its box.
         unsafe { raw::aero_event_signal(&raw const *self.0) };
     }
 
-    /// Wakes all that wait now.
+    /// Wakes all current waiters.
     pub fn broadcast(&self) {
-        // SAFETY: initialised.
+        // SAFETY: the event was initialised in `new` and stays in its box.
         unsafe { raw::aero_event_broadcast(&raw const *self.0) };
     }
 
@@ -46,86 +46,90 @@ impl Event {
     /// # Errors
     /// [`Error::TimedOut`].
     pub fn wait(&self, deadline: Deadline) -> Result<(), Error> {
-        // SAFETY: initialised.
+        // SAFETY: the event was initialised in `new` and stays in its box.
         check(unsafe { raw::aero_event_wait(&raw const *self.0, deadline.0) }).map(drop)
     }
 }
 
-/// Data for one thread at a time; others sleep.
+/// Data for one thread at a time; other threads sleep until it is free.
 pub struct Mutex<T> {
     mutex: Box<abi::Mutex>,
     data: UnsafeCell<T>,
 }
 
-// SAFETY: the mutex admits one holder at a time.
+// SAFETY: the mutex admits one holder at a time, so the data is never accessed concurrently.
 unsafe impl<T: Send> Sync for Mutex<T> {}
 
 impl<T> Mutex<T> {
-    /// A free mutex around data.
+    /// Creates a free mutex around data.
     ///
     /// # Errors
-    /// As [`Event::new`].
+    /// As for [`Event::new`].
     pub fn new(data: T) -> Result<Self, Error> {
-        // SAFETY: memory for it.
+        // SAFETY: `at` points to unused memory of the object's own type, which `place` has boxed.
         let mutex = place(abi::Mutex::uninit(), |at| unsafe { raw::aero_mutex_init(at) })?;
         Ok(Self { mutex, data: UnsafeCell::new(data) })
     }
 
-    /// Locks. Blocks.
+    /// Locks the mutex. Blocks.
+    ///
+    /// # Panics
+    /// In an interrupt handler, where no thread can wait.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        // SAFETY: initialised.
+        // SAFETY: the mutex was initialised in `new` and stays in its box.
         let status = unsafe { raw::aero_mutex_lock(&raw const *self.mutex, abi::NEVER) };
         assert!(status == abi::OK, "a mutex was locked in an interrupt handler, where no thread can wait");
         MutexGuard { mutex: self, _not_send: PhantomData }
     }
 
-    /// Locks if that succeeds until a deadline. Blocks.
+    /// Locks the mutex, waiting until the deadline at most. Blocks.
     ///
     /// # Errors
     /// [`Error::TimedOut`].
     pub fn lock_until(&self, deadline: Deadline) -> Result<MutexGuard<'_, T>, Error> {
-        // SAFETY: initialised.
+        // SAFETY: the mutex was initialised in `new` and stays in its box.
         check(unsafe { raw::aero_mutex_lock(&raw const *self.mutex, deadline.0) })?;
         Ok(MutexGuard { mutex: self, _not_send: PhantomData })
     }
 
-    /// Locks if it is free.
+    /// Locks the mutex if it is free.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        // SAFETY: initialised.
+        // SAFETY: the mutex was initialised in `new` and stays in its box.
         check(unsafe { raw::aero_mutex_try_lock(&raw const *self.mutex) })
             .ok()
             .map(|_| MutexGuard { mutex: self, _not_send: PhantomData })
     }
 }
 
-/// A locked [`Mutex`].
+/// Exclusive access to the data of a locked [`Mutex`].
 pub struct MutexGuard<'a, T> {
     mutex: &'a Mutex<T>,
-    /// Belongs to the thread that locked.
+    /// Keeps the guard on the thread that locked.
     _not_send: PhantomData<*const ()>,
 }
 
-// SAFETY: a shared guard gives shared references to the data, no more.
+// SAFETY: a shared guard only gives out shared references to the data, which `T: Sync` permits.
 unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
 
 impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        // SAFETY: the mutex is held.
+        // SAFETY: this guard holds the mutex, so no other thread accesses the data.
         unsafe { &*self.mutex.data.get() }
     }
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: the mutex is held, by this guard alone.
+        // SAFETY: this guard holds the mutex, and its exclusive borrow makes this the only
+        // reference.
         unsafe { &mut *self.mutex.data.get() }
     }
 }
 
 impl<T> Drop for MutexGuard<'_, T> {
     fn drop(&mut self) {
-        // SAFETY: held by this guard.
+        // SAFETY: the mutex is initialised, and this guard's thread holds it.
         unsafe { raw::aero_mutex_unlock(&raw const *self.mutex.mutex) };
     }
 }
@@ -134,48 +138,49 @@ impl<T> Drop for MutexGuard<'_, T> {
 pub struct Condition(Box<abi::Condition>);
 
 impl Condition {
-    /// One nobody waits on.
+    /// Creates a condition variable without waiters.
     ///
     /// # Errors
-    /// As [`Event::new`].
+    /// As for [`Event::new`].
     pub fn new() -> Result<Self, Error> {
-        // SAFETY: memory for it.
+        // SAFETY: `at` points to unused memory of the object's own type, which `place` has boxed.
         place(abi::Condition::uninit(), |at| unsafe { raw::aero_condition_init(at) }).map(Self)
     }
 
-    /// Unlocks, waits for a signal, and locks again. Blocks.
+    /// Unlocks the mutex, waits for a signal, and locks the mutex again. Blocks.
     ///
     /// # Errors
-    /// [`Error::TimedOut`]; it is locked again then, too.
+    /// [`Error::TimedOut`]; the mutex is locked again in this case too.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>, deadline: Deadline) -> Result<(), Error> {
-        // SAFETY: both are initialised, and the mutex is held.
+        // SAFETY: both objects are initialised and stay in their boxes, and the guard's thread
+        // holds the mutex.
         check(unsafe { raw::aero_condition_wait(&raw const *self.0, &raw const *guard.mutex.mutex, deadline.0) })
             .map(drop)
     }
 
     /// Wakes one waiter.
     pub fn signal(&self) {
-        // SAFETY: initialised.
+        // SAFETY: the condition variable was initialised in `new` and stays in its box.
         unsafe { raw::aero_condition_signal(&raw const *self.0) };
     }
 
     /// Wakes all waiters.
     pub fn broadcast(&self) {
-        // SAFETY: initialised.
+        // SAFETY: the condition variable was initialised in `new` and stays in its box.
         unsafe { raw::aero_condition_broadcast(&raw const *self.0) };
     }
 }
 
-/// Counts units; taking one that is not there waits.
+/// A count of units; taking a unit waits while there is none.
 pub struct Semaphore(Box<abi::Semaphore>);
 
 impl Semaphore {
-    /// A semaphore of so many units.
+    /// Creates a semaphore with this many units.
     ///
     /// # Errors
     /// [`Error::Invalid`] for more than 2^32 - 1.
     pub fn new(units: u64) -> Result<Self, Error> {
-        // SAFETY: memory for it.
+        // SAFETY: `at` points to unused memory of the object's own type, which `place` has boxed.
         place(abi::Semaphore::uninit(), |at| unsafe { raw::aero_semaphore_init(at, units) }).map(Self)
     }
 
@@ -184,67 +189,68 @@ impl Semaphore {
     /// # Errors
     /// [`Error::TimedOut`].
     pub fn down(&self, deadline: Deadline) -> Result<(), Error> {
-        // SAFETY: initialised.
+        // SAFETY: the semaphore was initialised in `new` and stays in its box.
         check(unsafe { raw::aero_semaphore_down(&raw const *self.0, deadline.0) }).map(drop)
     }
 
-    /// Gives a unit.
+    /// Returns a unit.
     pub fn up(&self) {
-        // SAFETY: initialised.
+        // SAFETY: the semaphore was initialised in `new` and stays in its box.
         unsafe { raw::aero_semaphore_up(&raw const *self.0) };
     }
 }
 
-/// Holds threads back until all have come, for any number of rounds.
+/// Holds threads back until all have arrived, for any number of rounds.
 pub struct Barrier(Box<abi::Barrier>);
 
-/// Which of the threads of a round the caller was.
+/// The caller's position among the threads of a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// The last to come; one per round.
+    /// The last thread to arrive; one per round.
     Last,
-    /// Another.
+    /// Any other thread.
     Earlier,
 }
 
 impl Barrier {
-    /// A barrier for so many threads.
+    /// Creates a barrier for this many threads.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for none.
+    /// [`Error::Invalid`] for zero threads, or more than 2^32 - 1.
     pub fn new(threads: usize) -> Result<Self, Error> {
         let threads = u32::try_from(threads).map_err(|_| Error::Invalid)?;
-        // SAFETY: memory for it.
+        // SAFETY: `at` points to unused memory of the object's own type, which `place` has boxed.
         place(abi::Barrier::uninit(), |at| unsafe { raw::aero_barrier_init(at, threads) }).map(Self)
     }
 
-    /// Waits until all are there. Blocks.
+    /// Waits until all threads have arrived. Blocks.
     ///
     /// # Errors
     /// [`Error::TimedOut`].
     pub fn wait(&self, deadline: Deadline) -> Result<Arrival, Error> {
-        // SAFETY: initialised.
+        // SAFETY: the barrier was initialised in `new` and stays in its box.
         let arrival = check(unsafe { raw::aero_barrier_wait(&raw const *self.0, deadline.0) })?;
         Ok(if arrival == 1 { Arrival::Last } else { Arrival::Earlier })
     }
 }
 
-/// Data that many may read at once and one may write.
+/// Data with many concurrent readers or one writer.
 pub struct ReaderWriterLock<T> {
     lock: Box<abi::ReaderWriterLock>,
     data: UnsafeCell<T>,
 }
 
-// SAFETY: the lock admits readers or one writer.
+// SAFETY: the lock admits either readers or one writer, so a write never runs concurrently with
+// another access.
 unsafe impl<T: Send + Sync> Sync for ReaderWriterLock<T> {}
 
 impl<T> ReaderWriterLock<T> {
-    /// A free lock around data.
+    /// Creates a free lock around data.
     ///
     /// # Errors
-    /// As [`Event::new`].
+    /// As for [`Event::new`].
     pub fn new(data: T) -> Result<Self, Error> {
-        // SAFETY: memory for it.
+        // SAFETY: `at` points to unused memory of the object's own type, which `place` has boxed.
         let lock = place(abi::ReaderWriterLock::uninit(), |at| unsafe { raw::aero_reader_writer_init(at) })?;
         Ok(Self { lock, data: UnsafeCell::new(data) })
     }
@@ -254,7 +260,7 @@ impl<T> ReaderWriterLock<T> {
     /// # Errors
     /// [`Error::TimedOut`].
     pub fn read(&self, deadline: Deadline) -> Result<ReadGuard<'_, T>, Error> {
-        // SAFETY: initialised.
+        // SAFETY: the lock was initialised in `new` and stays in its box.
         check(unsafe { raw::aero_reader_writer_read(&raw const *self.lock, deadline.0) })?;
         Ok(ReadGuard { lock: self, _not_send: PhantomData })
     }
@@ -264,115 +270,118 @@ impl<T> ReaderWriterLock<T> {
     /// # Errors
     /// [`Error::TimedOut`].
     pub fn write(&self, deadline: Deadline) -> Result<WriteGuard<'_, T>, Error> {
-        // SAFETY: initialised.
+        // SAFETY: the lock was initialised in `new` and stays in its box.
         check(unsafe { raw::aero_reader_writer_write(&raw const *self.lock, deadline.0) })?;
         Ok(WriteGuard { lock: self, _not_send: PhantomData })
     }
 }
 
-/// A [`ReaderWriterLock`] locked for reading.
+/// Shared access to the data of a [`ReaderWriterLock`] locked for reading.
 pub struct ReadGuard<'a, T> {
     lock: &'a ReaderWriterLock<T>,
-    /// Belongs to the thread that locked.
+    /// Keeps the guard on the thread that locked.
     _not_send: PhantomData<*const ()>,
 }
 
-// SAFETY: a shared guard gives shared references to the data, no more.
+// SAFETY: a shared guard only gives out shared references to the data, which `T: Sync` permits.
 unsafe impl<T: Sync> Sync for ReadGuard<'_, T> {}
 
 impl<T> Deref for ReadGuard<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        // SAFETY: held for reading.
+        // SAFETY: this guard holds the lock for reading, so no thread writes to the data.
         unsafe { &*self.lock.data.get() }
     }
 }
 
 impl<T> Drop for ReadGuard<'_, T> {
     fn drop(&mut self) {
-        // SAFETY: held by this guard.
+        // SAFETY: the lock is initialised, and this guard's thread holds it for reading.
         unsafe { raw::aero_reader_writer_read_unlock(&raw const *self.lock.lock) };
     }
 }
 
-/// A [`ReaderWriterLock`] locked for writing.
+/// Exclusive access to the data of a [`ReaderWriterLock`] locked for writing.
 pub struct WriteGuard<'a, T> {
     lock: &'a ReaderWriterLock<T>,
-    /// Belongs to the thread that locked.
+    /// Keeps the guard on the thread that locked.
     _not_send: PhantomData<*const ()>,
 }
 
-// SAFETY: a shared guard gives shared references to the data, no more.
+// SAFETY: a shared guard only gives out shared references to the data, which `T: Sync` permits.
 unsafe impl<T: Sync> Sync for WriteGuard<'_, T> {}
 
 impl<T> Deref for WriteGuard<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        // SAFETY: held for writing.
+        // SAFETY: this guard holds the lock for writing, so no other thread accesses the data.
         unsafe { &*self.lock.data.get() }
     }
 }
 
 impl<T> DerefMut for WriteGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: held for writing, by this guard alone.
+        // SAFETY: this guard holds the lock for writing, and its exclusive borrow makes this the
+        // only reference.
         unsafe { &mut *self.lock.data.get() }
     }
 }
 
 impl<T> Drop for WriteGuard<'_, T> {
     fn drop(&mut self) {
-        // SAFETY: held by this guard.
+        // SAFETY: the lock is initialised, and this guard's thread holds it for writing.
         unsafe { raw::aero_reader_writer_write_unlock(&raw const *self.lock.lock) };
     }
 }
 
-/// A bounded queue of messages. One of at most a word travels as it is, a larger one in a box; what is in it when it is dropped is dropped too.
+/// A bounded queue of messages. A message of at most one word is stored inline, a larger one in a
+/// box. Dropping the channel drops the messages in it.
 pub struct Channel<T> {
     channel: *mut abi::Channel,
     _messages: PhantomData<T>,
 }
 
-// SAFETY: the kernel's channel locks, and messages change threads.
+// SAFETY: the kernel's channel locks internally, and the messages may change threads.
 unsafe impl<T: Send> Sync for Channel<T> {}
-// SAFETY: as above.
+// SAFETY: the handle is valid on every thread, and the messages may change threads.
 unsafe impl<T: Send> Send for Channel<T> {}
 
 impl<T: Send> Channel<T> {
-    /// A channel for so many messages.
+    /// Creates a channel for this many messages.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`]; [`Error::Invalid`] for none.
+    /// [`Error::OutOfMemory`]; [`Error::Invalid`] for a capacity of zero.
     pub fn new(capacity: usize) -> Result<Self, Error> {
         let mut channel = core::ptr::null_mut();
-        // SAFETY: a place for the handle.
+        // SAFETY: `channel` is a valid place for the handle during the call.
         check(unsafe { raw::aero_channel_create(capacity, &raw mut channel) })?;
         Ok(Self { channel, _messages: PhantomData })
     }
 
-    /// Puts a message in, waiting for room. Blocks.
+    /// Sends a message, waiting for room. Blocks.
     ///
     /// # Errors
     /// The message, if there is no room until the deadline.
     pub fn send(&self, message: T, deadline: Deadline) -> Result<(), T> {
         let message = pack(message);
-        // SAFETY: a live channel.
+        // SAFETY: the handle names a live channel, which is destroyed only in `drop`.
         match unsafe { raw::aero_channel_send(self.channel, message, deadline.0) } {
             abi::OK => Ok(()),
-            // SAFETY: not sent, so still ours.
+            // SAFETY: the word was packed above and not sent, so it is unpacked only here.
             _ => Err(unsafe { unpack(message) }),
         }
     }
 
-    /// Takes a message out, waiting for one. Blocks.
+    /// Receives a message, waiting for one. Blocks.
     ///
     /// # Errors
     /// [`Error::TimedOut`].
     pub fn receive(&self, deadline: Deadline) -> Result<T, Error> {
         let mut word = 0;
-        // SAFETY: a live channel.
+        // SAFETY: the handle names a live channel, and `word` is a valid place for the message.
         check(unsafe { raw::aero_channel_receive(self.channel, &raw mut word, deadline.0) })?;
-        // SAFETY: sent by `send`, received once.
+        // SAFETY: only `send` puts words into the channel, each a packed `T`, and each is received
+        // once.
         Ok(unsafe { unpack(word) })
     }
 }
@@ -380,7 +389,8 @@ impl<T: Send> Channel<T> {
 impl<T> Drop for Channel<T> {
     fn drop(&mut self) {
         let mut word = 0;
-        // SAFETY: a live channel, used by nobody else; each message is received once.
+        // SAFETY: `&mut self` excludes other users of the live channel, and each word, a packed
+        // `T`, is received once.
         unsafe {
             while raw::aero_channel_receive(self.channel, &raw mut word, 0) == abi::OK {
                 drop(unpack::<T>(word));

@@ -5,14 +5,15 @@ use core::sync::atomic::AtomicU32;
 
 use crate::futex;
 
-/// Replaces a value by another until none came between; the value before.
+/// Replaces a value and returns the previous one, retrying until no other change intervenes.
 ///
 /// # Safety
-/// 16 aligned bytes that can be written. The CPU has CMPXCHG16B, as all with 64 bits have but the very first.
+/// `at` must point to 16 aligned, writable bytes. The CPU must have CMPXCHG16B, as all but the
+/// earliest 64-bit CPUs do.
 unsafe fn update(at: *mut u128, mut next: impl FnMut(u128) -> u128) -> u128 {
     let mut seen = 0;
     loop {
-        // SAFETY: by the caller's word.
+        // SAFETY: the caller guarantees 16 aligned, writable bytes and a CPU with CMPXCHG16B.
         let found = unsafe { exchange(at, seen, next(seen)) };
         if found == seen {
             return found;
@@ -21,14 +22,16 @@ unsafe fn update(at: *mut u128, mut next: impl FnMut(u128) -> u128) -> u128 {
     }
 }
 
-/// Writes a value if the expected one is there; the one that was. By hand, because compilers for the oldest CPUs make a call of
-/// these very functions out of it.
+/// Stores a value if the expected one is present, and returns the previous one. Written in
+/// assembly, because compilers for the oldest CPUs would turn an intrinsic into a call to these
+/// very functions.
 ///
 /// # Safety
 /// As for [`update`].
 unsafe fn exchange(at: *mut u128, expected: u128, new: u128) -> u128 {
     let (low, high): (u64, u64);
-    // SAFETY: by the caller's word. RBX, which compilers keep for themselves, is put back.
+    // SAFETY: the caller guarantees 16 aligned, writable bytes and a CPU with CMPXCHG16B. RBX,
+    // which the compiler reserves, is restored.
     unsafe {
         asm!(
             "xchg rbx, {new_low}",
@@ -47,19 +50,20 @@ unsafe fn exchange(at: *mut u128, expected: u128, new: u128) -> u128 {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __atomic_load_16(at: *const u128, _: i32) -> u128 {
-    // SAFETY: the caller's; it may not be writable only where the caller breaks its type's promise.
+    // SAFETY: the caller passes an aligned atomic object of 16 bytes. CMPXCHG16B needs it writable,
+    // which it is unless the program placed an atomic object in read-only memory.
     unsafe { update(at.cast_mut(), |value| value) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __atomic_store_16(at: *mut u128, value: u128, _: i32) {
-    // SAFETY: the caller's.
+    // SAFETY: the compiler passes an aligned, writable atomic object of 16 bytes.
     unsafe { update(at, |_| value) };
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __atomic_exchange_16(at: *mut u128, value: u128, _: i32) -> u128 {
-    // SAFETY: the caller's.
+    // SAFETY: the compiler passes an aligned, writable atomic object of 16 bytes.
     unsafe { update(at, |_| value) }
 }
 
@@ -72,7 +76,8 @@ pub unsafe extern "C" fn __atomic_compare_exchange_16(
     _: i32,
     _: i32,
 ) -> bool {
-    // SAFETY: the caller's.
+    // SAFETY: the compiler passes an aligned, writable atomic object of 16 bytes, and a valid place
+    // for the expected value.
     unsafe {
         let found = exchange(at, *expected, new);
         let is_done = found == *expected;
@@ -85,7 +90,7 @@ macro_rules! fetch {
     ($($name:ident $value:ident $operand:ident $next:expr;)*) => {
         $(#[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(at: *mut u128, $operand: u128, _: i32) -> u128 {
-            // SAFETY: the caller's.
+            // SAFETY: the compiler passes an aligned, writable atomic object of 16 bytes.
             unsafe { update(at, |$value: u128| $next) }
         })*
     };
@@ -98,7 +103,8 @@ fetch! {
     __atomic_fetch_xor_16 value operand value ^ operand;
 }
 
-// Of other sizes, under a lock that all share: nothing else touches such an object but these.
+// Objects of other sizes are accessed under one lock for all of them; only these functions access
+// such objects.
 static LOCK: AtomicU32 = AtomicU32::new(0);
 
 fn alone<R>(operation: impl FnOnce() -> R) -> R {
@@ -110,19 +116,22 @@ fn alone<R>(operation: impl FnOnce() -> R) -> R {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __atomic_load(size: usize, at: *const u8, to: *mut u8, _: i32) {
-    // SAFETY: the caller's, of so many bytes.
+    // SAFETY: the compiler passes pointers to objects of `size` bytes, and the lock excludes other
+    // accesses.
     alone(|| unsafe { core::ptr::copy(at, to, size) });
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __atomic_store(size: usize, at: *mut u8, from: *const u8, _: i32) {
-    // SAFETY: the caller's, of so many bytes.
+    // SAFETY: the compiler passes pointers to objects of `size` bytes, and the lock excludes other
+    // accesses.
     alone(|| unsafe { core::ptr::copy(from, at, size) });
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __atomic_exchange(size: usize, at: *mut u8, from: *const u8, to: *mut u8, _: i32) {
-    // SAFETY: the caller's, of so many bytes.
+    // SAFETY: the compiler passes pointers to objects of `size` bytes, and the lock excludes other
+    // accesses.
     alone(|| unsafe {
         core::ptr::copy(at, to, size);
         core::ptr::copy(from, at, size);
@@ -138,7 +147,8 @@ pub unsafe extern "C" fn __atomic_compare_exchange(
     _: i32,
     _: i32,
 ) -> bool {
-    // SAFETY: the caller's, of so many bytes.
+    // SAFETY: the compiler passes pointers to objects of `size` bytes, and the lock excludes other
+    // accesses.
     alone(|| unsafe {
         let is_same = core::slice::from_raw_parts(at, size) == core::slice::from_raw_parts(expected, size);
         if is_same {
@@ -150,7 +160,7 @@ pub unsafe extern "C" fn __atomic_compare_exchange(
     })
 }
 
-/// Sizes that the CPU does by itself.
+/// Reports the sizes for which the CPU has atomic instructions.
 #[unsafe(no_mangle)]
 pub extern "C" fn __atomic_is_lock_free(size: usize, _: *const u8) -> bool {
     matches!(size, 1 | 2 | 4 | 8 | 16)

@@ -1,4 +1,4 @@
-//! POSIX barriers, and what is called once.
+//! POSIX barriers and `pthread_once`.
 
 use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -13,11 +13,11 @@ use crate::process::EINVAL;
 #[repr(C)]
 pub struct Barrier {
     wanted: u32,
-    /// Guards `arrived`, and the step to the next round.
+    /// Guards `arrived` and the step to the next round.
     lock: AtomicU32,
     arrived: AtomicU32,
     round: AtomicU32,
-    /// Threads that have not left yet.
+    /// Number of threads that have not left yet.
     inside: AtomicU32,
 }
 
@@ -26,7 +26,7 @@ pub unsafe extern "C" fn pthread_barrier_init(barrier: *mut Barrier, _: *const c
     if wanted == 0 {
         return EINVAL;
     }
-    // SAFETY: the caller's place.
+    // SAFETY: the caller passes memory for a barrier that is not in use.
     unsafe {
         barrier.write(Barrier {
             wanted,
@@ -39,24 +39,24 @@ pub unsafe extern "C" fn pthread_barrier_init(barrier: *mut Barrier, _: *const c
     0
 }
 
-/// Waits for those that have passed it and not left yet.
+/// Waits until the threads that have passed the barrier have left it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_barrier_destroy(barrier: *const Barrier) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised barrier, which stays in place during the call.
     let inside = unsafe { &(*barrier).inside };
     while inside.load(Ordering::Acquire) != 0 {
-        // SAFETY: no condition.
+        // SAFETY: the interface allows a yield in any state.
         unsafe { aero_thread_yield() };
     }
     0
 }
 
-/// What one of the threads gets (PTHREAD_BARRIER_SERIAL_THREAD).
+/// The value that one thread per round receives (PTHREAD_BARRIER_SERIAL_THREAD).
 const SERIAL: c_int = -1;
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_barrier_wait(barrier: *const Barrier) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised barrier, which stays in place during the call.
     let barrier = unsafe { &*barrier };
     barrier.inside.fetch_add(1, Ordering::Relaxed);
     futex::lock(&barrier.lock, NEVER);
@@ -78,11 +78,13 @@ pub unsafe extern "C" fn pthread_barrier_wait(barrier: *const Barrier) -> c_int 
     if is_last { SERIAL } else { 0 }
 }
 
-/// What `pthread_once` has seen: nothing, a call under way, a call that has returned.
+/// The states of a `pthread_once_t`: 0 before the first call, a call in progress, and a call that
+/// has returned.
 const UNDER_WAY: u32 = 1;
 const DONE: u32 = 2;
 
-/// Calls a function unless it has been: `word` is zero at first.
+/// Calls a function unless an earlier call has done so, and waits for a call in progress. `word` is
+/// initially zero.
 pub fn once(word: &AtomicU32, function: impl FnOnce()) {
     match word.compare_exchange(0, UNDER_WAY, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {
@@ -96,7 +98,8 @@ pub fn once(word: &AtomicU32, function: impl FnOnce()) {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_once(word: *const AtomicU32, function: unsafe extern "C" fn()) -> c_int {
-    // SAFETY: the caller's word and function.
+    // SAFETY: the caller passes a `pthread_once_t` that was initialised to zero, and a function it
+    // may call.
     once(unsafe { &*word }, || unsafe { function() });
     0
 }

@@ -1,8 +1,9 @@
-//! `<ctype.h>` in the C locale: functions, and the tables that glibc's macros look into.
+//! `<ctype.h>` in the C locale: the functions, and the tables that glibc's macros read.
 
 use core::ffi::{c_int, c_ushort};
 
-// Bits of glibc's tables (its <ctype.h>, `_ISbit`, on little endian machines), and what they are of.
+// Bits of glibc's tables (its <ctype.h>, `_ISbit`, on little-endian machines), named by their
+// character class.
 const BLANK: u16 = 1 << 0;
 const CONTROL: u16 = 1 << 1;
 const PUNCTUATION: u16 = 1 << 2;
@@ -41,7 +42,7 @@ const fn classes_of(byte: u8) -> u16 {
     classes
 }
 
-/// Entries before that of character 0: those of EOF and of negative characters.
+/// Number of entries before that of character 0: those of EOF and of negative characters.
 const BEFORE: usize = 128;
 const ENTRIES: usize = BEFORE + 256;
 
@@ -76,11 +77,11 @@ const fn converted(upper: bool) -> [i32; ENTRIES] {
 static TO_UPPER: [i32; ENTRIES] = converted(true);
 static TO_LOWER: [i32; ENTRIES] = converted(false);
 
-/// A pointer to the entry of character 0, which a macro takes by its address.
+/// A pointer to the entry of character 0, whose address glibc's macros take.
 #[repr(transparent)]
 struct Middle<T>(*const T);
 
-// SAFETY: leads to what is never written.
+// SAFETY: the pointer leads to a static that is never written.
 unsafe impl<T> Sync for Middle<T> {}
 
 static CLASSES_MIDDLE: Middle<c_ushort> = Middle(&raw const CLASSES[BEFORE]);

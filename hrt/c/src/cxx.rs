@@ -1,5 +1,5 @@
-//! What C++ compilers and the header-only part of libstdc++ call. There are no exceptions: what would be thrown ends the
-//! program.
+//! The functions that C++ compilers and the header-only part of libstdc++ call. There are no
+//! exceptions: what would be thrown ends the program.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +13,8 @@ use crate::process::fail;
 const ALIGN: usize = 16;
 
 fn allocate(size: usize, align: usize) -> *mut c_void {
-    // SAFETY: no condition.
+    // SAFETY: the interface allows this call in any state; it returns null for a request it cannot
+    // meet.
     unsafe { aero_allocate(size.max(1), align.max(ALIGN), ANY).cast() }
 }
 
@@ -25,7 +26,8 @@ fn allocate_or_fail(size: usize, align: usize) -> *mut c_void {
     block
 }
 
-/// Operators by their mangled names: `operator new`, `operator new[]`. Weak: a program may replace each of them.
+/// Defines `operator new` and `operator new[]` by their mangled names. They are weak, so a program
+/// may replace each of them.
 macro_rules! operators_new {
     ($($name:literal $function:ident($($parameter:ident: $kind:ty),*) $body:expr;)*) => {
         $(#[unsafe(export_name = $name)]
@@ -46,13 +48,14 @@ operators_new! {
     "_ZnamSt11align_val_tRKSt9nothrow_t" new_array_aligned_quiet(size: usize, align: usize, _tag: *const c_void) allocate(size, align);
 }
 
-/// `operator delete`, `operator delete[]`, whatever else they are told.
+/// Defines `operator delete` and `operator delete[]`. Size, alignment and tag arguments are
+/// ignored.
 macro_rules! operators_delete {
     ($($name:literal $function:ident;)*) => {
         $(#[unsafe(export_name = $name)]
         #[linkage = "weak"]
         pub unsafe extern "C" fn $function(block: *mut c_void) {
-            // SAFETY: null, or from an operator new.
+            // SAFETY: C++ requires null or a live block from the matching `operator new`.
             unsafe { aero_free(block.cast()) };
         })*
     };
@@ -76,14 +79,15 @@ operators_delete! {
 #[unsafe(export_name = "_ZSt7nothrow")]
 pub static NOTHROW: u8 = 0;
 
-/// Ends the program for what would be thrown, with a text. Weak, as what follows: what a program brings itself, libstdc++'s own
-/// among it, goes first.
+/// Defines the functions that throw an exception with a text; they end the program instead. Weak,
+/// like the functions below: a program's own definitions, including those of libstdc++ itself, take
+/// precedence.
 macro_rules! throws_with_text {
     ($($name:literal $function:ident $what:literal;)*) => {
         $(#[unsafe(export_name = $name)]
         #[linkage = "weak"]
         pub unsafe extern "C" fn $function(text: *const c_char) -> ! {
-            // SAFETY: a text of the library's.
+            // SAFETY: the pointer is not null, and libstdc++ passes a C string.
             let text = if text.is_null() { "" } else { unsafe { CStr::from_ptr(text) }.to_str().unwrap_or("") };
             let mut buffer = crate::output::Buffer::<256>::new();
             let _ = core::fmt::write(&mut buffer, format_args!(concat!("std::", $what, ": {}"), text));
@@ -128,14 +132,15 @@ ends! {
     "__cxa_deleted_virtual" deleted_virtual b"a deleted virtual function was called";
 }
 
-/// Says whether a control block of `std::make_shared` is one, by its type: without type information, by its address only.
+/// Tells by its type whether a control block belongs to `std::make_shared`. Without type
+/// information, libstdc++ recognises it by address alone, so this returns false.
 #[unsafe(export_name = "_ZNSt19_Sp_make_shared_tag5_S_eqERKSt9type_info")]
 #[linkage = "weak"]
 pub extern "C" fn is_make_shared(_: *const c_void) -> bool {
     false
 }
 
-/// What assertions of libstdc++ call.
+/// Called by libstdc++'s assertions on failure.
 #[unsafe(export_name = "_ZSt21__glibcxx_assert_failPKciS0_S0_")]
 pub unsafe extern "C" fn library_assertion(
     file: *const c_char,
@@ -143,17 +148,17 @@ pub unsafe extern "C" fn library_assertion(
     function: *const c_char,
     what: *const c_char,
 ) -> ! {
-    // SAFETY: the compiler's texts.
+    // SAFETY: the compiler passes null or C strings with static lifetime.
     unsafe { crate::process::__assert_fail(what, file, line as u32, function) }
 }
 
-// Guards of static objects in functions (Itanium C++ ABI, 3.3.3): the first byte says whether the object is there, the second
-// word is a lock.
+// Guards of function-local static objects (Itanium C++ ABI, 3.3.3). The first byte is set once the
+// object is initialised; the second word is a lock.
 const LOCK: usize = 1;
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __cxa_guard_acquire(guard: *const [AtomicU32; 2]) -> c_int {
-    // SAFETY: the compiler's guard.
+    // SAFETY: the compiler passes the object's guard, which is static and zero at the start.
     let guard = unsafe { &*guard };
     if guard[0].load(Ordering::Acquire) & 0xff != 0 {
         return 0;
@@ -168,7 +173,7 @@ pub unsafe extern "C" fn __cxa_guard_acquire(guard: *const [AtomicU32; 2]) -> c_
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __cxa_guard_release(guard: *const [AtomicU32; 2]) {
-    // SAFETY: the compiler's guard, which the caller has acquired.
+    // SAFETY: the compiler passes the object's static guard, which the caller has acquired.
     let guard = unsafe { &*guard };
     guard[0].store(1, Ordering::Release);
     futex::unlock(&guard[LOCK]);
@@ -176,6 +181,6 @@ pub unsafe extern "C" fn __cxa_guard_release(guard: *const [AtomicU32; 2]) {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __cxa_guard_abort(guard: *const [AtomicU32; 2]) {
-    // SAFETY: the compiler's guard, which the caller has acquired.
+    // SAFETY: the compiler passes the object's static guard, which the caller has acquired.
     futex::unlock(unsafe { &(*guard)[LOCK] });
 }

@@ -1,12 +1,13 @@
-//! What `printf` does. Its arguments are taken as the System V ABI has them, not by Rust's own variadic functions: those are
-//! not stable, and the crates built on them (printf-compat) fit one version of the compiler each.
+//! The formatting behind `printf`. Arguments are read as the System V ABI lays them out, rather
+//! than by Rust's own variadic functions: those are not stable, and each version of the crates
+//! built on them (printf-compat) fits only one version of the compiler.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt::Write;
 
 use crate::output::Buffer;
 
-/// Where text goes.
+/// A destination for text.
 pub trait Sink {
     fn put(&mut self, byte: u8);
 }
@@ -15,7 +16,7 @@ pub trait Sink {
 #[repr(C)]
 #[derive(Clone)]
 pub struct Arguments {
-    /// Where the next integer and the next floating-point argument are in the save area.
+    /// Offsets of the next integer and the next floating-point argument in the save area.
     integer: u32,
     float: u32,
     /// The next argument on the stack.
@@ -23,15 +24,19 @@ pub struct Arguments {
     saved: *mut u8,
 }
 
-/// Bytes of the save area for integers: six registers; and for all, with eight vector registers.
+/// Sizes in bytes of the save area for the six integer registers, and of the whole area with the
+/// eight vector registers.
 const INTEGERS_END: u32 = 6 * 8;
 const FLOATS_END: u32 = INTEGERS_END + 8 * 16;
 
 impl Arguments {
+    /// Returns the next integer argument.
+    ///
     /// # Safety
-    /// There is such an argument.
+    /// The next argument must exist and be an integer or a pointer.
     unsafe fn word(&mut self) -> u64 {
-        // SAFETY: by the caller's word.
+        // SAFETY: the caller guarantees such an argument, which is in the save area or on the
+        // stack.
         unsafe {
             if self.integer < INTEGERS_END {
                 let at = self.saved.add(self.integer as usize);
@@ -42,10 +47,13 @@ impl Arguments {
         }
     }
 
+    /// Returns the next floating-point argument.
+    ///
     /// # Safety
-    /// There is such an argument.
+    /// The next argument must exist and be a `double`.
     unsafe fn double(&mut self) -> f64 {
-        // SAFETY: by the caller's word.
+        // SAFETY: the caller guarantees such an argument, which is in the save area or on the
+        // stack.
         unsafe {
             if self.float < FLOATS_END {
                 let at = self.saved.add(self.float as usize);
@@ -56,12 +64,12 @@ impl Arguments {
         }
     }
 
-    /// A `long double`, as near as a `double` comes.
+    /// Returns the next `long double` argument, rounded to a `double`.
     ///
     /// # Safety
-    /// There is such an argument.
+    /// The next argument must exist and be a `long double`.
     unsafe fn long_double(&mut self) -> f64 {
-        // SAFETY: by the caller's word.
+        // SAFETY: the caller guarantees such an argument, which the ABI always passes on the stack.
         let (mantissa, head) = unsafe {
             let at = self.on_stack(16, 16);
             (at.cast::<u64>().read(), at.add(8).cast::<u16>().read())
@@ -70,12 +78,16 @@ impl Arguments {
         let size = match (exponent, mantissa << 1) {
             (0x7fff, 0) => f64::INFINITY,
             (0x7fff, _) => f64::NAN,
-            // The mantissa is a whole number of 64 bits (SDM Vol. 1, 4.2.2).
+            // The mantissa is a 64-bit integer without an implied leading bit (SDM Vol. 1, 4.2.2).
             _ => libm::scalbn(mantissa as f64, exponent - 16383 - 63),
         };
         if head & 0x8000 != 0 { -size } else { size }
     }
 
+    /// Returns the address of the next argument on the stack, and moves past it.
+    ///
+    /// # Safety
+    /// The next argument on the stack must have this size and alignment.
     unsafe fn on_stack(&mut self, size: usize, align: usize) -> *mut u8 {
         let at = self.stack.map_addr(|address| address.next_multiple_of(align));
         self.stack = at.wrapping_add(size);
@@ -83,7 +95,7 @@ impl Arguments {
     }
 }
 
-/// What stands between `%` and the letter.
+/// The flags, width and precision between `%` and the conversion letter.
 #[derive(Clone, Copy, Default)]
 struct Flags {
     left: bool,
@@ -95,7 +107,7 @@ struct Flags {
     precision: Option<usize>,
 }
 
-/// Bytes of the argument that is written.
+/// The size of the argument, from the length modifier.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Length {
     Char,
@@ -105,7 +117,7 @@ enum Length {
     LongDouble,
 }
 
-/// A sink that counts.
+/// A sink that counts the bytes written.
 struct Counted<'a> {
     sink: &'a mut dyn Sink,
     written: usize,
@@ -121,7 +133,7 @@ impl Counted<'_> {
         (0..count).for_each(|_| self.put(&[byte]));
     }
 
-    /// A field: what stands before the zeros (sign, `0x`), zeros, the rest.
+    /// Writes a field: a prefix (sign, `0x`), zeros, and the rest, padded to the width.
     fn field(&mut self, flags: &Flags, prefix: &[u8], zeros: usize, body: &[u8]) {
         let length = prefix.len() + zeros + body.len();
         let padding = flags.width.saturating_sub(length);
@@ -138,7 +150,7 @@ impl Counted<'_> {
     }
 }
 
-/// Reads a number from a format.
+/// Reads a decimal number from the format.
 fn number(text: &[u8], at: &mut usize) -> usize {
     let mut value: usize = 0;
     while let Some(digit) = text.get(*at).filter(|byte| byte.is_ascii_digit()) {
@@ -148,12 +160,13 @@ fn number(text: &[u8], at: &mut usize) -> usize {
     value
 }
 
-/// Writes arguments as a format says; how many bytes that would be, or -1.
+/// Writes arguments according to a format. Returns the number of bytes that the full text has, or
+/// -1 if that exceeds an `int`.
 ///
 /// # Safety
-/// A format of C's, and arguments of the kinds that it names.
+/// `text` must be a C string, and the arguments must be of the kinds that its conversions name.
 pub unsafe fn format(sink: &mut dyn Sink, text: *const c_char, arguments: &mut Arguments) -> c_int {
-    // SAFETY: the caller's text.
+    // SAFETY: the caller guarantees that `text` is a C string.
     let text = unsafe { CStr::from_ptr(text) }.to_bytes();
     let mut out = Counted { sink, written: 0 };
     let mut at = 0;
@@ -164,17 +177,17 @@ pub unsafe fn format(sink: &mut dyn Sink, text: *const c_char, arguments: &mut A
             continue;
         }
         let start = at - 1;
-        // SAFETY: the caller's arguments are of the kinds that the format names.
+        // SAFETY: the caller guarantees that the arguments are of the kinds that the format names.
         let done = unsafe { conversion(&mut out, text, &mut at, arguments) };
         if !done {
-            // Not one of C's: shown as it is.
+            // An unknown conversion is written as it stands in the format.
             out.put(&text[start..at.min(text.len())]);
         }
     }
     c_int::try_from(out.written).unwrap_or(-1)
 }
 
-/// A conversion, from behind `%`; false if there is no such one.
+/// Performs the conversion that begins after `%`; returns false if it is unknown.
 ///
 /// # Safety
 /// As for [`format`].
@@ -193,7 +206,7 @@ unsafe fn conversion(out: &mut Counted<'_>, text: &[u8], at: &mut usize, argumen
     }
     let star = |at: &mut usize, arguments: &mut Arguments| {
         *at += 1;
-        // SAFETY: by the caller's word.
+        // SAFETY: the caller guarantees that the arguments are of the kinds that the format names.
         unsafe { arguments.word() as i32 }
     };
     if text.get(*at) == Some(&b'*') {
@@ -224,7 +237,7 @@ unsafe fn conversion(out: &mut Counted<'_>, text: &[u8], at: &mut usize, argumen
     }
     let Some(&letter) = text.get(*at) else { return false };
     *at += 1;
-    // SAFETY: by the caller's word.
+    // SAFETY: the caller guarantees that the arguments are of the kinds that the format names.
     unsafe {
         match letter {
             b'%' => out.put(b"%"),
@@ -292,9 +305,9 @@ fn sign(flags: &Flags, is_negative: bool) -> &'static [u8] {
     }
 }
 
-/// Digits of a number, and the zeros that its precision wants before them.
+/// Writes a number's digits, preceded by the zeros that its precision requires.
 fn integer(out: &mut Counted<'_>, mut flags: Flags, prefix: &[u8], digits: &[u8]) {
-    // A precision turns the flag off.
+    // A precision disables the `0` flag.
     flags.zeros &= flags.precision.is_none();
     let zeros = flags.precision.unwrap_or(1).saturating_sub(digits.len());
     out.field(&flags, prefix, zeros, digits);
@@ -332,9 +345,9 @@ fn unsigned(out: &mut Counted<'_>, flags: Flags, value: u64, letter: u8) {
     integer(out, flags, prefix, digits.bytes());
 }
 
-/// The most digits that are told exactly; more are zeros.
+/// Largest precision that is computed exactly; digits beyond it are written as zeros.
 const MOST_PRECISION: usize = 350;
-/// The largest `double` has 309 digits before the point.
+/// Room for any output: the largest `double` has 309 digits before the point.
 type Digits = Buffer<{ 310 + 1 + MOST_PRECISION + 8 }>;
 
 fn float(out: &mut Counted<'_>, mut flags: Flags, value: f64, letter: u8) {
@@ -357,7 +370,8 @@ fn float(out: &mut Counted<'_>, mut flags: Flags, value: f64, letter: u8) {
     match letter.to_ascii_lowercase() {
         b'f' => {
             fixed(&mut body, size, precision, flags.alternative);
-            // The rest are zeros; a `double` has no more digits.
+            // Digits beyond the limit are written as zeros, even for a small `double` that has
+            // more.
             let zeros = wanted - precision;
             flags.width = flags.width.saturating_sub(zeros);
             out.field(&flags, prefix, 0, body.bytes());
@@ -382,7 +396,7 @@ fn fixed(body: &mut Digits, size: f64, precision: usize, keep_point: bool) {
     }
 }
 
-/// Digits and exponent of a number with so many digits behind the point.
+/// Returns the digits and the exponent of a number, with `precision` digits after the point.
 fn scientific(size: f64, precision: usize) -> (Digits, i32) {
     let mut text = Digits::new();
     let _ = write!(text, "{size:.precision$e}");
@@ -431,7 +445,7 @@ fn general(body: &mut Digits, size: f64, precision: usize, keep_zeros: bool, upp
     }
 }
 
-/// Bits of a `double`'s fraction.
+/// Number of bits in a `double`'s fraction.
 const FRACTION_BITS: u32 = 52;
 
 fn hexadecimal(body: &mut Digits, size: f64, precision: Option<usize>, keep_point: bool, upper: bool) {
@@ -441,7 +455,7 @@ fn hexadecimal(body: &mut Digits, size: f64, precision: Option<usize>, keep_poin
     let power = if bits == 0 { 0 } else { biased.max(1) - 1023 };
     let mut count = FRACTION_BITS as usize / 4;
     if let Some(precision) = precision.filter(|&precision| precision < count) {
-        // To the nearest, halves to even.
+        // Rounds to nearest, ties to even.
         let cut = FRACTION_BITS as usize - 4 * precision;
         let all = whole << FRACTION_BITS | fraction;
         let (kept, rest, half) = (all >> cut, all & ((1 << cut) - 1), 1 << (cut - 1));

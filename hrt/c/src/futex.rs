@@ -1,5 +1,5 @@
-//! Threads that wait for a word of memory to change: what mutexes, conditions, barriers and the like are built on, so that
-//! each of them is a few words that are zero at first.
+//! Threads that wait for a word of memory to change. Mutexes, condition variables, barriers and the
+//! like are built on this, so that each is a few words that are initially zero.
 
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use hrt::abi::{Event, NEVER, OK};
 use hrt::raw::{aero_event_init, aero_event_signal, aero_event_wait, aero_thread_yield};
 
-/// A waiter, on the stack of the thread that waits.
+/// A waiter, on the waiting thread's stack.
 struct Waiter {
     word: *const AtomicU32,
     woken: AtomicBool,
@@ -16,20 +16,20 @@ struct Waiter {
     next: *mut Waiter,
 }
 
-/// The waiters for some of the words, in their order.
+/// The waiters on all words that hash to this bucket, in order of arrival.
 struct Bucket {
     locked: AtomicBool,
     first: UnsafeCell<*mut Waiter>,
 }
 
-// SAFETY: the list is touched under the lock only.
+// SAFETY: the list is only accessed while `locked` is held.
 unsafe impl Sync for Bucket {}
 
 const BUCKETS: usize = 64;
 static TABLE: [Bucket; BUCKETS] =
     [const { Bucket { locked: AtomicBool::new(false), first: UnsafeCell::new(ptr::null_mut()) } }; BUCKETS];
 
-/// Looks at the lock before the CPU is given up, which whoever has it may need.
+/// Number of times a thread polls the lock before it yields the CPU, which the holder may need.
 const SPINS: u32 = 100;
 
 impl Bucket {
@@ -37,28 +37,28 @@ impl Bucket {
         &TABLE[(word as usize >> 2).wrapping_mul(0x9e37_79b9_7f4a_7c15_u64 as usize) >> (usize::BITS - BUCKETS.ilog2())]
     }
 
-    /// Does something with the list, alone.
+    /// Runs an operation with exclusive access to the list.
     fn with<R>(&self, operation: impl FnOnce(&mut *mut Waiter) -> R) -> R {
         let mut spins = 0;
         while self.locked.swap(true, Ordering::Acquire) {
             spins += 1;
             if spins % SPINS == 0 {
-                // SAFETY: no condition.
+                // SAFETY: the interface allows a yield in any state.
                 unsafe { aero_thread_yield() };
             }
             core::hint::spin_loop();
         }
-        // SAFETY: locked.
+        // SAFETY: the lock is held, so this is the only reference to the list.
         let result = operation(unsafe { &mut *self.first.get() });
         self.locked.store(false, Ordering::Release);
         result
     }
 }
 
-/// Takes the first waiter out that is wanted.
+/// Removes and returns the first waiter that satisfies the condition; null if there is none.
 fn take(list: &mut *mut Waiter, mut is_wanted: impl FnMut(&Waiter) -> bool) -> *mut Waiter {
     let mut link: *mut *mut Waiter = list;
-    // SAFETY: waiters in a list live until they are out of it, and the list is locked.
+    // SAFETY: waiters stay alive while they are in a list, and the caller holds the list's lock.
     unsafe {
         while !(*link).is_null() {
             let waiter = *link;
@@ -72,13 +72,14 @@ fn take(list: &mut *mut Waiter, mut is_wanted: impl FnMut(&Waiter) -> bool) -> *
     ptr::null_mut()
 }
 
-/// Waits until it is woken, if the word still has a value; false once the deadline, in nanoseconds of the kernel's clock, has
-/// passed.
+/// Waits to be woken, if the word still has this value. Returns false once the deadline, in
+/// nanoseconds of the kernel's clock, has passed.
 pub fn wait(word: &AtomicU32, value: u32, deadline: u64) -> bool {
     let bucket = Bucket::of(word);
     let mut waiter = Waiter { word, woken: AtomicBool::new(false), event: Event::uninit(), next: ptr::null_mut() };
     let own = &raw mut waiter;
-    // SAFETY: an event of ours, which stays where it is.
+    // SAFETY: the event is on this stack frame, unused so far, and does not move until the function
+    // returns.
     if unsafe { aero_event_init(&raw mut (*own).event) } != OK {
         return false;
     }
@@ -87,7 +88,7 @@ pub fn wait(word: &AtomicU32, value: u32, deadline: u64) -> bool {
             return false;
         }
         let mut link: *mut *mut Waiter = list;
-        // SAFETY: the list is locked, and its waiters live.
+        // SAFETY: the list is locked, and its waiters stay alive while they are in it.
         unsafe {
             while !(*link).is_null() {
                 link = &raw mut (**link).next;
@@ -99,11 +100,13 @@ pub fn wait(word: &AtomicU32, value: u32, deadline: u64) -> bool {
     if !queued {
         return true;
     }
-    // SAFETY: an event of ours.
+    // SAFETY: the event is initialised and stays in place until the function returns.
     unsafe { aero_event_wait(&raw const (*own).event, deadline) };
-    // Who wakes has done with the waiter once the list is free again.
+    // A waker signals the event while it holds the list. Once this thread has the list, no waker
+    // uses the waiter any more and the frame may go.
     bucket.with(|list| {
-        // SAFETY: ours.
+        // SAFETY: the waiter is on this stack frame, and the flag is only accessed under the list's
+        // lock.
         let woken = unsafe { &(*own).woken }.load(Ordering::Relaxed);
         if !woken {
             take(list, |waiter| ptr::eq(waiter, own));
@@ -112,7 +115,7 @@ pub fn wait(word: &AtomicU32, value: u32, deadline: u64) -> bool {
     })
 }
 
-/// Wakes up to so many of those that wait for a word, the first ones first.
+/// Wakes up to `count` of the threads that wait for a word, in order of arrival.
 pub fn wake(word: &AtomicU32, count: u32) {
     Bucket::of(word).with(|list| {
         for _ in 0..count {
@@ -120,7 +123,8 @@ pub fn wake(word: &AtomicU32, count: u32) {
             if waiter.is_null() {
                 return;
             }
-            // SAFETY: a waiter does not go before it has had the list for itself.
+            // SAFETY: a waiter stays alive until its thread has had the list to itself, and this
+            // thread holds the list.
             unsafe {
                 (*waiter).woken.store(true, Ordering::Relaxed);
                 aero_event_signal(&raw const (*waiter).event);
@@ -129,11 +133,14 @@ pub fn wake(word: &AtomicU32, count: u32) {
     });
 }
 
-/// A lock of one word: 0 free, 1 taken, 2 taken and perhaps waited for.
+/// Takes a one-word lock: 0 is free, 1 is taken, 2 is taken with possible waiters. Returns false
+/// once the deadline has passed.
 pub fn lock(word: &AtomicU32, deadline: u64) -> bool {
     if word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
         return true;
     }
+    // Other threads may be waiting too, so the word becomes 2 even when this thread takes the lock;
+    // the price is at most one needless wake-up.
     while word.swap(2, Ordering::Acquire) != 0 {
         if !wait(word, 2, deadline) {
             return false;
@@ -142,19 +149,19 @@ pub fn lock(word: &AtomicU32, deadline: u64) -> bool {
     true
 }
 
-/// The same without waiting.
+/// Takes the lock if it is free, without waiting.
 pub fn try_lock(word: &AtomicU32) -> bool {
     word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
 }
 
-/// Frees it.
+/// Releases the lock, and wakes a waiter if there may be one.
 pub fn unlock(word: &AtomicU32) {
     if word.swap(0, Ordering::Release) == 2 {
         wake(word, 1);
     }
 }
 
-/// Waits without a deadline while a word has a value.
+/// Waits without a deadline while a word has this value.
 pub fn wait_while(word: &AtomicU32, value: u32) {
     while word.load(Ordering::Acquire) == value {
         wait(word, value, NEVER);

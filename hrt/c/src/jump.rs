@@ -1,5 +1,5 @@
-//! `setjmp` and `longjmp`: the registers a callee keeps (System V ABI, AMD64 supplement, 3.2.1). There are no signals whose mask
-//! would have to be kept.
+//! `setjmp` and `longjmp`: the registers that a callee preserves (System V ABI, AMD64 supplement,
+//! 3.2.1). There are no signals, so no signal mask is saved.
 
 use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
@@ -25,7 +25,7 @@ pub unsafe extern "C" fn setjmp(_: *mut c_void) -> c_int {
     )
 }
 
-/// The name in glibc's header.
+/// The name that glibc's header uses for `setjmp`.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn _setjmp(_: *mut c_void) -> c_int {
@@ -43,7 +43,7 @@ pub unsafe extern "C" fn __sigsetjmp(_: *mut c_void, _: c_int) -> c_int {
 pub unsafe extern "C" fn longjmp(_: *mut c_void, _: c_int) -> ! {
     naked_asm!(
         "mov eax, esi",
-        // 0 comes back as 1.
+        // A value of 0 is returned as 1.
         "cmp eax, 1",
         "adc eax, 0",
         "mov rbx, [rdi]",
@@ -71,8 +71,9 @@ pub unsafe extern "C" fn siglongjmp(_: *mut c_void, _: c_int) -> ! {
     naked_asm!("jmp {}", sym longjmp)
 }
 
-/// Where a thread-local variable of the program is, by module and offset: for code that was not compiled for programs. The
-/// word behind the thread pointer has where the thread's block begins.
+/// Returns the address of a thread-local variable, given by module and offset, for code that was
+/// not compiled for programs. The word after the thread pointer holds the start of the thread's
+/// block.
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __tls_get_addr(_: *const [usize; 2]) -> *mut c_void {

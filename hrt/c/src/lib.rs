@@ -1,18 +1,21 @@
-//! What C and C++ programs expect of a C library: the part that runtimes need. Linked behind a program's own files, and only
-//! what it uses of it.
+//! The parts of a C library that runtimes in C and C++ need. It is linked behind a program's own
+//! files, and only the parts that the program uses.
 //!
-//! Types and constants are those of the headers of glibc and libstdc++, which programs are compiled with, so that code and
-//! libraries made for Linux fit. What is not here is refused when the program is linked, by name: files, sockets, locales, `long double`
-//! mathematics.
+//! Types and constants match the headers of glibc and libstdc++, with which programs are compiled,
+//! so that code and libraries made for Linux fit. What is missing (files, sockets, locales,
+//! `long double` mathematics) is refused by name when the program is linked.
 //!
-//! - [`memory`]: `malloc` and its kind. [`string`], [`character`], [`number`], [`math`]: `<string.h>`, `<ctype.h>`, conversions, `<math.h>`.
-//! - [`output`]: `<stdio.h>` for output; [`format`]: what `printf` does. The variadic functions are in `variadic.c`.
+//! - [`memory`]: the `malloc` family. [`string`], [`character`], [`number`], [`math`]:
+//!   `<string.h>`, `<ctype.h>`, conversions, `<math.h>`.
+//! - [`output`]: `<stdio.h>` for output; [`format`]: the formatting of `printf`. The variadic
+//!   functions are in `variadic.c`.
 //! - [`process`]: start, end, `errno`, the environment, time. [`jump`]: `setjmp`.
-//! - [`pthread`]: threads; [`thread_local`]: what each has for itself. [`futex`]: threads wait for words of memory; [`locks`], [`barrier`],
-//!   [`semaphore`]: what is built on that.
-//! - [`cxx`]: what C++ compilers call. [`atomics`]: operations on 16 bytes.
+//! - [`pthread`]: threads; [`thread_local`]: thread-specific data. [`futex`]: waiting for words of
+//!   memory; [`locks`], [`barrier`], [`semaphore`]: the objects built on it.
+//! - [`cxx`]: the runtime functions that C++ compilers call. [`atomics`]: operations on 16 bytes.
 //!
-//! Everything here is called by C: the conditions of the C standard, or POSIX, are those of each function.
+//! C code calls every function here, under the conditions of the C standard or of POSIX for the
+//! function of that name.
 #![no_std]
 #![feature(linkage, thread_local)]
 
@@ -34,7 +37,7 @@ mod semaphore;
 mod string;
 mod thread_local;
 
-// Its functions are the C library's by their names.
+// Linked for its C library functions, which C code finds by name.
 use tinyrlibc as _;
 
 #[global_allocator]

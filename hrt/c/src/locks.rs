@@ -1,6 +1,7 @@
-//! POSIX mutexes, conditions, reader-writer and spin locks, between threads.
+//! POSIX mutexes, condition variables, reader-writer locks and spin locks, between threads.
 //!
-//! The types are glibc's by size: what is in them is this library's, but zeros are a free lock and a condition without waiters.
+//! The types have the size of glibc's. Their content is this library's own, but all zeros is a free
+//! lock, or a condition variable without waiters, as in glibc.
 
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -12,14 +13,18 @@ use crate::futex;
 use crate::process::{EBUSY, EDEADLK, EINVAL, EPERM, ETIMEDOUT, TimeSpec};
 use crate::pthread::pthread_self;
 
-/// A deadline of POSIX's, in the kernel's nanoseconds: a point before the clock's begin has passed.
+/// Converts a POSIX deadline into the kernel's nanoseconds. A time before the clock's start counts
+/// as already passed; `None` if the time is invalid.
+///
+/// # Safety
+/// `time` must point to a readable `timespec`.
 pub unsafe fn deadline(time: *const TimeSpec) -> Option<u64> {
-    // SAFETY: the caller's time.
+    // SAFETY: the caller guarantees that `time` points to a readable `timespec`.
     let time = unsafe { *time };
     if time.seconds < 0 { Some(0) } else { time.nanoseconds() }
 }
 
-/// `pthread_mutex_t`, of 40 bytes; `kind` is where glibc's initialisers have it.
+/// `pthread_mutex_t`, of 40 bytes; `kind` is at the offset that glibc's initialisers use.
 #[repr(C)]
 pub struct Mutex {
     word: AtomicU32,
@@ -72,7 +77,7 @@ impl Mutex {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_mutexattr_init(attributes: *mut c_int) -> c_int {
-    // SAFETY: the caller's place.
+    // SAFETY: the caller passes memory for a `pthread_mutexattr_t`, which holds an `int`.
     unsafe { attributes.write(0) };
     0
 }
@@ -87,14 +92,16 @@ pub unsafe extern "C" fn pthread_mutexattr_settype(attributes: *mut c_int, kind:
     if !(0..=ERROR_CHECK as c_int).contains(&kind) {
         return EINVAL;
     }
-    // SAFETY: the caller's, initialised.
+    // SAFETY: the caller passes initialised attributes, as POSIX requires, and does not use them
+    // concurrently.
     unsafe { attributes.write(kind) };
     0
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_mutex_init(mutex: *mut Mutex, attributes: *const c_int) -> c_int {
-    // SAFETY: the caller's place, and null or its attributes.
+    // SAFETY: the caller passes memory for a mutex that is not in use, and null or initialised
+    // attributes.
     unsafe {
         let kind = attributes.as_ref().map_or(0, |&kind| kind as u32);
         mutex.write(Mutex {
@@ -109,42 +116,45 @@ pub unsafe extern "C" fn pthread_mutex_init(mutex: *mut Mutex, attributes: *cons
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_mutex_destroy(mutex: *const Mutex) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised mutex, which stays in place during the call.
     if unsafe { &(*mutex).word }.load(Ordering::Relaxed) == 0 { 0 } else { EBUSY }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_mutex_lock(mutex: *const Mutex) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised mutex, which stays in place during the call.
     unsafe { &*mutex }.lock(NEVER, true)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_mutex_trylock(mutex: *const Mutex) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised mutex, which stays in place during the call.
     unsafe { &*mutex }.lock(NEVER, false)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_mutex_timedlock(mutex: *const Mutex, time: *const TimeSpec) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised mutex, which stays in place during the call, and a
+    // readable time.
     unsafe { deadline(time) }.map_or(EINVAL, |deadline| unsafe { &*mutex }.lock(deadline, true))
 }
 
-/// All clocks are one.
+/// Locks with a deadline on any clock; all clocks are the same here.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_mutex_clocklock(mutex: *const Mutex, _: c_int, time: *const TimeSpec) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller's arguments meet the conditions of `pthread_mutex_timedlock`, to which
+    // they are passed on.
     unsafe { pthread_mutex_timedlock(mutex, time) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_mutex_unlock(mutex: *const Mutex) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised mutex, which stays in place during the call.
     unsafe { &*mutex }.unlock()
 }
 
-/// `pthread_cond_t`, of 48 bytes: a number that each signal changes, and the threads that are in a wait.
+/// `pthread_cond_t`, of 48 bytes: a number that every signal changes, and the number of threads in
+/// a wait.
 #[repr(C)]
 pub struct Condition {
     signals: AtomicU32,
@@ -153,18 +163,19 @@ pub struct Condition {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_cond_init(condition: *mut Condition, _: *const c_void) -> c_int {
-    // SAFETY: the caller's place.
+    // SAFETY: the caller passes memory for a condition variable that is not in use.
     unsafe { condition.write(Condition { signals: AtomicU32::new(0), waiters: AtomicU32::new(0) }) };
     0
 }
 
-/// Waits for those that were woken before.
+/// Waits until the threads that were woken earlier have left the condition variable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_cond_destroy(condition: *const Condition) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised condition variable, which stays in place during the
+    // call.
     let waiters = unsafe { &(*condition).waiters };
     while waiters.load(Ordering::Acquire) != 0 {
-        // SAFETY: no condition.
+        // SAFETY: the interface allows a yield in any state.
         unsafe { aero_thread_yield() };
     }
     0
@@ -180,13 +191,15 @@ pub extern "C" fn pthread_condattr_destroy(_: *mut c_int) -> c_int {
     0
 }
 
-/// All clocks are one.
+/// Accepts any clock; all clocks are the same here.
 #[unsafe(no_mangle)]
 pub extern "C" fn pthread_condattr_setclock(_: *mut c_int, _: c_int) -> c_int {
     0
 }
 
 fn wait(condition: &Condition, mutex: &Mutex, deadline: u64) -> c_int {
+    // The number is read before the mutex is unlocked, so that a signal in between changes it and
+    // the wait does not begin.
     let before = condition.signals.load(Ordering::Acquire);
     condition.waiters.fetch_add(1, Ordering::Relaxed);
     let error = mutex.unlock();
@@ -206,7 +219,8 @@ fn wait(condition: &Condition, mutex: &Mutex, deadline: u64) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_cond_wait(condition: *const Condition, mutex: *const Mutex) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised condition variable and mutex, which stay in place
+    // during the call.
     unsafe { wait(&*condition, &*mutex, NEVER) }
 }
 
@@ -216,7 +230,8 @@ pub unsafe extern "C" fn pthread_cond_timedwait(
     mutex: *const Mutex,
     time: *const TimeSpec,
 ) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised condition variable and mutex, which stay in place
+    // during the call, and a readable time.
     unsafe { deadline(time).map_or(EINVAL, |deadline| wait(&*condition, &*mutex, deadline)) }
 }
 
@@ -227,13 +242,15 @@ pub unsafe extern "C" fn pthread_cond_clockwait(
     _: c_int,
     time: *const TimeSpec,
 ) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised condition variable and mutex, which stay in place
+    // during the call, and a readable time.
     unsafe { pthread_cond_timedwait(condition, mutex, time) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_cond_signal(condition: *const Condition) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised condition variable, which stays in place during the
+    // call.
     let signals = unsafe { &(*condition).signals };
     signals.fetch_add(1, Ordering::Release);
     futex::wake(signals, 1);
@@ -242,14 +259,15 @@ pub unsafe extern "C" fn pthread_cond_signal(condition: *const Condition) -> c_i
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_cond_broadcast(condition: *const Condition) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised condition variable, which stays in place during the
+    // call.
     let signals = unsafe { &(*condition).signals };
     signals.fetch_add(1, Ordering::Release);
     futex::wake(signals, u32::MAX);
     0
 }
 
-/// `pthread_rwlock_t`, of 56 bytes: readers, or [`WRITTEN`].
+/// `pthread_rwlock_t`, of 56 bytes: the number of readers, or [`WRITTEN`].
 #[repr(C)]
 pub struct ReaderWriterLock {
     state: AtomicU32,
@@ -259,7 +277,7 @@ const WRITTEN: u32 = u32::MAX;
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_rwlock_init(lock: *mut ReaderWriterLock, _: *const c_void) -> c_int {
-    // SAFETY: the caller's place.
+    // SAFETY: the caller passes memory for a lock that is not in use.
     unsafe { lock.write(ReaderWriterLock { state: AtomicU32::new(0) }) };
     0
 }
@@ -269,7 +287,8 @@ pub extern "C" fn pthread_rwlock_destroy(_: *mut ReaderWriterLock) -> c_int {
     0
 }
 
-/// Goes from one state to the next, waiting while there is none; without a deadline it does not wait.
+/// Moves the lock to its next state, waiting until there is one. Without a deadline, returns
+/// `EBUSY` instead of waiting.
 fn pass(state: &AtomicU32, next: impl Fn(u32) -> Option<u32>, deadline: Option<u64>) -> c_int {
     loop {
         match (state.fetch_update(Ordering::AcqRel, Ordering::Acquire, &next), deadline) {
@@ -284,9 +303,12 @@ fn pass(state: &AtomicU32, next: impl Fn(u32) -> Option<u32>, deadline: Option<u
     }
 }
 
-/// The same until a time of the caller's.
+/// Moves the lock to its next state as [`pass`] does, until a time that the caller gives.
+///
+/// # Safety
+/// `time` must point to a readable `timespec`.
 unsafe fn pass_until(state: &AtomicU32, next: fn(u32) -> Option<u32>, time: *const TimeSpec) -> c_int {
-    // SAFETY: the caller's time.
+    // SAFETY: the caller guarantees that `time` points to a readable `timespec`.
     match unsafe { deadline(time) } {
         Some(deadline) => pass(state, next, Some(deadline)),
         None => EINVAL,
@@ -297,13 +319,15 @@ macro_rules! timed {
     ($($name:ident $clock:ident $next:ident;)*) => {
         $(#[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(lock: *const ReaderWriterLock, time: *const TimeSpec) -> c_int {
-            // SAFETY: the caller's.
+            // SAFETY: POSIX requires an initialised lock, which stays in place during the call, and
+            // a readable time.
             unsafe { pass_until(&(*lock).state, $next, time) }
         }
 
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $clock(lock: *const ReaderWriterLock, _: c_int, time: *const TimeSpec) -> c_int {
-            // SAFETY: the caller's.
+            // SAFETY: POSIX requires an initialised lock, which stays in place during the call, and
+            // a readable time.
             unsafe { pass_until(&(*lock).state, $next, time) }
         })*
     };
@@ -323,31 +347,31 @@ fn the_writer(state: u32) -> Option<u32> {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_rwlock_rdlock(lock: *const ReaderWriterLock) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised lock, which stays in place during the call.
     pass(unsafe { &(*lock).state }, one_more_reader, Some(NEVER))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_rwlock_tryrdlock(lock: *const ReaderWriterLock) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised lock, which stays in place during the call.
     pass(unsafe { &(*lock).state }, one_more_reader, None)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_rwlock_wrlock(lock: *const ReaderWriterLock) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised lock, which stays in place during the call.
     pass(unsafe { &(*lock).state }, the_writer, Some(NEVER))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_rwlock_trywrlock(lock: *const ReaderWriterLock) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised lock, which stays in place during the call.
     pass(unsafe { &(*lock).state }, the_writer, None)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_rwlock_unlock(lock: *const ReaderWriterLock) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised lock, which stays in place during the call.
     let state = unsafe { &(*lock).state };
     let free = |now: u32| match now {
         0 => None,
@@ -363,10 +387,10 @@ pub unsafe extern "C" fn pthread_rwlock_unlock(lock: *const ReaderWriterLock) ->
     }
 }
 
-/// `pthread_spinlock_t`.
+/// Initialises a `pthread_spinlock_t`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_spin_init(lock: *mut u32, _: c_int) -> c_int {
-    // SAFETY: the caller's place.
+    // SAFETY: the caller passes memory for a spin lock that is not in use.
     unsafe { lock.write(0) };
     0
 }
@@ -376,23 +400,23 @@ pub extern "C" fn pthread_spin_destroy(_: *mut u32) -> c_int {
     0
 }
 
-/// Whoever has the lock may be a thread of this CPU: waiting gives the CPU up.
+/// Waits as for a mutex. The holder may be a thread of this CPU, so a waiter must give up the CPU.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_spin_lock(lock: *const AtomicU32) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised spin lock, which stays in place during the call.
     futex::lock(unsafe { &*lock }, NEVER);
     0
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_spin_trylock(lock: *const AtomicU32) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised spin lock, which stays in place during the call.
     if futex::try_lock(unsafe { &*lock }) { 0 } else { EBUSY }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_spin_unlock(lock: *const AtomicU32) -> c_int {
-    // SAFETY: the caller's.
+    // SAFETY: POSIX requires an initialised spin lock, which stays in place during the call.
     futex::unlock(unsafe { &*lock });
     0
 }

@@ -1,4 +1,4 @@
-//! `<math.h>` for `double` and `float`, by the crate `libm`.
+//! `<math.h>` for `double` and `float`, implemented by the crate `libm`.
 
 use core::ffi::{c_char, c_int, c_long, c_longlong};
 
@@ -55,7 +55,7 @@ macro_rules! with_results {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $frexp(x: $kind, exponent: *mut c_int) -> $kind {
             let (fraction, found) = libm::$frexp(x);
-            // SAFETY: the caller's place.
+            // SAFETY: the caller passes a place for the exponent that is valid for writes.
             unsafe { exponent.write(found) };
             fraction
         }
@@ -63,7 +63,7 @@ macro_rules! with_results {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $modf(x: $kind, whole: *mut $kind) -> $kind {
             let (fraction, found) = libm::$modf(x);
-            // SAFETY: the caller's place.
+            // SAFETY: the caller passes a place for the integral part that is valid for writes.
             unsafe { whole.write(found) };
             fraction
         }
@@ -71,7 +71,7 @@ macro_rules! with_results {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $sincos(x: $kind, sine: *mut $kind, cosine: *mut $kind) {
             let (s, c) = libm::$sincos(x);
-            // SAFETY: the caller's places.
+            // SAFETY: the caller passes places for both results that are valid for writes.
             unsafe {
                 sine.write(s);
                 cosine.write(c);
@@ -81,7 +81,7 @@ macro_rules! with_results {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $remquo(x: $kind, y: $kind, quotient: *mut c_int) -> $kind {
             let (remainder, found) = libm::$remquo(x, y);
-            // SAFETY: the caller's place.
+            // SAFETY: the caller passes a place for the quotient that is valid for writes.
             unsafe { quotient.write(found) };
             remainder
         }
@@ -89,7 +89,7 @@ macro_rules! with_results {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $lgamma_r(x: $kind, sign: *mut c_int) -> $kind {
             let (value, found) = libm::$lgamma_r(x);
-            // SAFETY: the caller's place.
+            // SAFETY: the caller passes a place for the sign that is valid for writes.
             unsafe { sign.write(found) };
             value
         }
@@ -144,7 +144,7 @@ with_results! {
     f32: frexpf modff sincosf remquof lgammaf_r scalblnf scalbnf logbf ilogbf nearbyintf rintf nanf lrintf llrintf lroundf llroundf roundf;
 }
 
-/// A complex number, as the System V ABI passes it: like a structure of two.
+/// A complex number, which the System V ABI passes like a structure of two.
 #[repr(C)]
 pub struct Complex<T> {
     real: T,

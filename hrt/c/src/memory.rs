@@ -1,4 +1,4 @@
-//! `malloc` and its kind, on the program's heap.
+//! The `malloc` family, on the program's heap.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
@@ -7,11 +7,12 @@ use hrt::raw::{aero_allocate, aero_allocated_size, aero_free};
 
 use crate::process::{EINVAL, ENOMEM, set_errno};
 
-/// What `malloc` aligns to (System V ABI, AMD64 supplement, 3.1.2).
+/// Alignment that `malloc` guarantees, in bytes (System V ABI, AMD64 supplement, 3.1.2).
 const ALIGN: usize = 16;
 
 fn allocate(size: usize, align: usize) -> *mut c_void {
-    // SAFETY: no condition.
+    // SAFETY: the interface allows this call in any state; it returns null for a request it cannot
+    // meet.
     let block = unsafe { aero_allocate(size.max(1), align, hrt::abi::ANY) };
     if block.is_null() {
         set_errno(ENOMEM);
@@ -32,7 +33,7 @@ pub unsafe extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
     };
     let block = allocate(bytes, ALIGN);
     if !block.is_null() {
-        // SAFETY: as many bytes of ours.
+        // SAFETY: the block was just allocated with at least this many bytes.
         unsafe { block.write_bytes(0, bytes) };
     }
     block
@@ -43,11 +44,12 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
     if block.is_null() {
         return malloc(size);
     }
-    // SAFETY: the caller's block.
+    // SAFETY: the caller passes a block from this allocator, as the C standard requires.
     let before = unsafe { aero_allocated_size(block.cast()) };
     let new = allocate(size, ALIGN);
     if !new.is_null() {
-        // SAFETY: both have as many bytes, and the caller has no more use for the old one.
+        // SAFETY: both blocks have at least this many bytes and are distinct, and the caller does
+        // not use the old one again.
         unsafe {
             ptr::copy_nonoverlapping(block.cast::<u8>(), new.cast(), before.min(size));
             free(block);
@@ -59,7 +61,8 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn reallocarray(block: *mut c_void, count: usize, size: usize) -> *mut c_void {
     match count.checked_mul(size) {
-        // SAFETY: the caller's block.
+        // SAFETY: the caller passes null or a block from this allocator, which it does not use
+        // again.
         Some(bytes) => unsafe { realloc(block, bytes) },
         None => {
             set_errno(ENOMEM);
@@ -70,7 +73,7 @@ pub unsafe extern "C" fn reallocarray(block: *mut c_void, count: usize, size: us
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free(block: *mut c_void) {
-    // SAFETY: null, or the caller's block.
+    // SAFETY: the caller passes null or a block from this allocator, which it does not use again.
     unsafe { aero_free(block.cast()) };
 }
 
@@ -93,18 +96,19 @@ pub unsafe extern "C" fn posix_memalign(block: *mut *mut c_void, align: usize, s
     if !align.is_power_of_two() || align < size_of::<usize>() {
         return EINVAL;
     }
-    // SAFETY: no condition.
+    // SAFETY: the interface allows this call in any state; it returns null for a request it cannot
+    // meet.
     let new = unsafe { aero_allocate(size.max(1), align.max(ALIGN), hrt::abi::ANY) };
     if new.is_null() {
         return ENOMEM;
     }
-    // SAFETY: the caller's place for it.
+    // SAFETY: the caller passes a place for the pointer that is valid for writes.
     unsafe { block.write(new.cast()) };
     0
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn malloc_usable_size(block: *mut c_void) -> usize {
-    // SAFETY: null, or the caller's block.
+    // SAFETY: the caller passes null or a live block from this allocator.
     unsafe { aero_allocated_size(block.cast()) }
 }

@@ -1,11 +1,12 @@
-//! Numbers from text.
+//! Conversion of text to numbers.
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_longlong, c_ulong, c_ulonglong};
 
 use crate::process::{EINVAL, ERANGE, set_errno};
 
-/// A number in a text: its sign, its size, and how many characters it takes; `None` if there is none. The size is `None` if it
-/// is too large for any type.
+/// Parses a number at the beginning of a text. Returns its sign, its magnitude and the number of
+/// characters read; `None` if there is no number. The magnitude is `None` if it is too large for
+/// any type.
 fn parse(text: &[u8], base: c_int) -> Option<(bool, Option<u64>, usize)> {
     let mut at = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t'..=b'\r')).count();
     let is_negative = text.get(at) == Some(&b'-');
@@ -27,10 +28,12 @@ fn parse(text: &[u8], base: c_int) -> Option<(bool, Option<u64>, usize)> {
     Some((is_negative, size, at + count))
 }
 
+/// Parses a C string and stores where the number ends. Returns the sign and the magnitude.
+///
 /// # Safety
-/// A text, and null or a place for where it goes on.
+/// `text` must be a C string, and `end` null or a place for a pointer.
 unsafe fn number(text: *const c_char, end: *mut *const c_char, base: c_int) -> Option<(bool, Option<u64>)> {
-    // SAFETY: the caller's text.
+    // SAFETY: the caller guarantees that `text` is a C string.
     let bytes = unsafe { CStr::from_ptr(text) }.to_bytes();
     let is_base = base == 0 || (2..=36).contains(&base);
     if !is_base {
@@ -38,7 +41,8 @@ unsafe fn number(text: *const c_char, end: *mut *const c_char, base: c_int) -> O
     }
     let found = if is_base { parse(bytes, base) } else { None };
     if !end.is_null() {
-        // SAFETY: the caller's place, and in the text.
+        // SAFETY: the caller guarantees a place for the pointer, and the length read lies within
+        // the text.
         unsafe { end.write(text.add(found.map_or(0, |(_, _, length)| length))) };
     }
     found.map(|(is_negative, size, _)| (is_negative, size))
@@ -46,7 +50,8 @@ unsafe fn number(text: *const c_char, end: *mut *const c_char, base: c_int) -> O
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strtol(text: *const c_char, end: *mut *const c_char, base: c_int) -> c_long {
-    // SAFETY: passed on.
+    // SAFETY: the caller passes a C string, and null or a place for the end, as the C standard
+    // requires.
     let Some((is_negative, size)) = (unsafe { number(text, end, base) }) else { return 0 };
     let signed =
         size.and_then(|size| if is_negative { 0i64.checked_sub_unsigned(size) } else { i64::try_from(size).ok() });
@@ -58,7 +63,8 @@ pub unsafe extern "C" fn strtol(text: *const c_char, end: *mut *const c_char, ba
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strtoul(text: *const c_char, end: *mut *const c_char, base: c_int) -> c_ulong {
-    // SAFETY: passed on.
+    // SAFETY: the caller passes a C string, and null or a place for the end, as the C standard
+    // requires.
     let Some((is_negative, size)) = (unsafe { number(text, end, base) }) else { return 0 };
     match size {
         Some(size) if is_negative => size.wrapping_neg(),
@@ -74,12 +80,13 @@ macro_rules! same {
     ($($name:ident is $other:ident giving $kind:ty;)*) => {
         $(#[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(text: *const c_char, end: *mut *const c_char, base: c_int) -> $kind {
-            // SAFETY: passed on.
+            // SAFETY: the caller's arguments meet the same conditions, those of the C standard for
+            // both functions.
             unsafe { $other(text, end, base) as $kind }
         })*
     };
 }
-// The names with __isoc23 are what glibc's headers make of them since 2.38.
+// Since version 2.38, glibc's headers redirect the functions to the names with __isoc23.
 same! {
     strtoll is strtol giving c_longlong;
     strtoull is strtoul giving c_ulonglong;
@@ -93,23 +100,24 @@ same! {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn atol(text: *const c_char) -> c_long {
-    // SAFETY: passed on.
+    // SAFETY: the caller passes a C string, as the C standard requires.
     unsafe { strtol(text, core::ptr::null_mut(), 10) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn atoll(text: *const c_char) -> c_longlong {
-    // SAFETY: passed on.
+    // SAFETY: the caller passes a C string, as the C standard requires.
     unsafe { atol(text) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn atoi(text: *const c_char) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller passes a C string, as the C standard requires.
     unsafe { atol(text) as c_int }
 }
 
-/// Bytes of the number at the beginning of a text: decimal, infinite or not a number.
+/// Returns the length in bytes of the number at the beginning of a text: decimal, infinite or not a
+/// number.
 fn float_length(text: &[u8]) -> usize {
     let digits = |from: usize| text[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     let mut at = usize::from(matches!(text.first(), Some(b'-' | b'+')));
@@ -142,14 +150,14 @@ fn float_length(text: &[u8]) -> usize {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strtod(text: *const c_char, end: *mut *const c_char) -> f64 {
-    // SAFETY: the caller's text.
+    // SAFETY: the caller passes a C string, as the C standard requires.
     let bytes = unsafe { CStr::from_ptr(text) }.to_bytes();
     let start = bytes.iter().take_while(|byte| matches!(byte, b' ' | b'\t'..=b'\r')).count();
     let length = float_length(&bytes[start..]);
     let value = core::str::from_utf8(&bytes[start..start + length]).ok().and_then(|text| text.parse::<f64>().ok());
     if !end.is_null() {
         let read = if value.is_some() { start + length } else { 0 };
-        // SAFETY: the caller's place, and in the text.
+        // SAFETY: the pointer is a place for the end, and the length read lies within the text.
         unsafe { end.write(text.add(read)) };
     }
     let has_digits = || {
@@ -171,7 +179,8 @@ pub unsafe extern "C" fn strtod(text: *const c_char, end: *mut *const c_char) ->
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strtof(text: *const c_char, end: *mut *const c_char) -> f32 {
-    // SAFETY: passed on.
+    // SAFETY: the caller passes a C string, and null or a place for the end, as the C standard
+    // requires.
     let value = unsafe { strtod(text, end) };
     let single = value as f32;
     if value.is_finite() && single.is_infinite() || value != 0.0 && single == 0.0 {
@@ -182,7 +191,7 @@ pub unsafe extern "C" fn strtof(text: *const c_char, end: *mut *const c_char) ->
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn atof(text: *const c_char) -> f64 {
-    // SAFETY: passed on.
+    // SAFETY: the caller passes a C string, as the C standard requires.
     unsafe { strtod(text, core::ptr::null_mut()) }
 }
 
@@ -196,7 +205,7 @@ pub extern "C" fn llabs(value: c_longlong) -> c_longlong {
     value.wrapping_abs()
 }
 
-/// `div_t`.
+/// `div_t` and its variants.
 #[repr(C)]
 pub struct Divided<T> {
     quotient: T,

@@ -7,7 +7,7 @@ use hrt::raw::aero_print;
 
 use crate::format::{Arguments, Sink, format};
 
-/// A text of a limited size; what does not fit is left out.
+/// A text buffer of fixed size; text that does not fit is dropped.
 pub struct Buffer<const SIZE: usize> {
     bytes: [u8; SIZE],
     length: usize,
@@ -22,7 +22,7 @@ impl<const SIZE: usize> Buffer<SIZE> {
         &self.bytes[..self.length]
     }
 
-    /// Keeps so many bytes.
+    /// Shortens the text to at most this many bytes.
     pub fn cut(&mut self, length: usize) {
         self.length = self.length.min(length);
     }
@@ -43,11 +43,12 @@ impl<const SIZE: usize> fmt::Write for Buffer<SIZE> {
 }
 
 fn print(bytes: &[u8]) {
-    // SAFETY: a text.
+    // SAFETY: the pointer and length are those of a live slice.
     unsafe { aero_print(bytes.as_ptr(), bytes.len()) };
 }
 
-/// The console, a piece at a time: a call's output is whole unless it is longer than a piece.
+/// Buffered output to the console: the text of one call is printed in one piece unless it is longer
+/// than the buffer.
 struct Console {
     buffer: Buffer<512>,
 }
@@ -68,7 +69,7 @@ impl Console {
     }
 }
 
-/// Memory of the caller's, of which the last byte is kept for the zero.
+/// A caller's memory; its last byte is reserved for the terminating zero.
 struct Memory {
     at: *mut u8,
     room: usize,
@@ -78,14 +79,15 @@ struct Memory {
 impl Sink for Memory {
     fn put(&mut self, byte: u8) {
         if self.written + 1 < self.room {
-            // SAFETY: `vsnprintf`'s caller gives so many bytes.
+            // SAFETY: the caller of `vsnprintf` provides `room` bytes, and the check above keeps
+            // the write below that.
             unsafe { self.at.add(self.written).write(byte) };
             self.written += 1;
         }
     }
 }
 
-/// A stream: nobody looks inside.
+/// A stream. The structure is opaque to programs.
 #[repr(C)]
 pub struct File {
     number: c_int,
@@ -97,7 +99,7 @@ static STREAMS: [File; 3] = [File { number: 0 }, File { number: 1 }, File { numb
 #[repr(transparent)]
 pub struct Stream(*const File);
 
-// SAFETY: leads to what is never written.
+// SAFETY: the pointer leads to a static that is never written.
 unsafe impl Sync for Stream {}
 
 #[unsafe(no_mangle)]
@@ -110,7 +112,7 @@ pub static stderr: Stream = Stream(&raw const STREAMS[2]);
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vprintf(text: *const c_char, arguments: *mut Arguments) -> c_int {
     let mut console = Console { buffer: Buffer::new() };
-    // SAFETY: the caller's format and arguments.
+    // SAFETY: the caller passes a C string, and arguments of the kinds that it names.
     let written = unsafe { format(&mut console, text, &mut *arguments) };
     console.flush();
     written
@@ -118,14 +120,15 @@ pub unsafe extern "C" fn vprintf(text: *const c_char, arguments: *mut Arguments)
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vfprintf(_: *const File, text: *const c_char, arguments: *mut Arguments) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller's arguments meet the conditions of `vprintf`, to which they are passed on.
     unsafe { vprintf(text, arguments) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vsnprintf(to: *mut u8, room: usize, text: *const c_char, arguments: *mut Arguments) -> c_int {
     let mut memory = Memory { at: to, room, written: 0 };
-    // SAFETY: the caller's format and arguments, and its memory.
+    // SAFETY: the caller passes a C string, arguments of the kinds that it names, and memory of
+    // `room` bytes.
     unsafe {
         let written = format(&mut memory, text, &mut *arguments);
         if room > 0 {
@@ -137,13 +140,14 @@ pub unsafe extern "C" fn vsnprintf(to: *mut u8, room: usize, text: *const c_char
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vsprintf(to: *mut u8, text: *const c_char, arguments: *mut Arguments) -> c_int {
-    // SAFETY: passed on: the caller has enough room.
+    // SAFETY: the caller guarantees that `to` has room for the whole text.
     unsafe { vsnprintf(to, isize::MAX as usize, text, arguments) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn vasprintf(to: *mut *mut c_char, text: *const c_char, arguments: *mut Arguments) -> c_int {
-    // SAFETY: the caller's; the first pass has a copy of the arguments.
+    // SAFETY: the caller passes a format, matching arguments and a place for the pointer. The first
+    // pass consumes a copy of the arguments.
     unsafe {
         let mut copy = (*arguments).clone();
         let length = vsnprintf(core::ptr::null_mut(), 0, text, &raw mut copy);
@@ -159,7 +163,7 @@ pub unsafe extern "C" fn vasprintf(to: *mut *mut c_char, text: *const c_char, ar
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn puts(text: *const c_char) -> c_int {
     let mut console = Console { buffer: Buffer::new() };
-    // SAFETY: the caller's text.
+    // SAFETY: the caller passes a C string, as the standard requires.
     unsafe { CStr::from_ptr(text) }.to_bytes().iter().chain(b"\n").for_each(|&byte| console.put(byte));
     console.flush();
     1
@@ -167,7 +171,7 @@ pub unsafe extern "C" fn puts(text: *const c_char) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fputs(text: *const c_char, _: *const File) -> c_int {
-    // SAFETY: the caller's text.
+    // SAFETY: the caller passes a C string, as the standard requires.
     print(unsafe { CStr::from_ptr(text) }.to_bytes());
     1
 }
@@ -193,12 +197,12 @@ pub unsafe extern "C" fn fwrite(from: *const c_void, size: usize, count: usize, 
     if size == 0 {
         return 0;
     }
-    // SAFETY: the caller's bytes.
+    // SAFETY: the caller passes `count` readable elements of `size` bytes.
     print(unsafe { core::slice::from_raw_parts(from.cast(), size.saturating_mul(count)) });
     count
 }
 
-/// Nothing is kept back.
+/// Does nothing: no output is held back between calls.
 #[unsafe(no_mangle)]
 pub extern "C" fn fflush(_: *const File) -> c_int {
     0
@@ -212,7 +216,8 @@ pub extern "C" fn setvbuf(_: *const File, _: *mut c_char, _: c_int, _: usize) ->
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn perror(text: *const c_char) {
     let mut console = Console { buffer: Buffer::new() };
-    // SAFETY: null or the caller's text; the calling thread's number; a text of ours.
+    // SAFETY: the caller passes null or a C string; `errno` is the calling thread's own; `strerror`
+    // returns a static C string.
     let (text, reason) = unsafe {
         let reason = CStr::from_ptr(crate::string::strerror(*crate::process::__errno_location()));
         (if text.is_null() { c"" } else { CStr::from_ptr(text) }.to_bytes(), reason)

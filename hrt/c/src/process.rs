@@ -12,7 +12,7 @@ use hrt::raw::{
 use crate::memory::malloc;
 use crate::thread_local;
 
-// Linux's numbers (asm-generic/errno-base.h, asm-generic/errno.h).
+// Linux's error numbers (asm-generic/errno-base.h, asm-generic/errno.h).
 pub const EPERM: c_int = 1;
 pub const ENOMEM: c_int = 12;
 pub const EAGAIN: c_int = 11;
@@ -25,18 +25,18 @@ pub const ETIMEDOUT: c_int = 110;
 #[thread_local]
 static ERRNO: UnsafeCell<c_int> = UnsafeCell::new(0);
 
-/// What `errno` stands for in glibc's header.
+/// The function behind `errno` in glibc's header.
 #[unsafe(no_mangle)]
 pub extern "C" fn __errno_location() -> *mut c_int {
     ERRNO.get()
 }
 
 pub fn set_errno(number: c_int) {
-    // SAFETY: the calling thread's own.
+    // SAFETY: `ERRNO` is thread-local, so only the calling thread accesses it.
     unsafe { ERRNO.get().write(number) };
 }
 
-/// A function to be called at the end, with its argument.
+/// A function to call at the program's end, with its argument.
 struct AtExit {
     function: unsafe extern "C" fn(*mut c_void),
     argument: *mut c_void,
@@ -45,7 +45,8 @@ struct AtExit {
 
 static AT_EXIT: AtomicPtr<AtExit> = AtomicPtr::new(ptr::null_mut());
 
-/// Has a function called at the end (Itanium C++ ABI, 3.3.6.3): the last one first.
+/// Registers a function to call at the program's end (Itanium C++ ABI, 3.3.6.3). The functions run
+/// in reverse order of registration.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __cxa_atexit(
     function: unsafe extern "C" fn(*mut c_void),
@@ -57,7 +58,8 @@ pub unsafe extern "C" fn __cxa_atexit(
         return -1;
     }
     let link = |first| {
-        // SAFETY: just allocated, and nobody else's yet.
+        // SAFETY: the entry was just allocated and is not in the list yet, so no other thread
+        // accesses it.
         unsafe { entry.write(AtExit { function, argument, next: first }) };
         Some(entry)
     };
@@ -67,10 +69,11 @@ pub unsafe extern "C" fn __cxa_atexit(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn atexit(function: unsafe extern "C" fn()) -> c_int {
-    // SAFETY: a function without parameters may be called with one: the caller keeps the stack (System V ABI).
+    // SAFETY: a function without parameters may be called with an argument, because the caller
+    // cleans up the stack (System V ABI).
     let function =
         unsafe { core::mem::transmute::<unsafe extern "C" fn(), unsafe extern "C" fn(*mut c_void)>(function) };
-    // SAFETY: the caller's function.
+    // SAFETY: the caller of `atexit` passes a function that may run at the program's end.
     unsafe { __cxa_atexit(function, ptr::null_mut(), ptr::null_mut()) }
 }
 
@@ -80,12 +83,14 @@ pub static mut __dso_handle: *mut c_void = ptr::null_mut();
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __cxa_finalize(_: *mut c_void) {
     loop {
+        // Functions are taken one at a time, because each may register others.
         let take = |first: *mut AtExit| {
-            // SAFETY: entries live until they are taken, which the exiting thread does alone.
+            // SAFETY: entries live until they are taken, and only the exiting thread takes them.
             unsafe { first.as_ref() }.map(|entry| entry.next)
         };
         let Ok(taken) = AT_EXIT.fetch_update(Ordering::AcqRel, Ordering::Acquire, take) else { return };
-        // SAFETY: taken, so ours; the function is the program's.
+        // SAFETY: the entry was taken off the list, so this thread owns it, and its function was
+        // registered for the program's end.
         unsafe {
             let AtExit { function, argument, .. } = taken.read();
             crate::memory::free(taken.cast());
@@ -96,7 +101,8 @@ pub unsafe extern "C" fn __cxa_finalize(_: *mut c_void) {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn exit(status: c_int) -> ! {
-    // SAFETY: the program's own functions, at its end.
+    // SAFETY: the program ends here, which is when its registered functions and destructors are to
+    // run.
     unsafe {
         thread_local::destroy_objects();
         __cxa_finalize(ptr::null_mut());
@@ -106,17 +112,18 @@ pub unsafe extern "C" fn exit(status: c_int) -> ! {
 }
 
 unsafe extern "C" {
-    /// The functions that are to be called at the end (ELF, DT_FINI_ARRAY): the linker says where they are.
+    /// The functions to call at the program's end (ELF, DT_FINI_ARRAY); the linker defines the
+    /// bounds.
     #[link_name = "__fini_array_start"]
     static FIRST_DESTRUCTOR: [Option<unsafe extern "C" fn()>; 0];
     #[link_name = "__fini_array_end"]
     static LAST_DESTRUCTOR: [Option<unsafe extern "C" fn()>; 0];
 }
 
-/// Calls them, the last one first.
+/// Calls the program's destructor functions, the last one first.
 ///
 /// # Safety
-/// At the program's end.
+/// The program must be ending, because the functions destroy its static objects.
 unsafe fn call_destructors() {
     let (first, mut at) = (
         &raw const FIRST_DESTRUCTOR as *const Option<unsafe extern "C" fn()>,
@@ -124,7 +131,8 @@ unsafe fn call_destructors() {
     );
     while at > first {
         at = at.wrapping_sub(1);
-        // SAFETY: between the two are functions of the program.
+        // SAFETY: the linker places only functions of the program between the two symbols, and the
+        // caller guarantees that it ends.
         unsafe {
             if let Some(destructor) = *at {
                 destructor();
@@ -135,19 +143,19 @@ unsafe fn call_destructors() {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn _Exit(status: c_int) -> ! {
-    // SAFETY: ends the program.
+    // SAFETY: the call ends the whole program, so nothing it holds is used afterwards.
     unsafe { aero_exit(status) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn _exit(status: c_int) -> ! {
-    // SAFETY: ends the program.
+    // SAFETY: the call ends the whole program, so nothing it holds is used afterwards.
     unsafe { aero_exit(status) }
 }
 
 /// Ends the program as failed, with a reason.
 pub fn fail(reason: &[u8]) -> ! {
-    // SAFETY: a text.
+    // SAFETY: the pointer and length are those of a live slice.
     unsafe { aero_panic(reason.as_ptr(), reason.len()) }
 }
 
@@ -156,13 +164,13 @@ pub extern "C" fn abort() -> ! {
     fail(b"abort was called")
 }
 
-/// What a function calls whose frame was overwritten, in code that was compiled with stack protectors.
+/// Called by functions compiled with stack protectors when their frame was overwritten.
 #[unsafe(no_mangle)]
 pub extern "C" fn __stack_chk_fail() -> ! {
     fail(b"a function's frame was overwritten (stack protector)")
 }
 
-/// What glibc's `assert` calls.
+/// Called by glibc's `assert` on failure.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __assert_fail(
     what: *const c_char,
@@ -174,7 +182,7 @@ pub unsafe extern "C" fn __assert_fail(
         if text.is_null() {
             return "?";
         }
-        // SAFETY: the compiler's texts.
+        // SAFETY: the pointer is not null, and the compiler passes C strings with static lifetime.
         unsafe { CStr::from_ptr(text) }.to_str().unwrap_or("?")
     };
     let mut buffer = crate::output::Buffer::<256>::new();
@@ -185,11 +193,11 @@ pub unsafe extern "C" fn __assert_fail(
     fail(buffer.bytes())
 }
 
-/// Where libstdc++ looks whether it can do without atomic operations: it cannot.
+/// libstdc++ reads this to decide whether it may omit atomic operations; it may not.
 #[unsafe(no_mangle)]
 pub static __libc_single_threaded: c_char = 0;
 
-/// The environment is empty.
+/// Returns null: the environment is empty.
 #[unsafe(no_mangle)]
 pub extern "C" fn getenv(_: *const c_char) -> *mut c_char {
     ptr::null_mut()
@@ -200,11 +208,11 @@ pub extern "C" fn secure_getenv(_: *const c_char) -> *mut c_char {
     ptr::null_mut()
 }
 
-/// An array of pointers, of which the first is null.
+/// An array of pointers with only its terminating null.
 #[repr(transparent)]
 pub struct Environment([*mut c_char; 1]);
 
-// SAFETY: never written by this library.
+// SAFETY: the library never writes to it, so threads may share it.
 unsafe impl Sync for Environment {}
 
 static NOTHING: Environment = Environment([ptr::null_mut()]);
@@ -221,7 +229,7 @@ pub struct TimeSpec {
 }
 
 impl TimeSpec {
-    /// In nanoseconds; `None` if its parts are out of range.
+    /// Returns the time in nanoseconds; `None` if a part is out of range.
     pub fn nanoseconds(self) -> Option<u64> {
         let seconds = u64::try_from(self.seconds).ok()?;
         let nanoseconds = u64::try_from(self.nanoseconds).ok().filter(|&part| part < 1_000_000_000)?;
@@ -229,30 +237,31 @@ impl TimeSpec {
     }
 }
 
-/// Nanoseconds since the kernel was entered.
+/// Returns the nanoseconds since the kernel was entered.
 pub fn now() -> u64 {
-    // SAFETY: no condition.
+    // SAFETY: the interface allows this call in any state and with any argument.
     unsafe { aero_time_ns() }
 }
 
-/// All clocks are the kernel's, which begins with its start: it knows no date.
+/// Returns the kernel's time for every clock. It begins with the kernel's start: the kernel does
+/// not know the date.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn clock_gettime(_: c_int, time: *mut TimeSpec) -> c_int {
     let now = now();
-    // SAFETY: the caller's place for it.
+    // SAFETY: the caller passes a place for the time that is valid for writes.
     unsafe {
         time.write(TimeSpec { seconds: (now / 1_000_000_000) as i64, nanoseconds: (now % 1_000_000_000) as c_long });
     }
     0
 }
 
-/// In seconds and nanoseconds since the kernel was entered; the base, which must be TIME_UTC, 1.
+/// Returns the time since the kernel was entered. The only supported base is TIME_UTC, 1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn timespec_get(time: *mut TimeSpec, base: c_int) -> c_int {
     if base != 1 {
         return 0;
     }
-    // SAFETY: the caller's place for it.
+    // SAFETY: the caller passes a place for the time that is valid for writes.
     unsafe { clock_gettime(0, time) };
     base
 }
@@ -272,7 +281,7 @@ pub struct TimeVal {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gettimeofday(time: *mut TimeVal, _: *mut c_void) -> c_int {
     let now = now() / 1000;
-    // SAFETY: the caller's place for it.
+    // SAFETY: the caller passes a place for the time that is valid for writes.
     unsafe { time.write(TimeVal { seconds: (now / 1_000_000) as i64, microseconds: (now % 1_000_000) as c_long }) };
     0
 }
@@ -281,33 +290,33 @@ pub unsafe extern "C" fn gettimeofday(time: *mut TimeVal, _: *mut c_void) -> c_i
 pub unsafe extern "C" fn time(place: *mut i64) -> i64 {
     let seconds = (now() / 1_000_000_000) as i64;
     if !place.is_null() {
-        // SAFETY: the caller's place for it.
+        // SAFETY: the pointer is not null, so the caller passes a place that is valid for writes.
         unsafe { place.write(seconds) };
     }
     seconds
 }
 
-/// In units of `CLOCKS_PER_SEC`, which POSIX makes a million.
+/// Returns the time in units of `CLOCKS_PER_SEC`, which POSIX defines as one million.
 #[unsafe(no_mangle)]
 pub extern "C" fn clock() -> c_long {
     (now() / 1000) as c_long
 }
 
 fn sleep_for(nanoseconds: u64) {
-    // SAFETY: no condition.
+    // SAFETY: the interface allows this call in any state and with any argument.
     unsafe { aero_thread_sleep(now().saturating_add(nanoseconds)) };
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nanosleep(wanted: *const TimeSpec, left: *mut TimeSpec) -> c_int {
-    // SAFETY: the caller's times.
+    // SAFETY: the caller passes a readable `timespec`, as POSIX requires for the requested time.
     let Some(nanoseconds) = unsafe { *wanted }.nanoseconds() else {
         set_errno(EINVAL);
         return -1;
     };
     sleep_for(nanoseconds);
     if !left.is_null() {
-        // SAFETY: the caller's place for it.
+        // SAFETY: the pointer is not null, so the caller passes a place that is valid for writes.
         unsafe { left.write(TimeSpec { seconds: 0, nanoseconds: 0 }) };
     }
     0
@@ -327,20 +336,20 @@ pub extern "C" fn sleep(seconds: c_uint) -> c_uint {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn sched_yield() -> c_int {
-    // SAFETY: no condition.
+    // SAFETY: the interface allows this call in any state and with any argument.
     unsafe { aero_thread_yield() };
     0
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn sched_getcpu() -> c_int {
-    // SAFETY: no condition.
+    // SAFETY: the interface allows this call in any state and with any argument.
     unsafe { aero_cpu_this() as c_int }
 }
 
-/// Number of CPUs.
+/// Returns the number of CPUs.
 pub fn cpus() -> u32 {
-    // SAFETY: no condition.
+    // SAFETY: the interface allows this call in any state and with any argument.
     unsafe { aero_cpu_count() }.max(1)
 }
 
@@ -349,7 +358,7 @@ pub extern "C" fn get_nprocs() -> c_int {
     cpus() as c_int
 }
 
-// Numbers of glibc's <bits/confname.h>.
+// Numbers from glibc's <bits/confname.h>.
 const PAGE_SIZE: c_int = 30;
 const CPUS_CONFIGURED: c_int = 83;
 const CPUS_ONLINE: c_int = 84;
@@ -366,7 +375,7 @@ pub extern "C" fn sysconf(name: c_int) -> c_long {
     }
 }
 
-/// Next CPU for a thread that does not care.
+/// Returns the next CPU for a thread that does not choose one.
 pub fn next_cpu() -> u32 {
     static NEXT: AtomicUsize = AtomicUsize::new(1);
     (NEXT.fetch_add(1, Ordering::Relaxed) % cpus() as usize) as u32

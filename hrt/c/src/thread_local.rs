@@ -1,4 +1,5 @@
-//! What each thread has for itself, and what becomes of it at the thread's end: POSIX's keys, thread-local objects of C++.
+//! Thread-specific data and its destruction at the thread's end: POSIX keys, and thread-local C++
+//! objects.
 
 use core::cell::Cell;
 use core::ffi::{c_int, c_uint, c_void};
@@ -9,20 +10,22 @@ use crate::memory::{free, malloc};
 use crate::process::{EAGAIN, EINVAL, ENOMEM};
 
 const KEYS: usize = 128;
-/// Rounds in which destructors are called for what other destructors have set (PTHREAD_DESTRUCTOR_ITERATIONS).
+/// Number of rounds of destructor calls, since a destructor may set further values
+/// (PTHREAD_DESTRUCTOR_ITERATIONS).
 const ROUNDS: usize = 4;
 
 type Destructor = unsafe extern "C" fn(*mut c_void);
 
-/// A key that has no destructor.
+/// The destructor of a key that has none.
 unsafe extern "C" fn forget(_: *mut c_void) {}
 
-/// The destructors of keys that are in use.
+/// The destructors of the keys in use; null for a free key.
 static DESTRUCTORS: [AtomicPtr<c_void>; KEYS] = [const { AtomicPtr::new(ptr::null_mut()) }; KEYS];
-/// How often each key was made: values of an earlier life do not count.
+/// Number of times each key has been created. A value from an earlier life of the key does not
+/// count.
 static LIVES: [AtomicU32; KEYS] = [const { AtomicU32::new(0) }; KEYS];
 
-/// A thread's value of a key.
+/// A thread's value for a key.
 struct Value {
     value: Cell<*mut c_void>,
     life: Cell<u32>,
@@ -31,7 +34,8 @@ struct Value {
 #[thread_local]
 static VALUES: [Value; KEYS] = [const { Value { value: Cell::new(ptr::null_mut()), life: Cell::new(0) } }; KEYS];
 
-/// What the calling thread has for a key, null if that is of another life.
+/// Returns the calling thread's value for a key; null if the value is from an earlier life of the
+/// key.
 fn value_of(key: usize) -> *mut c_void {
     match (VALUES.get(key), LIVES.get(key)) {
         (Some(place), Some(life)) if place.life.get() == life.load(Ordering::Acquire) => place.value.get(),
@@ -48,7 +52,7 @@ pub unsafe extern "C" fn pthread_key_create(key: *mut c_uint, destructor: Option
     match DESTRUCTORS.iter().position(claim) {
         Some(index) => {
             LIVES[index].fetch_add(1, Ordering::Release);
-            // SAFETY: the caller's place.
+            // SAFETY: the caller passes a place for the key that is valid for writes.
             unsafe { key.write(index as c_uint) };
             0
         }
@@ -56,10 +60,12 @@ pub unsafe extern "C" fn pthread_key_create(key: *mut c_uint, destructor: Option
     }
 }
 
-/// By this name older versions of libstdc++ ask whether there are threads.
+/// Creates a key. Older versions of libstdc++ test for this symbol to find out whether the program
+/// has threads.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __pthread_key_create(key: *mut c_uint, destructor: Option<Destructor>) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller's arguments meet the conditions of `pthread_key_create`, to which they are
+    // passed on.
     unsafe { pthread_key_create(key, destructor) }
 }
 
@@ -91,7 +97,7 @@ pub extern "C" fn pthread_setspecific(key: c_uint, value: *const c_void) -> c_in
     }
 }
 
-/// A destructor of a thread-local object.
+/// A thread-local object and its destructor.
 struct AtThreadExit {
     destructor: Destructor,
     object: *mut c_void,
@@ -101,53 +107,56 @@ struct AtThreadExit {
 #[thread_local]
 static AT_THREAD_EXIT: Cell<*mut AtThreadExit> = Cell::new(ptr::null_mut());
 
-/// Has a thread-local object destroyed at its thread's end (Itanium C++ ABI, 3.3.6.4).
+/// Registers a thread-local object for destruction at its thread's end (Itanium C++ ABI, 3.3.6.4).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __cxa_thread_atexit(destructor: Destructor, object: *mut c_void, _: *mut c_void) -> c_int {
     let entry = malloc(size_of::<AtThreadExit>()).cast::<AtThreadExit>();
     if entry.is_null() {
         return ENOMEM;
     }
-    // SAFETY: just allocated.
+    // SAFETY: the entry was just allocated, with the size of the structure, and is not in the list
+    // yet.
     unsafe { entry.write(AtThreadExit { destructor, object, next: AT_THREAD_EXIT.get() }) };
     AT_THREAD_EXIT.set(entry);
     0
 }
 
-/// glibc's name for it.
+/// glibc's name for [`__cxa_thread_atexit`].
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn __cxa_thread_atexit_impl(
     destructor: Destructor,
     object: *mut c_void,
     dso: *mut c_void,
 ) -> c_int {
-    // SAFETY: passed on.
+    // SAFETY: the caller's arguments meet the conditions of `__cxa_thread_atexit`, to which they
+    // are passed on.
     unsafe { __cxa_thread_atexit(destructor, object, dso) }
 }
 
 /// Destroys the calling thread's own objects, and calls the destructors of its keys.
 ///
 /// # Safety
-/// They are used no more.
+/// The objects and values must not be used any more.
 pub unsafe fn end_thread_locals() {
-    // SAFETY: by the caller's word.
+    // SAFETY: the caller guarantees that neither the objects nor the values are used any more.
     unsafe {
         destroy_objects();
         destroy_values();
     }
 }
 
-/// Destroys the calling thread's own objects.
+/// Destroys the calling thread's own objects, the last one first.
 ///
 /// # Safety
-/// They are used no more.
+/// The objects must not be used any more.
 pub unsafe fn destroy_objects() {
     loop {
         let entry = AT_THREAD_EXIT.get();
         if entry.is_null() {
             break;
         }
-        // SAFETY: an entry of ours; its object is used no more.
+        // SAFETY: the thread-local list only holds entries of this thread, and the caller
+        // guarantees that the objects are not used any more.
         unsafe {
             let AtThreadExit { destructor, object, next } = entry.read();
             AT_THREAD_EXIT.set(next);
@@ -160,7 +169,7 @@ pub unsafe fn destroy_objects() {
 /// Calls the destructors of the calling thread's keys.
 ///
 /// # Safety
-/// The values are used no more.
+/// The values must not be used any more.
 unsafe fn destroy_values() {
     for _ in 0..ROUNDS {
         let mut any = false;
@@ -171,7 +180,7 @@ unsafe fn destroy_values() {
             }
             VALUES[key].value.set(ptr::null_mut());
             any = true;
-            // SAFETY: `pthread_key_create` stores destructors only.
+            // SAFETY: `pthread_key_create` only stores destructors, and this one is not null.
             unsafe { core::mem::transmute::<*mut c_void, Destructor>(destructor)(object) };
         }
         if !any {

@@ -1,4 +1,5 @@
-//! Timers, inter-processor interrupts and device lines: what calls a program's functions in interrupts.
+//! Timers, inter-processor interrupts and device lines, which call a program's functions in
+//! interrupts.
 
 use alloc::boxed::Box;
 
@@ -15,14 +16,15 @@ use crate::plain::Handler;
 use crate::pointers::place;
 use crate::{attempt, blocking, deadline};
 
-/// A program's function with a place of its own, for timers and interrupts.
+/// A program's function at an address of its own, as timers and interrupts need it.
 struct Callback {
     handler: Handler,
 }
 
-// SAFETY: words that do not change.
+// SAFETY: the fields never change after creation, so any number of CPUs may read them.
 unsafe impl Sync for Callback {}
-// SAFETY: what its function may do in an interrupt, the interface says.
+// SAFETY: the callback only calls the program's function, and the interface defines what that may
+// do in an interrupt.
 unsafe impl InterruptSafe for Callback {}
 
 impl Callback {
@@ -31,7 +33,8 @@ impl Callback {
     }
 }
 
-/// A callback that is freed with whoever has its registration, which must be over by then.
+/// A callback that is freed together with the object that registered it; the registration must be
+/// over by then.
 struct OwnedCallback(&'static Callback);
 
 impl OwnedCallback {
@@ -44,22 +47,23 @@ impl OwnedCallback {
 
 impl Drop for OwnedCallback {
     fn drop(&mut self) {
-        // SAFETY: made by `Box::leak`, freed once. The objects below are dropped when their functions can neither be called any
-        // more nor run: their destruction waits for that, and so does the program's end, by `silence`.
+        // SAFETY: the callback comes from `Box::leak` and is freed only here. The objects below are
+        // dropped only once their functions neither run nor can be called: their destruction waits
+        // for that, and at the program's end `silence` ensures it.
         drop(unsafe { Box::from_raw(core::ptr::from_ref(self.0).cast_mut()) });
     }
 }
 
-/// How long a timer's function may take to return when its timer is withdrawn.
+/// Time that a timer's function has to return when the timer is withdrawn.
 const RETURN_LIMIT: core::time::Duration = call::DEFAULT_LIMIT;
 
-/// A timer, and what it calls. Dropped in this order.
+/// A timer and its callback. The field order makes the timer drop first.
 struct OwnedTimer {
     timer: Timer,
     _callback: OwnedCallback,
 }
 
-// SAFETY: the only one of its kind.
+// SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for OwnedTimer {
     const KIND: Kind = Kind::Timer;
 
@@ -69,8 +73,9 @@ unsafe impl Object for OwnedTimer {
     }
 }
 
-/// Withdraws a timer whose function is not running afterwards; true if that was not and will not be called. `TIMED_OUT` if the
-/// function does not return on another CPU.
+/// Withdraws a timer and ensures that its function no longer runs on another CPU. Returns true if a
+/// setting was cancelled, for which the function was not and will not be called; `TIMED_OUT` if the
+/// function does not return on the other CPU.
 fn withdraw(timer: &Timer) -> Result<bool, Status> {
     let mut cancelled = timer.withdraw();
     if timer.is_running_elsewhere() {
@@ -81,7 +86,7 @@ fn withdraw(timer: &Timer) -> Result<bool, Status> {
             }
             core::hint::spin_loop();
         }
-        // It may have set the timer again.
+        // The function may have set the timer again while it ran.
         cancelled |= timer.withdraw();
     }
     Ok(cancelled)
@@ -92,7 +97,7 @@ pub unsafe extern "C" fn aero_timer_create(
     argument: *mut u8,
     timer: *mut *mut abi::Timer,
 ) -> Status {
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, `timer` is null or the program's memory for the handle.
     let place = attempt!(unsafe { place(timer) });
     let callback = attempt!(OwnedCallback::new(function, argument));
     let reserved = attempt!(reserve());
@@ -127,7 +132,7 @@ pub unsafe extern "C" fn aero_timer_destroy(timer: *mut abi::Timer) -> Status {
     OK
 }
 
-/// Waits until no handler runs that was called before.
+/// Waits until every interrupt handler that was already called has returned.
 fn wait_for_handlers() -> Result<(), Status> {
     blocking(|| interrupts::wait_for_handlers(call::DEFAULT_LIMIT))?.map_err(|error| match error {
         CallError::OutOfMemory => OUT_OF_MEMORY,
@@ -140,7 +145,7 @@ struct OwnedInterrupt {
     _callback: OwnedCallback,
 }
 
-// SAFETY: the only one of its kind.
+// SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for OwnedInterrupt {
     const KIND: Kind = Kind::Interrupt;
 
@@ -153,7 +158,8 @@ unsafe impl Object for OwnedInterrupt {
 impl Drop for OwnedInterrupt {
     fn drop(&mut self) {
         interrupts::retire_vector(self.vector);
-        // SAFETY: dropped once no handler runs any more: see `OwnedCallback`.
+        // SAFETY: the object is dropped only once no handler of the vector runs any more;
+        // `OwnedCallback` relies on the same.
         unsafe { interrupts::release_vector(self.vector) };
     }
 }
@@ -163,7 +169,8 @@ pub unsafe extern "C" fn aero_interrupt_register(
     argument: *mut u8,
     interrupt: *mut *mut abi::Interrupt,
 ) -> Status {
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, `interrupt` is null or the program's memory for the
+    // handle.
     let place = attempt!(unsafe { place(interrupt) });
     let callback = attempt!(OwnedCallback::new(handler, argument));
     let reserved = attempt!(reserve());
@@ -196,12 +203,12 @@ struct OwnedLine {
     _callback: OwnedCallback,
 }
 
-// SAFETY: the only one of its kind.
+// SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for OwnedLine {
     const KIND: Kind = Kind::Line;
 
     fn silence(&self) -> bool {
-        // Not masked, it may still come.
+        // A line that could not be masked may still interrupt.
         interrupts::retire_line(self.number)
             .inspect_err(|error| log::error!("line {} stays registered: {error}", self.number))
             .is_ok()
@@ -210,7 +217,8 @@ unsafe impl Object for OwnedLine {
 
 impl Drop for OwnedLine {
     fn drop(&mut self) {
-        // SAFETY: as for vectors.
+        // SAFETY: the object is dropped only once the line is retired and no handler of it runs any
+        // more.
         unsafe { interrupts::release_line(self.number) };
         self.program.remove_handler();
     }
@@ -240,7 +248,7 @@ pub unsafe extern "C" fn aero_line_register(
         abi::TRIGGER_LEVEL => LineTrigger::Level,
         _ => return INVALID,
     };
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, `line` is null or the program's memory for the handle.
     let place = attempt!(unsafe { place(line) });
     let program = attempt!(program());
     let callback = attempt!(OwnedCallback::new(handler, argument));

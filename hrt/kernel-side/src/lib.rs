@@ -1,12 +1,16 @@
-//! The kernel's side of the interface that programs are linked against: the functions of [`abi::functions!`], by name.
+//! The kernel's side of the interface that programs link against: the functions of
+//! [`abi::functions!`], resolved by name.
 //!
-//! What can end the calling thread's program, or switch threads, keeps the vector control words, which the calling
-//! convention makes callees preserve. No function returns to a program that is ending.
+//! A function that can end the calling thread's program or switch threads keeps the vector control
+//! words, which the calling convention requires callees to preserve. No function returns to a
+//! program that is ending.
 //!
-//! - `objects`: events, mutexes and the like, in the program's own memory.
-//! - `owned`: threads, channels and fibers, which the program owns by handles; `teams`: pools of tasks and collectives;
-//!   `handlers`: timers, interrupts and device lines; `handles`: from a handle to what it stands for.
-//! - `plain`: text, memory, time, topology. `pointers`: what a program's pointers lead to.
+//! - `objects`: events, mutexes and the other objects in the program's own memory.
+//! - `owned`: threads, channels and fibers, which the program owns through handles; `teams`: task
+//!   pools and collectives; `handlers`: timers, interrupts and device lines; `handles`: the lookup
+//!   from a handle to its object.
+//! - `plain`: text, memory, time, topology. `pointers`: checked access through a program's
+//!   pointers.
 #![no_std]
 
 extern crate alloc;
@@ -27,8 +31,8 @@ use kernel::time::Deadline;
 use kernel::wait::TimedOut;
 use kernel::{program, thread};
 
-/// Fills a table of names and addresses, and checks each function against the definition. Each is called through a
-/// function that does not return to a program that is ending.
+/// Builds the table of names and addresses, and checks each function against its definition. Each
+/// entry wraps its function so that the call does not return to a program that is ending.
 macro_rules! table {
     ($($(#[doc = $doc:literal])* fn $name:ident($($parameter:ident: $kind:ty),* $(,)?) $(-> $result:ty)?;)*) => {
         const FUNCTIONS: &[(&str, fn() -> usize)] = {
@@ -36,7 +40,8 @@ macro_rules! table {
             &[$((stringify!($name), || {
                 #[allow(unreachable_code, unused_variables, clippy::diverging_sub_expression, reason = "some functions of the interface do not return")]
                 unsafe extern "C" fn entry($($parameter: $kind),*) $(-> $result)? {
-                    // SAFETY: the caller's own obligation.
+                    // SAFETY: the program that calls the entry guarantees the interface's
+                    // conditions for this function, and the arguments are passed on unchanged.
                     let result = unsafe { implementation::$name($($parameter),*) };
                     thread::leave_if_ending();
                     result
@@ -58,15 +63,16 @@ mod implementation {
     pub use crate::teams::*;
 }
 
-/// The address of a function of the interface.
+/// Returns the address of the interface function with this name.
 pub fn resolve(name: &str) -> Option<usize> {
     FUNCTIONS.iter().find(|(known, _)| *known == name).map(|(_, address)| address())
 }
 
-/// Runs something that may switch threads, on behalf of a program.
+/// Runs an operation that may switch threads on behalf of a program.
 ///
 /// # Errors
-/// [`INVALID`] in an interrupt handler, where no thread can wait: the program whose handler it is ends.
+/// [`INVALID`] in an interrupt handler, where no thread can wait; the program that owns the handler
+/// ends.
 #[inline(always)]
 fn blocking<T>(operation: impl FnOnce() -> T) -> Result<T, Status> {
     if cpu::in_interrupt() {
@@ -84,13 +90,13 @@ fn refuse_in_handler() -> Status {
     INVALID
 }
 
-/// A deadline from the interface's nanoseconds.
+/// Converts the interface's nanoseconds into a deadline.
 #[inline(always)]
 fn deadline(nanoseconds: u64) -> Deadline {
     if nanoseconds == NEVER { Deadline::NEVER } else { Deadline::at_ns(nanoseconds) }
 }
 
-/// What can go wrong, as the interface says it.
+/// Converts a kernel result into a status of the interface.
 trait IntoStatus {
     fn into_status(self) -> Status;
 }
@@ -113,7 +119,7 @@ impl<T: IntoStatus> IntoStatus for Result<T, Status> {
     }
 }
 
-/// Unwraps, or returns the error as a status.
+/// Unwraps a result, or returns its error as the status.
 macro_rules! attempt {
     ($result:expr) => {
         match $result {

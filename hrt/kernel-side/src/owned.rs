@@ -1,4 +1,4 @@
-//! Threads, channels and fibers, which the program has by handles.
+//! Threads, channels and fibers, which the program refers to by handles.
 
 use abi::{ANY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT, ThreadOptions};
 use kernel::arch::{Architecture, Machine};
@@ -18,7 +18,7 @@ use crate::{attempt, blocking, deadline};
 /// A thread that can be joined.
 struct Joinable(Option<JoinHandle<()>>);
 
-// SAFETY: the only one of its kind.
+// SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for Joinable {
     const KIND: Kind = Kind::Thread;
 }
@@ -33,10 +33,12 @@ pub unsafe extern "C" fn aero_thread_spawn(
     let mut name = NameBuffer::default();
     let mut builder = Builder::new("");
     if !options.is_null() {
-        // SAFETY: the interface's own condition.
+        // SAFETY: by the interface's contract, `options` is readable and unchanged during the call;
+        // any bits are a `ThreadOptions`.
         let [options] = attempt!(unsafe { array(options, 1) }) else { return INVALID };
         let length = if options.name.is_null() { 0 } else { options.name_length.min(thread::NAME_LIMIT) };
-        // SAFETY: as above.
+        // SAFETY: by the interface's contract, the name is readable for its length and unchanged
+        // during the call.
         for_text(attempt!(unsafe { array(options.name, length) }), |part| name.push(part));
         builder = Builder::new(name.as_str()).stack_size(options.stack_size);
         if options.cpu != ANY {
@@ -47,12 +49,13 @@ pub unsafe extern "C" fn aero_thread_spawn(
     let run = move || {
         let handler = handler;
         Machine::reset_vectors();
-        // SAFETY: what the program's function does is the program's business.
+        // SAFETY: the program passed this function with this argument and is responsible for its
+        // effects.
         unsafe { (handler.function)(handler.argument) };
     };
     let mut wanted = None;
     if !thread.is_null() {
-        // SAFETY: the interface's own condition.
+        // SAFETY: by the interface's contract, `thread` is the program's memory for the handle.
         wanted = Some((attempt!(unsafe { place(thread) }), attempt!(reserve::<Joinable>())));
     }
     let spawned = match builder.spawn(run) {
@@ -66,7 +69,7 @@ pub unsafe extern "C" fn aero_thread_spawn(
     OK
 }
 
-/// A thread's name while it is put together.
+/// Buffer in which a thread's name is assembled.
 #[derive(Default)]
 struct NameBuffer {
     bytes: [u8; thread::NAME_LIMIT],
@@ -103,7 +106,7 @@ pub unsafe extern "C" fn aero_thread_join(thread: *mut abi::Thread, deadline_ns:
             OK
         }
         Ok(Err(handle)) => {
-            // Also if the program ends: then its end takes the handle back.
+            // The same holds if the program is ending: its end then takes back the handle.
             joinable.0 = Some(handle);
             TIMED_OUT
         }
@@ -117,7 +120,8 @@ pub unsafe extern "C" fn aero_thread_detach(thread: *mut abi::Thread) -> Status 
 }
 
 pub unsafe extern "C" fn aero_thread_exit() -> ! {
-    // SAFETY: the interface's own condition: what a program's thread has lent is the program's business.
+    // SAFETY: by the interface's contract, the program vouches for whatever its thread has lent
+    // from the stack; only the program's own memory is at stake.
     unsafe { thread::exit() }
 }
 
@@ -143,13 +147,14 @@ pub unsafe extern "C" fn aero_thread_id() -> u64 {
 /// A channel of words.
 struct WordChannel(Channel<u64>);
 
-// SAFETY: the only one of its kind.
+// SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for WordChannel {
     const KIND: Kind = Kind::Channel;
 }
 
 pub unsafe extern "C" fn aero_channel_create(capacity: usize, channel: *mut *mut abi::Channel) -> Status {
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, `channel` is null or the program's memory for the
+    // handle.
     let channel = attempt!(unsafe { place(channel) });
     if capacity == 0 {
         return INVALID;
@@ -178,7 +183,7 @@ pub unsafe extern "C" fn aero_channel_receive(
     word: *mut u64,
     deadline_ns: u64,
 ) -> Status {
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, `word` is null or the program's memory for a word.
     let word = attempt!(unsafe { place(word) });
     let channel = attempt!(borrow::<WordChannel, _>(channel));
     match attempt!(blocking(|| channel.0.receive_until(deadline(deadline_ns)))) {
@@ -190,24 +195,27 @@ pub unsafe extern "C" fn aero_channel_receive(
     }
 }
 
-/// A fiber, and the thread whose it is. At the program's end that is over, so the fiber is not run to its end but forgotten.
+/// A fiber and the id of its thread. At the program's end the thread is gone, so the fiber is
+/// abandoned rather than run to its end.
 struct OwnedFiber {
     fiber: Option<Fiber<()>>,
     thread: u64,
 }
 
-// SAFETY: only its own thread runs or joins it; it is dropped elsewhere only once that is over, see `Drop`.
+// SAFETY: only the fiber's own thread runs or joins it; another thread drops it only once that
+// thread is gone (see `Drop`).
 unsafe impl Send for OwnedFiber {}
-// SAFETY: as above.
+// SAFETY: `for_caller` hands out the fiber only to its own thread, so a shared reference gives
+// other threads no access.
 unsafe impl Sync for OwnedFiber {}
 
-// SAFETY: the only one of its kind.
+// SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for OwnedFiber {
     const KIND: Kind = Kind::Fiber;
 }
 
 impl OwnedFiber {
-    /// The fiber, for its own thread.
+    /// Returns the fiber if the caller is the fiber's own thread.
     fn for_caller(&self) -> Result<&Fiber<()>, Status> {
         let is_its = !cpu::in_interrupt() && self.thread == thread::current().id();
         self.fiber.as_ref().filter(|_| is_its).ok_or(INVALID)
@@ -217,7 +225,8 @@ impl OwnedFiber {
 impl Drop for OwnedFiber {
     fn drop(&mut self) {
         if let Some(fiber) = self.fiber.take() {
-            // SAFETY: it has ended without a result that needs dropping, or its thread is over, because the program is.
+            // SAFETY: either the fiber has ended and its `()` result needs no drop, or its thread
+            // is gone because the program has ended.
             unsafe { fiber.abandon() };
         }
     }
@@ -230,12 +239,13 @@ pub unsafe extern "C" fn aero_fiber_create(
     fiber: *mut *mut abi::Fiber,
 ) -> Status {
     let Some(body) = body else { return INVALID };
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, `fiber` is null or the program's memory for the handle.
     let place = attempt!(unsafe { place(fiber) });
     let Some(fibers) = Fibers::of_this_thread() else { return INVALID };
     let run = move || {
         Machine::reset_vectors();
-        // SAFETY: what the program's function does is the program's business.
+        // SAFETY: the program passed this function with this argument and is responsible for its
+        // effects.
         unsafe { body(argument) };
     };
     let reserved = attempt!(reserve());
@@ -252,7 +262,7 @@ pub unsafe extern "C" fn aero_fiber_create(
     }
 }
 
-/// Runs something that switches fibers.
+/// Runs an operation that switches fibers, and keeps the vector control words.
 fn switching(operation: impl FnOnce()) {
     let control = Machine::vector_control();
     operation();
@@ -279,7 +289,7 @@ pub unsafe extern "C" fn aero_fiber_join(fiber: *mut abi::Fiber) -> Status {
         let Some(fibers) = Fibers::of_this_thread().filter(|_| !fiber.is_running()) else { return INVALID };
         while !fiber.has_ended() {
             if thread::is_ending() {
-                // The caller does not go on, and the program's end takes the fiber back.
+                // The caller does not continue, and the program's end takes back the fiber.
                 return INVALID;
             }
             switching(|| fibers.yield_now());

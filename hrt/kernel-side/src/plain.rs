@@ -16,22 +16,25 @@ use crate::handles::program;
 use crate::pointers::{array, for_text};
 
 pub unsafe extern "C" fn aero_print(text: *const u8, length: usize) {
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, `text` is readable for `length` bytes and unchanged
+    // during the call; any bits are a byte.
     if let Ok(bytes) = unsafe { array(text, length) } {
         for_text(bytes, |part| output::print(format_args!("{part}")));
     }
 }
 
 pub unsafe extern "C" fn aero_exit(status: i32) -> ! {
-    // SAFETY: not kept beyond this.
+    // SAFETY: the reference is not kept beyond this block, and the program lives at least as long
+    // as its calling thread.
     if let Some(program) = unsafe { program::current() } {
         program.end(Outcome::Exited(status));
     }
-    // SAFETY: the interface's own condition: what a program's thread has lent is the program's business.
+    // SAFETY: by the interface's contract, the program vouches for whatever its thread has lent
+    // from the stack; only the program's own memory is at stake.
     unsafe { thread::exit() }
 }
 
-/// A program's text, for a report.
+/// A program's text, displayed in a report.
 struct Text<'a>(&'a [u8]);
 
 impl fmt::Display for Text<'_> {
@@ -43,10 +46,12 @@ impl fmt::Display for Text<'_> {
 }
 
 pub unsafe extern "C" fn aero_panic(text: *const u8, length: usize) -> ! {
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, `text` is readable for `length` bytes and unchanged
+    // during the call; any bits are a byte.
     let text = unsafe { array(text, length) }.unwrap_or(b"without a text");
     program::fail_current(format_args!("panic: {}", Text(text)));
-    // SAFETY: the interface's own condition: what a program's thread has lent is the program's business.
+    // SAFETY: by the interface's contract, the program vouches for whatever its thread has lent
+    // from the stack; only the program's own memory is at stake.
     unsafe { thread::exit() }
 }
 
@@ -61,7 +66,7 @@ pub unsafe extern "C" fn aero_allocate(size: usize, align: usize, node: u32) -> 
 
 pub unsafe extern "C" fn aero_free(memory: *mut u8) {
     let (Ok(program), Some(block)) = (program(), NonNull::new(memory)) else { return };
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, the program does not use the block any more.
     match unsafe { program.heap().free(block) } {
         Ok(()) => (),
         Err(FreeError::NotABlock) => {
@@ -98,7 +103,7 @@ pub unsafe extern "C" fn aero_node_distance(from: u32, to: u32) -> u32 {
     memory::node_distance(from as usize, to as usize).map_or(0, u32::from)
 }
 
-/// A function of a program and its argument, for use in an interrupt.
+/// A program's function and its argument, for a call in an interrupt.
 #[derive(Clone, Copy)]
 pub(crate) struct Handler {
     pub function: unsafe extern "C" fn(*mut u8),
@@ -106,24 +111,28 @@ pub(crate) struct Handler {
     program: &'static Program,
 }
 
-// SAFETY: where the program's function runs is the program's business.
+// SAFETY: the kernel only reads the fields; the interface obliges the program to pass a function
+// that may run on any CPU.
 unsafe impl Sync for Handler {}
-// SAFETY: as above.
+// SAFETY: the interface obliges the program to pass a function and an argument that any thread or
+// CPU may use.
 unsafe impl Send for Handler {}
 
 impl Handler {
-    /// A function of the calling program.
+    /// Creates a handler from a function of the calling program.
     pub fn new(function: unsafe extern "C" fn(*mut u8), argument: *mut u8) -> Result<Self, Status> {
         Ok(Self { function, argument, program: program()? })
     }
 
-    /// Calls it in an interrupt: whoever was interrupted keeps floating-point and vector state.
+    /// Calls the function in an interrupt, and keeps the interrupted code's floating-point and
+    /// vector state.
     pub fn call_in_interrupt(&self) {
         extern "C" fn call(handler: usize) {
-            // SAFETY: the address of a handler that lives during the call below.
+            // SAFETY: `keep_vectors` passes the address of `self`, which outlives the call.
             let handler = unsafe { &*(handler as *const Handler) };
             Machine::reset_vectors();
-            // SAFETY: what the program's function does is the program's business.
+            // SAFETY: the program passed this function with this argument and is responsible for
+            // its effects.
             unsafe { (handler.function)(handler.argument) };
         }
         program::as_handler_of(self.program, || Machine::keep_vectors(call, ptr::from_ref(self) as usize));
@@ -137,7 +146,8 @@ pub unsafe extern "C" fn aero_cpu_call(
 ) -> Status {
     let Some(function) = function else { return INVALID };
     let handler = attempt!(Handler::new(function, argument));
-    // A CPU that does not answer in time has it later: the program is there as long as it may.
+    // A CPU that does not answer in time may still run the call later; this count keeps the program
+    // in place until then.
     let under_way = handler.program.begin_call();
     let run = move || {
         let (handler, _) = (handler, &under_way);

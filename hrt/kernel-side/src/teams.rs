@@ -1,4 +1,4 @@
-//! Pools of tasks, and collectives: many threads at one thing.
+//! Task pools and collectives: many threads at one job.
 
 use abi::{ANY, BUSY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT, TaskOptions};
 use kernel::collective::Collective;
@@ -11,24 +11,24 @@ use crate::plain::Handler;
 use crate::pointers::{array, place};
 use crate::{attempt, blocking, deadline};
 
-/// A pool of a program's.
+/// A program's task pool.
 struct OwnedPool(Pool);
 
-// SAFETY: the only one of its kind.
+// SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for OwnedPool {
     const KIND: Kind = Kind::Pool;
 }
 
-/// A collective of a program's.
+/// A program's collective.
 struct OwnedCollective(Collective);
 
-// SAFETY: the only one of its kind.
+// SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for OwnedCollective {
     const KIND: Kind = Kind::Collective;
 }
 
 pub unsafe extern "C" fn aero_pool_create(pool: *mut *mut abi::Pool) -> Status {
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, `pool` is null or the program's memory for the handle.
     let pool = attempt!(unsafe { place(pool) });
     let reserved = attempt!(reserve());
     let Ok(made) = Pool::new() else { return OUT_OF_MEMORY };
@@ -46,7 +46,8 @@ pub unsafe extern "C" fn aero_pool_queue(
     let pool = attempt!(borrow::<OwnedPool, _>(pool));
     let (mut place, mut priority) = (Place::Here, Priority::Normal);
     if !options.is_null() {
-        // SAFETY: the interface's own condition.
+        // SAFETY: by the interface's contract, `options` is readable and unchanged during the call;
+        // any bits are a `TaskOptions`.
         let [options] = attempt!(unsafe { array(options, 1) }) else { return INVALID };
         let cpu = if options.cpu == ANY { kernel::cpu::this_index() } else { options.cpu as usize };
         place = if options.pinned == 0 { Place::Near(cpu) } else { Place::Pinned(cpu) };
@@ -60,7 +61,8 @@ pub unsafe extern "C" fn aero_pool_queue(
     let handler = attempt!(Handler::new(function, argument));
     let task = move || {
         let handler = handler;
-        // SAFETY: what the program's function does is the program's business.
+        // SAFETY: the program passed this function with this argument and is responsible for its
+        // effects.
         unsafe { (handler.function)(handler.argument) };
     };
     match pool.0.queue(place, priority, task) {
@@ -76,7 +78,8 @@ pub unsafe extern "C" fn aero_pool_run_one(pool: *const abi::Pool) -> Status {
 
 pub unsafe extern "C" fn aero_pool_destroy(pool: *mut abi::Pool) -> Status {
     {
-        // Beside its tasks, which may queue others until the last one has run.
+        // Borrowed rather than taken, because the pool's tasks may still borrow it to queue others
+        // until the last one has run.
         let pool = attempt!(borrow::<OwnedPool, _>(pool));
         if pool.0.is_worker() {
             return BUSY;
@@ -88,7 +91,8 @@ pub unsafe extern "C" fn aero_pool_destroy(pool: *mut abi::Pool) -> Status {
 }
 
 pub unsafe extern "C" fn aero_collective_create(members: u32, collective: *mut *mut abi::Collective) -> Status {
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, `collective` is null or the program's memory for the
+    // handle.
     let collective = attempt!(unsafe { place(collective) });
     if members == 0 {
         return INVALID;
@@ -104,7 +108,7 @@ pub unsafe extern "C" fn aero_collective_barrier(collective: *const abi::Collect
     attempt!(blocking(|| collective.0.barrier(deadline(deadline_ns)))).map_or(TIMED_OUT, Status::from)
 }
 
-/// A collective in which there is such a rank.
+/// Borrows a collective that has this rank.
 fn collective_with(
     collective: *const abi::Collective,
     rank: u32,
@@ -121,14 +125,17 @@ pub unsafe extern "C" fn aero_collective_share(
     deadline_ns: u64,
 ) -> Status {
     let collective = attempt!(collective_with(collective, rank));
-    // Read and written at once, while nothing has begun, because there is room for all of them or the program is wrong.
+    // All of `words` is touched before the exchange begins, so that a program without room for
+    // every member's word faults while no operation is half done.
     for index in 0..collective.0.size() {
-        // SAFETY: the interface's own condition.
+        // SAFETY: by the interface's contract, `words` is the program's memory for one word per
+        // member.
         attempt!(unsafe { place(words.wrapping_add(index)) });
     }
     let mut index = 0;
     let each = |given| {
-        // SAFETY: the interface's own condition: room for a word of each member.
+        // SAFETY: by the interface's contract, `words` has room for one word per member, which the
+        // loop above has touched.
         unsafe { words.add(index).write(given) };
         index += 1;
     };
@@ -144,9 +151,10 @@ pub unsafe extern "C" fn aero_collective_broadcast(
     deadline_ns: u64,
 ) -> Status {
     let collective = attempt!(collective_with(collective, rank.max(root)));
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, `word` is null or the program's memory for a word.
     let word = attempt!(unsafe { place(word) });
-    // SAFETY: the caller has put a word there.
+    // SAFETY: by the interface's contract, the caller has stored a word there, and any bits are a
+    // `u64`.
     let given = unsafe { word.assume_init_read() };
     let broadcast = || collective.0.broadcast(rank as usize, root as usize, given, deadline(deadline_ns));
     match attempt!(blocking(broadcast)) {
@@ -167,7 +175,8 @@ pub unsafe extern "C" fn aero_collective_set_cpus(
     if count == 0 {
         return INVALID;
     }
-    // SAFETY: the interface's own condition.
+    // SAFETY: by the interface's contract, `cpus` is readable for `count` numbers and unchanged
+    // during the call.
     let cpus = attempt!(unsafe { array(cpus, count) });
     match collective.0.set_cpus(cpus.iter().map(|&cpu| cpu as usize)) {
         Ok(()) => OK,

@@ -1,5 +1,5 @@
-//! Writes a crash file ([`wire::crash_file`]), for whoever started an emulated machine. Each part is gathered by itself, so that what is
-//! broken costs no other.
+//! Writes a crash file ([`wire::crash_file`]) to the host of an emulated machine. Each part is
+//! gathered in an attempt of its own, so that a broken one does not cost the others.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -24,14 +24,14 @@ use crate::thread;
 use crate::time;
 use crate::trace;
 
-/// Threads per CPU described, and threads whose backtraces are kept.
+/// Maximum number of threads described per CPU, and of threads whose backtraces are kept.
 const THREAD_LIMIT: usize = 256;
-/// Trace events kept.
+/// Maximum number of trace events kept.
 const EVENT_LIMIT: usize = 4096;
-/// Bytes given to the machine at once.
+/// Number of bytes exported at once.
 const CHUNK: usize = 256;
 
-/// Gives the machine what is serialised, in pieces.
+/// A serialiser's output that exports the bytes in chunks.
 struct Exported {
     kept: [u8; CHUNK],
     length: usize,
@@ -57,24 +57,25 @@ impl Flavor for Exported {
 }
 
 fn put(value: &impl Serialize) {
-    // Nothing in it can fail to be serialised.
+    // Exporting cannot fail, and neither can serialising these values.
     let _ = postcard::serialize_with_flavor(value, Exported { kept: [0; CHUNK], length: 0 });
 }
 
-/// Gathers a part, and writes it; false if it cannot be gathered.
+/// Gathers and writes a part. Returns false if it cannot be gathered.
 fn part<T: Serialize>(gather: impl Fn() -> T) -> bool {
-    // SAFETY: `export` says that all are stopped; what is gathered is written and dropped.
+    // SAFETY: `write` runs with all other CPUs stopped and interrupts off, and the gathered value
+    // is written and dropped within the attempt.
     unsafe { sandbox::attempt(&mut || put(&gather())) }.is_ok()
 }
 
-/// As [`part`], with what stands for it if it cannot be gathered.
+/// Gathers and writes a part, or writes `otherwise` if it cannot be gathered.
 fn part_or<T: Serialize>(gather: impl Fn() -> T, otherwise: &T) {
     if !part(gather) {
         put(otherwise);
     }
 }
 
-/// Writes the file, if there is where to. All other CPUs are stopped.
+/// Writes the crash file, if there is an export channel. All other CPUs are stopped.
 pub(crate) fn write(what: fmt::Arguments<'_>) {
     if !Machine::exports(Export::Crash) {
         return;
@@ -94,7 +95,7 @@ pub(crate) fn write(what: fmt::Arguments<'_>) {
     part_or(registers, &Vec::new());
     let mut threads = [0; THREAD_LIMIT];
     let mut count = 0;
-    // As far as the list can be followed.
+    // If the list is broken, the threads found up to there are kept.
     let mut list = || {
         stopped::for_each_thread(|thread, _| {
             if let Some(place) = threads.get_mut(count) {
@@ -103,7 +104,8 @@ pub(crate) fn write(what: fmt::Arguments<'_>) {
             }
         })
     };
-    // SAFETY: all are stopped; what is listed is not allocated.
+    // SAFETY: `write` runs with all other CPUs stopped and interrupts off, and the attempt
+    // allocates nothing: the thread numbers go into an array on this stack.
     let _ = unsafe { sandbox::attempt(&mut list) };
     let threads = &threads[..count];
     for &thread in threads {
@@ -138,14 +140,16 @@ fn backtrace(thread: u64) -> Backtrace {
     Backtrace { thread, frames: frames.collect() }
 }
 
-/// Writes a part, if it can be gathered and is there.
+/// Gathers and writes a part that may be absent. Writes nothing if it is absent or cannot be
+/// gathered.
 fn part_if<T: Serialize>(gather: impl Fn() -> Option<T>) {
     let mut work = || {
         if let Some(value) = gather() {
             put(&value);
         }
     };
-    // SAFETY: all are stopped; what is gathered is not used outside.
+    // SAFETY: `write` runs with all other CPUs stopped and interrupts off, and the gathered value
+    // is not used outside the attempt.
     let _ = unsafe { sandbox::attempt(&mut work) };
 }
 
@@ -163,7 +167,8 @@ fn waiting(thread: u64) -> Option<WaitingThread> {
     })
 }
 
-/// Writes what a thread uses of its stack, and of that of the fiber it runs; all of one that it is not on now.
+/// Writes the used part of a thread's stack and of the stack of its running fiber. A stack that the
+/// thread's stack pointer is not on is written whole.
 fn write_stacks(thread: u64) {
     let mut used = [const { 0..0 }; 2];
     let mut look = || {
@@ -176,7 +181,8 @@ fn write_stacks(thread: u64) {
             }
         }
     };
-    // SAFETY: all are stopped; the addresses are not allocated.
+    // SAFETY: `write` runs with all other CPUs stopped and interrupts off, and the address ranges
+    // are not allocated in the attempt.
     let _ = unsafe { sandbox::attempt(&mut look) };
     used.iter().for_each(|used| write_memory(used.start, used.end));
 }
@@ -187,7 +193,7 @@ fn write_image_data() {
     write_memory(start, start + (data.end - data.start) as usize);
 }
 
-/// Writes memory, as far as it can be read.
+/// Writes the memory between two addresses, page by page, and leaves out unreadable pages.
 fn write_memory(start: usize, end: usize) {
     let mut at = start;
     while at < end {

@@ -1,4 +1,4 @@
-//! The first line of a fault's report.
+//! The first line of a fault report.
 
 use core::fmt;
 
@@ -11,7 +11,7 @@ use crate::thread::{self, Thread};
 /// Vector of the non-maskable interrupt.
 const NON_MASKABLE: u8 = 2;
 
-/// A fault, as a report begins.
+/// Displays a fault as the first line of its report.
 pub(crate) struct FaultText<'a>(pub &'a Fault);
 
 impl fmt::Display for FaultText<'_> {
@@ -49,7 +49,8 @@ impl fmt::Display for FaultText<'_> {
     }
 }
 
-/// The running thread and the stack, its own or a fiber's, in whose guard an address lies.
+/// Returns the running thread and the stack, its own or its fiber's, whose guard contains
+/// `address`.
 fn guard_owner(address: usize) -> Option<(&'static Thread, Stack)> {
     let thread = thread::try_running()?;
     let stacks = [Some(thread.stack()), thread.fibers().running_stack()];

@@ -1,4 +1,5 @@
-//! A machine that is stopped, by a crash or for a debugger: how it stops, and what can be done with it then.
+//! A machine stopped by a crash or for a debugger: stopping it, and working with it while it is
+//! stopped.
 
 pub mod debug;
 pub mod export;

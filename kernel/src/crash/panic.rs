@@ -1,4 +1,5 @@
-//! How the kernel ends: panics and fatal exceptions. All CPUs stop; a report with registers and backtraces follows.
+//! Crashes: panics and fatal exceptions. All CPUs stop, and a report with registers and backtraces
+//! follows.
 
 use core::fmt;
 use core::panic::PanicInfo;
@@ -23,12 +24,12 @@ use crate::sandbox;
 use crate::thread;
 use crate::time::spin_until;
 
-/// How long the other CPUs may take to stop.
+/// Time the other CPUs have to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 static NESTED: AtomicBool = AtomicBool::new(false);
 
-/// A Rust panic: the image's panic handler calls this.
+/// Handles a Rust panic. The image's panic handler calls this.
 pub fn panicked(info: &PanicInfo<'_>) -> ! {
     sandbox::end_by_panic(format_args!("{}", PanicText(info)));
     debug::before_crash();
@@ -48,7 +49,8 @@ impl fmt::Display for PanicText<'_> {
     }
 }
 
-/// A trap nobody expected: the arch crate's callback.
+/// Handles a trap that has no other handler; the arch crate calls this. A program's fault ends only
+/// the program; any other fault is a crash.
 pub(crate) fn fault(fault: &Fault) -> ! {
     if !state::has_crashed() {
         program::contain(fault, format_args!("{}", FaultText(fault)));
@@ -56,14 +58,14 @@ pub(crate) fn fault(fault: &Fault) -> ! {
     crash(format_args!("{}", FaultText(fault)), &fault.registers, Some(fault))
 }
 
-/// Another CPU crashed and stopped this one: the arch crate's callback.
+/// Stops this CPU for good, because another one has crashed. The arch crate calls this.
 pub(crate) fn stopped(registers: &Registers) -> ! {
     debug::stop_for_good(registers)
 }
 
 fn crash(what: fmt::Arguments<'_>, registers: &Registers, fault: Option<&Fault>) -> ! {
     Machine::disable_interrupts();
-    // Before CPUs have data, there is only the boot CPU.
+    // Until CPUs have data, only the boot CPU runs.
     let here = if Machine::local() == 0 { 0 } else { cpu::this().index };
     match state::begin(here) {
         Ok(()) => {}
@@ -109,7 +111,7 @@ fn crash(what: fmt::Arguments<'_>, registers: &Registers, fault: Option<&Fault>)
     end()
 }
 
-/// Lets a person look at what is left, if there may be one.
+/// Lets a person examine the stopped machine, if one may be at the console.
 fn examine(registers: &Registers, fault: Option<&Fault>) {
     if state::halts_after_crash() {
         let is_access = fault.is_some_and(|fault| matches!(fault.kind, FaultKind::Page { .. }));

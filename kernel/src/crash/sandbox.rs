@@ -1,8 +1,9 @@
 //! Commands on a stopped machine: all other CPUs are stopped, after a crash or for a debugger.
 //!
-//! Whoever was stopped may hold any lock, and the heap may be half changed or broken. [`attempt`] runs a function that does
-//! not know of this: what it allocates comes from memory set aside, in which nothing stays; a lock that is held is passed, and
-//! is held again afterwards; and a fault or a panic ends the function, and nothing else.
+//! A stopped CPU may hold any lock, and the heap may be half changed or broken. [`attempt`] runs a
+//! function that is unaware of this. Its allocations come from memory set aside, which is reclaimed
+//! afterwards. A held lock is passed and is held again afterwards. A fault or panic ends the
+//! function and nothing else.
 
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
@@ -17,14 +18,14 @@ use crate::lock::passing;
 use crate::memory::stack::Stack;
 use crate::memory::{OutOfMemory, aside};
 
-/// Stack a function runs on, in bytes.
+/// Size of the stack a function runs on, in bytes.
 const STACK_SIZE: usize = 64 * 1024;
-/// Longest reason kept, in bytes.
+/// Maximum length of a kept reason, in bytes.
 const REASON_LIMIT: usize = 120;
 
 static STACK_TOP: AtomicUsize = AtomicUsize::new(0);
 
-/// What the running function's CPU comes back to, and with what.
+/// The context the CPU returns to after the function, and the reason if the function was ended.
 struct Way {
     back: <Machine as Architecture>::Context,
     reason: Option<Abandoned>,
@@ -32,7 +33,7 @@ struct Way {
 
 struct WayCell(UnsafeCell<Option<Way>>);
 
-// SAFETY: used by the CPU that passes locks only.
+// SAFETY: only the CPU that passes locks accesses the cell, and there is at most one such CPU.
 unsafe impl Sync for WayCell {}
 
 static WAY: WayCell = WayCell(UnsafeCell::new(None));
@@ -46,7 +47,7 @@ pub struct Abandoned {
 impl Abandoned {
     fn new(reason: fmt::Arguments<'_>) -> Self {
         let mut kept = ArrayString::new();
-        // What does not fit is cut off.
+        // Text over the limit is cut off.
         let _ = kept.write_fmt(reason);
         Self { reason: kept }
     }
@@ -58,27 +59,29 @@ impl fmt::Display for Abandoned {
     }
 }
 
-/// Sets memory aside. Once, by the boot CPU, before other CPUs start.
+/// Sets memory aside. Called once, by the boot CPU, before other CPUs start.
 ///
 /// # Errors
-/// [`OutOfMemory`]: then no function runs.
+/// [`OutOfMemory`]; [`attempt`] then refuses to run functions.
 pub(crate) fn init() -> Result<(), OutOfMemory> {
     STACK_TOP.store(Stack::new(STACK_SIZE)?.top(), Ordering::Relaxed);
     aside::init()
 }
 
-/// True on the CPU that runs a function.
+/// Returns whether this CPU runs a function in the sandbox.
 pub fn is_active() -> bool {
     passing::is_here()
 }
 
-/// Runs a function as the module says.
+/// Runs a function in the sandbox.
 ///
 /// # Errors
-/// [`Abandoned`] if it faulted or panicked, or cannot run: what it has done so far is done.
+/// [`Abandoned`] if the function faulted, panicked or cannot run. Its effects up to that point
+/// remain.
 ///
 /// # Safety
-/// All other CPUs are stopped, interrupts are off, and nothing that the function allocates is used after it.
+/// All other CPUs are stopped, interrupts are off, and memory that the function allocates is not
+/// used after it returns.
 pub unsafe fn attempt(function: &mut dyn FnMut()) -> Result<(), Abandoned> {
     if !aside::exists() {
         return Err(Abandoned::new(format_args!("there is no memory set aside for commands")));
@@ -88,8 +91,9 @@ pub unsafe fn attempt(function: &mut dyn FnMut()) -> Result<(), Abandoned> {
     }
     let was_tracing = Machine::is_tracing();
     Machine::set_tracing(false);
-    // SAFETY: this CPU passes locks, with interrupts off, and the others, which hold them, are stopped until after `end`. `WAY` is
-    // used by this CPU alone meanwhile.
+    // SAFETY: the caller guarantees that interrupts are off and that the other CPUs, which hold the
+    // passed locks, stay stopped until after `end`. `passing::begin` admits one CPU, so this one
+    // alone uses `WAY` and the stack.
     let reason = unsafe {
         aside::begin();
         let way = (*WAY.0.get()).insert(Way { back: Default::default(), reason: None });
@@ -108,13 +112,15 @@ pub unsafe fn attempt(function: &mut dyn FnMut()) -> Result<(), Abandoned> {
 struct Task<'a>(&'a mut dyn FnMut());
 
 extern "C" fn run(task: usize) -> ! {
-    // SAFETY: the task of `attempt`, whose flow waits.
+    // SAFETY: `task` points to the `Task` in `attempt`, whose control flow is suspended until the
+    // function ends.
     (unsafe { &mut *(task as *mut Task<'_>) }.0)();
     come_back()
 }
 
 extern "C" fn come_back() -> ! {
-    // SAFETY: suspended by `attempt` on this CPU, resumed once.
+    // SAFETY: this CPU runs the function, so it alone accesses `WAY`; `attempt` suspended the
+    // context on this CPU, and it is resumed once.
     unsafe {
         match &*WAY.0.get() {
             Some(way) => Machine::resume(&raw const way.back),
@@ -124,13 +130,15 @@ extern "C" fn come_back() -> ! {
 }
 
 fn note(reason: fmt::Arguments<'_>) {
-    // SAFETY: this CPU runs the function.
+    // SAFETY: this CPU runs the function, so no other CPU accesses `WAY`.
     if let Some(way) = unsafe { &mut *WAY.0.get() } {
         way.reason = Some(Abandoned::new(reason));
     }
 }
 
-/// If this CPU runs a function, which has faulted: makes the CPU go on behind it, and is true.
+/// Ends the function this CPU runs, which has faulted: changes `registers` so that the CPU
+/// continues after the function, with interrupts off, and returns true. Returns false if this CPU
+/// runs no function.
 pub(crate) fn end_by_fault(fault: &Fault, text: fmt::Arguments<'_>, registers: &mut Registers) -> bool {
     if !is_active() {
         return false;
@@ -141,7 +149,8 @@ pub(crate) fn end_by_fault(fault: &Fault, text: fmt::Arguments<'_>, registers: &
     true
 }
 
-/// If this CPU runs a function, which has panicked: does not return.
+/// Ends the function this CPU runs, which has panicked, and does not return. Does nothing if this
+/// CPU runs no function.
 pub(crate) fn end_by_panic(text: fmt::Arguments<'_>) {
     if is_active() {
         note(text);

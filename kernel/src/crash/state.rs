@@ -1,4 +1,5 @@
-//! What the rest of the kernel asks of a crash: whether there has been one, and what follows it.
+//! The crash state the rest of the kernel asks for: whether there has been a crash, and what
+//! follows one.
 
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
@@ -14,18 +15,18 @@ pub(crate) fn set_after_crash(after: AfterCrash) {
     AFTER.store(after as u8, Ordering::Relaxed);
 }
 
-/// What happens after a crash.
+/// Returns what happens after a crash.
 pub(super) fn after_crash() -> AfterCrash {
     let after = AFTER.load(Ordering::Relaxed);
     [AfterCrash::Exit, AfterCrash::Reboot].into_iter().find(|&it| it as u8 == after).unwrap_or(AfterCrash::Halt)
 }
 
-/// True if a person may be at the console after a crash.
+/// Returns whether a person may be at the console after a crash.
 pub(crate) fn halts_after_crash() -> bool {
     after_crash() == AfterCrash::Halt
 }
 
-/// True once a crash is being reported.
+/// Returns whether a crash is being or has been reported.
 pub(crate) fn has_crashed() -> bool {
     CRASHED_CPU.load(Ordering::Relaxed) != NO_CPU
 }
@@ -33,7 +34,7 @@ pub(crate) fn has_crashed() -> bool {
 /// Makes `cpu` the CPU that reports the crash.
 ///
 /// # Errors
-/// The CPU that reports one already, which may be `cpu`.
+/// The index of the CPU that already reports one, which may be `cpu` itself.
 pub(super) fn begin(cpu: usize) -> Result<(), usize> {
     CRASHED_CPU.compare_exchange(NO_CPU, cpu, Ordering::SeqCst, Ordering::SeqCst).map(|_| ())
 }

@@ -1,5 +1,6 @@
-//! Memory set aside for functions that run on a stopped machine ([`crate::crash::sandbox`]): the heap may be half changed or
-//! broken, so they allocate here, and nothing of it stays.
+//! Memory set aside for functions that run on a stopped machine ([`crate::crash::sandbox`]). The
+//! heap may be inconsistent or corrupt there, so these functions allocate from this memory, and all
+//! of it is discarded afterwards.
 
 use core::cell::UnsafeCell;
 use core::mem;
@@ -11,22 +12,22 @@ use super::{OutOfMemory, Placement};
 use crate::cpu;
 use crate::lock::passing;
 
-/// Memory set aside, in bytes.
+/// Size of the memory set aside, in bytes.
 const SIZE: usize = 1 << 20;
 
-/// Where it begins, 0 while there is none; how much of it is used.
+/// Start of the memory, 0 while there is none, and the number of bytes used.
 static START: AtomicUsize = AtomicUsize::new(0);
 static USED: AtomicUsize = AtomicUsize::new(0);
 
 struct OwnCaches(UnsafeCell<Option<ObjectCaches>>);
 
-// SAFETY: used between `begin` and `end`, by the one CPU that passes locks.
+// SAFETY: the cell is only accessed between `begin` and `end`, by the one CPU that passes locks.
 unsafe impl Sync for OwnCaches {}
 
-/// The CPU's own object caches, while others stand in for them.
+/// The CPU's own object caches, while substitutes replace them.
 static OWN_CACHES: OwnCaches = OwnCaches(UnsafeCell::new(None));
 
-/// Sets memory aside. Once, by the boot CPU, before other CPUs start.
+/// Sets the memory aside. Called once, by the boot CPU, before other CPUs start.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -37,28 +38,31 @@ pub(crate) fn init() -> Result<(), OutOfMemory> {
     Ok(())
 }
 
-/// True if there is memory set aside.
+/// Returns true if memory is set aside.
 pub(crate) fn exists() -> bool {
     START.load(Ordering::Acquire) != 0
 }
 
-/// From here to [`end`] this CPU allocates from the memory set aside.
+/// Makes this CPU allocate from the memory set aside until [`end`].
 ///
 /// # Safety
-/// This CPU passes locks ([`passing::begin`]), with interrupts off until [`end`].
+/// This CPU passes locks ([`passing::begin`]) and keeps interrupts off until [`end`].
 pub(crate) unsafe fn begin() {
     USED.store(0, Ordering::Relaxed);
     let caches = ObjectCaches::of_span(START.load(Ordering::Acquire), SIZE);
-    // SAFETY: the caller's word: this CPU's caches, interrupts off; `OWN_CACHES` is this CPU's while it passes locks.
+    // SAFETY: the caller guarantees that interrupts are off, so this CPU's caches are not in use,
+    // and that this CPU passes locks, which makes it the only one to access `OWN_CACHES`.
     unsafe { *OWN_CACHES.0.get() = Some(mem::replace(cpu::this().caches.get(), caches)) };
 }
 
-/// Frees everything that was allocated since [`begin`].
+/// Restores the CPU's own caches, which discards everything allocated since [`begin`].
 ///
 /// # Safety
-/// As for [`begin`], which this CPU called; nothing that was allocated since is used any more.
+/// This CPU called [`begin`], still passes locks, and has kept interrupts off since. Nothing
+/// allocated since is used any more.
 pub(crate) unsafe fn end() {
-    // SAFETY: as in `begin`.
+    // SAFETY: the caller guarantees that this CPU still passes locks with interrupts off, so no
+    // other code uses its caches or `OWN_CACHES`.
     unsafe {
         if let Some(caches) = (*OWN_CACHES.0.get()).take() {
             *cpu::this().caches.get() = caches;
@@ -66,7 +70,8 @@ pub(crate) unsafe fn end() {
     }
 }
 
-/// Memory for a function on a stopped machine; `None` if this CPU runs none, the inner `None` if there is no more.
+/// Allocates for a function on a stopped machine. The outer `None` means that this CPU runs no such
+/// function, the inner `None` that the memory is used up.
 #[cold]
 pub(super) fn allocate(size: usize) -> Option<Option<NonNull<u8>>> {
     if !passing::is_here() {
@@ -81,11 +86,11 @@ pub(super) fn allocate(size: usize) -> Option<Option<NonNull<u8>>> {
     Some(end.and_then(|_| NonNull::new((START.load(Ordering::Relaxed) + start) as *mut u8)))
 }
 
-/// Bytes in a CPU's own object caches, while others stand in for them.
+/// Returns the bytes in a CPU's own object caches while substitutes replace them, otherwise `None`.
 pub(super) fn own_cached_bytes(cpu: usize) -> Option<u64> {
     if !passing::is_here() || cpu != cpu::this_index() {
         return None;
     }
-    // SAFETY: this CPU passes locks, so the caches are its own to look at.
+    // SAFETY: this CPU passes locks, so no other CPU accesses `OWN_CACHES`.
     unsafe { &*OWN_CACHES.0.get() }.as_ref().map(ObjectCaches::bytes)
 }

@@ -1,42 +1,45 @@
-//! Per-CPU caches of free objects, by size class: the fast path of the allocator. No locks, bounded time.
+//! Per-CPU caches of free objects by size class, the fast path of the allocator: no locks, bounded
+//! time.
 
 use core::ptr::{self, NonNull};
 
 use super::zone;
 use crate::lock::passing;
 
-/// Largest size that is cached, in bytes.
+/// Largest cached size, in bytes.
 pub const CACHED_LIMIT: usize = 4096;
-/// Sizes are powers of two from 16 to [`CACHED_LIMIT`].
+/// Number of size classes: the powers of two from 16 to [`CACHED_LIMIT`].
 pub const CLASSES: usize = 9;
 const SMALLEST_SHIFT: u32 = 4;
-/// Bytes of free objects a class may keep on a CPU, and the fewest objects it may keep whatever their size.
+/// A class keeps at most this many bytes of free objects on a CPU, and at most [`CLASS_OBJECTS`]
+/// objects.
 const CLASS_BYTES: usize = 32 * 1024;
 const CLASS_OBJECTS: usize = 128;
 
-/// Objects taken from a zone at once, or given back to it: few, so that no single allocation takes long.
+/// Number of objects taken from a zone or returned to it at once: few, so that no single allocation
+/// takes long.
 const BATCH: usize = 8;
 
-/// Class of a size from 1 to [`CACHED_LIMIT`].
+/// Returns the class of a size from 1 to [`CACHED_LIMIT`].
 #[inline(always)]
 pub fn class_of(size: usize) -> usize {
     let largest_in_smallest = (1 << SMALLEST_SHIFT) - 1;
     ((size.wrapping_sub(1) | largest_in_smallest).ilog2() + 1 - SMALLEST_SHIFT) as usize
 }
 
-/// Object size of a class, in bytes.
+/// Returns the object size of a class, in bytes.
 #[inline(always)]
 pub const fn size_of_class(class: usize) -> usize {
     1 << (class as u32 + SMALLEST_SHIFT)
 }
 
-/// Most objects a class keeps.
+/// Returns the largest number of objects that a class keeps.
 const fn limit(class: usize) -> usize {
     let fitting = CLASS_BYTES / size_of_class(class);
     if fitting < CLASS_OBJECTS { fitting } else { CLASS_OBJECTS }
 }
 
-/// A free object holds the link to the next.
+/// A free object, which holds the link to the next one.
 struct FreeObject {
     next: *mut FreeObject,
 }
@@ -44,27 +47,29 @@ struct FreeObject {
 struct ClassCache {
     first: *mut FreeObject,
     count: usize,
-    /// Most objects it keeps.
+    /// Largest number of objects the cache keeps.
     limit: usize,
 }
 
-/// All classes of one CPU. Touched by that CPU only, interrupts off.
+/// The caches of all classes of one CPU. Only that CPU touches them, with interrupts off.
 pub struct ObjectCaches {
-    /// Where the memory of the CPU's own node begins, and its span in bytes.
+    /// Start and span in bytes of the memory whose objects are cached here: that of the CPU's own
+    /// node.
     home: (usize, usize),
     classes: [ClassCache; CLASSES],
 }
 
-// SAFETY: the free objects belong to whoever has the cache.
+// SAFETY: the free objects belong to the caches and move with them; they are tied to no thread.
 unsafe impl Send for ObjectCaches {}
 
 impl ObjectCaches {
-    /// Empty caches.
+    /// Returns empty caches.
     pub const fn new() -> Self {
         Self { home: (0, 0), classes: [const { ClassCache { first: ptr::null_mut(), count: 0, limit: 0 } }; CLASSES] }
     }
 
-    /// Empty caches of memory in a place.
+    /// Returns empty caches for the memory range given. They have no limit, so they never return
+    /// objects to a zone.
     pub fn of_span(start: usize, length: usize) -> Self {
         let mut caches = Self::new();
         caches.home = (start, length);
@@ -74,7 +79,7 @@ impl ObjectCaches {
         caches
     }
 
-    /// Tells the cache which node is its CPU's.
+    /// Sets the node that the CPU belongs to, and the limits of the classes.
     pub fn set_home(&mut self, node: usize) {
         self.home = zone::span(node);
         for (class, cache) in self.classes.iter_mut().enumerate() {
@@ -82,13 +87,15 @@ impl ObjectCaches {
         }
     }
 
-    /// Takes an object, from the node's zone or the nearest with memory if the cache is empty.
+    /// Takes an object. If the cache is empty, it is first refilled from the node's zone or the
+    /// nearest one with memory.
     #[inline(always)]
     pub fn allocate(&mut self, class: usize, node: usize) -> Option<NonNull<u8>> {
         let cache = &mut self.classes[class];
         match NonNull::new(cache.first) {
             Some(object) => {
-                // SAFETY: a free object of this cache, which is ours.
+                // SAFETY: the object is on the cache's list, so it is free, holds a link, and
+                // belongs to this cache.
                 cache.first = unsafe { object.as_ref() }.next;
                 cache.count -= 1;
                 Some(object.cast())
@@ -97,7 +104,8 @@ impl ObjectCaches {
         }
     }
 
-    /// Takes an object back. One of another node goes straight home, so that this cache stays local.
+    /// Takes an object back. One of another node's memory goes straight to its zone, so that this
+    /// cache stays local.
     #[inline(always)]
     pub fn free(&mut self, at: NonNull<u8>, class: usize) {
         let cache = &mut self.classes[class];
@@ -117,15 +125,16 @@ impl ObjectCaches {
         }
     }
 
-    /// Bytes in free objects.
+    /// Returns the bytes of the free objects.
     pub fn bytes(&self) -> u64 {
         self.classes.iter().enumerate().map(|(class, cache)| (cache.count * size_of_class(class)) as u64).sum()
     }
 }
 
-/// Frees an object of another node.
+/// Returns an object of another node's memory to its zone.
 fn send_home(at: NonNull<u8>, class: usize) {
-    // On a stopped machine, what was there before stays.
+    // A function on a stopped machine must not touch the zones: memory from before the stop is not
+    // freed.
     if !passing::is_here() {
         zone::of(at).lock().free_object(at, class);
     }
@@ -135,7 +144,8 @@ impl ClassCache {
     #[inline(always)]
     fn put(&mut self, at: NonNull<u8>) {
         let object = at.cast::<FreeObject>();
-        // SAFETY: a free object of at least 16 bytes, aligned to its size.
+        // SAFETY: the object is free and ours, and has at least 16 bytes, aligned to its size, so
+        // it can hold the link.
         unsafe { object.write(FreeObject { next: self.first }) };
         self.first = object.as_ptr();
         self.count += 1;
@@ -143,7 +153,7 @@ impl ClassCache {
 
     fn take(&mut self) -> Option<NonNull<u8>> {
         let object = NonNull::new(self.first)?;
-        // SAFETY: a free object of this cache.
+        // SAFETY: the object is on this cache's list, so it is free and holds a link.
         self.first = unsafe { object.as_ref() }.next;
         self.count -= 1;
         Some(object.cast())

@@ -1,4 +1,4 @@
-//! Allocations that fail because a test wants it: of one thread, the one of a given number.
+//! Allocation failures injected by tests: one thread's allocation of a given number fails.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,8 +11,8 @@ static THREAD: AtomicU64 = AtomicU64::new(0);
 static SEEN: AtomicU64 = AtomicU64::new(0);
 static FAILING: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// Runs `operation` while the calling thread's allocation number `failing`, from 0, fails; its result, and how many
-/// allocations it made. One caller at a time.
+/// Runs `operation` while the calling thread's allocation number `failing`, counted from 0, fails.
+/// Returns its result and the number of allocations it made. Only one caller at a time.
 pub fn with_failing<T>(failing: u64, operation: impl FnOnce() -> T) -> (T, u64) {
     FAILING.store(failing, Ordering::Relaxed);
     SEEN.store(0, Ordering::Relaxed);
@@ -22,13 +22,13 @@ pub fn with_failing<T>(failing: u64, operation: impl FnOnce() -> T) -> (T, u64) 
     (result, SEEN.load(Ordering::Relaxed))
 }
 
-/// True while allocations of the calling thread are counted.
+/// Returns true while the calling thread's allocations are counted.
 pub(super) fn is_active() -> bool {
     let wanted = THREAD.load(Ordering::Relaxed);
     wanted != 0 && thread::try_running().is_some_and(|thread| thread.id() == wanted)
 }
 
-/// An allocation: fails if it is the one.
+/// Counts an allocation and fails it if it is the chosen one.
 pub(super) fn allocation() -> Result<(), OutOfMemory> {
     if cpu::in_interrupt() || !is_active() {
         return Ok(());

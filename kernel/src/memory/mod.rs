@@ -1,8 +1,9 @@
-//! Memory: NUMA zones of a buddy allocator, slabs in them, object caches per CPU on top; and thread stacks.
+//! Memory management: per-node zones with a buddy allocator and slabs, per-CPU object caches on top
+//! of them, and thread stacks.
 //!
-//! Small sizes (up to [`PAGE_SIZE`]) come from the CPU's own `cache`, which takes from and gives back to the node's
-//! `zone` in batches; larger ones come from the zone. Everything is fallible here; [`KernelAllocator`] is the
-//! infallible face for `alloc`'s containers.
+//! Sizes up to [`PAGE_SIZE`] come from the CPU's own `cache`, which exchanges objects with the
+//! node's `zone` in batches; larger sizes come from the zone directly. Every allocation here can
+//! fail; [`KernelAllocator`] is the infallible face for the containers of `alloc`.
 
 pub(crate) mod aside;
 pub(crate) mod cache;
@@ -29,7 +30,7 @@ use cache::{CACHED_LIMIT, class_of};
 use wire::trace::Kind;
 use zone::{NodeSet, ZONES, Zone};
 
-/// There is not enough memory (of the kind asked for) for it.
+/// Not enough memory of the requested kind is available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfMemory;
 
@@ -39,22 +40,23 @@ impl fmt::Display for OutOfMemory {
     }
 }
 
-/// Where memory shall come from.
+/// Where an allocation may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// This CPU's node, or else the nearest that has some.
+    /// This CPU's node, or the nearest node with free memory.
     Near,
-    /// This node and no other.
+    /// This node only.
     Node(usize),
 }
 
-/// Sets up the zones. Once, by the boot CPU, before anything allocates.
+/// Sets up the zones. Called once, by the boot CPU, before the first allocation.
 pub(crate) fn init(boot: &BootInformation) {
     zone::init(boot);
 }
 
-/// Allocates memory of a layout. Any context; a thread with interrupts on waits where memory has run out, until what is kept
-/// for reuse has been given back.
+/// Allocates memory of a layout. Callable in any context. When memory has run out, a thread with
+/// interrupts enabled waits until the memory kept for reuse has been reclaimed, and tries once
+/// more.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -65,7 +67,8 @@ pub fn allocate(layout: Layout, placement: Placement) -> Result<NonNull<u8>, Out
     if size <= CACHED_LIMIT && placement == Placement::Near {
         let _guard = InterruptGuard::new();
         let here = cpu::this();
-        // SAFETY: this CPU's caches, interrupts off, not re-entered below.
+        // SAFETY: the guard keeps interrupts disabled, and only this CPU touches its caches; the
+        // allocation does not re-enter them.
         let found = unsafe { here.caches.get() }.allocate(class_of(size), here.node);
         if found.is_some() {
             trace_allocation(size, found);
@@ -100,10 +103,11 @@ fn allocate_from_zones(size: usize, placement: Placement) -> Option<NonNull<u8>>
     }
 }
 
-/// Where an allocation may be made to fail that [`allocate`] has no part in; see [`faults`].
+/// Injection point for allocation failures, also of allocations that bypass [`allocate`]; see
+/// [`faults`].
 ///
 /// # Errors
-/// [`OutOfMemory`], if a test wants it.
+/// [`OutOfMemory`], if a test asked for this allocation to fail.
 #[inline(always)]
 pub(crate) fn may_fail() -> Result<(), OutOfMemory> {
     #[cfg(feature = "faults")]
@@ -111,17 +115,17 @@ pub(crate) fn may_fail() -> Result<(), OutOfMemory> {
     Ok(())
 }
 
-/// Allocates before this CPU has caches: the boot CPU's own data.
+/// Allocates the boot CPU's own data, before this CPU has object caches.
 pub(crate) fn allocate_first(layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
     zone::by_distance(0)
         .find_map(|node| ZONES.get(node)?.lock().allocate_bytes(layout.size().max(layout.align())))
         .ok_or(OutOfMemory)
 }
 
-/// Frees memory. Any context.
+/// Frees memory. Callable in any context.
 ///
 /// # Safety
-/// `at` came from [`allocate`] with this layout and is not used any more.
+/// `at` was returned by [`allocate`] for this layout and is not used any more.
 #[inline(always)]
 pub unsafe fn free(at: NonNull<u8>, layout: Layout) {
     let size = layout.size().max(layout.align());
@@ -129,65 +133,70 @@ pub unsafe fn free(at: NonNull<u8>, layout: Layout) {
     trace::event(Kind::Free, size as u64, at.as_ptr() as u64);
     if size <= CACHED_LIMIT {
         let here = cpu::this();
-        // SAFETY: this CPU's caches, interrupts off, not re-entered below.
+        // SAFETY: the guard keeps interrupts disabled, and only this CPU touches its caches; the
+        // free does not re-enter them.
         unsafe { here.caches.get() }.free(at, class_of(size));
     } else if !passing::is_here() {
         zone::of(at).lock().free_block(at);
     }
 }
 
-/// Number of NUMA nodes, those without memory included.
+/// Returns the number of NUMA nodes, including those without memory.
 pub fn node_count() -> usize {
     boot::information().nodes
 }
 
-/// Distance between two nodes, 10 is local (ACPI 6.5, 5.2.17).
+/// Returns the distance between two nodes, where 10 is local (ACPI 6.5, 5.2.17); `None` if a node
+/// does not exist.
 pub fn node_distance(from: usize, to: usize) -> Option<u8> {
     let boot = boot::information();
     (from < boot.nodes && to < boot.nodes).then(|| boot.distances[from][to])
 }
 
-/// A zeroed frame for a page table, by physical address.
+/// Allocates a zeroed frame for a page table and returns its physical address.
 pub(crate) fn page_table_frame() -> Option<u64> {
     may_fail().ok()?;
     let node = cpu::this_node();
     let frame = zone::by_distance(node).find_map(|node| ZONES.get(node)?.lock().allocate_bytes(PAGE_SIZE))?;
-    // SAFETY: a frame of ours.
+    // SAFETY: the frame was just allocated, is mapped in the direct map, and belongs to this
+    // function alone.
     unsafe { frame.as_ptr().write_bytes(0, PAGE_SIZE) };
     Some(Machine::virtual_to_physical(frame.as_ptr()))
 }
 
-/// A box, or an error.
+/// Allocates a box, or fails.
 ///
 /// # Errors
 /// [`OutOfMemory`].
 pub fn try_box<T>(value: T) -> Result<Box<T>, OutOfMemory> {
-    // On the host a box is not from this allocator.
+    // Host tests use another allocator for boxes, so the injected failure has to be checked here.
     may_fail()?;
     let layout = Layout::new::<T>();
     if layout.size() == 0 {
         return Ok(Box::new(value));
     }
-    // SAFETY: the layout is not empty.
+    // SAFETY: the layout's size is not zero, which is all that `alloc` requires of it.
     let at = NonNull::new(unsafe { alloc::alloc::alloc(layout) }).ok_or(OutOfMemory)?.cast::<T>();
-    // SAFETY: allocated for a `T` by the allocator `Box` frees with.
+    // SAFETY: the memory was allocated with the layout of `T` by the global allocator, with which
+    // `Box` frees it.
     unsafe {
         at.write(value);
         Ok(Box::from_raw(at.as_ptr()))
     }
 }
 
-/// Physically contiguous memory a device can reach. Freed when dropped.
+/// Physically contiguous memory that a device can reach. Freed when dropped.
 pub struct DmaBuffer {
     at: NonNull<u8>,
     length: usize,
 }
 
-// SAFETY: it owns its memory.
+// SAFETY: the buffer owns its memory, which is tied to no thread or CPU.
 unsafe impl Send for DmaBuffer {}
 
 impl DmaBuffer {
-    /// `length` zeroed bytes, page aligned, all below physical address `limit`.
+    /// Allocates `length` zeroed bytes, rounded up to whole pages, page aligned, all below the
+    /// physical address `limit`.
     ///
     /// # Errors
     /// [`OutOfMemory`] if there is no such block.
@@ -198,19 +207,22 @@ impl DmaBuffer {
             .filter_map(|node| ZONES.get(node))
             .find_map(|zone| zone.lock().allocate_bytes_below(length, limit))
             .ok_or(OutOfMemory)?;
-        // SAFETY: the block is ours and at least so long.
+        // SAFETY: the block was just allocated with at least `length` bytes and belongs to this
+        // buffer alone.
         unsafe { at.as_ptr().write_bytes(0, length) };
         Ok(Self { at, length })
     }
 
-    /// Where a device finds it.
+    /// Returns the physical address at which a device reaches the buffer.
     pub fn physical_address(&self) -> u64 {
         Machine::virtual_to_physical(self.at.as_ptr())
     }
 
-    /// Its memory. Whoever programs the device keeps it from writing at the same time.
+    /// Returns the buffer's memory. The driver must keep the device from writing to it while the
+    /// slice is in use.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: the buffer owns these bytes.
+        // SAFETY: the buffer owns these `length` bytes, and the exclusive borrow keeps other slices
+        // away.
         unsafe { core::slice::from_raw_parts_mut(self.at.as_ptr(), self.length) }
     }
 }
@@ -221,56 +233,58 @@ impl Drop for DmaBuffer {
     }
 }
 
-/// Memory of a node, in bytes.
+/// Usage of a node's memory, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NodeUsage {
-    /// All the kernel manages.
+    /// All memory that the kernel manages.
     pub total: u64,
-    /// Free in whole pages, not counting what slabs and caches hold.
+    /// Memory free in whole pages, without what slabs and caches hold.
     pub free: u64,
-    /// Free objects in pages of which others are in use.
+    /// Free objects in slab pages of which other objects are in use.
     pub free_in_slabs: u64,
-    /// Used for the zone's own records.
+    /// Memory used for the zone's own records.
     pub records: u64,
-    /// Largest free block.
+    /// The largest free block.
     pub largest_free: u64,
 }
 
-/// Usage of a node; `None` if it has no memory.
+/// Returns the usage of a node; `None` if it has no memory.
 pub fn node_usage(node: usize) -> Option<NodeUsage> {
     ZONES.get(node).map(|zone| zone.lock().usage())
 }
 
-/// Bytes of free small objects: in the CPUs' object caches and in the zones' slabs.
+/// Returns the bytes of free small objects in the CPUs' object caches and in the zones' slabs.
 pub fn cached_bytes() -> u64 {
-    // SAFETY: reads counters that their CPU may be changing: a count for display, off by one batch at most.
+    // SAFETY: `bytes` only reads counters, and the caches live as long as the kernel. Their CPU may
+    // change a counter meanwhile: the result is for display and at most one batch off.
     let bytes =
         |cpu: &cpu::Cpu| aside::own_cached_bytes(cpu.index).unwrap_or_else(|| unsafe { cpu.caches.get() }.bytes());
     let in_slabs = (0..MAX_NODES).filter_map(node_usage).map(|usage| usage.free_in_slabs).sum::<u64>();
     cpu::all().map(bytes).sum::<u64>() + in_slabs
 }
 
-/// Bytes that are not allocated: free pages and free small objects.
+/// Returns the bytes that are not allocated: free pages and free small objects.
 pub fn free_bytes() -> u64 {
     (0..MAX_NODES).filter_map(node_usage).map(|usage| usage.free).sum::<u64>() + cached_bytes()
 }
 
-/// Bytes of all zones.
+/// Returns the bytes of all zones.
 pub fn total_bytes() -> u64 {
     (0..MAX_NODES).filter_map(node_usage).map(|usage| usage.total).sum()
 }
 
-/// Returns what this CPU's object caches hold to the zones.
+/// Returns the contents of this CPU's object caches to the zones.
 pub fn flush_this_cpus_caches() {
     let _guard = InterruptGuard::new();
-    // SAFETY: this CPU's caches, interrupts off.
+    // SAFETY: the guard keeps interrupts disabled, and only this CPU touches its caches.
     unsafe { cpu::this().caches.get() }.flush();
 }
 
-/// The kernel's heap as Rust's global allocator; the image declares it.
+/// The kernel heap as Rust's global allocator; the image declares it.
 pub struct KernelAllocator;
 
-// SAFETY: `allocate` and `free` fulfil the contract; layouts pass through unchanged.
+// SAFETY: `allocate` returns unused memory of the requested layout or fails, and `free` receives
+// the layout unchanged.
 unsafe impl GlobalAlloc for KernelAllocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -280,19 +294,21 @@ unsafe impl GlobalAlloc for KernelAllocator {
     #[inline]
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         if let Some(at) = NonNull::new(at) {
-            // SAFETY: the caller's obligation.
+            // SAFETY: the caller guarantees that `at` came from this allocator with this layout and
+            // is not used any more.
             unsafe { free(at, layout) };
         }
     }
 }
 
-/// Takes back what is kept for reuse; dead threads, freed stacks, the objects in all CPUs' caches. Blocks; where that is not
-/// allowed, nothing happens. True if there is more free memory now.
+/// Reclaims the memory kept for reuse: dead threads, freed stacks, and the objects in all CPUs'
+/// caches. Blocks; does nothing in a context that must not block. Returns true if there is more
+/// free memory afterwards.
 pub fn reclaim() -> bool {
     reclaimer::reclaim()
 }
 
-/// Nodes that have memory.
+/// Returns the nodes that have memory.
 pub fn nodes() -> NodeSet {
     zone::nodes()
 }

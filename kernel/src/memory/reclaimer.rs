@@ -1,4 +1,4 @@
-//! What is kept for reuse and goes back: at once where memory has run out, after a while otherwise.
+//! Reclaims memory kept for reuse: at once when memory has run out, otherwise after a delay.
 
 use core::time::Duration;
 
@@ -11,15 +11,16 @@ use crate::lock::passing;
 use crate::thread::{self, Builder, SpawnError};
 use crate::wait::Event;
 
-/// How long freed stacks are kept however many they are: threads that end in large numbers are often followed by others.
+/// How long freed stacks are kept regardless of their number: threads that end in large numbers are
+/// often followed by others.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 /// How long all CPUs may take to empty their caches.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Signalled when more is kept than should be.
+/// Signalled when more freed stacks are kept than should be.
 static DUE: Event = Event::new();
 
-/// Starts the thread that gives back what has been kept for long enough.
+/// Starts the reclaimer thread, which frees stacks that have been kept long enough.
 ///
 /// # Errors
 /// [`SpawnError`] for the thread.
@@ -31,20 +32,21 @@ pub(crate) fn start() -> Result<(), SpawnError> {
             stack::reclaim(Keep::Some);
         }
     };
-    // Where there are several CPUs, not on the one that has something to do now.
+    // Use the last CPU: if there are several, it is not the boot CPU, which is still busy starting
+    // the kernel.
     Builder::new("reclaimer").cpu(cpu::count() - 1).spawn(reclaimer)?.detach();
     Ok(())
 }
 
-/// Tells the reclaimer that there is something for it. Any context.
+/// Tells the reclaimer that there is something to reclaim. Callable in any context.
 pub(super) fn is_due() {
     DUE.signal();
 }
 
-/// Takes back what is kept for reuse: dead threads, freed stacks, the objects in all CPUs' caches. True if there is more
-/// free memory now, so that it is worth trying again.
+/// Reclaims memory kept for reuse: dead threads, freed stacks, and the objects in all CPUs' caches.
+/// Returns true if there is more free memory afterwards, so that a retry is worthwhile.
 ///
-/// Blocks. Where the caller must not, as in a handler or with interrupts off, nothing happens.
+/// Blocks. Does nothing if the caller must not block, as in a handler or with interrupts off.
 #[cold]
 pub(super) fn reclaim() -> bool {
     if !may_block() {
@@ -59,10 +61,11 @@ pub(super) fn reclaim() -> bool {
         thread::empty_stock();
         super::flush_this_cpus_caches();
     };
-    // A CPU that does not answer keeps what it has.
+    // A CPU that does not answer keeps its caches.
     let _ = call::on_all(empty, LIMIT);
     stack::reclaim(Keep::None);
-    // Emptied slots are noted in objects, of which a few came back with the stacks.
+    // Noting the emptied slots allocated list nodes, whose refills left a few spare objects in this
+    // CPU's cache.
     super::flush_this_cpus_caches();
     free() > before
 }
@@ -72,7 +75,7 @@ fn may_block() -> bool {
     guard.were_enabled() && !passing::is_here() && !cpu::in_interrupt() && thread::try_running().is_some()
 }
 
-/// Bytes that are in no CPU's cache.
+/// Returns the free bytes outside the CPUs' caches.
 fn free() -> u64 {
     let usages = zone::nodes().filter_map(|node| ZONES.get(node)).map(|zone| zone.lock().usage());
     usages.map(|usage| usage.free + usage.free_in_slabs).sum()

@@ -1,7 +1,8 @@
-//! Thread stacks: mapped in a window of their own, with an unmapped guard below each.
+//! Thread stacks, mapped in an address window of their own with an unmapped guard below each.
 //!
-//! A slot is a power of two of address space: the guard at its bottom, the stack above. Freed stacks stay mapped for
-//! reuse; [`reclaim`] takes their memory back, with one TLB flush on all CPUs for many stacks.
+//! A slot is a power of two of address space: the lower half is the guard, the upper half the
+//! stack. Freed stacks stay mapped for reuse; [`reclaim`] takes their memory back, with one TLB
+//! flush on all CPUs for each batch of stacks.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -16,17 +17,18 @@ use crate::cpu;
 use crate::lock::SpinLock;
 use crate::wait::Mutex;
 
-/// Stack size of a thread that does not ask for another, in bytes.
+/// Default stack size of a thread, in bytes.
 pub const DEFAULT_SIZE: usize = Machine::DEFAULT_STACK_SIZE;
-/// Largest stack, in bytes.
+/// Size of the largest stack, in bytes.
 pub const LARGEST_SIZE: usize = 64 << 20;
-/// Classes of slots: from 8 KiB (4 KiB of stack).
+/// The smallest slot has 8 KiB of address space, for a 4 KiB stack; each class doubles it.
 const SMALLEST_SLOT_SHIFT: u32 = 13;
 const CLASSES: usize = 15;
-/// Bytes of a class's freed stacks that stay mapped for good, and of how many times as many the reclaimer is told.
+/// Bytes of freed stacks that stay mapped in each class. The reclaimer is told when a class has
+/// more than [`TOO_MANY`] times as many stacks as these bytes hold.
 const KEPT_BYTES: usize = 1 << 20;
 const TOO_MANY: usize = 4;
-/// Stacks that are unmapped for one TLB flush.
+/// Largest number of stacks unmapped for one TLB flush.
 const BATCH: usize = 64;
 
 /// A mapped stack.
@@ -36,16 +38,16 @@ pub struct Stack {
     top: usize,
 }
 
-/// First word of a freed stack's top: the link to the next free one.
+/// The topmost word of a freed stack: the link to the next free one.
 struct FreeStack {
     next: usize,
 }
 
 struct Class {
-    /// Tops of freed, mapped stacks.
+    /// Top of the first freed, mapped stack; 0 if there is none.
     mapped: usize,
     mapped_count: usize,
-    /// Slots whose memory was reclaimed: nodes in the heap.
+    /// List of the slots whose memory was reclaimed, as nodes in the heap.
     empty: Option<NonNull<EmptySlot>>,
 }
 
@@ -55,15 +57,15 @@ struct EmptySlot {
 }
 
 struct Stacks {
-    /// First address of the window that no slot has used.
+    /// Start of the part of the window that no slot has used.
     fresh: usize,
     classes: [Class; CLASSES],
-    /// Bit n set: class n has freed, mapped stacks.
+    /// Bit n is set if class n has freed, mapped stacks.
     nonempty: u32,
     live: usize,
 }
 
-// SAFETY: the nodes belong to the structure.
+// SAFETY: the list nodes and freed stacks belong to the structure and are tied to no thread or CPU.
 unsafe impl Send for Stacks {}
 
 static STACKS: SpinLock<Stacks> = SpinLock::new(Stacks {
@@ -74,7 +76,8 @@ static STACKS: SpinLock<Stacks> = SpinLock::new(Stacks {
 });
 
 impl Stack {
-    /// A stack of at least `size` bytes, rounded up to a power of two, and at least one page.
+    /// Returns a stack of at least `size` bytes, rounded up to a power of two and at least one
+    /// page.
     ///
     /// # Errors
     /// [`OutOfMemory`], also for sizes above [`LARGEST_SIZE`].
@@ -105,30 +108,31 @@ impl Stack {
         }
     }
 
-    /// One past its highest byte.
+    /// Returns the address just above the stack's highest byte.
     pub fn top(&self) -> usize {
         self.top
     }
 
-    /// Its lowest byte.
+    /// Returns the address of the stack's lowest byte.
     pub fn bottom(&self) -> usize {
         self.bottom
     }
 
-    /// Its size in bytes.
+    /// Returns the stack's size in bytes.
     pub fn size(&self) -> usize {
         self.top - self.bottom
     }
 
-    /// The unmapped addresses below it.
+    /// Returns the unmapped addresses below the stack.
     pub fn guard(&self) -> Range<usize> {
         self.bottom - self.size()..self.bottom
     }
 
-    /// Gives it back.
+    /// Gives the stack back for reuse.
     ///
     /// # Safety
-    /// It comes from [`Stack::new`], nothing uses it any more, and no copy of it is given back as well.
+    /// The stack comes from [`Stack::new`], nothing uses it any more, and no copy of it is released
+    /// as well.
     pub unsafe fn release(self) {
         let mut stacks = STACKS.lock();
         stacks.live -= 1;
@@ -152,7 +156,8 @@ impl Stack {
         })
     }
 
-    /// Takes the mapping away and returns the memory it led to, to be freed after a TLB flush.
+    /// Removes the mapping and returns the memory behind it, which may be freed only after a TLB
+    /// flush on all CPUs.
     fn unmap(&self) -> Option<NonNull<u8>> {
         let mut memory = None;
         for offset in (0..self.size()).step_by(PAGE_SIZE) {
@@ -165,20 +170,20 @@ impl Stack {
     }
 }
 
-/// Size of a class's stacks, in bytes.
+/// Returns the stack size of a class, in bytes.
 fn size_of_class(class: usize) -> usize {
     1 << (class as u32 + SMALLEST_SLOT_SHIFT - 1)
 }
 
-/// Class of a stack size that is a power of two.
+/// Returns the class of a stack size, which is a power of two.
 fn class_of(size: usize) -> usize {
     ((2 * size).trailing_zeros() - SMALLEST_SLOT_SHIFT) as usize
 }
 
 impl Stacks {
-    /// A class with more freed, mapped stacks than shall be kept.
+    /// Returns a class with more freed, mapped stacks than `keep` allows.
     fn class_above(&self, keep: Keep) -> Option<usize> {
-        // The mask first: mostly there are one or two classes with any.
+        // The mask comes first: usually only one or two classes have any.
         let mut left = self.nonempty;
         while left != 0 {
             let class = left.trailing_zeros() as usize;
@@ -196,7 +201,8 @@ impl Stacks {
         if top == 0 {
             return None;
         }
-        // SAFETY: a freed stack's top word is its link.
+        // SAFETY: `top` is that of a freed stack, which is still mapped and has its link in the
+        // topmost word.
         list.mapped = unsafe { (*((top - size_of::<FreeStack>()) as *const FreeStack)).next };
         list.mapped_count -= 1;
         if list.mapped_count == 0 {
@@ -205,12 +211,14 @@ impl Stacks {
         Some(Stack { bottom: top - size_of_class(class), top })
     }
 
-    /// True if there is one more of its class now than should be for long.
+    /// Adds a freed stack to its class. Returns true if the class has just exceeded the number at
+    /// which the reclaimer is told.
     fn put_mapped(&mut self, stack: Stack) -> bool {
         let class = class_of(stack.size());
         self.nonempty |= 1 << class;
         let list = &mut self.classes[class];
-        // SAFETY: nothing uses the stack any more.
+        // SAFETY: the stack is mapped, and its last user has given it up, so its topmost word can
+        // hold the link.
         unsafe {
             ((stack.top - size_of::<FreeStack>()) as *mut FreeStack).write(FreeStack { next: list.mapped });
         }
@@ -221,20 +229,21 @@ impl Stacks {
 
     fn take_empty(&mut self, class: usize) -> Option<usize> {
         let node = self.classes[class].empty?;
-        // SAFETY: made by `put_empty`, freed here once.
+        // SAFETY: `put_empty` wrote the node, and the list has the only pointer to it.
         let EmptySlot { slot, next } = unsafe { node.read() };
         self.classes[class].empty = next;
-        // SAFETY: as above.
+        // SAFETY: `put_empty` allocated the node with this layout, and it has left the list.
         unsafe { free(node.cast(), core::alloc::Layout::new::<EmptySlot>()) };
         Some(slot)
     }
 
-    /// Remembers an unmapped slot; without memory for the note, its addresses are lost, of which there are plenty.
+    /// Remembers an unmapped slot. If there is no memory for the node, its addresses are lost; the
+    /// window has plenty.
     fn put_empty(&mut self, class: usize, slot: usize) {
         let layout = core::alloc::Layout::new::<EmptySlot>();
         if let Ok(node) = super::allocate(layout, super::Placement::Near) {
             let node = node.cast::<EmptySlot>();
-            // SAFETY: just allocated for it.
+            // SAFETY: the memory was just allocated for an `EmptySlot`.
             unsafe { node.write(EmptySlot { slot, next: self.classes[class].empty }) };
             self.classes[class].empty = Some(node);
         }
@@ -250,15 +259,17 @@ impl Stacks {
     }
 }
 
-/// Gives the memory of freed stacks back; how many bytes. Blocks until all CPUs
-/// have flushed their TLBs: for threads only.
+/// Frees the memory of freed stacks and returns the number of bytes; 0 if a CPU did not flush its
+/// TLB. Blocks until all CPUs have flushed theirs, so only a thread may call it.
 pub fn reclaim(keep: Keep) -> u64 {
-    /// One at a time: what another is about to give back must not count as lost.
+    /// Serializes callers, so that memory which another caller is about to free does not count as
+    /// unavailable.
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock();
     let mut bytes = 0;
     loop {
-        // A batch without allocation: the unmapped stacks' memory is listed in that memory itself.
+        // Building the batch allocates nothing: each unmapped stack's memory holds its own list
+        // node.
         let mut unmapped: Option<NonNull<Unmapped>> = None;
         let mut stacks = STACKS.lock();
         let mut batch = 0;
@@ -267,7 +278,8 @@ pub fn reclaim(keep: Keep) -> u64 {
             let slot = stack.guard().start;
             if let Some(memory) = stack.unmap() {
                 let note = memory.cast::<Unmapped>();
-                // SAFETY: the memory of a freed stack, through the direct map.
+                // SAFETY: the memory of a freed stack belongs to this function and stays writable
+                // through the direct map.
                 unsafe { note.write(Unmapped { next: unmapped, class, slot }) };
                 unmapped = Some(note);
                 bytes += stack.size() as u64;
@@ -281,14 +293,16 @@ pub fn reclaim(keep: Keep) -> u64 {
         }
         let flushed = call::flush_tlbs();
         while let Some(note) = unmapped {
-            // SAFETY: written above, read once.
+            // SAFETY: the loop above wrote the node, and each node is read once, before its memory
+            // is freed.
             let Unmapped { next, class, slot } = unsafe { note.read() };
             unmapped = next;
             if flushed.is_ok() {
                 zone::of(note.cast()).lock().free_block(note.cast());
                 STACKS.lock().put_empty(class, slot);
             }
-            // A CPU that does not answer may still use the old translation: then the memory is never used again.
+            // A CPU that does not answer may still use the old translation, so without a complete
+            // flush the memory is never used again.
         }
         if let Err(error) = flushed {
             log::error!("stacks: {error}; lost {bytes} bytes of memory for safety");
@@ -324,7 +338,7 @@ struct Unmapped {
     slot: usize,
 }
 
-/// Stacks in use, and bytes of freed ones still mapped.
+/// Returns the number of stacks in use, and the bytes of freed stacks that are still mapped.
 pub fn usage() -> (usize, u64) {
     let stacks = STACKS.lock();
     let sizes = stacks.classes.iter().enumerate();

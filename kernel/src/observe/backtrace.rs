@@ -1,9 +1,11 @@
-//! Backtraces: the chain of frame pointers, and how it goes on behind an interrupt.
+//! Backtraces: the chain of frame pointers, continued across interrupts.
 //!
-//! A handler runs on a trap stack. Its chain leads to the frame of the function that was interrupted, but where that function
-//! was is only in what the trap left at the top of its stack. So the walk looks there when the chain leaves a trap stack, at
-//! whatever instruction of the handler it began. A thread that gives way has the frame on its own stack, with a link in the
-//! chain; for the few instructions before that is there, and after it is gone, the walk misses the interrupted function.
+//! A handler runs on a trap stack. Its chain leads to the frame of the interrupted function, but
+//! where in that function the interrupt came is recorded only in what the trap left at the top of
+//! its stack. So the walk reads that when the chain leaves a trap stack; this works from any
+//! instruction of the handler. A thread that gives way has the trap frame on its own stack, with a
+//! link in the chain. For the few instructions before that link exists and after it is gone, the
+//! walk misses the interrupted function.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -23,28 +25,28 @@ use crate::stopped;
 use crate::symbols;
 use crate::thread;
 
-/// Most frames of a backtrace.
+/// Maximum number of frames in a backtrace.
 pub const FRAME_LIMIT: usize = 32;
-/// How long a CPU may take to say where a thread of it is.
+/// Time a CPU has to report the frames of one of its threads.
 const ANSWER_LIMIT: Duration = Duration::from_millis(100);
 
-/// A place in a backtrace. Shown with its function's name and the offset in it.
+/// A place in a backtrace. Displayed with its function's name and the offset in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Where: the next instruction.
+    /// Address of the next instruction.
     pub address: usize,
-    /// How it came to stop there.
+    /// How execution left this function.
     pub left_by: LeftBy,
 }
 
-/// How a function was left that a backtrace names.
+/// How a function in a backtrace was left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeftBy {
-    /// Not at all: it is the innermost.
+    /// It was not left: it is the innermost.
     Nothing,
     /// By a trap, so the address is exact.
     Interrupt,
-    /// By a call, so the address is where that returns, which can be past the function's end.
+    /// By a call. The address is the return address, which can lie past the function's end.
     Call,
 }
 
@@ -58,16 +60,17 @@ impl fmt::Display for Frame {
     }
 }
 
-/// The frames of a flow with these registers, innermost first, [`FRAME_LIMIT`] at most. They are read by probes, so a broken
-/// chain only ends them.
+/// Returns the frames of the control flow with these registers, innermost first, at most
+/// [`FRAME_LIMIT`]. Memory is read by probes, so a broken chain only ends the backtrace.
 pub fn frames(registers: &Registers) -> impl Iterator<Item = Frame> + use<> {
     let mut walk = Walk { frame_pointer: registers.frame_pointer, trap: Trap::with(registers.stack_pointer) };
     let innermost = Frame { address: registers.instruction_pointer, left_by: LeftBy::Nothing };
     core::iter::successors(Some(innermost), move |frame| walk.caller(frame)).take(FRAME_LIMIT)
 }
 
-/// The frames of a thread's stack, innermost first, and whether that is certain; `None` if there is no such
-/// thread. For a running thread, where its CPU was interrupted to look.
+/// Returns the frames of a thread's stack, innermost first, and whether they are certain; `None` if
+/// there is no such thread. The frames of a running thread start where its CPU was interrupted to
+/// take them.
 pub fn of_thread(id: u64) -> Option<(Vec<Frame>, bool)> {
     if sandbox::is_active() {
         return stopped::registers_of(id).map(|registers| (frames(&registers).collect(), true));
@@ -85,7 +88,8 @@ pub fn of_thread(id: u64) -> Option<(Vec<Frame>, bool)> {
         let registers = match thread.state() {
             thread::State::Running if is_interrupted => Machine::interrupted(),
             thread::State::Running => Machine::registers_here(),
-            // SAFETY: suspended, and its CPU is here.
+            // SAFETY: the thread is suspended, and only its CPU, which runs this function with
+            // interrupts off, can resume it and change its context.
             _ => Machine::suspended_at(unsafe { &*thread.context.get() }),
         };
         let mut list = theirs.lock();
@@ -97,7 +101,7 @@ pub fn of_thread(id: u64) -> Option<(Vec<Frame>, bool)> {
     Some((list, answered))
 }
 
-/// Prints them, a line each.
+/// Prints the frames with these registers, one per line.
 pub fn print(registers: &Registers) {
     let mut previous = 0;
     let mut repeated = 0;
@@ -114,17 +118,17 @@ pub fn print(registers: &Registers) {
     }
 }
 
-/// Prints the innermost frame alone.
+/// Prints only the innermost frame.
 pub fn print_innermost(registers: &Registers) {
     if let Some(frame) = frames(registers).next() {
         crate::println!("  #0 {frame}");
     }
 }
 
-/// Where a walk is.
+/// The state of a walk.
 struct Walk {
     frame_pointer: usize,
-    /// The trap whose handler it is in.
+    /// The trap in whose handler the walk is.
     trap: Option<Trap>,
 }
 
@@ -137,23 +141,23 @@ impl Walk {
         let at = self.frame_pointer;
         let next = read(at)?;
         let address = read(at.checked_add(size_of::<usize>())?).filter(|&address| address != 0)?;
-        // Callers' frames are at higher addresses of the same stack.
+        // The frames of callers lie at higher addresses of the same stack.
         let leaves_trap = self.trap.as_ref().is_some_and(|trap| !trap.is_on_stack(next));
         self.frame_pointer = if next > at || leaves_trap { next } else { 0 };
-        // The entry of interrupts links the thread that gives way to where it was interrupted.
+        // A thread that gives way was linked by the interrupt entry to where it was interrupted.
         let was_interrupted = callee.left_by == LeftBy::Call && Machine::is_interrupt_entry(callee.address);
         Some(Frame { address, left_by: if was_interrupted { LeftBy::Interrupt } else { LeftBy::Call } })
     }
 }
 
-/// A trap, by the stack its handler runs on.
+/// A trap, identified by the stack its handler runs on.
 struct Trap {
     stack_top: usize,
     frame: TrapFrame,
 }
 
 impl Trap {
-    /// The trap on whose stack an address is.
+    /// Returns the trap whose stack contains `address`.
     fn with(address: usize) -> Option<Self> {
         let frame = Machine::TRAP_FRAME?;
         let mut traps = cpu::all().flat_map(Cpu::trap_stack_tops).map(|stack_top| Self { stack_top, frame });
@@ -173,7 +177,7 @@ impl Trap {
     }
 }
 
-/// An aligned word, if there is memory.
+/// Reads an aligned word, if memory is mapped there.
 fn read(at: usize) -> Option<usize> {
     let mut word = [0; size_of::<usize>()];
     if at == 0 || !at.is_multiple_of(word.len()) {

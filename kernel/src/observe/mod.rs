@@ -1,4 +1,5 @@
-//! Looking at the kernel while it runs: its state, what happened and when, where each CPU is.
+//! Observing the running kernel: its state, its events with their times, and where each CPU
+//! executes.
 
 pub mod backtrace;
 pub mod snapshot;

@@ -1,8 +1,9 @@
-//! The kernel's state at one moment, as far as several CPUs have one: what every command, test and tool reads.
+//! The kernel's state, as close to one moment as several CPUs allow. Every command, test and tool
+//! reads it.
 //!
-//! Each CPU describes itself and its threads, with interrupts off, so what is said of one CPU is true together. A CPU
-//! that does not answer is described from outside and marked as such. On a stopped machine all are described from outside, as they
-//! stopped.
+//! Each CPU describes itself and its threads with interrupts off, so the parts of one CPU's
+//! description are consistent with each other. A CPU that does not answer is described from outside
+//! and marked as such. On a stopped machine all CPUs are described from outside, as they stopped.
 
 use alloc::string::ToString;
 use alloc::sync::Arc;
@@ -30,14 +31,14 @@ use crate::sandbox;
 use crate::thread::{self, NAME_LIMIT};
 use crate::time;
 
-/// Most threads described per CPU unless asked for more.
+/// Default maximum of threads described per CPU.
 pub const THREAD_LIMIT: usize = 512;
-/// How long a CPU may take to describe itself.
+/// Time a CPU has to describe itself.
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
-/// Most ready threads listed per CPU.
+/// Maximum number of ready threads listed per CPU.
 const READY_LIMIT: usize = 64;
 
-/// What a CPU writes about a thread in its interrupt handler: no allocation.
+/// A thread as its CPU describes it in the interrupt handler, where nothing can be allocated.
 #[derive(Clone, Copy)]
 struct RawThread {
     id: u64,
@@ -50,7 +51,7 @@ struct RawThread {
     stack_pointer: usize,
     resumes_at: usize,
     address: usize,
-    /// Address of the thread whose mutex it waits for.
+    /// Address of the thread that owns the mutex this thread waits for.
     waits_for: Option<usize>,
 }
 
@@ -74,17 +75,17 @@ fn describe_program(program: &Program) -> ProgramState {
     }
 }
 
-/// Takes one. For threads; waits at most a quarter second per CPU.
+/// Takes a snapshot. For threads only; waits at most half a second per CPU.
 pub fn take() -> Snapshot {
     take_with(THREAD_LIMIT)
 }
 
-/// One without threads: what else there is can be told where their list is broken.
+/// Takes a snapshot without threads. It works even where the list of threads is broken.
 pub fn take_without_threads() -> Snapshot {
     take_with(0)
 }
 
-/// As [`take`], with at most so many threads described per CPU.
+/// Takes a snapshot like [`take`], with at most `thread_limit` threads described per CPU.
 pub fn take_with(thread_limit: usize) -> Snapshot {
     let taken_at_ns = time::now_ns();
     let mut parts: Vec<Part> = cpu::all().map(|cpu| describe(cpu, thread_limit)).collect();
@@ -126,10 +127,10 @@ pub fn take_with(thread_limit: usize) -> Snapshot {
     }
 }
 
-/// Lets a CPU describe itself, or does it from outside.
+/// Lets a CPU describe itself, or describes it from outside.
 fn describe(cpu: &'static Cpu, thread_limit: usize) -> Part {
     let expected = cpu.registry.lock().len().min(thread_limit);
-    // Room for threads that come while we ask.
+    // Room for threads that are spawned in the meantime.
     let room = (expected + expected / 4 + 16).min(thread_limit);
     let mut part = Part { cpu: CpuState::default(), threads: Vec::new(), omitted: 0 };
     let _ = part.threads.try_reserve_exact(room);
@@ -149,22 +150,22 @@ fn describe(cpu: &'static Cpu, thread_limit: usize) -> Part {
     core::mem::replace(&mut part, empty)
 }
 
-/// Who describes a CPU.
+/// The describer of a CPU.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum View {
-    /// Itself.
+    /// The CPU itself.
     Own,
-    /// Another one, while it may go on.
+    /// Another CPU, while the described one may be running.
     Outside,
     /// The host of a stopped machine.
     Stopped,
 }
 
-/// Describes a CPU and its threads within the room there is.
+/// Describes a CPU and its threads, within the capacity already allocated.
 fn fill(part: &mut Part, cpu: &Cpu, view: View) {
     part.threads.clear();
     part.cpu.ready.clear();
-    // A CPU that does not answer may have stopped while it held a lock.
+    // A CPU that does not answer may have stopped while holding one of these locks.
     let locks = if view == View::Own {
         Some((cpu.registry.lock(), cpu.timers.lock()))
     } else {
@@ -177,8 +178,8 @@ fn fill(part: &mut Part, cpu: &Cpu, view: View) {
     for thread in registry.iter().take(part.threads.capacity()) {
         let state = thread.state();
         let suspended = match state {
-            // SAFETY: a suspended thread's context is not written while its CPU is here; from outside, whatever is
-            // read is marked uncertain.
+            // SAFETY: nothing writes a suspended thread's context while its CPU runs this function.
+            // A value read from outside may be torn, and is marked uncertain.
             thread::State::Ready | thread::State::Blocked => Machine::suspended_at(unsafe { &*thread.context.get() }),
             thread::State::Running if view == View::Stopped => {
                 debug::stopped_registers(cpu.index).copied().unwrap_or_default()
@@ -206,7 +207,8 @@ fn fill(part: &mut Part, cpu: &Cpu, view: View) {
     let mut ready_count = 0;
     let mut running = 0;
     if view != View::Outside {
-        // SAFETY: this CPU's queue, interrupts off; or that of one that is stopped.
+        // SAFETY: the queue belongs to this CPU, and interrupts are off; or its CPU is stopped and
+        // this is the host.
         let queue = unsafe { cpu.run_queue.get() };
         ready.extend(queue.iter().take(READY_LIMIT.min(ready.capacity())).map(thread::Thread::id));
         ready_count = queue.len() as u64;
@@ -217,7 +219,8 @@ fn fill(part: &mut Part, cpu: &Cpu, view: View) {
     } else if let Some(thread) = part.threads.iter().find(|thread| thread.state == thread::State::Running) {
         running = thread.id;
     }
-    // SAFETY: set before the CPU became known.
+    // SAFETY: the pointer is null or the CPU's idle thread, which was stored before the CPU was
+    // published and lives forever.
     let idle_id = unsafe { cpu.idle.load(Ordering::Relaxed).as_ref() }.map_or(0, thread::Thread::id);
     part.cpu = CpuState {
         index: cpu.index as u32,

@@ -1,4 +1,4 @@
-//! The threads of a stopped machine: all of them, one by its number, and where each is.
+//! The threads of a stopped machine: listing them, finding one by its number, and their registers.
 
 use arch_contract::fault::Registers;
 
@@ -7,14 +7,15 @@ use crate::cpu::{self, Cpu};
 use crate::debug;
 use crate::thread;
 
-/// Calls `each` with all threads of a stopped machine and their CPUs.
+/// Calls `each` with every thread of a stopped machine and its CPU.
 pub fn for_each_thread(mut each: impl FnMut(&thread::Thread, usize)) {
     for cpu in cpu::all() {
         cpu.registry.lock().iter().for_each(|thread| each(thread, cpu.index));
     }
 }
 
-/// Calls `work` with a thread of a stopped machine and its CPU; `None` if there is no such thread.
+/// Calls `work` with a thread of a stopped machine and its CPU. Returns `None` if there is no such
+/// thread.
 pub fn with_thread<T>(id: u64, work: impl FnOnce(&thread::Thread, usize) -> T) -> Option<T> {
     let mut work = Some(work);
     cpu::all().find_map(|cpu| {
@@ -24,7 +25,8 @@ pub fn with_thread<T>(id: u64, work: impl FnOnce(&thread::Thread, usize) -> T) -
     })
 }
 
-/// Where a thread of a stopped machine is, or goes on; `None` if there is no such thread.
+/// Returns the registers with which a thread of a stopped machine stopped or will resume; `None` if
+/// there is no such thread.
 pub fn registers_of(id: u64) -> Option<Registers> {
     let of = |cpu: &Cpu| {
         if debug::stopped_thread(cpu.index).is_some_and(|running| running.id() == id) {
@@ -35,8 +37,9 @@ pub fn registers_of(id: u64) -> Option<Registers> {
     cpu::all().find_map(of).or_else(|| with_thread(id, |thread, _| suspended_registers(thread)))
 }
 
-/// Where a thread of a stopped machine that does not run goes on.
+/// Returns the registers with which a suspended thread of a stopped machine will resume.
 pub fn suspended_registers(thread: &thread::Thread) -> Registers {
-    // SAFETY: on a stopped machine nothing changes it. Of a thread that runs it is what was once, and no address in it is followed.
+    // SAFETY: nothing changes a context on a stopped machine. The context of a running thread holds
+    // outdated values, and no address in it is followed.
     Machine::suspended_at(unsafe { &*thread.context.get() })
 }

@@ -1,4 +1,5 @@
-//! Names of addresses, from the table `aero build` packs behind the image ([`FunctionTable`]).
+//! Function names of addresses, from the table that `aero build` packs behind the image
+//! ([`FunctionTable`]).
 
 use core::fmt;
 use core::ops::Range;
@@ -13,7 +14,7 @@ static TABLE: AtomicPtr<u8> = AtomicPtr::new(core::ptr::null_mut());
 static LENGTH: AtomicUsize = AtomicUsize::new(0);
 static IMAGE: AtomicUsize = AtomicUsize::new(0);
 
-/// Sets the table and where the image begins. Once.
+/// Sets the function table and the image's start address. Called once.
 pub(crate) fn init(table: &'static [u8], image: usize) {
     LENGTH.store(table.len(), Ordering::Relaxed);
     IMAGE.store(image, Ordering::Relaxed);
@@ -25,18 +26,19 @@ fn table() -> &'static [u8] {
     if at.is_null() {
         return &[];
     }
-    // SAFETY: set from a `&'static [u8]`.
+    // SAFETY: `init` stored the address and length of a `&'static [u8]`, the length before the
+    // address.
     unsafe { core::slice::from_raw_parts(at, LENGTH.load(Ordering::Relaxed)) }
 }
 
-/// An address with the function it is in, as far as known.
+/// An address and, if known, the function it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Symbol<'a> {
     /// The address.
     pub address: usize,
-    /// The function's name and the address's offset in it.
+    /// Name of the function and the address's offset in it.
     pub function: Option<(&'a str, usize)>,
-    /// The program whose function it is, if it is not the kernel's.
+    /// The program the function belongs to; `None` for the kernel's functions.
     pub program: Option<&'a str>,
 }
 
@@ -53,7 +55,7 @@ impl fmt::Display for Symbol<'_> {
     }
 }
 
-/// The function an address is in.
+/// Returns the function that contains an address.
 pub fn resolve(address: usize) -> Symbol<'static> {
     let symbol = resolve_in(table(), IMAGE.load(Ordering::Relaxed), address);
     match symbol.function {
@@ -62,45 +64,47 @@ pub fn resolve(address: usize) -> Symbol<'static> {
     }
 }
 
-/// Most images of programs whose names are known at once.
+/// Maximum number of program images with known names at one time.
 pub(crate) const PROGRAM_LIMIT: usize = 64;
 
-/// The names of a loaded program's functions.
+/// The function names of a loaded program.
 #[derive(Clone)]
 pub(crate) struct Names {
-    /// The program's file.
+    /// File name of the program.
     pub program: &'static str,
-    /// Its function table.
+    /// Function table of the program.
     pub table: &'static [u8],
-    /// Where its image is.
+    /// Address range of the image.
     pub addresses: Range<usize>,
 }
 
 static PROGRAMS: SpinLock<ArrayVec<Names, PROGRAM_LIMIT>> = SpinLock::new(ArrayVec::new_const());
 
-/// Makes a program's names known. One that finds no room shows as addresses only.
+/// Registers the names of a program. If there is no room, its functions are displayed as addresses
+/// only.
 pub(crate) fn add(names: Names) {
     let _ = PROGRAMS.lock().try_push(names);
 }
 
-/// Forgets the names of the program whose image begins there.
+/// Removes the names of the program whose image starts at `start`.
 pub(crate) fn remove(start: usize) {
     PROGRAMS.lock().retain(|names| names.addresses.start != start);
 }
 
-/// The function of a program an address is in. Any context: gives up while the list is being changed.
+/// Returns the program function that contains an address. Callable from any context: gives up while
+/// the list is locked.
 fn resolve_in_program(address: usize) -> Option<Symbol<'static>> {
     let programs = PROGRAMS.try_lock()?;
     let names = programs.iter().find(|names| names.addresses.contains(&address))?;
     Some(Symbol { program: Some(names.program), ..resolve_in(names.table, names.addresses.start, address) })
 }
 
-/// Why a name is no place.
+/// Why a name does not resolve to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameError {
     /// There is no such function.
     Unknown,
-    /// The name fits this many functions.
+    /// The name matches this many functions.
     Ambiguous(usize),
 }
 
@@ -113,7 +117,7 @@ impl fmt::Display for NameError {
     }
 }
 
-/// Where the kernel's function of a name begins: its whole path, or the end of one.
+/// Returns the start address of a kernel function, given its whole path or the end of it.
 ///
 /// # Errors
 /// [`NameError`].
@@ -141,7 +145,7 @@ fn find_name(table: &[u8], name: &str) -> Result<usize, NameError> {
     }
 }
 
-/// The function an address is in, by the table of an image that begins at `image`.
+/// Returns the function that contains an address, by the table of the image that starts at `image`.
 fn resolve_in(table: &'static [u8], image: usize, address: usize) -> Symbol<'static> {
     Symbol { address, function: find(table, address.wrapping_sub(image)), program: None }
 }

@@ -1,4 +1,5 @@
-//! Telemetry ([`wire::telemetry`]): the kernel's end of a line on which its state, and how that changes, is asked for.
+//! Telemetry ([`wire::telemetry`]): the kernel's side of a serial line on which a host asks for the
+//! kernel's state and its changes.
 
 mod latency;
 
@@ -13,17 +14,17 @@ use crate::thread::{self, Builder, SpawnError};
 use crate::trace;
 use latency::Latencies;
 
-/// Longest request, in bytes.
+/// Maximum length of a request, in bytes.
 const REQUEST_LIMIT: usize = 64;
-/// Threads per CPU told of.
+/// Maximum number of threads reported per CPU.
 const THREAD_LIMIT: usize = 256;
-/// Time between two looks at the line.
+/// Time between two polls of the line.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Listens, if there is a line; false if not.
+/// Starts listening, if there is a telemetry line. Returns false if there is none.
 ///
 /// # Errors
-/// [`SpawnError`] for its thread.
+/// [`SpawnError`] for the listening thread.
 pub(crate) fn start() -> Result<bool, SpawnError> {
     if !Machine::telemetry_init() {
         return Ok(false);
@@ -32,13 +33,13 @@ pub(crate) fn start() -> Result<bool, SpawnError> {
     Ok(true)
 }
 
-/// What somebody who said hello was told.
+/// The state last sent to the host, since its hello.
 struct Session {
     told: Snapshot,
     latencies: Latencies,
 }
 
-/// The listener's life.
+/// Main loop of the listening thread.
 fn listen() {
     let mut frame: Vec<u8> = Vec::new();
     let mut session: Option<Session> = None;
@@ -48,7 +49,7 @@ fn listen() {
             continue;
         };
         if byte != FRAME_END {
-            // What is too long cannot be decoded, and is dropped at its end.
+            // A request over the limit cannot be decoded, and is dropped at its end.
             if frame.len() <= REQUEST_LIMIT {
                 frame.push(byte);
             }
@@ -91,7 +92,7 @@ fn answer(request: Request, session: &mut Option<Session>) -> Option<Answer> {
             trace::stop();
             Some(Answer::Done)
         }
-        // Nobody who speaks this protocol.
+        // The peer does not speak this protocol, or has not said hello.
         _ => None,
     }
 }

@@ -1,7 +1,9 @@
-//! The tracer: what happened on each CPU, with times, in a ring per CPU that overwrites its oldest.
+//! The tracer: events of each CPU with their times, in one ring per CPU that overwrites its oldest
+//! entries.
 //!
-//! Off, a trace point is a test and a branch not taken. On, it is some thirty instructions. At the machine's end the rings go to
-//! whoever started an emulated machine, or all the time, so that nothing is overwritten.
+//! With tracing off, a trace point is a test and a branch not taken; with tracing on, about thirty
+//! instructions. On an emulated machine the rings are exported to the host when the machine ends,
+//! or continuously, so that nothing is overwritten.
 
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
@@ -21,23 +23,24 @@ use crate::thread::{self, SpawnError, Thread};
 use crate::time::{self, spin_until};
 use crate::wait::Mutex;
 
-/// Largest encoded record, in bytes.
+/// Maximum size of an encoded record, in bytes.
 const RECORD_LIMIT: usize = 128;
-/// Events written in one go.
+/// Number of events written in one go.
 const EVENTS_AT_ONCE: usize = 32;
-/// How often what was recorded is written while the machine runs, and how often it is seen whether something is overwritten.
+/// Intervals at which recorded events are written while the machine runs, and at which the tracer
+/// checks for overwritten ones.
 const STREAM_INTERVAL: Duration = Duration::from_millis(2);
 const LOSS_INTERVAL: Duration = Duration::from_millis(50);
-/// How long the machine's end waits for what is being written.
+/// Time for which the end of the machine waits for a write in progress.
 const WRITE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Where each CPU's ring is.
+/// The ring of each CPU; null until tracing first starts.
 static RINGS: [AtomicPtr<TraceEntry>; MAX_CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
 
-/// Bits of an entry's tag that hold the kind; the rest is the running thread's number.
+/// Number of bits of an entry's tag that hold the kind. The rest is the running thread's number.
 const KIND_BITS: u32 = 8;
 
-/// Records an event, if tracing is on. Interrupts off.
+/// Records an event if tracing is on. Interrupts must be off.
 #[inline(always)]
 pub fn event(kind: Kind, first: u64, second: u64) {
     if Machine::is_tracing() {
@@ -47,7 +50,7 @@ pub fn event(kind: Kind, first: u64, second: u64) {
     }
 }
 
-/// Records a mark of the caller's own, if tracing is on. Any context.
+/// Records a user-defined mark if tracing is on. Callable from any context.
 #[inline(always)]
 pub fn mark(first: u64, second: u64) {
     if Machine::is_tracing() {
@@ -56,7 +59,7 @@ pub fn mark(first: u64, second: u64) {
     }
 }
 
-/// A thread was spawned. Interrupts off.
+/// Records that a thread was spawned. Interrupts must be off.
 #[inline(always)]
 pub(crate) fn spawned(id: u64, cpu: usize, name: &str) {
     if Machine::is_tracing() {
@@ -71,12 +74,12 @@ fn record_spawn(id: u64, cpu: usize, name: &str) {
     event(Kind::Name, first, second);
 }
 
-/// True while events are recorded.
+/// Returns whether events are recorded.
 pub fn is_on() -> bool {
     Machine::is_tracing()
 }
 
-/// Forgets what was recorded, and records from now on.
+/// Discards all recorded events and starts recording.
 ///
 /// # Errors
 /// [`OutOfMemory`] for the rings.
@@ -99,12 +102,12 @@ pub fn start() -> Result<(), OutOfMemory> {
     Ok(())
 }
 
-/// Records no more. What was recorded stays.
+/// Stops recording. The recorded events are kept.
 pub fn stop() {
     Machine::set_tracing(false);
 }
 
-/// A CPU's ring as it is now.
+/// A CPU's ring at one moment.
 struct View {
     cpu: usize,
     ring: *const TraceEntry,
@@ -123,40 +126,41 @@ impl View {
         self.recorded.min(TRACE_ENTRIES)
     }
 
-    /// The event at a position among those kept, oldest first.
+    /// Returns the event at a position among those kept, oldest first.
     fn get(&self, position: usize) -> Event {
         self.nth(self.recorded - self.kept() + position)
     }
 
-    /// An event by its number since tracing began, of those kept.
+    /// Returns an event by its number since tracing began. It must be among those kept.
     fn nth(&self, number: usize) -> Event {
         let at = number % TRACE_ENTRIES;
-        // SAFETY: an entry of the ring, which stays; a copy, because a CPU that still records may overwrite it. What is torn
-        // then is numbers.
+        // SAFETY: `at` is within the ring, which is never freed. The entry is copied by a volatile
+        // read, because its CPU may be overwriting it; a torn copy is still only numbers.
         let [cycles, tag, first, second] = unsafe { self.ring.add(at).read_volatile() };
         let kind = Kind::ALL.get((tag & ((1 << KIND_BITS) - 1)) as usize).copied().unwrap_or(Kind::Mark);
         Event { cycles, thread: tag >> KIND_BITS, kind, first, second }
     }
 }
 
-/// How far somebody has read each CPU's ring.
+/// How far a reader has read each CPU's ring.
 pub struct Position {
     read: [usize; MAX_CPUS],
 }
 
 impl Position {
-    /// Behind what was recorded so far.
+    /// Returns a position behind everything recorded so far.
     pub fn now() -> Self {
         let mut read = [0; MAX_CPUS];
         views().for_each(|view| read[view.cpu] = view.recorded);
         Self { read }
     }
 
-    /// Calls `each` with the CPU and the event for what was recorded since, as far as it was not overwritten.
+    /// Calls `each` with the CPU and the event for each event recorded since the last call and not
+    /// yet overwritten.
     pub fn read(&mut self, mut each: impl FnMut(usize, &Event)) {
         for view in views() {
             let read = &mut self.read[view.cpu];
-            // Tracing that begins anew counts from zero again.
+            // A new start of tracing counts from zero again.
             let fresh = view.recorded.checked_sub(*read).unwrap_or(view.recorded);
             let first = view.kept().saturating_sub(fresh);
             (first..view.kept()).for_each(|position| each(view.cpu, &view.get(position)));
@@ -165,13 +169,13 @@ impl Position {
     }
 }
 
-/// Number of events kept, and of older ones that were overwritten.
+/// Returns the number of events kept and the number of events overwritten.
 pub fn counts() -> (usize, usize) {
     views().fold((0, 0), |(kept, lost), view| (kept + view.kept(), lost + view.recorded - view.kept()))
 }
 
-/// Calls `each` with the CPU and the event, for the last `limit` events of all CPUs in the order of their times. Tracing
-/// is paused meanwhile.
+/// Calls `each` with the CPU and the event for the last `limit` events of all CPUs, in order of
+/// time. Tracing is paused while they are gathered.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -198,28 +202,29 @@ fn gather(limit: usize) -> Result<Vec<(usize, Event)>, OutOfMemory> {
     Ok(events)
 }
 
-/// How often tracing has begun.
+/// Number of times tracing was started.
 static BEGINNINGS: AtomicUsize = AtomicUsize::new(0);
 
-/// What has been written to whoever started an emulated machine.
+/// How much of the trace has been exported to the host.
 struct Written {
     has_begun: bool,
-    /// [`BEGINNINGS`] at the last look.
+    /// Value of [`BEGINNINGS`] at the last look.
     beginnings: usize,
-    /// Of each CPU, how many of the events since tracing began.
+    /// For each CPU, the number of its events since tracing began that are written.
     events: [usize; MAX_CPUS],
 }
 
 static WRITTEN: Mutex<Written> = Mutex::new(Written { has_begun: false, beginnings: 0, events: [0; MAX_CPUS] });
 
-/// Has the events written while the machine runs, if there is a way to write them. Once.
+/// Starts a thread that exports events while the machine runs, if there is an export channel.
+/// Called once.
 ///
 /// # Errors
-/// [`SpawnError`]: all that is written is written at the end.
+/// [`SpawnError`]; the events are then exported only at the end.
 pub(crate) fn stream() -> Result<(), SpawnError> {
     let work = || {
         loop {
-            // Tracing may be paused.
+            // Tracing may be paused, so it is checked before every write.
             while is_on() && WRITTEN.lock().write_some(State::Records).is_break() {}
             thread::sleep(STREAM_INTERVAL);
         }
@@ -227,10 +232,11 @@ pub(crate) fn stream() -> Result<(), SpawnError> {
     spawn_writer(work)
 }
 
-/// Has it told when the first event is overwritten, if there is a way: by the beginning of what is written. Once.
+/// Starts a thread that tells the host when the first event is overwritten, if there is an export
+/// channel: it writes the beginning of the trace and a mark. Called once.
 ///
 /// # Errors
-/// [`SpawnError`]: it is not told.
+/// [`SpawnError`]; the host is then not told.
 pub(crate) fn tell_of_loss() -> Result<(), SpawnError> {
     let work = || {
         while counts().1 == 0 {
@@ -250,12 +256,12 @@ fn spawn_writer(work: impl FnOnce() + Send + 'static) -> Result<(), SpawnError> 
     Ok(())
 }
 
-/// Whether CPUs record.
+/// Whether the CPUs are recording.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The last event of each may not be there yet.
+    /// They are, so the last event of each may be incomplete.
     Records,
-    /// All events are there.
+    /// They are not, and all events are complete.
     Stopped,
 }
 
@@ -271,7 +277,7 @@ impl Written {
         }
     }
 
-    /// Writes some events of each CPU; breaks if there are more.
+    /// Writes some events of each CPU. Breaks if there are more.
     fn write_some(&mut self, state: State) -> ControlFlow<()> {
         self.begin();
         let beginnings = BEGINNINGS.load(Ordering::Acquire);
@@ -282,14 +288,14 @@ impl Written {
         for view in views() {
             let end = view.recorded.saturating_sub(usize::from(state == State::Records));
             let from = &mut self.events[view.cpu];
-            // Tracing may be beginning anew.
+            // Tracing may just be starting anew.
             *from = (*from).min(view.recorded);
             let first = (*from).max(view.recorded - view.kept());
             let mut lost = first - *from;
             let mut events: ArrayVec<Event, EVENTS_AT_ONCE> =
                 (first..end).take(EVENTS_AT_ONCE).map(|at| view.nth(at)).collect();
             *from = first + events.len();
-            // Meanwhile the CPU may have come round.
+            // The CPU may have overwritten some of the copied events in the meantime.
             let overwritten =
                 Machine::traced(view.cpu).saturating_sub(TRACE_ENTRIES).saturating_sub(first).min(events.len());
             events.drain(..overwritten);
@@ -298,7 +304,7 @@ impl Written {
                 continue;
             }
             let idle = cpu::get(view.cpu).map_or(core::ptr::null_mut(), |cpu| cpu.idle.load(Ordering::Relaxed));
-            // SAFETY: null or the CPU's idle thread, which stays.
+            // SAFETY: the pointer is null or the CPU's idle thread, which lives forever.
             let idle = unsafe { idle.as_ref() }.map_or(0, thread::Thread::id);
             write(&Part::Ring(RingHeader {
                 cpu: view.cpu as u32,
@@ -315,14 +321,16 @@ impl Written {
     }
 }
 
-/// Writes the trace to whoever started an emulated machine, if tracing is on and there is a way. At the end of the machine.
+/// Exports the trace to the host at the end of the machine, if tracing is on and there is an export
+/// channel.
 pub(crate) fn export() {
     if !is_on() || !Machine::exports(Export::Trace) {
         return;
     }
     stop();
     let mut written = None;
-    // After a crash, whoever was writing may have stopped for good: then the trace ends there.
+    // After a crash, a writer may have stopped for good while holding the lock; the trace then ends
+    // there.
     spin_until(WRITE_LIMIT, || {
         written = WRITTEN.try_lock();
         written.is_some()

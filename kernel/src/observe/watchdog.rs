@@ -1,8 +1,9 @@
-//! The watchdog: reports a CPU that takes no interrupts any more, and a thread that never gives way by itself, each once,
-//! with the backtraces of all CPUs.
+//! The watchdog: reports a CPU that takes no interrupts any more and a thread that never gives way
+//! by itself, each once, with the backtraces of all CPUs.
 //!
-//! It is off unless asked for: a program that computes for minutes without giving way does nothing wrong. On, it
-//! interrupts CPUs that do not sleep four times in the limit. CPU 0 watches the others, CPU 1 watches CPU 0.
+//! It is off by default, because a program that computes for minutes without giving way does
+//! nothing wrong. When on, it interrupts every CPU that is not idle four times per limit. CPU 0
+//! watches the other CPUs, CPU 1 watches CPU 0.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
@@ -20,22 +21,23 @@ use crate::debug;
 use crate::thread::{self, Builder, NAME_LIMIT, SpawnError};
 use crate::time::{self, spin_until};
 
-/// Shortest limit.
+/// Minimum limit.
 pub const SHORTEST: Duration = Duration::from_millis(100);
-/// Looks per limit.
+/// Checks per limit.
 const LOOKS: u64 = 4;
-/// Voluntary switches between two looks that are no sign of life: the watchdog's own, seen before it has counted them.
+/// Voluntary switches between two checks that are no sign of life: the watchdog's own switch, which
+/// may be seen before the watcher has counted it.
 const OWN_SWITCHES: u64 = 1;
-/// How long all CPUs may take to say where they are.
+/// Time all CPUs have to report where they are.
 const SAMPLE_LIMIT: Duration = Duration::from_secs(1);
 
-/// The limit in ns, 0 while it is off.
+/// The limit in ns, 0 while the watchdog is off.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 static STARTED: AtomicBool = AtomicBool::new(false);
-/// Times the watchers of CPU 0 and 1 have slept, each on its CPU.
+/// Number of times the watchers on CPU 0 and CPU 1 have slept, by CPU.
 static SLEPT: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
-/// Where a CPU was when it was asked, and by which thread.
+/// Where a CPU was when it was sampled, and the thread it ran.
 struct Sample {
     instruction_pointer: AtomicUsize,
     stack_pointer: AtomicUsize,
@@ -44,7 +46,7 @@ struct Sample {
 }
 
 impl Sample {
-    /// What a backtrace needs.
+    /// Returns the registers a backtrace needs.
     fn registers(&self) -> Registers {
         Registers {
             instruction_pointer: self.instruction_pointer.load(Ordering::Acquire),
@@ -64,7 +66,8 @@ static SAMPLES: [Sample; MAX_CPUS] = [const {
     }
 }; MAX_CPUS];
 
-/// This CPU was asked where it is, whatever it was doing: the arch crate's callback.
+/// Records where this CPU is, whatever it was doing; the arch crate calls this from an NMI or its
+/// equivalent. The instruction pointer is stored last: it marks the sample as complete.
 pub(crate) fn sampled(registers: &Registers) {
     let place = &SAMPLES[cpu::this().index];
     place.thread.store(thread::try_running().map_or(0, thread::Thread::id), Ordering::Relaxed);
@@ -75,15 +78,16 @@ pub(crate) fn sampled(registers: &Registers) {
     faults::run_hook();
 }
 
-/// What tests do in the handler of an NMI.
+/// Hooks for tests in the NMI handler.
 #[cfg(feature = "faults")]
 pub mod faults {
     use core::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Address of a `fn()`, 0 for none: all CPUs may be in the handler at once, so there is no lock.
+    /// Address of a `fn()`, 0 for none. It is not behind a lock, because all CPUs may be in the
+    /// handler at once.
     static HOOK: AtomicUsize = AtomicUsize::new(0);
 
-    /// Calls a function in each handler that says where its CPU is, from now on.
+    /// Sets the function that each sampling handler calls.
     pub fn on_samples(hook: Option<fn()>) {
         HOOK.store(hook.map_or(0, |hook| hook as usize), Ordering::SeqCst);
     }
@@ -91,16 +95,16 @@ pub mod faults {
     pub(super) fn run_hook() {
         let hook = HOOK.load(Ordering::SeqCst);
         if hook != 0 {
-            // SAFETY: `on_samples` stores nothing else.
+            // SAFETY: the word is nonzero, and `on_samples` stores only addresses of a `fn()`.
             unsafe { core::mem::transmute::<usize, fn()>(hook)() };
         }
     }
 }
 
-/// Watches from now on: what lasts longer than `limit` is reported.
+/// Starts watching: reports a CPU or thread that hangs for longer than `limit`.
 ///
 /// # Errors
-/// [`SpawnError`] for its threads.
+/// [`SpawnError`] for the watching threads.
 pub fn start(limit: Duration) -> Result<(), SpawnError> {
     let nanoseconds = u64::try_from(limit.max(SHORTEST).as_nanos()).unwrap_or(u64::MAX);
     LIMIT.store(nanoseconds, Ordering::SeqCst);
@@ -112,7 +116,8 @@ pub fn start(limit: Duration) -> Result<(), SpawnError> {
         match Builder::new("watchdog").cpu(index).spawn(move || watch_from(index)) {
             Ok(handle) => handle.detach(),
             Err(error) => {
-                // The first watcher may be there already: it finds the limit gone. The next start tries again.
+                // The first watcher may exist already; a limit of 0 makes it idle. The next start
+                // tries again.
                 LIMIT.store(0, Ordering::SeqCst);
                 STARTED.store(false, Ordering::SeqCst);
                 return Err(error);
@@ -122,12 +127,12 @@ pub fn start(limit: Duration) -> Result<(), SpawnError> {
     Ok(())
 }
 
-/// Watches no more.
+/// Stops watching.
 pub fn stop() {
     LIMIT.store(0, Ordering::SeqCst);
 }
 
-/// The limit while it is on.
+/// Returns the limit; `None` while the watchdog is off.
 pub fn limit() -> Option<Duration> {
     match LIMIT.load(Ordering::SeqCst) {
         0 => None,
@@ -135,29 +140,29 @@ pub fn limit() -> Option<Duration> {
     }
 }
 
-/// What is known of a watched CPU.
+/// What the watcher knows of a CPU.
 #[derive(Clone, Copy)]
 struct Watched {
-    /// Switches that no preemption forced.
+    /// Switches that were not preemptions.
     voluntary: u64,
-    /// Time in the idle thread.
+    /// Cycles spent in the idle thread.
     idle: u64,
-    /// Last time such a switch or idle time was seen, in ns.
+    /// Last time a voluntary switch or idle time was seen, in ns.
     gave_way_at: u64,
-    /// Last time it answered, in ns.
+    /// Last time the CPU answered, in ns.
     answered_at: u64,
-    /// Times a debugger had stopped all CPUs then.
+    /// Number of debugger stops at the last check.
     stops: u64,
     reported: bool,
 }
 
-/// Switches that no preemption forced, and no watcher made.
+/// Returns the number of switches that were neither preemptions nor a watcher going to sleep.
 fn voluntary_switches(cpu: &Cpu) -> u64 {
     let slept = SLEPT.get(cpu.index).map_or(0, |slept| slept.load(Ordering::Relaxed));
     cpu.counters.switches.read().saturating_sub(cpu.counters.preemptions.read() + slept)
 }
 
-/// A watcher's life.
+/// Main loop of a watcher.
 fn watch_from(index: usize) {
     let is_mine = |cpu: &Cpu| if index == 0 { cpu.index != 0 || cpu::count() == 1 } else { cpu.index == 0 };
     let mut watched = [Watched::of_now(); MAX_CPUS];
@@ -171,7 +176,7 @@ fn watch_from(index: usize) {
             if limit == 0 || cpu.attention.is_idle() {
                 *state = Watched::of_now();
             } else if state.stops != debug::stops() {
-                // Nobody is late who was stopped.
+                // The debugger stopped the CPU, so the time it lost is not its own.
                 *state = Watched { voluntary: voluntary_switches(cpu), reported: state.reported, ..Watched::of_now() };
                 state.idle = cpu.counters.idle_cycles.read();
             } else {
@@ -239,7 +244,7 @@ fn report(cpu: &Cpu, what: core::fmt::Arguments<'_>) {
 
 fn name_of(id: u64) -> Option<ArrayString<NAME_LIMIT>> {
     cpu::all().find_map(|cpu| {
-        // A CPU that hangs may hold its registry.
+        // A CPU that hangs may hold the lock of its registry.
         let registry = cpu.registry.try_lock()?;
         let thread = registry.iter().find(|thread| thread.id() == id)?;
         ArrayString::from(thread.name()).ok()

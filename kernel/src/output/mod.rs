@@ -1,7 +1,8 @@
-//! The console's output side, and the kernel log: a line a record, kept in a ring as well.
+//! The console's output and the kernel log. A log record is one line; recent records are also kept
+//! in a ring.
 //!
-//! Once the console's device interrupts, what is written goes through a queue: nobody waits for a slow line with
-//! interrupts off. Before that, and in a crash, writing polls the device.
+//! Once the console's device interrupts, output goes through a queue, so that no CPU waits for a
+//! slow line with interrupts off. Before that, and in a crash, writing polls the device.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,26 +23,29 @@ pub use typed::TypedLine;
 mod queue;
 mod typed;
 
-/// Bytes of log kept for `log` at the prompt.
+/// Size of the kept log, which the prompt's `log` shows, in bytes.
 const RING_SIZE: usize = 8 * 1024;
 
-/// How long a full queue may take to become empty.
+/// Time a full queue has to drain.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
-/// Serialises whole writes, so that lines of several CPUs do not mix.
+/// The console's device. The lock serialises whole writes, so that lines of several CPUs do not
+/// mix.
 static CONSOLE: SpinLock<Device> = SpinLock::new(Device::new());
-/// What the device has not taken yet. Used under the lock of [`CONSOLE`], or after a crash.
+/// Bytes the device has not taken yet. Used under the lock of [`CONSOLE`], or without it after a
+/// crash and while a debugger has stopped the machine.
 static QUEUE: Queue = Queue::new();
-/// Set when the kernel has crashed: locks no longer mean anything.
+/// Set when the kernel has crashed. Output then takes no locks, because a stopped CPU may hold
+/// them.
 static CRASHED: AtomicBool = AtomicBool::new(false);
 
-/// How the console's device is written to.
+/// The state of writing to the console's device.
 struct Device {
-    /// It interrupts, so the queue is used.
+    /// The device interrupts, so output goes through the queue.
     queued: bool,
-    /// It was asked to interrupt when it takes more.
+    /// The device was asked to interrupt when it takes more bytes.
     watched: bool,
-    /// What is typed at it.
+    /// The line being typed at the device.
     typed: TypedLine,
 }
 
@@ -50,7 +54,7 @@ impl Device {
         Self { queued: false, watched: false, typed: TypedLine::new() }
     }
 
-    /// Writes whole output, above what is typed.
+    /// Writes formatted text above the line being typed.
     fn write_above(&mut self, arguments: fmt::Arguments<'_>) {
         let before = self.typed.hide();
         self.write(before.as_bytes());
@@ -63,7 +67,7 @@ impl Device {
         }
     }
 
-    /// Writes all of it: to the queue, or polling where there is none or it is full.
+    /// Writes all bytes: to the queue, or by polling if the queue is full or not in use.
     fn write(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         if self.queued {
@@ -77,7 +81,7 @@ impl Device {
         }
     }
 
-    /// Gives the device what it takes, and asks for an interrupt if that is not all.
+    /// Gives the device as many bytes as it takes, and asks for an interrupt if some are left.
     fn pump(&mut self) {
         QUEUE.send(Machine::console_try_write);
         let wanted = QUEUE.len() > 0;
@@ -113,10 +117,10 @@ impl Write for Ring {
     }
 }
 
-/// Writes formatted text to the device, `\n` as `\r\n`.
+/// Writes formatted text to the device, with `\n` as `\r\n`.
 struct Raw<'a> {
     device: &'a mut Device,
-    /// The last byte was the end of a line.
+    /// The last byte ended a line.
     ends_line: bool,
 }
 
@@ -137,7 +141,7 @@ impl Write for Raw<'_> {
     }
 }
 
-/// A device for [`Queue::send`] that takes what is offered once, waiting for it.
+/// Returns a device for [`Queue::send`] that takes one offer by polling and then no more.
 fn poll_once() -> impl FnMut(&[u8]) -> usize {
     let mut polled = false;
     move |bytes| {
@@ -149,7 +153,7 @@ fn poll_once() -> impl FnMut(&[u8]) -> usize {
     }
 }
 
-/// Waits for the device until everything is out.
+/// Sends everything in the queue by polling the device.
 fn flush() {
     QUEUE.send(|bytes| {
         Machine::console_write(bytes);
@@ -167,11 +171,11 @@ impl Write for Length {
     }
 }
 
-/// Runs `write` with the device, at a moment when the queue has room for `length` bytes if this CPU can wait for that
-/// with interrupts on.
+/// Runs `write` with the device. If interrupts are on, this CPU first waits for the queue to have
+/// room for `length` bytes.
 fn with_device(length: usize, write: impl FnOnce(&mut Device)) {
     if CRASHED.load(Ordering::Relaxed) || debug::is_stopped() {
-        // What was written before comes first. Who writes is the host: nobody else runs.
+        // Earlier output comes first. The caller is the host, and no other CPU runs.
         flush();
         write(&mut Device::new());
         return;
@@ -185,7 +189,7 @@ fn with_device(length: usize, write: impl FnOnce(&mut Device)) {
         false
     };
     if Machine::interrupts_enabled() {
-        // After that the line is stuck, and writing finds out how badly.
+        // If there is no room by then, the line is stuck, and `write` polls the device.
         time::spin_until(DRAIN_LIMIT, has_room);
     }
     let mut device = CONSOLE.lock();
@@ -195,12 +199,13 @@ fn with_device(length: usize, write: impl FnOnce(&mut Device)) {
     }
 }
 
-/// From now on the console's device interrupts; who handles that calls [`device_interrupted`].
+/// Switches output to the queue. From now on the console's device interrupts, and its handler calls
+/// [`device_interrupted`].
 pub fn use_interrupts() {
     CONSOLE.lock().queued = true;
 }
 
-/// The console's device raised its line, maybe because it takes more output.
+/// Handles an interrupt of the console's device, which may be ready for more output.
 pub fn device_interrupted() {
     let mut device = CONSOLE.lock();
     if device.watched {
@@ -208,13 +213,15 @@ pub fn device_interrupted() {
     }
 }
 
-/// From now on, output takes no locks. Called when the kernel crashes, the other CPUs stopped.
+/// Makes output take no locks from now on. Called in a crash, when the other CPUs have been told to
+/// stop.
 pub(crate) fn enter_crash() {
     CRASHED.store(true, Ordering::SeqCst);
     flush();
 }
 
-/// Ends the machine, once what was written is out. `status` reaches whoever started an emulated machine.
+/// Ends the machine after pending output is written. `status` reaches the host of an emulated
+/// machine.
 pub fn power(action: PowerAction, status: u8) -> ! {
     trace::export();
     if !CRASHED.load(Ordering::Relaxed) {
@@ -224,15 +231,16 @@ pub fn power(action: PowerAction, status: u8) -> ! {
     Machine::power(action, status)
 }
 
-/// Who else is told what [`print`] writes, 0 for nobody.
+/// Address of the function that receives a copy of all output of [`print`] and the log, 0 for none.
 static MIRROR: AtomicUsize = AtomicUsize::new(0);
 
-/// Gives `mirror` what the kernel says to everybody, from now on: in any context, a piece at a time.
+/// Sends a copy of all output of [`print`] and the log to `mirror`. It is called in any context,
+/// once per piece of text.
 pub fn set_mirror(mirror: fn(&str)) {
     MIRROR.store(mirror as usize, Ordering::Release);
 }
 
-/// True once the kernel has crashed.
+/// Returns whether the kernel has crashed.
 pub fn has_crashed() -> bool {
     CRASHED.load(Ordering::Relaxed)
 }
@@ -244,14 +252,14 @@ impl Write for Mirror {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mirror = MIRROR.load(Ordering::Acquire);
         if mirror != 0 {
-            // SAFETY: set from a function of this type.
+            // SAFETY: the word is nonzero, and `set_mirror` stores only addresses of a `fn(&str)`.
             unsafe { core::mem::transmute::<usize, fn(&str)>(mirror)(text) };
         }
         Ok(())
     }
 }
 
-/// Writes formatted text to the console, and to whoever else is told. Any context.
+/// Writes formatted text to the console and the mirror. Callable from any context.
 pub fn print(arguments: fmt::Arguments<'_>) {
     let _ = Mirror.write_fmt(arguments);
     write_to_device(arguments);
@@ -263,13 +271,13 @@ fn write_to_device(arguments: fmt::Arguments<'_>) {
     with_device(length.0 + 2 * typed::LIMIT, |device| device.write_above(arguments));
 }
 
-/// Writes text to the serial line only, `\n` as `\r\n`. Any context.
+/// Writes text only to the serial line, with `\n` as `\r\n`. Callable from any context.
 pub fn print_to_serial(text: &str) {
     write_to_device(format_args!("{text}"));
 }
 
-/// What is typed at the serial line becomes `line`, `""` for nothing; see [`TypedLine::edit`]. Other output moves it down from now
-/// on. Any context.
+/// Replaces the line being typed at the serial line by `line`, `""` for none; see
+/// [`TypedLine::edit`]. Other output moves the line down from now on. Callable from any context.
 pub fn edit_serial_line(change: &str, line: &str) {
     with_device(change.len() + typed::LIMIT, |device| {
         let mut typed = core::mem::take(&mut device.typed);
@@ -280,7 +288,7 @@ pub fn edit_serial_line(change: &str, line: &str) {
     });
 }
 
-/// Writes bytes to the console as they are. Any context.
+/// Writes bytes to the console unchanged. Callable from any context.
 pub fn write_bytes(bytes: &[u8]) {
     with_device(bytes.len(), |device| device.write(bytes));
 }
@@ -293,7 +301,7 @@ macro_rules! println {
     };
 }
 
-/// Colours of the log where it is mirrored (ECMA-48, 8.3.117).
+/// Colours of log lines in the mirror (ECMA-48, 8.3.117).
 const RED: &str = "\x1b[31m";
 const YELLOW: &str = "\x1b[33m";
 const PLAIN: &str = "\x1b[0m";
@@ -304,7 +312,7 @@ static LOGGER: Logger = Logger;
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata) -> bool {
-        // While all CPUs are stopped, somebody else may be in the middle of a line.
+        // While all CPUs are stopped, another CPU may have been stopped in the middle of a line.
         metadata.level() <= log::max_level() && !debug::is_stopped()
     }
 
@@ -339,9 +347,9 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// Starts logging. Once.
+/// Starts logging. Called once.
 pub(crate) fn init(level: LevelFilter) {
-    // A second call finds the logger set, which is what it wants.
+    // The only error is that the logger is already set, and then it is this one.
     let _ = log::set_logger(&LOGGER);
     log::set_max_level(level);
 }

@@ -1,17 +1,17 @@
-//! Bytes on their way to the console's device, which is slower than those who write.
+//! The queue of bytes for the console's device, which is slower than its writers.
 
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-/// Bytes it holds: 0.7 s of a 115,200 baud line.
+/// Capacity in bytes: 0.7 s of a line at 115,200 baud.
 pub const CAPACITY: usize = 8 * 1024;
-/// Bytes offered to the device at once: the FIFO of a 16550.
+/// Number of bytes offered to the device at once: the size of a 16550's FIFO.
 const CHUNK: usize = 16;
 
-/// A ring that one at a time may use, under the console's lock. Its memory is atomic so that a crash can empty it
-/// while the lock's holder is stopped half-way.
+/// A ring buffer with one user at a time, under the console's lock. Its memory is atomic, so that a
+/// crash can empty it while the lock's holder is stopped halfway through an operation.
 pub struct Queue {
     bytes: [AtomicU8; CAPACITY],
-    /// Bytes ever pushed and ever sent, modulo the word size.
+    /// Total numbers of bytes pushed and sent, modulo the word size.
     pushed: AtomicUsize,
     sent: AtomicUsize,
 }
@@ -25,12 +25,12 @@ impl Queue {
         self.pushed.load(Ordering::Acquire).wrapping_sub(self.sent.load(Ordering::Relaxed))
     }
 
-    /// Bytes it can still take.
+    /// Returns the number of bytes the queue can still take.
     pub fn room(&self) -> usize {
         CAPACITY - self.len()
     }
 
-    /// Takes as many of the bytes as it has room for; returns how many.
+    /// Takes as many of the bytes as fit. Returns how many.
     pub fn push(&self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.room());
         let pushed = self.pushed.load(Ordering::Relaxed);
@@ -41,7 +41,8 @@ impl Queue {
         taken
     }
 
-    /// Gives bytes to `device`, which returns how many of those offered it took, until it takes none or none is left.
+    /// Offers bytes to `device`, which returns how many it took, until it takes none or none are
+    /// left.
     pub fn send(&self, mut device: impl FnMut(&[u8]) -> usize) {
         loop {
             let mut chunk = [0; CHUNK];
@@ -72,7 +73,7 @@ mod tests {
 
     use super::{CAPACITY, Queue};
 
-    /// A device that takes `per_call` bytes, then none, in turn.
+    /// A device that alternately takes `per_call` bytes and none.
     fn slow<'a>(per_call: usize, line: &'a mut Vec<u8>) -> impl FnMut(&[u8]) -> usize + 'a {
         let mut busy = false;
         move |bytes| {

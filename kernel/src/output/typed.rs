@@ -1,45 +1,46 @@
-//! The line somebody types, which other output moves down instead of mixing with it.
+//! The line being typed at a terminal. Other output moves it down instead of mixing with it.
 
 use arrayvec::ArrayString;
 
-/// Longest line with its prompt and the sequences that place the cursor, in bytes.
+/// Maximum length of the line with its prompt and the sequences that place the cursor, in bytes.
 pub const LIMIT: usize = 128;
-/// To the line's begin, and erase all of it (ECMA-48, 8.3.41).
+/// Moves to the start of the line and erases all of it (ECMA-48, 8.3.41).
 const ERASE: &str = "\r\x1b[2K";
 
-/// A prompt with what was typed behind it, as a terminal shows it.
+/// A prompt and the text typed behind it, as a terminal shows them.
 pub struct TypedLine {
     line: ArrayString<LIMIT>,
-    /// It is what the terminal's cursor stands in.
+    /// The line is on the terminal, with the cursor in it.
     is_shown: bool,
 }
 
 impl TypedLine {
-    /// Nothing is typed.
+    /// Creates an empty line.
     pub const fn new() -> Self {
         Self { line: ArrayString::new_const(), is_shown: false }
     }
 
-    /// Other text is about to be written: returns what is to be written first.
+    /// Hides the line before other text is written. Returns what must be written first.
     pub fn hide(&mut self) -> &'static str {
         if core::mem::take(&mut self.is_shown) { ERASE } else { "" }
     }
 
-    /// Other text was written, whole lines of it: returns what brings the line back.
+    /// Shows the line again after whole lines of other text were written. Returns what to write.
     pub fn bring_back(&mut self) -> &str {
         self.is_shown = !self.line.is_empty();
         &self.line
     }
 
-    /// The line becomes `line`, `""` for none, to which `change` leads on a terminal that shows the line as it was. Returns the
-    /// two pieces to write.
+    /// Sets the line to `line`, `""` for none. `change` turns the line as the terminal shows it
+    /// into the new one. Returns the two pieces to write.
     pub fn edit<'a>(&'a mut self, change: &'a str, line: &str) -> [&'a str; 2] {
         let was_hidden = !self.is_shown && !self.line.is_empty();
         self.line.clear();
-        // A longer one is not shown again after other output, nothing worse.
+        // A longer line is cleared here and, after other output, not shown again; that is the only
+        // consequence.
         let _ = self.line.try_push_str(line);
         self.is_shown = !self.line.is_empty();
-        // Hidden by text that did not end its line.
+        // The line was hidden by text that did not end its own line.
         if was_hidden && self.is_shown { ["\n", &self.line] } else { [change, ""] }
     }
 }
@@ -58,7 +59,7 @@ mod tests {
 
     use super::*;
 
-    /// What a terminal gets.
+    /// A terminal's input, recorded.
     #[derive(Default)]
     struct Terminal {
         typed: TypedLine,

@@ -4,10 +4,10 @@ use wire::packed;
 
 use crate::boot;
 
-/// What can be started.
+/// A packed program that can be started.
 pub type File = packed::Program<'static>;
 
-/// The image's programs.
+/// Returns the programs packed into the image.
 pub fn files() -> impl Iterator<Item = File> {
     packed::programs(boot::information().programs)
 }

@@ -1,9 +1,10 @@
-//! Finding out that a program's threads wait for each other for ever.
+//! Deadlock detection for programs.
 //!
-//! Three cases can be told for certain. None of its threads can go on: all wait without a deadline, none of its timers is set
-//! and no device can call it. Or some of them wait for each other's mutexes in a circle. Or one waits for the mutex of a thread that
-//! has ended: only its owner unlocks a mutex. Threads are looked at one after the other, while they may go on: only what two looks find
-//! unchanged is true.
+//! Three cases are recognized. No thread can go on: all wait without a deadline, none of the
+//! program's timers is set, and no device can call it. Or some threads wait for each other's
+//! mutexes in a circle. Or a thread waits for the mutex of a thread that has ended, as only a
+//! mutex's owner unlocks it. The threads are examined one after the other while others may run, so
+//! a finding counts only if two successive looks agree.
 
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -17,11 +18,11 @@ use crate::cpu;
 use crate::lock::SpinLock;
 use crate::thread::{NAME_LIMIT, Thread};
 
-/// Threads of a deadlock that are shown.
+/// Largest number of a deadlock's threads that are shown.
 const SHOWN: usize = 16;
-/// Threads that are remembered when they have ended.
+/// Number of ended threads that are remembered.
 const REMEMBERED: usize = 32;
-/// Waiting threads among which circles are looked for.
+/// Largest number of waiting threads among which circles are searched.
 const WAITERS: usize = 1024;
 
 /// What a supervisor has seen so far.
@@ -35,18 +36,18 @@ pub(super) struct Watch {
 #[derive(Clone, PartialEq, Eq)]
 struct Standstill {
     kind: Kind,
-    /// How far they had come, the same at the next look if none has moved.
+    /// Progress of the threads: the same at the next look if none of them has run.
     come: u64,
     threads: ArrayVec<Waiter, SHOWN>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// They are all there are.
+    /// The threads are all that the program has.
     All,
-    /// They wait for each other's mutexes.
+    /// The threads wait for each other's mutexes.
     Circle,
-    /// It waits for the mutex of a thread that has ended.
+    /// The thread waits for the mutex of a thread that has ended.
     Orphaned,
 }
 
@@ -55,7 +56,7 @@ struct Waiter {
     id: u64,
     name: ArrayString<NAME_LIMIT>,
     address: usize,
-    /// The thread whose mutex it waits for.
+    /// Address of the thread whose mutex it waits for.
     waits_for: Option<usize>,
     come: u64,
 }
@@ -75,7 +76,8 @@ impl Waiter {
 }
 
 impl Watch {
-    /// Looks, and reports what was the same at the last look and was not reported.
+    /// Looks once. Reports a finding that equals that of the last look and has not been reported
+    /// yet.
     pub(super) fn look(&mut self, program: &Program) {
         let look = all_of(program).or_else(|| circle_of(program)).or_else(|| orphaned_of(program));
         if let Some(found) = &look
@@ -96,7 +98,7 @@ fn all_of(program: &Program) -> Option<Standstill> {
         all_wait &= thread.waits_for_ever();
         let waiter = Waiter::new(thread);
         all.come = all.come.wrapping_add(waiter.come);
-        // Those that do not fit are not shown.
+        // Threads beyond the limit are not shown, but count towards the progress.
         let _ = all.threads.try_push(waiter);
     });
     let has_timer = || cpu::all().any(|cpu| cpu.timers.lock().has_of(program.as_owner()));
@@ -118,7 +120,8 @@ fn circle_of(program: &Program) -> Option<Standstill> {
         circle.threads.push(first.clone());
         let mut at = next(first)?;
         while at.address != first.address {
-            // A longer circle is not looked for, nor one that does not come back to its first.
+            // Give up on a longer circle, and on a path that does not return to its first thread: a
+            // circle it leads into is found from another start.
             circle.threads.try_push(at.clone()).ok()?;
             circle.come = circle.come.wrapping_add(at.come);
             at = next(at)?;
@@ -131,7 +134,7 @@ fn orphaned_of(program: &Program) -> Option<Standstill> {
     let mut waiters: ArrayVec<Waiter, SHOWN> = ArrayVec::new();
     program.for_each_thread(|thread| {
         if thread.waits_for_ever() && thread.waits_for_thread().is_some_and(|owner| owner != 0) {
-            // One that does not fit is found when those before it are gone.
+            // A thread that does not fit is found once those before it are gone.
             let _ = waiters.try_push(Waiter::new(thread));
         }
     });
@@ -175,11 +178,11 @@ fn report(program: &Program, found: &Standstill) {
     }
 }
 
-/// What a thread waits for, as far as it is known.
+/// What a thread waits for, as far as it is known; formatted for the report.
 struct Wanted<'a> {
     waiter: &'a Waiter,
     owner: Option<&'a Waiter>,
-    /// A thread that was where the owner is.
+    /// The remembered ended thread that was at the owner's address.
     ended: Option<&'a Ended>,
     is_orphaned: bool,
 }
@@ -196,7 +199,8 @@ impl fmt::Display for Wanted<'_> {
             None => {}
         }
         if self.owner.is_some() && self.ended.is_some() {
-            // The one may have come to where the other was.
+            // The live thread may have been created at the address of the ended one, so both are
+            // possible.
             f.write_str(", or that ")?;
         }
         match (self.ended, self.owner) {
@@ -216,10 +220,10 @@ pub(crate) struct Ended {
     name: ArrayString<NAME_LIMIT>,
 }
 
-/// The last threads that have ended.
+/// The threads that ended most recently.
 pub(crate) struct EndedLately(SpinLock<Ring>);
 
-/// Ended threads, the oldest replaced first.
+/// Ended threads; the oldest is replaced first.
 struct Ring {
     threads: ArrayVec<Ended, REMEMBERED>,
     next: usize,
@@ -230,7 +234,7 @@ impl EndedLately {
         Self(SpinLock::new(Ring { threads: ArrayVec::new_const(), next: 0 }))
     }
 
-    /// Remembers a thread that ends.
+    /// Remembers a thread that is ending.
     pub(crate) fn note(&self, thread: &Thread) {
         let name = ArrayString::from(thread.name()).unwrap_or_default();
         let ended = Ended { address: ptr::from_ref(thread) as usize, id: thread.id(), name };
@@ -243,7 +247,7 @@ impl EndedLately {
         all.next = (next + 1) % REMEMBERED;
     }
 
-    /// The last that was at an address.
+    /// Returns the newest remembered thread that was at an address.
     fn find(&self, address: usize) -> Option<Ended> {
         self.0.lock().threads.iter().filter(|ended| ended.address == address).max_by_key(|ended| ended.id).cloned()
     }

@@ -1,5 +1,5 @@
-//! How a program ends: its threads are pushed out, everything that could still run its code is waited for, and what it had is
-//! taken back.
+//! A program's end: pushes its threads out, waits for everything that could still run its code, and
+//! takes back everything it owned.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -20,20 +20,22 @@ use crate::time::Deadline;
 
 /// Time between two attempts to end a program's threads.
 const KILL_POLL: Duration = Duration::from_millis(1);
-/// Time between two looks whether its threads can still do anything.
+/// Time between two checks for a deadlock.
 const DEADLOCK_POLL: Duration = Duration::from_secs(1);
-/// How long ending them may take.
+/// How long a program's threads may take to end, and after them its handlers and calls.
 pub(super) const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// What a program left behind at its end. All of it was taken back.
+/// What a program left behind at its end. It has been taken back, unless the program's memory may
+/// still be in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
     /// Memory that it had not freed.
     pub memory: Usage,
-    /// A block that it had written behind.
+    /// A block behind whose end it had written.
     pub overrun: Option<Overrun>,
 }
 
-/// A supervisor's life: waits for the end of its program, tells if it never comes, and gives everything back.
+/// The supervisor's main function: waits for the program's end, reports a deadlock meanwhile, and
+/// gives everything back.
 pub(super) fn supervise(program: &Arc<Program>) {
     let mut watch = deadlock::Watch::default();
     while !program.is_ending() && program.started_threads() > 0 {
@@ -80,7 +82,8 @@ impl fmt::Display for User {
 }
 
 impl Program {
-    /// Waits until nothing can run the program's code any more. Its threads were told to end.
+    /// Waits until nothing can run the program's code any more. The program's threads have been
+    /// told to end.
     fn wait_until_unused(&self) -> Result<(), User> {
         match self.started_threads() {
             0 => (),
@@ -96,7 +99,8 @@ impl Program {
         }
     }
 
-    /// Stops timers, interrupts and lines, and looks whether a CPU is still in a function of the program.
+    /// Stops timers, interrupts and lines, and checks whether a CPU is still in a function of the
+    /// program.
     fn silence(&self) -> Result<(), User> {
         if !self.objects.silence_all() || interrupts::wait_for_handlers(call::DEFAULT_LIMIT).is_err() {
             return Err(User::Handlers);
@@ -105,19 +109,21 @@ impl Program {
             0 => (),
             calls => return Err(User::Calls(calls)),
         }
-        // What ran until now may have set a timer.
+        // Silence the objects again: what ran until now may have set a timer.
         if self.objects.silence_all() { Ok(()) } else { Err(User::Handlers) }
     }
 
     fn take_everything_back(&self) {
-        // SAFETY: threads kept by `keep_thread`, each with a reference to it, which this gives up.
+        // SAFETY: the list holds threads from `keep_thread`, each kept alive by a reference that
+        // the loop releases last.
         while let Some(thread) = unsafe { self.ended.load(Ordering::Acquire).as_ref() } {
             self.ended.store(thread.next().load(Ordering::Relaxed), Ordering::Relaxed);
             self.free_thread_locals(thread);
             thread::release_reference(thread);
         }
         if let Some(arguments) = NonNull::new(self.arguments.load(Ordering::Relaxed)) {
-            // SAFETY: the program, whose arguments they are, is over. It may have freed them, which is no error.
+            // SAFETY: no thread of the program is left to use its arguments. If the program has
+            // freed them itself, `free` returns an error or frees a block that is unused as well.
             let _ = unsafe { self.heap.free(arguments) };
         }
         *self.left.lock() = Left { memory: self.heap.usage(), overrun: self.heap.find_overrun() };
@@ -125,7 +131,8 @@ impl Program {
         self.heap.release_all();
     }
 
-    /// Wakes its waiting threads by their timeouts, and interrupts those that run.
+    /// Ends the waits of the program's threads by a forced timeout, and interrupts the threads that
+    /// run.
     fn push_threads_out(&self) {
         self.for_each_thread(Thread::force_time_out);
         cpu::all().for_each(|cpu| scheduler::nudge(cpu.index));

@@ -1,4 +1,4 @@
-//! What a program does wrong: it is reported and ends, the kernel goes on.
+//! Failures of programs: the program is reported and ends, the kernel goes on.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -13,28 +13,36 @@ use crate::cpu;
 use crate::scheduler;
 use crate::thread;
 
-/// The interrupt flag in [`Fault`]'s flags.
+/// The interrupt flag in [`Registers::flags`].
 const INTERRUPTS_ON: u64 = 1 << 9;
-/// Faults that are no single thread's: non-maskable interrupt, double fault, machine check.
+/// Vectors of faults that belong to the machine and not to a thread: NMI, double fault, machine
+/// check.
 const MACHINE_FAULTS: [u8; 3] = [2, 8, 18];
 
-/// The vector of an instruction that the CPU does not have.
+/// The vector of the invalid opcode exception: an instruction that the CPU does not have.
 const INVALID_OPCODE: u8 = 6;
 
-/// Ends the calling thread's program as failed, reports it, and does not return. `None`: it belongs to none.
+/// Reports the calling thread's program and ends it as failed; does not return. Returns `None` if
+/// the thread belongs to no program.
+///
+/// # Panics
+/// In an interrupt handler.
 pub fn fail_current(reason: fmt::Arguments<'_>) -> Option<core::convert::Infallible> {
-    // The thread there is whichever was interrupted, and what it was doing is half done.
+    // The current thread is the one that was interrupted, possibly halfway through kernel code, so
+    // it must not be ended.
     assert!(!cpu::in_interrupt(), "a program's interrupt handler failed: {reason}");
-    // SAFETY: the thread ends here.
+    // SAFETY: the reference is not kept, and the calling thread, which ends below, keeps the
+    // program until then.
     let program = unsafe { current() }?;
     let registers = Machine::registers_here();
     report(program, reason, &registers);
     scheduler::exit()
 }
 
-/// Ends the program whose handler runs as failed, and reports it. The handler goes on.
+/// Reports the program whose handler runs and ends it as failed. The handler goes on.
 pub fn fail_handler(reason: fmt::Arguments<'_>) {
-    // SAFETY: not kept beyond this.
+    // SAFETY: the reference is not kept beyond this call, and the handler or thread keeps the
+    // program until then.
     if let Some(program) = unsafe { caller() }
         && !program.is_ending()
     {
@@ -42,15 +50,18 @@ pub fn fail_handler(reason: fmt::Arguments<'_>) {
     }
 }
 
-/// A fault: if it is a program's own, ends that and does not return. On the fault's stack, interrupts off.
+/// Handles a fault that may be a program's own: reports and ends the program, and does not return.
+/// Returns if the fault is not a program's. Called on the fault's stack with interrupts off.
 pub(crate) fn contain(fault: &Fault, text: fmt::Arguments<'_>) {
-    // SAFETY: not kept beyond this.
+    // SAFETY: the reference is not kept beyond this call, and the faulting thread keeps the program
+    // until then.
     let Some(program) = (unsafe { current() }) else { return };
     let is_the_threads = match fault.kind {
         FaultKind::Other { vector, .. } => !MACHINE_FAULTS.contains(&vector),
         FaultKind::Page { .. } | FaultKind::Breakpoint => true,
     };
-    // With interrupts off, the kernel may have been in the middle of something.
+    // With interrupts off or in a handler, the kernel may hold locks or be halfway through a
+    // change.
     let in_middle = fault.registers.flags & INTERRUPTS_ON == 0 || cpu::this().in_interrupt.load(Ordering::Relaxed);
     if !is_the_threads || in_middle {
         return;
@@ -69,7 +80,7 @@ pub(crate) fn contain(fault: &Fault, text: fmt::Arguments<'_>) {
 fn report(program: &Program, reason: fmt::Arguments<'_>, registers: &Registers) {
     let thread = thread::running();
     let mut kept = ArrayString::<REASON_LIMIT>::new();
-    // What does not fit is cut.
+    // Text beyond the limit is cut off.
     let _ = fmt::write(&mut Cut(&mut kept), reason);
     let cpu = cpu::this_index();
     crate::println!(
@@ -84,7 +95,7 @@ fn report(program: &Program, reason: fmt::Arguments<'_>, registers: &Registers) 
     program.end(Outcome::Failed(kept));
 }
 
-/// Takes as much text as there is room for.
+/// A writer that takes as much text as there is room for, with newlines replaced by spaces.
 struct Cut<'a>(&'a mut ArrayString<REASON_LIMIT>);
 
 impl fmt::Write for Cut<'_> {

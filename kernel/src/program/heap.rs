@@ -1,11 +1,13 @@
-//! A program's memory: blocks of sizes a few percent apart, cut from spans of pages that only the program has.
+//! A program's heap: blocks in size classes a few percent apart, cut from spans of pages that only
+//! the program uses.
 //!
-//! What is known of a block stands nowhere near it, so that a program that writes beyond its blocks harms only itself: its
-//! blocks are still found, freed and taken back. Where a block is larger than was asked for, the first bytes behind the end
-//! have a pattern that is looked at when the block is freed and at the program's end.
+//! The record of a block is kept away from the block, so that a program that writes beyond its
+//! blocks harms only itself: the kernel can still find, free and reclaim its blocks. Where a block
+//! is larger than was asked for, the first bytes behind the requested end hold a pattern, which is
+//! checked when the block is freed and when the program ends.
 //!
-//! A span belongs to a shard, one for each CPU and one for each node that was asked for by number; its lock guards the
-//! span. A block is freed to its span, whoever frees it.
+//! A span belongs to a shard, whose lock guards it. Each CPU has a shard, and so has each node, for
+//! allocations that name the node. A block is freed to its own span, whichever thread frees it.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -22,18 +24,19 @@ use crate::cpu::{self, CacheLine};
 use crate::lock::{SpinGuard, SpinLock};
 use crate::memory::{self, OutOfMemory, Placement, zone};
 
-/// Largest block, in bytes.
+/// Size of the largest block, in bytes.
 const SIZE_LIMIT: usize = 1 << 40;
 /// Largest alignment, in bytes.
 const ALIGN_LIMIT: usize = 1 << 30;
 
-/// Blocks up to this size are 16 bytes apart in size, and come from spans of [`FINE_PAGES`].
+/// Blocks up to this size come in steps of [`FINE_STEP`] bytes, from spans of [`FINE_PAGES`].
 const FINE_LIMIT: usize = 1024;
 const FINE_STEP: usize = 16;
 const FINE_CLASSES: usize = FINE_LIMIT / FINE_STEP;
 const FINE_PAGES: usize = 4;
-/// Blocks up to this size are an eighth of a power of two apart, and come from spans of [`COARSE_PAGES`], or
-/// [`COARSEST_PAGES`] if they are larger than [`COARSE_SPAN_LIMIT`]; larger ones have pages of their own.
+/// Blocks up to this size come in steps of an eighth of a power of two, from spans of
+/// [`COARSE_PAGES`], or [`COARSEST_PAGES`] above [`COARSE_SPAN_LIMIT`]. Larger blocks have pages of
+/// their own.
 const COARSE_LIMIT: usize = 16384;
 const COARSE_SPAN_LIMIT: usize = 8192;
 const COARSE_PER_DOUBLING: usize = 8;
@@ -42,52 +45,57 @@ const COARSEST_PAGES: usize = 32;
 const CLASSES: usize = FINE_CLASSES + COARSE_PER_DOUBLING * (COARSE_LIMIT / FINE_LIMIT).ilog2() as usize;
 
 const NONE: u32 = u32::MAX;
-/// An entry of a block in use: this, and the bytes that are behind what was asked for.
+/// Flag in the entry of a block in use; the other bits count the block's bytes behind those asked
+/// for.
 const IN_USE: u16 = 1 << 15;
-/// An entry of a free block: the number of the next one, or this.
+/// Marks the end of the free list: the entry of a free block is the number of the next one, or
+/// this.
 const LAST: u16 = IN_USE - 1;
 
-/// What stands behind a block's end, and how many bytes of it.
+/// The pattern byte behind a block's requested end, and the largest number of them.
 const PATTERN: u8 = 0xfd;
 const PATTERN_SIZE: usize = 16;
 
-/// Blocks of one size, or a single large one, and what is known of them.
+/// A span: blocks of one size, or a single large block, and their records.
 struct Span {
-    /// The shard whose lock guards the rest, [`NONE`] while the entry of the table is free.
+    /// The shard whose lock guards the rest; [`NONE`] while the table entry is free.
     shard: AtomicU32,
     blocks: UnsafeCell<Blocks>,
 }
 
-// SAFETY: `blocks` is only touched under the lock of the span's shard, or of the list of free entries.
+// SAFETY: `blocks` is only accessed under the lock of the span's shard or of the list of free
+// entries, or by the one caller that releases the span.
 unsafe impl Sync for Span {}
-// SAFETY: what it points to is the heap's own.
+// SAFETY: the pointers in `blocks` lead to memory of the heap, which is tied to no thread or CPU.
 unsafe impl Send for Span {}
 
-/// A span's blocks.
+/// The blocks of a span.
 struct Blocks {
     start: usize,
-    /// Bytes of a block.
+    /// Size of a block, in bytes.
     size: usize,
     pages: usize,
-    /// The region its pages are of, null if they are a zone's.
+    /// The region that the pages were cut from; null if they come straight from a zone.
     region: *mut Region,
-    /// Which of the heap's lists of regions that is in.
+    /// Index of the heap's region list that `region` belongs to.
     regions: usize,
-    /// An entry for each block of a class; for a large one, bytes that were asked for are in `asked`.
+    /// An entry for each block of a class. Null for a large block, whose requested size is in
+    /// `asked`.
     entries: *mut u16,
     asked: usize,
     class: u16,
     capacity: u16,
     in_use: u16,
     first_free: u16,
-    /// Blocks from here on were never used.
+    /// Blocks from this number on were never used.
     fresh: u16,
-    /// In the shard's list of spans with a free block, or of free entries.
+    /// Links in the shard's list of spans with a free block; `next` also links the list of free
+    /// entries.
     next: u32,
     previous: u32,
 }
 
-/// `class` of a span with a single, large block.
+/// The `class` of a span with a single large block.
 const LARGE: u16 = u16::MAX;
 
 struct Shard {
@@ -96,34 +104,35 @@ struct Shard {
     usage: Usage,
 }
 
-/// The blocks of one program.
+/// The heap of one program.
 pub struct Heap {
-    /// The upper half of the owner words of its pages.
+    /// The upper half of the owner words of the heap's pages.
     id: u32,
     shards: Box<[CacheLine<SpinLock<Shard>>]>,
-    /// CPUs that there may be; the shards of nodes follow theirs.
+    /// Largest number of CPUs; the nodes' shards follow the CPUs' shards.
     cpus: usize,
-    /// For each node memory that may come from elsewhere too, and memory that may not.
+    /// For each node a list of regions that may come from other nodes too, then for each node a
+    /// list that may not.
     regions: Box<[SpinLock<Regions>]>,
     spans: Table<Span>,
     free_entries: SpinLock<u32>,
 }
 
-/// What was not freed.
+/// Memory that is allocated and not freed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Number of blocks.
     pub blocks: usize,
-    /// Their bytes, as asked for.
+    /// The blocks' total size as asked for, in bytes.
     pub bytes: usize,
 }
 
-/// A block behind whose end was written.
+/// A block that was written behind its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overrun {
-    /// Where it is.
+    /// The block's address.
     pub address: usize,
-    /// Its size as asked for, in bytes.
+    /// The block's size as asked for, in bytes.
     pub size: usize,
 }
 
@@ -133,16 +142,16 @@ impl core::fmt::Display for Overrun {
     }
 }
 
-/// Why a block was not freed.
+/// Why a block could not be freed, or was found damaged when it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FreeError {
     /// The address is not that of a live block of this heap.
     NotABlock,
-    /// It was freed, but its program has written behind its end.
+    /// The block was freed, but the program had written behind its end.
     Overrun(Overrun),
 }
 
-/// Class of a size up to [`COARSE_LIMIT`], and bytes of its blocks.
+/// Returns the class of a size up to [`COARSE_LIMIT`], and the size of its blocks in bytes.
 fn class_of(size: usize) -> (usize, usize) {
     if size <= FINE_LIMIT {
         let class = size.saturating_sub(1) / FINE_STEP;
@@ -155,12 +164,13 @@ fn class_of(size: usize) -> (usize, usize) {
     (FINE_CLASSES + doubling * COARSE_PER_DOUBLING + steps - 1, (1 << shift) + (steps << step_shift))
 }
 
-/// The class of blocks for a size and alignment, and their bytes; `None` if it needs pages of its own.
+/// Returns the class for a size and alignment, and the size of its blocks in bytes; `None` if the
+/// block needs pages of its own.
 fn class_for(size: usize, align: usize) -> Option<(usize, usize)> {
     if align <= FINE_STEP && size <= COARSE_LIMIT {
         return Some(class_of(size));
     }
-    // Spans begin at pages, so blocks whose size is a multiple of the alignment are aligned.
+    // Spans begin at pages, so a block size that is a multiple of the alignment aligns every block.
     let mut wanted = size.max(1).next_multiple_of(align);
     while wanted <= COARSE_LIMIT && align <= PAGE_SIZE {
         let (class, block) = class_of(wanted);
@@ -172,7 +182,7 @@ fn class_for(size: usize, align: usize) -> Option<(usize, usize)> {
     None
 }
 
-/// Pages of a span for blocks of a size.
+/// Returns the number of pages in a span for blocks of a size.
 fn pages_for(block: usize) -> usize {
     if block <= FINE_LIMIT {
         FINE_PAGES
@@ -184,7 +194,7 @@ fn pages_for(block: usize) -> usize {
 }
 
 impl Heap {
-    /// An empty one; no two that live have the same `id`.
+    /// Creates an empty heap. `id` differs from that of every other live heap.
     ///
     /// # Errors
     /// [`OutOfMemory`].
@@ -209,10 +219,11 @@ impl Heap {
         })
     }
 
-    /// Allocates memory. A thread waits where there is none, until what is kept for reuse has been given back.
+    /// Allocates memory. If there is none, a thread waits until the memory kept for reuse has been
+    /// reclaimed, and tries once more.
     ///
     /// # Errors
-    /// [`OutOfMemory`], also for absurd sizes and alignments.
+    /// [`OutOfMemory`], also for sizes and alignments beyond the limits.
     #[inline(always)]
     pub fn allocate(&self, size: usize, align: usize, placement: Placement) -> Result<NonNull<u8>, OutOfMemory> {
         match self.try_allocate(size, align, placement) {
@@ -264,7 +275,7 @@ impl Heap {
             self.link(&mut state, index);
             index = state.with_free[class];
         }
-        // SAFETY: a span of this shard, whose lock is held.
+        // SAFETY: the span is on the list of this shard, whose lock is held.
         let blocks = unsafe { self.blocks(index) };
         let at = blocks.take(size);
         if blocks.first_free == LAST && blocks.fresh == blocks.capacity {
@@ -273,12 +284,12 @@ impl Heap {
         state.usage.blocks += 1;
         state.usage.bytes += size;
         drop(state);
-        // SAFETY: inside of a block that was just taken.
+        // SAFETY: the block of `block` bytes was just taken and has not been handed out yet.
         unsafe { write_pattern(at, size, block) };
         Ok(at)
     }
 
-    /// A span for a class, in no list.
+    /// Makes a span for a class and enters it into the table, but into no list.
     #[cold]
     fn make_span(&self, shard: usize, regions: usize, class: usize, block: usize) -> Result<u32, OutOfMemory> {
         let pages = pages_for(block);
@@ -305,7 +316,8 @@ impl Heap {
             self.enter(shard, blocks).inspect_err(|_| self.regions[regions].lock().give(region, start, pages))
         });
         index.inspect_err(|_| {
-            // SAFETY: allocated above, and in no span.
+            // SAFETY: the entries were allocated above with this layout, and no span refers to
+            // them.
             unsafe { memory::free(entries.cast(), entries_layout(capacity)) };
         })
     }
@@ -349,12 +361,12 @@ impl Heap {
         state.usage.blocks += 1;
         state.usage.bytes += size;
         drop(state);
-        // SAFETY: inside of a block that was just taken.
+        // SAFETY: the pages were just taken and have not been handed out yet.
         unsafe { write_pattern(start, size, pages * PAGE_SIZE) };
         Ok(start)
     }
 
-    /// Gives pages back to where they are from.
+    /// Gives pages back to the region or zone they came from.
     fn give_back(&self, region: *mut Region, regions: usize, start: NonNull<u8>, pages: usize) {
         match NonNull::new(region) {
             Some(region) => self.regions[regions].lock().give(region, start, pages),
@@ -362,7 +374,7 @@ impl Heap {
         }
     }
 
-    /// Puts a span into the table and marks its pages.
+    /// Puts a span into the table and marks its pages with the owner word.
     fn enter(&self, shard: usize, blocks: Blocks) -> Result<u32, OutOfMemory> {
         let start = NonNull::new(blocks.start as *mut u8).ok_or(OutOfMemory)?;
         let marked = if blocks.class == LARGE { 1 } else { blocks.pages };
@@ -373,7 +385,7 @@ impl Heap {
                 self.spans.push(entry)? as u32
             }
             index => {
-                // SAFETY: a free entry, under the lock of their list.
+                // SAFETY: the entry is on the list of free entries, whose lock is held.
                 let place = unsafe { self.blocks(index) };
                 *free = place.next;
                 *place = blocks;
@@ -386,17 +398,22 @@ impl Heap {
         Ok(index)
     }
 
+    /// Returns the blocks of a span.
+    ///
     /// # Safety
-    /// There is such a span, and the caller has the lock that guards it; one reference at a time.
+    /// The span exists, the caller holds the lock that guards it or is the only one that can reach
+    /// it, and uses one reference at a time.
     #[expect(clippy::mut_from_ref, reason = "the caller holds the lock that guards it")]
     unsafe fn blocks(&self, index: u32) -> &mut Blocks {
         let span = self.spans.get(index as usize).expect("a span that is in a list is in the table");
-        // SAFETY: the caller's obligation.
+        // SAFETY: the caller guarantees exclusive access to the span and that no other reference to
+        // its blocks is in use.
         unsafe { &mut *span.blocks.get() }
     }
 
     fn link(&self, state: &mut Shard, index: u32) {
-        // SAFETY: spans of this shard, whose lock is held.
+        // SAFETY: `index` and the spans on the list belong to this shard, whose lock the caller
+        // holds through `state`.
         unsafe {
             let blocks = self.blocks(index);
             let class = usize::from(blocks.class);
@@ -410,7 +427,8 @@ impl Heap {
     }
 
     fn unlink(&self, state: &mut Shard, index: u32) {
-        // SAFETY: spans of this shard, whose lock is held.
+        // SAFETY: `index` and the spans on the list belong to this shard, whose lock the caller
+        // holds through `state`.
         unsafe {
             let blocks = self.blocks(index);
             let (class, next, previous) = (usize::from(blocks.class), blocks.next, blocks.previous);
@@ -425,16 +443,16 @@ impl Heap {
         }
     }
 
-    /// Frees a block. Any address may be given.
+    /// Frees a block. Any address may be passed.
     ///
     /// # Errors
     /// See [`FreeError`].
     ///
     /// # Safety
-    /// If it is a block of this heap, nobody uses it any more.
+    /// If `at` is a block of this heap, it is not used any more.
     pub unsafe fn free(&self, at: NonNull<u8>) -> Result<(), FreeError> {
         let (index, span, mut state) = self.find_span(at).ok_or(FreeError::NotABlock)?;
-        // SAFETY: a span of this shard, whose lock is held.
+        // SAFETY: `find_span` found the span in this shard and locked it; `state` holds the lock.
         let blocks = unsafe { self.blocks(index) };
         let (number, size) = blocks.find(at.as_ptr() as usize).ok_or(FreeError::NotABlock)?;
         let overrun = blocks.overrun(number);
@@ -448,7 +466,8 @@ impl Heap {
         if was_full && !is_large {
             self.link(&mut state, index);
         }
-        // A shard keeps one span of a class, to be used again.
+        // An empty span stays for reuse if it is the shard's only span of the class with a free
+        // block.
         let goes = is_empty && !was_full && !is_only_one || is_large;
         if goes {
             if !is_large {
@@ -463,7 +482,7 @@ impl Heap {
         overrun.map_or(Ok(()), |overrun| Err(FreeError::Overrun(overrun)))
     }
 
-    /// The span whose memory an address is in, and its shard, locked.
+    /// Returns the span that contains an address, with its shard locked.
     #[inline(always)]
     fn find_span(&self, at: NonNull<u8>) -> Option<(u32, &Span, SpinGuard<'_, Shard>)> {
         let word = zone::owner(at)?.load(Ordering::Acquire);
@@ -471,22 +490,26 @@ impl Heap {
         let span = self.spans.get(index as usize).filter(|_| id == self.id)?;
         let shard = span.shard.load(Ordering::Acquire);
         let state = self.shards.get(shard as usize)?.lock();
-        // Between the two looks it may have become free, or another shard's: then its block was freed by another too.
+        // Between the two loads the span may have been released and its entry reused by another
+        // shard; then another thread has freed the block.
         (span.shard.load(Ordering::Relaxed) == shard).then_some((index, span, state))
     }
 
-    /// Bytes of a block as asked for; `None` for an address that is not a live block's. Any address may be given.
+    /// Returns the size of a block as asked for, in bytes; `None` if the address is not that of a
+    /// live block. Any address may be passed.
     pub fn size_of(&self, at: NonNull<u8>) -> Option<usize> {
         let (index, _, state) = self.find_span(at)?;
-        // SAFETY: a span of this shard, whose lock is held.
+        // SAFETY: `find_span` found the span in this shard and locked it; `state` holds the lock.
         let found = unsafe { self.blocks(index) }.find(at.as_ptr() as usize);
         drop(state);
         found.map(|(_, size)| size)
     }
 
-    /// Gives the memory of a span back that is in no list and has no block in use, and frees its entry.
+    /// Gives the memory of a span back and frees its table entry. The span's shard is [`NONE`], and
+    /// no list in use contains the span.
     fn release(&self, index: u32) {
-        // SAFETY: it is in no list any more, and its blocks are all free, so that nobody else can come to it.
+        // SAFETY: `find_span` skips a span whose shard is `NONE`, and no list in use contains the
+        // span, so only this call can reach it.
         let blocks = unsafe { self.blocks(index) };
         let (region, regions, pages) = (blocks.region, blocks.regions, blocks.pages);
         if let Some(start) = NonNull::new(blocks.start as *mut u8) {
@@ -494,7 +517,8 @@ impl Heap {
             self.give_back(region, regions, start, pages);
         }
         if let Some(entries) = NonNull::new(blocks.entries) {
-            // SAFETY: allocated in `make_span` with this layout.
+            // SAFETY: `make_span` allocated the entries with this layout, and nothing else frees
+            // them.
             unsafe { memory::free(entries.cast(), entries_layout(usize::from(blocks.capacity))) };
         }
         let mut free = self.free_entries.lock();
@@ -502,7 +526,7 @@ impl Heap {
         *free = index;
     }
 
-    /// What is not freed.
+    /// Returns the blocks and bytes that are not freed.
     pub fn usage(&self) -> Usage {
         self.shards.iter().fold(Usage::default(), |usage, shard| {
             let of_shard = shard.lock().usage;
@@ -510,7 +534,7 @@ impl Heap {
         })
     }
 
-    /// The first block, if there is one, behind whose end the program has written.
+    /// Returns the first block found behind whose end the program has written, if any.
     pub fn find_overrun(&self) -> Option<Overrun> {
         (0..self.spans.len() as u32).find_map(|index| {
             let span = self.spans.get(index as usize)?;
@@ -519,7 +543,8 @@ impl Heap {
             if span.shard.load(Ordering::Relaxed) != shard {
                 return None;
             }
-            // SAFETY: a span of this shard, whose lock is held.
+            // SAFETY: the span belongs to this shard, as was checked under its lock, which `state`
+            // holds.
             let blocks = unsafe { self.blocks(index) };
             let found = (0..blocks.fresh).find_map(|number| blocks.overrun(number));
             drop(state);
@@ -527,7 +552,7 @@ impl Heap {
         })
     }
 
-    /// Frees everything. Nobody uses any of it any more.
+    /// Frees everything. The caller ensures that none of it is used any more.
     pub(super) fn release_all(&self) {
         for (index, span) in self.spans.iter().enumerate() {
             if span.shard.swap(NONE, Ordering::AcqRel) != NONE {
@@ -548,24 +573,25 @@ impl Drop for Heap {
 }
 
 fn entries_layout(capacity: usize) -> Layout {
-    // A span has at most 1,024 blocks.
+    // A span has at most 1,024 blocks, so the layout cannot overflow.
     Layout::array::<u16>(capacity).unwrap_or(Layout::new::<u16>())
 }
 
-/// Writes the pattern behind `size` bytes, as far as the block goes.
+/// Writes the pattern behind `size` bytes, as far as the block reaches.
 ///
 /// # Safety
-/// `at` is a block of `block` bytes that is the caller's.
+/// `at` is a block of `block` bytes that belongs to the caller.
 #[inline(always)]
 unsafe fn write_pattern(at: NonNull<u8>, size: usize, block: usize) {
     for offset in size..block.min(size + PATTERN_SIZE) {
-        // SAFETY: inside of the block.
+        // SAFETY: `offset` is below `block`, and the caller guarantees that the block has that size
+        // and belongs to it.
         unsafe { at.add(offset).write(PATTERN) };
     }
 }
 
 impl Blocks {
-    /// Takes a block for so many bytes. There is a free one.
+    /// Takes a block for `size` bytes. The span must have a free block.
     #[inline(always)]
     fn take(&mut self, size: usize) -> NonNull<u8> {
         let number = if self.first_free == LAST {
@@ -575,28 +601,29 @@ impl Blocks {
             self.first_free
         };
         debug_assert!(number < self.capacity);
-        // SAFETY: there is an entry for each of the span's blocks.
+        // SAFETY: `entries` has an entry for each block, and a free block's number is below
+        // `capacity`.
         let entry = unsafe { &mut *self.entries.add(usize::from(number)) };
         if number == self.first_free {
             self.first_free = *entry;
         }
         *entry = IN_USE | (self.size - size) as u16;
         self.in_use += 1;
-        // SAFETY: an address in the span, which does not begin at 0.
+        // SAFETY: the address lies in the span, which does not begin at 0, so it is not null.
         unsafe { NonNull::new_unchecked((self.start + usize::from(number) * self.size) as *mut u8) }
     }
 
-    /// Bytes that were asked for, of a block in use.
+    /// Returns the bytes asked for of a block; `None` if it is not in use.
     fn asked(&self, number: u16) -> Option<usize> {
         if self.class == LARGE {
             return (self.in_use != 0).then_some(self.asked);
         }
-        // SAFETY: there is an entry for each block, and callers' numbers are below `fresh`.
+        // SAFETY: `entries` has an entry for each block, and callers pass numbers below `fresh`.
         let entry = unsafe { *self.entries.add(usize::from(number)) };
         (entry & IN_USE != 0).then(|| self.size - usize::from(entry & !IN_USE))
     }
 
-    /// The number and size of the block in use that begins at an address.
+    /// Returns the number and requested size of the block in use that begins at an address.
     fn find(&self, address: usize) -> Option<(u16, usize)> {
         let offset = address.checked_sub(self.start)?;
         let number = offset / self.size;
@@ -606,22 +633,24 @@ impl Blocks {
         Some((number as u16, self.asked(number as u16)?))
     }
 
-    /// Takes a block back that is in use.
+    /// Takes back a block that is in use.
     fn put(&mut self, number: u16) {
         self.in_use -= 1;
         if self.class != LARGE {
-            // SAFETY: there is an entry for each of the span's blocks.
+            // SAFETY: `entries` has an entry for each block, and `number` is that of a block in
+            // use.
             unsafe { *self.entries.add(usize::from(number)) = self.first_free };
             self.first_free = number;
         }
     }
 
-    /// A block in use behind whose end something else stands than there should.
+    /// Returns the block if it is in use and the pattern behind its end has been changed.
     fn overrun(&self, number: u16) -> Option<Overrun> {
         let size = self.asked(number)?;
         let address = self.start + usize::from(number) * self.size;
         let mut behind = size..self.size.min(size + PATTERN_SIZE);
-        // SAFETY: inside of the block.
+        // SAFETY: the offsets lie inside the block, which stays mapped while its span is locked.
+        // The program may write to it meanwhile, hence the volatile read.
         let is_intact = behind.all(|offset| unsafe { ((address + offset) as *const u8).read_volatile() } == PATTERN);
         (!is_intact).then_some(Overrun { address, size })
     }

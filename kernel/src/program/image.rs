@@ -1,4 +1,5 @@
-//! From an ELF file to code that can run: memory, relocations, the kernel's functions, write-xor-execute pages.
+//! The loader: turns an ELF file into runnable code, with memory, relocations, imported kernel
+//! functions, and write-xor-execute pages.
 
 use core::fmt;
 use core::ops::Range;
@@ -20,20 +21,21 @@ use crate::lock::SpinLock;
 use crate::memory::{self, OutOfMemory};
 use crate::symbols;
 
-/// Largest image in memory, in bytes.
+/// Size of the largest image in memory, in bytes.
 pub const SIZE_LIMIT: usize = 256 << 20;
-/// Most images loaded at once.
+/// Largest number of images loaded at once.
 pub(super) const IMAGE_LIMIT: usize = symbols::PROGRAM_LIMIT;
-/// Most segments of an image.
+/// Largest number of segments in an image.
 const SEGMENT_LIMIT: usize = 16;
-/// Longest name of an instruction set, in bytes.
+/// Length of the longest instruction set name, in bytes.
 const SET_LIMIT: usize = 16;
-/// Longest name of a symbol kept in an error, in bytes.
+/// Longest part of a symbol's name kept in an error, in bytes.
 const NAME_LIMIT: usize = 48;
-/// Bytes mapped under one lock, interrupts off: tens of microseconds.
+/// Bytes mapped under one lock acquisition; bounds the time with interrupts off to tens of
+/// microseconds.
 const MAPPED_AT_ONCE: usize = 1 << 20;
 
-/// Where images are mapped now.
+/// The address ranges reserved for images.
 static MAPPED: SpinLock<ArrayVec<Range<usize>, IMAGE_LIMIT>> = SpinLock::new(ArrayVec::new_const());
 
 type File<'a> = ElfBytes<'a, LittleEndian>;
@@ -41,29 +43,31 @@ type File<'a> = ElfBytes<'a, LittleEndian>;
 /// Why an image was refused. Nothing of it is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadError {
-    /// It is no ELF file, or a damaged one.
+    /// The file is not an ELF file, or it is damaged.
     NotElf,
-    /// It is an ELF file for another machine, or not position independent.
+    /// The ELF file is for another machine, or not position independent.
     WrongKind,
-    /// It does not export a [`::abi::Program`].
+    /// The file does not export a [`::abi::Program`].
     NoEntry,
-    /// What it exports as such is none.
+    /// The exported [`::abi::Program`] is not a valid one.
     BadEntry,
-    /// It was built for another version of the interface.
+    /// The file was built for this other version of the interface.
     WrongVersion(u32),
-    /// Its size in memory, in bytes, is more than [`SIZE_LIMIT`].
+    /// The image's size in memory, in bytes, exceeds [`SIZE_LIMIT`].
     TooLarge(u64),
-    /// It needs a function the kernel does not have.
+    /// The image imports a function that the kernel does not have.
     UnknownFunction(ArrayString<NAME_LIMIT>),
-    /// It has a relocation this loader does not know.
+    /// The image has a relocation of a kind that this loader does not know.
     UnknownRelocation(u32),
-    /// The template of its thread-local variables is not in its memory, or aligned to more than a page.
+    /// The template of the thread-local variables is missing, outside the image, malformed, or
+    /// aligned to more than a page.
     ThreadLocals,
-    /// It has memory that is writable and executable, or segments that share a page.
+    /// The image has memory that is writable and executable, segments that share a page, or too
+    /// many segments.
     BadSegments,
-    /// Too many programs run.
+    /// Too many programs are running.
     TooMany,
-    /// There is not enough memory for it.
+    /// There is not enough memory or address space for the image.
     OutOfMemory,
 }
 
@@ -106,24 +110,26 @@ impl From<elf::ParseError> for LoadError {
 
 /// A loaded image.
 pub struct Image {
-    /// Its memory in the direct map.
+    /// The image's memory in the direct map.
     memory: NonNull<u8>,
-    /// Bytes of that, whole pages.
+    /// Size of the memory in bytes, whole pages.
     size: usize,
-    /// Where it is mapped.
+    /// The addresses at which the image is mapped; empty until they are reserved.
     place: Range<usize>,
-    /// What of that is code.
+    /// The parts of `place` that are code.
     code: ArrayVec<Range<usize>, SEGMENT_LIMIT>,
-    /// Where the addresses of the functions are that make its global objects.
+    /// Addresses of the array of constructors, the functions that initialize the image's global
+    /// objects.
     constructors: Range<usize>,
     thread_locals: Option<Template>,
     instruction_set: Option<ArrayString<SET_LIMIT>>,
     program: ::abi::Program,
 }
 
-// SAFETY: the memory is the image's own.
+// SAFETY: the memory belongs to the image alone and is tied to no thread or CPU.
 unsafe impl Send for Image {}
-// SAFETY: shared references only read what does not change.
+// SAFETY: a shared reference gives only read access, to fields that do not change once the image is
+// loaded.
 unsafe impl Sync for Image {}
 
 /// A segment's pages, relative to the image's start.
@@ -133,7 +139,7 @@ struct Segment {
 }
 
 impl Image {
-    /// Loads a file. `resolve` knows the kernel's functions by name.
+    /// Loads a file. `resolve` looks up the kernel's functions by name.
     ///
     /// # Errors
     /// See [`LoadError`].
@@ -160,7 +166,7 @@ impl Image {
             instruction_set: find_instruction_set(&elf),
             program: ::abi::Program { magic: 0, version: 0, main: None, stack_size: 0 },
         };
-        // From here on, dropping the image gives back what it has so far.
+        // From here on, an early return drops the image, which gives back what it has so far.
         image.fill(&elf, file)?;
         image.place = take_place(size)?;
         image.thread_locals = image.find_thread_locals(&elf)?;
@@ -171,48 +177,52 @@ impl Image {
         Ok(image)
     }
 
-    /// What it says of itself.
+    /// Returns the program description that the image exports.
     pub fn program(&self) -> &::abi::Program {
         &self.program
     }
 
-    /// Its first address.
+    /// Returns the image's first address.
     pub fn start(&self) -> usize {
         self.place.start
     }
 
-    /// The functions that make its global objects, in their order, of a mapped image.
+    /// Returns the functions that initialize the image's global objects, in order. The image must
+    /// be mapped.
     pub fn constructors(&self) -> impl Iterator<Item = unsafe extern "C" fn()> {
         let words = self.constructors.clone().step_by(size_of::<usize>());
-        // SAFETY: `find_constructors` saw that they are in the image, which is mapped there.
+        // SAFETY: `find_constructors` checked that the array lies in the image, which is mapped at
+        // these addresses.
         let addresses = words.map(|place| unsafe { (place as *const usize).read_unaligned() });
         let code = addresses.filter(|&address| self.is_code(address));
-        // SAFETY: addresses of code of the image, which says what they are.
+        // SAFETY: the address is in the image's code, and the image declares that it is that of a
+        // constructor.
         code.map(|address| unsafe { core::mem::transmute::<usize, unsafe extern "C" fn()>(address) })
     }
 
-    /// The instruction set it was built for, if it says so.
+    /// Returns the instruction set that the image was built for, if it names one.
     pub(super) fn instruction_set(&self) -> Option<&str> {
         self.instruction_set.as_deref()
     }
 
-    /// What its threads' own variables are at first, if it has any.
+    /// Returns the template of the thread-local variables, if the image has any.
     pub(super) fn thread_locals(&self) -> Option<Template> {
         self.thread_locals
     }
 
-    /// The addresses of its image, whole pages.
+    /// Returns the image's addresses, whole pages.
     pub(crate) fn addresses(&self) -> Range<usize> {
         self.place.clone()
     }
 
-    /// True if an address is in its code.
+    /// Returns true if an address is in the image's code.
     pub fn is_code(&self, address: usize) -> bool {
         self.code.iter().any(|range| range.contains(&address))
     }
 
     fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: allocated with this size, and not yet mapped anywhere else.
+        // SAFETY: the memory was allocated with this size. Only the loader calls this, before the
+        // image is mapped elsewhere.
         unsafe { core::slice::from_raw_parts_mut(self.memory.as_ptr(), self.size) }
     }
 
@@ -252,7 +262,7 @@ impl Image {
         };
         let sections = elf.section_headers().ok_or(LoadError::NotElf)?;
         for section in sections.iter().filter(|section| section.sh_type == abi::SHT_RELA) {
-            // Those of sections that are not loaded (debug information) are none of our business.
+            // Sections that are not loaded, such as debug information, have no place in the image.
             if section.sh_flags & u64::from(abi::SHF_ALLOC) == 0 {
                 continue;
             }
@@ -263,8 +273,9 @@ impl Image {
                     abi::R_X86_64_RELATIVE => base.wrapping_add(addend),
                     abi::R_X86_64_64 => address_of(relocation.r_sym)?.wrapping_add(addend),
                     abi::R_X86_64_GLOB_DAT | abi::R_X86_64_JUMP_SLOT => address_of(relocation.r_sym)?,
-                    // Offsets from the thread pointer, which is behind the variables; and what `__tls_get_addr` adds up: a
-                    // module, of which there is one, and an offset in its variables.
+                    // An offset from the thread pointer, which points behind the variables.
+                    // `__tls_get_addr` instead takes a module number, of which there is only one,
+                    // and an offset from the start of the module's variables.
                     abi::R_X86_64_TPOFF64 => {
                         let size = self.thread_locals.ok_or(LoadError::ThreadLocals)?.size as u64;
                         variable(relocation.r_sym)?.wrapping_add(addend).wrapping_sub(size)
@@ -322,7 +333,8 @@ impl Image {
         if version != ::abi::VERSION {
             return Err(LoadError::WrongVersion(version));
         }
-        // SAFETY: as many bytes, and any bits are a `Program`: its function is an `Option` of a pointer.
+        // SAFETY: the slice has the size of a `Program`, and any bits are valid for one: its
+        // function is an `Option` of a pointer.
         let program = unsafe { bytes.as_ptr().cast::<::abi::Program>().read_unaligned() };
         match program.main {
             Some(main) if self.place.contains(&(main as usize)) => Ok(program),
@@ -362,7 +374,8 @@ impl Drop for Image {
                 Machine::unmap_page(page);
             }
             if let Err(error) = call::flush_tlbs() {
-                // A CPU that does not answer may still use the old translations.
+                // A CPU that does not answer may still use the old translations, so neither memory
+                // nor addresses are reused.
                 log::error!("programs: {error}; an image's memory of {} bytes is lost for safety", self.size);
                 return;
             }
@@ -372,7 +385,7 @@ impl Drop for Image {
     }
 }
 
-/// `aero` notes it as the name of a shared object.
+/// Returns the instruction set, which `aero` records as the shared object's name.
 fn find_instruction_set(elf: &File<'_>) -> Option<ArrayString<SET_LIMIT>> {
     let name = elf.dynamic().ok()??.iter().find(|entry| entry.d_tag == abi::DT_SONAME)?.d_val();
     let (_, names) = elf.dynamic_symbol_table().ok()??;
@@ -421,12 +434,12 @@ fn segments(headers: impl Iterator<Item = ProgramHeader>) -> Result<ArrayVec<Seg
     Ok(segments)
 }
 
-/// Addresses for an image, with an unmapped page behind.
+/// Reserves addresses for an image, followed by an unmapped page.
 fn take_place(size: usize) -> Result<Range<usize>, LoadError> {
     let window = Machine::program_window();
     let mut mapped = MAPPED.lock();
     let mut start = window.start;
-    // The gap may be anywhere: look again behind each image in the way.
+    // The list is in no order, so look again from behind each image in the way.
     while let Some(other) =
         mapped.iter().find(|other| start < other.end + PAGE_SIZE && other.start < start + size + PAGE_SIZE)
     {

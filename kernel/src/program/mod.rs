@@ -1,9 +1,12 @@
-//! Programs: what a runtime developer's image becomes while it runs. Its threads, what it owns, how it ends.
+//! Programs: running images built by runtime developers, with their threads, what they own, and how
+//! they end.
 //!
-//! A program runs in kernel mode like everything else; what makes it one is that its end takes everything it had back.
-//! It ends when its main function returns, it exits, faults or is killed. A supervisor thread of the kernel then ends its
-//! other threads: one in the program's own code at its next interrupt, one that waits by a forced timeout, after which
-//! the interface's function does not return. Nobody is ended inside the kernel's code.
+//! A program runs in kernel mode like all other code; what sets it apart is that the kernel takes
+//! back everything it owned when it ends. A program ends when its main function returns, or when it
+//! exits, faults or is killed. A supervisor thread of the kernel then ends its other threads: a
+//! thread in the program's own code at its next interrupt, a waiting thread by a forced timeout,
+//! after which the interface function that waited does not return. No thread is ended inside the
+//! kernel's code.
 
 mod archive;
 mod deadlock;
@@ -45,16 +48,16 @@ use heap::{Heap, Usage};
 use image::{Image, LoadError};
 use objects::Objects;
 
-/// Longest reason kept of a program that failed, in bytes.
+/// Longest failure reason kept of a program, in bytes.
 const REASON_LIMIT: usize = 160;
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Its main function returned this, or it exited with it.
+    /// Its main function returned this status, or it exited with it.
     Exited(i32),
-    /// Somebody killed it.
+    /// It was killed.
     Killed,
-    /// It faulted or panicked.
+    /// It faulted or panicked, for this reason.
     Failed(ArrayString<REASON_LIMIT>),
 }
 
@@ -71,42 +74,46 @@ impl fmt::Display for Outcome {
 /// A running program.
 #[repr(C)]
 pub struct Program {
-    /// Its part that threads and the scheduler know. The first, as [`Owner`] says.
+    /// The part that threads and the scheduler know. It must be the first field; see [`Owner`].
     owner: Owner,
     id: u64,
     name: ArrayString<NAME_LIMIT>,
     code: Code,
-    /// Its function names, in the format of [`symbols`].
+    /// The program's function names, in the format of [`symbols`].
     symbols: &'static [u8],
     file_name: &'static str,
     heap: Heap,
     objects: Objects,
-    /// Where its arguments are in its heap.
+    /// The argument block in the program's heap.
     arguments: AtomicPtr<u8>,
-    /// Threads that have not ended.
+    /// Number of threads that have not ended.
     threads: AtomicUsize,
-    /// Those that ended after it had begun to end, linked by their own links: each kept with its stack until none is left.
+    /// Threads that ended after the program began to end, linked through [`Thread`]'s own link.
+    /// Each is kept with its stack until no thread is left.
     ended: AtomicPtr<Thread>,
-    /// Threads that still touch the program to say that they have.
+    /// Number of threads in [`Program::remove_thread`]. The supervisor waits for them, as they
+    /// still touch the program.
     leaving: AtomicUsize,
-    /// Functions of its own that devices may call.
+    /// Number of the program's functions that devices may call.
     handlers: AtomicUsize,
-    /// Functions of its own that CPUs were asked to call, and have not returned.
+    /// Number of calls of the program's functions that CPUs were asked to make and have not
+    /// returned from.
     calls: AtomicUsize,
     outcome: SpinLock<Option<Outcome>>,
-    /// Signalled when it begins to end, and when its last thread has.
+    /// Signalled when the program begins to end, and each time one of its threads has ended.
     changed: Event,
-    /// Latched when all it had is given back.
+    /// Latched when the supervisor is done: everything has been given back, or is kept because it
+    /// may still be in use.
     finished: Event,
     ended_lately: EndedLately,
-    /// The thread that waits for its end.
+    /// The thread that waits for the program's end.
     supervisor: SpinLock<Option<JoinHandle<()>>>,
-    /// What it left.
+    /// What the program left behind at its end.
     left: SpinLock<Left>,
     started_at: AtomicU64,
 }
 
-/// What a program runs.
+/// The code that a program runs.
 #[expect(clippy::large_enum_variant, reason = "nearly all are images")]
 enum Code {
     /// An image that was loaded for it.
@@ -124,7 +131,7 @@ impl Code {
     }
 }
 
-/// All that run.
+/// All running programs.
 static RUNNING: SpinLock<ArrayVec<Arc<Program>, { image::IMAGE_LIMIT }>> = SpinLock::new(ArrayVec::new_const());
 
 /// Why a program did not start.
@@ -132,7 +139,7 @@ static RUNNING: SpinLock<ArrayVec<Arc<Program>, { image::IMAGE_LIMIT }>> = SpinL
 pub enum StartError {
     /// Its image was refused.
     Load(LoadError),
-    /// There is no memory for it or its first threads.
+    /// There is not enough memory for it or its first threads.
     OutOfMemory,
 }
 
@@ -163,14 +170,15 @@ impl From<SpawnError> for StartError {
     }
 }
 
-/// Loads a file and runs its main function with arguments, the first its name. `resolve` knows the interface's
-/// functions by name.
+/// Loads a file and runs its main function with `arguments`, preceded by the file's name. `resolve`
+/// looks up the interface's functions by name.
 ///
 /// # Errors
-/// See [`StartError`]; nothing is left of it then.
+/// See [`StartError`]; nothing of the program is left then.
 ///
 /// # Safety
-/// The file is a program's, whose code may run in kernel mode, and `resolve` gives functions that behave as their names say.
+/// The file holds a program whose code may run in kernel mode, and `resolve` returns functions that
+/// behave as their names say.
 pub unsafe fn start(
     file: &File,
     arguments: &[&str],
@@ -183,10 +191,11 @@ pub unsafe fn start(
     launch(program, arguments.len() + 1)
 }
 
-/// Runs a function of the kernel's own image as a program: with what a program has, and its end.
+/// Runs a function of the kernel's own image as a program, with everything that a program has and
+/// its cleanup at the end.
 ///
 /// # Errors
-/// See [`StartError`]; nothing is left of it then.
+/// See [`StartError`]; nothing of the program is left then.
 pub fn start_function(name: &'static str, function: fn() -> i32) -> Result<Arc<Program>, StartError> {
     launch(Program::new(name, Code::Function(function), &[])?, 0)
 }
@@ -219,46 +228,51 @@ fn launch(program: Arc<Program>, count: usize) -> Result<Arc<Program>, StartErro
 }
 
 fn try_arc<T>(value: T) -> Result<Arc<T>, OutOfMemory> {
-    // `Arc::try_new` is not stable: a box of the same size shows whether there is memory.
+    // `Arc::try_new` is not stable. A box that is at least as large shows whether there is memory.
     drop(memory::try_box(core::mem::MaybeUninit::<[T; 2]>::uninit())?);
     Ok(Arc::new(value))
 }
 
-/// Takes a program off the list.
+/// Removes a program from the list of running programs and from the symbol tables.
 fn forget(program: &Arc<Program>) {
     RUNNING.lock().retain(|other| !Arc::ptr_eq(other, program));
     symbols::remove(program.image_start());
     images_changed();
 }
 
-/// Does nothing: a debugger's breakpoint here tells it that a program is loaded, and has not run yet, or is gone
-/// (`gdb/aerokernel.py`).
+/// Does nothing. A debugger sets a breakpoint here to learn that a program has been loaded but has
+/// not run yet, or is gone (`gdb/aerokernel.py`).
 #[inline(never)]
 fn images_changed() {
     core::hint::black_box(());
 }
 
-/// What threads and the scheduler ask of a program: an [`Owner`] that is in one.
+/// A program's side of [`Owner`]: the functions that threads and the scheduler call.
 static OWNER_FUNCTIONS: Functions = Functions {
-    // SAFETY: the caller's word, as `Functions` says; the same below.
+    // SAFETY: `Functions` are only called with the owner that holds them, a program's, which
+    // outlives the call.
     is_code: |owner, address| unsafe { program_of(owner) }.is_code(address),
-    // SAFETY: as above.
+    // SAFETY: `Functions` are only called with the owner that holds them, a program's, which
+    // outlives the call.
     join: |owner| unsafe { program_of(owner) }.add_thread(),
-    // SAFETY: as above.
+    // SAFETY: `Functions` are only called with the owner that holds them, a program's, which
+    // outlives the call.
     leave: |owner, thread| unsafe { program_of(owner) }.thread_has_ended(thread),
 };
 
-/// The program that an owner is in.
+/// Returns the program that contains an owner.
 ///
 /// # Safety
-/// The owner has [`OWNER_FUNCTIONS`], which only a program gives it, and its program outlives the reference.
+/// The owner has [`OWNER_FUNCTIONS`], which only a program gives it, and its program outlives the
+/// reference.
 unsafe fn program_of<'a>(owner: *const Owner) -> &'a Program {
-    // SAFETY: the owner is the first field of its program, which is `repr(C)`; the caller's word for its life.
+    // SAFETY: the owner is the first field of its program, which is `repr(C)`, and the caller
+    // guarantees that the program outlives the reference.
     unsafe { &*owner.cast() }
 }
 
 impl Program {
-    /// The owner that it is to its threads, and an address to compare.
+    /// Returns the program as the owner of its threads; also serves as an address to compare.
     fn as_owner(&self) -> *const Owner {
         ptr::from_ref(self).cast()
     }
@@ -277,7 +291,8 @@ impl Program {
             heap: Heap::new(id as u32)?,
             objects: Objects::new(id),
             arguments: AtomicPtr::new(ptr::null_mut()),
-            // The caller, until the first thread is there.
+            // Counts the caller of `launch`, so that the program does not end before its first
+            // thread exists.
             threads: AtomicUsize::new(1),
             ended: AtomicPtr::new(ptr::null_mut()),
             leaving: AtomicUsize::new(0),
@@ -294,47 +309,47 @@ impl Program {
         Ok(try_arc(program)?)
     }
 
-    /// Its number, from the same count as threads'.
+    /// Returns the program's number, from the same sequence as thread numbers.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Its name.
+    /// Returns the program's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Threads that have not ended.
+    /// Returns the number of threads that have not ended.
     pub fn threads(&self) -> usize {
         self.started_threads()
     }
 
-    /// What it has allocated now.
+    /// Returns what the program has allocated now.
     pub fn usage(&self) -> Usage {
         self.heap.usage()
     }
 
-    /// Its memory.
+    /// Returns the program's heap.
     pub fn heap(&self) -> &Heap {
         &self.heap
     }
 
-    /// Its objects.
+    /// Returns the program's objects.
     pub fn objects(&self) -> &Objects {
         &self.objects
     }
 
-    /// Time it was started, in ns.
+    /// Returns the time at which the program was started, in ns.
     pub fn started_at_ns(&self) -> u64 {
         self.started_at.load(Ordering::Relaxed)
     }
 
-    /// Where its image is; 0 if it is the kernel's.
+    /// Returns the address of the program's image; 0 if its code is the kernel's.
     pub fn image_start(&self) -> usize {
         self.code.image().map_or(0, Image::start)
     }
 
-    /// The instruction set it was built for, if it says so.
+    /// Returns the instruction set that the program was built for, if the image names one.
     fn instruction_set(&self) -> Option<&str> {
         self.code.image().and_then(Image::instruction_set)
     }
@@ -343,28 +358,29 @@ impl Program {
         self.code.image().is_some_and(|image| image.is_code(address))
     }
 
-    /// True once it ends.
+    /// Returns true once the program is ending.
     pub fn is_ending(&self) -> bool {
         self.owner.is_ending()
     }
 
-    /// How it ended or is ending.
+    /// Returns how the program ended or is ending; `None` while it runs.
     pub fn outcome(&self) -> Option<Outcome> {
         *self.outcome.lock()
     }
 
-    /// What it left at its end.
+    /// Returns what the program left behind at its end.
     pub fn left(&self) -> Left {
         *self.left.lock()
     }
 
-    /// Waits until it has ended, all it had is given back, and so is its supervisor.
+    /// Waits until the program has ended, everything it owned has been given back, and its
+    /// supervisor has ended too.
     ///
     /// # Errors
     /// [`crate::wait::TimedOut`].
     pub fn wait_until(&self, deadline: Deadline) -> Result<(), crate::wait::TimedOut> {
         self.finished.wait_until(deadline)?;
-        // It is about to end.
+        // The supervisor has latched `finished` and is about to end.
         let supervisor = self.supervisor.lock().take();
         if let Some(Err(still_there)) = supervisor.map(|handle| handle.join_until(deadline)) {
             *self.supervisor.lock() = Some(still_there);
@@ -373,7 +389,7 @@ impl Program {
         Ok(())
     }
 
-    /// Makes it end; the first outcome counts. Any context.
+    /// Makes the program end. The first outcome counts. Callable in any context.
     pub fn end(&self, outcome: Outcome) {
         self.outcome.lock().get_or_insert(outcome);
         self.owner.set_ending();
@@ -384,17 +400,19 @@ impl Program {
         self.threads.load(Ordering::SeqCst)
     }
 
-    /// A thread of it is spawned: where the thread's own variables end, 0 if the program has none.
+    /// Counts a new thread. Returns its thread pointer, where its thread-local variables end; 0 if
+    /// the program has none.
     fn add_thread(&self) -> Result<usize, OutOfMemory> {
         let thread_pointer = self.make_thread_locals()?;
         self.threads.fetch_add(1, Ordering::Relaxed);
         Ok(thread_pointer)
     }
 
-    /// A thread of it has ended.
+    /// Handles the end of one of the program's threads.
     fn thread_has_ended(&self, thread: &'static Thread) {
         if self.is_ending() {
-            // A thread that was ended may have lent what is on its stack to threads that have not been yet.
+            // Other threads may still use what this one lent them from its stack, since it was
+            // ended and did not return.
             thread.add_reference();
             self.keep_thread(thread);
         } else {
@@ -404,7 +422,7 @@ impl Program {
         self.remove_thread();
     }
 
-    /// Keeps a thread that has ended, with a reference to it, until all have.
+    /// Keeps an ended thread, with a reference to it, until all have ended.
     fn keep_thread(&self, thread: &'static Thread) {
         let link = |first: *mut Thread| {
             thread.next().store(first, Ordering::Relaxed);
@@ -413,7 +431,8 @@ impl Program {
         let _ = self.ended.fetch_update(Ordering::Release, Ordering::Relaxed, link);
     }
 
-    /// A thread of it has ended: the last access that thread causes.
+    /// Uncounts an ended thread: the last access to the program on its behalf. `leaving` tells the
+    /// supervisor that the thread count has reached zero but the program is still being touched.
     fn remove_thread(&self) {
         self.leaving.fetch_add(1, Ordering::SeqCst);
         self.threads.fetch_sub(1, Ordering::SeqCst);
@@ -421,17 +440,18 @@ impl Program {
         self.leaving.fetch_sub(1, Ordering::Release);
     }
 
-    /// A device may call a function of it from now on.
+    /// Notes that a device may call a function of the program from now on.
     pub fn add_handler(&self) {
         self.handlers.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Ends [`Program::add_handler`].
+    /// Reverts [`Program::add_handler`].
     pub fn remove_handler(&self) {
         self.handlers.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A CPU is asked to run a function of it: while the result exists, nothing of the program is given back.
+    /// Notes that a CPU is asked to run a function of the program. While the result exists, nothing
+    /// of the program is given back.
     pub fn begin_call(&'static self) -> CallUnderWay {
         self.calls.fetch_add(1, Ordering::Relaxed);
         CallUnderWay(self)
@@ -444,13 +464,15 @@ impl Program {
         }
     }
 
-    /// C strings behind an array of pointers to them, all in one block of the program's.
+    /// Builds an argument vector: a null-terminated array of pointers followed by the C strings,
+    /// all in one block of the program's heap.
     fn keep_arguments(&self, name: &str, arguments: &[&str]) -> Result<*mut u8, OutOfMemory> {
         let texts = || core::iter::once(&name).chain(arguments);
         let pointers = (arguments.len() + 2) * size_of::<*const u8>();
         let size = pointers + texts().map(|text| text.len() + 1).sum::<usize>();
         let block = self.heap.allocate(size, align_of::<*const u8>(), Placement::Near)?.as_ptr();
-        // SAFETY: the block was made for the pointers, a null pointer, and behind them the texts with a zero each.
+        // SAFETY: the block was allocated with room for the pointers, a null pointer, and behind
+        // them each text with its terminating zero.
         unsafe {
             let mut text_at = block.add(pointers);
             for (index, text) in texts().enumerate() {
@@ -468,13 +490,14 @@ impl Program {
         let stack_size = self.code.image().map_or(0, |image| image.program().stack_size);
         let owner = Arc::as_ptr(self) as usize;
         let body = move || {
-            // SAFETY: the program outlives its threads.
+            // SAFETY: a program outlives its threads, and this closure runs on one of them.
             let program = unsafe { &*(owner as *const Self) };
             Machine::reset_vectors();
             program.end(Outcome::Exited(program.run_main(count)));
         };
         let main_name = format!("{}/main", self.name);
-        // SAFETY: the caller has a reference to the program.
+        // SAFETY: the caller holds a reference to the program, so the owner lives until the new
+        // thread counts as its own.
         let builder = unsafe { Builder::new(&main_name).stack_size(stack_size).owner(self.as_owner()) };
         builder.spawn(body)?.detach();
         Ok(())
@@ -484,19 +507,21 @@ impl Program {
         match &self.code {
             Code::Function(function) => function(),
             Code::Image(image) => {
-                // SAFETY: code of the image; what that does is the program's business.
+                // SAFETY: `constructors` yields only code of the mapped image; the caller of
+                // `start` vouched that it may run in kernel mode.
                 image.constructors().for_each(|construct| unsafe { construct() });
-                // The loader refuses images without one.
+                // The loader refuses images without a main function.
                 let Some(main) = image.program().main else { return 0 };
                 let values = self.arguments.load(Ordering::Relaxed).cast::<*const u8>();
-                // SAFETY: the loader checked that it is code of the image; what that does is the program's business.
+                // SAFETY: the loader checked that `main` is code of the image; the caller of
+                // `start` vouched that it may run in kernel mode.
                 unsafe { main(count as i32, values) }
             }
         }
     }
 }
 
-/// A CPU was asked to run a function of a program, and may not have.
+/// A CPU's call of a program's function that was requested and may not have finished.
 pub struct CallUnderWay(&'static Program);
 
 impl Drop for CallUnderWay {
@@ -505,16 +530,17 @@ impl Drop for CallUnderWay {
     }
 }
 
-/// The calling thread's program.
+/// Returns the calling thread's program.
 ///
 /// # Safety
-/// Nothing keeps the reference, or what is borrowed from it, beyond the thread's life: a program outlives its threads, no more.
+/// Neither the reference nor anything borrowed from it is kept beyond the thread's life, as only
+/// that keeps the program.
 pub unsafe fn current() -> Option<&'static Program> {
-    // SAFETY: null, or the program of a thread that is there.
+    // SAFETY: the owner is null or the calling thread's program, which outlives the thread.
     unsafe { owner::current().cast::<Program>().as_ref() }
 }
 
-/// All that run, or as many as there is memory to list.
+/// Returns all running programs, or none if there is no memory to list them.
 pub fn all() -> Vec<Arc<Program>> {
     let mut programs = Vec::new();
     let running = RUNNING.lock();
@@ -524,12 +550,13 @@ pub fn all() -> Vec<Arc<Program>> {
     programs
 }
 
-/// One that runs, by its number.
+/// Returns the running program with this number.
 pub fn by_id(id: u64) -> Option<Arc<Program>> {
     RUNNING.lock().iter().find(|program| program.id == id).cloned()
 }
 
-/// Runs a handler of a program's: interrupt context.
+/// Runs a program's handler in interrupt context, with the program as the CPU's current handler
+/// owner.
 pub fn as_handler_of(program: &'static Program, handler: impl FnOnce()) {
     let _guard = InterruptGuard::new();
     let here = cpu::this();
@@ -538,19 +565,22 @@ pub fn as_handler_of(program: &'static Program, handler: impl FnOnce()) {
     here.handlers_owner.store(outer, Ordering::Relaxed);
 }
 
-/// The program on whose behalf the kernel is called: the calling thread's, or that of the handler that runs.
+/// Returns the program on whose behalf the kernel is called: that of the running handler, or else
+/// the calling thread's.
 ///
 /// # Safety
-/// As for [`current`]; in a handler, nothing keeps it beyond that.
+/// As for [`current`]; in a handler, nothing of it is kept beyond the handler's return.
 pub unsafe fn caller() -> Option<&'static Program> {
     let guard = InterruptGuard::new();
     let here = cpu::this();
     if here.in_interrupt.load(Ordering::Relaxed) {
-        // SAFETY: null, or a program whose handler runs, for which its end waits.
+        // SAFETY: the owner is null or a program whose handler is running here, and a program's end
+        // waits for its handlers.
         return unsafe { here.handlers_owner.load(Ordering::Relaxed).cast::<Program>().as_ref() };
     }
     drop(guard);
-    // SAFETY: the caller's word.
+    // SAFETY: the caller guarantees that nothing of the program is kept beyond the calling thread's
+    // life.
     unsafe { current() }
 }
 
@@ -560,7 +590,7 @@ impl fmt::Debug for Program {
     }
 }
 
-/// Name and number.
+/// Writes the program's name and number.
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.name, self.id)

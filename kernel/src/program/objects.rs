@@ -1,8 +1,8 @@
-//! The kernel's objects that a program has, and the handles by which it names them.
+//! The kernel objects that a program owns, and the handles by which it names them.
 //!
-//! A handle is a number, not an address: its kind, its life and its owner are looked up before anything of the object is
-//! touched, so that a stale, wrong or foreign one is an error and nothing else. The objects are in the kernel's memory.
-//! While a call uses an object, nobody can destroy it.
+//! A handle is a number, not an address. Kind, life and owner are checked before the object is
+//! touched, so that a stale, wrong or foreign handle results in an error and nothing worse. The
+//! objects are in the kernel's memory. An object cannot be destroyed while a call uses it.
 
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
@@ -18,7 +18,7 @@ use crate::memory::{self, OutOfMemory};
 use crate::thread;
 use crate::time::Deadline;
 
-/// What a handle stands for.
+/// The kind of object that a handle names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -34,59 +34,61 @@ pub enum Kind {
     Line,
     /// A fiber.
     Fiber,
-    /// A pool of tasks.
+    /// A task pool.
     Pool,
     /// A collective.
     Collective,
 }
 
-/// What can have a handle. Dropped when it is destroyed, or at its program's end.
+/// A type whose values can have handles. An object is dropped when it is destroyed, or at its
+/// program's end.
 ///
 /// # Safety
-/// No other type has the same [`Kind`]: that is what an object is known by.
+/// No other type has the same [`Kind`], which alone identifies the type of an object.
 pub unsafe trait Object: Send + Sync + 'static {
-    /// What its handles stand for.
+    /// The kind of the type's handles.
     const KIND: Kind;
 
-    /// Keeps it from calling the program from now on; false if it may still do so. Called at the program's end, before
-    /// anything of the program is given back, again and again until it succeeds or takes too long.
+    /// Keeps the object from calling the program from now on; returns false if it may still do so.
+    /// Called at the program's end, before anything of the program is given back, repeatedly until
+    /// it succeeds or takes too long.
     fn silence(&self) -> bool {
         true
     }
 }
 
-/// A handle: 19 bits of its program's number, 20 of how often its place was used, 24 of the place; the uppermost bit is
-/// clear, which it is in no address of the kernel's. Never 0.
+/// A handle, never 0: 19 bits of the program's number, 20 bits counting the uses of the slot, and
+/// 24 bits with the slot's index. The top bit is clear, unlike in any kernel address.
 pub type Handle = u64;
 
 const PLACE_BITS: u32 = 24;
 const USE_BITS: u32 = 20;
 const OWNER_BITS: u32 = 19;
 
-/// Why a handle is of no use.
+/// Why a handle was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandleError {
-    /// It is not one of a live object of this kind and program.
+    /// It does not name a live object of this kind and program.
     Invalid,
-    /// Others are using the object.
+    /// Other calls are using the object.
     Busy,
 }
 
-/// In `users`: one has the object alone.
+/// Flag in [`Slot::users`]: a call holds the object exclusively.
 const ALONE: u32 = 1 << 31;
 const NONE: u32 = u32::MAX;
-/// How long calls that are about to leave an object may take.
+/// How long [`Objects::take`] waits for calls that are about to leave an object.
 const LEAVE_LIMIT: Duration = Duration::from_millis(20);
 
 struct Slot {
-    /// The handle of what is in it, 0 while it is free.
+    /// The handle of the slot's object; 0 while the slot is free.
     handle: AtomicU64,
-    /// Calls that use the object, or [`ALONE`].
+    /// Number of calls that use the object, plus [`ALONE`] while one holds it exclusively.
     users: AtomicU32,
     content: UnsafeCell<Content>,
 }
 
-/// Written while the slot is free or held alone.
+/// The content of a slot, written only while the slot is free or held exclusively.
 struct Content {
     kind: Kind,
     object: *mut u8,
@@ -96,9 +98,10 @@ struct Content {
     next_free: u32,
 }
 
-// SAFETY: `content` is written by the one who has the slot alone, and read by those who use it; see `borrow`.
+// SAFETY: `content` is written only by the holder of a free or exclusively held slot, and read by
+// calls that are counted in `users`; see `borrow`.
 unsafe impl Sync for Slot {}
-// SAFETY: the objects are `Send`.
+// SAFETY: the objects are `Send`, and a slot owns its object.
 unsafe impl Send for Slot {}
 
 /// The objects of one program.
@@ -109,23 +112,25 @@ pub struct Objects {
 }
 
 unsafe fn drop_object<T>(object: *mut u8) {
-    // SAFETY: made from a `Box<T>` by `Reserved::fill`, dropped once.
+    // SAFETY: `Reserved::fill` made the pointer from a `Box<T>`, and the object is dropped only
+    // once.
     drop(unsafe { Box::from_raw(object.cast::<T>()) });
 }
 
 unsafe fn silence_object<T: Object>(object: *const u8) -> bool {
-    // SAFETY: a live `T`.
+    // SAFETY: the caller passes a live object of the type that the slot was filled with, `T`.
     unsafe { (*object.cast::<T>()).silence() }
 }
 
 impl Objects {
-    /// None yet, of the program with this number.
+    /// Creates the empty table of the program with this number.
     pub(super) fn new(program: u64) -> Self {
         let owner = program % (1 << OWNER_BITS) << (PLACE_BITS + USE_BITS);
         Self { slots: Table::new(), first_free: SpinLock::new(NONE), owner }
     }
 
-    /// Reserves all memory that an object and its handle need, so that once the object exists nothing can fail any more.
+    /// Reserves all memory that an object and its handle need, so that nothing can fail once the
+    /// object exists.
     ///
     /// # Errors
     /// [`OutOfMemory`].
@@ -152,7 +157,7 @@ impl Objects {
                 self.slots.push(slot)? as u32
             }
             index => {
-                // SAFETY: a free slot, under the lock of their list.
+                // SAFETY: the slot is on the list of free slots, whose lock is held.
                 *free = unsafe { (*self.slot(index).content.get()).next_free };
                 index
             }
@@ -167,7 +172,7 @@ impl Objects {
 
     fn free(&self, index: u32) {
         let mut free = self.first_free.lock();
-        // SAFETY: the slot is free, under the lock of their list.
+        // SAFETY: the slot is free and not yet on the list of free slots, whose lock is held.
         unsafe { (*self.slot(index).content.get()).next_free = *free };
         *free = index;
     }
@@ -181,14 +186,15 @@ impl Objects {
         Ok((index, slot))
     }
 
-    /// An object, to be used beside others.
+    /// Returns an object for shared use.
     ///
     /// # Errors
     /// See [`HandleError`].
     #[inline(never)]
     pub fn borrow<T: Object>(&self, handle: Handle) -> Result<Borrowed<'_, T>, HandleError> {
         let (_, slot) = self.find(handle)?;
-        // Who wants the object alone finds the count, or this finds its mark.
+        // Count first, check afterwards: either `try_take` sees this count, or this call sees its
+        // `ALONE` flag.
         let users = slot.users.fetch_add(1, Ordering::AcqRel);
         let borrowed = Borrowed { slot, _object: PhantomData };
         if users & ALONE != 0 {
@@ -197,14 +203,16 @@ impl Objects {
         if slot.handle.load(Ordering::Acquire) != handle {
             return Err(HandleError::Invalid);
         }
-        // SAFETY: the slot has an object, and the count keeps it.
+        // SAFETY: the handle matches, so the slot has an object, and the count keeps it from being
+        // removed.
         if unsafe { (*slot.content.get()).kind } != T::KIND {
             return Err(HandleError::Invalid);
         }
         Ok(borrowed)
     }
 
-    /// An object alone, to be changed or destroyed; waits for calls that are about to leave it.
+    /// Returns an object for exclusive use, to be changed or destroyed. Waits for calls that are
+    /// about to leave it.
     ///
     /// # Errors
     /// See [`HandleError`].
@@ -219,7 +227,7 @@ impl Objects {
         }
     }
 
-    /// As [`Objects::take`], without waiting. Any context.
+    /// Like [`Objects::take`], but does not wait. Callable in any context.
     ///
     /// # Errors
     /// See [`HandleError`].
@@ -230,39 +238,45 @@ impl Objects {
             return Err(HandleError::Busy);
         }
         let taken = Taken { objects: self, index, _object: PhantomData };
-        // SAFETY: the slot is held alone.
+        // SAFETY: `ALONE` was set while no call used the slot, so this call holds it exclusively.
         if slot.handle.load(Ordering::Relaxed) != handle || unsafe { (*slot.content.get()).kind } != T::KIND {
             return Err(HandleError::Invalid);
         }
         Ok(taken)
     }
 
-    /// Silences all objects; false if one could not be. For the program's end, when none of its threads is left.
+    /// Silences all objects; returns false if one could not be silenced. For the program's end,
+    /// when none of its threads is left.
     pub(super) fn silence_all(&self) -> bool {
         let live = self.slots.iter().filter(|slot| slot.handle.load(Ordering::Acquire) != 0);
-        // All of them, also after one that cannot be.
+        // Try every object, also after one that cannot be silenced.
         live.fold(true, |all, slot| {
-            // SAFETY: it has an object, and there is no thread that could destroy it.
+            // SAFETY: the handle is not 0, so the slot has an object, and no thread is left that
+            // could destroy it.
             let content = unsafe { &*slot.content.get() };
-            // SAFETY: as above.
+            // SAFETY: `content.object` is the live object that `content.silence` was stored for.
             unsafe { (content.silence)(content.object) && all }
         })
     }
 
-    /// Destroys all objects. For the program's end, when none of its threads is left and all objects are silent.
+    /// Destroys all objects. For the program's end, when none of its threads is left and all
+    /// objects are silent.
     pub(super) fn release_all(&self) {
         for slot in self.slots.iter() {
             if slot.handle.swap(0, Ordering::AcqRel) != 0 {
-                // SAFETY: nobody else has it; see above. A thread that died while it used the object left its count behind.
+                // SAFETY: no thread of the program is left and all objects are silent, so nothing
+                // else accesses the slot. `users` does not tell: a thread that died while it used
+                // the object left its count behind.
                 let content = unsafe { &*slot.content.get() };
-                // SAFETY: as above.
+                // SAFETY: `content.drop` was stored for this object, and the handle, now 0, keeps
+                // it from being dropped again.
                 unsafe { (content.drop)(content.object) };
             }
         }
     }
 }
 
-/// Memory for an object and its handle.
+/// Memory reserved for an object and its handle.
 pub struct Reserved<'a, T: Object> {
     objects: &'a Objects,
     index: u32,
@@ -270,12 +284,13 @@ pub struct Reserved<'a, T: Object> {
 }
 
 impl<T: Object> Reserved<'_, T> {
-    /// Puts the object there; its handle.
+    /// Stores the object and returns its handle.
     #[inline(never)]
     pub fn fill(mut self, object: T) -> Handle {
         let Some(memory) = self.memory.take() else { unreachable!("filled once, here") };
         let slot = self.objects.slot(self.index);
-        // SAFETY: the slot is reserved, so nobody else has it.
+        // SAFETY: the slot is reserved for this call, and its handle is 0, so no other call
+        // accesses its content.
         let content = unsafe { &mut *slot.content.get() };
         content.kind = T::KIND;
         content.object = Box::into_raw(Box::write(memory, object)).cast();
@@ -299,7 +314,7 @@ impl<T: Object> Drop for Reserved<'_, T> {
     }
 }
 
-/// An object that a call uses.
+/// An object in shared use by a call.
 pub struct Borrowed<'a, T> {
     slot: &'a Slot,
     _object: PhantomData<&'a T>,
@@ -308,7 +323,8 @@ pub struct Borrowed<'a, T> {
 impl<T> Deref for Borrowed<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        // SAFETY: `borrow` saw that a `T` is there, and the count keeps it.
+        // SAFETY: `borrow` checked that the slot holds a `T`, and the count in `users` keeps it
+        // alive.
         unsafe { &*(*self.slot.content.get()).object.cast::<T>() }
     }
 }
@@ -319,7 +335,7 @@ impl<T> Drop for Borrowed<'_, T> {
     }
 }
 
-/// An object that a call has alone.
+/// An object in exclusive use by a call.
 pub struct Taken<'a, T> {
     objects: &'a Objects,
     index: u32,
@@ -328,14 +344,15 @@ pub struct Taken<'a, T> {
 
 impl<T> Taken<'_, T> {
     fn object(&self) -> *mut T {
-        // SAFETY: the slot is held alone.
+        // SAFETY: `try_take` set `ALONE`, so this call holds the slot exclusively.
         unsafe { (*self.objects.slot(self.index).content.get()).object.cast() }
     }
 
-    /// Takes the object out; its handle is not valid any more.
+    /// Takes the object out. Its handle becomes invalid.
     #[inline(never)]
     pub fn remove(self) -> Box<T> {
-        // SAFETY: `take` saw that a `T` is there, made from a box; the handle goes, so nobody else comes to it.
+        // SAFETY: `try_take` checked that the slot holds a `T`, which `fill` made from a box. The
+        // handle is cleared before the slot is released, so no other call reaches the object.
         let object = unsafe { Box::from_raw(self.object()) };
         self.objects.slot(self.index).handle.store(0, Ordering::Release);
         let (objects, index) = (self.objects, self.index);
@@ -348,14 +365,16 @@ impl<T> Taken<'_, T> {
 impl<T> Deref for Taken<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        // SAFETY: `take` saw that a `T` is there; it is held alone.
+        // SAFETY: `try_take` checked that the slot holds a `T`, and `ALONE` excludes all other
+        // calls.
         unsafe { &*self.object() }
     }
 }
 
 impl<T> DerefMut for Taken<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as above.
+        // SAFETY: `try_take` checked that the slot holds a `T`, and `ALONE` excludes all other
+        // calls.
         unsafe { &mut *self.object() }
     }
 }

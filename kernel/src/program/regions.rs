@@ -1,7 +1,7 @@
 //! Page runs for a program's blocks, cut from larger regions that hold nothing else.
 //!
-//! The first and the last page of a region stay unused, so that what a program writes a little before or behind a block of
-//! its own hits its own memory or nothing, never the kernel's.
+//! The first and the last page of a region stay unused, so that a program that writes a little
+//! before or behind one of its blocks hits its own memory or nothing, never the kernel's.
 
 use alloc::boxed::Box;
 use core::ptr::{self, NonNull};
@@ -12,43 +12,44 @@ use arch_contract::PAGE_SIZE;
 use crate::memory::zone::{self, ZONES, Zone};
 use crate::memory::{self, OutOfMemory, Placement};
 
-/// Pages of a program's first region, and the most a later one has; each is twice as large as the one before.
+/// Pages of a program's first region, and of the largest. Each region is twice as large as the one
+/// before.
 const FIRST_PAGES: usize = 64;
 const MOST_PAGES: usize = 1024;
-/// Most pages of a run.
+/// Largest number of pages in a run.
 pub(super) const RUN_LIMIT: usize = 32;
-/// Regions that are searched before another is made.
+/// Number of regions searched before another one is made.
 const SEARCHED: usize = 8;
 
-/// A region: memory of a zone.
+/// A region: a run of a zone's pages.
 pub(super) struct Region {
     start: NonNull<u8>,
     pages: usize,
     free: usize,
-    /// Bit n set: page n is free.
+    /// Bit n is set if page n is free.
     map: [u64; MOST_PAGES / 64],
     next: *mut Region,
     previous: *mut Region,
 }
 
-/// The regions that a program has of one node.
+/// A program's regions for one node and scope, as a list of those with free pages.
 pub(super) struct Regions {
-    /// Where its memory comes from.
+    /// The node, and the scope when that node has no memory left.
     placement: (usize, Scope),
     first: *mut Region,
     next_pages: usize,
 }
 
-/// Where memory may come from if a node has none.
+/// Where memory may come from if the node has none.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// From the nearest that has some.
+    /// From the nearest node that has some.
     Nearest,
-    /// From nowhere else.
+    /// From no other node.
     NodeOnly,
 }
 
-// SAFETY: the regions belong to the list.
+// SAFETY: the regions belong to the list and are tied to no thread or CPU.
 unsafe impl Send for Regions {}
 
 impl Region {
@@ -72,11 +73,11 @@ impl Region {
         }
     }
 
-    /// The first run of `count` free pages.
+    /// Returns the first page of the first run of `count` free pages.
     fn find(&self, count: usize) -> Option<usize> {
         let mut page = 0;
         while page + count <= self.pages {
-            // Words without a free page are passed over at once.
+            // Skip words without a free page.
             if page.is_multiple_of(64) && self.map[page / 64] == 0 {
                 page += 64;
                 continue;
@@ -94,20 +95,22 @@ impl Region {
     }
 }
 
-/// Frees a block of a zone that was taken by [`take_pages`].
+/// Frees a run of pages that came from [`take_pages`].
 pub(super) fn give_pages(at: NonNull<u8>, pages: usize) {
     zone::of(at).lock().free_pages(at, pages);
 }
 
-/// Free pages before a large run: at most one for so many pages of that, and at most so many.
+/// Limits of the gap before a large run: one free page per [`GAP_OF`] pages of the run, and
+/// [`MOST_GAP`] pages at most.
 const GAP_OF: usize = 64;
 const MOST_GAP: usize = 31;
-/// What one gap differs from the next by: prime, and no power of two, so that they go around.
+/// Difference between successive gaps before they wrap at the limit: a prime, so that the gaps take
+/// on all values unless the limit is a multiple of it.
 const GAP_STEP: usize = 7;
 
-/// The gap before a run; see [`take_pages`]. Each run has another one than the last, so that several do not begin at the same offset
-/// of a power of two, where they would meet in the same sets of the caches: whether they follow each other or are cut from free
-/// memory that is aligned.
+/// Returns the gap before a run, in pages; see [`take_pages`]. Successive runs get different gaps
+/// in most cases. Without them, large runs that follow each other or come from aligned free memory
+/// would begin at the same offset from a power of two and compete for the same cache sets.
 pub(super) fn gap(pages: usize, align: usize) -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     match (pages / GAP_OF).min(MOST_GAP) {
@@ -117,7 +120,8 @@ pub(super) fn gap(pages: usize, align: usize) -> usize {
     }
 }
 
-/// Pages in a row, straight from a zone, behind a gap that stays free.
+/// Takes consecutive pages straight from a zone, behind a gap of free pages if there is room for
+/// one.
 pub(super) fn take_pages(
     node: usize,
     scope: Scope,
@@ -139,7 +143,7 @@ impl Regions {
         Self { placement: (node, scope), first: ptr::null_mut(), next_pages: FIRST_PAGES }
     }
 
-    /// Where its memory comes from.
+    /// Returns the node and the scope that the regions come from.
     pub(super) fn placement(&self) -> (usize, Scope) {
         self.placement
     }
@@ -152,7 +156,8 @@ impl Regions {
             if let Some(found) = self.take_from(at, count) {
                 return Ok((at, found));
             }
-            // SAFETY: the list's regions live, and the list is borrowed.
+            // SAFETY: a region on the list lives until it is unlinked, and the list is borrowed
+            // exclusively.
             region = unsafe { at.as_ref() }.next;
         }
         let at = self.add(count)?;
@@ -161,11 +166,12 @@ impl Regions {
     }
 
     fn take_from(&mut self, mut at: NonNull<Region>, count: usize) -> Option<NonNull<u8>> {
-        // SAFETY: one of the list's regions, which is borrowed.
+        // SAFETY: the region is on this list, which is borrowed exclusively, so there is no other
+        // reference to it.
         let region = unsafe { at.as_mut() };
         let page = region.find(count)?;
         region.mark(page, count, false);
-        // SAFETY: inside of the region.
+        // SAFETY: `find` returned a page inside the region, so the address is inside it too.
         let found = unsafe { region.start.add(page * PAGE_SIZE) };
         if region.free == 0 {
             self.unlink(at);
@@ -173,9 +179,11 @@ impl Regions {
         Some(found)
     }
 
-    /// Gives a run back; a region of which nothing is used goes back to its zone, if it is not the last.
+    /// Gives a run back. A region of which nothing is used goes back to its zone, unless it is the
+    /// only one on the list.
     pub(super) fn give(&mut self, mut at: NonNull<Region>, start: NonNull<u8>, count: usize) {
-        // SAFETY: a region with a run in use lives, and this is the list it belongs to.
+        // SAFETY: a region with a run in use lives, and it belongs to this list, which is borrowed
+        // exclusively.
         let region = unsafe { at.as_mut() };
         let was_full = region.free == 0;
         region.mark((start.as_ptr() as usize - region.start.as_ptr() as usize) / PAGE_SIZE, count, true);
@@ -183,14 +191,15 @@ impl Regions {
         if was_full {
             self.link(at);
         }
-        // SAFETY: as above.
+        // SAFETY: the region is still alive, and it belongs to this list, which is borrowed
+        // exclusively.
         if is_empty && (self.first != at.as_ptr() || !unsafe { at.as_ref() }.next.is_null()) {
             self.unlink(at);
             release(at);
         }
     }
 
-    /// Gives back what is left once all runs were given back.
+    /// Gives back the regions that are left once all runs have been given back.
     pub(super) fn release_all(&mut self) {
         while let Some(region) = NonNull::new(self.first) {
             self.unlink(region);
@@ -198,7 +207,7 @@ impl Regions {
         }
     }
 
-    /// Makes a region in which there is a run of `count` pages.
+    /// Makes a region with room for a run of `count` pages.
     fn add(&mut self, count: usize) -> Result<NonNull<Region>, OutOfMemory> {
         let mut region = memory::try_box(Region {
             start: NonNull::dangling(),
@@ -210,7 +219,7 @@ impl Regions {
         })?;
         let (node, scope) = self.placement;
         let mut pages = self.next_pages;
-        // Where memory is short, a smaller one does.
+        // When memory is short, a smaller region will do.
         let start = loop {
             match take_pages(node, scope, pages, PAGE_SIZE, 0) {
                 Ok(start) => break start,
@@ -228,7 +237,8 @@ impl Regions {
     }
 
     fn link(&mut self, mut at: NonNull<Region>) {
-        // SAFETY: regions of this list, which is borrowed.
+        // SAFETY: `at` and the regions on the list live and belong to this list, which is borrowed
+        // exclusively.
         unsafe {
             let region = at.as_mut();
             (region.next, region.previous) = (self.first, ptr::null_mut());
@@ -240,7 +250,8 @@ impl Regions {
     }
 
     fn unlink(&mut self, at: NonNull<Region>) {
-        // SAFETY: regions of this list, which is borrowed.
+        // SAFETY: `at` and its neighbours live and belong to this list, which is borrowed
+        // exclusively.
         unsafe {
             let (next, previous) = (at.as_ref().next, at.as_ref().previous);
             match previous.as_mut() {
@@ -254,17 +265,18 @@ impl Regions {
     }
 }
 
-/// Gives a region that is in no list back to its zone.
+/// Gives a region that is on no list back to its zone.
 fn release(at: NonNull<Region>) {
-    // SAFETY: made by `Regions::add` from a box, and used no more.
+    // SAFETY: `Regions::add` made the region from a box, and it is on no list, so this is the last
+    // use of it.
     let region = unsafe { Box::from_raw(at.as_ptr()) };
     give_pages(region.start, region.pages);
 }
 
-/// Marks a run of pages as owned, or with 0 as nobody's.
+/// Sets the owner word of a run of pages; 0 marks them as not owned.
 pub(super) fn set_owner(start: NonNull<u8>, pages: usize, word: u64) {
     for page in 0..pages {
-        // SAFETY: the caller's pages.
+        // SAFETY: the caller owns the run of `pages` pages, so the address stays inside it.
         let at = unsafe { start.add(page * PAGE_SIZE) };
         if let Some(owner) = zone::owner(at) {
             owner.store(word, Ordering::Release);
@@ -272,7 +284,7 @@ pub(super) fn set_owner(start: NonNull<u8>, pages: usize, word: u64) {
     }
 }
 
-/// Where memory of this placement comes from, for the CPU's own node or a given one.
+/// Returns the scope of a placement: a placement on a given node does not use others.
 pub(super) fn scope(placement: Placement) -> Scope {
     match placement {
         Placement::Near => Scope::Nearest,

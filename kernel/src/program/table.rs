@@ -1,4 +1,4 @@
-//! A table that grows and whose entries never move: they are reached by index, without a lock.
+//! A table that grows, whose entries never move and are reached by index without a lock.
 
 use core::alloc::Layout;
 use core::ptr::{self, NonNull};
@@ -6,11 +6,11 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use crate::memory::{self, OutOfMemory, Placement};
 
-/// Entries of the first chunk; each further chunk has twice as many as the one before.
+/// Number of entries in the first chunk; each further chunk has twice as many as the one before.
 const FIRST: usize = 32;
 const CHUNKS: usize = 24;
 
-/// Entries by index, from 0. They are shared, and what is in them is not dropped with the table.
+/// Entries indexed from 0. They are shared, and are not dropped with the table.
 pub(super) struct Table<T> {
     chunks: [AtomicPtr<T>; CHUNKS],
     length: AtomicUsize,
@@ -22,7 +22,7 @@ impl<T> Table<T> {
         Self { chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS], length: AtomicUsize::new(0) }
     }
 
-    /// The chunk of an entry, and its place in that.
+    /// Returns the chunk of an entry, and the entry's offset in it.
     fn place(index: usize) -> (usize, usize) {
         let number = index + FIRST;
         let chunk = (number.ilog2() - FIRST.ilog2()) as usize;
@@ -30,7 +30,7 @@ impl<T> Table<T> {
     }
 
     fn layout(chunk: usize) -> Layout {
-        // The chunks are allocated, so their sizes are within bounds.
+        // The chunk has been allocated with this layout, so its size is within bounds.
         Layout::array::<T>(FIRST << chunk).unwrap_or(Layout::new::<T>())
     }
 
@@ -43,7 +43,8 @@ impl<T> Table<T> {
             return None;
         }
         let (chunk, offset) = Self::place(index);
-        // SAFETY: entries below the length were written by `push`, and their chunk stays until the table goes.
+        // SAFETY: `push` wrote every entry below the length before it raised the length, and chunks
+        // live as long as the table.
         unsafe { self.chunks[chunk].load(Ordering::Relaxed).add(offset).as_ref() }
     }
 
@@ -51,7 +52,7 @@ impl<T> Table<T> {
         (0..self.len()).filter_map(|index| self.get(index))
     }
 
-    /// Adds an entry; its index. One caller at a time.
+    /// Adds an entry and returns its index. Only one caller at a time.
     ///
     /// # Errors
     /// [`OutOfMemory`].
@@ -64,7 +65,8 @@ impl<T> Table<T> {
                 memory::allocate(Layout::array::<T>(FIRST << chunk).map_err(|_| OutOfMemory)?, Placement::Near)?;
             place.store(memory.cast().as_ptr(), Ordering::Relaxed);
         }
-        // SAFETY: the chunk has room for it, and nobody reads above the length.
+        // SAFETY: the chunk has room for the entry, and no reader goes beyond the length, which is
+        // raised afterwards.
         unsafe { place.load(Ordering::Relaxed).add(offset).write(entry) };
         self.length.store(index + 1, Ordering::Release);
         Ok(index)
@@ -75,7 +77,8 @@ impl<T> Drop for Table<T> {
     fn drop(&mut self) {
         for (chunk, memory) in self.chunks.iter().enumerate() {
             if let Some(memory) = NonNull::new(memory.load(Ordering::Relaxed)) {
-                // SAFETY: allocated by `push` with this layout.
+                // SAFETY: `push` allocated the chunk with this layout, and the table is borrowed
+                // exclusively.
                 unsafe { memory::free(memory.cast(), Self::layout(chunk)) };
             }
         }

@@ -1,8 +1,8 @@
-//! Collectives: a fixed number of members, by rank, that meet in collective operations.
+//! Collectives: a fixed number of members, identified by rank, that meet in collective operations.
 //!
-//! Every member calls the same operations in the same order. A member that comes first waits for the others without
-//! giving its CPU up for a while, because on CPUs of their own they come soon; where somebody else wants the CPU, or the
-//! others take long, it sleeps.
+//! Every member calls the same operations in the same order. An early member first spins, because
+//! members on CPUs of their own arrive soon. It sleeps if another thread wants its CPU or the
+//! others take long.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -17,27 +17,28 @@ use crate::thread::{self, NoSuchCpu};
 use crate::time::Deadline;
 use crate::wait::{Outcome, TimedOut, WaitList, list};
 
-/// Looks for the others before a member sleeps.
+/// Number of polls for the other members before a member sleeps.
 const SPINS: usize = 2_000;
 
-/// A collective.
+/// A collective of a fixed number of members.
 pub struct Collective {
     size: usize,
-    /// Members that have not come to the current round.
+    /// Number of members that have not arrived in the current round.
     missing: CacheLine<AtomicUsize>,
     /// Number of finished rounds.
     round: CacheLine<AtomicUsize>,
     sleepers: SpinLock<WaitList>,
-    /// Number of members in `sleepers`, or about to be.
+    /// Number of members in `sleepers`, or about to enter it.
     sleeping: AtomicUsize,
-    /// What each member gives, for even and for odd rounds: a member cannot be two rounds ahead of another.
+    /// The word each member gives, for even and for odd rounds. Two sets are enough, because no
+    /// member can be two rounds ahead of another.
     given: [Box<[CacheLine<AtomicU64>]>; 2],
-    /// CPU of each member, plus one; 0 where it is.
+    /// The CPU of each member, plus one; 0 if the member stays where it is.
     cpus: Box<[AtomicUsize]>,
 }
 
 impl Collective {
-    /// A collective of `size` members, at least one.
+    /// Creates a collective of `size` members, at least one.
     ///
     /// # Errors
     /// [`OutOfMemory`].
@@ -61,21 +62,25 @@ impl Collective {
         })
     }
 
-    /// Number of members.
+    /// Returns the number of members.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Waits until all members are there. True for one of them: the last to come.
+    /// Waits until all members have arrived. Returns true for one of them, the last to arrive.
     ///
     /// # Errors
-    /// [`TimedOut`]; the collective is of no use afterwards, because the member's coming cannot be taken back.
+    /// [`TimedOut`]; the collective is unusable afterwards, because the member's arrival cannot be
+    /// withdrawn.
     #[inline]
     pub fn barrier(&self, deadline: Deadline) -> Result<bool, TimedOut> {
         let round = self.round.load(Ordering::Relaxed);
         if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // Reset before the round is published, since the next round may begin at once.
             self.missing.store(self.size, Ordering::Relaxed);
             self.round.store(round.wrapping_add(1), Ordering::SeqCst);
+            // A sleeper raises `sleeping` and then loads the round. As all four accesses are
+            // `SeqCst`, either the sleeper is seen here or it sees the new round.
             if self.sleeping.load(Ordering::SeqCst) != 0 {
                 self.wake_sleepers();
             }
@@ -114,10 +119,11 @@ impl Collective {
         if self.round.load(Ordering::SeqCst) == round { Err(TimedOut) } else { Ok(()) }
     }
 
-    /// Gives a word and gets the words of all members, by rank: `each` is called with each of them, once all are there.
+    /// Gives a word and gets the words of all members: `each` is called with every word, by rank,
+    /// once all have arrived.
     ///
     /// # Errors
-    /// As [`Collective::barrier`].
+    /// See [`Collective::barrier`].
     pub fn share(&self, rank: usize, word: u64, deadline: Deadline, each: impl FnMut(u64)) -> Result<(), TimedOut> {
         let round = self.round.load(Ordering::Relaxed);
         let given = &self.given[round % 2];
@@ -129,10 +135,10 @@ impl Collective {
         Ok(())
     }
 
-    /// The word that the member of rank `root` gives, for all.
+    /// Returns to every member the word that the member of rank `root` gives.
     ///
     /// # Errors
-    /// As [`Collective::barrier`].
+    /// See [`Collective::barrier`].
     pub fn broadcast(&self, rank: usize, root: usize, word: u64, deadline: Deadline) -> Result<u64, TimedOut> {
         let (mut index, mut result) = (0, 0);
         self.share(rank, word, deadline, |given| {
@@ -144,10 +150,10 @@ impl Collective {
         Ok(result)
     }
 
-    /// The members' words put together by rank, the same for all.
+    /// Combines the members' words in the order of rank. The result is the same for every member.
     ///
     /// # Errors
-    /// As [`Collective::barrier`].
+    /// See [`Collective::barrier`].
     pub fn reduce(
         &self,
         rank: usize,
@@ -162,19 +168,20 @@ impl Collective {
         Ok(result.unwrap_or(word))
     }
 
-    /// Elects one member: true for it.
+    /// Elects one member. Returns true for that member.
     ///
     /// # Errors
-    /// As [`Collective::barrier`].
+    /// See [`Collective::barrier`].
     pub fn elect(&self, deadline: Deadline) -> Result<bool, TimedOut> {
         self.barrier(deadline)
     }
 
-    /// Gives the collective another set of CPUs: member `rank` shall run on the CPU at `rank % count`. Each member moves in its next
-    /// [`Collective::follow`].
+    /// Gives the collective another set of CPUs: member `rank` is to run on the CPU at position
+    /// `rank % count` of the set. Each member migrates in its next [`Collective::follow`].
     ///
     /// # Errors
-    /// [`NoSuchCpu`]; nothing changes then. An empty set changes nothing.
+    /// [`NoSuchCpu`] if one of them does not run; nothing changes then. An empty set changes
+    /// nothing.
     pub fn set_cpus(&self, cpus: impl Iterator<Item = usize> + Clone) -> Result<(), NoSuchCpu> {
         if let Some(absent) = cpus.clone().find(|&cpu| cpu::get(cpu).is_none()) {
             return Err(NoSuchCpu(absent));
@@ -185,11 +192,11 @@ impl Collective {
         Ok(())
     }
 
-    /// Moves the calling member to where the collective wants it.
+    /// Migrates the calling member to the CPU that [`Collective::set_cpus`] gave it, if any.
     pub fn follow(&self, rank: usize) {
         let wanted = self.cpus.get(rank).map_or(0, |place| place.load(Ordering::Acquire));
         if let Some(cpu) = wanted.checked_sub(1) {
-            // The CPU was looked up by `set_cpus`, and CPUs do not go.
+            // `set_cpus` looked the CPU up, and CPUs never go away, so this cannot fail.
             let _ = thread::migrate(cpu);
         }
     }

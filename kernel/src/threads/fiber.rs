@@ -1,7 +1,8 @@
-//! Fibers: cooperative contexts inside a thread. They share the thread's CPU, name and turn; one runs at a time.
+//! Fibers: cooperative contexts inside a thread. They share the thread's CPU, name and turn; one
+//! runs at a time.
 //!
-//! The fibers of a thread, its own flow among them, form a ring in the order they were made; [`Fibers::yield_now`] goes to the
-//! next. A fiber that blocks blocks its thread.
+//! The fibers of a thread, its own flow among them, form a ring in the order of their creation;
+//! [`Fibers::yield_now`] switches to the next one. A fiber that blocks blocks its thread.
 
 use core::cell::{Cell, UnsafeCell};
 use core::marker::PhantomData;
@@ -14,12 +15,12 @@ use crate::memory::OutOfMemory;
 use crate::memory::stack::{DEFAULT_SIZE, Stack};
 use crate::thread::{self, Thread};
 
-/// A fiber as it sits in its thread's ring. Touched by its thread only.
+/// A fiber as a node of its thread's ring. Only its thread touches it.
 pub(crate) struct Node {
     context: UnsafeCell<<Machine as Architecture>::Context>,
     next: Cell<*const Node>,
     previous: Cell<*const Node>,
-    /// A fiber's own; `None` for a thread's own flow.
+    /// The fiber's stack; `None` for the thread's own flow, which runs on the thread's stack.
     stack: Option<Stack>,
 }
 
@@ -30,17 +31,19 @@ impl Node {
     }
 }
 
-/// What a thread keeps of its fibers.
+/// The fibers of a thread.
 pub(crate) struct Ring {
     /// The thread's own flow.
     own: Node,
-    /// Who runs; null as long as there are no others.
+    /// The running fiber; null until the thread makes its first one.
     current: Cell<*const Node>,
-    /// Stack of a fiber that has ended, for the next one: making them one after the other takes no lock.
+    /// The stack of a fiber that has ended, kept for the next one: creating fibers one after the
+    /// other takes no lock.
     spare: Cell<Option<Stack>>,
 }
 
-// SAFETY: touched by its thread only.
+// SAFETY: only the ring's own thread touches it, and once that has ended only the CPU that finishes
+// or reuses it; a debugger reads it only while the machine is stopped.
 unsafe impl Sync for Ring {}
 
 impl Ring {
@@ -48,7 +51,7 @@ impl Ring {
         Self { own: Node::new(None), current: Cell::new(ptr::null()), spare: Cell::new(None) }
     }
 
-    /// A stack of at least so many bytes.
+    /// Returns a stack of at least `size` bytes.
     #[inline(always)]
     fn take_stack(&self, size: usize) -> Result<Stack, OutOfMemory> {
         if size == DEFAULT_SIZE
@@ -62,58 +65,64 @@ impl Ring {
     /// Takes a stack back.
     ///
     /// # Safety
-    /// As for [`Stack::release`].
+    /// The stack's fiber has ended, and the conditions of [`Stack::release`] hold.
     #[inline(always)]
     unsafe fn return_stack(&self, stack: Stack) {
         if stack.size() == DEFAULT_SIZE && self.spare.get().is_none() {
             self.spare.set(Some(stack));
         } else {
-            // SAFETY: the caller's word.
+            // SAFETY: the caller guarantees that the fiber has ended and that nothing else uses or
+            // releases its stack.
             unsafe { stack.release() };
         }
     }
 
-    /// True if there are fibers beside the one that runs. By the thread.
+    /// Returns true if there are fibers besides the running one. Only the thread itself calls this.
     #[inline(always)]
     pub(crate) fn has_others(&self) -> bool {
-        // SAFETY: null or a node of this ring.
+        // SAFETY: the pointer is null or leads to a node of this ring, which stays until its fiber
+        // has ended.
         unsafe { self.current.get().as_ref() }.is_some_and(|current| !ptr::eq(current.next.get(), current))
     }
 
-    /// Gives back what a thread that is over has kept.
+    /// Releases the stack that a thread that has ended has kept.
     #[inline(always)]
     pub(crate) fn release_spare(&self) {
         if let Some(spare) = self.spare.take() {
-            // SAFETY: a fiber's that has ended.
+            // SAFETY: the stack is that of a fiber that has ended, and only the ring refers to it.
             unsafe { spare.release() };
         }
     }
 
-    /// Forgets the fibers of a thread that is over.
+    /// Forgets the fibers of a thread that has ended.
     #[inline(always)]
     pub(crate) fn reset(&self) {
         self.current.set(ptr::null());
     }
 
-    /// The stack of the fiber that runs, if one does. By its thread.
+    /// Returns the running fiber's stack, `None` if the thread's own flow runs. The caller is the
+    /// thread itself, or the machine is stopped.
     pub(crate) fn running_stack(&self) -> Option<Stack> {
-        // SAFETY: null, the own node, or one in the ring, which stays until it has ended.
+        // SAFETY: the pointer is null, or leads to the own node or to one in the ring, which stays
+        // until its fiber has ended.
         unsafe { self.current.get().as_ref() }?.stack
     }
 
-    /// Who runs, after making the thread's own flow a ring of one if there was none.
+    /// Returns the running fiber. Makes the thread's own flow a ring of one if there is no ring
+    /// yet.
     fn current(&self) -> &Node {
         if self.current.get().is_null() {
             self.own.next.set(&raw const self.own);
             self.own.previous.set(&raw const self.own);
             self.current.set(&raw const self.own);
         }
-        // SAFETY: the own node, or one in the ring, which stays until it has ended.
+        // SAFETY: the pointer leads to the own node or to one in the ring, which stays until its
+        // fiber has ended.
         unsafe { &*self.current.get() }
     }
 }
 
-/// A fiber with its body and result, at the top of its stack.
+/// A fiber with its body and result, at the top of the fiber's stack.
 struct Body<F, T> {
     node: Node,
     body: ManuallyDrop<F>,
@@ -121,18 +130,19 @@ struct Body<F, T> {
     ended: Cell<bool>,
 }
 
-/// A fiber of the calling thread. Dropping it runs it to its end.
+/// A handle of a fiber of the calling thread. Dropping it runs the fiber to its end.
 pub struct Fiber<T> {
     node: *const Node,
     stack: Stack,
     ended: *const Cell<bool>,
     result: *const MaybeUninit<T>,
-    /// Belongs to its thread.
+    /// A fiber belongs to its thread.
     _not_send: PhantomData<*const T>,
 }
 
-/// The fibers of the calling thread: what makes them and switches between them. It is had by a thread only, and not sent, so
-/// that no interrupt handler switches the thread that it interrupted.
+/// The fibers of the calling thread: creates them and switches between them. Only a thread can get
+/// this, and it cannot be sent, so no interrupt handler switches the fibers of the thread it
+/// interrupted.
 ///
 /// ```compile_fail,E0277
 /// fn is_send<T: Send>() {}
@@ -149,13 +159,13 @@ pub struct Fibers {
 }
 
 impl Fibers {
-    /// Those of the calling thread; `None` in an interrupt handler.
+    /// Returns the calling thread's fibers, `None` in an interrupt handler.
     pub fn of_this_thread() -> Option<Self> {
         (!cpu::in_interrupt()).then_some(Self { _not_send: PhantomData })
     }
 
-    /// Makes a fiber with the default stack. It first runs when somebody gives way to it. Its handle may be forgotten, so what it
-    /// borrows must live for ever.
+    /// Creates a fiber with the default stack. It first runs when another fiber yields to it. Its
+    /// handle may be forgotten, so the body must borrow only what lives for ever.
     ///
     /// ```compile_fail,E0597
     /// let local = 1;
@@ -165,7 +175,7 @@ impl Fibers {
     /// ```
     ///
     /// # Errors
-    /// [`OutOfMemory`], also for a body that does not fit half of the stack.
+    /// [`OutOfMemory`], also if the body does not fit half of the stack.
     pub fn create<F, T>(self, body: F) -> Result<Fiber<T>, OutOfMemory>
     where
         F: FnOnce() -> T + 'static,
@@ -174,10 +184,10 @@ impl Fibers {
         self.create_with_stack(DEFAULT_SIZE, body)
     }
 
-    /// Makes a fiber with a stack of at least so many bytes.
+    /// Creates a fiber with a stack of at least `stack_size` bytes.
     ///
     /// # Errors
-    /// As [`Fibers::create`].
+    /// See [`Fibers::create`].
     pub fn create_with_stack<F, T>(self, stack_size: usize, body: F) -> Result<Fiber<T>, OutOfMemory>
     where
         F: FnOnce() -> T + 'static,
@@ -191,7 +201,8 @@ impl Fibers {
         let align = align_of::<Body<F, T>>().max(16);
         let start = ((stack.top() - size_of::<Body<F, T>>()) & !(align - 1)) as *mut Body<F, T>;
         let current = fibers.current();
-        // SAFETY: the top of a stack nobody uses yet; the ring belongs to this thread.
+        // SAFETY: the stack is unused and large enough by the check above; the ring and its nodes
+        // belong to the calling thread.
         unsafe {
             start.write(Body {
                 node: Node::new(Some(stack)),
@@ -201,7 +212,7 @@ impl Fibers {
             });
             let fiber = &*start;
             Machine::prepare(&mut *fiber.node.context.get(), start as usize, run::<F, T>, start as usize);
-            // In front of the one that runs: the last to have its turn.
+            // Inserted before the running fiber, so the new one is the last to have its turn.
             let before = current.previous.get();
             fiber.node.previous.set(before);
             fiber.node.next.set(current);
@@ -217,29 +228,32 @@ impl Fibers {
         }
     }
 
-    /// Lets the thread's next fiber run.
+    /// Switches to the thread's next fiber.
     #[inline]
     pub fn yield_now(self) {
         let thread = thread::running();
         let current = thread.fibers().current.get();
-        // SAFETY: null or a node of this thread's ring.
+        // SAFETY: the pointer is null or leads to a node of this thread's ring, which stays until
+        // its fiber has ended.
         let Some(current) = (unsafe { current.as_ref() }) else { return };
         let next = current.next.get();
         if !ptr::eq(next, current) {
-            // SAFETY: a ring's links lead to its nodes.
+            // SAFETY: the links of a ring lead to its nodes, which stay until their fibers have
+            // ended.
             switch_to(thread, current, unsafe { &*next });
         }
     }
 }
 
-/// A fiber's first and last code. Interrupts are as they were where the thread gave way: [`Machine::prepare`]'s contexts
-/// do not change them.
+/// Runs a fiber from its first instruction to its last. Interrupts stay as they were where the
+/// thread yielded: contexts made by [`Machine::prepare`] do not change them.
 extern "C" fn run<F, T>(start: usize) -> !
 where
     F: FnOnce() -> T,
 {
     let start = start as *mut Body<F, T>;
-    // SAFETY: written by `create`; the body is taken once, here; the result is read once `ended` is set.
+    // SAFETY: `create` wrote the body, which is taken once, here; the result is read only after
+    // `ended` is set; the links lead to nodes of this thread's ring.
     unsafe {
         let body = ManuallyDrop::take(&mut (*start).body);
         let result = body();
@@ -257,59 +271,65 @@ where
 #[inline(always)]
 fn switch_to(thread: &Thread, from: &Node, to: &Node) {
     thread.fibers().current.set(to);
-    // SAFETY: `from` runs on this thread, `to` is another one of its ring: suspended or prepared.
+    // SAFETY: `from` runs on this thread, and `to` is another node of its ring, so it is suspended
+    // or prepared and only this thread can resume it.
     unsafe { Machine::switch(from.context.get(), to.context.get()) };
 }
 
 impl<T> Fiber<T> {
-    /// Lets this fiber run, if it has not ended and is not the caller.
+    /// Switches to this fiber, unless it has ended or is the caller.
     #[inline]
     pub fn yield_to(&self) {
         let thread = thread::running();
         let current = thread.fibers().current();
         if !self.has_ended() && !ptr::eq(current, self.node) {
-            // SAFETY: it has not ended, so it is in the ring of the thread that made it, which a handle does not leave.
+            // SAFETY: the fiber has not ended, so its node is in the ring of the thread that made
+            // it, and the handle does not leave that thread.
             switch_to(thread, current, unsafe { &*self.node });
         }
     }
 
-    /// True for the fiber that the calling thread runs now.
+    /// Returns true if the calling thread is running this fiber.
     pub fn is_running(&self) -> bool {
         ptr::eq(thread::running().fibers().current.get(), self.node)
     }
 
-    /// True if its body has returned.
+    /// Returns true if the fiber's body has returned.
     #[inline(always)]
     pub fn has_ended(&self) -> bool {
-        // SAFETY: on the fiber's stack, which this handle keeps.
+        // SAFETY: the flag is on the fiber's stack, which this handle keeps.
         unsafe { (*self.ended).get() }
     }
 
-    /// Gives way until it has ended, and returns its result.
+    /// Yields until the fiber has ended, and returns its result.
     pub fn join(self) -> T {
         let fiber = ManuallyDrop::new(self);
         fiber.run_to_end();
-        // SAFETY: it has ended and left a result, which is read once, here.
+        // SAFETY: the fiber has ended and left a result, which is read once because `join` consumes
+        // the handle.
         let result = unsafe { (*fiber.result).assume_init_read() };
-        // SAFETY: the fiber has ended and its result was taken.
+        // SAFETY: the fiber has ended and its result was moved out, so nothing uses the stack any
+        // more.
         unsafe { thread::running().fibers().return_stack(fiber.stack) };
         result
     }
 
     fn run_to_end(&self) {
-        // A fiber does not leave its thread, nor that by a handler.
+        // A `Fiber` is never sent and never reaches a handler, so the caller is its thread.
         let fibers = Fibers { _not_send: PhantomData };
         while !self.has_ended() {
             fibers.yield_now();
         }
     }
 
-    /// Frees its stack without running it to its end; what is on it is forgotten.
+    /// Frees the fiber's stack without running the fiber to its end. The values on the stack are
+    /// not dropped.
     ///
     /// # Safety
-    /// Its thread is over, or it has ended and its result was moved out.
+    /// The fiber's thread is over, or the fiber has ended and its result was moved out.
     pub unsafe fn abandon(self) {
-        // SAFETY: the caller's word.
+        // SAFETY: the caller guarantees that the fiber never runs again and that nothing on its
+        // stack is used.
         unsafe { ManuallyDrop::new(self).stack.release() };
     }
 }
@@ -317,7 +337,8 @@ impl<T> Fiber<T> {
 impl<T> Drop for Fiber<T> {
     fn drop(&mut self) {
         self.run_to_end();
-        // SAFETY: it has ended, and its result was not taken.
+        // SAFETY: the fiber has ended and left a result, which `join` did not take because it
+        // forgets the handle.
         unsafe {
             self.result.cast_mut().cast::<T>().drop_in_place();
             self.stack.release();

@@ -1,4 +1,4 @@
-//! Threads and what runs them: from the run queue of a CPU up to tasks and collective operations.
+//! Threads and what builds on them: from a CPU's run queue up to tasks and collective operations.
 
 pub mod collective;
 pub mod fiber;

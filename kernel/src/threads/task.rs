@@ -1,9 +1,10 @@
-//! Tasks: closures that run to completion, on worker threads, one per CPU.
+//! Tasks: closures that run to completion on worker threads, one worker per CPU.
 //!
-//! A task is queued on a CPU, pinned there or free to be stolen by a worker that has nothing to do; within a CPU the
-//! highest priority goes first; of one priority, pinned tasks before others, and each kind in its order. A [`Pool`] is a
-//! set of queues with its workers. A small closure (three words) is kept in the queue itself, so that queueing allocates
-//! nothing. Tasks that a CPU pins to itself are in queues that only it touches, without any lock.
+//! A task is queued on a CPU, either pinned there or free to be stolen by an idle worker. Within a
+//! CPU the highest priority runs first; within a priority, pinned tasks run before others, and each
+//! kind in the order of queueing. A [`Pool`] is a set of queues with its workers. A closure of up
+//! to three words is kept in the queue itself, so queueing it allocates nothing. The tasks that a
+//! CPU pins to itself are in queues that only this CPU touches, without a lock.
 
 mod rest;
 
@@ -23,15 +24,15 @@ use crate::thread::{self, Builder, JoinHandle, NoSuchCpu, SpawnError};
 use crate::time::Deadline;
 use crate::wait::Event;
 
-/// What goes first.
+/// The priority of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// Before all others.
     High = 0,
-    /// As usual.
+    /// The default.
     #[default]
     Normal = 1,
-    /// When there is nothing else.
+    /// When no other task is queued.
     Low = 2,
 }
 
@@ -40,9 +41,9 @@ const PRIORITIES: usize = 3;
 /// Where a task may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Queued on the caller's CPU; another may steal it.
+    /// Queued on the caller's CPU; other CPUs may steal it.
     Here,
-    /// Queued on this CPU; another may steal it.
+    /// Queued on this CPU; other CPUs may steal it.
     Near(usize),
     /// On this CPU only.
     Pinned(usize),
@@ -66,12 +67,12 @@ impl core::fmt::Display for QueueError {
     }
 }
 
-/// Words a closure may have to be kept in the queue.
+/// Size limit, in words, of a closure that is kept in the queue.
 const INLINE_WORDS: usize = 3;
 
 type Word = MaybeUninit<u64>;
 
-/// A closure of any kind, to be called once. Its words travel in registers.
+/// A closure of any type, to be called once. Its words are passed in registers.
 #[derive(Clone, Copy)]
 struct Task {
     call: unsafe fn(Word, Word, Word),
@@ -83,18 +84,20 @@ impl Task {
     fn new<F: FnOnce() + Send + 'static>(closure: F) -> Result<Self, OutOfMemory> {
         unsafe fn call_inline<F: FnOnce()>(first: Word, second: Word, third: Word) {
             let words = [first, second, third];
-            // SAFETY: the words of an F, written below, taken once.
+            // SAFETY: `new` wrote an `F` into these words, and a task is called once, so the value
+            // is moved out once.
             let closure = unsafe { words.as_ptr().cast::<F>().read() };
             closure();
         }
         unsafe fn call_boxed<F: FnOnce()>(first: Word, _: Word, _: Word) {
-            // SAFETY: the address of a box, written below, taken once.
+            // SAFETY: `new` wrote the address of a box of `F`, and a task is called once, so the
+            // box is rebuilt once.
             let closure = unsafe { Box::from_raw(first.assume_init() as *mut F) };
             closure();
         }
         let mut words = [Word::uninit(); INLINE_WORDS];
         if size_of::<F>() <= size_of_val(&words) && align_of::<F>() <= align_of::<Word>() {
-            // SAFETY: it fits.
+            // SAFETY: the check above makes sure that `F` fits the words in size and alignment.
             unsafe { words.as_mut_ptr().cast::<F>().write(closure) };
             return Ok(Self { call: call_inline::<F>, closure: words });
         }
@@ -105,18 +108,21 @@ impl Task {
     #[inline(always)]
     fn run(self) {
         let [first, second, third] = self.closure;
-        // SAFETY: the words belong to the function; whoever took the task out of its ring calls it once.
+        // SAFETY: `new` stored the words together with their function, and a task is taken out of
+        // its ring and run once.
         unsafe { (self.call)(first, second, third) };
     }
 }
 
-/// A first-in-first-out queue whose capacity is a power of two, or none at first. Workers leave it empty, unless their
-/// program ended before them; then the tasks in it, functions of that program, are forgotten.
+/// A first-in-first-out queue whose capacity is a power of two, or zero at first. Workers leave it
+/// empty unless their program ends before them; the tasks left in it, functions of that program,
+/// are then forgotten.
 struct Ring {
     slots: Box<[MaybeUninit<Task>]>,
-    /// The capacity less one: as a number it is signed, -1 for none.
+    /// The capacity minus one; `usize::MAX`, which is -1 as a signed number, for a capacity of
+    /// zero.
     mask: usize,
-    /// Tasks ever taken and ever put in, modulo the word size.
+    /// Numbers of tasks ever taken and ever put in, modulo the word size.
     taken: usize,
     put: usize,
 }
@@ -133,7 +139,7 @@ impl Ring {
         self.put.wrapping_sub(self.taken) as isize > self.mask as isize
     }
 
-    /// Twice the room.
+    /// Doubles the capacity.
     #[cold]
     fn grow(&mut self) -> Result<(), OutOfMemory> {
         let capacity = (2 * self.slots.len()).max(Self::FIRST_CAPACITY);
@@ -152,18 +158,19 @@ impl Ring {
             self.grow()?;
         }
         let index = self.put & self.mask;
-        // SAFETY: a ring that is not full has slots, and masking with their number less one, all bits set, makes any
-        // number one of theirs.
+        // SAFETY: a ring that is not full has slots, and their number is a power of two, so the
+        // mask yields a valid index.
         unsafe { self.slots.get_unchecked_mut(index) }.write(task);
         self.put = self.put.wrapping_add(1);
         Ok(())
     }
 
-    /// It is not empty.
+    /// Takes the oldest task. The ring is not empty.
     #[inline(always)]
     fn pop(&mut self) -> Task {
         let index = self.taken & self.mask;
-        // SAFETY: as above; between `taken` and `put` the slots are full, and each is taken once.
+        // SAFETY: the mask yields a valid index because a ring that holds a task has slots; the
+        // slots between `taken` and `put` are written, and each is read once.
         let task = unsafe { self.slots.get_unchecked(index).assume_init_read() };
         self.taken = self.taken.wrapping_add(1);
         task
@@ -175,14 +182,14 @@ impl Ring {
     }
 }
 
-/// Two rings for each priority: tasks that are pinned, and tasks that may be stolen. A power of two, so that masking an
-/// index makes it one of a ring.
+/// Number of rings: for each priority one for pinned tasks and one for tasks that may be stolen,
+/// rounded up to a power of two so that masking an index yields a valid one.
 const RINGS: usize = (2 * PRIORITIES).next_power_of_two();
-/// Bits of the rings with tasks that may be stolen.
+/// Bits of the rings whose tasks may be stolen.
 const SHARED: u32 = 0b10_1010;
 const ALL: u32 = u32::MAX;
 
-/// Rings with a bit for each that has tasks, the lowest for the one that goes first.
+/// Rings with one bit per ring that holds tasks; the lowest bit is the ring that goes first.
 struct Rings {
     rings: [Ring; RINGS],
     filled: u32,
@@ -200,7 +207,7 @@ impl Rings {
         Ok(())
     }
 
-    /// Takes the first task of a ring that has some.
+    /// Takes the first task of a ring that is not empty.
     #[inline(always)]
     fn pop(&mut self, ring: u32) -> Task {
         let queue = &mut self.rings[ring as usize % RINGS];
@@ -214,11 +221,11 @@ impl Rings {
 
 /// The queues of one CPU, and its worker.
 struct CpuQueues {
-    /// What the CPU has pinned to itself.
+    /// Tasks that the CPU has pinned to itself.
     own: Owned<Rings>,
-    /// What others have put here, and what others may take.
+    /// Tasks that other CPUs have put here or may steal.
     common: SpinLock<Rings>,
-    /// The filled rings in `common`, written under its lock.
+    /// The filled rings of `common`, written under its lock.
     filled: AtomicU32,
     /// False for a CPU that does not run.
     is_present: bool,
@@ -226,7 +233,7 @@ struct CpuQueues {
     wake: Event,
 }
 
-/// The calling thread is not on the CPU whose queues it means.
+/// The calling thread is on another CPU than the one whose queues it addresses.
 struct Elsewhere;
 
 impl CpuQueues {
@@ -244,12 +251,13 @@ impl CpuQueues {
     fn put(&self, ring: usize, task: Task) -> Result<(), OutOfMemory> {
         let mut common = self.common.lock();
         common.push(ring, task)?;
-        // Ordered before the look whether the worker is awake: see `Workers::rest`.
+        // A full barrier between the task's publication and the caller's check whether the worker
+        // is awake, which pairs with the one in `Workers::rest`.
         self.filled.swap(common.filled, Ordering::SeqCst);
         Ok(())
     }
 
-    /// Takes the first of the common rings in `allowed`.
+    /// Takes the first task of the common rings in `allowed`.
     fn take_common(&self, allowed: u32) -> Option<Task> {
         if self.filled.load(Ordering::Relaxed) & allowed == 0 {
             return None;
@@ -264,13 +272,15 @@ impl CpuQueues {
         Some(task)
     }
 
-    /// Runs the first task that this CPU, `index`, has pinned to itself, unless one in the common queues goes first. False if
-    /// there is none. By a thread, whose interrupts are on.
+    /// Runs the first task that this CPU, `index`, has pinned to itself, unless a task in the
+    /// common queues goes first. Returns false if there is none. The caller is a thread with
+    /// interrupts on.
     #[inline(always)]
     fn run_own(&self, index: usize) -> Result<bool, Elsewhere> {
         Machine::disable_interrupts();
         let task = (cpu::this().index == index).then(|| {
-            // SAFETY: this CPU's, interrupts off.
+            // SAFETY: the check above makes these the running CPU's own queues, and interrupts are
+            // off until they are enabled below.
             let own = unsafe { self.own.get() };
             let common = self.filled.load(Ordering::Relaxed);
             let goes_first = common == 0 || own.filled.trailing_zeros() <= common.trailing_zeros();
@@ -280,57 +290,65 @@ impl CpuQueues {
         Ok(task.ok_or(Elsewhere)?.map(Task::run).is_some())
     }
 
-    /// True if this CPU has pinned tasks to itself. By its worker there.
+    /// Returns true if this CPU has pinned tasks to itself. Only its worker calls this, on that
+    /// CPU.
     fn has_own_tasks(&self) -> bool {
         let _guard = InterruptGuard::new();
-        // SAFETY: on its CPU, interrupts off.
+        // SAFETY: the worker runs on the CPU that owns the queues, and interrupts are off.
         unsafe { self.own.get() }.filled != 0
     }
 
-    /// Runs the first task of the common queues.
+    /// Runs the first task of the common queues. Returns false if there is none.
     fn run_common(&self) -> bool {
         self.take_common(ALL).map(Task::run).is_some()
     }
 }
 
+/// The part of a pool that its workers share.
 struct Shared {
     cpus: Box<[CacheLine<CpuQueues>]>,
     threads: SpinLock<Vec<JoinHandle<()>>>,
     workers: Workers,
 }
 
-/// Queues and workers on all CPUs. Dropping it, which no task of its own may, waits until all that is queued has run, also
-/// by the last tasks, and the workers have ended. Who else queues must have done so before.
+/// Queues and workers on all CPUs. Dropping the pool waits until every queued task has run,
+/// including the tasks that those queue, and the workers have ended. A task of the pool must not
+/// drop it, and every other thread must have finished queueing.
 pub struct Pool {
-    /// From a box. The workers use it as long as they live. Nothing else is here: tasks may use the pool while it is dropped.
+    /// Allocated as a box. The workers use it as long as they live. The pool has no other state,
+    /// because tasks may use it while it is being dropped.
     shared: *const Shared,
 }
 
-// SAFETY: what is shared is made for it, and lives as long as the pool.
+// SAFETY: `Shared` is synchronized by its locks, atomics and per-CPU ownership, and lives as long
+// as the pool.
 unsafe impl Send for Pool {}
-// SAFETY: as above.
+// SAFETY: every method takes `&self` and goes through `Shared`, whose parts are synchronized.
 unsafe impl Sync for Pool {}
 
-/// What a worker has of its pool.
+/// A worker's pointer to its pool's shared part.
 struct Theirs(*const Shared);
 
-// SAFETY: as for `Pool`.
+// SAFETY: the pointer leads to `Shared`, which is synchronized and outlives the workers.
 unsafe impl Send for Theirs {}
 
 impl Theirs {
+    /// Returns the shared part.
+    ///
     /// # Safety
-    /// By one of the pool's workers.
+    /// The caller is one of the pool's workers.
     unsafe fn get(&self) -> &Shared {
-        // SAFETY: the pool waits for its workers.
+        // SAFETY: the caller is a worker, and the pool frees the shared part only after its workers
+        // have ended.
         unsafe { &*self.0 }
     }
 }
 
 impl Pool {
-    /// A pool whose workers are threads of the caller's program.
+    /// Creates a pool whose workers are threads of the caller's program.
     ///
     /// # Errors
-    /// [`SpawnError`].
+    /// See [`SpawnError`].
     pub fn new() -> Result<Self, SpawnError> {
         let mut cpus = Vec::new();
         cpus.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
@@ -339,14 +357,14 @@ impl Pool {
         threads.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
         let (cpus, threads) = (cpus.into_boxed_slice(), SpinLock::new(threads));
         let shared = memory::try_box(Shared { cpus, threads, workers: Workers::new() })?;
-        // Workers of CPUs that have one end with the pool, also if a later one cannot be spawned.
+        // If a later worker cannot be spawned, dropping this pool ends the earlier ones.
         let pool = Self { shared: Box::into_raw(shared) };
         for cpu in cpu::all() {
             let theirs = Theirs(pool.shared);
             let index = cpu.index;
             let worker = Builder::new("tasks").cpu(index).spawn(move || {
                 let theirs = theirs;
-                // SAFETY: this is a worker.
+                // SAFETY: this closure is the body of one of the pool's workers.
                 unsafe { theirs.get() }.work(index);
             })?;
             pool.shared().threads.lock().push(worker);
@@ -356,11 +374,12 @@ impl Pool {
 
     #[inline(always)]
     fn shared(&self) -> &Shared {
-        // SAFETY: freed when the pool is dropped.
+        // SAFETY: the shared part is freed only when the pool is dropped, and this borrow keeps the
+        // pool.
         unsafe { &*self.shared }
     }
 
-    /// Queues a task. Any context, as long as the queue need not grow.
+    /// Queues a task. Callable in any context, as long as the queue does not have to grow.
     ///
     /// # Errors
     /// See [`QueueError`].
@@ -377,7 +396,8 @@ impl Pool {
             && let Some(cpu) = shared.cpus.get(index)
         {
             let task = Task::new(closure).map_err(|OutOfMemory| QueueError::OutOfMemory)?;
-            // SAFETY: this CPU's, interrupts off.
+            // SAFETY: `index` is the running CPU, so the queue is its own, and the guard keeps
+            // interrupts off.
             unsafe { cpu.own.get() }.push(2 * priority as usize, task).map_err(|_| QueueError::OutOfMemory)?;
             drop(guard);
             if !cpu.worker.is_awake_here() {
@@ -411,7 +431,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Runs one task of this CPU's queues on the caller, a thread, if there is one; true if there was.
+    /// Runs one task of this CPU's queues on the calling thread. Returns false if there is none.
     ///
     /// # Panics
     /// If interrupts are off, as they are in handlers.
@@ -424,15 +444,15 @@ impl Pool {
         shared.cpus.get(index).is_some_and(|cpu| run(cpu).unwrap_or(false))
     }
 
-    /// True for a thread that is one of its workers.
+    /// Returns true if the calling thread is one of the pool's workers.
     pub fn is_worker(&self) -> bool {
         self.shared().threads.lock().iter().any(|worker| ptr::eq(worker.thread(), thread::running()))
     }
 }
 
 impl Pool {
-    /// Waits until all that is queued has run, and what that queues, and the workers have ended: the pool's last use but for its
-    /// drop. Not by one of its own tasks.
+    /// Waits until every queued task has run, including the tasks that those queue, and the workers
+    /// have ended. Only the drop of the pool may follow. A task of the pool must not call this.
     pub fn finish(&self) {
         let shared = self.shared();
         let threads = core::mem::take(&mut *shared.threads.lock());
@@ -442,7 +462,8 @@ impl Pool {
         shared.workers.end_when_asleep(threads.len());
         shared.tell_all();
         for mut worker in threads {
-            // A program's end forces timeouts on who waits; its workers end then too.
+            // The end of a program forces a timeout on its waiting threads; its workers end then
+            // too.
             while let Err(still_there) = worker.join_until(Deadline::NEVER) {
                 worker = still_there;
             }
@@ -454,13 +475,15 @@ impl Drop for Pool {
     fn drop(&mut self) {
         assert!(!self.is_worker(), "a pool of tasks was dropped by one of its own tasks, which it would wait for");
         self.finish();
-        // SAFETY: from a box; the workers, who used it, have ended.
+        // SAFETY: `new` made the pointer from a box, and the workers, its only other users, have
+        // ended.
         drop(unsafe { Box::from_raw(self.shared.cast_mut()) });
     }
 }
 
 impl Shared {
-    /// Wakes the queue's own worker if it sleeps, or else, for a task that may be stolen, another one.
+    /// Wakes the CPU's own worker if it sleeps; otherwise, for a task that may be stolen, wakes
+    /// another one.
     #[cold]
     fn wake_worker(&self, index: usize, pinned: bool) {
         let others = self.cpus.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, cpu)| cpu);
@@ -477,14 +500,16 @@ impl Shared {
         self.cpus.iter().for_each(|cpu| cpu.wake.signal());
     }
 
-    /// Runs a task that another CPU may spare.
+    /// Runs a task that another CPU's queues hold and that may be stolen. Returns false if there is
+    /// none.
     fn run_stolen(&self, thief: usize) -> bool {
         let count = self.cpus.len();
         let stolen = (1..count).find_map(|distance| self.cpus[(thief + distance) % count].take_common(SHARED));
         stolen.map(Task::run).is_some()
     }
 
-    /// Runs what a worker finds, until it finds nothing, or a task takes it to another CPU.
+    /// Runs tasks until there is none for this worker. Fails if a task has migrated the worker to
+    /// another CPU.
     #[inline(never)]
     fn run_all(&self, index: usize) -> Result<(), Elsewhere> {
         let queues = &self.cpus[index];
@@ -492,7 +517,7 @@ impl Shared {
         Ok(())
     }
 
-    /// True if there is something for a worker to run.
+    /// Returns true if there is a task for this CPU's worker to run.
     fn has_tasks_for(&self, index: usize) -> bool {
         self.cpus[index].has_own_tasks()
             || self.cpus.iter().enumerate().any(|(other, cpu)| {
@@ -501,12 +526,12 @@ impl Shared {
             })
     }
 
-    /// A worker's life.
+    /// The body of a worker.
     fn work(&self, index: usize) {
         let queues = &self.cpus[index];
         while !self.workers.have_ended() {
             if let Err(Elsewhere) = self.run_all(index) {
-                // Its CPU runs, or the worker would not.
+                // The CPU is running, because its worker was spawned there.
                 let _ = thread::migrate(index);
                 continue;
             }
@@ -515,7 +540,8 @@ impl Shared {
                 self.tell_all();
             }
             if rest != Rest::None {
-                // A program's end forces it; then the worker's next step ends it.
+                // `Err` means that the program is ending, which forces a timeout; the next call
+                // ends the worker.
                 let _ = queues.wake.wait_until(Deadline::NEVER);
                 thread::leave_if_ending();
             }

@@ -9,16 +9,17 @@ use crate::arch::{Architecture, Machine};
 pub use timer::Timer;
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
-/// Binary point of the conversion factors.
+/// Number of fraction bits of the conversion factors.
 const SHIFT: u32 = 32;
 
-/// Cycles at time 0.
+/// The time counter at time 0.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
-/// Nanoseconds per cycle and cycles per nanosecond, times 2^32.
+/// Nanoseconds per cycle, times 2^32.
 static NS_PER_CYCLE: AtomicU64 = AtomicU64::new(1 << SHIFT);
+/// Cycles per nanosecond, times 2^32.
 static CYCLES_PER_NS: AtomicU64 = AtomicU64::new(1 << SHIFT);
 
-/// Starts the clock. Once, by the boot CPU.
+/// Starts the clock. The boot CPU calls this once.
 pub(crate) fn init(epoch_cycles: u64) {
     let frequency = Machine::cycle_frequency_hz().max(1);
     EPOCH.store(epoch_cycles, Ordering::Relaxed);
@@ -35,91 +36,92 @@ fn scale(value: u64, factor: u64) -> u64 {
     ((u128::from(value) * u128::from(factor)) >> SHIFT) as u64
 }
 
-/// As [`scale`], the largest number for what does not fit.
+/// Like [`scale`], but returns the largest number if the result does not fit.
 #[inline(always)]
 fn scale_saturating(value: u64, factor: u64) -> u64 {
     u64::try_from((u128::from(value) * u128::from(factor)) >> SHIFT).unwrap_or(u64::MAX)
 }
 
-/// Nanoseconds since the image was entered. Never goes back on one CPU.
+/// Returns the nanoseconds since the image was entered. The clock never goes back on one CPU.
 #[inline]
 pub fn now_ns() -> u64 {
     cycles_to_ns(Machine::cycles().wrapping_sub(EPOCH.load(Ordering::Relaxed)))
 }
 
-/// The CPU's time counter, in cycles of [`cycle_frequency_hz`].
+/// Returns the CPU's time counter, in cycles of [`cycle_frequency_hz`].
 #[inline(always)]
 pub fn cycles() -> u64 {
     Machine::cycles()
 }
 
-/// Rate of [`cycles`], in Hz.
+/// Returns the rate of [`cycles`] in Hz.
 pub fn cycle_frequency_hz() -> u64 {
     Machine::cycle_frequency_hz()
 }
 
-/// The time counter when the image was entered.
+/// Returns the time counter at the moment the image was entered.
 pub fn epoch_cycles() -> u64 {
     EPOCH.load(Ordering::Relaxed)
 }
 
-/// A value of [`cycles`] as time since the image was entered.
+/// Converts a value of [`cycles`] to nanoseconds since the image was entered.
 pub fn cycles_since_epoch_to_ns(cycles: u64) -> u64 {
     cycles_to_ns(cycles.saturating_sub(EPOCH.load(Ordering::Relaxed)))
 }
 
-/// A number of cycles in nanoseconds.
+/// Converts a number of cycles to nanoseconds.
 #[inline(always)]
 pub fn cycles_to_ns(cycles: u64) -> u64 {
     scale(cycles, NS_PER_CYCLE.load(Ordering::Relaxed))
 }
 
-/// A number of nanoseconds in cycles, the largest number if it has no room for them.
+/// Converts a number of nanoseconds to cycles, or to the largest number if the result does not fit.
 #[inline(always)]
 pub fn ns_to_cycles(nanoseconds: u64) -> u64 {
     scale_saturating(nanoseconds, CYCLES_PER_NS.load(Ordering::Relaxed))
 }
 
-/// The end of a wait.
+/// The time at which a wait ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline {
     cycles: u64,
 }
 
 impl Deadline {
-    /// No end.
+    /// Never passes.
     pub const NEVER: Self = Self { cycles: u64::MAX };
-    /// Already over: a wait with it only looks.
+    /// Already passed: a wait with this deadline only polls.
     pub const NOW: Self = Self { cycles: 0 };
 
-    /// So much from now.
+    /// Returns the deadline `duration` from now.
     pub fn after(duration: Duration) -> Self {
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Self { cycles: Machine::cycles().saturating_add(ns_to_cycles(nanoseconds)) }
     }
 
-    /// When [`cycles`] reaches this value.
+    /// Returns the deadline at which [`cycles`] reaches this value.
     pub const fn at_cycles(cycles: u64) -> Self {
         Self { cycles }
     }
 
-    /// When [`now_ns`] reaches this value.
+    /// Returns the deadline at which [`now_ns`] reaches this value.
     pub fn at_ns(nanoseconds: u64) -> Self {
         Self { cycles: EPOCH.load(Ordering::Relaxed).saturating_add(ns_to_cycles(nanoseconds)) }
     }
 
-    /// As a value of [`cycles`].
+    /// Returns the deadline as a value of [`cycles`].
     pub const fn cycles(self) -> u64 {
         self.cycles
     }
 
-    /// True once it is over.
+    /// Returns true once the deadline has passed.
     pub fn has_passed(self) -> bool {
         Machine::cycles() >= self.cycles
     }
 }
 
-/// Repeats `condition` until it holds or so much time has passed, without sleeping; whether it held.
+/// Polls `condition` without sleeping until it holds or `limit` has passed. Returns whether it
+/// held.
 pub fn spin_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Deadline::after(limit);
     loop {
@@ -139,7 +141,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// At every clock rate a later time is a later deadline, and exact to the resolution of the factor.
+        /// At every clock rate a later time is a later deadline, exact to the resolution of the
+        /// factor.
         #[test]
         fn times_do_not_wrap(hz in 1_000_000u64..10_000_000_000, ns in any::<u64>(), more in any::<u64>()) {
             let factor = ratio(hz, NANOSECONDS_PER_SECOND);
@@ -150,7 +153,7 @@ mod tests {
             prop_assert!(error <= (exact >> 20) + 1, "{cycles} instead of {exact}");
         }
 
-        /// A machine's life in cycles, 50 years, fits in nanoseconds.
+        /// The lifetime of a machine, 50 years, fits in nanoseconds.
         #[test]
         fn a_machines_life_fits(hz in 1_000_000u64..10_000_000_000, years in 0u64..50) {
             let cycles = years * 365 * 86_400 * hz;

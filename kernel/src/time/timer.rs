@@ -1,4 +1,4 @@
-//! One-shot timers: a tree of deadlines per CPU, and the hardware armed for the earliest.
+//! One-shot timers: per CPU a tree of deadlines, and the hardware timer armed for the earliest.
 
 use alloc::boxed::Box;
 use core::ptr;
@@ -16,26 +16,27 @@ use crate::thread::owner::{self, Owner};
 use crate::trace;
 use crate::wait::InterruptSafe;
 
-/// Not queued anywhere.
+/// The CPU index of a timer that is not queued.
 const NO_CPU: u32 = u32::MAX;
 
-/// A timer as it sits in a queue: never moves while it does.
+/// A timer as a node of a queue. It does not move while it is queued.
 pub(crate) struct TimerNode {
     link: RBTreeLink,
     deadline: AtomicU64,
-    /// Index of the CPU it is queued on.
+    /// Index of the CPU the timer is queued on.
     queued_on: AtomicU32,
-    /// Index of the CPU it was last queued on: where its function may still be running.
+    /// Index of the CPU the timer was last queued on, where its function may still be running.
     last_on: AtomicU32,
     function: fn(usize),
     argument: usize,
-    /// The owner of the thread that made it, null for the kernel.
+    /// The owner of the thread that made the timer, null for the kernel.
     owner: *const Owner,
 }
 
-// SAFETY: link and deadline are only touched under the queue's lock; the owner is only compared.
+// SAFETY: link and deadline are touched only under the queue's lock, and the owner is only
+// compared.
 unsafe impl Sync for TimerNode {}
-// SAFETY: nothing in it belongs to a CPU.
+// SAFETY: nothing in a node belongs to a CPU, and it is not queued when it moves.
 unsafe impl Send for TimerNode {}
 
 intrusive_adapter!(TimerAdapter = UnsafeRef<TimerNode>: TimerNode { link => RBTreeLink });
@@ -47,18 +48,19 @@ impl KeyAdapter<'_> for TimerAdapter {
     }
 }
 
-/// The timers of one CPU. The earliest is kept outside the tree, so that a single timer never touches it.
+/// The timers of one CPU. The earliest is kept outside the tree, so that a single timer never
+/// touches the tree.
 pub struct TimerQueue {
     first: *const TimerNode,
-    /// All others.
+    /// All timers but the first.
     tree: RBTree<TimerAdapter>,
     count: usize,
-    /// What the hardware is armed for.
+    /// The deadline that the hardware is armed for.
     armed_for: u64,
     fired: u64,
 }
 
-// SAFETY: the tree's nodes are only touched under the queue's lock.
+// SAFETY: the queue's nodes are touched only under the queue's lock, on whichever CPU holds it.
 unsafe impl Send for TimerQueue {}
 
 impl TimerQueue {
@@ -66,12 +68,13 @@ impl TimerQueue {
         Self { first: ptr::null(), tree: RBTree::new(TimerAdapter::NEW), count: 0, armed_for: u64::MAX, fired: 0 }
     }
 
-    /// Number of timers set, cycles of the earliest deadline, number of timers that fired.
+    /// Returns the number of timers set, the earliest deadline in cycles, and the number of timers
+    /// that have fired.
     pub(crate) fn summary(&self) -> (usize, Option<u64>, u64) {
         (self.count, self.first().map(|node| node.deadline.load(Ordering::Relaxed)), self.fired)
     }
 
-    /// True if one of an owner's timers is set here.
+    /// Returns true if one of the owner's timers is in this queue.
     pub(crate) fn has_of(&self, owner: *const Owner) -> bool {
         let is_its = |node: &TimerNode| ptr::eq(node.owner, owner);
         self.first().is_some_and(is_its) || self.tree.iter().any(is_its)
@@ -79,7 +82,8 @@ impl TimerQueue {
 
     #[inline(always)]
     fn first(&self) -> Option<&TimerNode> {
-        // SAFETY: null or a queued node, whose owner cancels it before it goes.
+        // SAFETY: the pointer is null or leads to a queued node, which is cancelled before it is
+        // freed.
         unsafe { self.first.as_ref() }
     }
 
@@ -98,7 +102,8 @@ impl TimerQueue {
             }
             Some(_) => ptr::from_ref(node),
         };
-        // SAFETY: as in `first`.
+        // SAFETY: the node is queued, and it is cancelled, and so taken out of the tree, before it
+        // is freed.
         self.tree.insert(unsafe { UnsafeRef::from_raw(displaced) });
     }
 
@@ -112,18 +117,19 @@ impl TimerQueue {
                 self.promote();
             }
         } else {
-            // SAFETY: it is queued and not the first, so it is in the tree.
+            // SAFETY: the node is queued and not the first, so it is in this tree.
             unsafe { self.tree.cursor_mut_from_ptr(node) }.remove();
         }
     }
 
-    /// Makes the earliest of the tree the first.
+    /// Moves the earliest timer of the tree to the first place.
     fn promote(&mut self) {
         if let Some(node) = self.tree.front_mut().remove() {
             self.first = UnsafeRef::into_raw(node);
         }
     }
 
+    /// Arms the hardware for the first timer, if there is one.
     #[inline(always)]
     fn arm_for_first(&mut self) {
         let first = self.first().map_or(u64::MAX, |node| node.deadline.load(Ordering::Relaxed));
@@ -135,7 +141,7 @@ impl TimerQueue {
 }
 
 impl TimerNode {
-    /// A timer that will call `function(argument)` in the timer interrupt.
+    /// Creates a timer that calls `function(argument)` in the timer interrupt.
     pub(crate) const fn new(function: fn(usize), argument: usize) -> Self {
         Self {
             link: RBTreeLink::new(),
@@ -148,7 +154,7 @@ impl TimerNode {
         }
     }
 
-    /// Queues it on this CPU. Interrupts off; it is not queued.
+    /// Queues the timer, which is not queued, on this CPU. Interrupts are off.
     #[inline(always)]
     pub(crate) fn set(&self, here: &Cpu, deadline: Deadline) {
         let cycles = deadline.cycles();
@@ -164,13 +170,14 @@ impl TimerNode {
         }
     }
 
-    /// True while it is queued. What may be otherwise a moment later.
+    /// Returns true if the timer is queued. The answer may be outdated when the caller sees it.
     pub(crate) fn is_set(&self) -> bool {
         self.queued_on.load(Ordering::Relaxed) != NO_CPU
     }
 
-    /// Takes it out; true if its function was not and will not be called for the last [`TimerNode::set`].
-    /// On another CPU than the timer's, waits until a running function has returned.
+    /// Takes the timer out. Returns true if its function was not and will not be called for the
+    /// last [`TimerNode::set`]. On another CPU than the timer's, waits until a running function has
+    /// returned.
     #[inline(always)]
     pub(crate) fn cancel(&self) -> bool {
         let cancelled = self.withdraw();
@@ -183,14 +190,15 @@ impl TimerNode {
         cancelled
     }
 
-    /// Takes it out, without waiting; false if it was not queued.
+    /// Takes the timer out without waiting. Returns false if it was not queued.
     #[inline(always)]
     fn withdraw(&self) -> bool {
         loop {
             let index = self.queued_on.load(Ordering::Acquire);
             let Some(cpu) = cpu::get(index as usize) else { return false };
             let mut queue = cpu.timers.lock();
-            // It may have fired, or even been set again elsewhere, before we had the lock.
+            // The timer may have fired, or even been set again elsewhere, before the lock was
+            // taken.
             if self.queued_on.load(Ordering::Relaxed) == index {
                 queue.remove(self);
                 self.queued_on.store(NO_CPU, Ordering::Relaxed);
@@ -199,24 +207,27 @@ impl TimerNode {
         }
     }
 
-    /// True if its function is running on another CPU, where it may set the timer again.
+    /// Returns true if the timer's function is running on another CPU, where it may set the timer
+    /// again.
     fn is_running_elsewhere(&self) -> bool {
         let last = cpu::get(self.last_on.load(Ordering::Relaxed) as usize);
         last.is_some_and(|cpu| !cpu.is_this() && ptr::eq(RUNNING[cpu.index].load(Ordering::Acquire), self))
     }
 }
 
-/// The timer whose function each CPU is calling.
+/// The timer whose function each CPU is calling, null if none.
 static RUNNING: [AtomicPtr<TimerNode>; arch_contract::MAX_CPUS] =
     [const { AtomicPtr::new(ptr::null_mut()) }; arch_contract::MAX_CPUS];
 
-/// The timer interrupt: calls what is due, arms for what is next.
+/// Handles the timer interrupt: calls the functions of the timers that are due and arms the
+/// hardware for the next one.
 pub(crate) fn interrupt(_: usize) {
     let here = cpu::this();
     loop {
         let mut queue = here.timers.lock();
         let first = queue.first;
-        // SAFETY: as in `TimerQueue::first`.
+        // SAFETY: the pointer is null or leads to a queued node, which is cancelled before it is
+        // freed; the lock is held.
         let due = unsafe { first.as_ref() }.filter(|node| node.deadline.load(Ordering::Relaxed) <= Machine::cycles());
         let Some(node) = due else {
             queue.arm_for_first();
@@ -224,7 +235,7 @@ pub(crate) fn interrupt(_: usize) {
         };
         queue.remove(node);
         queue.fired += 1;
-        // In this order: who finds it not queued any more must find it running.
+        // In this order: a canceller that finds the timer no longer queued must find it running.
         RUNNING[here.index].store(first.cast_mut(), Ordering::Relaxed);
         node.queued_on.store(NO_CPU, Ordering::Release);
         let (function, argument) = (node.function, node.argument);
@@ -242,18 +253,21 @@ pub struct Timer {
 }
 
 impl Timer {
-    /// A timer that will call `function(context)`. The function runs in an interrupt handler: see [`InterruptSafe`].
+    /// Creates a timer that calls `function(context)`. The function runs in an interrupt handler:
+    /// see [`InterruptSafe`].
     ///
     /// # Errors
     /// [`OutOfMemory`].
     pub fn new<C: InterruptSafe + 'static>(context: &'static C, function: fn(&C)) -> Result<Self, OutOfMemory> {
-        // SAFETY: a `fn(&C)` called with the address of a `&'static C`: a reference and its address are passed alike.
+        // SAFETY: the function takes a `&C`, is called with the address of a `&'static C`, and a
+        // reference and its address are passed alike.
         let function = unsafe { core::mem::transmute::<fn(&C), fn(usize)>(function) };
         let node = TimerNode { owner: owner::current(), ..TimerNode::new(function, ptr::from_ref(context) as usize) };
         crate::memory::try_box(node).map(|node| Self { node })
     }
 
-    /// Calls the function once at `deadline`, on this CPU. Replaces an earlier deadline that has not come.
+    /// Makes the function be called once at `deadline`, on this CPU. Replaces an earlier deadline
+    /// that has not passed.
     #[inline(always)]
     pub fn set(&mut self, deadline: Deadline) {
         let _guard = InterruptGuard::new();
@@ -261,24 +275,26 @@ impl Timer {
         self.node.set(cpu::this(), deadline);
     }
 
-    /// Withdraws, without waiting; true if the function was not and will not be called.
+    /// Cancels the timer without waiting for its function. Returns true if the function was not and
+    /// will not be called.
     pub fn withdraw(&self) -> bool {
         self.node.withdraw()
     }
 
-    /// True in the timer's own function, or in what that calls.
+    /// Returns true inside the timer's own function.
     pub fn is_running_here(&self) -> bool {
         let _guard = InterruptGuard::new();
         ptr::eq(RUNNING[cpu::this().index].load(Ordering::Relaxed), &raw const *self.node)
     }
 
-    /// True if the function is running on another CPU, where it may set the timer again.
+    /// Returns true if the function is running on another CPU, where it may set the timer again.
     pub fn is_running_elsewhere(&self) -> bool {
         let _guard = InterruptGuard::new();
         self.node.is_running_elsewhere()
     }
 
-    /// Withdraws; true if the function was not and will not be called. It is not running when this returns.
+    /// Cancels the timer. Returns true if the function was not and will not be called. Unless the
+    /// function itself calls this, the function is not running when this returns.
     #[inline]
     pub fn cancel(&mut self) -> bool {
         self.node.cancel()

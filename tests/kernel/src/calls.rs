@@ -1,4 +1,4 @@
-//! Functions on other CPUs.
+//! Calls of functions on other CPUs.
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -90,7 +90,7 @@ fn a_cpu_that_does_not_answer_is_an_error() -> TestResult {
     if target == cpu::this_index() {
         return Ok(()); // A CPU always answers itself.
     }
-    // A handler that keeps the CPU busy, interrupts off, until it is released.
+    // A handler that keeps the CPU busy, with interrupts off, until released.
     static RELEASED: AtomicU64 = AtomicU64::new(0);
     RELEASED.store(0, Ordering::SeqCst);
     call::start_on(target, || {
@@ -114,7 +114,7 @@ fn a_cpu_that_does_not_answer_is_an_error() -> TestResult {
 }
 
 fn calls_cross_without_deadlock() -> TestResult {
-    // All CPUs call all at once, half of them with interrupts off.
+    // All CPUs call all CPUs at once, half of the time with interrupts off.
     let handles: Result<alloc::vec::Vec<_>, _> = cpu::all()
         .map(|cpu| {
             kernel::thread::Builder::new("caller").cpu(cpu.index).spawn(|| {
@@ -155,13 +155,14 @@ fn a_broadcast_interrupt_reaches_all_others() -> TestResult {
 
 fn a_handler_never_runs_once_unregistered() -> TestResult {
     const ROUNDS: usize = 200;
-    /// Set in a registration's word once its handler must not run any more; the rest counts its calls.
+    /// Set in a registration's word once its handler must no longer run; the other bits count
+    /// calls.
     const ENDED: u64 = 1 << 63;
     static REGISTRATIONS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
     static CALLS_TOO_LATE: AtomicU64 = AtomicU64::new(0);
     let handler = |registration: &AtomicU64| {
         registration.fetch_add(1, Ordering::SeqCst);
-        // Long enough for the other CPU to unregister it meanwhile.
+        // Long enough for the other CPU to unregister the handler meanwhile.
         spin_until(Duration::from_micros(50), || false);
         if registration.load(Ordering::SeqCst) & ENDED != 0 {
             CALLS_TOO_LATE.fetch_add(1, Ordering::SeqCst);
@@ -179,7 +180,7 @@ fn a_handler_never_runs_once_unregistered() -> TestResult {
         }
         interrupts::unregister_vector(vector).map_err(text)?;
         registration.fetch_or(ENDED, Ordering::SeqCst);
-        // Long enough for a handler that still runs, against the rule, to find out.
+        // Long enough for a handler that still runs, in breach of the rule, to notice.
         spin_until(Duration::from_micros(100), || false);
     }
     let too_late = CALLS_TOO_LATE.load(Ordering::SeqCst);
@@ -187,7 +188,8 @@ fn a_handler_never_runs_once_unregistered() -> TestResult {
     Ok(())
 }
 
-/// A handler that waits for another CPU runs meanwhile what others ask of its own: that is no sign that it has returned.
+/// A handler that waits for another CPU runs calls from other CPUs meanwhile, which must not count
+/// as its return.
 fn a_handler_that_waits_has_not_returned() -> TestResult {
     static STARTED: AtomicBool = AtomicBool::new(false);
     static RELEASED: AtomicBool = AtomicBool::new(false);
@@ -198,14 +200,14 @@ fn a_handler_that_waits_has_not_returned() -> TestResult {
     for flag in [&STARTED, &RELEASED, &RETURNED] {
         flag.store(false, Ordering::SeqCst);
     }
-    // Which CPU the test is on, and which one is busy.
+    // The test's CPU, and the busy CPU.
     static PLACES: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
     PLACES[0].store(here as u64, Ordering::SeqCst);
     PLACES[1].store(is_busy as u64, Ordering::SeqCst);
     fn busy() {
         STARTED.store(true, Ordering::SeqCst);
         while !RELEASED.load(Ordering::SeqCst) {
-            // It serves calls too while it waits.
+            // The busy CPU also serves calls while it waits.
             let _ = call::on(PLACES[0].load(Ordering::SeqCst) as usize, || (), LIMIT);
         }
     }
@@ -241,7 +243,7 @@ fn a_cpu_that_could_not_be_told_is_told_later() -> TestResult {
         call::on(other.index, note, LIMIT).map_err(text)?;
         call::faults::fail_next_interrupts(failures);
         call::start_on(other.index, note).map_err(text)?;
-        // No later one interrupts, because the mailbox is not empty.
+        // The mailbox is no longer empty, so later calls send no interrupt.
         call::on(other.index, note, LIMIT).map_err(text)?;
         let waiter = Builder::new("waiter").cpu(other.index).spawn(|| WOKEN.wait()).map_err(text)?;
         until_blocked(&waiter)?;

@@ -1,6 +1,8 @@
-//! The interface of programs at its edges: what did not answer, ran out of memory, or was still in use at a program's end.
+//! Edge cases of the programs' interface: CPUs that do not answer, exhausted memory, and objects
+//! still in use when a program ends.
 //!
-//! The programs here are functions of this image, which call the interface as an image of their own would.
+//! The programs here are functions of this image; they call the interface as a separate image
+//! would.
 
 use alloc::format;
 use alloc::string::String;
@@ -54,7 +56,8 @@ pub(crate) unsafe extern "C" fn note(_: *mut u8) {
     RAN.fetch_add(1, Ordering::SeqCst);
 }
 
-/// A program that is over, but of which a CPU has something in hand, is not given back before that is done.
+/// Checks that a program that has ended is not given back while a CPU is still in one of its
+/// functions.
 fn kept_until_released(body: fn() -> i32, then_ran: u32) -> TestResult {
     reset();
     let program = start(body)?;
@@ -74,7 +77,7 @@ fn a_program_ends_only_when_its_calls_have_run() -> TestResult {
         return Ok(());
     }
     let body = || {
-        // SAFETY: functions of this image.
+        // SAFETY: both functions belong to this image and ignore their argument.
         let (first, second) =
             unsafe { (aero_cpu_call(1, Some(hold), ptr::null_mut()), aero_cpu_call(1, Some(note), ptr::null_mut())) };
         check!(first == TIMED_OUT && second == TIMED_OUT);
@@ -89,13 +92,13 @@ fn a_program_ends_only_when_its_handlers_have_returned() -> TestResult {
     }
     let body = || {
         let mut interrupt = ptr::null_mut();
-        // SAFETY: a function of this image, and a place for the handle.
+        // SAFETY: the function belongs to this image, and the handle's place is a live local.
         unsafe {
             check!(aero_interrupt_register(Some(hold), ptr::null_mut(), &raw mut interrupt) == OK);
             check!(aero_interrupt_send(interrupt, 1) == OK);
             check!(spin_until(LIMIT, || STARTED.load(Ordering::SeqCst) == 1));
             check!(aero_interrupt_unregister(interrupt) == TIMED_OUT);
-            // It was called before, and is not any more.
+            // The function was called before and is not called any more.
             check!(aero_interrupt_send(interrupt, 0) == OK);
         }
         0
@@ -110,11 +113,11 @@ fn a_timer_goes_only_when_its_function_has_returned() -> TestResult {
     let body = || {
         static TIMER: AtomicPtr<abi::Timer> = AtomicPtr::new(ptr::null_mut());
         unsafe extern "C" fn set(_: *mut u8) {
-            // SAFETY: the handle below.
+            // SAFETY: the handle was stored before the call, and any handle may be passed.
             unsafe { aero_timer_set(TIMER.load(Ordering::SeqCst), 0) };
         }
         let mut timer = ptr::null_mut();
-        // SAFETY: functions of this image, and a place for the handle.
+        // SAFETY: the functions belong to this image, and the handle's place is a live local.
         unsafe {
             check!(aero_timer_create(Some(hold), ptr::null_mut(), &raw mut timer) == OK);
             TIMER.store(timer, Ordering::SeqCst);
@@ -133,16 +136,16 @@ fn a_timer_is_not_destroyed_by_its_own_function() -> TestResult {
     succeed(|| {
         static TIMER: AtomicPtr<abi::Timer> = AtomicPtr::new(ptr::null_mut());
         unsafe extern "C" fn destroy(_: *mut u8) {
-            // SAFETY: the handle below.
+            // SAFETY: the handle was stored before the timer was set, and any handle may be passed.
             let status = unsafe { aero_timer_destroy(TIMER.load(Ordering::SeqCst)) };
             STARTED.store(status as u32, Ordering::SeqCst);
         }
         let mut timer = ptr::null_mut();
-        // SAFETY: a function of this image, and a place for the handle.
+        // SAFETY: the function belongs to this image, and the handle's place is a live local.
         unsafe {
             check!(aero_timer_create(Some(destroy), ptr::null_mut(), &raw mut timer) == OK);
             TIMER.store(timer, Ordering::SeqCst);
-            // Not before this call has left the timer, which is busy until then too.
+            // Late enough for this call to have left the timer, which is also busy until then.
             check!(aero_timer_set(timer, now_ns() + 5_000_000) == OK);
             check!(spin_until(LIMIT, || STARTED.load(Ordering::SeqCst) != 0));
             check!(STARTED.load(Ordering::SeqCst) as Status == BUSY);
@@ -157,12 +160,12 @@ fn what_an_ended_thread_lent_stays_until_the_program_ends() -> TestResult {
     reset();
     LENT.store(0, Ordering::SeqCst);
     let program = start(|| {
-        // SAFETY: a function of this image.
+        // SAFETY: the function belongs to this image, and all pointers may be null.
         let spawned = unsafe { aero_thread_spawn(ptr::null(), Some(hold), ptr::null_mut(), ptr::null_mut()) };
         check!(spawned == OK && spin_until(LIMIT, || STARTED.load(Ordering::SeqCst) == 1));
         let lent = 0u64;
         LENT.store(&raw const lent as usize, Ordering::SeqCst);
-        // SAFETY: the other thread does not really use it.
+        // SAFETY: the other thread never dereferences the address lent to it.
         unsafe { aero_exit(0) }
     })?;
     eventually("the program exits", || program.outcome().is_some())?;
@@ -184,14 +187,15 @@ fn what_an_ended_thread_lent_stays_until_the_program_ends() -> TestResult {
     Ok(())
 }
 
-/// Calls `function` again and again, each time with another allocation failing, until none is left to fail.
+/// Calls `function` repeatedly, each time with another allocation failing, until none is left to
+/// fail.
 fn sweep(function: impl Fn() -> (Status, bool)) -> Result<u64, i32> {
     for failing in 0..1000 {
         let ((status, has_happened), allocations) = with_failing(failing, &function);
         if allocations <= failing {
             return if status == OK { Ok(failing) } else { Err(status - 10_000) };
         }
-        // Some find another way.
+        // Some functions succeed in another way.
         if status == OK {
             continue;
         }
@@ -199,7 +203,7 @@ fn sweep(function: impl Fn() -> (Status, bool)) -> Result<u64, i32> {
             return Err(status - 20_000);
         }
         for _ in 0..3 {
-            // SAFETY: no condition.
+            // SAFETY: neither function has conditions; any thread of a program may call them.
             unsafe {
                 aero_thread_yield();
                 aero_fiber_yield();
@@ -212,15 +216,16 @@ fn sweep(function: impl Fn() -> (Status, bool)) -> Result<u64, i32> {
     Err(-40_000)
 }
 
-/// As [`sweep`], of a function that makes something and gives a handle of it, which is undone by `destroy`.
+/// Runs [`sweep`] on a function that creates an object, which `destroy` destroys through its
+/// handle.
 fn sweep_maker<H>(make: unsafe fn(*mut *mut H) -> Status, destroy: unsafe fn(*mut H) -> Status) -> Result<u64, i32> {
     sweep(|| {
         let mut handle = ptr::null_mut();
-        // SAFETY: a place for the handle.
+        // SAFETY: the handle's place is a local that lives through the call.
         let status = unsafe { make(&raw mut handle) };
         if status == OK {
             RAN.store(0, Ordering::SeqCst);
-            // SAFETY: the handle, not used again.
+            // SAFETY: the handle was just created and is not used again.
             let destroyed = unsafe { destroy(handle) };
             RAN.store(0, Ordering::SeqCst);
             return (destroyed, false);
@@ -229,7 +234,8 @@ fn sweep_maker<H>(make: unsafe fn(*mut *mut H) -> Status, destroy: unsafe fn(*mu
     })
 }
 
-/// Ends with the error as status unless a sweep met as many allocations as it must at least.
+/// Ends with the error as the status unless a sweep met at least the expected number of
+/// allocations.
 macro_rules! swept {
     ($sweep:expr) => {
         match $sweep {
@@ -250,41 +256,46 @@ fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestRe
     reset();
     succeed(|| {
         unsafe fn spawn(at: *mut *mut abi::Thread) -> Status {
-            // SAFETY: a function of this image.
+            // SAFETY: the function belongs to this image, and the caller provides the handle's
+            // place.
             unsafe { aero_thread_spawn(ptr::null(), Some(note), ptr::null_mut(), at) }
         }
         unsafe fn join(handle: *mut abi::Thread) -> Status {
-            // SAFETY: the caller's handle.
+            // SAFETY: the caller passes a handle that it does not use again.
             unsafe { aero_thread_join(handle, NEVER) }
         }
         unsafe fn big_thread(at: *mut *mut abi::Thread) -> Status {
             let options =
                 abi::ThreadOptions { name: ptr::null(), name_length: 0, cpu: ANY, stack_size: 2 * stack::DEFAULT_SIZE };
-            // SAFETY: a function of this image.
+            // SAFETY: the options live through the call, and the function belongs to this image.
             unsafe { aero_thread_spawn(&raw const options, Some(note), ptr::null_mut(), at) }
         }
         unsafe fn channel(at: *mut *mut abi::Channel) -> Status {
-            // SAFETY: a place for the handle.
+            // SAFETY: the caller provides a place for the handle.
             unsafe { aero_channel_create(1000, at) }
         }
         unsafe fn timer(at: *mut *mut abi::Timer) -> Status {
-            // SAFETY: a function of this image.
+            // SAFETY: the function belongs to this image, and the caller provides the handle's
+            // place.
             unsafe { aero_timer_create(Some(note), ptr::null_mut(), at) }
         }
         unsafe fn interrupt(at: *mut *mut abi::Interrupt) -> Status {
-            // SAFETY: a function of this image.
+            // SAFETY: the function belongs to this image, and the caller provides the handle's
+            // place.
             unsafe { aero_interrupt_register(Some(note), ptr::null_mut(), at) }
         }
         unsafe fn small_fiber(at: *mut *mut abi::Fiber) -> Status {
-            // SAFETY: a function of this image.
+            // SAFETY: the function belongs to this image, and the caller provides the handle's
+            // place.
             unsafe { aero_fiber_create(Some(note), ptr::null_mut(), 0, at) }
         }
         unsafe fn big_fiber(at: *mut *mut abi::Fiber) -> Status {
-            // SAFETY: a function of this image.
+            // SAFETY: the function belongs to this image, and the caller provides the handle's
+            // place.
             unsafe { aero_fiber_create(Some(note), ptr::null_mut(), 2 * stack::DEFAULT_SIZE, at) }
         }
         unsafe fn collective(at: *mut *mut abi::Collective) -> Status {
-            // SAFETY: a place for the handle.
+            // SAFETY: the caller provides a place for the handle, which outlives the call.
             unsafe { aero_collective_create(5, at) }
         }
         swept!(sweep_maker(spawn, join), 1);
@@ -298,7 +309,7 @@ fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestRe
         swept!(sweep_maker(collective, aero_collective_destroy), 1);
         swept!(sweep_maker(aero_pool_create, aero_pool_destroy), 1);
         for size in [1, 100, 5000, 20_000, 1 << 20] {
-            // SAFETY: no condition; freed at once.
+            // SAFETY: any size may be requested, and the block is freed at once without being used.
             let allocate = || unsafe {
                 let block = aero_allocate(size, 16, ANY);
                 aero_free(block);
@@ -307,18 +318,19 @@ fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestRe
             swept!(sweep(allocate), 1);
         }
         let call = || {
-            // SAFETY: a function of this image.
+            // SAFETY: the function belongs to this image and ignores its argument.
             let status = unsafe { aero_cpu_call(cpu::limit() as u32 - 1, Some(note), ptr::null_mut()) };
             let ran = RAN.swap(0, Ordering::SeqCst);
             (status, status != OK && ran != 0)
         };
         swept!(sweep(call));
         let mut pool = ptr::null_mut();
-        // SAFETY: a place for the handle.
+        // SAFETY: the handle's place is a local that lives through the call.
         check!(unsafe { aero_pool_create(&raw mut pool) } == OK);
         let queue = || {
             let options = abi::TaskOptions { cpu: cpu::limit() as u32 - 1, priority: 1, pinned: 1 };
-            // SAFETY: a live pool, a function of this image.
+            // SAFETY: the pool is alive, the options live through the call, and the function
+            // belongs to this image.
             let status = unsafe { aero_pool_queue(pool, &raw const options, Some(note), ptr::null_mut()) };
             if status == OK {
                 eventually("the task runs", || RAN.swap(0, Ordering::SeqCst) == 1).map_or((1, true), |()| (OK, false))
@@ -327,14 +339,14 @@ fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestRe
             }
         };
         swept!(sweep(queue));
-        // SAFETY: a live pool.
+        // SAFETY: the pool was created above and is not used after this.
         check!(unsafe { aero_pool_destroy(pool) } == OK);
         0
     })
 }
 
 pub(crate) unsafe extern "C" fn wait_for_ever(_: *mut u8) {
-    // SAFETY: no condition.
+    // SAFETY: the call has no conditions; any thread of a program may sleep.
     unsafe { aero_thread_sleep(NEVER) };
 }
 
@@ -342,13 +354,13 @@ fn a_program_ends_while_it_joins() -> TestResult {
     unsafe extern "C" fn for_ever(_: *mut u8) {
         loop {
             STARTED.fetch_add(1, Ordering::SeqCst);
-            // SAFETY: no condition.
+            // SAFETY: the call has no conditions; any thread of a program may yield.
             unsafe { aero_fiber_yield() };
         }
     }
     let fiber = || {
         let mut fiber = ptr::null_mut();
-        // SAFETY: a function of this image, and a place for the handle.
+        // SAFETY: the function belongs to this image, and the handle's place is a live local.
         unsafe {
             check!(aero_fiber_create(Some(for_ever), ptr::null_mut(), 0, &raw mut fiber) == OK);
             aero_fiber_join(fiber)
@@ -356,7 +368,7 @@ fn a_program_ends_while_it_joins() -> TestResult {
     };
     let thread = || {
         let mut thread = ptr::null_mut();
-        // SAFETY: a function of this image, and a place for the handle.
+        // SAFETY: the function belongs to this image, and the handle's place is a live local.
         unsafe {
             check!(aero_thread_spawn(ptr::null(), Some(wait_for_ever), ptr::null_mut(), &raw mut thread) == OK);
             STARTED.store(1, Ordering::SeqCst);
@@ -378,10 +390,10 @@ fn many_objects_and_blocks_end_at_once() -> TestResult {
     succeed(|| {
         for _ in 0..5000 {
             let mut channel = ptr::null_mut();
-            // SAFETY: a place for the handle.
+            // SAFETY: the handle's place is a local that lives through the call.
             check!(unsafe { aero_channel_create(1, &raw mut channel) } == OK);
             for _ in 0..40 {
-                // SAFETY: no condition.
+                // SAFETY: any size may be requested, and the block is not used.
                 check!(!unsafe { aero_allocate(32, 16, ANY) }.is_null());
             }
         }
@@ -394,12 +406,13 @@ fn a_blocking_call_in_a_handler_ends_the_program() -> TestResult {
     static EVENT: abi::Event = abi::Event::uninit();
     let program = start(|| {
         unsafe extern "C" fn block(_: *mut u8) {
-            // SAFETY: a live event.
+            // SAFETY: the event is a static that was initialised before the timer was set.
             let status = unsafe { aero_event_wait(&raw const EVENT, NEVER) };
             STATUS.store(status as u32, Ordering::SeqCst);
         }
         let mut timer = ptr::null_mut();
-        // SAFETY: a function of this image, a place for the handle, an event that nobody else uses.
+        // SAFETY: the function belongs to this image, the handle's place is a live local, and only
+        // this program uses the event.
         unsafe {
             check!(aero_event_init((&raw const EVENT).cast_mut()) == OK);
             check!(aero_timer_create(Some(block), ptr::null_mut(), &raw mut timer) == OK);
@@ -429,18 +442,18 @@ fn tasks_may_queue_tasks_until_their_pool_has_gone() -> TestResult {
     succeed(|| {
         unsafe extern "C" fn queue_another(left: *mut u8) {
             RAN.fetch_add(1, Ordering::SeqCst);
-            // Long enough for the pool's end to have begun.
+            // Long enough for the pool's destruction to have begun.
             spin_until(Duration::from_millis(1), || false);
             if left as usize > 0 {
                 let (pool, left) = (POOL.load(Ordering::SeqCst), (left as usize - 1) as *mut u8);
-                // SAFETY: any handle may be given, and a function of this image.
+                // SAFETY: any handle may be passed, and the function belongs to this image.
                 if unsafe { aero_pool_queue(pool, ptr::null(), Some(queue_another), left) } != OK {
                     STARTED.fetch_add(1, Ordering::SeqCst);
                 }
             }
         }
         let mut pool = ptr::null_mut();
-        // SAFETY: a place for the handle, and a function of this image.
+        // SAFETY: the handle's place is a live local, and the function belongs to this image.
         unsafe {
             check!(aero_pool_create(&raw mut pool) == OK);
             POOL.store(pool, Ordering::SeqCst);
@@ -452,7 +465,7 @@ fn tasks_may_queue_tasks_until_their_pool_has_gone() -> TestResult {
     })
 }
 
-/// Bytes that are allocated once nothing is kept for reuse.
+/// Returns the bytes that are allocated once nothing is kept for reuse.
 fn allocated() -> Result<u64, String> {
     call::on_all(thread::empty_stock, LIMIT).map_err(text)?;
     stack::reclaim(Keep::None);
@@ -463,11 +476,11 @@ fn allocated() -> Result<u64, String> {
 fn nothing_is_left_of_any_program() -> TestResult {
     let others = || tests_of_programs().filter(|(name, _)| !name.contains("nothing_is_left"));
     for (name, run) in others() {
-        // The first time fills what is kept for good.
+        // The first run fills what is kept for good.
         run()?;
         let (before, stacks) = (allocated()?, stack::usage().0);
         run()?;
-        // The supervisor ends after it has said that the program has.
+        // The supervisor thread ends only after it has reported the program's end.
         let deadline = Deadline::after(LIMIT);
         while (allocated()?, stack::usage().0) != (before, stacks) {
             if deadline.has_passed() {

@@ -1,7 +1,7 @@
-//! The kernel's behaviour as tests: the same list runs in a Linux process and on the real thing.
+//! Tests of the kernel's behaviour: the same list runs in a Linux process and on the real machine.
 //!
-//! A test is a function that returns what went wrong. Waits have deadlines; the order of things is established by
-//! events and joins, never by sleeping.
+//! A test is a function that returns the error it found. Waits have deadlines; the order of events
+//! is established by events and joins, never by sleeping.
 #![no_std]
 
 extern crate alloc;
@@ -26,14 +26,14 @@ use core::fmt::Write;
 
 use kernel::time::now_ns;
 
-/// What went wrong, or nothing.
+/// The result of a test: nothing, or the error found.
 pub type TestResult = Result<(), String>;
 
-/// A test.
+/// A test and its name.
 pub struct Test {
-    /// What it shows.
+    /// The property that the test checks.
     pub name: &'static str,
-    /// Shows it.
+    /// The function that checks it.
     pub run: fn() -> TestResult,
 }
 
@@ -55,7 +55,7 @@ macro_rules! ensure {
 }
 pub(crate) use ensure;
 
-/// All tests.
+/// Returns all tests except the long ones.
 pub fn all() -> impl Iterator<Item = &'static Test> {
     [
         threads::TESTS,
@@ -74,12 +74,12 @@ pub fn all() -> impl Iterator<Item = &'static Test> {
     .flatten()
 }
 
-/// The long tests.
+/// Returns the long tests.
 pub fn soak() -> impl Iterator<Item = &'static Test> {
     soak::TESTS.iter()
 }
 
-/// Runs tests whose names contain `filter`, and returns how many failed.
+/// Runs the tests whose names contain `filter`, and returns the number that failed.
 pub fn run(tests: impl Iterator<Item = &'static Test>, filter: &str, out: &mut dyn Write) -> usize {
     let (mut passed, mut failed) = (0, 0);
     for test in tests.filter(|test| test.name.contains(filter)) {

@@ -1,4 +1,4 @@
-//! Memory.
+//! Memory allocation, placement and exhaustion.
 
 use alloc::vec::Vec;
 use core::alloc::Layout;
@@ -36,20 +36,20 @@ struct Block {
     pattern: u8,
 }
 
-// SAFETY: the block owns its memory.
+// SAFETY: the block owns its memory, which any thread may use and free.
 unsafe impl Send for Block {}
 
 impl Block {
     fn new(size: usize, align: usize, pattern: u8) -> Result<Self, OutOfMemory> {
         let layout = Layout::from_size_align(size.max(1), align).map_err(|_| OutOfMemory)?;
         let at = memory::allocate(layout, Placement::Near)?;
-        // SAFETY: just allocated.
+        // SAFETY: the memory was just allocated with this size and nothing else uses it.
         unsafe { at.as_ptr().write_bytes(pattern, layout.size()) };
         Ok(Self { at, layout, pattern })
     }
 
     fn is_intact(&self) -> bool {
-        // SAFETY: written in `new`.
+        // SAFETY: only blocks from `new` are checked, and `new` initialises every byte of theirs.
         let bytes = unsafe { core::slice::from_raw_parts(self.at.as_ptr(), self.layout.size()) };
         bytes.iter().all(|&byte| byte == self.pattern)
     }
@@ -57,7 +57,7 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, not used any more.
+        // SAFETY: the memory was allocated with this layout and is not used again.
         unsafe { memory::free(self.at, self.layout) };
     }
 }
@@ -98,9 +98,9 @@ fn alignment_is_kept() -> TestResult {
     Ok(())
 }
 
-/// Frees everything that caches and dead threads hold, so that free memory can be compared.
+/// Frees everything held by caches and dead threads, so that free memory can be compared.
 pub(crate) fn settle() -> u64 {
-    /// Fewest stacks seen that no live thread has: those of the kernel itself.
+    /// The fewest stacks seen that belong to no live thread: the kernel's own.
     static FEWEST: AtomicUsize = AtomicUsize::new(usize::MAX);
     let empty = || {
         thread::empty_stock();
@@ -113,7 +113,7 @@ pub(crate) fn settle() -> u64 {
         }
         let alive = snapshot::take().threads.len();
         let others = stack::usage().0.saturating_sub(alive);
-        // A thread that was joined a moment ago may not have left its stack yet.
+        // A thread that was just joined may not have left its stack yet.
         if others <= FEWEST.fetch_min(others, Ordering::SeqCst) || deadline.has_passed() {
             break;
         }
@@ -123,8 +123,9 @@ pub(crate) fn settle() -> u64 {
     steady_free_bytes()
 }
 
-/// The free bytes once they no longer change: zones and caches are counted one after the other, and what a thread that
-/// has just been joined still moves between them could be counted twice or not at all.
+/// Returns the free bytes once they stop changing. Zones and caches are counted one after the
+/// other, and memory that a just-joined thread still moves between them could be counted twice or
+/// not at all.
 fn steady_free_bytes() -> u64 {
     let deadline = Deadline::after(LIMIT);
     let mut last = memory::free_bytes();
@@ -138,7 +139,8 @@ fn steady_free_bytes() -> u64 {
     }
 }
 
-/// Checks after [`settle`] that as much is free as before, but for page tables, which stay, and a stack in the stock.
+/// Checks after [`settle`] that as much memory is free as before, except for page tables, which
+/// stay, and a stack in the stock.
 pub(crate) fn nothing_was_lost(before: u64) -> TestResult {
     let tolerance = 64 * 1024 + Machine::DEFAULT_STACK_SIZE as u64;
     let after = steady_free_bytes();
@@ -155,7 +157,7 @@ fn out_of_memory_is_an_error_and_passes() -> TestResult {
     ensure!(Block::new(1 << 40, 8, 0).is_err(), "a terabyte was given");
     let before = settle();
     let mut blocks: Vec<Block> = Vec::with_capacity(4096);
-    // Large blocks first, without touching them all; then smaller ones until nothing is left.
+    // Large blocks first, without touching their memory; then smaller ones until nothing is left.
     for size in [1 << 26, 1 << 20, 1 << 14, 1 << 12] {
         while blocks.len() < blocks.capacity() {
             let Ok(layout) = Layout::from_size_align(size, 8) else { return Err("layout".into()) };
@@ -176,7 +178,7 @@ fn every_node_gives_its_own() -> TestResult {
         let before = memory::node_usage(node).map_or(0, |usage| usage.free);
         let at = memory::allocate(layout, Placement::Node(node)).map_err(text)?;
         let during = memory::node_usage(node).map_or(0, |usage| usage.free);
-        // SAFETY: just allocated with this layout.
+        // SAFETY: the block was just allocated with this layout and nothing else uses it.
         unsafe { memory::free(at, layout) };
         ensure!(before - during == 8192, "node {node} gave {} bytes", before - during);
     }
@@ -218,7 +220,8 @@ fn spawning_without_memory_is_an_error() -> TestResult {
             match memory::allocate(layout, Placement::Near) {
                 Ok(at) if hoard.len() < hoard.capacity() => hoard.push(Block { at, layout, pattern: 0 }),
                 Ok(at) => {
-                    // SAFETY: just allocated with this layout.
+                    // SAFETY: the block was just allocated with this layout and nothing else uses
+                    // it.
                     unsafe { memory::free(at, layout) };
                     break;
                 }

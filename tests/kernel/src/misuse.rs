@@ -1,4 +1,5 @@
-//! What programs give to functions of the interface that is not what these want: each gets `INVALID`, and nothing waits.
+//! Invalid arguments to the interface's functions: every function returns `INVALID`, and none
+//! waits.
 
 use alloc::sync::Arc;
 use core::mem::MaybeUninit;
@@ -23,23 +24,24 @@ tests![
     fibers_are_their_threads_own,
 ];
 
-/// A call of the interface as a function of what is misused.
+/// A call of the interface, as a function of the misused argument.
 macro_rules! call {
     (|$($name:pat_param),*| $call:expr) => {
         |$($name),*| {
-            // SAFETY: any number may be given as a handle, and any address that can be written to as an object's, which is what these
-            // tests are about. The other pointers are good.
+            // SAFETY: the interface accepts any number as a handle, and any writable address as an
+            // object's, which is the subject of these tests. The other pointers are valid.
             unsafe { $call }
         }
     };
 }
 
-/// Memory for any object.
+/// Memory large enough for any object.
 #[repr(C, align(16))]
 struct Place([AtomicU64; 12]);
 
-/// Each function that takes an object by its address, with the place of its kind in [`INITIALISERS`]. Deadlines are in 10 ms: a
-/// function that waited would say so.
+/// A function that takes an object by its address. [`ON_OBJECTS`] lists each with the index of the
+/// object's kind in [`INITIALISERS`]. Deadlines are 10 ms away, so a function that waited would
+/// return `TIMED_OUT`.
 type OnObject = unsafe fn(*mut u8, u64) -> Status;
 const ON_OBJECTS: [(usize, OnObject); 17] = [
     (0, call!(|at, _| aero_event_signal(at.cast()))),
@@ -58,7 +60,7 @@ const ON_OBJECTS: [(usize, OnObject); 17] = [
     (5, call!(|at, _| aero_reader_writer_read_unlock(at.cast()))),
     (5, call!(|at, soon| aero_reader_writer_write(at.cast(), soon))),
     (5, call!(|at, _| aero_reader_writer_write_unlock(at.cast()))),
-    // The other object of a wait is as wrong.
+    // The other object of a wait is invalid too.
     (1, call!(|at, soon| aero_condition_wait(at.cast(), at.cast(), soon))),
 ];
 
@@ -78,7 +80,7 @@ fn memory_that_is_no_such_object_is_invalid() -> TestResult {
         let fill = |word: u64| place.0.iter().for_each(|place| place.store(word, Ordering::Relaxed));
         let words = [0, u64::MAX, 0x4141_4141_4141_4141, 1, at as u64];
         for (function, &(kind, use_it)) in ON_OBJECTS.iter().enumerate() {
-            // SAFETY: no condition; memory of ours, and addresses that are refused before anything is done with them.
+            // SAFETY: the memory is ours, and the other addresses are refused before they are used.
             unsafe {
                 let soon = aero_time_ns() + 10_000_000;
                 let mut is_right =
@@ -97,12 +99,13 @@ fn memory_that_is_no_such_object_is_invalid() -> TestResult {
             }
         }
         for (kind, initialise) in INITIALISERS.iter().enumerate() {
-            // SAFETY: refused before anything is done.
+            // SAFETY: both addresses are refused before anything is written to them.
             if unsafe { initialise(ptr::null_mut()) != INVALID || initialise(at.wrapping_add(4)) != INVALID } {
                 return line!() as i32 * 100 + kind as i32;
             }
         }
-        // SAFETY: as above.
+        // SAFETY: the memory is ours, the counts are refused before the objects are initialised,
+        // and only block addresses are looked up.
         unsafe {
             check!(aero_barrier_init(at.cast(), 0) == INVALID && aero_semaphore_init(at.cast(), u64::MAX) == INVALID);
             check!(aero_allocated_size(at) == 0 && aero_allocated_size(ptr::null_mut()) == 0);
@@ -119,7 +122,7 @@ fn locks_are_given_back_by_who_has_them() -> TestResult {
     succeed(|| {
         let mut lock = MaybeUninit::<abi::ReaderWriterLock>::uninit();
         let lock = lock.as_mut_ptr();
-        // SAFETY: made before it is used.
+        // SAFETY: the lock is a local, initialised before it is used.
         unsafe {
             check!(aero_reader_writer_init(lock) == OK);
             check!(aero_reader_writer_read_unlock(lock) == INVALID && aero_reader_writer_write_unlock(lock) == INVALID);
@@ -136,13 +139,13 @@ fn locks_are_given_back_by_who_has_them() -> TestResult {
 fn a_mutex_is_unlocked_by_its_owner_only() -> TestResult {
     succeed(|| {
         unsafe extern "C" fn unlock(mutex: *mut u8) {
-            // SAFETY: the mutex below.
+            // SAFETY: the caller passes the mutex below, which outlives this thread.
             let status = unsafe { aero_mutex_unlock(mutex.cast()) };
             STARTED.store(status as u32, Ordering::SeqCst);
         }
         let (mut mutex, mut condition) = (MaybeUninit::<abi::Mutex>::uninit(), MaybeUninit::<abi::Condition>::uninit());
         let (mutex, condition) = (mutex.as_mut_ptr(), condition.as_mut_ptr());
-        // SAFETY: both are made before they are used, and outlive the thread.
+        // SAFETY: both objects are initialised before they are used, and outlive the thread.
         unsafe {
             check!(aero_mutex_init(mutex) == OK && aero_condition_init(condition) == OK);
             check!(aero_mutex_unlock(mutex) == INVALID);
@@ -160,12 +163,12 @@ fn a_mutex_is_unlocked_by_its_owner_only() -> TestResult {
     })
 }
 
-/// One handle of each kind.
+/// Creates one object of each kind and returns the handles.
 fn one_of_each() -> Result<[*mut u8; 7], i32> {
     let (mut thread, mut channel, mut timer, mut interrupt) =
         (ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
     let (mut fiber, mut pool, mut collective) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
-    // SAFETY: functions of this image, and places for the handles.
+    // SAFETY: the functions belong to this image, and the handles' places are live locals.
     let made = unsafe {
         [
             aero_thread_spawn(ptr::null(), Some(wait_for_ever), ptr::null_mut(), &raw mut thread),
@@ -183,7 +186,8 @@ fn one_of_each() -> Result<[*mut u8; 7], i32> {
     Ok([thread.cast(), channel.cast(), timer.cast(), interrupt.cast(), fiber.cast(), pool.cast(), collective.cast()])
 }
 
-/// Each function that takes a handle, with the place of its kind in [`one_of_each`].
+/// A function that takes a handle. [`USES`] lists each with the index of its kind in
+/// [`one_of_each`].
 type Use = unsafe fn(*mut u8) -> Status;
 const USES: [(usize, Use); 20] = {
     unsafe fn word() -> *mut u64 {
@@ -214,7 +218,8 @@ const USES: [(usize, Use); 20] = {
     ]
 };
 
-/// The place of the only function a kind has that uses a handle up, for kinds that do not need their end waited for.
+/// Each kind with the index in [`USES`] of the function that destroys its handle, except for
+/// threads, which must first be awaited.
 const DESTROYERS: [(usize, usize); 6] = [(1, 4), (2, 7), (3, 9), (4, 11), (5, 14), (6, 19)];
 
 fn stale_and_wrong_handles_are_invalid() -> TestResult {
@@ -229,28 +234,28 @@ fn stale_and_wrong_handles_are_invalid() -> TestResult {
         for (function, &(kind, use_it)) in USES.iter().enumerate() {
             let wrong = handles.iter().enumerate().filter(|(other, _)| *other != kind).map(|(_, &handle)| handle);
             for handle in wrong.chain(nonsense) {
-                // SAFETY: any number may be given.
+                // SAFETY: the interface accepts any number as a handle and refuses wrong ones.
                 if unsafe { use_it(handle) } != INVALID {
                     return line!() as i32 * 100 + function as i32;
                 }
             }
         }
         for (kind, destroyer) in DESTROYERS {
-            // SAFETY: not used again but to see that it is refused.
+            // SAFETY: the handle is used again only to check that it is refused.
             if unsafe { USES[destroyer].1(handles[kind]) } != OK {
                 return line!() as i32 * 100 + kind as i32;
             }
         }
-        // SAFETY: the same.
+        // SAFETY: the handle is used again only to check that it is refused.
         check!(unsafe { aero_thread_detach(handles[0].cast()) } == OK);
         for again in [false, true] {
             for (function, &(kind, use_it)) in USES.iter().enumerate() {
-                // SAFETY: any number may be given.
+                // SAFETY: the interface accepts any number as a handle and refuses stale ones.
                 if unsafe { use_it(handles[kind]) } != INVALID {
                     return line!() as i32 * 100 + function as i32;
                 }
             }
-            // Their places are used again then, for others.
+            // New handles then reuse the old ones' places in the table.
             if !again && one_of_each().is_err() {
                 return line!() as i32;
             }
@@ -271,17 +276,17 @@ fn handles_of_another_program_are_invalid() -> TestResult {
         }
         STARTED.store(1, Ordering::SeqCst);
         while !RELEASED.load(Ordering::SeqCst) {
-            // SAFETY: no condition.
+            // SAFETY: the call has no conditions; any thread of a program may yield.
             unsafe { aero_thread_yield() };
         }
         0
     })?;
     eventually("the handles are there", || STARTED.load(Ordering::SeqCst) == 1 || owner.outcome().is_some())?;
     let result = succeed(|| {
-        // Its own, in the same places.
+        // The second program's own handles, in the same places of its table.
         check!(one_of_each().is_ok());
         for (function, &(kind, use_it)) in USES.iter().enumerate() {
-            // SAFETY: any number may be given.
+            // SAFETY: the interface accepts any number as a handle and refuses another program's.
             if unsafe { use_it(HANDLES[kind].load(Ordering::SeqCst)) } != INVALID {
                 return line!() as i32 * 100 + function as i32;
             }
@@ -301,26 +306,26 @@ fn fibers_are_their_threads_own() -> TestResult {
     succeed(|| {
         unsafe extern "C" fn make(_: *mut u8) {
             let mut fiber = ptr::null_mut();
-            // SAFETY: a function of this image, and a place for the handle.
+            // SAFETY: the function belongs to this image, and the handle's place is a live local.
             unsafe { aero_fiber_create(Some(note), ptr::null_mut(), 0, &raw mut fiber) };
             FIBER.store(fiber, Ordering::SeqCst);
         }
         unsafe extern "C" fn join_self(_: *mut u8) {
-            // SAFETY: any handle may be given.
+            // SAFETY: the interface accepts any number as a handle, even the caller's own.
             let status = unsafe { aero_fiber_join(FIBER.load(Ordering::SeqCst)) };
             STATUS.store(status as u32, Ordering::SeqCst);
         }
         let mut thread = ptr::null_mut();
-        // SAFETY: functions of this image, and places for the handles.
+        // SAFETY: the functions belong to this image, and the handles' places are live locals.
         unsafe {
-            // A fiber whose thread is over.
+            // A fiber whose thread has ended.
             check!(aero_thread_spawn(ptr::null(), Some(make), ptr::null_mut(), &raw mut thread) == OK);
             check!(aero_thread_join(thread, NEVER) == OK);
             let fiber = FIBER.load(Ordering::SeqCst);
             check!(!fiber.is_null());
             check!(aero_fiber_join(fiber) == INVALID && aero_fiber_yield_to(fiber) == INVALID);
             check!(RAN.load(Ordering::SeqCst) == 0);
-            // One that joins itself.
+            // A fiber that joins itself.
             let mut fiber = ptr::null_mut();
             check!(aero_fiber_create(Some(join_self), ptr::null_mut(), 0, &raw mut fiber) == OK);
             FIBER.store(fiber, Ordering::SeqCst);

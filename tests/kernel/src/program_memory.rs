@@ -1,4 +1,4 @@
-//! A program's memory: how much it gets of it, where, and what comes back.
+//! A program's memory: how much of it a program gets, where, and what is returned.
 
 use alloc::format;
 use alloc::sync::Arc;
@@ -32,18 +32,18 @@ fn an_overrun_harms_nobody_else_and_is_named() -> TestResult {
     let program = start(|| {
         let mut blocks = [ptr::null_mut(); 8];
         for block in &mut blocks {
-            // SAFETY: no condition.
+            // SAFETY: any size may be requested, and a null result is checked below.
             *block = unsafe { aero_allocate(100, 16, ANY) };
             check!(!block.is_null());
         }
         let mut channel = ptr::null_mut();
-        // SAFETY: a place for the handle; and bytes behind and before blocks, which is what this is for: they are the
-        // program's all the same.
+        // SAFETY: the handle's place is a live local. The writes beyond blocks are the subject of
+        // the test and hit only memory that belongs to the program.
         unsafe {
             check!(aero_channel_create(1, &raw mut channel) == OK);
             blocks[3].write_bytes(b'A', 300);
             blocks[7].sub(64).write_bytes(b'A', 64);
-            // The kernel still knows its blocks.
+            // The kernel's records of the blocks are intact.
             aero_free(blocks[0]);
             check!(aero_channel_send(channel, 1, NEVER) == OK);
         }
@@ -55,7 +55,8 @@ fn an_overrun_harms_nobody_else_and_is_named() -> TestResult {
     ensure!(left.memory.blocks == 7 && left.memory.bytes == 700, "left {:?}", left.memory);
     ensure!(left.overrun.is_some_and(|overrun| overrun.size == 100), "{:?} was named", left.overrun);
     let program = start(|| {
-        // SAFETY: one byte too many, which is what this is for.
+        // SAFETY: the block is allocated here; the one byte too many is the subject of the test and
+        // belongs to the program.
         unsafe {
             let block = aero_allocate(100, 16, ANY);
             block.write_bytes(b'A', 101);
@@ -77,7 +78,7 @@ fn of_memory_taken_nearly_all_is_given() -> TestResult {
     static GIVEN: AtomicU64 = AtomicU64::new(0);
     static TAKEN: AtomicU64 = AtomicU64::new(0);
     const ENOUGH: u64 = 32 << 20;
-    /// Most bytes that a program takes from a zone at once for small blocks.
+    /// The most bytes that a program takes from a zone at once for small blocks.
     const REGION: u64 = 4 << 20;
     fn free_pages() -> u64 {
         memory::nodes().filter_map(memory::node_usage).map(|usage| usage.free).sum()
@@ -92,7 +93,7 @@ fn of_memory_taken_nearly_all_is_given() -> TestResult {
             let size = SIZE.load(Ordering::SeqCst);
             let free = free_pages();
             while GIVEN.load(Ordering::SeqCst) < ENOUGH {
-                // SAFETY: no condition.
+                // SAFETY: any size may be requested, and the block is not used.
                 check!(!unsafe { aero_allocate(size as usize, 16, ANY) }.is_null());
                 GIVEN.fetch_add(size, Ordering::SeqCst);
             }
@@ -100,13 +101,13 @@ fn of_memory_taken_nearly_all_is_given() -> TestResult {
             0
         })?;
         let (given, taken) = (GIVEN.load(Ordering::SeqCst), TAKEN.load(Ordering::SeqCst));
-        // The last region is not full yet.
+        // The last region may not be full yet.
         ensure!(given * 1000 / (taken - REGION) >= permille, "of {taken} bytes {given} are in blocks of {size}");
     }
     Ok(())
 }
 
-/// Bytes that a program gets as blocks of a size before there is no more memory.
+/// Returns the bytes that a program obtains as blocks of one size until memory runs out.
 fn fill(size: usize) -> Result<u64, alloc::string::String> {
     static SIZE: AtomicU64 = AtomicU64::new(0);
     static GIVEN: AtomicU64 = AtomicU64::new(0);
@@ -114,7 +115,7 @@ fn fill(size: usize) -> Result<u64, alloc::string::String> {
     GIVEN.store(0, Ordering::SeqCst);
     succeed(|| {
         let size = SIZE.load(Ordering::SeqCst);
-        // SAFETY: no condition.
+        // SAFETY: any size may be requested, and the block is not used.
         while !unsafe { aero_allocate(size as usize, 16, ANY) }.is_null() {
             GIVEN.fetch_add(size, Ordering::SeqCst);
         }
@@ -127,8 +128,9 @@ fn nearly_all_memory_can_be_had_and_comes_back() -> TestResult {
     let largest = || memory::nodes().filter_map(memory::node_usage).map(|usage| usage.largest_free).max();
     memory::reclaim();
     let at_first = largest();
-    // Of memory in pieces: page tables of the stacks of earlier tests stay here and there. Of a fresh machine's the benchmarks
-    // `memory_usable_*` tell. Sizes that are no whole pages lose 2.4% more.
+    // Free memory is fragmented here, by page tables that the stacks of earlier tests left. The
+    // benchmarks `memory_usable_*` measure a fresh machine's. Sizes that are not whole pages lose a
+    // further 2.4%.
     const WANTED: [(usize, u64); 5] = [(60_000, 900), (64 << 10, 950), (100_000, 900), (1 << 20, 930), (3 << 20, 880)];
     for (size, wanted) in WANTED {
         memory::reclaim();
@@ -136,7 +138,7 @@ fn nearly_all_memory_can_be_had_and_comes_back() -> TestResult {
         let permille = fill(size)? * 1000 / free;
         ensure!(permille >= wanted, "of {free} free bytes, {permille} permille can be had in blocks of {size}");
     }
-    // What was cut apart has joined again.
+    // Blocks that were split have merged again.
     memory::reclaim();
     ensure!(largest() == at_first, "the largest free block was {at_first:?} bytes, and is {:?}", largest());
     Ok(())
@@ -148,13 +150,13 @@ fn large_blocks_begin_at_different_offsets() -> TestResult {
         let mut offsets = [0; BLOCKS];
         let mut different = 0;
         for number in 0..BLOCKS {
-            // SAFETY: no condition.
+            // SAFETY: any size may be requested, and the block is not used.
             let block = unsafe { aero_allocate(8 << 20, 64, ANY) };
             check!(!block.is_null());
             offsets[number] = block as usize % (1 << 20);
             different += usize::from(!offsets[..number].contains(&offsets[number]));
         }
-        // Two may meet by chance, where free memory is in pieces.
+        // Two offsets may coincide by chance where free memory is fragmented.
         check!(different >= BLOCKS - 2);
         0
     })
@@ -164,11 +166,12 @@ fn a_block_may_be_larger_than_any_power_of_two_that_is_free() -> TestResult {
     memory::reclaim();
     static SIZE: AtomicU64 = AtomicU64::new(0);
     let largest = memory::nodes().filter_map(memory::node_usage).map(|usage| usage.largest_free).max();
-    // Free memory is in one piece, or nearly so, on all machines of the tests.
+    // Free memory is in one piece, or nearly so, on all test machines.
     SIZE.store(largest.unwrap_or(0) / 4 * 5, Ordering::SeqCst);
     succeed(|| {
         let size = SIZE.load(Ordering::SeqCst) as usize;
-        // SAFETY: no condition; and the block's ends, which nobody else has.
+        // SAFETY: any size may be requested, and only the block's own first and last bytes are
+        // written.
         unsafe {
             let block = aero_allocate(size, 16, ANY);
             check!(!block.is_null());
@@ -180,7 +183,7 @@ fn a_block_may_be_larger_than_any_power_of_two_that_is_free() -> TestResult {
     })
 }
 
-/// So many threads at the same time, which have ended.
+/// Creates `count` threads that exist at the same time, and waits until they have ended.
 fn ended_threads(count: usize) -> TestResult {
     let end = Arc::new(Event::new());
     let mut threads = Vec::new();
@@ -192,7 +195,7 @@ fn ended_threads(count: usize) -> TestResult {
     threads.into_iter().try_for_each(join)
 }
 
-/// Enough that their stacks are a twentieth of a small machine's memory.
+/// Enough threads for their stacks to fill a twentieth of a small machine's memory.
 const MANY: usize = 600;
 
 fn stacks_of_ended_threads_are_there_for_blocks() -> TestResult {

@@ -1,4 +1,4 @@
-//! What runtimes are made of: fibers, tasks, collectives, per-CPU variables.
+//! The building blocks of runtimes: fibers, tasks, collectives, per-CPU variables.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -55,7 +55,7 @@ fn fibers_take_turns() -> TestResult {
         });
         made.push(fiber.map_err(text)?);
     }
-    // To the last one directly; from there on in their order.
+    // To the last fiber directly; from there on in ring order.
     made[2].yield_to();
     for _ in 0..8 {
         fibers.yield_now();
@@ -116,7 +116,7 @@ fn a_thread_with_fibers_may_block_and_move() -> TestResult {
     handles.map_err(text)?.into_iter().try_for_each(|handle| join(handle)?)
 }
 
-/// A handler is no thread: what it would find is the interrupted one's.
+/// A handler is no thread: fibers and thread-locals it found would be the interrupted thread's.
 fn handlers_have_neither_fibers_nor_thread_locals() -> TestResult {
     static LOCAL: ThreadLocal<u32> = ThreadLocal::new(|| 1);
     static FOUND: AtomicUsize = AtomicUsize::new(0);
@@ -143,7 +143,7 @@ fn values_that_a_fiber_uses_outlive_their_thread() -> TestResult {
         let Some(fibers) = Fibers::of_this_thread() else { return false };
         let user = fibers.create(move || USED.with(|_| fibers.yield_now()).is_ok());
         fibers.yield_now();
-        // The thread ends while the fiber is in its use of the value.
+        // The thread ends while the fiber uses the value.
         user.map(core::mem::forget).is_ok()
     };
     ensure!(join(Builder::new("user").spawn(body).map_err(text)?)?, "no fiber");
@@ -182,7 +182,7 @@ fn tasks_go_by_priority() -> TestResult {
     let done = Arc::new(Event::new());
     let (inner, noted, last) = (pool.clone(), order.clone(), done.clone());
     let here = cpu::this_index();
-    // From a task, so that the worker begins with them when all are there.
+    // Queued from a task, so that the worker starts on them only when all are queued.
     let queue_all = move || {
         for (priority, number) in
             [(Priority::Low, 5), (Priority::Normal, 3), (Priority::High, 1), (Priority::Normal, 4), (Priority::High, 2)]
@@ -205,10 +205,10 @@ fn tasks_go_by_priority() -> TestResult {
 
 fn tasks_are_stolen_by_idle_workers() -> TestResult {
     if cpu::count() == 1 {
-        return Ok(()); // Nobody else to steal.
+        return Ok(()); // There is no other CPU to steal.
     }
     let pool = Pool::new().map_err(text)?;
-    // One task keeps its worker until another, queued behind it, has run: elsewhere.
+    // One task holds its worker until another, queued behind it, has run on another CPU.
     let event = Arc::new(AtomicUsize::new(usize::MAX));
     let (seen, waited) = (event.clone(), event.clone());
     let finished = Arc::new(Event::new());
@@ -241,7 +241,7 @@ fn a_hundred_thousand_tasks_all_run() -> TestResult {
     eventually("all tasks run", || ran.load(Ordering::Relaxed) == count)
 }
 
-/// Drops a pool on a thread of its own, so that one that waits for ever is named.
+/// Drops a pool on a thread of its own, so that a drop that never returns is reported by name.
 fn drop_in_time(pool: impl Send + 'static) -> TestResult {
     join(Builder::new("drops a pool").spawn(move || drop(pool)).map_err(text)?)
 }
@@ -262,24 +262,24 @@ fn a_dropped_pool_has_run_all_its_tasks() -> TestResult {
     Ok(())
 }
 
-/// A pool its tasks know, and what they count.
+/// A pool that its own tasks know, and the counter of their runs.
 #[derive(Clone, Copy)]
 struct Known {
     pool: *const Pool,
     ran: &'static AtomicUsize,
 }
 
-// SAFETY: whoever drops the pool waits for its tasks.
+// SAFETY: the thread that drops the pool waits for its tasks, so the pointer is valid in any task.
 unsafe impl Send for Known {}
 
 impl Known {
-    /// Queues a task on a CPU that counts if it runs there.
+    /// Queues a task on a CPU that is counted if it runs there.
     fn queue_on(self, cpu: usize, then: impl FnOnce(Self) + Send + 'static) -> TestResult {
         let task = move || {
             self.ran.fetch_add(usize::from(cpu::this_index() == cpu), Ordering::SeqCst);
             then(self);
         };
-        // SAFETY: this is called by a task, or before the pool is dropped.
+        // SAFETY: the caller is a task of the pool, or runs before the pool is dropped.
         unsafe { &*self.pool }.queue(Place::Pinned(cpu), Priority::Normal, task).map_err(text)
     }
 }
@@ -300,7 +300,7 @@ fn tasks_of_a_pool_that_is_dropped_may_wait_for_further_ones() -> TestResult {
         let (here, is_dropping) = (cpu::this_index(), dropping.clone());
         known.queue_on(here, move |known| {
             let _ = is_dropping.wait_until(Deadline::after(LIMIT));
-            // One on each CPU; they all meet, and each is followed by another there.
+            // One task on each CPU; all of them meet, and each is followed by another on its CPU.
             for cpu in cpu::all().filter(|cpu| cpu.index != here) {
                 let _ = known.queue_on(cpu.index, move |known| {
                     if meet() {
@@ -312,7 +312,7 @@ fn tasks_of_a_pool_that_is_dropped_may_wait_for_further_ones() -> TestResult {
                 let _ = known.queue_on(here, |_| ());
             }
         })?;
-        // SAFETY: from a box; only its tasks use it from here on.
+        // SAFETY: the pointer comes from a box, and from here on only the pool's tasks use it.
         let pool = unsafe { Box::from_raw(pool) };
         let dropper = Builder::new("drops a pool").spawn(move || drop(pool)).map_err(text)?;
         until_blocked(&dropper)?;
@@ -333,7 +333,7 @@ fn a_task_that_moves_its_worker_leaves_pinned_tasks_where_they_are() -> TestResu
     for _ in 0..rounds {
         known.queue_on(last, |_| _ = thread::migrate(0))?;
     }
-    // SAFETY: from a box; only its tasks use it from here on.
+    // SAFETY: the pointer comes from a box, and from here on only the pool's tasks use it.
     drop_in_time(unsafe { Box::from_raw(pool) })?;
     let ran = RAN.load(Ordering::SeqCst);
     ensure!(ran == rounds, "{ran} of {rounds} tasks ran where they were pinned");
@@ -351,7 +351,7 @@ fn closures_of_all_sizes_are_dropped_once() -> TestResult {
     eventually("both are dropped", || DROPS.load(Ordering::SeqCst) == 2)
 }
 
-/// Runs `member(collective, rank)` on as many threads, over all CPUs.
+/// Runs `member(collective, rank)` on `size` threads, spread over all CPUs.
 fn in_collective(size: usize, member: fn(&Collective, usize) -> TestResult) -> TestResult {
     let collective = Arc::new(Collective::new(size).map_err(text)?);
     let mut handles = Vec::new();

@@ -1,4 +1,4 @@
-//! The soak: much of everything, and nothing lost at the end.
+//! The soak test: large numbers of operations, after which no memory may be lost.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -16,7 +16,7 @@ use crate::{TestResult, ensure, tests};
 
 tests![a_million_threads, ten_million_signals, allocation_storms];
 
-/// Runs a function on all CPUs at once and checks that memory is back afterwards.
+/// Runs a function on all CPUs at once and checks that its memory is free again afterwards.
 fn on_all_cpus(work: fn(u64) -> TestResult) -> TestResult {
     settle();
     let before = memory::free_bytes();
@@ -36,7 +36,7 @@ fn a_million_threads() -> TestResult {
         let mut random = Random(seed);
         let share = 1_000_000 / cpu::count();
         for number in 0..share {
-            // Every sixteenth crosses to another CPU.
+            // Every sixteenth thread crosses to another CPU.
             let target = if number % 16 == 0 { random.next() as usize % cpu::limit() } else { cpu::this_index() };
             let body = || {
                 RAN.fetch_add(1, Ordering::Relaxed);
@@ -55,7 +55,7 @@ fn ten_million_signals() -> TestResult {
         let (ping, pong) = (Arc::new(Event::new()), Arc::new(Event::new()));
         let (their_ping, their_pong) = (ping.clone(), pong.clone());
         let rounds = 5_000_000 / cpu::count();
-        // Pairs on one CPU, but for the first, which crosses.
+        // The two threads of a pair share a CPU, except for the first pair.
         let (rounds, partner_cpu) = match seed {
             0 => (rounds / 10, cpu::limit() - 1),
             _ => (rounds + rounds * 9 / 10 / (cpu::count() - 1).max(1), seed as usize),

@@ -1,4 +1,4 @@
-//! Snapshots.
+//! Snapshots of the kernel's state.
 
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
@@ -55,7 +55,8 @@ fn check(snapshot: &Snapshot) -> TestResult {
         ensure!(count(Activity::Running) == 1, "CPU {} runs {} threads", cpu.index, count(Activity::Running));
         let running = threads().find(|thread| thread.activity == Activity::Running).map(|thread| thread.id);
         ensure!(running == Some(cpu.running), "CPU {} runs {running:?} and {}", cpu.index, cpu.running);
-        // The idle thread is ready without being in the queue; a thread on its way here is ready and in the mailbox.
+        // The idle thread is ready without being queued, and a thread on its way here is ready but
+        // still in the mailbox.
         let queued: BTreeSet<u64> = cpu.ready.iter().copied().collect();
         ensure!(queued.len() as u64 == cpu.ready_count, "CPU {}: a thread is queued twice", cpu.index);
         for id in &cpu.ready {
@@ -81,10 +82,11 @@ fn a_backtrace_shows_where_a_thread_waits() -> TestResult {
     Ok(())
 }
 
-/// A thread that waits for another CPU with interrupts off runs calls like a handler, but no interrupt says where it was.
+/// A thread that waits for another CPU with interrupts off runs calls like a handler, but no
+/// interrupt frame says where it was.
 fn a_backtrace_shows_a_thread_that_serves_calls() -> TestResult {
     const ROUNDS: usize = 50;
-    /// No longer than this, the function's code.
+    /// An upper bound of the function's code size, in bytes.
     const LENGTH: usize = 1024;
     static STOP: AtomicBool = AtomicBool::new(false);
     static RUNS: AtomicBool = AtomicBool::new(false);
@@ -105,7 +107,7 @@ fn a_backtrace_shows_a_thread_that_serves_calls() -> TestResult {
     let start = ask_with_interrupts_off as *const () as usize;
     let mut shown = 0;
     for _ in 0..ROUNDS {
-        // So that the asker waits for this CPU.
+        // Keeps the asker waiting for this CPU.
         let _guard = InterruptGuard::new();
         let frames = backtrace::of_thread(asker.thread().id()).map_or(Vec::new(), |(frames, _)| frames);
         shown += usize::from(frames.iter().any(|frame| (start..start + LENGTH).contains(&frame.address)));
@@ -113,7 +115,7 @@ fn a_backtrace_shows_a_thread_that_serves_calls() -> TestResult {
     STOP.store(true, Ordering::SeqCst);
     started?;
     join(asker)?;
-    // Code for the host keeps no frame pointers.
+    // Code for the host has no frame pointers.
     let has_frame_pointers = cfg!(target_os = "none");
     ensure!(shown == ROUNDS || !has_frame_pointers, "{shown} of {ROUNDS} backtraces lead to where the thread is");
     Ok(())

@@ -1,4 +1,4 @@
-//! What several tests need.
+//! Helpers shared by several tests.
 
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -7,17 +7,17 @@ use core::time::Duration;
 use kernel::thread::{self, JoinHandle, State};
 use kernel::time::{Deadline, now_ns};
 
-/// Longest wait for something that must happen. Generous: an emulator on a busy host is slow.
+/// The longest wait for something that must happen. Generous: an emulator on a busy host is slow.
 pub const LIMIT: Duration = Duration::from_secs(20);
 /// A timeout that is meant to pass.
 pub const SHORT: Duration = Duration::from_millis(5);
 
-/// Any error as text.
+/// Returns any error as text.
 pub fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
-/// Joins within the limit.
+/// Joins a thread within the limit.
 pub fn join<T>(handle: JoinHandle<T>) -> Result<T, String> {
     let name = handle.thread().name().to_string();
     match handle.join_until(Deadline::after(LIMIT)) {
@@ -26,7 +26,7 @@ pub fn join<T>(handle: JoinHandle<T>) -> Result<T, String> {
     }
 }
 
-/// Gives way until a condition holds, within the limit.
+/// Sleeps until a condition holds, within the limit.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), String> {
     let deadline = Deadline::after(LIMIT);
     while !condition() {
@@ -38,12 +38,12 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) -> Result<(),
     Ok(())
 }
 
-/// Waits until a thread waits.
+/// Waits until a thread is blocked.
 pub fn until_blocked<T>(handle: &JoinHandle<T>) -> Result<(), String> {
     eventually("the thread waits", || handle.thread().state() == State::Blocked)
 }
 
-/// Checks that an operation takes at least so long, as a timeout must.
+/// Checks that an operation takes at least `duration`, as a timeout must.
 pub fn takes_at_least<R>(duration: Duration, operation: impl FnOnce() -> R) -> Result<R, String> {
     let start = now_ns();
     let result = operation();
@@ -58,14 +58,14 @@ pub fn takes_at_least<R>(duration: Duration, operation: impl FnOnce() -> R) -> R
 pub struct Random(pub u64);
 
 impl Random {
-    /// The next.
+    /// Returns the next number.
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }
 }
 
-/// Counts its drops.
+/// A value that counts its drops.
 pub struct CountsDrops(pub &'static AtomicU64);
 
 impl Drop for CountsDrops {

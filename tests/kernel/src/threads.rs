@@ -1,4 +1,4 @@
-//! Threads.
+//! Threads: creation, exit, migration, scheduling.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -51,10 +51,10 @@ fn results_are_dropped_exactly_once() -> TestResult {
     let make = || thread::spawn("dropper", || CountsDrops(&DROPS)).map_err(text);
     drop(join(make()?)?);
     ensure!(DROPS.load(Ordering::SeqCst) == 1, "a joined result was dropped {} times", DROPS.load(Ordering::SeqCst));
-    // Detached before it ran: the thread drops it.
+    // Detached before it ran: the thread drops the result.
     make()?.detach();
     eventually("the detached thread's result is dropped", || DROPS.load(Ordering::SeqCst) == 2)?;
-    // Detached after it ended: the handle drops it.
+    // Detached after it ended: the handle drops the result.
     let handle = make()?;
     eventually("the thread ends", || handle.is_finished())?;
     ensure!(DROPS.load(Ordering::SeqCst) == 2, "a result was dropped under its handle");
@@ -65,7 +65,7 @@ fn results_are_dropped_exactly_once() -> TestResult {
 
 fn exit_leaves_no_result() -> TestResult {
     let handle = thread::spawn("leaver", || -> u64 {
-        // SAFETY: there is nothing on its stack.
+        // SAFETY: the thread's stack holds no value that needs dropping.
         unsafe { thread::exit() }
     })
     .map_err(text)?;
@@ -244,7 +244,7 @@ fn migrations_and_wake_ups_at_once_lose_nobody() -> TestResult {
             their_event.wait_until(Deadline::after(LIMIT))?;
             ROUNDS.fetch_add(1, Ordering::SeqCst);
             their_answer.signal();
-            // Nearly always still on its way into the next wait when it is told to move.
+            // The thread is nearly always still on its way into the next wait when told to move.
             thread::yield_now();
         }
         Ok::<(), kernel::wait::TimedOut>(())
@@ -310,7 +310,7 @@ fn a_solo_thread_takes_no_tick() -> TestResult {
             .find(|cpu| cpu.index as usize == target)
             .map_or((0, true), |cpu| (cpu.timers_fired, cpu.ticking))
     };
-    // A tick left over from before ends by itself.
+    // A tick left over from before expires by itself.
     let settled = eventually("the tick stops", || !fired().1);
     let before = fired().0;
     thread::sleep(Duration::from_millis(60));
@@ -336,7 +336,7 @@ fn thousands_of_threads_live_at_once() -> TestResult {
         });
         match spawned {
             Ok(handle) => handles.push(handle),
-            Err(SpawnError::OutOfMemory) if number > 200 => break, // This machine has no more.
+            Err(SpawnError::OutOfMemory) if number > 200 => break, // The machine's memory is exhausted.
             Err(error) => {
                 result = Err(text(error));
                 break;

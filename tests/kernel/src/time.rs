@@ -1,4 +1,4 @@
-//! Clock and timers.
+//! The clock and timers.
 
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +37,7 @@ fn a_deadline_beyond_all_time_never_passes() -> TestResult {
     Ok(())
 }
 
-/// Deadline and time of firing, in cycles.
+/// The deadline and the firing time of each timer, in cycles.
 static FIRED: SpinLock<Vec<(u64, u64)>> = SpinLock::new(Vec::new());
 
 fn timers_fire_in_order_and_not_early() -> TestResult {
@@ -49,7 +49,7 @@ fn timers_fire_in_order_and_not_early() -> TestResult {
     let mut timers = Vec::new();
     for slot in &DEADLINES {
         let mut timer = Timer::new(slot, note).map_err(text)?;
-        // On a machine that stands still in here, a later one could fire before this one is set.
+        // If the machine stood still in here, a later timer could fire before this one is set.
         let interrupts = InterruptGuard::new();
         let deadline = Deadline::after(Duration::from_micros(2000 + random.next() % 20_000));
         slot.store(deadline.cycles(), Ordering::Relaxed);
@@ -73,7 +73,8 @@ fn count(count: &AtomicU64) {
     count.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Until those of this CPU have fired that were set before, for up to 3 ms: one fires whose deadline is later.
+/// Waits until this CPU's earlier timers, with deadlines up to 3 ms ahead, have fired: a timer with
+/// a later deadline fires after them.
 fn wait_for_timers_of_before() -> TestResult {
     static LATER: AtomicU64 = AtomicU64::new(0);
     LATER.store(0, Ordering::SeqCst);
@@ -86,7 +87,7 @@ fn a_cancelled_timer_never_fires() -> TestResult {
     COUNT.store(0, Ordering::SeqCst);
     let mut timer = Timer::new(&COUNT, count).map_err(text)?;
     for _ in 0..100 {
-        // On a machine that stands still in here, it could fire before it is cancelled.
+        // If the machine stood still in here, the timer could fire before it is cancelled.
         let interrupts = InterruptGuard::new();
         timer.set(Deadline::after(Duration::from_millis(3)));
         let was_set = timer.cancel();
@@ -106,7 +107,8 @@ fn a_cancelled_timer_never_fires() -> TestResult {
 fn a_timer_can_be_set_again() -> TestResult {
     COUNT.store(0, Ordering::SeqCst);
     let mut timer = Timer::new(&COUNT, count).map_err(text)?;
-    // Replacing a deadline leaves one; the first cannot fire before.
+    // Setting a timer again replaces its deadline; interrupts are off, so the first cannot fire
+    // before.
     let interrupts = InterruptGuard::new();
     timer.set(Deadline::after(Duration::from_micros(500)));
     timer.set(Deadline::after(Duration::from_micros(200)));
@@ -121,7 +123,7 @@ fn a_timer_can_be_set_again() -> TestResult {
 
 fn a_cancelled_timer_is_not_running_elsewhere() -> TestResult {
     const ROUNDS: u64 = 400;
-    /// Set by whoever cancelled; the function looks at its end whether it was.
+    /// Set by the canceller; the function checks at its end whether it was set while it ran.
     static CANCELLED: AtomicU64 = AtomicU64::new(0);
     static RAN_TOO_LONG: AtomicU64 = AtomicU64::new(0);
     static RUNS: AtomicU64 = AtomicU64::new(0);
@@ -145,7 +147,7 @@ fn a_cancelled_timer_is_not_running_elsewhere() -> TestResult {
             }
         };
         call::on(cpu::limit() - 1, set, LIMIT).map_err(text)?;
-        // Every second time while the function runs, else at any moment.
+        // Every second time while the function runs, otherwise at any moment.
         let limit = if round % 2 == 0 { LIMIT } else { Duration::from_micros(random.next() % 100) };
         spin_until(limit, || RUNS.load(Ordering::SeqCst) > runs);
         let cancelled = TIMER.lock().as_mut().is_some_and(Timer::cancel);
@@ -153,7 +155,7 @@ fn a_cancelled_timer_is_not_running_elsewhere() -> TestResult {
         let ran = RUNS.load(Ordering::SeqCst) - runs;
         ensure!(ran + u64::from(cancelled) == 1, "cancelled: {cancelled}, and it ran {ran} times");
         prevented += u64::from(cancelled);
-        // Long enough for a function that still runs, against the rule, to find out.
+        // Long enough for a function that still runs, in breach of the rule, to notice.
         spin_until(Duration::from_micros(150), || false);
     }
     *TIMER.lock() = None;

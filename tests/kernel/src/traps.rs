@@ -1,4 +1,5 @@
-//! What interrupts code anywhere, and must leave it as it was.
+//! Interrupts and exceptions, which may come anywhere and must leave the interrupted code as it
+//! was.
 
 use core::arch::asm;
 use core::hint::black_box;
@@ -22,7 +23,7 @@ tests![
     vector_state_is_kept_on_any_stack,
 ];
 
-/// Nothing is mapped in the lower half, nor in a process there.
+/// An unmapped address: the lower half is empty, and a process maps nothing here either.
 const UNMAPPED: usize = 0x10;
 
 static TARGET: AtomicUsize = AtomicUsize::new(0);
@@ -31,10 +32,11 @@ static DEEPEST: AtomicU64 = AtomicU64::new(0);
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 static MAY_LEAVE: AtomicBool = AtomicBool::new(false);
 
-/// Written to in the handler of an NMI, where a breakpoint may watch it.
+/// Written in the NMI handler, where a breakpoint may watch it.
 static WATCHED: AtomicU64 = AtomicU64::new(0);
 
-/// The handler of an NMI that takes exceptions of its own, a fault's and perhaps a breakpoint's: they must not let the next NMI in.
+/// An NMI handler that takes exceptions of its own, a fault and perhaps a breakpoint, neither of
+/// which may let the next NMI in.
 fn trap_and_hold() {
     if cpu::this_index() != TARGET.load(Ordering::SeqCst) {
         return;
@@ -73,7 +75,7 @@ fn two_nmis_for(other: &Cpu) -> TestResult {
     Machine::sample_other_cpus();
     let came = spin_until(LIMIT, || TAKEN.load(Ordering::SeqCst) == 1);
     Machine::sample_other_cpus();
-    // Long enough for it to come if it may.
+    // Long enough for the second NMI to arrive if it can.
     spin_until(Duration::from_millis(20), || DEEPEST.load(Ordering::SeqCst) > 1);
     MAY_LEAVE.store(true, Ordering::SeqCst);
     let came_again = spin_until(LIMIT, || TAKEN.load(Ordering::SeqCst) == 2);
@@ -125,10 +127,12 @@ fn nmis_leave_the_frame_of_a_fault_alone() -> TestResult {
 fn a_preempted_thread_keeps_what_is_below_its_stack_pointer() -> TestResult {
     const PATTERN: u64 = 0x5a5a_1234_abcd_0001;
     static OTHER_RAN: AtomicU64 = AtomicU64::new(0);
-    /// Fills the red zone, waits there until another thread has run, and counts the words that are not as they were.
+    /// Fills the red zone, waits there until another thread has run, and counts the words that
+    /// changed.
     fn wait_with_red_zone(flag: &AtomicU64) -> u64 {
         let changed: u64;
-        // SAFETY: the 128 bytes below the stack pointer are nobody else's: this block may push, so the compiler keeps nothing there.
+        // SAFETY: the 128 bytes below the stack pointer are unused: this block may push, so the
+        // compiler keeps nothing there.
         unsafe {
             asm!(
                 "mov rcx, -16",
@@ -154,7 +158,7 @@ fn a_preempted_thread_keeps_what_is_below_its_stack_pointer() -> TestResult {
     }
     for _ in 0..5 {
         OTHER_RAN.store(0, Ordering::SeqCst);
-        // On this CPU, so that it runs only when this thread was made to give way.
+        // On this CPU, so that it runs only once this thread was preempted.
         let other = thread::spawn("other", || OTHER_RAN.store(1, Ordering::SeqCst)).map_err(text)?;
         let changed = wait_with_red_zone(&OTHER_RAN);
         join(other)?;

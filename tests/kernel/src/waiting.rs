@@ -1,4 +1,4 @@
-//! Everything a thread can wait on.
+//! Every object that a thread can wait on.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -206,7 +206,7 @@ fn every_wait_times_out_and_works_afterwards() -> TestResult {
 
 fn mutex_excludes() -> TestResult {
     let rounds = 3000;
-    // Two halves that differ while somebody is inside.
+    // Two halves that differ only while a thread is inside.
     let shared = Arc::new(Mutex::new((0u64, 0u64)));
     let inside = Arc::new(AtomicBool::new(false));
     let (theirs, flag) = (shared.clone(), inside.clone());
@@ -436,7 +436,8 @@ fn interrupt_handlers_wake_threads() -> TestResult {
     eventually("nothing is left", || EVENT.wait_until(Deadline::NOW).is_err())
 }
 
-/// A thread that has another CPU for itself makes room for one that is woken there, without a tick, and goes on afterwards.
+/// A thread alone on its CPU yields at once, without a tick, to one woken there by another CPU, and
+/// resumes afterwards.
 fn whoever_is_woken_runs_at_once_beside_one_that_computes() -> TestResult {
     static SIGNAL: Event = Event::new();
     static WOKEN: AtomicU64 = AtomicU64::new(0);
@@ -458,7 +459,7 @@ fn whoever_is_woken_runs_at_once_beside_one_that_computes() -> TestResult {
     });
     let waiting = waiting.map_err(text)?;
     until_blocked(&waiting)?;
-    // So many ticks do not come before the deadline.
+    // With so long a quantum, too few ticks come before the deadline to pass the test.
     scheduler::set_quantum(LIMIT * 2 / ROUNDS as u32);
     let deadline = Deadline::after(LIMIT);
     let computing = Builder::new("computing").cpu(other).spawn(|| {
@@ -478,14 +479,15 @@ fn whoever_is_woken_runs_at_once_beside_one_that_computes() -> TestResult {
     });
     STOP.store(true, Ordering::SeqCst);
     scheduler::set_quantum(scheduler::DEFAULT_QUANTUM);
-    // However it ended, nobody is left behind.
+    // However the test ended, no thread is left waiting.
     (0..ROUNDS).for_each(|_| SIGNAL.latch());
     join(computing)?;
     join(waiting)?;
     result
 }
 
-/// A thread that is woken again as soon as it waits, and works long each time, does not keep one that computes from its share.
+/// A thread that is woken again as soon as it waits, and works long each time, leaves a computing
+/// thread its share of the CPU.
 fn whoever_is_woken_all_the_time_leaves_others_a_share() -> TestResult {
     static SIGNAL: Event = Event::new();
     static WORKED: AtomicU64 = AtomicU64::new(0);
@@ -494,7 +496,7 @@ fn whoever_is_woken_all_the_time_leaves_others_a_share() -> TestResult {
     static DONE: AtomicU64 = AtomicU64::new(0);
     const ROUNDS: u64 = 40;
     const BURST: Duration = Duration::from_millis(3);
-    /// A piece of work, the same for both.
+    /// A piece of work, the same for both threads.
     fn work(count: &AtomicU64) {
         (0..100).for_each(|_| Machine::spin_hint());
         count.fetch_add(1, Ordering::Relaxed);
@@ -542,7 +544,8 @@ fn whoever_is_woken_all_the_time_leaves_others_a_share() -> TestResult {
     Ok(())
 }
 
-/// One interrupt handles a wait's timeout and then a signal, before the thread that timed out could leave the list.
+/// One interrupt handles a wait's timeout and then a signal, before the thread that timed out can
+/// leave the list: the signal must reach the next waiter.
 fn a_wake_up_passes_over_who_lost_its_wait() -> TestResult {
     static EVENT: Event = Event::new();
     let before = Deadline::after(Duration::from_millis(30));
@@ -564,17 +567,18 @@ fn a_wake_up_passes_over_who_lost_its_wait() -> TestResult {
     Ok(())
 }
 
-/// What the object's memory is once its waiter may have given it to somebody else.
+/// The content of the object's memory once its waiter may have given it away.
 const OTHERS: u8 = 0xa5;
 static OBJECT: AtomicPtr<[u8; 256]> = AtomicPtr::new(core::ptr::null_mut());
 
-/// The waiter is about to run: what it waited on may be gone.
+/// Overwrites the object: its waiter is about to run and may free it.
 fn overwrite() {
-    // SAFETY: 256 bytes of a box that the test keeps.
+    // SAFETY: the pointer is to 256 bytes of a box that the test keeps until the end.
     unsafe { OBJECT.load(Ordering::SeqCst).cast::<u8>().write_bytes(OTHERS, 256) };
 }
 
-/// Lets a thread of another CPU wait on an object that is overwritten at the moment the thread is woken.
+/// Has a thread on another CPU wait on an object that is overwritten at the moment the thread is
+/// woken.
 fn woken_without_object<O: Sync + 'static>(
     name: &str,
     object: O,
@@ -587,7 +591,8 @@ fn woken_without_object<O: Sync + 'static>(
     struct Place([u8; 256]);
     let place = Box::leak(Box::new(Place([0; 256])));
     let at = (&raw mut place.0).cast::<O>();
-    // SAFETY: large enough, and aligned for all of them; leaked, so that the waiter's reference may be as long as it likes.
+    // SAFETY: the place is large enough and sufficiently aligned for each object, and leaked, so
+    // the reference may live as long as it likes.
     let object: &'static O = unsafe {
         at.write(object);
         &*at
@@ -595,22 +600,22 @@ fn woken_without_object<O: Sync + 'static>(
     OBJECT.store(at.cast(), Ordering::SeqCst);
     let waiter = Builder::new("waiter").cpu(other.index).spawn(move || wait(object)).map_err(text)?;
     until_blocked(&waiter)?;
-    // A CPU that sleeps is told, which is what the hook waits for.
+    // Waking a sleeping CPU sends an interrupt, which triggers the hook.
     eventually("the waiter's CPU sleeps", || other.is_asleep())?;
     call::faults::on_next_interrupt(overwrite);
     wake(object);
     let woken = join(waiter)?;
-    // SAFETY: bytes that only the test has now.
+    // SAFETY: the waiter has been joined, so only the test uses these bytes.
     let left = unsafe { core::slice::from_raw_parts(at.cast::<u8>(), 256) };
     let changed = left.iter().filter(|&&byte| byte != OTHERS).count();
     ensure!(woken && changed == 0, "{name}: {changed} bytes were written after its waiter was woken");
-    // SAFETY: from a box, and used no more.
+    // SAFETY: the pointer comes from a leaked box and is not used again.
     drop(unsafe { Box::from_raw(at.cast::<Place>()) });
     Ok(())
 }
 
 fn an_object_may_go_as_soon_as_its_waiter_is_woken() -> TestResult {
-    // A CPU that polls is not interrupted, so that there is no moment to look at.
+    // A polling CPU is sent no interrupt, so the hook has no moment at which to look.
     if scheduler::idle_mode() == scheduler::Idle::Poll {
         return Ok(());
     }
@@ -635,11 +640,13 @@ fn an_object_may_go_as_soon_as_its_waiter_is_woken() -> TestResult {
     woken_without_object("a condition variable", Condition::new(), wait, signal)
 }
 
-/// Whoever finds a mutex free may use its memory for something else, while its last owner is still in the call that unlocked it.
+/// A thread that finds a mutex free may reuse its memory while the last owner is still in the call
+/// that unlocked it.
 fn a_mutex_may_go_as_soon_as_it_is_free() -> TestResult {
     const ROUNDS: u64 = 300;
     const SIZE: usize = size_of::<Mutex<()>>();
-    /// Counts up: odd while the tester has a locked mutex in the place, even once the taker may have the memory back.
+    /// Counts up: odd from when the tester has placed a locked mutex until the taker has taken and
+    /// overwritten it.
     static ROUND: AtomicU64 = AtomicU64::new(0);
     let Some(other) = cpu::all().find(|cpu| cpu.index != cpu::this_index()) else { return Ok(()) };
     ROUND.store(0, Ordering::SeqCst);
@@ -651,12 +658,13 @@ fn a_mutex_may_go_as_soon_as_it_is_free() -> TestResult {
             if !spin_until(LIMIT, || ROUND.load(Ordering::SeqCst) == 2 * round + 1) {
                 return false;
             }
-            // SAFETY: the tester keeps a mutex there until it is taken.
+            // SAFETY: the tester keeps a mutex there until this thread has taken it.
             let mutex = unsafe { &*(at as *const Mutex<()>) };
             if !spin_until(LIMIT, || mutex.try_lock().map(core::mem::forget).is_some()) {
                 return false;
             }
-            // SAFETY: the mutex was taken, and nobody else knows of it.
+            // SAFETY: this thread has taken the mutex, and its last owner must not touch it any
+            // more, which is the property under test.
             unsafe { (at as *mut u8).write_bytes(OTHERS, SIZE) };
             ROUND.store(2 * round + 2, Ordering::SeqCst);
         }
@@ -665,24 +673,24 @@ fn a_mutex_may_go_as_soon_as_it_is_free() -> TestResult {
     let taker = Builder::new("taker").cpu(other.index).spawn(taker).map_err(text)?;
     let mut changed = 0;
     for round in 0..ROUNDS {
-        // SAFETY: nobody else uses the memory; aligned for words.
+        // SAFETY: between rounds only the tester uses the memory, which is aligned for words.
         let mutex = unsafe {
             (at as *mut Mutex<()>).write(Mutex::new(()));
             &*(at as *const Mutex<()>)
         };
         core::mem::forget(mutex.lock());
-        // One that waited in vain leaves the mark of those who wait.
+        // A waiter that timed out leaves the mark for waiters in the mutex.
         ensure!(mutex.lock_until(Deadline::after(Duration::from_micros(1))).is_err(), "locked twice");
         ROUND.store(2 * round + 1, Ordering::SeqCst);
-        // SAFETY: the guard was forgotten.
+        // SAFETY: this thread locked the mutex above and forgot the guard.
         ensure!(unsafe { mutex.unlock() }, "not the owner");
         ensure!(spin_until(LIMIT, || ROUND.load(Ordering::SeqCst) == 2 * round + 2), "the mutex was not to be had");
-        // SAFETY: the taker is done with it.
+        // SAFETY: the taker has finished this round and does not use the memory.
         let left = unsafe { core::slice::from_raw_parts(at as *const u8, SIZE) };
         changed += left.iter().filter(|&&byte| byte != OTHERS).count();
     }
     ensure!(join(taker)?, "the taker waited in vain");
-    // SAFETY: from a box, and used no more.
+    // SAFETY: the pointer comes from a leaked box and is not used again.
     drop(unsafe { Box::from_raw(at as *mut [u64; 32]) });
     ensure!(changed == 0, "{changed} bytes were written after the mutex was free");
     Ok(())

@@ -1,4 +1,5 @@
-//! The suite natively: this program runs itself once for each machine, because a process is one machine.
+//! The test suite run natively: this program runs itself once per machine, because a process is one
+//! machine.
 
 use std::process::{Command, ExitCode};
 
@@ -10,13 +11,13 @@ use kernel::start::Parts;
 #[global_allocator]
 static ALLOCATOR: arch::HostAllocator = arch::HostAllocator;
 
-/// CPUs, NUMA nodes, and a CPU that never answers, of each machine.
+/// The machines: number of CPUs, number of NUMA nodes, and a CPU that never answers, if any.
 const MACHINES: [(usize, usize, Option<usize>); 5] =
     [(1, 1, None), (2, 1, None), (4, 2, None), (7, 3, None), (3, 1, Some(2))];
 const MEMORY: u64 = 1 << 30;
 
 fn main() -> ExitCode {
-    // The harness's own flags (`--quiet`) mean nothing here; a plain word filters.
+    // The test harness's flags (`--quiet`) have no meaning here; a plain word filters.
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
     match std::env::var("AERO_HOST_MACHINE") {
         Ok(machine) => boot(&machine),
@@ -74,7 +75,7 @@ fn enter(boot: &'static BootInformation) -> ! {
         post_mortem: |_| (),
         install_debugger: |_| false,
     };
-    // SAFETY: called once, by the arch crate's entry.
+    // SAFETY: the arch crate's entry calls this function exactly once, on the boot CPU.
     unsafe { kernel::start::kernel_main(boot, &PARTS) }
 }
 

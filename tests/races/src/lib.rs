@@ -1,1 +1,1 @@
-//! Only tests; see `tests/races.rs`.
+//! A crate of tests only; see `tests/races.rs`.

@@ -1,8 +1,9 @@
-//! The work-stealing deque of examples/forkjoin, in all interleavings that loom finds. The file is the example's own.
+//! The work-stealing deque of examples/forkjoin, in all interleavings that loom finds. The included
+//! file is the example's own.
 #![cfg(loom)]
 #![allow(dead_code, reason = "the included file has more than is explored")]
 
-/// The checker's atomics.
+/// Loom's atomics.
 mod atomic {
     pub use loom::sync::atomic::{AtomicIsize, AtomicPtr, Ordering, fence};
 }
@@ -17,7 +18,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
-/// An item: whoever gets it looks into it, which the checker refuses unless putting it in happens before.
+/// An item: its taker reads the value, which loom rejects unless the write happened before.
 struct Item(UnsafeCell<usize>);
 
 const CAPACITY: usize = 2;
@@ -28,13 +29,14 @@ fn item(value: usize) -> *mut Item {
     Box::into_raw(Box::new(Item(UnsafeCell::new(value))))
 }
 
-/// Takes an item over; its value.
+/// Consumes an item and returns its value.
 fn open(item: *mut Item) -> usize {
     assert!(!item.is_null(), "an empty slot was taken");
-    // SAFETY: from `item`; opening one twice is what the tests would show, by the checker's count of allocations.
+    // SAFETY: the pointer comes from `item`. Opening an item twice is the error the tests look for,
+    // and loom detects it by its count of allocations.
     let item = unsafe { Box::from_raw(item) };
     item.0.with_mut(|value| {
-        // SAFETY: as above.
+        // SAFETY: this thread owns the item; loom reports a concurrent access.
         unsafe { ptr::replace(value, usize::MAX) }
     })
 }
@@ -57,7 +59,7 @@ fn thief(deque: &Arc<Items>, tries: usize) -> thread::JoinHandle<Vec<usize>> {
     })
 }
 
-/// What everybody got, and what is left, is each item once.
+/// Asserts that the items taken and those left in the deque are each item exactly once.
 fn assert_each_once(count: usize, mut got: Vec<usize>, deque: &Items) {
     while let Some(item) = deque.pop() {
         got.push(open(item));

@@ -1,5 +1,6 @@
-//! The run queue mailbox, the attention word, the spin lock, wait lists, events and channels, in all interleavings that
-//! loom finds. The files are the kernel's own; what they use of the rest of the kernel is modelled in `support`.
+//! The run queue mailbox, the attention word, the spin lock, wait lists, events and channels, in
+//! all interleavings that loom finds. The included files are the kernel's own; the parts of the
+//! kernel they use are modelled in `support`.
 #![cfg(loom)]
 #![allow(
     dead_code,
@@ -12,7 +13,7 @@ extern crate alloc;
 #[path = "support/mod.rs"]
 mod support;
 
-// The paths the included files use.
+// The module paths that the included files use.
 pub(crate) use support::{arch, atomic, lock, memory, scheduler, thread, time};
 
 #[path = "../../../kernel/src/threads/scheduler/attention.rs"]
@@ -41,7 +42,8 @@ use support::raw::RawSpinLock;
 use wait::claim::Claim;
 use wait::{Arrival, Barrier, Channel, Event, Mutex as KernelMutex, Semaphore, TimedOut};
 
-/// Runs a model in all interleavings with up to three preemptions; more have not found more, and take hours.
+/// Runs a model in all interleavings with up to three preemptions; higher bounds have found nothing
+/// more and take hours.
 fn explore(model: impl Fn() + Sync + Send + 'static) {
     explore_with(3, model);
 }
@@ -84,10 +86,10 @@ fn a_mailbox_loses_nothing_and_keeps_each_senders_order() {
         };
         let (first, second) = (send(vec![0, 1]), send(vec![2]));
         let mut got = Vec::new();
-        // SAFETY: drained items are valid.
+        // SAFETY: drained items were pushed above and outlive the mailbox's use.
         mailbox.drain(|item| got.push(unsafe { (*item).value }));
         let firsts = first.join().unwrap() + second.join().unwrap();
-        // SAFETY: as above.
+        // SAFETY: drained items were pushed above and outlive the mailbox's use.
         mailbox.drain(|item| got.push(unsafe { (*item).value }));
         let at = |value| got.iter().position(|&other| other == value).expect("an item was lost");
         assert!(at(0) < at(1), "order changed: {got:?}");
@@ -96,7 +98,7 @@ fn a_mailbox_loses_nothing_and_keeps_each_senders_order() {
     });
 }
 
-/// A CPU's interrupt: remembered until it is taken.
+/// A CPU's interrupt, which stays pending until it is taken.
 #[derive(Default)]
 struct Interrupt {
     arrived: Mutex<bool>,
@@ -118,8 +120,9 @@ impl Interrupt {
     }
 }
 
-/// The owner publishes a state in which it does not look by itself, looks once more, and waits for an interrupt if there
-/// was nothing. If the note could be missed, loom finds the execution in which both sides wait for ever.
+/// Races a sender with an owner that publishes a state in which it does not look at its mailbox,
+/// looks once more, and waits for an interrupt if the mailbox was empty. If a note could be missed,
+/// loom finds the execution in which both sides wait forever.
 fn a_note_is_never_missed(before: Attention, published: Attention) {
     explore(move || {
         let shared = Arc::new((Mailbox::<Item>::new(), AttentionWord::new(), Interrupt::default()));
@@ -128,7 +131,7 @@ fn a_note_is_never_missed(before: Attention, published: Attention) {
         let pointer = std::ptr::from_ref(&*note) as usize;
         let theirs = shared.clone();
         let sender = loom::thread::spawn(move || {
-            // SAFETY: pushed once; outlives the thread.
+            // SAFETY: the note is pushed only once and outlives this thread.
             let first = unsafe { theirs.0.push(pointer as *const Item) };
             if first && theirs.1.wants_interrupt() {
                 theirs.2.send();
@@ -167,7 +170,8 @@ fn a_cpu_that_no_longer_polls_misses_no_note() {
     a_note_is_never_missed(Attention::Polling, Attention::Solo);
 }
 
-/// A pool of two workers, each with tasks of its own; a task is the one it queues, and for whom.
+/// The tasks of a worker in a pool of two. A task is represented by the worker for which it queues
+/// a further task, if any.
 #[derive(Default)]
 struct Tasks(Mutex<Vec<Option<usize>>>);
 
@@ -222,7 +226,7 @@ fn a_pool_ends_when_its_last_task_has_run_and_not_before() {
     explore(|| {
         let each = [(); 2].map(|()| (Worker::new(), Tasks::default(), Interrupt::default()));
         let pool = Arc::new(SmallPool { workers: Workers::new(), each, ran: AtomicUsize::new(0) });
-        // One task that queues another for the other worker.
+        // One task, which queues another for the other worker.
         pool.queue(0, Some(1));
         let threads = [0, 1].map(|index| {
             let pool = pool.clone();
@@ -235,13 +239,15 @@ fn a_pool_ends_when_its_last_task_has_run_and_not_before() {
     });
 }
 
-/// A CPU that is stopped, perhaps late, by hosts that come and go.
+/// A CPU that is stopped, perhaps late, by successive hosts.
 struct Stopping {
     has_host: AtomicUsize,
     place: Rendezvous,
-    /// If the CPU halts while it waits: the interrupt that ends that, also one that comes before it.
+    /// The interrupt that ends the CPU's halt, even one that comes before it; `None` if the CPU
+    /// does not halt while it waits.
     interrupt: Option<(Mutex<bool>, Condvar)>,
-    /// What is the CPU's while it runs and a host's while that has it stopped; counts steps.
+    /// State that belongs to the CPU while it runs, and to the host while the CPU is stopped;
+    /// counts steps.
     owned: UnsafeCell<usize>,
 }
 
@@ -260,18 +266,18 @@ impl Stopping {
             *came = false;
         };
         let steps = self.place.wait(|| self.has_host(), rest);
-        // SAFETY: what is being tested; loom checks it.
+        // SAFETY: exclusive access here is the property under test, and loom checks it.
         self.owned.with_mut(|taken| unsafe { *taken += usize::from(steps) });
     }
 
-    /// A host's visit; true if it has found the CPU stopped.
+    /// Performs a host's visit; returns true if it found the CPU stopped.
     fn visit(&self, order: Order) -> bool {
         self.has_host.store(1, Ordering::SeqCst);
         let is_stopped = self.place.is_stopped();
         if is_stopped {
-            // SAFETY: as above.
+            // SAFETY: exclusive access here is the property under test, and loom checks it.
             self.owned.with_mut(|taken| unsafe { *taken += 0 });
-            // Not with each order, which would double the time.
+            // Only with one order, because checking with each would double the time.
             assert!(order != Order::Stay || self.place.is_stopped(), "a CPU that was stopped no longer is");
         }
         self.place.give(if is_stopped { order } else { Order::Run });
@@ -281,14 +287,14 @@ impl Stopping {
             changed.notify_one();
         }
         if is_stopped && order == Order::Stay {
-            // SAFETY: as above.
+            // SAFETY: exclusive access here is the property under test, and loom checks it.
             self.owned.with_mut(|taken| unsafe { *taken += 0 });
         }
         is_stopped
     }
 }
 
-/// A CPU that comes to wait, and again if there is a host, while hosts give it these orders.
+/// Runs a CPU that stops, and stops again if there is a host, while hosts give it these orders.
 fn stop_with(preemptions: usize, halts: bool, orders: [Order; 3]) {
     explore_with(preemptions, move || {
         let place = Rendezvous::new();
@@ -304,14 +310,14 @@ fn stop_with(preemptions: usize, halts: bool, orders: [Order; 3]) {
         });
         let steps = orders.iter().filter(|&&order| stopping.visit(order) && order == Order::Step).count();
         cpu.join().unwrap();
-        // SAFETY: the CPU is done.
+        // SAFETY: the CPU's thread has been joined, so nothing else accesses the value.
         stopping.owned.with(|taken| assert_eq!(unsafe { *taken }, steps, "an order was lost, or taken twice"));
     });
 }
 
 #[test]
 fn a_stopped_cpu_stays_until_its_order_and_takes_it_once() {
-    // An order that is not seen while the CPU leaves needs so many preemptions.
+    // An order that is missed while the CPU leaves takes this many preemptions to find.
     stop_with(5, false, [Order::Run, Order::Step, Order::Run]);
     stop_with(5, false, [Order::Stay, Order::Step, Order::Run]);
 }
@@ -326,11 +332,11 @@ fn a_stopped_cpu_that_halts_is_told_of_its_order() {
 fn the_spin_lock_excludes() {
     explore(|| {
         let shared = Arc::new((RawSpinLock::new(), UnsafeCell::new(0)));
-        // By trying: the checker cannot explore endless loops.
+        // With `try_lock`, because loom cannot explore unbounded loops.
         let add = |shared: Arc<(RawSpinLock, UnsafeCell<i32>)>| {
             let held = shared.0.try_lock();
             if held {
-                // SAFETY: what is being tested; loom checks it.
+                // SAFETY: exclusive access here is the property under test, and loom checks it.
                 shared.1.with_mut(|value| unsafe { *value += 1 });
                 shared.0.unlock();
             }
@@ -339,7 +345,7 @@ fn the_spin_lock_excludes() {
         let theirs = shared.clone();
         let other = loom::thread::spawn(move || add(theirs));
         let times = add(shared.clone()) + other.join().unwrap();
-        // SAFETY: the other thread is over.
+        // SAFETY: the other thread has been joined, so nothing else accesses the value.
         shared.1.with(|value| assert_eq!(unsafe { *value }, times));
         assert!(times > 0, "nobody had the lock");
     });
@@ -363,7 +369,7 @@ fn exactly_one_ends_a_wait() {
 fn a_signal_and_a_timeout_at_once_lose_nothing() {
     explore(|| {
         let event: &'static Event = Box::leak(Box::new(Event::new()));
-        // The checker's atomics are made at first use, which must not race.
+        // Loom creates its atomics at first use, which must not race.
         event.reset();
         let waiter: &'static thread::Thread = Box::leak(Box::new(thread::Thread::new()));
         let timer = loom::thread::spawn(move || waiter.time_out_once_waiting());
@@ -376,7 +382,7 @@ fn a_signal_and_a_timeout_at_once_lose_nothing() {
         waiter.stop_timer();
         timer.join().unwrap();
         thread::set_current(Box::leak(Box::new(thread::Thread::new())));
-        // Either the waiter had the signal, or it is remembered for the next.
+        // Either the waiter received the signal, or the event remembers it for the next.
         let remembered = event.wait_until(time::Deadline::NOW).is_ok();
         assert_ne!(outcome == Ok(()), remembered, "waiter {outcome:?}, remembered {remembered}");
     });
@@ -386,7 +392,7 @@ fn a_signal_and_a_timeout_at_once_lose_nothing() {
 fn a_signal_wakes_a_waiter_whenever_it_comes() {
     explore(|| {
         let event: &'static Event = Box::leak(Box::new(Event::new()));
-        // The checker's atomics are made at first use, which must not race.
+        // Loom creates its atomics at first use, which must not race.
         event.reset();
         let waiting = loom::thread::spawn(move || {
             thread::set_current(Box::leak(Box::new(thread::Thread::new())));
@@ -415,14 +421,15 @@ fn a_channel_of_one_place_passes_everything_in_order() {
     });
 }
 
-/// A thread of the kernel's, for whoever runs this.
+/// Makes the calling thread a thread of the kernel.
 fn become_thread() -> &'static thread::Thread {
     let thread: &'static thread::Thread = Box::leak(Box::new(thread::Thread::new()));
     thread::set_current(thread);
     thread
 }
 
-/// Has a thread wait on `object` with a deadline that passes at any moment, while `meanwhile` runs here; what both say.
+/// Makes a thread wait on `object` with a deadline that passes at any moment, while `meanwhile`
+/// runs here. Returns both results.
 fn race_a_timeout<O: Sync, T: Send + 'static, U>(
     object: &'static O,
     wait: impl Fn(&'static O) -> T + Send + 'static,
@@ -455,7 +462,7 @@ fn a_barrier_lets_both_pass_or_neither() {
         assert_eq!(passed[0], passed[1], "{theirs:?} and {here:?}");
         let last = [theirs, here].iter().filter(|&&arrival| arrival == Ok(Arrival::Last)).count();
         assert_eq!(last, usize::from(passed[0]), "{theirs:?} and {here:?}");
-        // It is as if new.
+        // The barrier is as if new.
         assert_eq!(barrier.wait_until(time::Deadline::NOW), Err(TimedOut));
     });
 }
@@ -502,7 +509,7 @@ fn a_mutex_is_not_touched_once_it_is_free() {
         become_thread();
         let guard = mutex.lock();
         let take = |mutex: &'static KernelMutex<()>| {
-            // The last that uses it: with the lock in its hands it may destroy it.
+            // The last user: with the lock held it may destroy the mutex.
             if mutex.lock_until(time::Deadline::SOME).map(std::mem::forget).is_ok() {
                 lock::OBJECT_IS_GONE.set(true);
             }

@@ -14,7 +14,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
     benchmark("pipe_message", 2, stream),
 ];
 
-/// Two ends: where to write, where to read.
+/// The two ends of a channel: one to write to, one to read from.
 #[derive(Clone, Copy)]
 struct Ends {
     write: i32,
@@ -22,32 +22,32 @@ struct Ends {
 }
 
 fn eventfd() -> Result<Ends, Error> {
-    // SAFETY: no pointers.
+    // SAFETY: the call takes no pointers, only two numbers.
     let descriptor = check(unsafe { libc::eventfd(0, 0) })? as i32;
     Ok(Ends { write: descriptor, read: descriptor })
 }
 
 fn pipe() -> Result<Ends, Error> {
     let mut ends = [0; 2];
-    // SAFETY: room for two.
+    // SAFETY: the array has room for the two descriptors that the call writes.
     check(unsafe { libc::pipe(ends.as_mut_ptr()) })?;
     Ok(Ends { write: ends[1], read: ends[0] })
 }
 
 impl Ends {
     fn send(self, word: u64) -> bool {
-        // SAFETY: eight bytes of a local.
+        // SAFETY: the buffer is the eight bytes of a local.
         unsafe { libc::write(self.write, (&raw const word).cast(), 8) == 8 }
     }
 
     fn receive(self) -> Option<u64> {
         let mut word = 0u64;
-        // SAFETY: room for eight bytes.
+        // SAFETY: the buffer is a local with room for eight bytes.
         (unsafe { libc::read(self.read, (&raw mut word).cast(), 8) } == 8).then_some(word)
     }
 }
 
-/// A message that ends the other side.
+/// The message that ends the partner thread.
 const END: u64 = 1 << 32;
 
 fn ping_pong(counter: Counter, cpu: usize, [there, back]: [Ends; 2]) -> Outcome {
@@ -72,7 +72,7 @@ fn ping_pong(counter: Counter, cpu: usize, [there, back]: [Ends; 2]) -> Outcome 
     samples
 }
 
-/// Messages of a stream.
+/// Number of messages in a stream.
 const STREAM: u64 = 64;
 
 fn stream(counter: Counter) -> Outcome {

@@ -1,4 +1,4 @@
-//! What a thread does alone: locks, timers, signals, system calls.
+//! Operations of a single thread: locks, timers, signals, system calls.
 
 use std::hint::black_box;
 use std::mem;
@@ -27,7 +27,7 @@ fn mutex(counter: Counter) -> Outcome {
     let mutex = &raw mut mutex;
     repeat(
         counter,
-        // SAFETY: an initialised mutex that is not held.
+        // SAFETY: the mutex is initialised, lives through the loop, and is held by no thread.
         || unsafe { libc::pthread_mutex_lock(black_box(mutex)) + libc::pthread_mutex_unlock(black_box(mutex)) },
         |result| result == 0,
     )
@@ -36,21 +36,21 @@ fn mutex(counter: Counter) -> Outcome {
 fn spin(counter: Counter) -> Outcome {
     let mut lock: libc::pthread_spinlock_t = 0;
     let lock = &raw mut lock;
-    // SAFETY: fresh memory for it.
+    // SAFETY: the pointer is to a local that has room for a lock.
     check_code(unsafe { libc::pthread_spin_init(lock, 0) })?;
     repeat(
         counter,
-        // SAFETY: an initialised lock that is not held.
+        // SAFETY: the lock is initialised, lives through the loop, and is held by no thread.
         || unsafe { libc::pthread_spin_lock(black_box(lock)) + libc::pthread_spin_unlock(black_box(lock)) },
         |result| result == 0,
     )
 }
 
-/// A semaphore of this process.
+/// Creates a semaphore private to this process.
 pub fn new_semaphore(count: u32) -> Result<Box<libc::sem_t>, Error> {
-    // SAFETY: zeros are valid memory for it.
+    // SAFETY: `sem_t` consists of integers, for which zeros are valid values.
     let mut semaphore: Box<libc::sem_t> = Box::new(unsafe { mem::zeroed() });
-    // SAFETY: as above.
+    // SAFETY: the box has room for a semaphore, which no thread uses yet.
     check(unsafe { libc::sem_init(&raw mut *semaphore, 0, count) })?;
     Ok(semaphore)
 }
@@ -60,7 +60,7 @@ fn semaphore(counter: Counter) -> Outcome {
     let semaphore = &raw mut *semaphore;
     repeat(
         counter,
-        // SAFETY: an initialised semaphore.
+        // SAFETY: the semaphore is initialised, and its box lives through the loop.
         || unsafe { libc::sem_wait(black_box(semaphore)) + libc::sem_post(black_box(semaphore)) },
         |result| result == 0,
     )
@@ -71,19 +71,19 @@ fn signal(counter: Counter) -> Outcome {
     extern "C" fn handler(_: i32) {
         TAKEN.fetch_add(1, Ordering::Relaxed);
     }
-    // SAFETY: the handler only counts; the thread signals itself.
+    // SAFETY: the handler only increments an atomic, and the thread signals only itself.
     let (process, thread) = unsafe {
         libc::signal(libc::SIGUSR1, handler as *const () as libc::sighandler_t);
         (libc::getpid(), libc::syscall(libc::SYS_gettid))
     };
-    // SAFETY: as above.
+    // SAFETY: the call takes no pointers, and SIGUSR1's handler is installed.
     let send = || unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR1) };
     let samples = repeat(counter, send, |result| result == 0)?;
     if TAKEN.load(Ordering::Relaxed) == samples.rounds() { Ok(samples) } else { Err("signals got lost".into()) }
 }
 
 fn system_call(counter: Counter) -> Outcome {
-    // SAFETY: no arguments.
+    // SAFETY: the system call takes no arguments and changes nothing.
     repeat(counter, || unsafe { libc::syscall(libc::SYS_getppid) }, |parent| parent >= 0)
 }
 
@@ -93,12 +93,12 @@ const fn seconds(seconds: i64) -> libc::itimerspec {
 }
 
 fn timer() -> Result<i32, Error> {
-    // SAFETY: no pointers.
+    // SAFETY: the call takes no pointers, only two numbers.
     Ok(check(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, 0) })? as i32)
 }
 
 fn set(timer: i32, to: &libc::itimerspec) -> i32 {
-    // SAFETY: the time lives through the call.
+    // SAFETY: the time lives through the call, and the old value's pointer may be null.
     unsafe { libc::timerfd_settime(timer, 0, to, std::ptr::null_mut()) }
 }
 
@@ -129,13 +129,13 @@ fn timer_cancel(counter: Counter) -> Outcome {
     Ok(samples)
 }
 
-/// How many cycles after its deadline a sleeper runs.
+/// Measures the cycles between a sleeper's deadline and its resumption.
 fn lateness(counter: Counter) -> Outcome {
     let mut samples = samples(counter)?;
     let rate = crate::system::counter_frequency(cycles);
     let now = || {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the time lives through the call.
+        // SAFETY: the time is a local that lives through the call.
         unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
         (cycles(), time)
     };
@@ -148,7 +148,7 @@ fn lateness(counter: Counter) -> Outcome {
             time.tv_sec += 1;
         }
         let deadline = at + wait as u64 * rate / 1_000_000_000;
-        // SAFETY: the time lives through the call.
+        // SAFETY: the time is a local that lives through the call; the remainder may be null.
         check_code(unsafe {
             libc::clock_nanosleep(libc::CLOCK_MONOTONIC, libc::TIMER_ABSTIME, &raw const time, std::ptr::null_mut())
         })?;

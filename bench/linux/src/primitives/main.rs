@@ -1,9 +1,12 @@
-//! Linux's primitives, measured as the Aerokernel's own are (`bench/`), by what C programs use: glibc and system calls.
+//! Linux's primitives, measured like the Aerokernel's own (`bench/`), through the interfaces of C
+//! programs: glibc and system calls.
 //!
-//! `primitives [NAME...]` prints a report as JSON. Threads are SCHED_FIFO and pinned, which is when Linux is fastest.
+//! `primitives [NAME...]` prints a report as JSON. Threads are pinned and SCHED_FIFO, for which
+//! Linux is fastest.
 //!
 //! - [`system`]: pinning, priorities, helpers on other CPUs.
-//! - [`local`], [`memory`], [`threads`], [`waiting`], [`channels`], [`processes`], [`noise`]: the benchmarks.
+//! - [`local`], [`memory`], [`threads`], [`waiting`], [`channels`], [`processes`], [`noise`]: the
+//!   benchmarks.
 
 mod channels;
 mod local;
@@ -20,7 +23,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use report::{Counter, Meta, Row, Samples, WARM_UP};
 
-/// Why something was not measured.
+/// Why a measurement failed.
 type Error = Box<dyn std::error::Error>;
 /// A benchmark's result.
 type Outcome = Result<Samples, Error>;
@@ -36,7 +39,8 @@ const fn benchmark(name: &'static str, cpus: usize, run: fn(Counter) -> Outcome)
     Benchmark { name, cpus, run }
 }
 
-/// The time counter, which Linux lets processes read, between whose readings the compiler moves no access to memory.
+/// Reads the time counter, which Linux makes readable to processes. The compiler moves no memory
+/// access across a reading.
 #[inline(always)]
 fn cycles() -> u64 {
     compiler_fence(Ordering::SeqCst);
@@ -45,12 +49,12 @@ fn cycles() -> u64 {
     now
 }
 
-/// Room for the usual number of samples.
+/// Creates room for the usual number of samples.
 fn samples(counter: Counter) -> Outcome {
     Samples::new(counter, report::REPETITIONS).ok_or_else(|| "out of memory for the samples".into())
 }
 
-/// Times an operation once for each sample, and looks at each result when the time is taken.
+/// Times an operation once per sample, and checks each result after its time is taken.
 #[inline(always)]
 fn repeat<R>(counter: Counter, mut operation: impl FnMut() -> R, mut is_right: impl FnMut(R) -> bool) -> Outcome {
     let mut samples = samples(counter)?;

@@ -1,4 +1,4 @@
-//! Memory: allocated, mapped, copied.
+//! Memory: allocation, mapping, copying.
 
 use std::hint::black_box;
 use std::ptr;
@@ -35,7 +35,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
 fn allocate(counter: Counter, size: usize) -> Outcome {
     repeat(
         counter,
-        // SAFETY: freed once, and used in between only as memory of at least a byte.
+        // SAFETY: the block is freed exactly once and not accessed, only its address is looked at.
         || unsafe {
             let block = libc::malloc(black_box(size));
             black_box(block);
@@ -46,7 +46,7 @@ fn allocate(counter: Counter, size: usize) -> Outcome {
     )
 }
 
-/// Blocks are handed to a thread on another CPU, which frees them.
+/// Times allocation on one CPU and freeing by a thread on another.
 fn allocate_remotely(counter: Counter, size: usize) -> Outcome {
     #[derive(Default)]
     struct Desk {
@@ -61,7 +61,7 @@ fn allocate_remotely(counter: Counter, size: usize) -> Outcome {
             let block = theirs.block.load(Ordering::Acquire);
             if block != 0 {
                 let start = cycles();
-                // SAFETY: allocated by the other thread, which gave it away.
+                // SAFETY: the other thread allocated the block and gave it up with the store.
                 unsafe { libc::free(block as *mut libc::c_void) };
                 theirs.took.store(cycles() - start, Ordering::Relaxed);
                 theirs.block.store(0, Ordering::Release);
@@ -72,7 +72,7 @@ fn allocate_remotely(counter: Counter, size: usize) -> Outcome {
     let mut samples = samples(counter)?;
     while !samples.is_complete() {
         let start = cycles();
-        // SAFETY: any size may be asked for.
+        // SAFETY: `malloc` accepts any size, and its result is not dereferenced here.
         let block = unsafe { libc::malloc(black_box(size)) };
         let took = cycles() - start;
         desk.block.store(block as usize, Ordering::Release);
@@ -87,23 +87,23 @@ fn allocate_remotely(counter: Counter, size: usize) -> Outcome {
     Ok(samples)
 }
 
-/// Bytes that [`usable`] asks for.
+/// The number of bytes that [`usable`] asks for.
 const IN_ALL: usize = 64 << 20;
 
-/// Bytes that malloc has given away, what it needs for them itself included (mallinfo(3)).
+/// Returns the bytes that malloc has handed out, its own overhead included (mallinfo(3)).
 fn taken() -> usize {
-    // SAFETY: no condition.
+    // SAFETY: the call takes no arguments and only reads the allocator's counters.
     let info = unsafe { libc::mallinfo2() };
     info.uordblks + info.hblkhd
 }
 
-/// What was asked for, of what malloc took for it; page tables are not counted.
+/// Measures the share of requested bytes in what malloc took for them; page tables are not counted.
 fn usable(counter: Counter, size: usize) -> Outcome {
     let mut blocks = Vec::with_capacity(IN_ALL / size);
     blocks.resize(blocks.capacity(), ptr::null_mut::<u8>());
     let before = taken();
     for block in &mut blocks {
-        // SAFETY: any size may be asked for.
+        // SAFETY: `malloc` accepts any size, and a null result is not used.
         *block = unsafe { libc::malloc(size) }.cast();
         if block.is_null() {
             return Err("out of memory".into());
@@ -111,7 +111,7 @@ fn usable(counter: Counter, size: usize) -> Outcome {
     }
     let permille = blocks.len() * size * 1000 / (taken() - before).max(1);
     for block in blocks {
-        // SAFETY: allocated above.
+        // SAFETY: each block was allocated above and is freed exactly once.
         unsafe { libc::free(block.cast()) };
     }
     Samples::of_one(counter, permille as u64, report::PERMILLE).ok_or_else(|| "out of memory for the sample".into())
@@ -121,7 +121,7 @@ const PAGE: usize = 4096;
 
 fn map_page() -> *mut u8 {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: a new mapping wherever the system likes.
+    // SAFETY: a new anonymous mapping at an address of the system's choice replaces no other.
     unsafe { libc::mmap(ptr::null_mut(), PAGE, access, kind, -1, 0).cast() }
 }
 
@@ -133,16 +133,16 @@ fn map(counter: Counter) -> Outcome {
         if page == libc::MAP_FAILED.cast() {
             return Err(std::io::Error::last_os_error().into());
         }
-        // SAFETY: a page of ours.
+        // SAFETY: the page was just mapped writable, and only this function uses it.
         unsafe { page.write_volatile(1) };
         samples.add(start, cycles());
-        // SAFETY: as above; not used any more.
+        // SAFETY: the mapping was made above and is not used after this.
         check(unsafe { libc::munmap(page.cast(), PAGE) })?;
     }
     Ok(samples)
 }
 
-/// With the process's threads running on all other CPUs, so that their TLBs must be flushed.
+/// Times an unmap while threads of the process run on all other CPUs, whose TLBs must be flushed.
 fn unmap(counter: Counter) -> Outcome {
     let _spinners = Spinners::start(1..system::cpu_count());
     let mut samples = samples(counter)?;
@@ -151,10 +151,10 @@ fn unmap(counter: Counter) -> Outcome {
         if page == libc::MAP_FAILED.cast() {
             return Err(std::io::Error::last_os_error().into());
         }
-        // SAFETY: a page of ours.
+        // SAFETY: the page was just mapped writable, and only this function uses it.
         unsafe { page.write_volatile(1) };
         let start = cycles();
-        // SAFETY: as above; not used any more.
+        // SAFETY: the mapping was made above and is not used after this.
         let result = unsafe { libc::munmap(page.cast(), PAGE) };
         samples.add(start, cycles());
         check(result)?;

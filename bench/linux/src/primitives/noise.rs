@@ -1,4 +1,4 @@
-//! What is stolen from a thread that only computes; as the Aerokernel's benchmark has it.
+//! Time stolen from a thread that only computes, measured like the Aerokernel's.
 
 use report::{Counter, Samples, compute, rounds_of};
 
@@ -7,7 +7,7 @@ use crate::{Benchmark, Outcome, benchmark, cycles};
 /// The benchmark.
 pub const BENCHMARKS: &[Benchmark] = &[benchmark("noise", 1, noise)];
 
-/// Pieces of work, of a millisecond each.
+/// Number of pieces of work, a millisecond each.
 const PIECES: usize = 10_000;
 
 fn noise(counter: Counter) -> Outcome {

@@ -1,4 +1,4 @@
-//! Processes, which the Aerokernel has none of.
+//! Processes, which the Aerokernel does not have.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -15,9 +15,9 @@ pub const BENCHMARKS: &[Benchmark] = &[
     benchmark("fork_exec_wait", 1, |counter| fork(counter, true)),
 ];
 
-/// The argument with which this program does nothing.
+/// The argument that makes this program exit at once.
 pub const NOTHING: &str = "--nothing";
-/// They take long.
+/// Number of samples, reduced because each takes long.
 const REPETITIONS: usize = 200;
 
 fn fork(counter: Counter, execute: bool) -> Outcome {
@@ -27,10 +27,12 @@ fn fork(counter: Counter, execute: bool) -> Outcome {
     let mut samples = Samples::with_warm_up(counter, REPETITIONS, 10).ok_or("out of memory for the samples")?;
     while !samples.is_complete() {
         let start = cycles();
-        // SAFETY: the child only calls what may be called after a fork; the strings live.
+        // SAFETY: the child makes only async-signal-safe calls, and its strings live in its copy of
+        // memory.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            // SAFETY: as above.
+            // SAFETY: both calls are async-signal-safe, and the strings and the array are still
+            // alive.
             unsafe {
                 if execute {
                     libc::execv(program.as_ptr(), arguments.as_ptr());
@@ -39,7 +41,7 @@ fn fork(counter: Counter, execute: bool) -> Outcome {
             }
         }
         let mut status = 0;
-        // SAFETY: room for the status.
+        // SAFETY: the status is a local with room for the result.
         let ended = unsafe { libc::waitpid(child, &raw mut status, 0) };
         samples.add(start, cycles());
         check(child)?;

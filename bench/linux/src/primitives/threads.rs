@@ -1,4 +1,4 @@
-//! Threads: making, ending, switching, moving them.
+//! Threads: creation, exit, switches, migration.
 
 use std::mem;
 use std::ptr;
@@ -19,7 +19,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
     benchmark("pthread_exit", 1, exit),
     benchmark("sched_yield_switch", 1, switch),
     benchmark("sched_yield_alone", 1, |counter| {
-        // SAFETY: no arguments.
+        // SAFETY: the call takes no arguments and touches no memory of ours.
         repeat(counter, || unsafe { libc::sched_yield() }, |result| result == 0)
     }),
     benchmark("sched_setaffinity_round_trip", 2, migrate),
@@ -27,12 +27,13 @@ pub const BENCHMARKS: &[Benchmark] = &[
     benchmark("makecontext_run", 1, make_context),
 ];
 
-/// More than glibc keeps of dead threads' stacks (40 MiB), so that it is mapped anew each time.
+/// Larger than glibc's cache of dead threads' stacks (40 MiB), so that the stack is mapped anew
+/// each time.
 const COLD_STACK: usize = 64 << 20;
 
 type Body = extern "C" fn(*mut libc::c_void) -> *mut libc::c_void;
 
-/// Attributes of a thread, if it has any.
+/// A thread's attributes, if any.
 struct Attributes(Option<Box<libc::pthread_attr_t>>);
 
 impl Attributes {
@@ -40,10 +41,11 @@ impl Attributes {
         if stack.is_none() && cpu.is_none() {
             return Ok(Self(None));
         }
-        // SAFETY: zeros are valid memory for them.
+        // SAFETY: `pthread_attr_t` is plain memory, for which zeros are valid.
         let mut attributes: Box<libc::pthread_attr_t> = Box::new(unsafe { mem::zeroed() });
         let at = &raw mut *attributes;
-        // SAFETY: initialised before they are changed; the set lives through the call, which copies it.
+        // SAFETY: the attributes are initialised before they are changed, and the call copies the
+        // set.
         unsafe {
             check_code(libc::pthread_attr_init(at))?;
             if let Some(stack) = stack {
@@ -60,16 +62,16 @@ impl Attributes {
     fn start(&self, body: Body) -> Result<libc::pthread_t, Error> {
         let mut thread = 0;
         let attributes = self.0.as_ref().map_or(ptr::null(), |attributes| &raw const **attributes);
-        // SAFETY: attributes are initialised; the bodies take no argument.
+        // SAFETY: the attributes are initialised or null, and the bodies ignore their argument.
         check_code(unsafe { libc::pthread_create(&raw mut thread, attributes, body, ptr::null_mut()) })?;
         Ok(thread)
     }
 }
 
-/// Joins a thread; the number it returned.
+/// Joins a thread and returns the number it returned.
 fn join(thread: libc::pthread_t) -> Result<u64, Error> {
     let mut result = ptr::null_mut();
-    // SAFETY: a thread that is joined once.
+    // SAFETY: the caller passes a joinable thread and joins it only once.
     check_code(unsafe { libc::pthread_join(thread, &raw mut result) })?;
     Ok(result as u64)
 }
@@ -134,18 +136,18 @@ fn switch(counter: Counter) -> Outcome {
         let mut switches = 0usize;
         while !STOP.load(Ordering::Relaxed) {
             LEFT_AT.store(cycles(), Ordering::Relaxed);
-            // SAFETY: no arguments.
+            // SAFETY: the call takes no arguments and touches no memory of ours.
             unsafe { libc::sched_yield() };
             switches += 1;
         }
         switches as *mut libc::c_void
     }
     let partner = Attributes::new(None, None)?.start(partner)?;
-    // SAFETY: no arguments.
+    // SAFETY: the call takes no arguments and touches no memory of ours.
     unsafe { libc::sched_yield() };
     let mut samples = samples(counter)?;
     while !samples.is_complete() {
-        // SAFETY: no arguments.
+        // SAFETY: the call takes no arguments and touches no memory of ours.
         unsafe { libc::sched_yield() };
         let now = cycles();
         samples.add(LEFT_AT.load(Ordering::Relaxed), now);
@@ -157,11 +159,11 @@ fn switch(counter: Counter) -> Outcome {
 
 fn migrate(counter: Counter) -> Outcome {
     let sets = [cpu_set(1), cpu_set(0)];
-    // SAFETY: the sets live through the calls.
+    // SAFETY: the sets live through the calls, and their size is passed along.
     let go = |set: &libc::cpu_set_t| unsafe { libc::sched_setaffinity(0, size_of_val(set), set) };
     let samples = repeat(
         counter,
-        // SAFETY: no arguments.
+        // SAFETY: the call takes no arguments and touches no memory of ours.
         || (go(&sets[0]), unsafe { libc::sched_getcpu() }, go(&sets[1])),
         |result| result == (0, 1, 0),
     );
@@ -179,7 +181,7 @@ static CONTEXT_LEFT_AT: AtomicU64 = AtomicU64::new(0);
 extern "C" fn take_turns() {
     loop {
         CONTEXT_LEFT_AT.store(cycles(), Ordering::Relaxed);
-        // SAFETY: both contexts were made by `getcontext`; one thread uses them.
+        // SAFETY: both contexts were initialised by `getcontext`, and only one thread uses them.
         unsafe { libc::swapcontext((&raw mut OTHER).cast(), (&raw const MAIN).cast()) };
     }
 }
@@ -188,12 +190,13 @@ extern "C" fn run_once() {
     CONTEXT_LEFT_AT.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Makes `OTHER` one that begins with `body` on a stack, and ends in `MAIN`.
+/// Makes `OTHER` a context that begins with `body` on `stack` and ends in `MAIN`.
 ///
 /// # Safety
-/// Nobody runs on the stack, and it lives until nobody does.
+/// No context runs on `stack`, and `stack` lives until the new context has run for the last time.
 unsafe fn make(body: extern "C" fn(), stack: &mut [u8]) {
-    // SAFETY: `getcontext` initialises all of it; the rest as the caller says.
+    // SAFETY: `getcontext` initialises the whole context, and the caller guarantees that the stack
+    // is free and lives long enough.
     unsafe {
         let other: *mut libc::ucontext_t = (&raw mut OTHER).cast();
         libc::getcontext(other);
@@ -206,11 +209,13 @@ unsafe fn make(body: extern "C" fn(), stack: &mut [u8]) {
 
 fn swap_context(counter: Counter) -> Outcome {
     let mut stack = vec![0u8; CONTEXT_STACK];
-    // SAFETY: the stack lives until the function ends, after which nobody resumes the context.
+    // SAFETY: the stack is new and lives until this function ends, after which nothing resumes the
+    // context.
     unsafe { make(take_turns, &mut stack) };
     let mut samples = samples(counter)?;
     while !samples.is_complete() {
-        // SAFETY: as in `take_turns`.
+        // SAFETY: `make` has initialised `OTHER`, `swapcontext` saves to `MAIN`, and only one
+        // thread uses the two.
         unsafe { libc::swapcontext((&raw mut MAIN).cast(), (&raw const OTHER).cast()) };
         let now = cycles();
         samples.add(CONTEXT_LEFT_AT.load(Ordering::Relaxed), now);
@@ -222,7 +227,8 @@ fn make_context(counter: Counter) -> Outcome {
     let mut stack = vec![0u8; CONTEXT_STACK];
     CONTEXT_LEFT_AT.store(0, Ordering::Relaxed);
     let run = || {
-        // SAFETY: the body has ended before the stack is used again.
+        // SAFETY: the context on this stack ends in `MAIN` before `swapcontext` returns, so the
+        // stack is free for the next round.
         unsafe {
             make(run_once, &mut stack);
             libc::swapcontext((&raw mut MAIN).cast(), (&raw const OTHER).cast())

@@ -1,4 +1,5 @@
-//! Between threads and CPUs: futexes, condition variables, semaphores, barriers, contended locks, interrupts.
+//! Synchronisation between threads and CPUs: futexes, condition variables, semaphores, barriers,
+//! contended locks, interrupts.
 
 use std::hint;
 use std::mem;
@@ -32,7 +33,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
     benchmark("pthread_spin_contended_all", 2, |counter| contend::<PthreadSpin>(counter, system::cpu_count())),
 ];
 
-/// A word to wait on, and what its waiters tell.
+/// A word to wait on, and its waiters' answers.
 #[derive(Default)]
 struct Signal {
     word: AtomicI32,
@@ -42,7 +43,7 @@ struct Signal {
 }
 
 impl Signal {
-    /// Waits for round after round; the last to come notes when.
+    /// Waits for round after round; the last waiter to run records the time.
     fn wait(&self) {
         let mut round = 0;
         while !self.stop.load(Ordering::Relaxed) {
@@ -56,7 +57,7 @@ impl Signal {
         }
     }
 
-    /// Wakes `waiters` of them, and waits until the last has run; when that was asked for.
+    /// Wakes `waiters` waiters and waits until the last has run. Returns when the wake-up began.
     fn wake(&self, waiters: usize, has_local: bool) -> u64 {
         self.missing.store(waiters, Ordering::Relaxed);
         self.woken_at.store(0, Ordering::Relaxed);
@@ -68,11 +69,12 @@ impl Signal {
     }
 }
 
-/// Lets who was woken run: on this CPU by giving way; others do by themselves, under an emulator in this one's pauses.
+/// Lets woken threads run until `ran` holds: one on this CPU by yielding to it; an emulator runs
+/// the other CPUs during this one's pauses.
 fn let_run(ran: impl Fn() -> bool, has_local: bool) {
     while !ran() {
         if has_local {
-            // SAFETY: no arguments.
+            // SAFETY: the call takes no arguments and touches no memory of ours.
             unsafe { libc::sched_yield() };
         }
         if !ran() {
@@ -119,7 +121,8 @@ struct Monitor {
     stop: bool,
 }
 
-/// Shared by address; its fields are only touched with the mutex held.
+/// A pointer shared between threads. Fields other than pthread's objects are accessed only with the
+/// mutex held.
 struct Shared<T>(*mut T);
 
 impl<T> Clone for Shared<T> {
@@ -130,7 +133,8 @@ impl<T> Clone for Shared<T> {
 
 impl<T> Copy for Shared<T> {}
 
-// SAFETY: pthread's own objects are made for that, and the rest is under the mutex.
+// SAFETY: pthread's objects are made to be shared between threads, and the mutex guards the other
+// fields.
 unsafe impl<T> Send for Shared<T> {}
 
 impl<T> Shared<T> {
@@ -150,7 +154,8 @@ fn condition(counter: Counter, cpu: usize) -> Outcome {
     let at = Shared(&raw mut *monitor);
     let waiter = on_cpu(cpu, move || {
         let monitor = at.get();
-        // SAFETY: the monitor lives until this thread is joined; its fields are touched with the mutex held.
+        // SAFETY: the monitor lives until this thread is joined, and its fields are accessed with
+        // the mutex held.
         unsafe {
             libc::pthread_mutex_lock(&raw mut (*monitor).mutex);
             let mut wakeups = 0;
@@ -171,7 +176,8 @@ fn condition(counter: Counter, cpu: usize) -> Outcome {
     let rounds = samples.rounds();
     let change = |round: usize, stop: bool| {
         WOKEN_AT.store(0, Ordering::Relaxed);
-        // SAFETY: as above.
+        // SAFETY: the monitor lives until the end of this function, and its fields are accessed
+        // with the mutex held.
         unsafe {
             libc::pthread_mutex_lock(&raw mut (*monitor).mutex);
             (*monitor).round = round;
@@ -179,7 +185,8 @@ fn condition(counter: Counter, cpu: usize) -> Outcome {
             libc::pthread_mutex_unlock(&raw mut (*monitor).mutex);
         }
         let start = cycles();
-        // SAFETY: as above.
+        // SAFETY: the condition variable is initialised, lives until the end of this function, and
+        // may be signalled without the mutex.
         unsafe { libc::pthread_cond_signal(&raw mut (*monitor).changed) };
         let_run(|| WOKEN_AT.load(Ordering::Acquire) != 0, cpu == 0);
         start
@@ -202,7 +209,7 @@ fn semaphores(counter: Counter) -> Outcome {
     let rounds = samples.rounds();
     let partner = on_cpu(0, move || {
         for _ in 0..rounds {
-            // SAFETY: initialised; they live until this thread is joined.
+            // SAFETY: both semaphores are initialised and live until this thread is joined.
             unsafe {
                 libc::sem_wait(ping.get());
                 libc::sem_post(pong.get());
@@ -211,7 +218,7 @@ fn semaphores(counter: Counter) -> Outcome {
     });
     while !samples.is_complete() {
         let start = cycles();
-        // SAFETY: as above.
+        // SAFETY: both semaphores are initialised and live until the end of this function.
         unsafe {
             libc::sem_post(ping.get());
             libc::sem_wait(pong.get());
@@ -222,22 +229,22 @@ fn semaphores(counter: Counter) -> Outcome {
     Ok(samples)
 }
 
-/// Barriers of a sample, as the Aerokernel's benchmark has it.
+/// Barriers per sample, as in the Aerokernel's benchmark.
 const BARRIERS: usize = 16;
 
 fn barrier(counter: Counter) -> Outcome {
-    // SAFETY: zeros are valid memory for it.
+    // SAFETY: `pthread_barrier_t` is plain memory, for which zeros are valid.
     let mut barrier: Box<libc::pthread_barrier_t> = Box::new(unsafe { mem::zeroed() });
     let barrier = Shared(&raw mut *barrier);
     let cpus = system::cpu_count();
-    // SAFETY: as above.
+    // SAFETY: the box has room for a barrier, which no thread uses yet.
     check_code(unsafe { libc::pthread_barrier_init(barrier.get(), ptr::null(), cpus as u32) })?;
     let mut samples = samples(counter)?;
     let rounds = samples.rounds() * BARRIERS;
     let start = |cpu| {
         on_cpu(cpu, move || {
             for _ in 0..rounds {
-                // SAFETY: initialised; it lives until this thread is joined.
+                // SAFETY: the barrier is initialised and lives until this thread is joined.
                 unsafe { libc::pthread_barrier_wait(barrier.get()) };
             }
         })
@@ -246,7 +253,7 @@ fn barrier(counter: Counter) -> Outcome {
     while !samples.is_complete() {
         let start = cycles();
         for _ in 0..BARRIERS {
-            // SAFETY: as above.
+            // SAFETY: the barrier is initialised and lives until the end of this function.
             unsafe { libc::pthread_barrier_wait(barrier.get()) };
         }
         samples.add_shared(start, cycles(), BARRIERS as u64);
@@ -257,10 +264,10 @@ fn barrier(counter: Counter) -> Outcome {
     Ok(samples)
 }
 
-/// An interrupt of every CPU that runs the process, and their answers.
+/// Times an interrupt of every CPU that runs the process, and their answers.
 fn membarrier(counter: Counter) -> Outcome {
     let command = |command: libc::c_int| {
-        // SAFETY: no pointers.
+        // SAFETY: the system call takes no pointers, only numbers.
         unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }
     };
     check(command(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED))?;
@@ -268,13 +275,13 @@ fn membarrier(counter: Counter) -> Outcome {
     repeat(counter, || command(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED), |result| result == 0)
 }
 
-/// A lock of pthread's.
+/// One of pthread's locks.
 trait Lock: 'static {
     fn new() -> Self;
-    /// Holds it for a while.
+    /// Calls `held` with the lock held.
     ///
     /// # Safety
-    /// `lock` was made by `new` and is where it was first used.
+    /// `lock` was created by `new`, is alive, and has not moved since it was first used.
     unsafe fn hold(lock: *mut Self, held: impl FnOnce());
 }
 
@@ -288,10 +295,10 @@ impl Lock for PthreadMutex {
 
     #[inline(always)]
     unsafe fn hold(lock: *mut Self, held: impl FnOnce()) {
-        // SAFETY: as the caller says.
+        // SAFETY: the caller guarantees that the mutex is initialised and has not moved.
         unsafe { libc::pthread_mutex_lock(&raw mut (*lock).0) };
         held();
-        // SAFETY: as the caller says.
+        // SAFETY: the mutex was locked above by this thread and has not moved since.
         unsafe { libc::pthread_mutex_unlock(&raw mut (*lock).0) };
     }
 }
@@ -299,17 +306,17 @@ impl Lock for PthreadMutex {
 impl Lock for PthreadSpin {
     fn new() -> Self {
         let mut lock = 0;
-        // SAFETY: memory for it.
+        // SAFETY: the pointer is to a local that has room for a lock.
         unsafe { libc::pthread_spin_init(&raw mut lock, 0) };
         Self(lock)
     }
 
     #[inline(always)]
     unsafe fn hold(lock: *mut Self, held: impl FnOnce()) {
-        // SAFETY: as the caller says.
+        // SAFETY: the caller guarantees that the lock is initialised and has not moved.
         unsafe { libc::pthread_spin_lock(&raw mut (*lock).0) };
         held();
-        // SAFETY: as the caller says.
+        // SAFETY: the lock was taken above by this thread and has not moved since.
         unsafe { libc::pthread_spin_unlock(&raw mut (*lock).0) };
     }
 }
@@ -323,10 +330,11 @@ struct Contest<L> {
 fn contend<L: Lock>(counter: Counter, contenders: usize) -> Outcome {
     let mut contest = Box::new(Contest { lock: L::new(), count: 0, stop: AtomicBool::new(false) });
     let at = Shared(&raw mut *contest);
-    /// Adds to the count. While the lock is held, others come, as in the Aerokernel's benchmark.
+    /// Increments the count, holding the lock long enough for others to contend, as in the
+    /// Aerokernel's benchmark.
     #[inline(always)]
     fn add<L: Lock>(at: *mut Contest<L>) {
-        // SAFETY: the contest lives until all are joined; the count is under the lock.
+        // SAFETY: the contest lives until all threads are joined, and the lock guards the count.
         unsafe {
             L::hold(&raw mut (*at).lock, || {
                 hint::spin_loop();
@@ -338,7 +346,7 @@ fn contend<L: Lock>(counter: Counter, contenders: usize) -> Outcome {
         on_cpu(cpu, move || {
             let at = at.get();
             let mut times = 0u64;
-            // SAFETY: an atomic of the contest.
+            // SAFETY: the contest lives until this thread is joined, and the field is an atomic.
             while !unsafe { &(*at).stop }.load(Ordering::Relaxed) {
                 add(at);
                 times += 1;
@@ -353,7 +361,7 @@ fn contend<L: Lock>(counter: Counter, contenders: usize) -> Outcome {
         true
     };
     let samples = repeat(counter, || add(at.get()), pause)?;
-    // SAFETY: as above.
+    // SAFETY: the contest lives until the end of this function, and the field is an atomic.
     unsafe { &(*at.get()).stop }.store(true, Ordering::Relaxed);
     let mut times = samples.rounds() as u64;
     for other in others {

@@ -1,4 +1,4 @@
-//! The part of docs/PERFORMANCE.md that is made of the baseline.
+//! The part of docs/PERFORMANCE.md that is generated from the baseline.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,7 +13,7 @@ use super::reference;
 use super::table::{self, grouped, ratio};
 use build::project::root;
 
-/// Stand around the generated part.
+/// Markers around the generated part.
 const BEGIN: &str = "<!-- Generated from bench/baseline.json by `./aero bench --record`; a test compares. -->\n";
 const END: &str = "<!-- End of the generated part. -->\n";
 
@@ -21,7 +21,7 @@ fn path() -> PathBuf {
     root().join("docs/PERFORMANCE.md")
 }
 
-/// Where the picture of the distributions is that the document shows.
+/// Returns the path of the picture of the distributions that the document shows.
 pub fn picture() -> PathBuf {
     root().join("docs/latencies.svg")
 }
@@ -33,7 +33,7 @@ pub fn update() -> Result<()> {
     fs::write(path(), with_figures(&text, &report)?).context("docs/PERFORMANCE.md cannot be written")
 }
 
-/// The document with a report's figures in it.
+/// Returns the document with a report's figures in its generated part.
 fn with_figures(text: &str, report: &Report) -> Result<String> {
     let (before, rest) = text.split_once(BEGIN).context("docs/PERFORMANCE.md has no generated part")?;
     let (_, after) = rest.split_once(END).context("docs/PERFORMANCE.md has no end of the generated part")?;
@@ -121,7 +121,7 @@ fn figures(report: &Report) -> Result<String> {
     Ok(text)
 }
 
-/// True for a duration that is not ten times below Linux's, or not twice below Nautilus's.
+/// Returns true for a duration that is not ten times below Linux's or not twice below Nautilus's.
 fn is_close(report: &Report, row: &Row) -> bool {
     if row.is_share() {
         return false;

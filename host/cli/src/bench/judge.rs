@@ -1,18 +1,20 @@
-//! What is wrong with a run: rows worse than in an earlier one, above their limits, or below what is possible.
+//! Judges a run: finds rows that are worse than in an earlier run, above their limits, or below
+//! what is possible.
 
 use anyhow::{Result, ensure};
 
 use super::measure::Report;
 use super::reference;
 
-/// How much worse a median may be than in the baseline, in percent; and a share, in permille.
+/// How much worse than the baseline a median may be, in percent, and a share, in permille.
 const TOLERANCE: u64 = 5;
 const SHARE_TOLERANCE: u64 = 5;
 
-/// Rows of `now` that are worse than in `before`, in words.
+/// Returns descriptions of the rows of `now` that are worse than in `before`.
 ///
 /// # Errors
-/// Reports that cannot be compared: instructions with cycles, another number of CPUs, or others when idle.
+/// Fails for reports that cannot be compared: instructions with cycles, different numbers of CPUs,
+/// different idle loops, or cycles of different machines.
 pub fn regressions(now: &Report, before: &Report) -> Result<Vec<String>> {
     ensure!(
         now.meta.icount == before.meta.icount && now.meta.cpus == before.meta.cpus,
@@ -51,19 +53,26 @@ fn unit(report: &Report) -> &'static str {
     if report.meta.icount { "instructions" } else { "cycles" }
 }
 
-/// Rows of `before` that `now` lacks, in words.
+/// Returns descriptions of the rows of `before` that `now` lacks.
 pub fn missing(now: &Report, before: &Report) -> Vec<String> {
     let gone = before.results.iter().filter(|row| now.row(&row.name).is_none());
     gone.map(|row| format!("{}: the baseline has it, this run does not", row.name)).collect()
 }
 
-/// Rows of `now` that `before` lacks, in words.
+/// Returns descriptions of the rows of `now` that `before` lacks.
 pub fn unrecorded(now: &Report, before: &Report) -> Vec<String> {
     let new = now.results.iter().filter(|row| before.row(&row.name).is_none());
     new.map(|row| format!("{}: the baseline does not have it", row.name)).collect()
 }
 
-/// Rows whose medians no code could have: the benchmark does not do its work. For counted instructions.
+/// Returns descriptions of the rows without a reference, which nothing could judge.
+pub fn unreferenced(now: &Report) -> Vec<String> {
+    let unknown = now.results.iter().filter(|row| reference::find(&row.name).is_none());
+    unknown.map(|row| format!("{}: host/cli/src/bench/reference.rs has no row for it", row.name)).collect()
+}
+
+/// Returns descriptions of the rows whose medians no code could reach, which means that the
+/// benchmark does not do its work. Applies only to counted instructions.
 pub fn impossible(now: &Report) -> Vec<String> {
     let too_low = now.results.iter().filter_map(|row| {
         let reference = reference::find(&row.name)?;
@@ -91,6 +100,12 @@ mod tests {
         assert_eq!(named.len(), 2, "{named:?}");
         assert!(named[0].starts_with("b: 106 instead of 100, 6%") && named[1].starts_with("c: 1"), "{named:?}");
         assert_eq!((missing(&now, &before).len(), unrecorded(&now, &before).len()), (1, 1));
+    }
+
+    #[test]
+    fn a_row_without_a_reference_is_named() {
+        let named = unreferenced(&report(&[("empty", 0), ("nobody_knows", 1)]));
+        assert_eq!(named, ["nobody_knows: host/cli/src/bench/reference.rs has no row for it"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Measures: the kernel's benchmarks, and Linux's, in the same QEMU.
+//! Runs the kernel's benchmarks, and Linux's in the same QEMU.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,33 +17,33 @@ use machine::script;
 use machine::status;
 use machine::{Accelerator, Clock};
 
-/// How long a machine may take.
+/// Time limit for a machine.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// What was measured, as `--json` writes it.
+/// The measurements of a run, in the form that `--json` writes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The machine.
     pub meta: Meta,
     /// The results.
     pub results: Vec<Row>,
-    /// The same of Linux, if that was asked for.
+    /// Linux's report, if it was measured too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub linux: Option<Box<Report>>,
 }
 
 impl Report {
-    /// A row by its name.
+    /// Returns the row with this name.
     pub fn row(&self, name: &str) -> Option<&Row> {
         self.results.iter().find(|row| row.name == name)
     }
 
-    /// Linux's row for one of ours, if both were measured.
+    /// Returns Linux's row for one of our rows, if both were measured.
     pub fn linux_row(&self, name: &str) -> Option<&Row> {
         self.linux.as_ref()?.row(reference::find(name)?.linux?)
     }
 
-    /// The report in what a machine printed.
+    /// Extracts the report from a machine's output.
     fn find_in(output: &str) -> Result<Self> {
         let begin = output.find("{\"meta\"").context("there is no report in the output")?;
         let end = output[begin..].find(report::END).context("the report has no end")? + begin + report::END.len();
@@ -53,24 +53,24 @@ impl Report {
     }
 }
 
-/// What to measure on.
+/// The machine to measure on.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
     /// Number of CPUs.
     pub cpus: u32,
-    /// Memory of ours, in MiB.
+    /// Memory of the Aerokernel's machine, in MiB. Linux's machine has [`linux::MEMORY`].
     pub memory: u32,
-    /// Real KVM, which counts cycles; else instructions are counted by QEMU's emulator.
+    /// True for KVM, where cycles are counted. Otherwise QEMU's emulator counts instructions.
     pub kvm: bool,
     /// What idle CPUs do.
     pub idle: Idle,
 }
 
 impl Setting {
-    /// From what the user asked for.
+    /// Creates the setting that the user asked for.
     ///
     /// # Errors
-    /// KVM that cannot be used.
+    /// Fails if KVM is asked for and cannot be used.
     pub fn new(cpus: u32, accelerator: Accelerator) -> Result<Self> {
         let is_usable = qemu::kvm_is_usable();
         let kvm = match accelerator {
@@ -86,7 +86,7 @@ impl Setting {
         Ok(Self { cpus, memory: 256, kvm, idle: Idle::Halt })
     }
 
-    /// The same for both kernels' command lines.
+    /// Returns the words for both kernels' command lines.
     fn words(self) -> &'static str {
         match self.idle {
             Idle::Halt => "",
@@ -99,12 +99,12 @@ impl Setting {
     }
 }
 
-/// Runs a `bench` command of the kernel that prints a report.
+/// Runs a `bench` command of the kernel and returns the report it prints.
 pub fn ours(image: &Image, setting: Setting, command: &str) -> Result<Report> {
     ours_with(image, setting, command, Vec::new())
 }
 
-/// The same with further arguments for QEMU.
+/// Runs a `bench` command as [`ours`] does, with further arguments for QEMU.
 pub fn ours_with(image: &Image, setting: Setting, command: &str, qemu: Vec<String>) -> Result<Report> {
     let settings = Settings {
         cpus: setting.cpus,
@@ -124,8 +124,9 @@ pub fn ours_with(image: &Image, setting: Setting, command: &str, qemu: Vec<Strin
     Report::find_in(&output).with_context(|| format!("`{command}` printed:\n{output}"))
 }
 
-/// Runs the benchmarks of `bench/linux` that correspond to ours of these names; all, and those without a counterpart, if none
-/// are given.
+/// Runs the benchmarks of `bench/linux` that correspond to our benchmarks with these names. Runs
+/// all, including those without a counterpart, if `names` is empty. Returns `None` if none of the
+/// names has a counterpart.
 pub fn linux(kernel: &Path, setting: Setting, names: &[String]) -> Result<Option<Report>> {
     let wanted: Vec<&str> = names.iter().filter_map(|name| reference::find(name)?.linux).collect();
     if wanted.is_empty() && !names.is_empty() {
@@ -146,13 +147,13 @@ pub fn linux(kernel: &Path, setting: Setting, names: &[String]) -> Result<Option
     Report::find_in(&output).with_context(|| format!("the benchmarks on Linux printed:\n{output}")).map(Some)
 }
 
-/// A report in a file.
+/// Reads a report from a file.
 pub fn read(path: &Path) -> Result<Report> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is no report of `aero bench --json`", path.display()))
 }
 
-/// Writes a report to a file, a row to a line, so that changes can be read.
+/// Writes a report to a file, one row per line, so that differences are readable.
 pub fn write(report: &Report, path: &Path) -> Result<()> {
     std::fs::write(path, to_json(report)?).with_context(|| format!("{} cannot be written", path.display()))
 }
@@ -167,7 +168,7 @@ fn to_json(report: &Report) -> Result<String> {
     Ok(format!("{{\"meta\": {meta},\n\"results\": [\n{}\n]{linux}}}\n", rows.join(",\n")))
 }
 
-/// Where the committed baseline is.
+/// Returns the path of the committed baseline.
 pub fn baseline() -> PathBuf {
     root().join("bench/baseline.json")
 }
@@ -176,7 +177,7 @@ pub fn baseline() -> PathBuf {
 pub mod tests {
     use super::*;
 
-    /// A report with rows of these medians.
+    /// Returns a report with rows of these medians.
     pub fn report(medians: &[(&str, u64)]) -> Report {
         let row = |&(name, median): &(&str, u64)| {
             format!(

@@ -1,9 +1,13 @@
-//! `aero bench`: what the kernel's primitives cost, beside Linux's in the same QEMU, limits and an earlier run.
+//! `aero bench`: measures the kernel's primitives and compares them with Linux's in the same QEMU,
+//! with limits and with an earlier run.
 //!
-//! - [`measure`]: runs both sides; [`reference`]: what is known of each row; [`judge`]: what is wrong with a run.
-//! - [`table`], [`plot`], [`document`]: results for the terminal, as a picture, and in docs/PERFORMANCE.md.
-//! - [`profile`]: where a benchmark's instructions are.
-//! - [`scale`]: with many CPUs and threads; [`programs`]: whole programs, beside themselves on Linux.
+//! - [`measure`]: runs both systems; [`reference`]: the reference figures of each row; [`judge`]:
+//!   finds what is wrong with a run.
+//! - [`table`], [`plot`], [`document`]: results for the terminal, as a picture, and in
+//!   docs/PERFORMANCE.md.
+//! - [`profile`]: the functions that a benchmark's instructions belong to.
+//! - [`scale`]: costs with many CPUs and threads; [`programs`]: whole programs, compared with
+//!   themselves on Linux.
 
 pub mod document;
 mod judge;
@@ -31,16 +35,17 @@ use measure::Setting;
 /// Options of `aero bench`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Benchmarks, by their names or how they begin; all if none is given. `scale`: with up to 64 CPUs and 100,000 threads.
-    /// `hrt`: parallel programs, beside themselves as Linux processes
+    /// Benchmarks, by their names or how they begin; all if none is given. `scale`: with up to 64
+    /// CPUs and 100,000 threads. `hrt`: parallel programs, beside themselves as Linux processes
     names: Vec<String>,
     /// Number of CPUs; for `scale` the most
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=255))]
     cpus: Option<u32>,
-    /// tcg: instructions are counted, by QEMU's emulator. kvm: cycles of the real CPU. auto: kvm where it can be used
+    /// tcg: instructions are counted, by QEMU's emulator. kvm: cycles of the real CPU. auto: kvm
+    /// where it can be used
     #[arg(long, value_enum, default_value = "tcg")]
     accel: Accelerator,
-    /// What CPUs do that have nothing to run, on both systems
+    /// What idle CPUs do, on both systems
     #[arg(long, value_enum, default_value = "halt")]
     idle: Idle,
     /// Measure another system's primitives too, in the same QEMU
@@ -52,22 +57,25 @@ pub struct Options {
     /// Draw the distributions, or for `scale` the curves, as SVG
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
-    /// Compare with an earlier run's JSON: exit status 1 if a median is more than 5% worse. Without names, what that run had
+    /// Compare with an earlier run's JSON: exit status 1 if a median is more than 5% worse. Without
+    /// names, what that run had
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
-    /// Measure everything on both systems, and write it to bench/baseline.json and docs/PERFORMANCE.md
+    /// Measure everything on both systems, and write it to bench/baseline.json and
+    /// docs/PERFORMANCE.md
     #[arg(long, conflicts_with_all = ["names", "cpus", "accel", "idle", "compare", "baseline"])]
     record: bool,
     /// Print which functions a benchmark's instructions are in
     #[arg(long, value_name = "NAME", conflicts_with_all = ["names", "accel", "compare", "baseline", "record", "json", "plot"])]
     profile: Option<String>,
-    /// The Linux kernel to compare with, a bzImage; Debian's cloud kernel, fetched by apt-get, if none is given
+    /// The Linux kernel to compare with, a bzImage; Debian's cloud kernel, fetched by apt-get, if
+    /// none is given
     #[arg(long, value_name = "FILE")]
     linux: Option<PathBuf>,
 }
 
 impl Options {
-    /// An error for what `scale` and `hrt` do not do.
+    /// Fails if an option is given that `scale` or `hrt` does not support.
     fn refuse_others(&self, name: &str, further: &[(&str, bool)]) -> Result<()> {
         ensure!(self.names.len() == 1, "`aero bench {name}` takes no further names");
         let common = [("--compare", self.compare.is_some()), ("--baseline", self.baseline.is_some())];
@@ -77,14 +85,14 @@ impl Options {
     }
 }
 
-/// Another system.
+/// A system to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Other {
     /// A Linux kernel with our static programs
     Linux,
 }
 
-/// What CPUs do that have nothing to run.
+/// What idle CPUs do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Idle {
     /// They sleep until an interrupt comes
@@ -93,7 +101,7 @@ enum Idle {
     Poll,
 }
 
-/// CPUs unless told otherwise.
+/// Default number of CPUs.
 const CPUS: u32 = 2;
 
 /// Runs `aero bench`.
@@ -113,10 +121,11 @@ pub fn run(options: &Options) -> Result<u8> {
     }
 }
 
-/// Measures what the committed baseline has, and compares.
+/// Measures all benchmarks and compares them with the committed baseline.
 ///
 /// # Errors
-/// What does not run, and rows that are worse.
+/// Fails if a benchmark does not run, or if rows are worse than in the baseline, missing or
+/// unrecorded.
 pub fn check() -> Result<()> {
     let options = Options {
         names: Vec::new(),
@@ -139,12 +148,12 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// What is measured if no names are given and there is a baseline.
+/// The rows measured if no names are given and there is a baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rows {
-    /// What the baseline has.
+    /// The rows of the baseline.
     AsAsked,
-    /// All; the baseline must have them.
+    /// All rows. The baseline must contain each of them.
     All,
 }
 
@@ -169,7 +178,7 @@ fn primitives(options: &Options, rows: Rows) -> Result<u8> {
     let mut report = measure::ours(&image, setting, &format!("bench --json {}", names.join(" ")))?;
     if options.compare == Some(Other::Linux) || options.record {
         let kernel = linux::kernel(options.linux.as_deref())?;
-        // A name may stand for several.
+        // A given name may stand for several benchmarks.
         let measured: Vec<String> = match options.names.is_empty() {
             true => Vec::new(),
             false => report.results.iter().map(|row| row.name.clone()).collect(),
@@ -185,6 +194,7 @@ fn primitives(options: &Options, rows: Rows) -> Result<u8> {
         plot::distributions(&report, path)?;
     }
     let mut wrong = judge::impossible(&report);
+    wrong.extend(judge::unreferenced(&report));
     if options.record && wrong.is_empty() {
         measure::write(&report, &measure::baseline())?;
         document::update()?;
@@ -208,11 +218,12 @@ fn primitives(options: &Options, rows: Rows) -> Result<u8> {
     Ok(if wrong.is_empty() { status::DONE } else { status::FAILED })
 }
 
-/// Measures a few primitives that both systems have, on both. On KVM their CPUs poll when idle: where KVM is itself emulated, one
-/// that halts can miss what wakes it.
+/// Measures primitives that both systems have on both of them. On KVM, idle CPUs poll: where KVM is
+/// itself emulated, a halted CPU can miss its wake-up.
 ///
 /// # Errors
-/// What does not run, and figures that are not what the accelerator gives.
+/// Fails if a benchmark does not run on both systems, or if the figures are not in the
+/// accelerator's unit.
 pub fn compare(kernel: &std::path::Path, names: &[&str], accelerator: Accelerator) -> Result<()> {
     let names: Vec<String> = names.iter().map(|name| (*name).into()).collect();
     let idle = if accelerator == Accelerator::Kvm { Idle::Poll } else { Idle::Halt };

@@ -1,4 +1,4 @@
-//! Distributions of both systems as a picture, on a logarithmic scale.
+//! Draws the distributions of both systems on a logarithmic scale.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use report::Row;
 use super::measure::Report;
 use super::table;
 
-/// Pixels: of the picture, of the names at its left, of the space around, of a system's band in a row.
+/// Sizes in pixels: the picture's width, the column of names, the margin, a system's band in a row.
 const WIDTH: u32 = 1100;
 const NAMES: i32 = 230;
 const MARGIN: i32 = 16;
@@ -19,14 +19,15 @@ const ROW: i32 = 2 * BAND + 8;
 const TOP: i32 = 84;
 const BOTTOM: i32 = 40;
 const FONT: &str = "sans-serif";
-/// Okabe and Ito's blue and vermilion, which all can tell apart, also in grey.
+/// Okabe and Ito's blue and vermilion, which can be told apart with any colour vision and in grey.
 const OURS: RGBColor = RGBColor(0, 114, 178);
 const LINUX: RGBColor = RGBColor(213, 94, 0);
 const GREY: RGBColor = RGBColor(200, 200, 200);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Draws all rows of a report: a band for each system, as high as durations are frequent, with a line at the median.
+/// Draws all rows of a report. Each system has a band whose height shows how frequent durations
+/// are, with a line at the median.
 pub fn distributions(report: &Report, path: &Path) -> Result<()> {
     let failed = |error: &dyn std::fmt::Display| anyhow!("{} cannot be drawn: {error}", path.display());
     let rows: Vec<(&Row, Option<&Row>)> =
@@ -37,7 +38,7 @@ pub fn distributions(report: &Report, path: &Path) -> Result<()> {
     area.present().map_err(|error| failed(&error))
 }
 
-/// Powers of ten that hold all durations.
+/// Returns the powers of ten that enclose all durations.
 fn decades(rows: &[(&Row, Option<&Row>)]) -> (i32, i32) {
     let all = || rows.iter().flat_map(|(row, other)| std::iter::once(*row).chain(*other));
     let smallest = all().map(|row| row.min.max(1)).min().unwrap_or(1);
@@ -45,7 +46,7 @@ fn decades(rows: &[(&Row, Option<&Row>)]) -> (i32, i32) {
     (smallest.ilog10() as i32, (largest - 1).ilog10() as i32 + 1)
 }
 
-/// Where durations are on the picture's width.
+/// The mapping of durations to horizontal positions.
 struct Scale {
     first: i32,
     pixels_per_decade: f64,
@@ -93,7 +94,8 @@ fn draw(
     Ok(())
 }
 
-/// A distribution: rectangles as high as their share, and at least a pixel, from the smallest to the largest duration.
+/// Draws a distribution from the smallest to the largest duration, as rectangles at least one pixel
+/// high that grow with their share.
 fn band(
     area: &Area<'_>,
     scale: &Scale,
@@ -107,7 +109,7 @@ fn band(
     for &(value, count) in &row.histogram {
         // A class is an eighth of a power of two wide.
         let (left, right) = (scale.at(value as f64), scale.at(value as f64 * 1.09));
-        // Roots, because single outliers shall be seen too.
+        // The square root keeps single outliers visible.
         let share = (count as f64 / most as f64).sqrt();
         let height = ((share * f64::from(BAND - 2)) as i32).max(1);
         let corners = [(left, bottom - height), (right.max(left + 1), bottom)];

@@ -1,4 +1,5 @@
-//! `aero bench --profile`: which functions a benchmark's instructions are in, from QEMU's log of every instruction.
+//! `aero bench --profile`: attributes a benchmark's instructions to functions, from QEMU's log of
+//! every instruction.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -14,13 +15,14 @@ use super::measure::{self, Setting};
 use build::Image;
 use machine::qemu;
 
-/// A reading of the time counter, as `arch_x64::cpu::cycles_in_order` has it: LFENCE, RDTSC, LFENCE.
+/// The code of a time counter reading, as `arch_x64::cpu::cycles_in_order` contains it: LFENCE,
+/// RDTSC, LFENCE.
 const READING: [u8; 8] = [0x0f, 0xae, 0xe8, 0x0f, 0x31, 0x0f, 0xae, 0xe8];
-/// What benchmarks' functions are called.
+/// Part of the names of all benchmark functions.
 const BENCHMARKS: &str = "bench::";
-/// More between two readings is nothing that was measured.
+/// Longest way in instructions. A longer stretch between two readings is no measurement.
 const LONGEST: usize = 20_000;
-/// Where the project's sources were when the image was built: above this crate's directory.
+/// The project's directory when the image was built, derived from this crate's directory.
 const ROOT: &str = match env!("CARGO_MANIFEST_DIR").as_bytes().split_last_chunk::<8>() {
     Some((root, b"host/cli")) => match std::str::from_utf8(root) {
         Ok(root) => root,
@@ -28,13 +30,14 @@ const ROOT: &str = match env!("CARGO_MANIFEST_DIR").as_bytes().split_last_chunk:
     },
     _ => "",
 };
-/// Ways shown, the most frequent first.
+/// Number of ways shown, the most frequent first.
 const WAYS: usize = 4;
 
 /// An executed instruction: its CPU and its address.
 type Step = (u8, u64);
 
-/// Instructions from one reading to the next: how many, where it began and ended.
+/// The instructions from one reading to the next: first address, address of the next reading, and
+/// count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Way {
     from: u64,
@@ -42,10 +45,10 @@ struct Way {
     length: usize,
 }
 
-/// How often each way was gone, and one example of it.
+/// How often each way was taken, with one example of its instructions.
 #[derive(Default)]
 struct Ways {
-    /// Where the counter is read in benchmarks.
+    /// Addresses at which benchmarks read the time counter, sorted.
     readings: Vec<u64>,
     found: BTreeMap<Way, (usize, Vec<Step>)>,
     current: Option<Vec<Step>>,
@@ -68,7 +71,8 @@ impl Ways {
     }
 }
 
-/// A line of QEMU's `-d exec`: `Trace 0: 0x7f... [0000000000000000/ffff800000200000/0x...] ...`: CPU and address.
+/// Parses CPU and address from a line of QEMU's `-d exec`:
+/// `Trace 0: 0x7f... [0000000000000000/ffff800000200000/0x...] ...`.
 fn parse(line: &[u8]) -> Option<Step> {
     let line = std::str::from_utf8(line).ok()?.strip_prefix("Trace ")?;
     let (cpu, rest) = line.split_once(':')?;
@@ -76,7 +80,7 @@ fn parse(line: &[u8]) -> Option<Step> {
     Some((cpu.parse().ok()?, u64::from_str_radix(address, 16).ok()?))
 }
 
-/// Where the time counter is read in functions of benchmarks, sorted.
+/// Returns the addresses at which benchmark functions read the time counter, sorted.
 fn readings(bytes: &[u8]) -> Result<Vec<u64>> {
     let file = object::File::parse(bytes).context("the image is no ELF file")?;
     let text = file.section_by_name(".text").context("the image has no code")?;
@@ -92,7 +96,7 @@ fn readings(bytes: &[u8]) -> Result<Vec<u64>> {
     Ok(places.map(|(at, _)| text.address() + at as u64).filter(|&address| is_in_benchmark(address)).collect())
 }
 
-/// A pipe that QEMU writes its log to, read by a thread of ours.
+/// A pipe that QEMU writes its log to and that a thread of this process reads.
 struct Log {
     write: OwnedFd,
     reader: JoinHandle<Ways>,
@@ -101,9 +105,11 @@ struct Log {
 impl Log {
     fn open(readings: Vec<u64>) -> Result<Self> {
         let mut ends: [RawFd; 2] = [0; 2];
-        // SAFETY: room for two. Not closed on exec: QEMU opens the writing end by its number.
+        // SAFETY: `ends` has room for the two descriptors that pipe writes. They stay open across
+        // exec, because QEMU opens the writing end by its number.
         ensure!(unsafe { libc::pipe(ends.as_mut_ptr()) } == 0, "no pipe: {}", std::io::Error::last_os_error());
-        // SAFETY: just made, and nobody else's.
+        // SAFETY: pipe has just created both descriptors, and nothing else in this process owns
+        // them.
         let (read, write) = unsafe { (File::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
         let reader = thread::spawn(move || {
             let mut ways = Ways { readings, ..Ways::default() };
@@ -121,7 +127,8 @@ impl Log {
     }
 
     fn arguments(&self) -> Vec<String> {
-        // An instruction to a block, and every block in the log.
+        // `-singlestep` makes every instruction a block of its own, and `nochain` logs every
+        // executed block.
         let path = format!("/dev/fd/{}", self.write.as_raw_fd());
         ["-singlestep", "-d", "exec,nochain", "-D", &path].map(String::from).to_vec()
     }
@@ -132,7 +139,8 @@ impl Log {
     }
 }
 
-/// Runs a benchmark with every instruction in QEMU's log, and prints where they were.
+/// Runs a benchmark with every instruction in QEMU's log, and prints which functions they belong
+/// to.
 pub fn run(image: &Image, setting: Setting, name: &str) -> Result<()> {
     ensure!(
         qemu::major_version()? < 9,
@@ -162,7 +170,7 @@ pub fn run(image: &Image, setting: Setting, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Prints how many instructions of which functions there are, in the order of their first, by CPU.
+/// Prints the number of instructions per CPU and function, in the order of first execution.
 fn print(loader: &Loader, steps: &[Step]) {
     let mut names: HashMap<u64, String> = HashMap::new();
     let mut counts: Vec<((u8, String), usize)> = Vec::new();
@@ -178,8 +186,9 @@ fn print(loader: &Loader, steps: &[Step]) {
     }
 }
 
-/// The function an instruction belongs to: the one it was written in, as far as that is in this project, or the one that
-/// was called and in which the others are inlined.
+/// Returns the name of the function that an instruction belongs to. If `called`, that is the
+/// function that was called and into which the others are inlined. Otherwise it is the innermost
+/// function written in this project, or else the innermost of all.
 fn function(loader: &Loader, address: u64, called: bool) -> String {
     let mut names = Vec::new();
     if let Ok(mut frames) = loader.find_frames(address) {

@@ -1,4 +1,5 @@
-//! `aero bench hrt`: parallel programs on the Aerokernel, beside the same programs as Linux processes in the same QEMU.
+//! `aero bench hrt`: runs parallel programs on the Aerokernel and as Linux processes in the same
+//! QEMU.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,12 +18,12 @@ use machine::script;
 use machine::status;
 use machine::{Accelerator, Clock};
 
-/// The programs, in `examples/`.
+/// The programs, directories in `examples/`.
 const PROGRAMS: [&str; 3] = ["forkjoin", "bsp", "actors"];
-/// One worker each, where instructions are counted: with more, waiting would count too.
+/// Runs with counted instructions have one worker each; with more workers, waiting would count too.
 const ALONE: [&str; 3] = ["forkjoin all 1", "bsp stencil 1", "actors all 1"];
 const LATENCIES: [&str; 3] = ["forkjoin latencies 2", "bsp latencies 2", "actors latencies 2"];
-/// Larger ones, for which time is measured.
+/// Larger runs, for which time is measured.
 const TIMED: [&str; 5] = [
     "forkjoin quicksort:1000000",
     "forkjoin queens:12",
@@ -30,16 +31,16 @@ const TIMED: [&str; 5] = [
     "forkjoin bodies:512",
     "bsp stencil:512",
 ];
-/// Times each timed one is run; the fastest counts.
+/// Number of runs of each timed program; the fastest counts.
 const REPEATS: usize = 3;
-/// How long a machine may take.
+/// Time limit for a machine.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// What a system printed.
+/// Parsed output of a system.
 #[derive(Default)]
 struct Printed {
     results: BTreeMap<String, String>,
-    /// Cycles by program and workers, the least.
+    /// The least cycles, by program and number of workers.
     took: BTreeMap<(String, usize), u64>,
     latencies: Vec<Latency>,
 }
@@ -82,7 +83,7 @@ fn parse(output: &str) -> Printed {
     printed
 }
 
-/// Both systems.
+/// Both systems, prepared to run the programs.
 struct Systems {
     image: Image,
     linux: PathBuf,
@@ -136,7 +137,7 @@ impl Systems {
     }
 }
 
-/// All figures, as `--json` writes them.
+/// All figures, in the form that `--json` writes.
 #[derive(Serialize)]
 struct Report {
     instructions: Vec<Work>,
@@ -158,7 +159,7 @@ struct Pair {
     linux: Option<Latency>,
 }
 
-/// How much faster a program is with more workers.
+/// Speed-up of a program with several workers over one worker.
 #[derive(Serialize)]
 struct SpeedUp {
     name: String,
@@ -217,18 +218,18 @@ pub fn run(cpus: u32, kernel: Option<&Path>, json: Option<&Path>) -> Result<u8> 
     Ok(status::DONE)
 }
 
-/// What was compared.
+/// Summary of a comparison.
 pub struct Compared {
-    /// Number of results that were equal.
+    /// Number of results, all equal on both systems.
     pub results: usize,
-    /// Number of latencies that both systems have.
+    /// Number of latencies that both systems measured.
     pub latencies: usize,
 }
 
-/// Runs commands on both systems, instructions counted.
+/// Runs commands on both systems with counted instructions.
 ///
 /// # Errors
-/// Anything that does not run, or whose results differ.
+/// Fails if a command does not run or its results differ.
 pub fn compare(cpus: u32, kernel: &Path, commands: &[&str]) -> Result<Compared> {
     let commands: Vec<String> = commands.iter().map(|command| (*command).into()).collect();
     let (ours, linux) = Systems::prepare(cpus, Some(kernel))?.both(&commands, Clock::Instructions)?;

@@ -1,31 +1,33 @@
-//! What the kernel's figures are compared with, row by row: the shortest way there is, limits, Linux, Nautilus.
+//! Reference figures for the kernel's benchmarks, row by row: the shortest possible way, limits,
+//! Linux, Nautilus.
 
-/// What is known of a row besides what is measured.
+/// Known facts about a row that are not measured.
 pub struct Reference {
     /// The benchmark's name.
     pub name: &'static str,
-    /// The benchmark of `bench/linux` that does the same there.
+    /// The corresponding benchmark of `bench/linux`.
     pub linux: Option<&'static str>,
-    /// Nautilus (the C one, commit e6e38c4) under the same emulator.
+    /// The median of Nautilus (the C version, commit e6e38c4) under the same emulator.
     pub nautilus: Option<u64>,
-    /// What it may be at most.
+    /// Upper limit of the median.
     pub at_most: Option<u64>,
-    /// Instructions of the shortest sequence that could do it; of a share, what it must be at least.
+    /// Instruction count of the shortest sequence that does the job; for a share, its lower limit.
     pub floor: u64,
-    /// What that sequence is.
+    /// Description of that sequence.
     pub shortest: &'static str,
-    /// Where ours go, if they are more than twice as many: by `aero bench --profile`.
+    /// Where our instructions go if they are more than twice as many, as found by
+    /// `aero bench --profile`.
     pub rest: &'static str,
-    /// Why it is not ten times below Linux, or not twice below Nautilus.
+    /// Why the row is not ten times below Linux, or not twice below Nautilus.
     pub close: &'static str,
 }
 
-/// Looks one up.
+/// Returns the reference for a benchmark's name.
 pub fn find(name: &str) -> Option<&'static Reference> {
     REFERENCES.iter().find(|reference| reference.name == name)
 }
 
-/// A row with nothing to compare with.
+/// Returns a reference without figures to compare with.
 const fn row(name: &'static str, floor: u64, shortest: &'static str) -> Reference {
     let (linux, nautilus, at_most, rest, close) = (None, None, None, "", "");
     Reference { name, linux, nautilus, at_most, floor, shortest, rest, close }

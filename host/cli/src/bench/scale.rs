@@ -1,4 +1,4 @@
-//! `aero bench scale`: costs with 1 to 64 CPUs and 10 to 100,000 threads.
+//! `aero bench scale`: measures costs with 1 to 64 CPUs and 10 to 100,000 threads.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use build::{Which, image};
 use machine::Accelerator;
 use machine::status;
 
-/// Most CPUs unless told otherwise.
+/// Default for the largest number of CPUs.
 const MOST_CPUS: u32 = 64;
 /// Memory of the machines, in MiB: enough for all threads.
 const MEMORY: u32 = 4096;
@@ -27,7 +27,7 @@ struct Point {
     unit: String,
 }
 
-/// Numbers of CPUs: 1, 2, 4, ... and the most.
+/// Returns the numbers of CPUs to measure with: the powers of two below `most`, and `most`.
 fn steps(most: u32) -> impl Iterator<Item = u32> {
     (0..8).map(|power| 1 << power).take_while(move |&cpus| cpus < most).chain([most])
 }
@@ -58,10 +58,10 @@ pub fn run(most: Option<u32>, accelerator: Accelerator, json: Option<&Path>, plo
     Ok(status::DONE)
 }
 
-/// Cost by number of CPUs, by number of threads.
+/// The curves of an operation: for each number of threads, pairs of CPU count and cost.
 type Curves = BTreeMap<u64, Vec<(u32, u64)>>;
 
-/// Curves by operation.
+/// Groups points into curves by operation.
 fn curves(points: &[Point]) -> BTreeMap<&str, Curves> {
     let mut curves: BTreeMap<&str, Curves> = BTreeMap::new();
     for point in points {
@@ -102,7 +102,7 @@ const COLORS: [RGBColor; 5] = [
     RGBColor(86, 180, 233),
 ];
 
-/// A panel for each operation, a curve for each number of threads.
+/// Draws a panel for each operation, with a curve for each number of threads.
 fn draw(points: &[Point], path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let curves = curves(points);
     let unit = points.first().map_or("", |point| point.unit.as_str());
@@ -120,7 +120,8 @@ fn draw(points: &[Point], path: &Path) -> Result<(), Box<dyn std::error::Error>>
             .build_cartesian_2d((1u32..most).log_scale().base(2.0), 0u64..highest + highest / 5 + 1)?;
         chart.configure_mesh().x_desc("CPUs").light_line_style(WHITE).label_style(("sans-serif", 11)).draw()?;
         for (index, ((threads, curve), color)) in curves.iter().zip(COLORS.iter().cycle()).enumerate() {
-            // Curves that coincide are all seen: each is thinner than those below it.
+            // Each curve is thinner than those below it, so that curves that coincide are all
+            // visible.
             let style = color.stroke_width(2 * (curves.len() - index) as u32);
             chart
                 .draw_series(LineSeries::new(curve.iter().copied(), style))?

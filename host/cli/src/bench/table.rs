@@ -1,4 +1,4 @@
-//! Results as a table for the terminal.
+//! Prints results as a table for the terminal.
 
 use std::io::{self, Write};
 
@@ -6,7 +6,8 @@ use super::measure::Report;
 use super::reference;
 use report::{Meta, Row};
 
-/// What the figures are, and of which machine, so that nobody takes an emulator's for hardware's.
+/// Returns a line that names the unit of the figures and the machine, so that an emulator's figures
+/// cannot be mistaken for hardware's.
 pub fn heading(meta: &Meta) -> String {
     let Meta { system, accelerator, cpu, cpus, clock_hz, icount, warm_up, .. } = meta;
     let unit = match icount {
@@ -63,7 +64,7 @@ fn write_ours(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         "benchmark", "min", "median", "p95", "p99", "p99.9", "max", "stddev", "times", "floor", "limit", "Nautilus"
     )?;
     for row in &report.results {
-        // What is known of it are instructions; Nautilus's cycles are another machine's.
+        // The references are instruction counts, so they do not apply to cycles.
         let known = reference::find(&row.name).filter(|_| report.meta.icount);
         let figure = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
         let limit = known.and_then(|known| known.at_most);
@@ -91,7 +92,7 @@ fn write_ours(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// A number in groups of three digits.
+/// Formats a number in groups of three digits.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> =
@@ -99,7 +100,7 @@ pub fn grouped(number: u64) -> String {
     groups.join(",")
 }
 
-/// How often one goes into the other.
+/// Formats `theirs` divided by `ours`, or `-` if `ours` is 0.
 pub fn ratio(theirs: u64, ours: u64) -> String {
     match (theirs, ours) {
         (_, 0) => "-".into(),

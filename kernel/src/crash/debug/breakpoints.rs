@@ -1,4 +1,5 @@
-//! The debugger's breakpoints: those planted in the code, and those of the hardware. Written by the host while all others are stopped.
+//! The debugger's breakpoints: those planted in the code and those of the hardware. The host writes
+//! them while all other CPUs are stopped.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -8,36 +9,39 @@ use arch_contract::fault::Registers;
 
 use crate::arch::{Architecture, Machine};
 
-/// Written by the host only.
+/// The hardware breakpoints, written only by the host.
 struct Breakpoints(UnsafeCell<[Option<HardwareBreakpoint>; HARDWARE_BREAKPOINTS]>);
 
-// SAFETY: the host writes while all others are stopped; they read when they go on.
+// SAFETY: the host writes while all other CPUs are stopped, and they read when they resume, after
+// its order.
 unsafe impl Sync for Breakpoints {}
 
 static BREAKPOINTS: Breakpoints = Breakpoints(UnsafeCell::new([None; HARDWARE_BREAKPOINTS]));
 
-/// The hardware breakpoints of all CPUs.
+/// Returns the hardware breakpoints, which are common to all CPUs.
 ///
 /// # Safety
-/// By the host, for which it is the only reference; or to look at them, on a CPU that goes on.
+/// Called by the host, for which this is the only reference, or by a CPU that resumes and only
+/// reads.
 pub unsafe fn hardware() -> &'static mut [Option<HardwareBreakpoint>; HARDWARE_BREAKPOINTS] {
-    // SAFETY: the caller's obligation.
+    // SAFETY: the caller is the host with its only reference, or only reads while no host writes.
     unsafe { &mut *BREAKPOINTS.0.get() }
 }
 
-/// True if no hardware breakpoint is set at an index any more.
+/// Returns whether no hardware breakpoint is set at an index.
 pub fn is_free(index: usize) -> bool {
-    // SAFETY: written by hosts only, while this CPU is stopped or has not come here.
+    // SAFETY: hosts write only while this CPU is stopped or has not entered the debugger's code.
     unsafe { (*BREAKPOINTS.0.get())[index] }.is_none()
 }
 
-/// Sets this CPU's, as the host wants them.
+/// Loads the host's hardware breakpoints into this CPU.
 pub fn set_here() {
-    // SAFETY: written by the host before its order.
+    // SAFETY: the host wrote them before its order, and this CPU reads them after it.
     Machine::set_hardware_breakpoints(unsafe { &*BREAKPOINTS.0.get() });
 }
 
-/// Breakpoints that the debugger has put into the code, by address; 0 for none. Written by the host.
+/// Maximum number of breakpoints planted in the code. The table holds their addresses, 0 for a free
+/// place; only the host writes it.
 pub const BREAKPOINT_LIMIT: usize = 256;
 
 struct Planted {
@@ -54,7 +58,8 @@ fn planted_at(address: usize) -> Option<usize> {
     PLANTED.addresses.iter().position(|place| place.load(Ordering::Relaxed) == address)
 }
 
-/// If one of the debugger's breakpoints was executed, the code goes on at it: true then.
+/// Moves the instruction pointer back to a planted breakpoint that was just executed. Returns false
+/// if there is none.
 pub fn before_breakpoint(registers: &mut Registers) -> bool {
     let at = registers.instruction_pointer.wrapping_sub(1);
     let is_planted = planted_at(at).is_some();
@@ -64,25 +69,27 @@ pub fn before_breakpoint(registers: &mut Registers) -> bool {
     is_planted
 }
 
-/// If a breakpoint was executed that is no longer there, the code goes on at it: true then.
+/// Moves the instruction pointer back to a breakpoint that was executed and has been removed since.
+/// Returns false if there is none.
 pub fn before_gone(registers: &mut Registers) -> bool {
     let at = registers.instruction_pointer.wrapping_sub(1);
     let mut now = [Machine::BREAKPOINT];
     let is_gone =
         planted_at(at).is_none() && Machine::probe_read(at, &mut now).is_ok() && now[0] != Machine::BREAKPOINT;
     if is_gone {
-        // The instruction that is there now has not been executed.
+        // The instruction restored there has not been executed yet.
         registers.instruction_pointer = at;
     }
     is_gone
 }
 
-/// True if there is one of the debugger's breakpoints.
+/// Returns whether a breakpoint of the debugger is planted at `address`.
 pub fn is_planted(address: usize) -> bool {
     address != 0 && planted_at(address).is_some()
 }
 
-/// Puts a breakpoint into the code; false if nothing is mapped there, or there are too many.
+/// Plants a breakpoint in the code. Returns false if nothing is mapped there, or there are too many
+/// breakpoints.
 pub fn plant(address: usize) -> bool {
     if planted_at(address).is_some() {
         return true;
@@ -100,19 +107,19 @@ pub fn plant(address: usize) -> bool {
     true
 }
 
-/// Takes a breakpoint out of the code again; false if there is none.
+/// Removes a breakpoint from the code. Returns false if there is none.
 pub fn remove(address: usize) -> bool {
     let Some(index) = planted_at(address).filter(|_| address != 0) else { return false };
     PLANTED.addresses[index].store(0, Ordering::Relaxed);
     let mut now = [0];
-    // Code that is gone, or written anew since, has no breakpoint of ours.
+    // Code that was unmapped or rewritten since holds no breakpoint of ours.
     if Machine::probe_read(address, &mut now).is_ok() && now[0] == Machine::BREAKPOINT {
         return Machine::write_protected(address, &[PLANTED.originals[index].load(Ordering::Relaxed)]).is_ok();
     }
     true
 }
 
-/// Takes all out of the code.
+/// Removes all planted breakpoints from the code.
 pub fn remove_planted() {
     for place in &PLANTED.addresses {
         let address = place.load(Ordering::Relaxed);
@@ -122,7 +129,7 @@ pub fn remove_planted() {
     }
 }
 
-/// Puts what the code has without breakpoints into a copy of it.
+/// Replaces planted breakpoints in a copy of the code by the original bytes.
 pub fn hide(address: usize, bytes: &mut [u8]) {
     for (place, original) in PLANTED.addresses.iter().zip(&PLANTED.originals) {
         let offset = place.load(Ordering::Relaxed).wrapping_sub(address);
@@ -132,14 +139,14 @@ pub fn hide(address: usize, bytes: &mut [u8]) {
     }
 }
 
-/// What tests do with breakpoints.
+/// Breakpoint operations for tests.
 #[cfg(feature = "faults")]
 pub mod faults {
     use arch_contract::debug::{Debugging, HARDWARE_BREAKPOINTS, HardwareBreakpoint, Watch};
 
     use crate::arch::Machine;
 
-    /// Makes this CPU trap behind each write to the byte at an address, or no longer.
+    /// Makes this CPU trap after each write to the byte at `address`; `None` ends that.
     pub fn watch_here(address: Option<usize>) {
         let mut breakpoints = [None; HARDWARE_BREAKPOINTS];
         breakpoints[0] = address.map(|address| HardwareBreakpoint { address, length: 1, watch: Watch::Write });

@@ -1,9 +1,11 @@
-//! Stopping all CPUs for a debugger, and letting them go on.
+//! Stopping all CPUs for a debugger, and resuming them.
 //!
-//! A CPU that comes to a breakpoint, or that is told that something came on the debugger's line, becomes the *host*: it makes all
-//! others stop by NMI, whatever they do, and runs the debugger on a stack of its own, interrupts off. The others wait where
-//! they are, their registers in their slots, until the host has given each an order. After a crash, or a watchdog's report, the
-//! host runs the post-mortem prompt instead. Nothing here takes a lock or allocates, but for `init`.
+//! A CPU that hits a breakpoint, or is told of input on the debugger's line, becomes the *host*: it
+//! stops all other CPUs by NMI, whatever they are doing, and runs the debugger on a stack of its
+//! own with interrupts off. The other CPUs wait where they are, with their registers in their
+//! slots, until the host has given each an order. After a crash or a report of the watchdog the
+//! host runs the post-mortem prompt instead. Apart from `init`, nothing here takes a lock or
+//! allocates.
 
 mod breakpoints;
 mod rendezvous;
@@ -34,50 +36,52 @@ pub use rendezvous::Order;
 use rendezvous::Rendezvous;
 pub use stop::Stop;
 
-/// Stack the debugger runs on, in bytes.
+/// Size of the debugger's stack, in bytes.
 const STACK_SIZE: usize = 64 * 1024;
-/// How long the other CPUs may take to stop.
+/// Time the other CPUs have to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
-/// Alignment of a vector state, in bytes.
+/// Alignment of a saved vector state, in bytes.
 const VECTOR_ALIGN: usize = 64;
 
-/// The CPU that is interrupted by what comes on the line, and how often it looks while it is kept stopped.
+/// The CPU that input on the line interrupts, and the interval at which it polls the line while it
+/// is kept stopped.
 const LISTENER: usize = 0;
 const LOOK_INTERVAL: Duration = Duration::from_micros(20);
 
 const NO_CPU: usize = usize::MAX;
 
-/// What comes on the line and stops.
+/// A debugger on the other end of the debugger's line.
 pub trait Debugger: Sync {
-    /// Looks at what has come on the line while the CPUs run; true if they shall stop. May be called on any CPU, not on two
-    /// at once.
+    /// Reads the input on the line while the CPUs run. Returns true if they must stop. May be
+    /// called on any CPU, but not on two at once.
     fn attention(&self) -> bool;
-    /// True if a fault is its business: somebody is there to be told.
+    /// Returns whether the debugger claims faults, which it does while it is attached.
     fn takes_faults(&self) -> bool;
-    /// All CPUs are stopped; returns when they shall go on as the orders say.
+    /// Works on the stopped machine. Returns when the CPUs are to continue as ordered.
     fn stopped(&self, stop: &mut Stop);
 }
 
-/// Why the host stopped everybody.
+/// Why the host stopped all CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Something came on the line.
+    /// Input arrived on the line.
     Attention,
-    /// A breakpoint instruction; the instruction pointer is at it if it is the debugger's, else behind it.
+    /// A breakpoint instruction. The instruction pointer is at it if the debugger planted it, else
+    /// past it.
     Breakpoint,
-    /// A step is done.
+    /// A single step is complete.
     Stepped,
     /// A hardware breakpoint, by its index.
     Hardware(usize),
     /// The watchdog has reported something.
     Watchdog,
-    /// There is something to say to whoever debugs; then all go on.
+    /// The debugger has a message for its user; all CPUs continue afterwards.
     Message,
-    /// A person at the console wants to look.
+    /// A person at the console asked for a stop.
     Person,
-    /// A fault: whether it was an access to memory, for which the debugger has a signal of its own.
+    /// A fault.
     Fault {
-        /// An access that nothing allows.
+        /// True for a forbidden memory access, for which the debugger has a signal of its own.
         is_access: bool,
     },
 }
@@ -86,45 +90,49 @@ pub enum Reason {
 struct Slot {
     registers: UnsafeCell<Registers>,
     system: UnsafeCell<SystemRegisters>,
-    /// Its floating-point and vector state, in an area of the machine's layout; null before [`install`].
+    /// Floating-point and vector state, in an area of the machine's layout; null before [`init`].
     vectors: AtomicPtr<u8>,
-    /// The thread it runs.
+    /// Address of the thread the CPU runs.
     thread: AtomicUsize,
-    /// Whether it is stopped, and for how long.
+    /// The CPU's meeting point with the hosts: whether it is stopped, and its order.
     rendezvous: Rendezvous,
-    /// Set on a CPU that is in this module's code.
+    /// Set while the CPU is in this module's code.
     is_inside: AtomicBool,
-    /// What the next breakpoint on it is for: nothing of its own, or the number of one of [`Own`].
+    /// Purpose of the next breakpoint on the CPU: 0, or the number of an [`Own`] for one of the
+    /// kernel's.
     own_stop: AtomicU8,
-    /// NMIs on their way that hosts have sent; one that comes for nothing may be one of these. More than two arrive as two.
+    /// NMIs that hosts have sent and that have not arrived. An NMI without another cause may be one
+    /// of these. At most two, because more arrive as two.
     awaited: AtomicU8,
-    /// Set by an NMI that found the CPU there.
+    /// Set by an NMI that found the CPU in this module's code.
     was_called: AtomicBool,
-    /// It was told to execute one instruction.
+    /// The CPU was told to execute one instruction.
     is_stepping: AtomicBool,
-    /// Interrupts are off for a step and were on before.
+    /// Interrupts are off only for a step and were on before.
     masked_for_step: AtomicBool,
-    /// It was about to execute the one instruction when it stopped.
+    /// The CPU stopped before it executed the instruction of its step.
     stopped_in_step: AtomicBool,
-    /// It goes on with the last order: if that was a step, which is not over, it still is one.
+    /// The CPU continues under its last order; an unfinished step is still one.
     keeps_order: AtomicBool,
 }
 
 impl Slot {
-    /// An NMI is on its way to this CPU. A CPU has at most one in its handler and one waiting (SDM Vol. 3A, 6.7.1).
+    /// Counts an NMI that is about to be sent to this CPU. A CPU has at most one NMI in its handler
+    /// and one pending (SDM Vol. 3A, 6.7.1).
     fn await_one_more(&self) {
         let one_more = |awaited: u8| Some(2.min(awaited + 1));
         let _ = self.awaited.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
     }
 
-    /// One has come: true if a host may have sent it.
+    /// Counts an NMI that has arrived. Returns true if a host may have sent it.
     fn take_awaited(&self) -> bool {
         let one_less = |awaited: u8| awaited.checked_sub(1);
         self.awaited.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
     }
 }
 
-// SAFETY: the cells are written by their CPU before it is stopped and by the host while it is.
+// SAFETY: the cells are written by their CPU before it counts as stopped, and by the host while it
+// is stopped.
 unsafe impl Sync for Slot {}
 
 static SLOTS: [Slot; MAX_CPUS] = [const {
@@ -147,35 +155,39 @@ static SLOTS: [Slot; MAX_CPUS] = [const {
 
 /// The CPU that runs the debugger.
 static HOST: AtomicUsize = AtomicUsize::new(NO_CPU);
-/// Times all CPUs were stopped.
+/// Number of times all CPUs were stopped.
 static STOPS: AtomicU64 = AtomicU64::new(0);
-/// Cycles from the event to all stopped, of the last stop.
+/// Cycles from the event to all CPUs stopped, at the last stop.
 static LAST_STOP_CYCLES: AtomicU64 = AtomicU64::new(0);
 static STACK_TOP: AtomicUsize = AtomicUsize::new(0);
 
 struct Installed(UnsafeCell<Option<&'static dyn Debugger>>);
 
-// SAFETY: written once, by the boot CPU alone, before `IS_INSTALLED`.
+// SAFETY: the cell is written once, by the boot CPU alone, before `IS_INSTALLED` is set, and read
+// only after.
 unsafe impl Sync for Installed {}
 
 static INSTALLED: Installed = Installed(UnsafeCell::new(None));
 static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
 
-/// A prompt for a person, on a stopped machine. Returns when the machine shall go on, which it cannot after a crash.
+/// A prompt for a person on a stopped machine. Returns when the machine is to continue, which it
+/// cannot after a crash.
 pub type PostMortem = fn(&mut Stop);
 
 struct PostMortemPrompt(UnsafeCell<Option<PostMortem>>);
 
-// SAFETY: written once, by the boot CPU alone, before `IS_READY`.
+// SAFETY: the cell is written once, by the boot CPU alone, before `IS_READY` is set, and read only
+// after.
 unsafe impl Sync for PostMortemPrompt {}
 
 static POST_MORTEM: PostMortemPrompt = PostMortemPrompt(UnsafeCell::new(None));
 static IS_READY: AtomicBool = AtomicBool::new(false);
 
-/// Readies stopping, and gives the kernel a prompt for it. Once, by the boot CPU, before other CPUs start.
+/// Allocates everything that stopping needs, and sets the post-mortem prompt. Called once, by the
+/// boot CPU, before other CPUs start.
 ///
 /// # Errors
-/// [`OutOfMemory`]; the kernel goes on without.
+/// [`OutOfMemory`]; the kernel then runs without debugging.
 pub(crate) fn init(post_mortem: PostMortem) -> Result<(), OutOfMemory> {
     let layout = core::alloc::Layout::from_size_align(Machine::vector_layout().size.max(1), VECTOR_ALIGN)
         .map_err(|_| OutOfMemory)?;
@@ -185,22 +197,24 @@ pub(crate) fn init(post_mortem: PostMortem) -> Result<(), OutOfMemory> {
     }
     STACK_TOP.store(Stack::new(STACK_SIZE)?.top(), Ordering::Relaxed);
     sandbox::init()?;
-    // SAFETY: see `PostMortemPrompt`.
+    // SAFETY: the boot CPU alone calls this, once, and no CPU reads the cell before `IS_READY` is
+    // set.
     unsafe { *POST_MORTEM.0.get() = Some(post_mortem) };
     IS_READY.store(true, Ordering::Release);
     Ok(())
 }
 
-/// Gives the kernel a debugger, if there is a line to one; false if not, or if stopping is not possible. Once, by the boot CPU,
-/// before other CPUs start.
+/// Installs a debugger. Returns false if there is no line to one, or if `init` failed.
 ///
 /// # Safety
-/// As that says: nobody looks for a debugger meanwhile. The debugger changes memory and registers as its user says.
+/// Called once, by the boot CPU, before other CPUs start, so that no CPU looks for a debugger
+/// meanwhile. The debugger changes memory and registers at its user's command.
 pub unsafe fn install(debugger: &'static dyn Debugger) -> bool {
     if !IS_READY.load(Ordering::Acquire) || !Machine::debug_line_init() {
         return false;
     }
-    // SAFETY: see `Installed`.
+    // SAFETY: the caller guarantees that only the boot CPU runs, and no CPU reads the cell before
+    // `IS_INSTALLED` is set.
     unsafe { *INSTALLED.0.get() = Some(debugger) };
     IS_INSTALLED.store(true, Ordering::Release);
     Machine::debug_line_watch(true);
@@ -208,32 +222,32 @@ pub unsafe fn install(debugger: &'static dyn Debugger) -> bool {
 }
 
 fn post_mortem() -> Option<PostMortem> {
-    // SAFETY: not written any more.
+    // SAFETY: once `IS_READY` is set, nothing writes the cell any more.
     IS_READY.load(Ordering::Acquire).then(|| unsafe { *POST_MORTEM.0.get() }).flatten()
 }
 
 fn debugger() -> Option<&'static dyn Debugger> {
-    // SAFETY: not written any more.
+    // SAFETY: once `IS_INSTALLED` is set, nothing writes the cell any more.
     IS_INSTALLED.load(Ordering::Acquire).then(|| unsafe { *INSTALLED.0.get() }).flatten()
 }
 
-/// True if there is a line to a debugger.
+/// Returns whether a debugger is installed on a line.
 pub fn is_installed() -> bool {
     IS_INSTALLED.load(Ordering::Acquire)
 }
 
-/// True while all CPUs are stopped: locks may be held by who cannot give them back.
+/// Returns whether all CPUs are stopped. Stopped CPUs may hold locks that they cannot release.
 pub fn is_stopped() -> bool {
-    // A CPU that is to stay sees that when it sees the host gone.
+    // Ordered after the host's orders: a CPU that sees the host gone also sees that it is to stay.
     HOST.load(Ordering::SeqCst) != NO_CPU
 }
 
-/// Times all CPUs were stopped: what waited meanwhile is not late.
+/// Returns how often all CPUs were stopped, so that a waiter can tell lost time from lateness.
 pub fn stops() -> u64 {
     STOPS.load(Ordering::Relaxed)
 }
 
-/// Stops all CPUs here, for a debugger; false if there is no line to one.
+/// Stops all CPUs here for a debugger. Returns false if there is no line to one.
 pub fn break_here() -> bool {
     let is_installed = is_installed();
     if is_installed {
@@ -242,19 +256,21 @@ pub fn break_here() -> bool {
     is_installed
 }
 
-/// A crash is about to be reported: whoever debugs sees it first.
+/// Lets an attached debugger see a crash before it is reported.
 pub(crate) fn before_crash() {
     if debugger().is_some_and(Debugger::takes_faults) && !is_stopped() {
         Machine::breakpoint();
     }
 }
 
-/// The watchdog has reported something: a debugger that is attached sees it, or else the post-mortem prompt comes.
+/// Stops all CPUs after a report of the watchdog: for the debugger if one is attached, else for the
+/// post-mortem prompt.
 pub(crate) fn stop_for_watchdog() {
     stop_for(Own::Watchdog);
 }
 
-/// Stops all CPUs here, for a person at the console; false if there is none, or it is not possible.
+/// Stops all CPUs here for a person at the console. Returns false if no person can be there or
+/// stopping is not possible.
 pub fn break_for_person() -> bool {
     let is_possible = IS_READY.load(Ordering::Acquire) && state::halts_after_crash();
     if is_possible {
@@ -263,14 +279,15 @@ pub fn break_for_person() -> bool {
     is_possible
 }
 
-/// Stops all CPUs for a moment, in which the debugger can say something to whoever debugs; nothing if there is none.
+/// Stops all CPUs for a moment in which the debugger can send a message to its user. Does nothing
+/// without a debugger.
 pub fn stop_for_message() {
     if is_installed() {
         stop_for(Own::Message);
     }
 }
 
-/// Breakpoints of the kernel's own.
+/// Purposes of the kernel's own breakpoints.
 #[derive(Clone, Copy)]
 #[repr(u8)]
 enum Own {
@@ -281,14 +298,15 @@ enum Own {
 
 fn stop_for(own: Own) {
     if IS_READY.load(Ordering::Acquire) {
-        // On this CPU, and nothing in between.
+        // The breakpoint must hit on the CPU whose slot is marked, with no interrupt in between.
         let _guard = InterruptGuard::new();
         SLOTS[cpu::this().index].own_stop.store(own as u8, Ordering::SeqCst);
         Machine::breakpoint();
     }
 }
 
-/// This CPU turns to the debugger: the arch crate's callback.
+/// Handles a debug event on this CPU; the arch crate calls this. `registers` are the interrupted
+/// context; edits take effect on resume. Returns false if no debugger claims the event.
 pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
     if let DebugEvent::Fault(fault) = event
         && sandbox::end_by_fault(fault, format_args!("{}", FaultText(fault)), registers)
@@ -300,7 +318,8 @@ pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
     }
     let slot = &SLOTS[cpu::this().index];
     if slot.is_inside.swap(true, Ordering::SeqCst) {
-        // An NMI on a CPU that stops or goes on by itself, which sees to it before it leaves, or that waits.
+        // An NMI found the CPU in this module. A waiting CPU is woken by it; one that is stopping
+        // or leaving handles it in the loop below before it leaves. No other event is claimed here.
         slot.take_awaited();
         slot.was_called.store(true, Ordering::SeqCst);
         return matches!(event, DebugEvent::Attention);
@@ -317,7 +336,7 @@ pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
     }
 }
 
-/// What the host runs.
+/// The code the host runs on the stopped machine.
 #[derive(Clone, Copy)]
 enum Visitor {
     Debugger(&'static dyn Debugger),
@@ -329,7 +348,7 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
     let visitor_of = |reason: Reason, is_planted: bool| {
         let is_prompts = match reason {
             Reason::Person => true,
-            // Without a debugger that is attached, what was planted, and what steps, is the prompt's.
+            // If no debugger is attached, planted breakpoints and steps belong to the prompt.
             Reason::Breakpoint => is_planted && !debugger.is_some_and(Debugger::takes_faults),
             Reason::Watchdog | Reason::Stepped | Reason::Fault { .. } => !debugger.is_some_and(Debugger::takes_faults),
             _ => false,
@@ -344,12 +363,13 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
             if was_stopped {
                 wait_for_order(slot, registers);
             }
-            // Also after the wait: the same NMI may have come for a byte on the line.
+            // Also after the wait: the same NMI may have come for input on the line.
             match debugger {
                 Some(debugger) if look(debugger) => Reason::Attention,
                 Some(_) => return true,
-                // Without a line, one that nobody here has sent is somebody else's. Of two that were sent, to ask where this CPU
-                // is and to stop it, the first may have done for both: the second comes when all go on.
+                // Without a line, an NMI that no host sent has another source and is not claimed.
+                // If a CPU was sent one NMI to sample it and one to stop it, the first may have
+                // served for both, and the second arrives when all CPUs go on.
                 None => return was_stopped || is_awaited,
             }
         }
@@ -376,14 +396,16 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
     let is_at_breakpoint = reason == Reason::Breakpoint && breakpoints::before_breakpoint(registers);
     let Some(visitor) = visitor_of(reason, is_at_breakpoint) else { return false };
     while HOST.compare_exchange(NO_CPU, here, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-        // Another one was first.
+        // Another CPU became the host first.
         let goes_on_as_before = wait_for_order(slot, registers);
         let comes_again = match reason {
-            // The instruction is executed again.
+            // The breakpoint instruction is executed again.
             Reason::Breakpoint => is_at_breakpoint,
-            // A step that was done is no longer wanted, unless nobody has decided anew.
+            // New orders supersede a completed step. If the previous orders still hold, it is
+            // reported.
             Reason::Stepped => !goes_on_as_before,
-            // What came on the line may have been for the other one too; or it came when that one had looked for the last time.
+            // The other host may have handled this input too, or it arrived after that host's last
+            // look.
             Reason::Attention => !debugger.is_some_and(look),
             Reason::Hardware(index) => breakpoints::is_free(index),
             Reason::Fault { .. } | Reason::Watchdog | Reason::Message | Reason::Person => false,
@@ -393,15 +415,16 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
         }
     }
     host(visitor, slot, reason, registers, started_at);
-    // A fault that was looked at is still one, unless the code goes on elsewhere.
+    // A fault remains one after the debugger looked at it, unless the code continues elsewhere.
     match event {
         DebugEvent::Fault(fault) => registers.instruction_pointer != fault.registers.instruction_pointer,
         _ => true,
     }
 }
 
-/// True for what the CPU came to before it was stopped for another reason, if the debugger has meanwhile taken it away. An NMI can
-/// come in between, on the first instructions of the exception's handler.
+/// Returns whether the cause of the event is gone: the CPU met it, was stopped for another reason
+/// before it could report it, and the debugger has removed it meanwhile. An NMI can come in
+/// between, on the first instructions of the exception's handler.
 fn is_stale(slot: &Slot, reason: Reason, registers: &mut Registers) -> bool {
     match reason {
         Reason::Breakpoint => breakpoints::before_gone(registers),
@@ -414,15 +437,17 @@ fn is_stale(slot: &Slot, reason: Reason, registers: &mut Registers) -> bool {
     }
 }
 
-/// Lets the debugger look at its line: true if it wants a stop. What comes when another CPU has just looked must be seen.
+/// Lets the debugger look at its line. Returns whether it wants a stop. Waits for a CPU that is
+/// already looking, because input may arrive right after that CPU's look.
 fn look(debugger: &dyn Debugger) -> bool {
     attend(|| debugger.attention())
 }
 
-/// One CPU at a time attends to the debugger: also one that has not stopped in time must not take bytes from a host.
+/// Runs `work` on one CPU at a time. A CPU that has not stopped in time must not take bytes of the
+/// line from the host either.
 fn attend<T>(work: impl FnOnce() -> T) -> T {
     static ATTENDED: AtomicBool = AtomicBool::new(false);
-    // After a crash others may have stopped for good in here.
+    // After a crash, another CPU may have stopped for good inside.
     while ATTENDED.swap(true, Ordering::SeqCst) && !state::has_crashed() {
         Machine::spin_hint();
     }
@@ -431,10 +456,11 @@ fn attend<T>(work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Fills this CPU's slot.
+/// Fills this CPU's slot with its state.
 fn describe(slot: &Slot, registers: &Registers) {
     slot.thread.store(Machine::current(), Ordering::Relaxed);
-    // SAFETY: this CPU's slot, which nobody reads before it counts as stopped; the area was allocated for it.
+    // SAFETY: the slot is this CPU's, and no host reads it before the CPU counts as stopped; the
+    // area was allocated with the layout of the vector state.
     unsafe {
         *slot.registers.get() = *registers;
         *slot.system.get() = Machine::system_registers();
@@ -445,7 +471,8 @@ fn describe(slot: &Slot, registers: &Registers) {
     }
 }
 
-/// Stops until there is an order, and does what that says; true if the one before still holds.
+/// Stops until there is an order, and carries it out. Returns whether the previous order still
+/// holds.
 fn wait_for_order(slot: &Slot, registers: &mut Registers) -> bool {
     describe(slot, registers);
     Machine::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
@@ -465,19 +492,23 @@ fn wait_for_order(slot: &Slot, registers: &mut Registers) -> bool {
     go_on(slot, registers, steps)
 }
 
-/// What comes on the line interrupts one CPU. If the debugger keeps that one stopped while others run, it is not interrupted any more,
-/// most often being in the handler of an NMI; so it looks, and makes those that run look.
+/// Looks at the line on the listener and makes the running CPUs look. Input on the line interrupts
+/// only the listener. If the debugger keeps that CPU stopped while others run, the input does not
+/// interrupt it any more, mostly because it is in an NMI handler.
 fn pass_on_attention() {
     if debugger().is_some_and(look) {
-        // This one may just have been told to run, alone.
+        // The listener may just have been told to run, alone, and must then handle the input
+        // itself.
         SLOTS[LISTENER].was_called.store(true, Ordering::SeqCst);
         Machine::debug_stop_others();
     }
 }
 
-/// Takes over what the debugger has made of this CPU's registers, and its breakpoints; true if the order before still holds.
+/// Applies the registers and breakpoints that the debugger has set for this CPU. Returns whether
+/// the previous order still holds.
 fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) -> bool {
-    // SAFETY: the host has given its order and does not look any more.
+    // SAFETY: the host has given its order and no longer accesses the slot; `describe` has filled
+    // the vector state.
     let changed = unsafe {
         Machine::restore_vectors(slot.vectors.load(Ordering::Relaxed));
         *slot.registers.get()
@@ -495,7 +526,8 @@ fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) -> bool {
     goes_on_as_before
 }
 
-/// This CPU runs the debugger.
+/// Runs this CPU as the host: stops the other CPUs, runs the visitor, and gives all CPUs their
+/// orders.
 fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers, started_at: u64) {
     Machine::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
     Machine::debug_line_watch(false);
@@ -509,13 +541,14 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
     let mut stop = Stop { reason, host: here, all_stopped, orders: [Order::Run; MAX_CPUS], goes_on_as_before: false };
     on_own_stack(&mut Visit { visitor, stop: &mut stop });
     let orders = if stop.goes_on_as_before { last_orders() } else { stop.orders };
-    // Also to a CPU that does not count as started yet.
+    // All slots, because a CPU that is not published yet may have stopped, too.
     for (slot, order) in SLOTS.iter().zip(orders) {
         slot.rendezvous.give(order);
     }
     Machine::debug_line_watch(true);
     HOST.store(NO_CPU, Ordering::SeqCst);
-    // Also one that does not count as started yet.
+    // A CPU that is not published yet may wait, too. It is interrupted after `HOST` is cleared, so
+    // that it finds its order or no host.
     if SLOTS.iter().any(|slot| slot.rendezvous.may_halt()) {
         interrupt_others();
     }
@@ -525,13 +558,13 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
     };
 }
 
-/// Makes all other CPUs look why.
+/// Sends an NMI to all other CPUs, which then look for its cause.
 fn interrupt_others() {
     cpu::all().filter(|cpu| !cpu.is_this()).for_each(|cpu| SLOTS[cpu.index].await_one_more());
     Machine::debug_stop_others();
 }
 
-/// What all CPUs were doing when they stopped.
+/// Returns orders by which each CPU continues what it was doing when it stopped.
 fn last_orders() -> [Order; MAX_CPUS] {
     core::array::from_fn(|cpu| {
         let slot = &SLOTS[cpu];
@@ -546,8 +579,8 @@ fn last_orders() -> [Order; MAX_CPUS] {
     })
 }
 
-/// Calls `function` on the stopped machine: this CPU has crashed, and others that answer have stopped for good. Not if the debugger
-/// has crashed.
+/// Calls `function` on the stopped machine. This CPU has crashed, and the others that answer have
+/// stopped for good. Does nothing if the debugger itself crashed, or if `init` has not succeeded.
 pub(crate) fn with_crashed(registers: &Registers, function: impl FnOnce()) {
     let here = cpu::this().index;
     if !IS_READY.load(Ordering::Acquire)
@@ -560,12 +593,13 @@ pub(crate) fn with_crashed(registers: &Registers, function: impl FnOnce()) {
     HOST.store(NO_CPU, Ordering::SeqCst);
 }
 
-/// The post-mortem prompt, if there is one: this CPU has crashed, and others that answer have stopped for good.
+/// Runs the post-mortem prompt, if there is one. This CPU has crashed, and the others that answer
+/// have stopped for good.
 pub(crate) fn after_crash(registers: &Registers, is_access: bool) {
     let Some(post_mortem) = post_mortem() else { return };
     let here = cpu::this().index;
     if HOST.compare_exchange(NO_CPU, here, Ordering::SeqCst, Ordering::SeqCst).is_err() {
-        // It was the debugger that crashed.
+        // The debugger itself crashed.
         return;
     }
     Machine::debug_line_watch(false);
@@ -576,10 +610,11 @@ pub(crate) fn after_crash(registers: &Registers, is_access: bool) {
     on_own_stack(&mut Visit { visitor: Visitor::PostMortem(post_mortem), stop: &mut stop });
 }
 
-/// Another CPU has crashed, this one stops for good.
+/// Stops this CPU for good, because another one has crashed.
 pub(crate) fn stop_for_good(registers: &Registers) -> ! {
     let slot = &SLOTS[cpu::this().index];
-    // One that was stopped before has been interrupted where it waits, which is of no interest.
+    // A CPU that was already stopped was interrupted in its wait; its slot holds the state of
+    // interest.
     if !slot.rendezvous.is_stopped() {
         describe(slot, registers);
     }
@@ -587,28 +622,30 @@ pub(crate) fn stop_for_good(registers: &Registers) -> ! {
     Machine::halt_forever()
 }
 
-/// Registers of a CPU that is stopped.
+/// Returns the registers of a stopped CPU; `None` if the CPU is not stopped.
 pub(crate) fn stopped_registers(cpu: usize) -> Option<&'static Registers> {
     let slot = SLOTS.get(cpu)?;
     let is_there = HOST.load(Ordering::Relaxed) == cpu || slot.rendezvous.is_stopped();
-    // SAFETY: written before it stopped, and by the host, which is the caller.
+    // SAFETY: the CPU wrote them before it counted as stopped; from then on only the host writes
+    // them, and the host is the caller.
     is_there.then(|| unsafe { &*slot.registers.get() })
 }
 
-/// The thread that runs on a CPU that is stopped.
+/// Returns the thread that runs on a stopped CPU; `None` if the CPU is not stopped.
 pub(crate) fn stopped_thread(cpu: usize) -> Option<&'static crate::thread::Thread> {
     stopped_registers(cpu)?;
-    // SAFETY: noted by the CPU, where the thread still is; threads' memory is never given back while they run.
+    // SAFETY: the CPU stored its running thread, which is null or valid: a thread's memory is not
+    // freed while the thread runs, and the CPU stays stopped.
     unsafe { (SLOTS[cpu].thread.load(Ordering::Relaxed) as *const crate::thread::Thread).as_ref() }
 }
 
-/// What the debugger's stack is given.
+/// The argument of the code on the debugger's stack.
 struct Visit<'a> {
     visitor: Visitor,
     stop: &'a mut Stop,
 }
 
-/// A context to come back to.
+/// A visit, and the context to return to after it.
 struct Way<'a, 'b> {
     back: <Machine as Architecture>::Context,
     visit: &'a mut Visit<'b>,
@@ -616,22 +653,25 @@ struct Way<'a, 'b> {
 
 fn on_own_stack(visit: &mut Visit<'_>) {
     extern "C" fn run(way: usize) -> ! {
-        // SAFETY: the way of the suspended flow below, which waits.
+        // SAFETY: `way` is a local of the control flow below, which stays suspended until the
+        // resume at the end of this function.
         let way = unsafe { &mut *(way as *mut Way<'_, '_>) };
         match way.visit.visitor {
             Visitor::Debugger(debugger) => attend(|| debugger.stopped(way.visit.stop)),
             Visitor::PostMortem(post_mortem) => post_mortem(way.visit.stop),
         }
-        // SAFETY: suspended by `switch_through`, resumed once.
+        // SAFETY: `switch_through` suspended this context on this CPU, and it is resumed only here,
+        // once.
         unsafe { Machine::resume(&raw const way.back) }
     }
     let mut way = Way { back: Default::default(), visit };
     let at = &raw mut way;
-    // SAFETY: the debugger's stack is used by the host only; `run` comes back here.
+    // SAFETY: only the host uses the debugger's stack, and there is one host at a time; `run`
+    // resumes this flow.
     unsafe { Machine::switch_through(&raw mut (*at).back, STACK_TOP.load(Ordering::Relaxed), run, at as usize) };
 }
 
-/// Time from the event to all CPUs stopped, of the last stop, in cycles.
+/// Returns the cycles from the event to all CPUs stopped, for the last stop.
 pub fn last_stop_cycles() -> u64 {
     LAST_STOP_CYCLES.load(Ordering::Relaxed)
 }

@@ -1,76 +1,81 @@
-//! Where a CPU that stops and the hosts that stop it meet: one word per CPU, changed by one side at a time.
+//! The meeting point of a stopping CPU and the hosts that stop it: one word per CPU, changed by one
+//! side at a time.
 //!
-//! From when a host has seen that a CPU is stopped until that host's order, the CPU stays. A CPU that comes when no host is there any
-//! more goes on by itself; if another host comes just then, it either stays for that one or is seen to have left, and an order
-//! is taken once or not given: one that was left over would let the CPU run through the next stop.
+//! Once a host has seen a CPU stopped, the CPU stays until that host's order. A CPU that arrives
+//! when the host is already gone continues by itself. If another host arrives at just that moment,
+//! the CPU either stays for it or is seen to have left. An order is taken once or not given at all:
+//! a leftover order would let the CPU run through the next stop.
 
 use crate::atomic::{AtomicBool, AtomicU8, Ordering, const_fn};
 
-/// What a stopped CPU shall do.
+/// What a stopped CPU does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Stay stopped.
+    /// Stays stopped.
     Stay,
-    /// Go on.
+    /// Continues.
     Run,
-    /// Execute one instruction, interrupts off, and stop.
+    /// Executes one instruction with interrupts off, and stops again.
     Step,
 }
 
-/// The CPU runs, or has not come yet.
+/// The CPU runs, or has not arrived yet.
 const AWAY: u8 = 0;
-/// It waits for an order.
+/// The CPU waits for an order.
 const STOPPED: u8 = 1;
-/// It goes on by itself unless a host has come meanwhile.
+/// The CPU continues by itself unless a host has arrived meanwhile.
 const LEAVING: u8 = 2;
-/// It has been told to run, or to step, and has not gone yet.
+/// The CPU was told to run or to step, and has not left yet.
 const TO_RUN: u8 = 3;
 const TO_STEP: u8 = 4;
 
-/// The meeting place of a CPU.
+/// A CPU's meeting point with the hosts.
 pub struct Rendezvous {
-    /// See the constants.
+    /// One of the phases above.
     phase: AtomicU8,
-    /// The last host wants the CPU to stay when it is gone itself.
+    /// The last host wants the CPU to stay after the host is gone.
     is_held: AtomicBool,
-    /// It waits, and may have halted.
+    /// The CPU waits and may have halted.
     may_halt: AtomicBool,
 }
 
 impl Rendezvous {
     const_fn! {
-        /// The CPU is away.
+        /// Creates the meeting point of a CPU that is away.
         pub fn new() -> Self {
             Self { phase: AtomicU8::new(AWAY), is_held: AtomicBool::new(false), may_halt: AtomicBool::new(false) }
         }
     }
 
-    /// True if the CPU is stopped, and stays until the order of the host that asks.
+    /// Returns whether the CPU is stopped. If so, it stays until the order of the host that asks.
     pub fn is_stopped(&self) -> bool {
-        // A write, so that a CPU that leaves afterwards sees that there is a host, and one that was about to stays.
+        // A write even where the phase does not change: a CPU that leaves afterwards sees that
+        // there is a host, and one that was leaving stays.
         let stays = |phase| matches!(phase, STOPPED | LEAVING).then_some(STOPPED);
         self.phase.fetch_update(Ordering::SeqCst, Ordering::SeqCst, stays).is_ok()
     }
 
-    /// The CPU stops and never goes on.
+    /// Marks the CPU as stopped for good.
     pub fn stop_for_good(&self) {
         self.phase.store(STOPPED, Ordering::SeqCst);
         self.is_held.store(true, Ordering::SeqCst);
     }
 
-    /// True if the CPU waits: a host that is done, and no host any more, makes it look.
+    /// Returns whether the CPU waits and may have halted. A host that is done, and is no longer the
+    /// host, then makes the CPU look.
     pub fn may_halt(&self) -> bool {
-        // A write, so that a CPU that waits from afterwards on sees all that the host has done.
+        // A write, so that a CPU that starts waiting afterwards sees everything the host has done.
         self.may_halt.fetch_or(false, Ordering::SeqCst)
     }
 
-    /// True if the last host wants the CPU to stay.
+    /// Returns whether the last host wants the CPU to stay.
     pub fn is_held(&self) -> bool {
         self.is_held.load(Ordering::SeqCst)
     }
 
-    /// By the host, which is done: one that has not stopped yet goes on when it comes, unless it shall stay. One that gets an order
-    /// no longer counts as stopped, however long it takes to go: the next host waits for it.
+    /// Gives the order of a host that is done. A CPU that has not stopped yet continues when it
+    /// arrives, unless the order is to stay. A CPU that is ordered to go no longer counts as
+    /// stopped, however long it takes to leave, so the next host waits for it.
     pub fn give(&self, order: Order) {
         self.is_held.store(order == Order::Stay, Ordering::SeqCst);
         let next = match order {
@@ -82,11 +87,13 @@ impl Rendezvous {
         let _ = self.phase.fetch_update(Ordering::SeqCst, Ordering::SeqCst, told);
     }
 
-    /// The CPU is stopped until there is an order for it; true if that is to step. `has_host` says whether there is a host; `rest` is called
-    /// between two looks, and may take until a host has seen [`Self::may_halt`].
+    /// Stops the CPU until there is an order for it. Returns true if the order is to step.
+    /// `has_host` tells whether there is a host. `rest` is called between two looks and may block
+    /// until a host has seen [`Self::may_halt`].
     pub fn wait(&self, has_host: impl Fn() -> bool, rest: impl Fn()) -> bool {
         let change = |from, to| self.phase.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-        // Looked at in this order: a host gives its orders, and then is none any more.
+        // The order of the two reads matters: a host gives its orders before it ceases to be the
+        // host.
         let is_free = || !has_host() && !self.is_held.load(Ordering::SeqCst);
         self.may_halt.swap(true, Ordering::SeqCst);
         self.phase.store(STOPPED, Ordering::SeqCst);
@@ -98,7 +105,8 @@ impl Rendezvous {
                 break phase == TO_STEP;
             }
             if may_leave && change(STOPPED, LEAVING) {
-                // A host that has come meanwhile may have seen this CPU stopped, and may be gone again.
+                // A host that arrived meanwhile may have seen this CPU stopped, and may be gone
+                // again.
                 if is_free() && change(LEAVING, AWAY) {
                     break false;
                 }

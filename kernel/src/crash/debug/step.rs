@@ -1,4 +1,4 @@
-//! Executing one instruction on a CPU.
+//! Executing a single instruction on a CPU.
 
 use core::sync::atomic::Ordering;
 
@@ -8,7 +8,7 @@ use arch_contract::fault::Registers;
 use super::Slot;
 use crate::arch::{Architecture, Machine};
 
-/// Instructions whose step differs when interrupts are off (SDM Vol. 2).
+/// Instructions that behave differently in a step with interrupts off (SDM Vol. 2).
 mod opcode {
     pub const PUSH_FLAGS: u8 = 0x9c;
     pub const POP_FLAGS: u8 = 0x9d;
@@ -19,8 +19,9 @@ mod opcode {
     pub const WIDE: u8 = 0x48;
 }
 
-/// A step happens with interrupts off: what interrupts meanwhile would be stepped into. But an instruction that itself has
-/// to do with that is executed as it is.
+/// Prepares a step. It runs with interrupts off, because it would otherwise step into the handler
+/// of a pending interrupt. Instructions that access the interrupt flag or wait for an interrupt run
+/// with it unchanged.
 pub(super) fn begin(slot: &Slot, registers: &mut Registers) {
     registers.flags |= TRAP_FLAG;
     let mut code = [0; 2];
@@ -40,10 +41,10 @@ pub(super) fn begin(slot: &Slot, registers: &mut Registers) {
     }
 }
 
-/// The step, if there was one, is over, however it ended; true if there was.
+/// Ends a step, however it ended. Returns whether there was one.
 pub(super) fn finish(slot: &Slot, registers: &mut Registers) -> bool {
     if registers.flags & TRAP_FLAG == 0 {
-        // An NMI on the handler of what ended the step.
+        // No step was in progress, or an NMI hit the handler of the event that ended it.
         return false;
     }
     registers.flags &= !TRAP_FLAG;

@@ -1,4 +1,4 @@
-//! [`Stop`]: what a debugger can do while all CPUs are stopped.
+//! [`Stop`]: a debugger's interface to the stopped machine.
 
 use core::sync::atomic::Ordering;
 
@@ -9,72 +9,77 @@ use arch_contract::fault::Registers;
 use super::{Order, Reason, SLOTS, attend, breakpoints, debugger, look, stopped_thread};
 use crate::arch::{Architecture, Machine};
 
-/// All CPUs are stopped; the debugger works with this.
+/// A stop of all CPUs, as the debugger works with it.
 pub struct Stop {
-    /// Why.
+    /// Reason of the stop.
     pub reason: Reason,
-    /// The CPU it happened on.
+    /// CPU on which the reason occurred. It runs the debugger.
     pub host: usize,
     /// False if a CPU does not answer.
     pub all_stopped: bool,
     pub(super) orders: [Order; MAX_CPUS],
-    /// The orders of the last stop still hold, those of this one do not.
+    /// If set, the orders of the previous stop still hold and those of this one are ignored.
     pub goes_on_as_before: bool,
 }
 
 impl Stop {
-    /// A CPU's registers.
+    /// Returns a CPU's registers.
     pub fn registers(&mut self, cpu: usize) -> &mut Registers {
-        // SAFETY: it is stopped, and this is the host's only reference.
+        // SAFETY: the CPU is stopped, and `&mut self` makes this the host's only reference to its
+        // registers.
         unsafe { &mut *SLOTS[cpu].registers.get() }
     }
 
-    /// A CPU's further registers.
+    /// Returns a CPU's registers beyond those of [`Stop::registers`].
     pub fn system(&self, cpu: usize) -> &SystemRegisters {
-        // SAFETY: as above.
+        // SAFETY: the CPU is stopped and wrote the cell before; the host only reads it.
         unsafe { &*SLOTS[cpu].system.get() }
     }
 
-    /// A CPU's floating-point and vector state, as [`Debugging::vector_layout`] says.
+    /// Returns a CPU's floating-point and vector state, laid out as [`Debugging::vector_layout`]
+    /// says.
     pub fn vectors(&mut self, cpu: usize) -> &mut [u8] {
         let area = SLOTS[cpu].vectors.load(Ordering::Relaxed);
-        // SAFETY: as above; the area, allocated before anything stops, has that size.
+        // SAFETY: the CPU is stopped, `&mut self` makes this the host's only reference, and the
+        // area was allocated with that size before anything could stop.
         unsafe { core::slice::from_raw_parts_mut(area, Machine::vector_layout().size) }
     }
 
-    /// True if the CPU is stopped: it is there, and has answered.
+    /// Returns whether the CPU is stopped: it exists and has answered.
     pub fn is_stopped(&self, cpu: usize) -> bool {
         cpu == self.host || SLOTS[cpu].rendezvous.is_stopped()
     }
 
-    /// Tells a CPU what to do when the debugger is done.
+    /// Sets what a CPU does when the debugger is done.
     pub fn order(&mut self, cpu: usize, order: Order) {
         self.orders[cpu] = order;
     }
 
-    /// The hardware breakpoints of all CPUs.
+    /// Returns the hardware breakpoints, which are common to all CPUs.
     pub fn hardware_breakpoints(&mut self) -> &mut [Option<HardwareBreakpoint>; HARDWARE_BREAKPOINTS] {
-        // SAFETY: this is the host, and all others are stopped.
+        // SAFETY: this is the host, all other CPUs are stopped, and `&mut self` makes the reference
+        // the only one.
         unsafe { breakpoints::hardware() }
     }
 
-    /// Puts a breakpoint into the code; false if nothing is mapped there, or there are too many.
+    /// Plants a breakpoint in the code. Returns false if nothing is mapped there, or there are too
+    /// many breakpoints.
     pub fn plant(&mut self, address: usize) -> bool {
         breakpoints::plant(address)
     }
 
-    /// True if there is one of the debugger's breakpoints.
+    /// Returns whether a breakpoint of the debugger is planted at `address`.
     pub fn has_planted(&self, address: usize) -> bool {
         breakpoints::is_planted(address)
     }
 
-    /// Number and name of the thread that runs on a CPU.
+    /// Returns the number and name of the thread that runs on a CPU.
     pub fn running(&self, cpu: usize) -> (u64, &str) {
         stopped_thread(cpu).map_or((0, ""), |thread| (thread.id(), thread.name()))
     }
 
-    /// True if a CPU uses the stack of the thread that runs on it, or of a fiber of that: not on the last instructions of the thread
-    /// before it.
+    /// Returns whether a CPU is on the stack of the thread that runs on it, or of that thread's
+    /// fiber. It is not while it executes the last instructions of the thread before it.
     pub fn is_on_own_stack(&mut self, cpu: usize) -> bool {
         let pointer = self.registers(cpu).stack_pointer;
         stopped_thread(cpu).is_some_and(|thread| {
@@ -83,35 +88,37 @@ impl Stop {
         })
     }
 
-    /// True if the machine has crashed: it cannot go on.
+    /// Returns whether the machine has crashed, after which it cannot continue.
     pub fn has_crashed(&self) -> bool {
         crate::crash::state::has_crashed()
     }
 
-    /// Lets a debugger work on the stop, if there is one and something has come from it; false if not.
+    /// Lets the debugger work on the stop, if there is one and it has sent input. Returns false
+    /// otherwise.
     pub fn attend_debugger(&mut self) -> bool {
         let Some(debugger) = debugger().filter(|debugger| look(*debugger)) else { return false };
         attend(|| debugger.stopped(self));
         true
     }
 
-    /// Takes a breakpoint out of the code again; false if there is none.
+    /// Removes a planted breakpoint from the code. Returns false if there is none.
     pub fn remove(&mut self, address: usize) -> bool {
         breakpoints::remove(address)
     }
 
-    /// Takes all breakpoints away.
+    /// Removes all breakpoints.
     pub fn remove_all(&mut self) {
         breakpoints::remove_planted();
         *self.hardware_breakpoints() = [None; HARDWARE_BREAKPOINTS];
     }
 
-    /// Reads memory, without the debugger's breakpoints in it; returns how many bytes could be read.
+    /// Reads memory, with the debugger's breakpoints replaced by the original code. Returns the
+    /// number of bytes that could be read.
     pub fn read(&self, address: usize, bytes: &mut [u8]) -> usize {
         let mut done = 0;
         while done < bytes.len() {
             let at = address.wrapping_add(done);
-            // Up to the next page: what can be read in one can be read whole.
+            // Up to the page's end: a page is readable as a whole or not at all.
             let length = (arch_contract::PAGE_SIZE - at % arch_contract::PAGE_SIZE).min(bytes.len() - done);
             if Machine::is_device_memory(at) || Machine::probe_read(at, &mut bytes[done..done + length]).is_err() {
                 break;
@@ -122,7 +129,7 @@ impl Stop {
         done
     }
 
-    /// Writes memory, also where that is read-only; false if it cannot be.
+    /// Writes memory, even if it is read-only. Returns false if that is not possible.
     pub fn write(&mut self, address: usize, bytes: &[u8]) -> bool {
         !Machine::is_device_memory(address) && Machine::write_protected(address, bytes).is_ok()
     }

@@ -1,8 +1,11 @@
-//! A zone: the memory of one NUMA node. A buddy allocator of frames, and slabs of small objects in single frames.
+//! A zone: the memory of one NUMA node. A buddy allocator manages its frames; small objects come
+//! from single-frame slabs.
 //!
-//! The zone keeps a 16-byte record per frame in its own memory, and beside it a word for whoever has the frame. Every
-//! operation takes bounded time: at most one step per block order, except [`Zone::allocate_pages`], which tries a limited number of
-//! free blocks, and [`Zone::allocate_bytes_below`], which looks at all of them.
+//! The zone keeps a 16-byte record for each frame in its own memory, followed by one owner word per
+//! frame for the frame's user (see [`owner`]). Every operation takes bounded time, at most one step
+//! per block order, with three exceptions: [`Zone::allocate_pages`] tries a limited number of free
+//! blocks, [`Zone::allocate_bytes_below`] may look at all of them, and [`Zone::free_pages`] frees
+//! each block of the run.
 
 mod runs;
 
@@ -17,51 +20,51 @@ use super::cache::{CLASSES, size_of_class};
 use crate::arch::{Architecture, Machine};
 use crate::lock::SpinLock;
 
-/// Block sizes are `PAGE_SIZE << order`, up to 1 GiB.
+/// Number of block orders: block sizes are `PAGE_SIZE << order`, up to 1 GiB.
 pub const ORDERS: usize = 19;
 const NONE: u32 = u32::MAX;
 const NO_OBJECT: u16 = u16::MAX;
 
-/// What a frame is used for.
+/// The role of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 enum Kind {
-    /// Not the zone's: a hole, the zone's own records, or inside a block.
+    /// Not the start of a block: a hole, part of the zone's own records, or inside a block.
     Inside = 0,
     /// First frame of a free block.
     Free,
     /// First frame of an allocated block.
     Allocated,
-    /// Small objects.
+    /// A slab of small objects.
     Slab,
 }
 
-/// The zone's record of a frame.
+/// The zone's record of one frame.
 #[repr(C)]
 struct Frame {
-    /// Neighbours in a list of free blocks or of slabs with free objects.
+    /// Neighbours in a list of free blocks, or of slabs with free objects.
     previous: u32,
     next: u32,
     kind: Kind,
-    /// Order of a block, class of a slab.
+    /// The order of a block, or the class of a slab.
     order: u8,
-    /// Objects in use in a slab.
+    /// Number of objects in use in a slab.
     in_use: u16,
-    /// First object of the slab's free list.
+    /// First object on the slab's free list.
     free_object: u16,
-    /// First object that was never used.
+    /// First object of the slab that was never used.
     fresh: u16,
 }
 
 const _: () = assert!(size_of::<Frame>() == 16);
 
-/// Head of a list of frames.
+/// The head of a list of frames.
 #[derive(Clone, Copy)]
 struct List {
     first: u32,
 }
 
-/// The memory of one node.
+/// The memory of one NUMA node.
 pub struct Zone {
     /// Physical frame number of the first frame with a record.
     base: u64,
@@ -69,7 +72,7 @@ pub struct Zone {
     owners: *mut AtomicU64,
     frame_count: u32,
     free: [List; ORDERS],
-    /// Bit n set: there are free blocks of order n.
+    /// Bit n is set if there are free blocks of order n.
     nonempty: u32,
     slabs: [List; CLASSES],
     free_frames: u64,
@@ -79,44 +82,46 @@ pub struct Zone {
     record_bytes: u64,
 }
 
-// SAFETY: the records are the zone's own memory.
+// SAFETY: `frames` and `owners` point to memory that belongs to this zone alone and is not tied to
+// a thread or CPU.
 unsafe impl Send for Zone {}
 
-/// All zones.
+/// The table of all zones; see [`Zones::get`].
 pub struct Zones([SpinLock<Zone>; MAX_NODES]);
 
-/// The zones of the machine, by node.
+/// The machine's zones, indexed by node.
 pub static ZONES: Zones = Zones([const { SpinLock::new(Zone::empty()) }; MAX_NODES]);
 
 static NODES: AtomicUsize = AtomicUsize::new(0);
-/// Virtual address range of each zone: where its memory begins and its span in bytes. For nodes without, the span is 0.
+/// Virtual address range of each zone: its first address in the direct map and its span in bytes.
+/// The span is 0 for a node without memory.
 static SPANS: [(AtomicUsize, AtomicUsize); MAX_NODES] =
     [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; MAX_NODES];
 /// The owner words of each zone's frames; see [`owner`].
 static OWNERS: [AtomicPtr<AtomicU64>; MAX_NODES] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_NODES];
-/// For each node, which nodes have memory: bit set.
+/// Bit n is set if node n has memory.
 static WITH_MEMORY: AtomicU64 = AtomicU64::new(0);
 static DISTANCES: [[core::sync::atomic::AtomicU8; MAX_NODES]; MAX_NODES] =
     [const { [const { core::sync::atomic::AtomicU8::new(10) }; MAX_NODES] }; MAX_NODES];
 
 impl Zones {
-    /// The zone of a node that has memory.
+    /// Returns the zone of a node; `None` if the node has no memory.
     pub fn get(&self, node: usize) -> Option<&SpinLock<Zone>> {
         (node < MAX_NODES && WITH_MEMORY.load(Ordering::Relaxed) >> node & 1 != 0).then(|| &self.0[node])
     }
 }
 
-/// Numbers of the nodes that have memory.
+/// The numbers of the nodes that have memory.
 pub type NodeSet = arrayvec::IntoIter<usize, MAX_NODES>;
 
-/// Nodes that have memory.
+/// Returns the nodes that have memory.
 pub fn nodes() -> NodeSet {
     let all = 0..NODES.load(Ordering::Relaxed);
     let list: arrayvec::ArrayVec<usize, MAX_NODES> = all.filter(|&node| ZONES.get(node).is_some()).collect();
     list.into_iter()
 }
 
-/// Nodes that have memory, `from` first, then nearer before farther ones.
+/// Yields the nodes that have memory: `from` first, then the others from near to far.
 pub fn by_distance(from: usize) -> impl Iterator<Item = usize> {
     let count = NODES.load(Ordering::Relaxed);
     let mut done = 0u64;
@@ -134,29 +139,30 @@ pub fn by_distance(from: usize) -> impl Iterator<Item = usize> {
     .filter(|&node| ZONES.get(node).is_some())
 }
 
-/// What `find` finds in a zone: in `node`'s own first, then in nearer before farther ones.
+/// Calls `find` on the zone of `node`, then on the other zones from near to far, until it returns a
+/// result.
 #[inline(always)]
 pub fn find_nearest<T>(node: usize, mut find: impl FnMut(&mut Zone) -> Option<T>) -> Option<T> {
     let mut look = |node: usize| find(&mut ZONES.get(node)?.lock());
     look(node).or_else(|| by_distance(node).find_map(look))
 }
 
-/// Where a node's memory begins in the direct map, and its span in bytes.
+/// Returns the start of a node's memory in the direct map, and its span in bytes.
 pub fn span(node: usize) -> (usize, usize) {
     (SPANS[node].0.load(Ordering::Relaxed), SPANS[node].1.load(Ordering::Relaxed))
 }
 
-/// True if the address may be of this node's memory; false if it certainly is not.
+/// Returns false if the address is certainly not in this node's memory, true if it may be.
 #[inline(always)]
 pub fn may_contain(node: usize, at: NonNull<u8>) -> bool {
     let (start, length) = &SPANS[node];
     (at.as_ptr() as usize).wrapping_sub(start.load(Ordering::Relaxed)) < length.load(Ordering::Relaxed)
 }
 
-/// The zone an allocated address belongs to.
+/// Returns the zone that an allocated address belongs to.
 ///
 /// # Panics
-/// If it belongs to none: the address was never allocated.
+/// If no zone owns the address, which was then never allocated.
 #[inline]
 pub fn of(at: NonNull<u8>) -> &'static SpinLock<Zone> {
     if NODES.load(Ordering::Relaxed) == 1 && may_contain(0, at) {
@@ -168,7 +174,8 @@ pub fn of(at: NonNull<u8>) -> &'static SpinLock<Zone> {
 fn of_several(at: NonNull<u8>) -> &'static SpinLock<Zone> {
     let frame = Machine::virtual_to_physical(at.as_ptr()) / PAGE_SIZE as u64;
     let owner = (0..NODES.load(Ordering::Relaxed)).filter(|&node| may_contain(node, at)).find(|&node| {
-        // Spans of nodes can overlap where their memory interleaves; the record tells.
+        // Node spans overlap where the memory of nodes interleaves; only the frame's record tells
+        // them apart.
         ZONES.0[node].lock().owns(frame)
     });
     match owner {
@@ -177,15 +184,18 @@ fn of_several(at: NonNull<u8>) -> &'static SpinLock<Zone> {
     }
 }
 
-/// The owner word of the frame at an address, by which whoever has the frame finds what it knows of it: 0 unless it was
-/// set. `None` for addresses that are no zone's. Takes no lock, so what is read of another's frame is out of date at once.
+/// Returns the owner word of the frame at an address: the frame's user stores there what it needs
+/// to find its own data by address. The word is 0 unless it was set. Returns `None` for an address
+/// outside all zones. Takes no lock, so the value read for another user's frame may already be out
+/// of date.
 #[inline(always)]
 pub fn owner(at: NonNull<u8>) -> Option<&'static AtomicU64> {
     let node =
         if may_contain(0, at) { 0 } else { (1..NODES.load(Ordering::Relaxed)).find(|&node| may_contain(node, at))? };
     let index = (at.as_ptr() as usize - SPANS[node].0.load(Ordering::Relaxed)) / PAGE_SIZE;
-    // SAFETY: `init` made a word for each frame of the span before it published the span, and none of them ever goes. Where
-    // spans overlap, an address always leads to the same one's word.
+    // SAFETY: `init` creates a word for each frame of a span before it publishes the span, and the
+    // words are never freed. Where spans overlap, the same node is chosen each time, so an address
+    // always maps to the same word.
     unsafe { OWNERS[node].load(Ordering::Relaxed).add(index).as_ref() }
 }
 
@@ -228,7 +238,8 @@ impl Zone {
         }
     }
 
-    /// A zone of these regions, its records taken from the largest; `None` if there is too little memory for them.
+    /// Builds a zone of these regions and takes its records from the largest one; `None` if the
+    /// largest cannot hold them.
     pub(super) fn build<'a, I: Iterator<Item = &'a MemoryRegion>>(regions: impl Fn() -> I) -> Option<Self> {
         let page = PAGE_SIZE as u64;
         let first = regions().map(|region| region.range.start).min()? / page;
@@ -242,12 +253,14 @@ impl Zone {
         if host.len() <= records {
             return None;
         }
-        // At the end of the largest region, away from low memory that devices may need.
+        // Place the records at the end of the largest region, away from low memory that devices may
+        // need.
         let records_start = host.end - records;
         zone.frames = Machine::physical_to_virtual(records_start).cast();
         zone.record_bytes = records;
-        // SAFETY: the records' memory is the zone's own, and zero is a valid record, `Kind::Inside`, and a valid owner word. A
-        // record's size is a multiple of the word's alignment.
+        // SAFETY: the record range lies in a region of this zone that is not yet in use. Zero is a
+        // valid record (`Kind::Inside`) and a valid owner word, and a record's size is a multiple
+        // of the word's alignment, so the words after the records are aligned.
         unsafe {
             zone.frames.cast::<u8>().write_bytes(0, records as usize);
             zone.owners = zone.frames.add(zone.frame_count as usize).cast();
@@ -263,7 +276,7 @@ impl Zone {
         Some(zone)
     }
 
-    /// Frees a range in the largest aligned blocks.
+    /// Frees a range, split into the largest aligned blocks.
     fn add(&mut self, range: PhysicalRange) {
         let first = range.start / PAGE_SIZE as u64;
         for (number, order) in runs::blocks_of(first, range.end / PAGE_SIZE as u64) {
@@ -284,7 +297,8 @@ impl Zone {
     #[expect(clippy::mut_from_ref, reason = "records are raw memory; callers hold the zone's lock")]
     fn frame(&self, index: u32) -> &mut Frame {
         debug_assert!(index < self.frame_count);
-        // SAFETY: there is a record for each index below `frame_count`; callers use one reference at a time.
+        // SAFETY: `frames` has a record for each index below `frame_count`. Callers hold the zone's
+        // lock, or build the zone, and use one reference to a record at a time.
         unsafe { &mut *self.frames.add(index as usize) }
     }
 
@@ -335,7 +349,7 @@ impl Zone {
         self.frame(index).kind = Kind::Inside;
     }
 
-    /// Takes a block of an order, splitting larger ones.
+    /// Takes a block of the given order and splits a larger one if necessary.
     fn take_block(&mut self, order: usize) -> Option<u32> {
         let found = (self.nonempty >> order << order).trailing_zeros() as usize;
         if found >= ORDERS {
@@ -347,7 +361,7 @@ impl Zone {
         Some(index)
     }
 
-    /// Cuts a taken block down to `order`, freeing the upper halves.
+    /// Cuts a taken block down to `order` and frees the upper halves.
     fn split(&mut self, index: u32, from: usize, order: usize) {
         for half in (order..from).rev() {
             self.insert_free(index + (1 << half), half);
@@ -358,7 +372,7 @@ impl Zone {
         self.free_frames -= 1 << order;
     }
 
-    /// Frees a block, merging it with its free buddies.
+    /// Frees a block and merges it with its free buddies.
     fn return_block(&mut self, mut index: u32, mut order: usize) {
         self.frame(index).kind = Kind::Inside;
         self.free_frames += 1 << order;
@@ -379,13 +393,14 @@ impl Zone {
         self.insert_free(index, order);
     }
 
-    /// A block of at least `size` bytes, aligned to its size rounded up to a power of two.
+    /// Allocates a block of at least `size` bytes, aligned to its size rounded up to a power of
+    /// two.
     pub fn allocate_bytes(&mut self, size: usize) -> Option<NonNull<u8>> {
         let index = self.take_block(order_of(size)?)?;
         Some(self.address_of(index))
     }
 
-    /// As [`Zone::allocate_bytes`], all of it below a physical address.
+    /// Like [`Zone::allocate_bytes`], but the whole block lies below the physical address `limit`.
     pub fn allocate_bytes_below(&mut self, size: usize, limit: u64) -> Option<NonNull<u8>> {
         let order = order_of(size)?;
         let fits = |index: u32| (self.base + u64::from(index) + (1 << order)) * PAGE_SIZE as u64 <= limit;
@@ -404,7 +419,7 @@ impl Zone {
     /// Frees a block.
     ///
     /// # Panics
-    /// If it is not an allocated block: it was freed before, or never allocated.
+    /// If `at` is not an allocated block: it was freed before, or never allocated.
     pub fn free_block(&mut self, at: NonNull<u8>) {
         let index = self.index_of(at);
         let frame = self.frame(index);
@@ -413,7 +428,7 @@ impl Zone {
         self.return_block(index, order);
     }
 
-    /// A small object of a class.
+    /// Allocates a small object of a class.
     pub fn allocate_object(&mut self, class: usize) -> Option<NonNull<u8>> {
         let size = size_of_class(class);
         if size == PAGE_SIZE {
@@ -437,10 +452,12 @@ impl Zone {
         } else {
             frame.free_object
         };
-        // SAFETY: the object is in the slab's page; a free one holds the number of the next.
+        // SAFETY: `object` is below the number of objects per slab, so the result is inside the
+        // slab's page.
         let at = unsafe { page.add(usize::from(object) * size) };
         if object == frame.free_object {
-            // SAFETY: as above.
+            // SAFETY: the object is on the free list, and a free object's first two bytes hold the
+            // number of the next one.
             frame.free_object = unsafe { at.cast::<u16>().read() };
         }
         frame.in_use += 1;
@@ -451,10 +468,10 @@ impl Zone {
         Some(at)
     }
 
-    /// Takes a small object back.
+    /// Frees a small object.
     ///
     /// # Panics
-    /// If its page does not hold objects of the class: it was never allocated as one.
+    /// If the page of `at` is not a slab of this class, so that `at` was never allocated from it.
     pub fn free_object(&mut self, at: NonNull<u8>, class: usize) {
         let size = size_of_class(class);
         if size == PAGE_SIZE {
@@ -468,7 +485,8 @@ impl Zone {
             frame.kind,
             frame.order
         );
-        // SAFETY: the object is free and at least 16 bytes.
+        // SAFETY: the object has been freed by its owner, and an object has at least 16 bytes,
+        // which hold the link.
         unsafe { at.cast::<u16>().write(frame.free_object) };
         frame.free_object = ((at.as_ptr() as usize % PAGE_SIZE) / size) as u16;
         let was_full = usize::from(frame.in_use) == PAGE_SIZE / size;
@@ -485,7 +503,7 @@ impl Zone {
         }
     }
 
-    /// Usage, in bytes.
+    /// Returns the zone's usage, in bytes.
     pub fn usage(&self) -> NodeUsage {
         let largest = u32::BITS - self.nonempty.leading_zeros();
         NodeUsage {
@@ -498,7 +516,8 @@ impl Zone {
     }
 }
 
-/// Order of the smallest block of `size` bytes; `None` if there are none so large.
+/// Returns the order of the smallest block that holds `size` bytes; `None` if no block is that
+/// large.
 fn order_of(size: usize) -> Option<usize> {
     let frames = size.div_ceil(PAGE_SIZE).checked_next_power_of_two()?;
     let order = frames.trailing_zeros() as usize;

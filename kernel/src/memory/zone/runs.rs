@@ -1,4 +1,4 @@
-//! Runs of frames: as many as are wanted, not a power of two of them, across the borders of the buddy allocator's blocks.
+//! Runs of frames: allocations of any number of frames, which may span the borders of buddy blocks.
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -7,12 +7,14 @@ use arch_contract::PAGE_SIZE;
 
 use super::{Kind, NONE, ORDERS, Zone, order_of};
 
-/// Most free blocks that are tried for a run before it counts as not found: some hundred microseconds.
+/// Number of free blocks tried before the search for a run gives up; bounds the search to some
+/// hundred microseconds.
 const TRIED: usize = 256;
 
 impl Zone {
-    /// `pages` frames in a row, aligned to `align` bytes, a power of two. Where there is room, `gap` frames before them stay
-    /// free, so that large runs that follow each other do not begin at the same offset of a power of two.
+    /// Allocates `pages` consecutive frames, aligned to `align` bytes, a power of two. Where there
+    /// is room, at least `gap` frames before the run stay free, so that consecutive large runs do
+    /// not begin at the same offset from a power of two.
     pub fn allocate_pages(&mut self, pages: usize, align: usize, gap: usize) -> Option<NonNull<u8>> {
         let align = align.max(PAGE_SIZE) / PAGE_SIZE;
         let mut index = if pages.is_power_of_two() && gap == 0 { self.take_aligned(pages, align) } else { None };
@@ -24,7 +26,8 @@ impl Zone {
         Some(self.address_of(index))
     }
 
-    /// The beginning of a block that is large enough for any alignment.
+    /// Takes frames from the start of one free block that is large enough to have the alignment by
+    /// itself.
     fn take_aligned(&mut self, pages: usize, align: usize) -> Option<u32> {
         let least = order_of(pages.max(align) * PAGE_SIZE)?;
         let order = (self.nonempty >> least << least).trailing_zeros() as usize;
@@ -35,10 +38,11 @@ impl Zone {
     }
 
     fn take_run(&mut self, pages: usize, align: usize, gap: usize) -> Option<u32> {
-        // A run of so many frames has at least this block in it, whole.
+        // A free run of that many frames contains at least one whole free block of this order.
         let least = ((pages + gap + 1).ilog2() as usize).saturating_sub(1).min(ORDERS - 1);
         let mut tried = 0;
-        // Small blocks first, so that what is left of a large one is used up before the next is cut.
+        // Small blocks first, so that the rest of a large block is used up before the next one is
+        // cut.
         for order in least..ORDERS {
             let mut block = self.free[order].first;
             while block != NONE {
@@ -59,7 +63,8 @@ impl Zone {
         None
     }
 
-    /// The free frames around a free block: from the first on, and as many of those behind as are enough for `wanted`.
+    /// Returns the free frames around a free block: all adjoining free blocks before it, and after
+    /// it as many as are needed to reach `wanted` frames.
     fn run_around(&self, block: u32, order: usize, wanted: usize) -> Range<u64> {
         let mut run = u64::from(block)..u64::from(block) + (1 << order);
         while let Some(order) = (0..ORDERS).find(|&order| self.is_free(run.start.wrapping_sub(1 << order), order)) {
@@ -73,7 +78,8 @@ impl Zone {
         run
     }
 
-    /// The order of the free block that begins at a frame.
+    /// Returns the order of the free block that begins at a frame; `None` if no free block begins
+    /// there.
     fn free_order(&self, index: u64) -> Option<usize> {
         let frame = self.frame(u32::try_from(index).ok().filter(|&index| index < self.frame_count)?);
         (frame.kind == Kind::Free).then_some(usize::from(frame.order))
@@ -83,8 +89,9 @@ impl Zone {
         self.free_order(index) == Some(order)
     }
 
-    /// Takes a run out of the free blocks that it touches, of which the first begins at `start`, and puts back what they have
-    /// before and behind it.
+    /// Takes `run` out of the free blocks that it overlaps and puts back what is left of them
+    /// before and after it. `start` is the start of a free block; contiguous free blocks lead from
+    /// there to the end of the run.
     fn cut_out(&mut self, start: u64, run: Range<u64>) {
         let mut at = start;
         while at < run.end
@@ -106,7 +113,8 @@ impl Zone {
         }
     }
 
-    /// Frees part of a block that was taken out: no more than is behind or before it can join it.
+    /// Frees part of a block that was taken out. No merge is attempted: the run lies between the
+    /// parts, so no free buddy can exist.
     fn put_back(&mut self, frames: Range<u64>) {
         for (number, order) in blocks_of(self.base + frames.start, self.base + frames.end) {
             self.insert_free((number - self.base) as u32, order);
@@ -114,10 +122,10 @@ impl Zone {
         }
     }
 
-    /// Frees what [`Zone::allocate_pages`] gave, with the same number of frames.
+    /// Frees a run from [`Zone::allocate_pages`], given with the same number of frames.
     ///
     /// # Panics
-    /// If that is not what was allocated there.
+    /// If the run was not allocated with that number of frames.
     pub fn free_pages(&mut self, at: NonNull<u8>, pages: usize) {
         let first = self.base + u64::from(self.index_of(at));
         for (number, order) in blocks_of(first, first + pages as u64) {
@@ -132,7 +140,8 @@ impl Zone {
     }
 }
 
-/// Frames by number as blocks of the largest orders that their alignment allows: where each begins, and its order.
+/// Splits a range of frame numbers into the largest blocks that alignment and length allow, and
+/// yields each block's first frame and order.
 pub(super) fn blocks_of(first: u64, end: u64) -> impl Iterator<Item = (u64, usize)> {
     let mut number = first;
     core::iter::from_fn(move || {

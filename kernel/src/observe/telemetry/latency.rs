@@ -1,4 +1,5 @@
-//! Latencies, from what the tracer records: from a wake-up to its thread's turn, and of interrupts.
+//! Latencies computed from the tracer's events: from a wake-up to the thread's turn, and of
+//! interrupts.
 
 use alloc::collections::BTreeMap;
 use alloc::vec;
@@ -9,18 +10,18 @@ use wire::trace::{Event, Kind};
 use crate::time::cycles_to_ns;
 use crate::trace::Position;
 
-/// Reads the trace on from where it was.
+/// A reader of the trace that continues where it last stopped.
 pub struct Latencies {
     position: Position,
 }
 
 impl Latencies {
-    /// From now on.
+    /// Creates a reader that starts at the present.
     pub fn new() -> Self {
         Self { position: Position::now() }
     }
 
-    /// What was recorded since the last call.
+    /// Returns the latencies recorded since the last call.
     pub fn since_last(&mut self) -> Vec<Histogram> {
         let mut events: Vec<(usize, Event)> = Vec::new();
         self.position.read(|cpu, event| events.push((cpu, *event)));
@@ -29,7 +30,7 @@ impl Latencies {
     }
 }
 
-/// The latencies in events of all CPUs, in the order of their times.
+/// Computes the latencies in the events of all CPUs, which are ordered by time.
 fn of(events: &[(usize, Event)]) -> Vec<Histogram> {
     let mut turns = Histogram::new("wake-up to turn");
     let mut interrupts = Histogram::new("interrupt");

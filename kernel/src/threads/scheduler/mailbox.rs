@@ -1,43 +1,46 @@
-//! The mailbox of a CPU: others push, its owner takes everything. Lock free, nothing is lost, order is kept.
+//! The mailbox of a CPU: any CPU pushes, the owner takes everything. Lock-free; keeps every item,
+//! in order.
 
 use core::ptr;
 
 use crate::atomic::{AtomicPtr, Ordering, const_fn};
 
-/// Something that can be in one mailbox or list at a time.
+/// An item that can be in one mailbox or list at a time.
 pub trait Linked: Sized {
-    /// The link to the next one, used by whoever holds the item.
+    /// Returns the link to the next item, used by the current holder of this one.
     fn next(&self) -> &AtomicPtr<Self>;
 }
 
-/// Items pushed by any CPU, in a stack by their links.
+/// A stack of items, chained by their own links, that any CPU can push to.
 pub struct Mailbox<T> {
     newest: AtomicPtr<T>,
 }
 
 impl<T: Linked> Mailbox<T> {
     const_fn! {
-        /// An empty mailbox.
+        /// Creates an empty mailbox.
         pub fn new() -> Self {
             Self { newest: AtomicPtr::new(ptr::null_mut()) }
         }
     }
 
-    /// True if there was nothing in it at some moment during the call.
+    /// Returns true if the mailbox was empty at some moment during the call.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.newest.load(Ordering::Relaxed).is_null()
     }
 
-    /// True if there was nothing in it when the owner's last `AttentionWord::publish` became
-    /// visible to all later pushers. It writes what it reads: a push comes before it and is seen, or after it and
-    /// synchronises with it, so that the pusher sees what the owner published. Only the owner calls this.
+    /// Returns true if the mailbox was empty when the owner's last `AttentionWord::publish` became
+    /// visible to all later pushers. The compare-exchange writes what it reads: a push either comes
+    /// before it and is seen, or comes after it and synchronizes with it, so that the pusher sees
+    /// what the owner published. Only the owner calls this.
     #[inline(always)]
     pub fn is_surely_empty(&self) -> bool {
         self.newest.compare_exchange(ptr::null_mut(), ptr::null_mut(), Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Puts an item in; true if it was the first, so that somebody must tell the owner.
+    /// Pushes an item. Returns true if it is the first one, so that the caller has to notify the
+    /// owner.
     ///
     /// # Safety
     /// `item` is in no mailbox or list, and stays valid until the owner has taken it.
@@ -46,7 +49,8 @@ impl<T: Linked> Mailbox<T> {
         let item = item.cast_mut();
         let mut newest = self.newest.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the caller vouches for the item, which nobody else links meanwhile.
+            // SAFETY: the caller guarantees that `item` is valid and in no list, so no other CPU
+            // writes its link.
             unsafe { (*item).next().store(newest, Ordering::Relaxed) };
             match self.newest.compare_exchange_weak(newest, item, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return newest.is_null(),
@@ -55,13 +59,15 @@ impl<T: Linked> Mailbox<T> {
         }
     }
 
-    /// Takes everything, oldest first, handing each item to `each`. Only the owner calls this.
+    /// Takes everything, oldest first, and passes each item to `each`. Only the owner calls this.
     #[inline(always)]
     pub fn drain(&self, mut each: impl FnMut(*mut T)) {
         let mut newest = self.newest.swap(ptr::null_mut(), Ordering::AcqRel);
         let mut oldest = ptr::null_mut::<T>();
+        // Pushing makes a stack; reversing it restores the order of arrival.
         while !newest.is_null() {
-            // SAFETY: pushed items are valid, and taking them all made them the owner's.
+            // SAFETY: pushed items stay valid until taken, and the exchange made all of them the
+            // owner's.
             let item = unsafe { &*newest };
             let following = item.next().load(Ordering::Relaxed);
             item.next().store(oldest, Ordering::Relaxed);
@@ -69,7 +75,8 @@ impl<T: Linked> Mailbox<T> {
             newest = following;
         }
         while !oldest.is_null() {
-            // SAFETY: as above; the link is read before `each` may reuse it.
+            // SAFETY: the item is valid and the owner's; its link is read before `each` may reuse
+            // it.
             let following = unsafe { (*oldest).next().load(Ordering::Relaxed) };
             each(oldest);
             oldest = following;

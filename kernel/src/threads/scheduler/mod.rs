@@ -1,5 +1,5 @@
-//! Who runs: per-CPU first-in-first-out queues, a mailbox for what other CPUs make ready, an idle thread, and a tick
-//! only while more than one thread wants to run.
+//! The scheduler: per-CPU first-in-first-out run queues, a mailbox for threads that other CPUs
+//! wake, an idle thread, and a tick only while more than one thread is runnable.
 
 pub(crate) mod attention;
 pub(crate) mod mailbox;
@@ -20,19 +20,20 @@ use crate::time::{self, Deadline};
 use crate::trace;
 use attention::Attention;
 
-/// How long a thread may run while others of its CPU are ready, unless the command line says otherwise. It gives way
-/// after one to two quanta.
+/// Default quantum: how long a thread may run while other threads of its CPU are ready. The running
+/// thread yields after one to two quanta.
 pub const DEFAULT_QUANTUM: Duration = Duration::from_millis(5);
 
 static QUANTUM_CYCLES: AtomicU64 = AtomicU64::new(u64::MAX >> 1);
 
-/// Sets the quantum.
+/// Sets the quantum, at least 10 µs.
 pub fn set_quantum(quantum: Duration) {
     let nanoseconds = u64::try_from(quantum.as_nanos()).unwrap_or(u64::MAX);
     QUANTUM_CYCLES.store(time::ns_to_cycles(nanoseconds.max(10_000)), Ordering::Relaxed);
 }
 
-/// Makes a blocked or new thread ready on its CPU. Interrupts off; who calls has the sole claim on the thread.
+/// Makes a blocked or new thread ready on its CPU. Interrupts are off, and the caller holds the
+/// sole claim on the thread.
 #[inline(always)]
 pub(crate) fn make_runnable(thread: &Thread) {
     let home = thread.cpu.load(Ordering::Relaxed) as usize;
@@ -45,11 +46,12 @@ pub(crate) fn make_runnable(thread: &Thread) {
     }
 }
 
-/// Puts a thread into this CPU's run queue.
+/// Appends a thread to this CPU's run queue and arms the tick if the thread has to compete.
 #[inline(always)]
 fn enqueue(here: &Cpu, thread: &Thread) {
     thread.set_state(State::Ready);
-    // SAFETY: this CPU's queue, interrupts off.
+    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
+    // use.
     unsafe { here.run_queue.get() }.push(thread);
     if !here.tick_armed.load(Ordering::Relaxed) && !is_idle(here, Machine::current()) {
         arm_tick(here);
@@ -61,18 +63,20 @@ fn is_idle(here: &Cpu, thread: usize) -> bool {
     here.idle.load(Ordering::Relaxed) as usize == thread
 }
 
-/// Puts a thread into another CPU's mailbox, and interrupts that CPU if it would not look by itself.
+/// Pushes a thread into another CPU's mailbox, and interrupts that CPU unless it will look by
+/// itself.
 fn send(to: usize, thread: &Thread) {
     // Threads are only ever bound to CPUs that run.
     let Some(cpu) = cpu::get(to) else { return };
-    // SAFETY: the thread is ours (see `make_runnable`) and in no queue.
+    // SAFETY: the caller of `make_runnable` holds the sole claim on the thread, which is in no
+    // queue.
     let first = unsafe { cpu.mailbox.push(thread) };
     if first && cpu.attention.wants_interrupt() {
         call::tell(cpu, RESCHEDULE_VECTOR);
     }
 }
 
-/// Makes a CPU look whether its running thread shall move.
+/// Interrupts another CPU so that it checks whether its running thread has to migrate or end.
 pub(crate) fn nudge(cpu: usize) {
     let _guard = InterruptGuard::new();
     if let Some(cpu) = cpu::get(cpu)
@@ -82,7 +86,7 @@ pub(crate) fn nudge(cpu: usize) {
     }
 }
 
-/// Takes what other CPUs made ready.
+/// Moves the threads that other CPUs made ready into the run queue.
 #[inline(always)]
 fn take_mail(here: &Cpu) {
     if !here.mailbox.is_empty() {
@@ -90,31 +94,34 @@ fn take_mail(here: &Cpu) {
     }
 }
 
-/// Takes what other CPUs made ready, also what a look without writing could miss.
+/// Empties the mailbox by an atomic exchange, which sees every completed push; the plain load in
+/// [`take_mail`] can miss a recent one.
 #[inline(always)]
 fn empty_mailbox(here: &Cpu) {
     here.mailbox.drain(|thread| receive(here, thread));
 }
 
-/// Takes a thread that was in this CPU's mailbox.
+/// Enqueues a thread that was in this CPU's mailbox.
 #[inline(always)]
 fn receive(here: &Cpu, thread: *mut Thread) {
     here.counters.remote_wakeups.add(1);
-    // SAFETY: pushed by `send`, and ours now.
+    // SAFETY: `send` pushed a valid thread, and draining the mailbox passed the claim on it to this
+    // CPU.
     enqueue(here, unsafe { &*thread });
 }
 
-/// Where the running thread went that gives its CPU away.
+/// Where the outgoing thread was put.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaving {
-    /// Into the run queue, so that the next one is not alone.
+    /// In the run queue, so the next thread has company.
     InQueue,
-    /// To wait for something.
+    /// In a wait list, until a waker or a timeout.
     ToWait,
 }
 
-/// Gives the CPU to the next ready thread, or to the idle thread. The caller has put the running thread wherever it
-/// waits; if that was the run queue and nobody else is ready, it goes on at once. Interrupts off.
+/// Passes the CPU to the next ready thread, or to the idle thread. The caller has already queued
+/// the running thread where it waits; if that is the run queue and no other thread is ready, it
+/// continues at once. Interrupts are off.
 #[inline(always)]
 fn switch(here: &'static Cpu, leaving: Leaving) {
     let current = thread::running();
@@ -140,12 +147,13 @@ fn switch_to(here: &Cpu, current: &Thread, next: &'static Thread) {
     trace::event(Kind::Switch, next.id(), 0);
     Machine::set_current(core::ptr::from_ref(next) as usize);
     use_thread_locals(next);
-    // SAFETY: `current` runs on this CPU; `next` came from this CPU's queue, so it is suspended or prepared, and
-    // nobody else has it.
+    // SAFETY: `current` runs on this CPU; `next` came from this CPU's queue or is its idle thread,
+    // so it is suspended or prepared, and no other CPU can resume it.
     unsafe { Machine::switch(current.context.get(), next.context.get()) };
 }
 
-/// Points this CPU at the thread-local variables of the thread it resumes. Where that has none, nothing looks there.
+/// Loads the thread pointer of the thread being resumed. A thread without thread-local variables
+/// never reads it, so the old value may stay.
 #[inline(always)]
 fn use_thread_locals(next: &Thread) {
     match next.thread_pointer() {
@@ -154,14 +162,17 @@ fn use_thread_locals(next: &Thread) {
     }
 }
 
-/// Takes the next thread to run, sending those away that shall move; but never the one that still runs on its stack.
+/// Takes the next thread to run and hands over those that have to migrate. The thread `running` is
+/// never handed over here, because this CPU still uses its stack.
 #[inline(always)]
 fn next_thread(here: &Cpu, running: *const Thread) -> &'static Thread {
     take_mail(here);
     loop {
-        // SAFETY: this CPU's queue, interrupts off.
+        // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is
+        // in use.
         let Some(thread) = unsafe { here.run_queue.get() }.pop() else {
-            // SAFETY: set before the CPU takes part in scheduling.
+            // SAFETY: the idle thread is set before the CPU takes part in scheduling and is never
+            // freed.
             return unsafe { &*here.idle.load(Ordering::Relaxed) };
         };
         if !thread.shall_move() || stays(here, thread, running) {
@@ -170,7 +181,8 @@ fn next_thread(here: &Cpu, running: *const Thread) -> &'static Thread {
     }
 }
 
-/// Hands over a thread that shall move, unless it is the one that still runs: then true.
+/// Hands over a thread that has to migrate and returns false; returns true if it is the running
+/// one, which stays.
 #[cold]
 fn stays(here: &Cpu, thread: &'static Thread, running: *const Thread) -> bool {
     if core::ptr::eq(thread, running) {
@@ -180,7 +192,7 @@ fn stays(here: &Cpu, thread: &'static Thread, running: *const Thread) -> bool {
     false
 }
 
-/// Sends a suspended thread of this CPU to the CPU it shall move to.
+/// Sends a suspended thread of this CPU to its target CPU.
 fn hand_over(here: &Cpu, thread: &'static Thread) {
     here.registry.lock().remove(thread);
     let to = thread.target_cpu.load(Ordering::Relaxed);
@@ -188,9 +200,11 @@ fn hand_over(here: &Cpu, thread: &'static Thread) {
     if let Some(target) = cpu::get(to as usize) {
         target.registry.lock().add(thread);
     }
+    // Last, because the target may run the thread as soon as it is in the mailbox.
     make_runnable(thread);
 }
 
+/// Charges the cycles since the last switch to the outgoing thread.
 #[inline(always)]
 fn account(here: &Cpu, leaving: &Thread) {
     let now = Machine::cycles();
@@ -200,30 +214,37 @@ fn account(here: &Cpu, leaving: &Thread) {
     here.counters.switches.add(1);
 }
 
-/// Sleeps until somebody makes the calling thread runnable, which may have happened already.
+/// Suspends the calling thread until it is made runnable, which may already have happened.
 #[inline(always)]
 pub(crate) fn block() {
-    // Also where the caller's code let go of a guard that it had before.
+    // Interrupts may be on again if the caller has dropped an outer guard in the meantime.
     Machine::disable_interrupts();
     thread::running().set_state(State::Blocked);
     switch(cpu::this(), Leaving::ToWait);
 }
 
-/// The thread that runs next is the only one: whoever wakes another need not wait for a tick that is still armed.
+/// Publishes [`Attention::Solo`] if the thread about to run is the only one, so that a waker on
+/// another CPU sends an IPI instead of relying on a tick that is still armed.
 #[inline(always)]
 fn note_if_alone(here: &Cpu) {
-    // SAFETY: this CPU's queue, interrupts off.
+    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
+    // use.
     if here.attention.is(Attention::Ticking) && unsafe { here.run_queue.get() }.is_empty() {
         become_solo(here);
     }
 }
 
+/// Publishes [`Attention::Solo`] and takes the mail of pushers that still saw
+/// [`Attention::Ticking`] and sent no IPI.
 #[cold]
 fn become_solo(here: &Cpu) {
     here.attention.publish_and_take(Attention::Solo, &here.mailbox, |thread| receive(here, thread));
 }
 
-/// Panics where there is no thread that could block.
+/// Asserts that the caller is a thread that can block.
+///
+/// # Panics
+/// In an interrupt handler and on the idle thread.
 #[inline(always)]
 pub(crate) fn assert_may_block() {
     let here = cpu::this();
@@ -233,22 +254,24 @@ pub(crate) fn assert_may_block() {
     );
 }
 
-/// True if another thread of this CPU wants to run.
+/// Returns true if another thread of this CPU is ready.
 #[inline(always)]
 pub(crate) fn others_are_ready() -> bool {
     let _guard = InterruptGuard::new();
     let here = cpu::this();
-    // SAFETY: this CPU's queue, interrupts off.
+    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
+    // use.
     !here.mailbox.is_empty() || !unsafe { here.run_queue.get() }.is_empty()
 }
 
-/// Lets others run first.
+/// Lets the other ready threads of this CPU run first.
 #[inline]
 pub(crate) fn yield_now() {
     let _guard = InterruptGuard::new();
     let here = cpu::this();
     take_mail(here);
-    // SAFETY: this CPU's queue, interrupts off.
+    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
+    // use.
     let queue = unsafe { here.run_queue.get() };
     if queue.is_empty() {
         return;
@@ -260,15 +283,18 @@ pub(crate) fn yield_now() {
     switch(here, Leaving::InQueue);
 }
 
-/// The interrupted thread gives way: on its own stack, interrupts off.
+/// Makes the interrupted thread yield. Runs on that thread's own stack with interrupts off.
 pub(crate) fn preempt() {
     let here = cpu::this();
     if is_idle(here, Machine::current()) {
         return;
     }
+    // Only a program's threads use floating-point and vector state that must survive the switch.
     if thread::running().owner().is_null() {
         return give_way(0);
     }
+    // A thread interrupted in the code of an ending program ends here. The program may also start
+    // to end while the thread is switched out, hence the second check.
     let interrupted = Machine::interrupted().instruction_pointer;
     if owner::interrupted_in_ending(interrupted) {
         exit();
@@ -279,7 +305,7 @@ pub(crate) fn preempt() {
     }
 }
 
-/// Lets others run, or moves: on the thread's own stack, interrupts off.
+/// Yields or migrates. Runs on the thread's own stack with interrupts off.
 extern "C" fn give_way(_: usize) {
     let here = cpu::this();
     if thread::running().shall_move() {
@@ -289,21 +315,22 @@ extern "C" fn give_way(_: usize) {
     take_mail(here);
     let current = thread::running();
     current.set_state(State::Ready);
-    // SAFETY: this CPU's queue, interrupts off.
+    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
+    // use.
     unsafe { here.run_queue.get() }.push(current);
     let was_displaced = here.displaced.load(Ordering::Relaxed);
     here.displaced.store(false, Ordering::Relaxed);
     let left_at = Machine::cycles();
     switch(here, Leaving::InQueue);
     if was_displaced {
-        // As long as it had to wait, at most a quantum, it is let alone.
+        // The displaced thread now runs undisturbed for as long as it waited, at most one quantum.
         let back_at = Machine::cycles();
         let waited = back_at.wrapping_sub(left_at).min(QUANTUM_CYCLES.load(Ordering::Relaxed));
         cpu::this().undisturbed_until.store(back_at.wrapping_add(waited), Ordering::Relaxed);
     }
 }
 
-/// Moves the calling thread if it was told to.
+/// Migrates the calling thread if it has another target CPU.
 pub(crate) fn move_if_told() {
     let _guard = InterruptGuard::new();
     assert_may_block();
@@ -312,12 +339,13 @@ pub(crate) fn move_if_told() {
     }
 }
 
-/// Suspends the running thread; the rest happens on the scheduler's stack, because once the thread is in the other
-/// CPU's mailbox, its stack is in use there.
+/// Suspends the running thread and hands it over. The hand-over runs on the scheduler's stack,
+/// because once the thread is in the other CPU's mailbox, that CPU may run it on its own stack.
 fn move_away(here: &'static Cpu) {
     let current = thread::running();
     let stack_top = here.scheduler_stack_top.load(Ordering::Relaxed);
-    // SAFETY: `current` runs here; the scheduler's stack is only used with interrupts off, up to the next resume.
+    // SAFETY: `current` runs on this CPU; the scheduler's stack is used only with interrupts off
+    // and only until the next resume, so nothing else uses it now.
     unsafe {
         Machine::switch_through(
             current.context.get(),
@@ -328,23 +356,27 @@ fn move_away(here: &'static Cpu) {
     }
 }
 
+/// The rest of [`move_away`], on the scheduler's stack.
 extern "C" fn move_suspended(thread: usize) -> ! {
     let here = cpu::this();
-    // SAFETY: the thread `move_away` suspended.
+    // SAFETY: the argument is the thread that `move_away` suspended, which no other CPU can have
+    // yet.
     let thread = unsafe { &*(thread as *const Thread) };
     account(here, thread);
     hand_over(here, thread);
     resume_next(here)
 }
 
-/// Ends the calling thread.
+/// Ends the calling thread. Its stack is left first, so that it can be reused while the rest
+/// happens on the scheduler's stack.
 pub(crate) fn exit() -> ! {
     Machine::disable_interrupts();
     let here = cpu::this();
     assert!(!here.in_interrupt.load(Ordering::Relaxed), "a thread's exit in an interrupt handler, where there is none");
     let current = thread::running();
     let stack_top = here.scheduler_stack_top.load(Ordering::Relaxed);
-    // SAFETY: as in `move_away`; the context saved is never resumed.
+    // SAFETY: `current` runs on this CPU, the scheduler's stack is free while interrupts are off,
+    // and the saved context is never resumed.
     unsafe {
         Machine::switch_through(
             current.context.get(),
@@ -356,15 +388,18 @@ pub(crate) fn exit() -> ! {
     unreachable!("a thread went on after its exit")
 }
 
+/// The rest of [`exit`], on the scheduler's stack.
 extern "C" fn exit_suspended(thread: usize) -> ! {
     let here = cpu::this();
-    // SAFETY: the thread `exit` suspended; nobody frees it before `finish` gives its reference up.
+    // SAFETY: the argument is the thread that `exit` suspended; it cannot be freed before `finish`
+    // releases its reference.
     let thread = unsafe { &*(thread as *const Thread) };
     account(here, thread);
     thread.finish();
     resume_next(here)
 }
 
+/// Resumes the next thread from the scheduler's stack, which it abandons.
 fn resume_next(here: &'static Cpu) -> ! {
     let next = next_thread(here, core::ptr::null());
     note_if_alone(here);
@@ -372,22 +407,23 @@ fn resume_next(here: &'static Cpu) -> ! {
     trace::event(Kind::Switch, next.id(), 0);
     Machine::set_current(core::ptr::from_ref(next) as usize);
     use_thread_locals(next);
-    // SAFETY: as in `switch`.
+    // SAFETY: `next` came from this CPU's queue or is its idle thread, so it is suspended or
+    // prepared, and no other CPU can resume it.
     unsafe { Machine::resume(next.context.get()) }
 }
 
-/// What a CPU does that has nothing to run.
+/// What an idle CPU does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
-    /// Halts, until an interrupt wakes it.
+    /// Halts until an interrupt wakes it.
     Halt,
-    /// Looks for work all the time: it needs no interrupt, and no hypervisor to go on.
+    /// Polls for work: waking it takes no interrupt, and so no hypervisor.
     Poll,
 }
 
 static IDLE_POLLS: AtomicBool = AtomicBool::new(false);
 
-/// What idle CPUs do.
+/// Returns what idle CPUs do.
 pub fn idle_mode() -> Idle {
     if IDLE_POLLS.load(Ordering::Relaxed) { Idle::Poll } else { Idle::Halt }
 }
@@ -397,13 +433,16 @@ pub fn set_idle(idle: Idle) {
     IDLE_POLLS.store(idle == Idle::Poll, Ordering::Relaxed);
 }
 
-/// Takes interrupts and looks for mail until there is something to run. Interrupts off at the start and the end.
+/// Takes interrupts and polls the mailbox until there is a thread to run. Interrupts are off on
+/// entry and on return.
 fn poll(here: &Cpu) {
     here.attention.publish(Attention::Polling);
-    // SAFETY: this CPU's queue, interrupts off.
+    // SAFETY: the run queue is this CPU's own, interrupts are off here, and no reference outlives
+    // the check.
     while unsafe { here.run_queue.get() }.is_empty() {
         Machine::enable_interrupts();
-        // Right after they are enabled none is taken; QEMU's emulator extends that over a spin hint (STI, PAUSE, CLI).
+        // STI delays interrupts by one instruction, and QEMU's emulator extends that over a spin
+        // hint (STI, PAUSE, CLI), so this load stands in between.
         let has_mail = !here.mailbox.is_empty();
         Machine::spin_hint();
         Machine::disable_interrupts();
@@ -413,28 +452,33 @@ fn poll(here: &Cpu) {
     }
 }
 
-/// The idle thread: waits until there is something to run. Interrupts off at the start.
+/// The idle thread's body: waits until there is a thread to run. Interrupts are off on entry.
 pub(crate) fn idle() -> ! {
     loop {
         let here = cpu::this();
         take_mail(here);
-        // SAFETY: this CPU's queue, interrupts off.
+        // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is
+        // in use.
         if unsafe { here.run_queue.get() }.is_empty() {
             let polls = IDLE_POLLS.load(Ordering::Relaxed);
             if polls {
                 poll(here);
             } else {
                 here.attention.publish(Attention::Asleep);
+                // The look comes after the publication and writes to the mailbox, so that either it
+                // sees a push or the pusher sees `Asleep` and interrupts.
                 if here.mailbox.is_surely_empty() {
                     Machine::wait_for_interrupt();
                 }
             }
             let ticking = here.tick_armed.load(Ordering::Relaxed);
             let awake = if ticking { Attention::Ticking } else { Attention::Solo };
+            // A pusher that still saw `Polling` sent no interrupt, so its mail is taken here.
             if polls {
                 here.attention.publish_and_take(awake, &here.mailbox, |thread| receive(here, thread));
             } else {
-                // Who sends mail to one that sleeps interrupts it; it looks at the top of the loop.
+                // A pusher that saw `Asleep` has sent an interrupt, and the top of the loop takes
+                // its mail.
                 here.attention.publish(awake);
             }
             continue;
@@ -444,10 +488,11 @@ pub(crate) fn idle() -> ! {
         let idle = thread::running();
         let next = next_thread(here, idle);
         if core::ptr::eq(next, idle) {
-            continue; // All that were ready had to move.
+            continue; // Every ready thread had to migrate.
         }
         // Threads that became ready while the idle thread was running armed no tick.
-        // SAFETY: as above.
+        // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is
+        // in use.
         let others_ready = !unsafe { here.run_queue.get() }.is_empty();
         if others_ready && !here.tick_armed.load(Ordering::Relaxed) {
             arm_tick(here);
@@ -458,15 +503,18 @@ pub(crate) fn idle() -> ! {
     }
 }
 
-/// The interrupt other CPUs send when they left mail, or want the running thread to move. A thread that has the CPU for itself
-/// makes room at once for those who were woken, and has its turn again after them, for at least as long as it waited; where several take
-/// turns, they wait for theirs.
+/// Handles the interrupt that other CPUs send after pushing to the mailbox or to make the running
+/// thread migrate or end. A thread alone on its CPU yields at once to one woken by another CPU;
+/// when it resumes it runs undisturbed for as long as it waited, at most one quantum. Where several
+/// threads already take turns, the woken one waits for its turn.
 pub(crate) fn reschedule_interrupt(_: usize) {
     let here = cpu::this();
-    // SAFETY: this CPU's queue, interrupts off.
+    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
+    // use.
     let was_alone = unsafe { here.run_queue.get() }.is_empty();
     empty_mailbox(here);
-    // SAFETY: as above.
+    // SAFETY: the run queue is this CPU's own, interrupts are off, and `empty_mailbox` kept no
+    // reference.
     let has_company = !unsafe { here.run_queue.get() }.is_empty();
     if was_alone
         && has_company
@@ -490,16 +538,18 @@ fn arm_tick(here: &Cpu) {
     here.tick.set(here, Deadline::at_cycles(deadline));
 }
 
-/// A quantum is over: timer interrupt.
+/// Ends a quantum, in the timer interrupt.
 pub(crate) fn tick(_: usize) {
     let here = cpu::this();
     here.tick_armed.store(false, Ordering::Relaxed);
     take_mail(here);
-    // SAFETY: this CPU's queue, interrupts off.
+    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
+    // use.
     let mut others_ready = !unsafe { here.run_queue.get() }.is_empty();
     if !others_ready {
         become_solo(here);
-        // SAFETY: as above.
+        // SAFETY: the run queue is this CPU's own, interrupts are off, and `become_solo` kept no
+        // reference.
         others_ready = !unsafe { here.run_queue.get() }.is_empty();
     }
     if others_ready && !is_idle(here, Machine::current()) {
@@ -508,7 +558,7 @@ pub(crate) fn tick(_: usize) {
             arm_tick(here);
         }
         if same_thread {
-            // Also if somebody who was told to make room has ended, or moved, instead.
+            // The flag may be stale: the thread told to yield may have ended or migrated instead.
             here.displaced.store(false, Ordering::Relaxed);
             here.give_way.store(true, Ordering::Relaxed);
         }

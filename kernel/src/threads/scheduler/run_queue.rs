@@ -1,4 +1,5 @@
-//! The run queue: first in, first out, threads linked by themselves. Touched by its CPU only, interrupts off.
+//! The run queue: first in, first out, threads chained by their own links. Only its CPU touches it,
+//! with interrupts off.
 
 use core::ptr;
 
@@ -6,7 +7,7 @@ use super::mailbox::Linked;
 use crate::atomic::Ordering;
 use crate::thread::Thread;
 
-/// Threads that are ready to run on one CPU.
+/// The threads that are ready to run on one CPU.
 pub struct RunQueue {
     first: *const Thread,
     last: *const Thread,
@@ -14,18 +15,18 @@ pub struct RunQueue {
 }
 
 impl RunQueue {
-    /// An empty queue.
+    /// Creates an empty queue.
     pub const fn new() -> Self {
         Self { first: ptr::null(), last: ptr::null(), length: 0 }
     }
 
-    /// True if no thread is ready.
+    /// Returns true if no thread is ready.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.first.is_null()
     }
 
-    /// Number of threads.
+    /// Returns the number of ready threads.
     pub fn len(&self) -> usize {
         self.length
     }
@@ -33,7 +34,8 @@ impl RunQueue {
     /// Appends a thread that is in no queue, mailbox or list.
     #[inline(always)]
     pub fn push(&mut self, thread: *const Thread) {
-        // SAFETY: threads in the scheduler's hands are valid; this queue is this CPU's alone.
+        // SAFETY: a thread under the scheduler's control is valid, and only this CPU touches the
+        // queue and the links of the threads in it.
         unsafe {
             (*thread).next().store(ptr::null_mut(), Ordering::Relaxed);
             if self.first.is_null() {
@@ -46,21 +48,22 @@ impl RunQueue {
         self.length += 1;
     }
 
-    /// Takes the thread that waited longest.
+    /// Takes the thread that has waited longest.
     #[inline(always)]
     pub fn pop(&mut self) -> Option<&'static Thread> {
-        // SAFETY: null or a queued, hence valid, thread.
+        // SAFETY: `first` is null or a queued thread, and a queued thread stays valid.
         let thread = unsafe { self.first.as_ref() }?;
         self.first = thread.next().load(Ordering::Relaxed);
         self.length -= 1;
         Some(thread)
     }
 
-    /// The threads in order, for display.
+    /// Returns the threads in order, for display.
     pub fn iter(&self) -> impl Iterator<Item = &Thread> {
         let mut at = self.first;
         core::iter::from_fn(move || {
-            // SAFETY: as in `pop`; the borrow of the queue keeps it from changing.
+            // SAFETY: `at` is null or a queued, hence valid, thread; the borrow keeps the queue
+            // from changing.
             let thread = unsafe { at.as_ref() }?;
             at = thread.next().load(Ordering::Relaxed);
             Some(thread)
@@ -68,5 +71,5 @@ impl RunQueue {
     }
 }
 
-// SAFETY: the pointers lead to threads, which are Sync; access is by one CPU at a time.
+// SAFETY: the pointers lead to threads, which are `Sync`, and one CPU at a time accesses the queue.
 unsafe impl Send for RunQueue {}

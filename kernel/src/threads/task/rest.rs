@@ -1,67 +1,70 @@
-//! When a pool's workers sleep, who wakes them, and when nothing is left to do.
+//! When the workers of a pool sleep, how they are woken, and when the pool has nothing left to run.
 
 use crate::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use crate::lock::SpinLock;
 
-/// It runs tasks.
+/// The worker runs tasks.
 const AWAKE: u8 = 0;
-/// It found none, has said so, and looks once more.
+/// The worker has found no task, has announced that, and looks once more.
 const LOOKING: u8 = 1;
-/// It found none then either, and waits.
+/// The worker has found no task again, and waits.
 const ASLEEP: u8 = 2;
 
-/// What a worker does, for whoever has a task for it.
+/// A worker's state, for the threads that queue tasks for it.
 pub struct Worker(AtomicU8);
 
 impl Worker {
-    /// Awake.
+    /// Creates the state of an awake worker.
     pub fn new() -> Self {
         Self(AtomicU8::new(AWAKE))
     }
 
-    /// True if it will look for tasks by itself. By who has queued one for it, in an order that the worker's look respects.
+    /// Returns true if the worker will look for tasks by itself. The caller has queued a task
+    /// before, with a full barrier in between, which pairs with [`Workers::rest`].
     #[inline(always)]
     pub fn is_awake(&self) -> bool {
         self.0.load(Ordering::SeqCst) == AWAKE
     }
 
-    /// The same on the worker's own CPU, where nothing needs ordering.
+    /// Like [`Worker::is_awake`], for the worker's own CPU, where no memory ordering is needed.
     #[inline(always)]
     pub fn is_awake_here(&self) -> bool {
         self.0.load(Ordering::Relaxed) == AWAKE
     }
 }
 
-/// How a worker's attempt to sleep came out.
+/// The outcome of a worker's attempt to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// There is something to do after all.
+    /// There is a task after all.
     None,
-    /// It waits until it is woken.
+    /// The worker waits until it is woken.
     Asleep,
-    /// So do all others, and the pool is to end: they are to be told.
+    /// The worker and all others are asleep and the pool is ending: the caller notifies all of
+    /// them.
     End,
 }
 
-/// The workers of a pool, together.
+/// The workers of a pool together.
 pub struct Workers {
-    /// Number of those that are not awake, as a hint.
+    /// Number of workers that are not awake, as a hint.
     sleepers: AtomicUsize,
     asleep: SpinLock<Asleep>,
     has_ended: AtomicBool,
 }
 
-/// Under its lock workers fall asleep and wake.
+/// Workers fall asleep and wake under the lock around this.
 struct Asleep {
-    /// Number of those that are asleep. While a task runs it is less than that of all, because its worker is awake, and so is
-    /// every worker for which the task has queued another.
+    /// Number of workers that are asleep. While a task runs, it is less than the number of workers,
+    /// because the task's worker is awake, and so is every worker for which the task has queued
+    /// another one.
     count: usize,
-    /// The number of all once the pool is to end, 0 before.
+    /// The number of workers once the pool is ending, 0 before.
     ends_at: usize,
 }
 
 impl Workers {
-    /// All of them awake.
+    /// Creates the state of workers that are all awake.
     pub fn new() -> Self {
         Self {
             sleepers: AtomicUsize::new(0),
@@ -70,13 +73,15 @@ impl Workers {
         }
     }
 
-    /// True if it seems that one sleeps. By who has queued a task that anyone may run.
+    /// Returns true if a worker seems to be asleep. The caller has queued a task that any worker
+    /// may run.
     #[inline(always)]
     pub fn may_sleep(&self) -> bool {
         self.sleepers.load(Ordering::SeqCst) != 0
     }
 
-    /// Makes a worker awake; true if it was not, and is to be told. By who has a task for it, and by itself.
+    /// Makes a worker awake. Returns true if it was not, so that the caller has to notify it.
+    /// Called by the thread that has a task for the worker, and by the worker itself.
     pub fn wake(&self, worker: &Worker) -> bool {
         let mut asleep = self.asleep.lock();
         let before = worker.0.swap(AWAKE, Ordering::SeqCst);
@@ -86,8 +91,9 @@ impl Workers {
         before != AWAKE
     }
 
-    /// A worker that has found no task sleeps if it does not find one now either. A task queued in between finds that it
-    /// is not awake, or is found.
+    /// Puts a worker that has found no task to sleep, unless `finds_task` now finds one. The worker
+    /// announces itself before it looks: a thread that queues a task in the meantime either sees
+    /// that the worker is not awake, or the worker sees the task.
     pub fn rest(&self, worker: &Worker, finds_task: impl FnOnce() -> bool) -> Rest {
         worker.0.store(LOOKING, Ordering::SeqCst);
         self.sleepers.fetch_add(1, Ordering::SeqCst);
@@ -106,12 +112,12 @@ impl Workers {
         Rest::End
     }
 
-    /// The pool is to end when all its workers are asleep, `count` of them, who are to be told.
+    /// Ends the pool once all its `count` workers are asleep. The caller then notifies the workers.
     pub fn end_when_asleep(&self, count: usize) {
         self.asleep.lock().ends_at = count;
     }
 
-    /// True once nothing is left to do and nobody is there who could queue anything.
+    /// Returns true once no task is left and no running task can queue another.
     pub fn have_ended(&self) -> bool {
         self.has_ended.load(Ordering::SeqCst)
     }

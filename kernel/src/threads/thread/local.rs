@@ -1,4 +1,5 @@
-//! Thread-local values: a static key, a value for each thread that asks for it, dropped at the thread's end.
+//! Thread-local values: a static key, and a value for each thread that asks for it, dropped when
+//! the thread ends.
 
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
@@ -9,18 +10,18 @@ use super::Thread;
 use crate::cpu;
 use crate::memory::{self, OutOfMemory};
 
-/// Most keys in a program.
+/// Limit on the number of keys.
 pub const KEY_LIMIT: usize = 16;
 const NO_KEY: u32 = u32::MAX;
 
 static NEXT_KEY: AtomicU32 = AtomicU32::new(0);
-/// How to drop each key's values.
+/// The function that drops a key's values, by key.
 static DROPPERS: [AtomicUsize; KEY_LIMIT] = [const { AtomicUsize::new(0) }; KEY_LIMIT];
 
 /// A thread's values, by key.
 pub(crate) struct Slots {
     values: [AtomicPtr<()>; KEY_LIMIT],
-    /// Bit n set: there is a value for key n.
+    /// Bit n is set if there is a value for key n.
     used: AtomicU32,
 }
 
@@ -30,7 +31,8 @@ impl Slots {
     }
 }
 
-/// Drops all values of the calling thread, until one of its other fibers might be using one: then the rest is forgotten.
+/// Drops the values of the calling thread. Stops as soon as the thread has other fibers, which may
+/// be using a value, and forgets the rest.
 #[inline(always)]
 pub(crate) fn drop_all(thread: &Thread) {
     let slots = &thread.locals;
@@ -42,19 +44,21 @@ pub(crate) fn drop_all(thread: &Thread) {
         slots.used.fetch_and(!(1 << key), Ordering::Relaxed);
         let value = slots.values[key].swap(core::ptr::null_mut(), Ordering::Relaxed);
         let dropper = DROPPERS[key].load(Ordering::Acquire);
-        // SAFETY: a key in use has the dropper of its type, and the value came from `Box::into_raw` of that type.
+        // SAFETY: a key in use has the drop function of its type, and the value came from
+        // `Box::into_raw` of that type.
         unsafe { core::mem::transmute::<usize, unsafe fn(*mut ())>(dropper)(value) };
     }
 }
 
-/// Makes the values those of no thread.
+/// Empties the slots without dropping the values.
 #[cold]
 fn forget_all(slots: &Slots) {
     slots.values.iter().for_each(|value| value.store(core::ptr::null_mut(), Ordering::Relaxed));
     slots.used.store(0, Ordering::Relaxed);
 }
 
-/// Makes a dead thread's slots fresh: one that ended inside a call of the interface, or was ended, has left its values.
+/// Empties the slots of a dead thread. A thread that ended inside a call of the interface, or was
+/// ended, has left its values behind.
 #[inline(always)]
 pub(crate) fn reset(slots: &Slots) {
     if slots.used.load(Ordering::Relaxed) != 0 {
@@ -62,14 +66,14 @@ pub(crate) fn reset(slots: &Slots) {
     }
 }
 
-/// A value of each thread's own. Declare it as a `static`.
+/// A value of which each thread has its own. Declare it as a `static`.
 pub struct ThreadLocal<T: 'static> {
     key: AtomicU32,
     initial: fn() -> T,
     _value: PhantomData<fn() -> T>,
 }
 
-/// Why there is no value.
+/// Why a thread-local value is not available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ThreadLocalError {
     /// No memory for the value.
@@ -87,12 +91,12 @@ impl From<OutOfMemory> for ThreadLocalError {
 }
 
 impl<T: 'static> ThreadLocal<T> {
-    /// A value that begins as `initial()` in each thread.
+    /// Creates a thread-local value that starts as `initial()` in each thread.
     pub const fn new(initial: fn() -> T) -> Self {
         Self { key: AtomicU32::new(NO_KEY), initial, _value: PhantomData }
     }
 
-    /// Calls `with` on the calling thread's value, which is made now if this is the first time.
+    /// Calls `with` on the calling thread's value, which is created on first use.
     ///
     /// # Errors
     /// See [`ThreadLocalError`].
@@ -109,7 +113,8 @@ impl<T: 'static> ThreadLocal<T> {
             slots.values[key].store(value, Ordering::Relaxed);
             slots.used.fetch_or(1 << key, Ordering::Relaxed);
         }
-        // SAFETY: made above for this key and type; only this thread uses it, and it stays until the thread's end.
+        // SAFETY: the value was made above for this key and type; only this thread uses it, and it
+        // stays until the thread ends.
         Ok(with(unsafe { &*value.cast::<T>() }))
     }
 
@@ -123,7 +128,7 @@ impl<T: 'static> ThreadLocal<T> {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
             .map_err(|_| ThreadLocalError::TooManyKeys)?;
         DROPPERS[fresh as usize].store(drop_value::<T> as *const () as usize, Ordering::Release);
-        // Another thread may have been faster: then its key counts, and ours stays unused.
+        // If another thread was faster, its key counts and this one stays unused.
         match self.key.compare_exchange(NO_KEY, fresh, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(fresh as usize),
             Err(faster) => Ok(faster as usize),
@@ -132,6 +137,6 @@ impl<T: 'static> ThreadLocal<T> {
 }
 
 unsafe fn drop_value<T>(value: *mut ()) {
-    // SAFETY: the caller passes what `Box::into_raw` gave for this type.
+    // SAFETY: the caller passes a pointer that `Box::into_raw` returned for this type.
     drop(unsafe { Box::from_raw(value.cast::<T>()) });
 }

@@ -36,41 +36,42 @@ pub use owner::{is_ending, leave_if_ending};
 pub use spawn::{Builder, JoinError, JoinHandle, SpawnError, empty_stock, spawn};
 pub(crate) use spawn::{create_idle, next_id, release_reference};
 
-/// Longest thread name, in bytes; longer ones are cut.
+/// Longest thread name in bytes; longer names are cut.
 pub const NAME_LIMIT: usize = 31;
 
-/// What a thread is doing. Only its own CPU changes it.
+/// The state of a thread. Only the thread's own CPU changes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum State {
     /// In a run queue.
     Ready = 0,
-    /// On its CPU.
+    /// Running on its CPU.
     Running = 1,
-    /// Waiting for something, or for a time.
+    /// Waiting for an event or a deadline.
     Blocked = 2,
-    /// Over; kept until it is joined.
+    /// Ended; kept until its last reference is released.
     Exited = 3,
 }
 
-/// A thread. The scheduler's part comes first.
+/// A thread. The fields that the scheduler uses come first.
 #[repr(C, align(64))]
 pub struct Thread {
     pub(crate) context: UnsafeCell<<Machine as Architecture>::Context>,
     next: AtomicPtr<Thread>,
-    /// CPU it is bound to.
+    /// The CPU the thread is bound to.
     pub(crate) cpu: AtomicU32,
-    /// CPU it shall be bound to from its next turn on.
+    /// The CPU the thread is to be bound to from its next turn on.
     pub(crate) target_cpu: AtomicU32,
     state: AtomicU8,
-    /// True while it has handed over its result.
+    /// True once the thread has left its result.
     finished: AtomicBool,
-    /// Set by the first of thread and handle to be done with the result.
+    /// Set by the first of the thread and its handle that is done with the result; the second one
+    /// drops it.
     result_touched: AtomicBool,
     claim: Claim,
-    /// The running thread and its handle.
+    /// Number of references: the running thread's own, the handle's, and those added since.
     references: AtomicU32,
-    /// Cycles it ran, up to its last switch.
+    /// Cycles the thread has run, up to its last switch.
     pub(crate) run_cycles: AtomicU64,
     pub(crate) wait_link: LinkedListLink,
     registry_link: LinkedListLink,
@@ -80,16 +81,16 @@ pub struct Thread {
     name: UnsafeCell<ArrayString<NAME_LIMIT>>,
     locals: local::Slots,
     exit: SpinLock<Exit>,
-    /// The program it belongs to, null for the kernel's own.
+    /// The program the thread belongs to, null for a thread of the kernel.
     owner: AtomicPtr<Owner>,
-    /// Where the program's thread-local variables of it end, 0 if there are none.
+    /// Where the thread's block of program thread-local variables ends, 0 if it has none.
     thread_pointer: AtomicUsize,
     fibers: Ring,
-    /// Address of the state of the mutex it waits for, 0 for none.
+    /// Address of the state of the mutex the thread waits for, 0 for none.
     wanted_mutex: AtomicUsize,
 }
 
-/// A thread waits for a mutex while this exists.
+/// Marks a thread as waiting for a mutex while it exists.
 pub(crate) struct WaitsForMutex<'a>(&'a Thread);
 
 impl Drop for WaitsForMutex<'_> {
@@ -103,8 +104,9 @@ struct Exit {
     joiners: WaitList,
 }
 
-// SAFETY: the links and cells are guarded: `wait_link` by the wait list's lock, `registry_link` by the registry's,
-// `context` by the scheduler's hand-over, `stack` and `name` are written before the thread is registered.
+// SAFETY: every link and cell is guarded: `wait_link` by the wait list's lock, `registry_link` by
+// the registry's lock, `context` by the scheduler's hand-over; `stack` and `name` are written
+// before the thread is registered.
 unsafe impl Sync for Thread {}
 
 impl Linked for Thread {
@@ -115,45 +117,49 @@ impl Linked for Thread {
 }
 
 impl Thread {
-    /// Its number, never used twice.
+    /// Returns the thread's number, never used twice.
     pub fn id(&self) -> u64 {
         self.id.load(Ordering::Relaxed)
     }
 
-    /// Its name.
+    /// Returns the thread's name.
     pub fn name(&self) -> &str {
         self.name_text()
     }
 
     fn name_text(&self) -> &ArrayString<NAME_LIMIT> {
-        // SAFETY: written before the thread was registered or ran, read-only until it is reused.
+        // SAFETY: the name is written before the thread is registered or runs, and read-only until
+        // the thread is reused.
         unsafe { &*self.name.get() }
     }
 
-    /// The program it belongs to, null for the kernel's own. The program outlives the thread's code, not its handle.
+    /// Returns the program the thread belongs to, null for a thread of the kernel. The program
+    /// outlives the thread's code, but not its handle.
     #[inline(always)]
     pub(crate) fn owner(&self) -> *const Owner {
         self.owner.load(Ordering::Relaxed)
     }
 
-    /// Where its thread-local variables end, 0 if it has none.
+    /// Returns where the thread's thread-local variables end, 0 if it has none.
     #[inline(always)]
     pub fn thread_pointer(&self) -> usize {
         self.thread_pointer.load(Ordering::Relaxed)
     }
 
-    /// The same; it has none from now on.
+    /// Returns [`Thread::thread_pointer`] and sets it to 0: the thread has no thread-local
+    /// variables from now on.
     pub(crate) fn take_thread_pointer(&self) -> usize {
         self.thread_pointer.swap(0, Ordering::Relaxed)
     }
 
-    /// Its fibers. By itself.
+    /// Returns the thread's fibers. Only the thread itself calls this.
     #[inline(always)]
     pub(crate) fn fibers(&self) -> &Ring {
         &self.fibers
     }
 
-    /// Ends its wait, if it waits, as if its deadline had passed. Any context, while it cannot end.
+    /// Ends the thread's wait, if it waits, as if its deadline had passed. Callable in any context;
+    /// the caller makes sure that the thread cannot end in the meantime.
     pub(crate) fn force_time_out(&self) {
         if self.claim.try_time_out() {
             let _guard = InterruptGuard::new();
@@ -161,7 +167,7 @@ impl Thread {
         }
     }
 
-    /// What it is doing, as it was at some moment during the call.
+    /// Returns the thread's state at some moment during the call.
     pub fn state(&self) -> State {
         match self.state.load(Ordering::Relaxed) {
             0 => State::Ready,
@@ -176,9 +182,10 @@ impl Thread {
         self.state.store(state as u8, Ordering::Relaxed);
     }
 
-    /// Its stack.
+    /// Returns the thread's stack.
     pub fn stack(&self) -> Stack {
-        // SAFETY: as for `name`.
+        // SAFETY: the stack is written before the thread is registered or runs, and never changes
+        // afterwards.
         unsafe { *self.stack.get() }
     }
 
@@ -187,73 +194,78 @@ impl Thread {
         &self.claim
     }
 
-    /// True if its wait list still has it. Under that list's lock.
+    /// Returns true if the thread is still in its wait list. The caller holds that list's lock.
     pub(crate) fn is_in_wait_list(&self) -> bool {
         self.wait_link.is_linked()
     }
 
-    /// Ends its wait at `deadline`. By itself, interrupts off.
+    /// Sets the timeout that ends the thread's wait at `deadline`. The thread itself calls this,
+    /// with interrupts off.
     pub(crate) fn start_timeout(&self, deadline: Deadline) {
         self.timeout.set(cpu::this(), deadline);
     }
 
-    /// Withdraws the timeout. By itself.
+    /// Cancels the timeout. Only the thread itself calls this.
     pub(crate) fn end_timeout(&self) {
         self.timeout.cancel();
     }
 
-    /// True if it waits, and no time will end that.
+    /// Returns true if the thread waits without a deadline.
     pub(crate) fn waits_for_ever(&self) -> bool {
         self.state() == State::Blocked && !self.timeout.is_set()
     }
 
-    /// Notes that it waits for the mutex with this state. By itself.
+    /// Notes that the thread waits for the mutex with this state. Only the thread itself calls
+    /// this.
     pub(crate) fn waits_for(&self, state: &AtomicUsize) -> WaitsForMutex<'_> {
         self.wanted_mutex.store(ptr::from_ref(state) as usize, Ordering::Relaxed);
         WaitsForMutex(self)
     }
 
-    /// Address of the thread whose mutex it waits for, as far as that can be told while it may go on.
+    /// Returns the address of the thread that owns the mutex this thread waits for. The answer may
+    /// be outdated, because the thread may continue during the call.
     pub(crate) fn waits_for_thread(&self) -> Option<usize> {
         let mut state = [0; size_of::<usize>()];
-        // The mutex may be gone when this looks: then whatever is there now is read, or nothing.
+        // The mutex may be gone by now; the read then yields whatever is at its address, or fails.
         match self.wanted_mutex.load(Ordering::Relaxed) {
             0 => None,
             at => Machine::probe_read(at, &mut state).is_ok().then(|| mutex::owner(usize::from_ne_bytes(state))),
         }
     }
 
-    /// True if it was told to run elsewhere from its next turn on.
+    /// Returns true if the thread has to migrate at its next turn.
     #[inline(always)]
     pub(crate) fn shall_move(&self) -> bool {
         self.target_cpu.load(Ordering::Relaxed) != self.cpu.load(Ordering::Relaxed)
     }
 }
 
-/// The timeout of a waiting thread: interrupt context.
+/// Times out a waiting thread, in the timer interrupt.
 fn time_out(thread: usize) {
-    // SAFETY: a thread withdraws its timeout before it ends.
+    // SAFETY: a thread cancels its timeout before its wait returns, so it is alive here.
     let thread = unsafe { &*(thread as *const Thread) };
     if thread.claim.try_time_out() {
         scheduler::make_runnable(thread);
     }
 }
 
-/// The calling thread.
+/// Returns the calling thread.
 #[inline(always)]
 pub(crate) fn running() -> &'static Thread {
-    // SAFETY: set before any thread runs. It outlives its own code, and the kernel keeps no such reference beyond that.
+    // SAFETY: the pointer is set before any thread runs. The thread outlives its own code, and the
+    // kernel keeps no such reference beyond that.
     unsafe { &*(Machine::current() as *const Thread) }
 }
 
-/// The calling thread, `None` before there are threads on this CPU.
+/// Returns the calling thread, `None` before this CPU runs threads.
 pub(crate) fn try_running() -> Option<&'static Thread> {
-    // SAFETY: as for `running`; zero before.
+    // SAFETY: the pointer is null before this CPU runs threads, and afterwards leads to the calling
+    // thread, which outlives its code.
     unsafe { (Machine::current() as *const Thread).as_ref() }
 }
 
-/// The calling thread, from inside: gives copies only, as nothing borrowed from a thread may outlive it, and a thread can leave
-/// anything behind for others.
+/// The calling thread as seen by itself. Gives out copies only: a borrow must not outlive the
+/// thread, and a thread can leave anything behind for other threads.
 ///
 /// ```compile_fail,E0716
 /// let name: &'static str = kernel::thread::current().name().as_str();
@@ -269,36 +281,36 @@ pub struct Current {
 }
 
 impl Current {
-    /// The thread's number, never used twice.
+    /// Returns the thread's number, never used twice.
     #[inline(always)]
     pub fn id(self) -> u64 {
         running().id()
     }
 
-    /// The thread's name.
+    /// Returns the thread's name.
     pub fn name(self) -> ArrayString<NAME_LIMIT> {
         *running().name_text()
     }
 
-    /// The thread's stack.
+    /// Returns the thread's stack.
     pub fn stack(self) -> Stack {
         running().stack()
     }
 }
 
-/// The calling thread.
+/// Returns the calling thread.
 #[inline(always)]
 pub fn current() -> Current {
     Current { _not_send: PhantomData }
 }
 
-/// Lets other ready threads of this CPU run first.
+/// Lets the other ready threads of this CPU run first.
 #[inline]
 pub fn yield_now() {
     scheduler::yield_now();
 }
 
-/// Sleeps. Blocks.
+/// Sleeps for `duration`. Blocks.
 pub fn sleep(duration: Duration) {
     sleep_until(Deadline::after(duration));
 }
@@ -312,21 +324,22 @@ pub fn sleep_until(deadline: Deadline) {
     let _ = list::wait_in(&lock, lock.lock(), |waiters| waiters, deadline, || ());
 }
 
-/// Ends the calling thread without a result: its joiner gets [`JoinError::Exited`]. Values on its stack are not dropped.
+/// Ends the calling thread without a result; its joiner gets [`JoinError::Exited`]. Values on the
+/// thread's stack are not dropped.
 ///
 /// # Safety
-/// Nothing refers to what is on the thread's stack, which is used for something else from now on: no pinned value is there, and
-/// nothing that was lent to another thread for a time.
+/// Nothing refers to the thread's stack, which is reused from now on: it holds no pinned value, and
+/// nothing that is lent to another thread.
 ///
 /// # Panics
-/// In an interrupt handler, where no thread can end.
+/// In an interrupt handler, where there is no thread to end.
 pub unsafe fn exit() -> ! {
     assert!(!cpu::in_interrupt(), "a thread's exit in an interrupt handler, where there is none");
     local::drop_all(running());
     scheduler::exit()
 }
 
-/// There is no such CPU.
+/// The CPU with this index does not exist or does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoSuchCpu(pub usize);
 
@@ -336,10 +349,10 @@ impl fmt::Display for NoSuchCpu {
     }
 }
 
-/// Moves the calling thread to a CPU; it goes on there.
+/// Migrates the calling thread to another CPU, where it continues.
 ///
 /// # Errors
-/// [`NoSuchCpu`].
+/// [`NoSuchCpu`] if the CPU does not run.
 pub fn migrate(to: usize) -> Result<(), NoSuchCpu> {
     cpu::get(to).ok_or(NoSuchCpu(to))?;
     running().target_cpu.store(to as u32, Ordering::Relaxed);

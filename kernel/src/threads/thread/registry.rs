@@ -1,4 +1,4 @@
-//! All threads bound to one CPU, for snapshots.
+//! The registry of all threads bound to one CPU, for snapshots.
 
 use intrusive_collections::{LinkedList, LinkedListLink, UnsafeRef, intrusive_adapter};
 
@@ -6,13 +6,13 @@ use crate::thread::Thread;
 
 intrusive_adapter!(pub(crate) RegistryAdapter = UnsafeRef<Thread>: Thread { registry_link => LinkedListLink });
 
-/// The list, newest last.
+/// The threads of one CPU, newest last.
 pub struct Registry {
     list: LinkedList<RegistryAdapter>,
     count: usize,
 }
 
-// SAFETY: the links are only followed under the registry's lock.
+// SAFETY: the links are followed only under the lock around the registry.
 unsafe impl Send for Registry {}
 
 impl Registry {
@@ -23,27 +23,29 @@ impl Registry {
     /// Adds a thread that is in no registry.
     #[inline(always)]
     pub(crate) fn add(&mut self, thread: &'static Thread) {
-        // SAFETY: threads live until they were removed again.
+        // SAFETY: a thread is removed from its registry before it is freed.
         self.list.push_back(unsafe { UnsafeRef::from_raw(thread) });
         self.count += 1;
     }
 
-    /// Removes a thread of this registry.
+    /// Removes a thread that is in this registry.
     #[inline(always)]
     pub(crate) fn remove(&mut self, thread: &Thread) {
-        // SAFETY: the caller says it is in this list.
+        // SAFETY: the caller guarantees that the thread is in this list, and holds the lock around
+        // it.
         unsafe { self.list.cursor_mut_from_ptr(thread) }.remove();
         self.count -= 1;
     }
 
-    /// Number of threads.
+    /// Returns the number of threads.
     pub fn len(&self) -> usize {
         self.count
     }
 
-    /// The threads, oldest first.
+    /// Returns the threads, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Thread> {
-        // A list that somebody was changing when all was stopped may be a circle.
+        // A list that was being changed when the machine was stopped may be circular, so the walk
+        // is bounded.
         self.list.iter().take(self.count)
     }
 }

@@ -1,4 +1,4 @@
-//! From a closure to a running thread, and back to its result.
+//! Spawning threads, joining them and taking their results.
 
 use core::alloc::Layout;
 use core::cell::UnsafeCell;
@@ -26,16 +26,16 @@ use crate::trace;
 use crate::wait::claim::Claim;
 use crate::wait::{Outcome, TimedOut, WaitList, list};
 
-/// Why a thread was not spawned. Nothing happened.
+/// Why a thread was not spawned. The attempt has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpawnError {
-    /// No memory for it or its stack.
+    /// No memory for the thread or its stack.
     OutOfMemory,
-    /// The CPU it should run on does not run.
+    /// The CPU to run on is not running.
     NoSuchCpu(NoSuchCpu),
-    /// The closure and its result do not fit half of its stack.
+    /// The closure and its result do not fit half of the thread's stack.
     ClosureTooLarge {
-        /// Their size in bytes.
+        /// Size of the closure and its result in bytes.
         size: usize,
     },
 }
@@ -50,10 +50,10 @@ impl fmt::Display for SpawnError {
     }
 }
 
-/// Why there is no result.
+/// Why a thread has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinError {
-    /// The thread called [`super::exit`].
+    /// The thread ended before its body returned, as by [`super::exit`].
     Exited,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for JoinError {
     }
 }
 
-/// How a thread shall be.
+/// The properties of a thread to be spawned.
 #[derive(Clone, Copy, Debug)]
 pub struct Builder<'a> {
     name: &'a str,
@@ -85,17 +85,18 @@ where
 }
 
 impl<'a> Builder<'a> {
-    /// A thread called `name` (cut to 31 bytes) on the caller's CPU with the default stack.
+    /// Starts with a thread called `name` (cut to 31 bytes) on the caller's CPU with the default
+    /// stack.
     pub fn new(name: &'a str) -> Self {
         Self { name, cpu: None, stack_size: DEFAULT_SIZE, owner: ptr::null() }
     }
 
-    /// Bound to this CPU.
+    /// Binds the thread to this CPU.
     pub fn cpu(self, cpu: usize) -> Self {
         Self { cpu: Some(cpu), ..self }
     }
 
-    /// As a thread of this owner, and not of the caller's.
+    /// Makes this owner the thread's, instead of the caller's owner.
     ///
     /// # Safety
     /// The owner does not end before the thread is spawned.
@@ -103,12 +104,12 @@ impl<'a> Builder<'a> {
         Self { owner, ..self }
     }
 
-    /// With a stack of at least so many bytes.
+    /// Gives the thread a stack of at least this many bytes.
     pub fn stack_size(self, bytes: usize) -> Self {
         Self { stack_size: bytes, ..self }
     }
 
-    /// Spawns it.
+    /// Spawns the thread.
     ///
     /// # Errors
     /// See [`SpawnError`].
@@ -135,12 +136,14 @@ impl<'a> Builder<'a> {
         let owner = if self.owner.is_null() { super::running().owner() } else { self.owner };
         thread.owner.store(owner.cast_mut(), Ordering::Relaxed);
         if !owner.is_null() {
-            // SAFETY: the caller's owner, which does not end before the caller, or one that does not as `owner` was told.
+            // SAFETY: the owner is the caller's, which outlives the caller, or one that does not
+            // end before the spawn, which the caller of `owner` guarantees.
             unsafe { thread.join_owner(owner) }?;
         }
         let top = thread.stack().top();
         let start = ((top - size) & !(align_of::<Start<F, T>>().max(16) - 1)) as *mut Start<F, T>;
-        // SAFETY: the top of a stack nobody uses yet, large enough by the check above, and nobody else has the thread.
+        // SAFETY: the thread is new or dead, so nothing else refers to it or its stack; the check
+        // above makes sure that `start` fits the stack.
         unsafe {
             start.write(Start { body: ManuallyDrop::new(body), result: MaybeUninit::uninit() });
             thread.reset(self.name, target);
@@ -151,22 +154,26 @@ impl<'a> Builder<'a> {
         trace::spawned(thread.id(), target.index, self.name);
         scheduler::make_runnable(thread);
         drop(interrupts);
-        // SAFETY: the result's place stays until the handle's reference goes.
+        // SAFETY: the stack that holds the result stays allocated until the handle releases its
+        // reference.
         let result = unsafe { &raw mut (*start).result };
         Ok(JoinHandle { thread, result, _result: PhantomData })
     }
 
+    /// Takes a dead thread from this CPU's stock if its stack is large enough.
     #[inline(always)]
     fn take_dead(&self, here: &Cpu) -> Option<&'static Thread> {
         if self.stack_size > DEFAULT_SIZE {
             return None;
         }
-        // SAFETY: this CPU's stock, interrupts off.
+        // SAFETY: the stock is this CPU's own and interrupts are off, so no other reference is in
+        // use.
         unsafe { here.stock.get() }.take()
     }
 
-    /// A new thread with a new stack. Where memory is short, takes back what dead threads and freed stacks hold, with interrupts
-    /// on, which the caller's guard turned off.
+    /// Allocates a thread with a new stack. When memory runs out, reclaims what dead threads and
+    /// freed stacks hold and tries again. Reclaiming needs interrupts on, which the caller's guard
+    /// has turned off, so it happens only if they were on before.
     #[cold]
     fn allocate(&self, interrupts: &InterruptGuard) -> Result<&'static Thread, SpawnError> {
         let size = self.stack_size.max(DEFAULT_SIZE);
@@ -181,11 +188,12 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Gives the dead threads kept on this CPU back, their stacks to the freed ones.
+/// Frees the dead threads kept on this CPU; their stacks join the freed stacks.
 pub fn empty_stock() {
     loop {
         let _guard = InterruptGuard::new();
-        // SAFETY: this CPU's stock, interrupts off.
+        // SAFETY: the stock is this CPU's own and interrupts are off, so no other reference is in
+        // use.
         match unsafe { cpu::this().stock.get() }.take() {
             Some(thread) => thread.deallocate(),
             None => return,
@@ -193,36 +201,38 @@ pub fn empty_stock() {
     }
 }
 
-/// What a thread starts from and ends with, at the top of its stack.
+/// The body and the result of a thread, at the top of its stack.
 struct Start<F, T> {
     body: ManuallyDrop<F>,
     result: MaybeUninit<T>,
 }
 
-/// A number for a thread or a program, never used twice.
+/// Returns a number for a thread or a program that is never used twice.
 #[inline(always)]
 pub(crate) fn next_id() -> u64 {
     static NEXT_ID: AtomicU64 = AtomicU64::new(1);
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A thread's first and last code.
+/// Runs a thread from its first instruction to its exit.
 extern "C" fn run<F, T>(start: usize) -> !
 where
     F: FnOnce() -> T,
 {
     Machine::enable_interrupts();
     let start = start as *mut Start<F, T>;
-    // SAFETY: written by `spawn`; the body is taken once, here.
+    // SAFETY: `spawn` wrote the body, and each thread takes its body once, here.
     let body = unsafe { ManuallyDrop::take(&mut (*start).body) };
     let result = body();
     let thread = super::running();
     local::drop_all(thread);
-    // SAFETY: the joiner reads it only after the exit.
+    // SAFETY: the place belongs to this thread until `finished` is set; the handle reads it only
+    // after that.
     unsafe { (*start).result.write(result) };
     thread.finished.store(true, Ordering::Release);
     if needs_drop::<T>() && thread.result_touched.swap(true, Ordering::AcqRel) {
-        // SAFETY: the handle went before, so nobody else will look at the result.
+        // SAFETY: the handle has set the flag, so it is gone without taking the result, and only
+        // this thread can drop it.
         unsafe { (*start).result.assume_init_drop() };
     }
     scheduler::exit()
@@ -232,13 +242,14 @@ impl Thread {
     fn allocate(stack_size: usize) -> Result<&'static Self, OutOfMemory> {
         let stack = Stack::new(stack_size)?;
         let Ok(memory) = memory::allocate(Layout::new::<Self>(), Placement::Near) else {
-            // SAFETY: just made.
+            // SAFETY: the stack was just made and nothing has used it.
             unsafe { stack.release() };
             return Err(OutOfMemory);
         };
         let thread = memory.cast::<Self>();
         let exit = Exit { exited: false, joiners: WaitList::new() };
-        // SAFETY: allocated for it.
+        // SAFETY: the memory was just allocated with the layout of a thread, and nothing else
+        // refers to it.
         unsafe {
             thread.write(Self {
                 context: UnsafeCell::default(),
@@ -268,19 +279,21 @@ impl Thread {
         }
     }
 
-    /// Frees a thread nobody refers to.
+    /// Frees a thread and its stack. The caller guarantees that nothing refers to the thread.
     fn deallocate(&'static self) {
-        // SAFETY: nobody refers to the thread, whose stack it is.
+        // SAFETY: the stack is the thread's own, and the caller guarantees that nothing refers to
+        // the thread.
         unsafe { self.stack().release() };
         let memory = core::ptr::NonNull::from(self).cast();
-        // SAFETY: allocated in `allocate`; the caller says nobody refers to it.
+        // SAFETY: `allocate` allocated the memory with this layout, and nothing refers to the
+        // thread any more.
         unsafe { memory::free(memory, Layout::new::<Self>()) };
     }
 
-    /// Makes a new or dead thread fresh.
+    /// Resets a new or dead thread to its initial state.
     ///
     /// # Safety
-    /// Nobody else refers to it.
+    /// Nothing else refers to the thread.
     #[inline(always)]
     unsafe fn reset(&self, name: &str, cpu: &Cpu) {
         self.cpu.store(cpu.index as u32, Ordering::Relaxed);
@@ -295,7 +308,8 @@ impl Thread {
         while !name.is_char_boundary(cut) {
             cut -= 1;
         }
-        // SAFETY: nobody else refers to the thread.
+        // SAFETY: the caller guarantees that nothing else refers to the thread, so its name can be
+        // changed.
         let own_name = unsafe { &mut *self.name.get() };
         own_name.clear();
         own_name.push_str(&name[..cut]);
@@ -304,28 +318,30 @@ impl Thread {
         self.exit.lock().exited = false;
     }
 
-    /// Counts it among an owner's threads, and gives it that owner's thread-local variables.
+    /// Counts the thread among the owner's threads and gives it that owner's thread-local
+    /// variables.
     ///
     /// # Errors
-    /// [`OutOfMemory`]; it is deallocated then.
+    /// [`OutOfMemory`]; the thread is deallocated then.
     ///
     /// # Safety
     /// The owner does not end during the call.
     #[cold]
     #[inline(never)]
     unsafe fn join_owner(&'static self, owner: *const Owner) -> Result<(), OutOfMemory> {
-        // SAFETY: the caller's word.
+        // SAFETY: the caller guarantees that the owner does not end during the call.
         let pointer = unsafe { owner::join(owner) }.inspect_err(|_| self.deallocate())?;
         self.thread_pointer.store(pointer, Ordering::Relaxed);
         Ok(())
     }
 
-    /// The thread stays until one more [`release_reference`].
+    /// Adds a reference that keeps the thread until one more [`release_reference`].
     pub(crate) fn add_reference(&self) {
         self.references.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The thread is over: on the scheduler's stack, interrupts off.
+    /// Finishes a thread that has ended: wakes its joiners, leaves its owner and releases its own
+    /// reference. Runs on the scheduler's stack with interrupts off.
     pub(crate) fn finish(&'static self) {
         self.set_state(State::Exited);
         cpu::this().registry.lock().remove(self);
@@ -335,65 +351,69 @@ impl Thread {
         exit.joiners.take_all().wake(exit);
         let owner = self.owner.swap(ptr::null_mut(), Ordering::Relaxed);
         if !owner.is_null() {
-            // SAFETY: the thread has counted among the owner's until this, so the owner has not ended.
+            // SAFETY: the thread counts among the owner's threads until this call, so the owner has
+            // not ended.
             unsafe { owner::leave(owner, self) };
         }
         release_reference(self);
     }
 }
 
-/// Gives a reference up; the last one makes the thread available for the next spawn. Any context.
+/// Releases a reference. The last one makes the thread available for the next spawn. Callable in
+/// any context.
 #[inline(always)]
 pub(crate) fn release_reference(thread: &'static Thread) {
     if thread.references.fetch_sub(1, Ordering::AcqRel) != 1 {
         return;
     }
     let _guard = InterruptGuard::new();
-    // SAFETY: this CPU's stock, interrupts off.
+    // SAFETY: the stock is this CPU's own and the guard keeps interrupts off, so no other reference
+    // is in use.
     let kept = thread.stack().size() == DEFAULT_SIZE && unsafe { cpu::this().stock.get() }.put(thread);
     if !kept {
         thread.deallocate();
     }
 }
 
-/// A CPU's idle thread, which nobody spawned: its code is [`scheduler::idle`].
+/// Creates a CPU's idle thread, whose code is [`scheduler::idle`].
 pub(crate) fn create_idle(cpu: &Cpu) -> Result<&'static Thread, OutOfMemory> {
     let thread = Thread::allocate(DEFAULT_SIZE)?;
-    // SAFETY: nobody else refers to the thread yet.
+    // SAFETY: the thread was just allocated, so nothing else refers to it.
     unsafe { thread.reset("idle", cpu) };
     thread.set_state(State::Running);
     Ok(thread)
 }
 
-/// A thread's handle. Dropping it detaches the thread.
+/// A handle of a thread. Dropping it detaches the thread.
 pub struct JoinHandle<T> {
     thread: &'static Thread,
     result: *mut MaybeUninit<T>,
     _result: PhantomData<T>,
 }
 
-// SAFETY: the result is only read after the thread's exit.
+// SAFETY: the handle reads the result only after the thread has written it, and `T` can be sent.
 unsafe impl<T: Send> Send for JoinHandle<T> {}
-// SAFETY: shared references only read the thread.
+// SAFETY: a shared handle gives access to the thread, which is `Sync`, and not to the result.
 unsafe impl<T: Send> Sync for JoinHandle<T> {}
 
 impl<T> JoinHandle<T> {
-    /// The thread.
+    /// Returns the thread.
     pub fn thread(&self) -> &Thread {
         self.thread
     }
 
-    /// Waits for the thread's end and takes its result. Blocks.
+    /// Waits for the end of the thread and takes its result. Blocks.
     ///
     /// # Errors
-    /// [`JoinError::Exited`] if it ended without one.
+    /// [`JoinError::Exited`] if the thread ended without a result, or has none yet when the end of
+    /// the caller's program cuts the wait short.
     #[inline]
     pub fn join(self) -> Result<T, JoinError> {
         let _ = self.wait_until(Deadline::NEVER);
         self.take_result()
     }
 
-    /// As [`JoinHandle::join`], until `deadline`. Blocks.
+    /// Like [`JoinHandle::join`], but waits until `deadline` at most. Blocks.
     ///
     /// # Errors
     /// The handle, if the thread has not ended by then.
@@ -404,16 +424,16 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    /// True if the thread has ended.
+    /// Returns true if the thread has ended.
     pub fn is_finished(&self) -> bool {
         self.thread.exit.lock().exited
     }
 
-    /// Binds the thread to another CPU from its next turn on. One that runs is made to give way; one that waits
-    /// moves when it is woken.
+    /// Binds the thread to another CPU from its next turn on. A running thread is made to yield; a
+    /// waiting one migrates when it is woken.
     ///
     /// # Errors
-    /// [`NoSuchCpu`].
+    /// [`NoSuchCpu`] if the CPU does not run.
     pub fn migrate(&self, to: usize) -> Result<(), NoSuchCpu> {
         cpu::get(to).ok_or(NoSuchCpu(to))?;
         self.thread.target_cpu.store(to as u32, Ordering::SeqCst);
@@ -421,7 +441,7 @@ impl<T> JoinHandle<T> {
         Ok(())
     }
 
-    /// Lets the thread go on without a handle.
+    /// Drops the handle and lets the thread continue.
     pub fn detach(self) {}
 
     fn wait_until(&self, deadline: Deadline) -> Result<(), TimedOut> {
@@ -438,7 +458,8 @@ impl<T> JoinHandle<T> {
     fn take_result(self) -> Result<T, JoinError> {
         let handle = ManuallyDrop::new(self);
         let finished = handle.thread.finished.load(Ordering::Acquire);
-        // SAFETY: the thread wrote it and is over; the handle, and with it the right to read, goes here.
+        // SAFETY: the thread wrote the result before it set `finished`; this handle, the only
+        // reader, is consumed here.
         let result = finished.then(|| unsafe { (*handle.result).assume_init_read() });
         release_reference(handle.thread);
         result.ok_or(JoinError::Exited)
@@ -448,7 +469,8 @@ impl<T> JoinHandle<T> {
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         if needs_drop::<T>() && self.thread.result_touched.swap(true, Ordering::AcqRel) {
-            // SAFETY: the thread left a result and will not look at it again.
+            // SAFETY: the thread has left a result and set the flag, so it does not touch the
+            // result again, and this handle did not take it.
             unsafe { (*self.result).assume_init_drop() };
         }
         release_reference(self.thread);

@@ -1,4 +1,5 @@
-//! Dead threads kept for the next spawn, with their stacks, per CPU: a warm spawn allocates nothing.
+//! Per-CPU stocks of dead threads, kept with their stacks for the next spawn: a warm spawn
+//! allocates nothing.
 
 use core::ptr;
 
@@ -6,16 +7,16 @@ use crate::atomic::Ordering;
 use crate::scheduler::mailbox::Linked;
 use crate::thread::Thread;
 
-/// Most dead threads a CPU keeps.
+/// Most dead threads that a CPU keeps.
 pub const STOCK_LIMIT: usize = 64;
 
-/// Threads with a stack of the default size that nobody refers to.
+/// Dead threads with a stack of the default size that nothing refers to.
 pub struct Stock {
     first: *const Thread,
     count: usize,
 }
 
-// SAFETY: the threads in it are referred to by nobody else.
+// SAFETY: nothing else refers to the threads in the stock, so they may move to another CPU with it.
 unsafe impl Send for Stock {}
 
 impl Stock {
@@ -26,14 +27,14 @@ impl Stock {
     /// Takes a thread out.
     #[inline(always)]
     pub(crate) fn take(&mut self) -> Option<&'static Thread> {
-        // SAFETY: null or a thread put in by `put`.
+        // SAFETY: `first` is null or a thread that `put` put in, which stays valid in here.
         let thread = unsafe { self.first.as_ref() }?;
         self.first = thread.next().load(Ordering::Relaxed);
         self.count -= 1;
         Some(thread)
     }
 
-    /// Puts a thread in; false if there is no room.
+    /// Puts a thread in. Returns false if there is no room.
     #[inline(always)]
     pub(crate) fn put(&mut self, thread: &'static Thread) -> bool {
         if self.count == STOCK_LIMIT {

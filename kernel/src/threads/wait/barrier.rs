@@ -1,10 +1,10 @@
-//! The barrier: nobody passes until all have arrived.
+//! The barrier: no thread passes until all have arrived.
 
 use super::{Outcome, TimedOut, WaitList, list};
 use crate::lock::SpinLock;
 use crate::time::Deadline;
 
-/// A meeting point of a fixed number of threads, usable again and again. For threads only.
+/// A meeting point of a fixed number of threads, reusable any number of times. For threads only.
 pub struct Barrier {
     size: usize,
     state: SpinLock<State>,
@@ -16,17 +16,17 @@ struct State {
     waiters: WaitList,
 }
 
-/// In which role a thread passed.
+/// The role in which a thread passed a barrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// It came last and let the others go: exactly one of them.
+    /// The thread arrived last and released the others; exactly one thread per round does.
     Last,
-    /// It waited.
+    /// The thread waited for others.
     Waited,
 }
 
 impl Barrier {
-    /// A barrier for `size` threads; 0 counts as 1.
+    /// Creates a barrier for `size` threads; 0 counts as 1.
     pub const fn new(size: usize) -> Self {
         Self { size, state: SpinLock::new(State { arrived: 0, generation: 0, waiters: WaitList::new() }) }
     }
@@ -36,10 +36,10 @@ impl Barrier {
         self.wait_until(Deadline::NEVER).unwrap_or(Arrival::Waited)
     }
 
-    /// Waits until all have arrived or `deadline`. Blocks.
+    /// Waits until all have arrived or `deadline` passes. Blocks.
     ///
     /// # Errors
-    /// [`TimedOut`] if not all came; the caller counts as never arrived.
+    /// [`TimedOut`] if not all arrived; the caller then counts as never arrived.
     pub fn wait_until(&self, deadline: Deadline) -> Result<Arrival, TimedOut> {
         let mut guard = self.state.lock();
         guard.arrived += 1;

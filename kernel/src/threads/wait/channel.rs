@@ -1,4 +1,5 @@
-//! The message channel: a bounded queue of values between threads, and from interrupt handlers to threads.
+//! The message channel: a bounded queue of values between threads, and from interrupt handlers to
+//! threads.
 
 use alloc::collections::VecDeque;
 
@@ -7,31 +8,33 @@ use crate::lock::SpinLock;
 use crate::memory::OutOfMemory;
 use crate::time::Deadline;
 
-/// A queue of at most `capacity` messages, any number of senders and receivers. Order is kept; nothing is lost.
+/// A queue of at most `capacity` messages with any number of senders and receivers. Messages keep
+/// their order and none is lost.
 pub struct Channel<T> {
     state: SpinLock<State<T>>,
 }
 
 struct State<T> {
-    /// Never grows beyond the capacity reserved at the start.
+    /// Never grows beyond the capacity reserved at creation.
     messages: VecDeque<T>,
     capacity: usize,
     senders: WaitList,
     receivers: WaitList,
 }
 
-// SAFETY: `try_send` and `try_receive` take a spin lock; the queue's memory was reserved at the start.
+// SAFETY: `try_send` and `try_receive` take a spin lock only, and the queue's memory is reserved at
+// creation.
 unsafe impl<T: Send> InterruptSafe for Channel<T> {}
 
-/// A message that could not be sent, given back.
+/// A message that was not sent, returned to the sender.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TrySendError<T>(pub T);
 
 impl<T> Channel<T> {
-    /// An empty channel for up to `capacity` messages; 0 counts as 1.
+    /// Creates an empty channel for up to `capacity` messages; 0 counts as 1.
     ///
     /// # Errors
-    /// [`OutOfMemory`] if there is no memory for them.
+    /// [`OutOfMemory`] if there is no memory for the messages.
     pub fn new(capacity: usize) -> Result<Self, OutOfMemory> {
         let capacity = capacity.max(1);
         let mut messages = VecDeque::new();
@@ -40,7 +43,7 @@ impl<T> Channel<T> {
         Ok(Self { state: SpinLock::new(state) })
     }
 
-    /// Sends, waiting for room. Blocks.
+    /// Sends a message, waiting for room. Blocks.
     pub fn send(&self, message: T) {
         let mut message = message;
         while let Err(TrySendError(back)) = self.send_until(message, Deadline::NEVER) {
@@ -48,10 +51,10 @@ impl<T> Channel<T> {
         }
     }
 
-    /// Sends if there is room until `deadline`. Blocks.
+    /// Sends a message, waiting for room until `deadline`. Blocks.
     ///
     /// # Errors
-    /// The message, if there was no room.
+    /// The message, if there was no room by then.
     pub fn send_until(&self, message: T, deadline: Deadline) -> Result<(), TrySendError<T>> {
         let mut timed_out = false;
         loop {
@@ -69,7 +72,7 @@ impl<T> Channel<T> {
         }
     }
 
-    /// Sends if there is room now. Works in interrupt handlers.
+    /// Sends a message if there is room now. Works in interrupt handlers.
     ///
     /// # Errors
     /// The message, if there is no room.
@@ -83,7 +86,7 @@ impl<T> Channel<T> {
         Ok(())
     }
 
-    /// Receives, waiting for a message. Blocks.
+    /// Receives a message, waiting for one. Blocks.
     pub fn receive(&self) -> T {
         loop {
             if let Ok(message) = self.receive_until(Deadline::NEVER) {
@@ -92,10 +95,10 @@ impl<T> Channel<T> {
         }
     }
 
-    /// Receives if there is a message until `deadline`. Blocks.
+    /// Receives a message, waiting for one until `deadline`. Blocks.
     ///
     /// # Errors
-    /// [`TimedOut`] if there was none.
+    /// [`TimedOut`] if there was no message by then.
     pub fn receive_until(&self, deadline: Deadline) -> Result<T, TimedOut> {
         let mut timed_out = false;
         loop {
@@ -120,12 +123,12 @@ impl<T> Channel<T> {
         Some(message)
     }
 
-    /// Number of messages in it, as it was at some moment during the call.
+    /// Returns the number of messages in the channel at some moment during the call.
     pub fn len(&self) -> usize {
         self.state.lock().messages.len()
     }
 
-    /// True if there is none.
+    /// Returns true if the channel was empty at some moment during the call.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

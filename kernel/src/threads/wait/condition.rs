@@ -10,18 +10,20 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// A condition nobody waits for.
+    /// Creates a condition without waiters.
     pub const fn new() -> Self {
         Self { waiters: SpinLock::new(WaitList::new()) }
     }
 
-    /// Unlocks the mutex, waits for a signal, locks again. No signal after the unlock is missed. Blocks.
+    /// Unlocks the mutex, waits for a signal, and locks the mutex again. No signal after the unlock
+    /// is missed. Blocks.
     #[inline]
     pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         self.wait_until(guard, Deadline::NEVER).0
     }
 
-    /// As [`Condition::wait`], until `deadline`; says whether it passed. The mutex is locked either way. Blocks.
+    /// Like [`Condition::wait`], but waits until `deadline` at most and says whether it passed. The
+    /// mutex is locked either way. Blocks.
     #[inline]
     pub fn wait_until<'a, T>(
         &self,
@@ -33,7 +35,8 @@ impl Condition {
         (mutex.lock(), result)
     }
 
-    /// As [`Condition::wait_until`] for a thread of a program: once that ends, it goes on without the mutex.
+    /// Like [`Condition::wait_until`], for a thread of a program: once the program is ending, the
+    /// thread continues without the mutex.
     pub fn wait_or_end<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
@@ -49,19 +52,20 @@ impl Condition {
         let mutex = guard.mutex();
         core::mem::forget(guard);
         let waiters = self.waiters.lock();
+        // Unlocked only once the thread is in the list, so a signal after the unlock finds it.
         let unlock = || MutexGuard::release_forgotten(mutex);
         let outcome = list::wait_in(&self.waiters, waiters, |waiters| waiters, deadline, unlock);
         if outcome == Outcome::TimedOut { Err(TimedOut) } else { Ok(()) }
     }
 
-    /// Wakes who waits longest; false if nobody did.
+    /// Wakes the thread that has waited longest. Returns false if there was none.
     #[inline]
     pub fn signal(&self) -> bool {
         let mut waiters = self.waiters.lock();
         waiters.take_one().wake(waiters)
     }
 
-    /// Wakes everybody; how many there were.
+    /// Wakes all waiting threads. Returns their number.
     pub fn broadcast(&self) -> usize {
         let mut waiters = self.waiters.lock();
         waiters.take_all().wake(waiters)

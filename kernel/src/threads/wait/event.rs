@@ -1,4 +1,4 @@
-//! The event: something happened.
+//! The event: a signal that something has happened.
 
 use super::{InterruptSafe, Outcome, TimedOut, WaitList, list};
 use crate::lock::SpinLock;
@@ -17,17 +17,17 @@ struct State {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Memory {
     Clear,
-    /// One signal that nobody waited for: the next waiter takes it.
+    /// One signal that found no waiter: the next waiter takes it.
     Signalled,
-    /// Everybody passes.
+    /// Every waiter passes.
     Latched,
 }
 
-// SAFETY: signalling takes a spin lock and nothing else.
+// SAFETY: signalling takes a spin lock only, and neither blocks nor allocates.
 unsafe impl InterruptSafe for Event {}
 
 impl Event {
-    /// An event that has not happened.
+    /// Creates an event that has not happened.
     pub const fn new() -> Self {
         Self { state: SpinLock::new(State { memory: Memory::Clear, waiters: WaitList::new() }) }
     }
@@ -41,7 +41,7 @@ impl Event {
     /// Waits for a signal until `deadline`. Blocks.
     ///
     /// # Errors
-    /// [`TimedOut`] if there was none.
+    /// [`TimedOut`] if there was no signal by then.
     #[inline]
     pub fn wait_until(&self, deadline: Deadline) -> Result<(), TimedOut> {
         let mut guard = self.state.lock();
@@ -58,7 +58,8 @@ impl Event {
         }
     }
 
-    /// Wakes one waiter; without one, the next to come passes. Signals nobody waits for do not add up.
+    /// Wakes one waiter; without a waiter, the next thread to wait passes. Signals without a waiter
+    /// do not add up.
     #[inline]
     pub fn signal(&self) {
         let mut state = self.state.lock();
@@ -69,20 +70,20 @@ impl Event {
         taken.wake(state);
     }
 
-    /// Wakes all who wait now and leaves nothing behind; how many there were.
+    /// Wakes all current waiters and leaves no signal behind. Returns their number.
     pub fn broadcast(&self) -> usize {
         let mut state = self.state.lock();
         state.waiters.take_all().wake(state)
     }
 
-    /// Wakes all, and lets everybody pass until [`Event::reset`].
+    /// Wakes all waiters and lets every thread pass until [`Event::reset`].
     pub fn latch(&self) {
         let mut state = self.state.lock();
         state.memory = Memory::Latched;
         state.waiters.take_all().wake(state);
     }
 
-    /// Forgets signals and latch.
+    /// Clears a pending signal and the latch.
     pub fn reset(&self) {
         self.state.lock().memory = Memory::Clear;
     }

@@ -1,4 +1,4 @@
-//! The list of waiting threads, and the one way to wait in it.
+//! The list of waiting threads, and the only way to wait in it.
 
 use core::ptr;
 use core::sync::atomic::Ordering;
@@ -13,43 +13,45 @@ use crate::time::Deadline;
 
 intrusive_adapter!(WaitAdapter = UnsafeRef<Thread>: Thread { wait_link => LinkedListLink });
 
-/// Threads waiting for the same thing, longest first. Lives inside the [`SpinLock`] that guards what they wait for.
+/// Threads waiting for the same thing, longest first. The list lives inside the [`SpinLock`] that
+/// guards what they wait for.
 pub struct WaitList {
     list: LinkedList<WaitAdapter>,
 }
 
-// SAFETY: the links are only followed under the lock the list lives in.
+// SAFETY: the links are followed only under the lock that the list lives in.
 unsafe impl Send for WaitList {}
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// By a waker.
+    /// A waker ended it.
     Woken,
-    /// By its deadline.
+    /// The deadline passed, or the end of the thread's program forced a timeout.
     TimedOut,
 }
 
 impl WaitList {
-    /// Nobody.
+    /// Creates an empty list.
     pub const fn new() -> Self {
         Self { list: LinkedList::new(WaitAdapter::NEW) }
     }
 
-    /// True if nobody waits.
+    /// Returns true if no thread waits.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// Takes out the thread that waits longest, to be woken once the lock is released.
+    /// Takes out the thread that has waited longest, to be woken once the lock is released.
     #[inline(always)]
     pub fn take_one(&mut self) -> TakenOne {
         while let Some(thread) = self.list.pop_front() {
             let thread = UnsafeRef::into_raw(thread);
-            // SAFETY: a thread in a wait list cannot end before it left its wait, for which it needs our lock.
+            // SAFETY: a thread in a wait list cannot end before it leaves its wait, for which it
+            // needs the lock that the caller holds.
             let thread = unsafe { &*thread };
-            // One that lost its wait to its timeout is not ours to wake.
+            // A thread that its timeout has claimed is woken by the timeout; take the next one.
             if thread.claim().try_wake() {
                 return TakenOne(Some(thread));
             }
@@ -70,8 +72,9 @@ impl WaitList {
     }
 }
 
-/// A thread taken out of a wait list, if there was one: it is woken by nobody else. The object it waited for may be gone as
-/// soon as it runs, so it is woken after the last access to that.
+/// A thread taken out of a wait list, or none. Only the holder of this value wakes the thread. The
+/// object the thread waited for may be gone as soon as the thread runs, so wake it after the last
+/// access to that object.
 #[must_use = "the thread waits for ever otherwise"]
 pub struct TakenOne(Option<&'static Thread>);
 
@@ -79,20 +82,22 @@ impl TakenOne {
     /// No thread.
     pub const NONE: Self = Self(None);
 
-    /// True if there is none.
+    /// Returns true if there is no thread.
     #[inline(always)]
     pub fn is_none(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Releases the lock under which it was taken and wakes it; false if there was none.
+    /// Releases the lock under which the thread was taken and wakes the thread. Returns false if
+    /// there was none.
     #[inline(always)]
     pub fn wake<T>(self, guard: SpinGuard<'_, T>) -> bool {
         let _interrupts = SpinGuard::release(guard);
         self.wake_unlocked()
     }
 
-    /// Wakes it, the lock released and interrupts off; false if there was none.
+    /// Wakes the thread once the lock is released, with interrupts still off. Returns false if
+    /// there was none.
     #[inline(always)]
     pub(super) fn wake_unlocked(self) -> bool {
         if let Some(thread) = self.0 {
@@ -111,7 +116,8 @@ impl From<TakenOne> for TakenAll {
     }
 }
 
-/// All threads of a wait list, linked by their own links: as [`TakenOne`].
+/// All threads taken out of a wait list, chained by their own links, with the rules of
+/// [`TakenOne`].
 #[must_use = "the threads wait for ever otherwise"]
 pub struct TakenAll(Option<&'static Thread>);
 
@@ -119,12 +125,13 @@ impl TakenAll {
     /// No thread.
     pub const NONE: Self = Self(None);
 
-    /// Releases the lock under which they were taken and wakes them; how many there were.
+    /// Releases the lock under which the threads were taken and wakes them. Returns their number.
     pub fn wake<T>(self, guard: SpinGuard<'_, T>) -> usize {
         let _interrupts = SpinGuard::release(guard);
         let (mut next, mut count) = (self.0, 0);
         while let Some(thread) = next {
-            // SAFETY: null, or a thread that was taken, which waits until it is woken, here; its link is read before.
+            // SAFETY: the link is null or leads to a thread that was taken out and stays blocked
+            // until it is woken here; it is read before its thread is woken.
             next = unsafe { thread.next().load(Ordering::Relaxed).as_ref() };
             scheduler::make_runnable(thread);
             count += 1;
@@ -139,12 +146,12 @@ impl Default for WaitList {
     }
 }
 
-/// Waits in the list that `select` finds in the locked data, until woken or until `deadline`. The lock is released once
-/// the thread is in the list, then `before_sleep` runs, then the thread sleeps. Interrupts are afterwards as they
-/// were before the lock was taken.
+/// Waits in the list that `select` finds in the locked data, until woken or until `deadline`. Once
+/// the thread is in the list, the lock is released, `before_sleep` runs, and the thread sleeps.
+/// Interrupts are afterwards as they were before the lock was taken.
 ///
 /// # Panics
-/// In an interrupt handler, where there is no thread that could wait.
+/// In an interrupt handler or on the idle thread, where no thread can wait.
 #[inline(always)]
 pub fn wait_in<T>(
     lock: &SpinLock<T>,
@@ -156,7 +163,8 @@ pub fn wait_in<T>(
     let thread = thread::running();
     scheduler::assert_may_block();
     thread.claim().begin();
-    // SAFETY: the thread leaves the list before it leaves this function.
+    // SAFETY: the thread is out of the list before this function returns, so the reference stays
+    // valid.
     select(&mut guard).list.push_back(unsafe { UnsafeRef::from_raw(thread) });
     let limited = deadline != Deadline::NEVER;
     if limited {
@@ -168,12 +176,12 @@ pub fn wait_in<T>(
     if limited {
         thread.end_timeout();
     }
-    // Without a deadline too: a program's end forces it.
+    // Checked even without a deadline, because the end of a program forces a timeout.
     if thread.claim().timed_out() {
         let mut guard = lock.lock();
-        // A waker may have taken it out of the list and then lost the claim.
+        // A waker may have taken the thread out of the list and then lost the claim.
         if thread.is_in_wait_list() {
-            // SAFETY: it is linked, and only ever in the list it waits in.
+            // SAFETY: the thread is linked, and it is only ever linked in the list it waits in.
             unsafe { select(&mut guard).list.cursor_mut_from_ptr(thread) }.remove();
         }
         drop(guard);

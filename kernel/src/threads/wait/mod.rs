@@ -1,11 +1,12 @@
-//! Waiting: everything a thread can sleep on, each with a timeout.
+//! Waiting: everything that a thread can block on, each with a timeout.
 //!
-//! All of it is one mechanism: a [`WaitList`] of threads inside a spin lock together with the state they wait for
-//! (`list`). A waker and a timeout race for a waiting thread by its `claim`; exactly one wins.
+//! There is one mechanism: a [`WaitList`] of threads inside a spin lock, together with the state
+//! they wait for (`list`). A waker and a timeout race for a waiting thread by its `claim`; exactly
+//! one wins.
 //!
-//! What a type can do in an interrupt handler it says by [`InterruptSafe`]: handlers are registered with a context
-//! of such a type ([`crate::interrupts::register_vector`]), and only the non-blocking methods work there; the blocking ones
-//! panic with the reason.
+//! A type declares by [`InterruptSafe`] that it can be used in an interrupt handler. Handlers are
+//! registered with a context of such a type ([`crate::interrupts::register_vector`]), and only its
+//! non-blocking methods work there; the blocking ones panic with the reason.
 
 mod barrier;
 mod channel;
@@ -36,16 +37,16 @@ pub use semaphore::Semaphore;
 /// Every method that does not document blocking takes only spin locks and never allocates.
 pub unsafe trait InterruptSafe: Sync {}
 
-// SAFETY: no methods at all.
+// SAFETY: the unit type has no methods, so none can block or allocate.
 unsafe impl InterruptSafe for () {}
-// SAFETY: atomics never block.
+// SAFETY: the methods of an atomic take no lock, and neither block nor allocate.
 unsafe impl InterruptSafe for core::sync::atomic::AtomicU64 {}
-// SAFETY: atomics never block.
+// SAFETY: the methods of an atomic take no lock, and neither block nor allocate.
 unsafe impl InterruptSafe for core::sync::atomic::AtomicBool {}
 // SAFETY: a spin lock turns interrupts off, so a handler never finds it held by its own CPU.
 unsafe impl<T: Send> InterruptSafe for crate::lock::SpinLock<T> {}
 
-/// The deadline passed first.
+/// The deadline passed before the awaited event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimedOut;
 

@@ -1,4 +1,4 @@
-//! The mutex: one thread at a time, others sleep.
+//! The mutex: one thread at a time holds it, others sleep.
 
 use core::cell::UnsafeCell;
 use core::marker::PhantomData;
@@ -12,14 +12,15 @@ use crate::lock::{SpinGuard, SpinLock};
 use crate::thread;
 use crate::time::Deadline;
 
-/// The state of a free mutex. That of a locked one is the address of its owner, a thread, and these:
+/// The state of a free mutex. The state of a locked one is the address of the owning thread and
+/// these flags:
 const FREE: usize = 0;
-/// Locked, also where there are no threads yet.
+/// The mutex is locked. Also set before there are threads, when the owner's address is 0.
 const LOCKED: usize = 1;
-/// Perhaps somebody waits.
+/// Threads may be waiting.
 const CONTENDED: usize = 2;
 
-/// The address of the thread that owns a mutex with this state.
+/// Returns the address of the thread that owns a mutex with this state.
 pub(crate) fn owner(state: usize) -> usize {
     state & !(LOCKED | CONTENDED)
 }
@@ -31,33 +32,35 @@ pub struct Mutex<T> {
     data: UnsafeCell<T>,
 }
 
-// SAFETY: the state admits one holder at a time, on whatever CPU.
+// SAFETY: the state admits one holder at a time, so sharing the mutex only moves the data between
+// threads.
 unsafe impl<T: Send> Sync for Mutex<T> {}
-// SAFETY: owning the mutex is owning the data.
+// SAFETY: sending the mutex sends the data it owns and nothing else, and `T` can be sent.
 unsafe impl<T: Send> Send for Mutex<T> {}
 
 impl<T> Mutex<T> {
     const_fn! {
-        /// A free mutex around `data`.
+        /// Creates a free mutex around `data`.
         pub fn new(data: T) -> Self {
             Self { state: AtomicUsize::new(FREE), waiters: SpinLock::new(WaitList::new()), data: UnsafeCell::new(data) }
         }
     }
 
-    /// Locks. Blocks.
+    /// Locks the mutex. Blocks.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         if self.try_acquire().is_err() {
-            // A program's end forces a timeout; without the lock the caller must not go on.
+            // The end of a program forces a timeout, but the caller must not continue without the
+            // lock.
             while self.acquire_slowly(Deadline::NEVER).is_err() {}
         }
         MutexGuard::new(self)
     }
 
-    /// Locks if that succeeds until `deadline`. Blocks.
+    /// Locks the mutex, waiting for it until `deadline`. Blocks.
     ///
     /// # Errors
-    /// [`TimedOut`] if it does not.
+    /// [`TimedOut`] if the mutex was not free by then.
     pub fn lock_until(&self, deadline: Deadline) -> Result<MutexGuard<'_, T>, TimedOut> {
         if self.try_acquire().is_err() {
             self.acquire_slowly(deadline)?;
@@ -65,31 +68,33 @@ impl<T> Mutex<T> {
         Ok(MutexGuard::new(self))
     }
 
-    /// Locks if it is free.
+    /// Locks the mutex if it is free.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.try_acquire().ok().map(|_| MutexGuard::new(self))
     }
 
-    /// The guard of a lock that the calling thread has taken and whose guard was forgotten; `None` if the thread does not hold it.
+    /// Returns a guard for a lock that the calling thread has taken and whose guard was forgotten;
+    /// `None` if the thread does not hold the lock.
     ///
     /// # Safety
-    /// There is no guard of this mutex in the thread that has not been forgotten.
+    /// Every guard of this mutex in the calling thread has been forgotten.
     #[inline(always)]
     pub unsafe fn adopt(&self) -> Option<MutexGuard<'_, T>> {
         (owner(self.state.load(Ordering::Relaxed)) == Machine::current()).then(|| MutexGuard::new(self))
     }
 
-    /// Unlocks if the calling thread holds the lock; false if it does not.
+    /// Unlocks the mutex if the calling thread holds it. Returns false if it does not.
     ///
     /// # Safety
-    /// As for [`Mutex::adopt`].
+    /// Every guard of this mutex in the calling thread has been forgotten.
     #[inline(always)]
     pub unsafe fn unlock(&self) -> bool {
-        // SAFETY: the caller's word.
+        // SAFETY: the caller guarantees that every guard of this mutex in the calling thread has
+        // been forgotten.
         self.try_release() || unsafe { self.adopt() }.is_some()
     }
 
-    /// The data, by a borrow that proves nobody else has it.
+    /// Returns the data. The exclusive borrow proves that nothing else accesses it.
     pub fn get_mut(&mut self) -> &mut T {
         self.data.get_mut()
     }
@@ -103,11 +108,13 @@ impl<T> Mutex<T> {
     fn acquire_slowly(&self, deadline: Deadline) -> Result<(), TimedOut> {
         loop {
             let guard = self.waiters.lock();
-            // Once marked, whoever unlocks looks for us under the lock we hold.
+            // Once the state is marked, the unlocking thread looks for waiters under the lock held
+            // here.
             if self.state.fetch_or(LOCKED | CONTENDED, Ordering::Acquire) == FREE {
                 self.state.store(Machine::current() | LOCKED | CONTENDED, Ordering::Relaxed);
                 return Ok(());
             }
+            // Lets the deadlock watch follow a chain of owners.
             let waits = thread::running().waits_for(&self.state);
             let outcome = list::wait_in(&self.waiters, guard, |waiters| waiters, deadline, || ());
             drop(waits);
@@ -124,8 +131,9 @@ impl<T> Mutex<T> {
         }
     }
 
-    /// Unlocks where this thread holds the lock and nobody waits. Who locks next may destroy the mutex as soon as it is free, so
-    /// this is the last access to it, here and in [`Self::release_and_wake`].
+    /// Unlocks the mutex if the calling thread holds it and no thread waits. The next owner may
+    /// destroy the mutex as soon as it is free, so this exchange is the last access to it, here and
+    /// in [`Self::release_and_wake`].
     #[inline(always)]
     fn try_release(&self) -> bool {
         self.state.compare_exchange(Machine::current() | LOCKED, FREE, Ordering::Release, Ordering::Relaxed).is_ok()
@@ -136,15 +144,15 @@ impl<T> Mutex<T> {
         let mut next = TakenOne::NONE;
         loop {
             let mut waiters = self.waiters.lock();
-            // Only whoever has the list's lock changes the state of a locked mutex. Who is woken marks it again for those that
-            // still wait.
+            // Only the holder of the list's lock changes the state of a locked mutex. A woken
+            // thread marks the state again for the threads that still wait.
             let state = self.state.load(Ordering::Relaxed) & !CONTENDED;
             self.state.store(state, Ordering::Relaxed);
             if next.is_none() {
                 next = waiters.take_one();
             }
             let interrupts = SpinGuard::release(waiters);
-            // Fails if a further thread has come to wait.
+            // Fails if another thread has started to wait in the meantime.
             if self.state.compare_exchange(state, FREE, Ordering::Release, Ordering::Relaxed).is_ok() {
                 next.wake_unlocked();
                 drop(interrupts);
@@ -154,7 +162,8 @@ impl<T> Mutex<T> {
     }
 }
 
-/// A locked [`Mutex`]. It belongs to the thread that locked, and is shared only as the data may be.
+/// A locked [`Mutex`]. The guard belongs to the thread that locked, and can be shared only if the
+/// data can.
 ///
 /// ```compile_fail,E0277
 /// fn is_sync<T: Sync>() {}
@@ -170,7 +179,7 @@ pub struct MutexGuard<'a, T> {
     _not_send: PhantomData<*const ()>,
 }
 
-// SAFETY: a shared guard gives shared references to the data, no more.
+// SAFETY: a shared guard gives shared references to the data and nothing more.
 unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
 
 impl<'a, T> MutexGuard<'a, T> {
@@ -178,7 +187,7 @@ impl<'a, T> MutexGuard<'a, T> {
         Self { mutex, _not_send: PhantomData }
     }
 
-    /// The mutex this is the lock of.
+    /// Returns the mutex that the guard locks.
     pub(super) fn mutex(&self) -> &'a Mutex<T> {
         self.mutex
     }
@@ -192,14 +201,15 @@ impl<'a, T> MutexGuard<'a, T> {
 impl<T> Deref for MutexGuard<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        // SAFETY: the mutex is held.
+        // SAFETY: this guard holds the mutex, so no other thread writes the data.
         unsafe { &*self.mutex.data.get() }
     }
 }
 
 impl<T> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: the mutex is held, by this guard alone.
+        // SAFETY: this guard holds the mutex and is borrowed exclusively, so nothing else accesses
+        // the data.
         unsafe { &mut *self.mutex.data.get() }
     }
 }

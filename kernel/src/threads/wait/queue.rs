@@ -1,4 +1,4 @@
-//! The wait queue: threads wait while a condition holds that others change.
+//! The wait queue: threads wait for a condition that other threads change.
 
 use super::{InterruptSafe, Outcome, TimedOut, WaitList, list};
 use crate::lock::SpinLock;
@@ -9,20 +9,21 @@ pub struct WaitQueue {
     waiters: SpinLock<WaitList>,
 }
 
-// SAFETY: waking takes a spin lock and nothing else.
+// SAFETY: waking takes a spin lock only, and neither blocks nor allocates.
 unsafe impl InterruptSafe for WaitQueue {}
 
 impl WaitQueue {
-    /// A queue without threads.
+    /// Creates a queue without threads.
     pub const fn new() -> Self {
         Self { waiters: SpinLock::new(WaitList::new()) }
     }
 
-    /// Waits while `blocked` returns true. It is evaluated under the queue's lock, so a change made before
-    /// [`WaitQueue::wake_one`] or [`WaitQueue::wake_all`] is never missed. Blocks.
+    /// Waits while `blocked` returns true. The queue evaluates `blocked` under its lock before each
+    /// sleep, so a change made before [`WaitQueue::wake_one`] or [`WaitQueue::wake_all`] is never
+    /// missed. Blocks.
     ///
     /// # Errors
-    /// [`TimedOut`] if `deadline` passes and it still holds.
+    /// [`TimedOut`] if `deadline` has passed and `blocked` still returns true.
     pub fn wait_while(&self, deadline: Deadline, mut blocked: impl FnMut() -> bool) -> Result<(), TimedOut> {
         loop {
             let guard = self.waiters.lock();
@@ -35,14 +36,14 @@ impl WaitQueue {
         }
     }
 
-    /// Wakes who waits longest; false if nobody did.
+    /// Wakes the thread that has waited longest. Returns false if there was none.
     #[inline]
     pub fn wake_one(&self) -> bool {
         let mut waiters = self.waiters.lock();
         waiters.take_one().wake(waiters)
     }
 
-    /// Wakes everybody; how many there were.
+    /// Wakes all waiting threads. Returns their number.
     pub fn wake_all(&self) -> usize {
         let mut waiters = self.waiters.lock();
         waiters.take_all().wake(waiters)

@@ -9,8 +9,8 @@ use super::{Outcome, TimedOut, WaitList, list};
 use crate::lock::SpinLock;
 use crate::time::Deadline;
 
-/// Data that many may read at once and one may write. Writers go first, so that readers cannot keep them out.
-/// For threads only.
+/// Data that many threads may read at once and one may write. Writers take precedence, so readers
+/// cannot starve them. For threads only.
 pub struct ReaderWriterLock<T> {
     state: SpinLock<State>,
     data: UnsafeCell<T>,
@@ -24,13 +24,13 @@ struct State {
     writer_list: WaitList,
 }
 
-// SAFETY: the state admits readers or one writer.
+// SAFETY: the state admits either readers or one writer, and `T` can be shared and sent.
 unsafe impl<T: Send + Sync> Sync for ReaderWriterLock<T> {}
-// SAFETY: owning the lock is owning the data.
+// SAFETY: sending the lock sends the data it owns and nothing else, and `T` can be sent.
 unsafe impl<T: Send> Send for ReaderWriterLock<T> {}
 
 impl<T> ReaderWriterLock<T> {
-    /// A free lock around `data`.
+    /// Creates a free lock around `data`.
     pub const fn new(data: T) -> Self {
         let state = State {
             readers: 0,
@@ -42,10 +42,11 @@ impl<T> ReaderWriterLock<T> {
         Self { state: SpinLock::new(state), data: UnsafeCell::new(data) }
     }
 
-    /// Gives back a lock that was taken for reading and whose guard was forgotten; false if nobody has it for reading.
+    /// Releases a lock that was taken for reading and whose guard was forgotten. Returns false if
+    /// no thread holds it for reading.
     ///
     /// # Safety
-    /// There is no guard of it in the thread that has not been forgotten.
+    /// Every guard of this lock in the calling thread has been forgotten.
     pub unsafe fn unlock_read(&self) -> bool {
         let mut state = self.state.lock();
         let is_held = state.readers > 0;
@@ -57,10 +58,11 @@ impl<T> ReaderWriterLock<T> {
         is_held
     }
 
-    /// The same of a lock that was taken for writing.
+    /// Releases a lock that was taken for writing and whose guard was forgotten. Returns false if
+    /// no thread holds it for writing.
     ///
     /// # Safety
-    /// As for [`ReaderWriterLock::unlock_read`].
+    /// Every guard of this lock in the calling thread has been forgotten.
     pub unsafe fn unlock_write(&self) -> bool {
         let mut state = self.state.lock();
         let is_held = state.writing;
@@ -90,10 +92,10 @@ impl<T> ReaderWriterLock<T> {
         }
     }
 
-    /// Locks for reading if that succeeds until `deadline`. Blocks.
+    /// Locks for reading, waiting until `deadline` at most. Blocks.
     ///
     /// # Errors
-    /// [`TimedOut`] if it does not.
+    /// [`TimedOut`] if the lock could not be taken by then.
     pub fn read_until(&self, deadline: Deadline) -> Result<ReadGuard<'_, T>, TimedOut> {
         loop {
             let mut guard = self.state.lock();
@@ -108,10 +110,10 @@ impl<T> ReaderWriterLock<T> {
         }
     }
 
-    /// Locks for writing if that succeeds until `deadline`. Blocks.
+    /// Locks for writing, waiting until `deadline` at most. Blocks.
     ///
     /// # Errors
-    /// [`TimedOut`] if it does not.
+    /// [`TimedOut`] if the lock could not be taken by then.
     pub fn write_until(&self, deadline: Deadline) -> Result<WriteGuard<'_, T>, TimedOut> {
         let mut counted = false;
         loop {
@@ -127,7 +129,8 @@ impl<T> ReaderWriterLock<T> {
             if outcome == Outcome::TimedOut {
                 let mut guard = self.state.lock();
                 guard.writers_waiting -= 1;
-                // The wake-up meant for us, if there was one, is passed on.
+                // A wake-up may have been meant for this thread, or readers may have waited only
+                // for this writer.
                 let next = guard.next_in();
                 next.wake(guard);
                 return Err(TimedOut);
@@ -137,7 +140,7 @@ impl<T> ReaderWriterLock<T> {
 }
 
 impl State {
-    /// Takes out the threads that may try now.
+    /// Takes out the threads that may try to lock now.
     fn next_in(&mut self) -> TakenAll {
         match (self.writing, self.writers_waiting, self.readers) {
             (true, ..) => TakenAll::NONE,
@@ -154,20 +157,20 @@ pub struct ReadGuard<'a, T> {
     _not_send: PhantomData<*const ()>,
 }
 
-// SAFETY: a shared guard gives shared references to the data, no more.
+// SAFETY: a shared guard gives shared references to the data and nothing more.
 unsafe impl<T: Sync> Sync for ReadGuard<'_, T> {}
 
 impl<T> Deref for ReadGuard<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        // SAFETY: held for reading, so nobody writes.
+        // SAFETY: the lock is held for reading, so no thread writes the data.
         unsafe { &*self.lock.data.get() }
     }
 }
 
 impl<T> Drop for ReadGuard<'_, T> {
     fn drop(&mut self) {
-        // SAFETY: this guard's own hold.
+        // SAFETY: this releases the hold of the guard being dropped, and of no other guard.
         unsafe { self.lock.unlock_read() };
     }
 }
@@ -178,27 +181,28 @@ pub struct WriteGuard<'a, T> {
     _not_send: PhantomData<*const ()>,
 }
 
-// SAFETY: as for `ReadGuard`.
+// SAFETY: a shared guard gives shared references to the data and nothing more.
 unsafe impl<T: Sync> Sync for WriteGuard<'_, T> {}
 
 impl<T> Deref for WriteGuard<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
-        // SAFETY: held for writing, so nobody else has it.
+        // SAFETY: the lock is held for writing, so no other thread accesses the data.
         unsafe { &*self.lock.data.get() }
     }
 }
 
 impl<T> DerefMut for WriteGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: held for writing, so nobody else has it.
+        // SAFETY: the lock is held for writing and the guard is borrowed exclusively, so nothing
+        // else accesses the data.
         unsafe { &mut *self.lock.data.get() }
     }
 }
 
 impl<T> Drop for WriteGuard<'_, T> {
     fn drop(&mut self) {
-        // SAFETY: this guard's own hold.
+        // SAFETY: this releases the hold of the guard being dropped, and of no other guard.
         unsafe { self.lock.unlock_write() };
     }
 }

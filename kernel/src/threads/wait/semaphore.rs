@@ -6,25 +6,26 @@ use crate::atomic::{AtomicI64, Ordering, const_fn};
 use crate::lock::SpinLock;
 use crate::time::Deadline;
 
-/// A count that never goes below zero: who would take it there waits.
+/// A count that never goes below zero for its users: a thread that would take it there waits.
 pub struct Semaphore {
-    /// The count; below zero, how many wait who were not yet promised a unit.
+    /// The number of free units; if negative, the number of waiters not yet promised a unit.
     count: AtomicI64,
     promises: SpinLock<Promises>,
 }
 
 struct Promises {
-    /// Units given to waiters who have not picked them up; negative if one was picked up before it was laid down.
+    /// Units given to waiters that have not picked them up; negative if a unit was picked up before
+    /// it was laid down.
     laid_down: i64,
     waiters: WaitList,
 }
 
-// SAFETY: `up` and `try_down` take a spin lock and nothing else.
+// SAFETY: `up` and `try_down` take at most a spin lock, and neither blocks nor allocates.
 unsafe impl InterruptSafe for Semaphore {}
 
 impl Semaphore {
     const_fn! {
-        /// A semaphore with `count` units.
+        /// Creates a semaphore with `count` units.
         pub fn new(count: u32) -> Self {
             let promises = Promises { laid_down: 0, waiters: WaitList::new() };
             Self { count: AtomicI64::new(count as i64), promises: SpinLock::new(promises) }
@@ -34,26 +35,26 @@ impl Semaphore {
     /// Takes a unit. Blocks.
     #[inline]
     pub fn down(&self) {
-        // A program's end forces a timeout; without the unit the caller must not go on.
+        // The end of a program forces a timeout, but the caller must not continue without the unit.
         while self.down_until(Deadline::NEVER).is_err() {}
     }
 
-    /// Takes a unit if there is one until `deadline`. Blocks.
+    /// Takes a unit, waiting for one until `deadline`. Blocks.
     ///
     /// # Errors
-    /// [`TimedOut`] if there was none.
+    /// [`TimedOut`] if there was no unit by then.
     #[inline]
     pub fn down_until(&self, deadline: Deadline) -> Result<(), TimedOut> {
         if self.count.fetch_sub(1, Ordering::Acquire) > 0 { Ok(()) } else { self.wait_for_unit(deadline) }
     }
 
-    /// Takes a unit if there is one now.
+    /// Takes a unit if there is one now. Returns whether it did.
     pub fn try_down(&self) -> bool {
         let take = |count: i64| (count > 0).then(|| count - 1);
         self.count.fetch_update(Ordering::Acquire, Ordering::Relaxed, take).is_ok()
     }
 
-    /// Adds a unit, to whoever waits longest if somebody does.
+    /// Adds a unit, which goes to the thread that has waited longest, if any.
     #[inline]
     pub fn up(&self) {
         if self.count.fetch_add(1, Ordering::Release) < 0 {
@@ -61,7 +62,7 @@ impl Semaphore {
         }
     }
 
-    /// The count, negative if threads wait, as it was at some moment during the call.
+    /// Returns the count at some moment during the call. It is negative if threads wait.
     pub fn value(&self) -> i64 {
         self.count.load(Ordering::Relaxed)
     }
@@ -81,7 +82,8 @@ impl Semaphore {
         if self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, withdraw).is_ok() {
             return Err(TimedOut);
         }
-        // Everybody who waits was promised a unit, so ours is here or on its way.
+        // A count of zero or more means that every waiter was promised a unit, so this one's is
+        // here or on its way.
         guard.laid_down -= 1;
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! What the included files use of the kernel, modelled with loom.
+//! The parts of the kernel that the included files use, modelled with loom.
 
-/// The checker's atomics.
+/// Loom's atomics.
 pub mod atomic {
     pub use loom::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 
@@ -15,7 +15,7 @@ pub mod atomic {
         loom::thread::yield_now();
     }
 
-    /// No machine is stopped here.
+    /// Returns false: no machine is stopped here.
     pub fn passes(_: &AtomicBool) -> bool {
         false
     }
@@ -24,8 +24,8 @@ pub mod atomic {
 #[path = "../../../../kernel/src/lock/raw.rs"]
 pub mod raw;
 
-/// A lock that blocks where the kernel's spins: the checker cannot explore endless loops. The kernel's raw lock is
-/// explored by itself.
+/// A lock that blocks where the kernel's spins, because loom cannot explore unbounded loops. The
+/// kernel's raw lock has a test of its own.
 pub mod lock {
     use std::cell::{Cell, OnceCell, UnsafeCell};
     use std::ops::{Deref, DerefMut};
@@ -33,17 +33,20 @@ pub mod lock {
     use loom::sync::{Mutex, MutexGuard};
 
     thread_local! {
-        /// Whatever has a lock, in the model that runs, may have been destroyed. Not the checker's: all threads of a model are one.
+        /// Set once any object that contains a lock may have been destroyed in the current model. A
+        /// plain thread-local rather than loom's, because all threads of a model are one thread of
+        /// the process.
         pub static OBJECT_IS_GONE: Cell<bool> = const { Cell::new(false) };
     }
 
     pub struct SpinLock<T> {
-        /// Made at first use, because the checker's locks cannot be made in a constant.
+        /// Created at first use, because loom's locks cannot be created in a constant.
         raw: OnceCell<Mutex<()>>,
         data: UnsafeCell<T>,
     }
 
-    // SAFETY: loom runs one thread at a time, so the cell is never raced for; the raw lock guards the data.
+    // SAFETY: loom runs one thread at a time, so the cell is never accessed concurrently, and the
+    // raw lock guards the data.
     unsafe impl<T: Send> Sync for SpinLock<T> {}
 
     impl<T> SpinLock<T> {
@@ -72,14 +75,14 @@ pub mod lock {
     impl<T> Deref for SpinGuard<'_, T> {
         type Target = T;
         fn deref(&self) -> &T {
-            // SAFETY: the lock is held.
+            // SAFETY: the guard exists only while the lock is held, so access is exclusive.
             unsafe { &*self.lock.data.get() }
         }
     }
 
     impl<T> DerefMut for SpinGuard<'_, T> {
         fn deref_mut(&mut self) -> &mut T {
-            // SAFETY: the lock is held.
+            // SAFETY: the guard exists only while the lock is held, so access is exclusive.
             unsafe { &mut *self.lock.data.get() }
         }
     }
@@ -117,7 +120,7 @@ pub mod thread {
         }
     }
 
-    // SAFETY: the link is only touched under the wait list's lock.
+    // SAFETY: the link is accessed only under the wait list's lock.
     unsafe impl Sync for Thread {}
 
     loom::thread_local! {
@@ -155,7 +158,7 @@ pub mod thread {
 
         pub fn start_timeout(&self, deadline: Deadline) {
             if deadline == Deadline::NOW {
-                // It fires before the thread sleeps.
+                // The timer fires before the thread sleeps.
                 self.fire();
             } else {
                 *self.timer.lock().unwrap() = Timer::Set;
@@ -173,7 +176,7 @@ pub mod thread {
             }
         }
 
-        /// The timer's side: once the thread waits, ends its wait.
+        /// Runs the timer's side: ends the thread's wait once the thread waits.
         pub fn time_out_once_waiting(&self) {
             let mut timer = self.timer.lock().unwrap();
             while *timer == Timer::Off {
@@ -209,7 +212,7 @@ pub mod thread {
     }
 }
 
-/// The machine that knows which thread runs.
+/// A machine that knows which thread runs.
 pub mod arch {
     use super::thread::running;
 
@@ -226,7 +229,7 @@ pub mod arch {
     }
 }
 
-/// The scheduler's interface to waiting.
+/// The part of the scheduler that waiting uses.
 pub mod scheduler {
     use super::thread::{Thread, running};
 
@@ -252,13 +255,13 @@ pub mod time {
 
     impl Deadline {
         pub const NEVER: Self = Self(0);
-        /// At any moment after the wait began.
+        /// Passes at any moment after the wait began.
         pub const SOME: Self = Self(1);
         pub const NOW: Self = Self(2);
     }
 }
 
-/// Errors of memory.
+/// The memory module's error.
 pub mod memory {
     #[derive(Debug)]
     pub struct OutOfMemory;

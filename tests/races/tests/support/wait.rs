@@ -1,4 +1,4 @@
-//! The kernel's `wait` module, as far as it is explored.
+//! The explored part of the kernel's `wait` module.
 
 #[path = "../../../../kernel/src/threads/wait/barrier.rs"]
 mod barrier;
