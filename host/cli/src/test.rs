@@ -214,7 +214,7 @@ const INTERRUPT_TESTS: &str =
 /// Text that the kernel prints on a machine with x2APIC and the TSC deadline timer.
 const INTEL: [&str; 2] = ["timer TSC deadline", "controllers: x2APIC"];
 /// Time limit for a script in Bochs, which normally takes a tenth of it.
-const BOCHS_LIMIT: Duration = Duration::from_secs(180);
+const BOCHS_LIMIT: Duration = Duration::from_secs(600);
 
 /// Runs the whole suite, and vector registers up to AVX-512, on an Intel CPU in Bochs.
 fn bochs() -> Result<()> {
