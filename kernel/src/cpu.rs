@@ -129,7 +129,7 @@ pub struct Cpu {
     pub(crate) scheduler_stack_top: AtomicUsize,
     /// Tops of the trap stacks.
     pub(crate) trap_stack_tops: [AtomicUsize; Machine::INTERRUPT_STACKS],
-    pub(crate) caches: Owned<ObjectCaches>,
+    pub(crate) caches: ObjectCaches,
     pub(crate) stock: Owned<Stock>,
     /// Event counts.
     pub counters: Counters,
@@ -175,7 +175,7 @@ impl Cpu {
             switches_at_tick: AtomicU64::new(0),
             scheduler_stack_top: AtomicUsize::new(0),
             trap_stack_tops: [const { AtomicUsize::new(0) }; Machine::INTERRUPT_STACKS],
-            caches: Owned::new(ObjectCaches::new()),
+            caches: ObjectCaches::new(),
             stock: Owned::new(Stock::new()),
             counters: Counters::default(),
             mailbox: CacheLine(Mailbox::new()),

@@ -134,7 +134,7 @@ fn create_cpu(index: usize) -> Result<&'static Cpu, OutOfMemory> {
     };
     // SAFETY: the CPU has not started or is the calling one with interrupts off, and no other
     // reference to its caches exists yet.
-    unsafe { cpu.caches.get() }.set_home(cpu.node);
+    unsafe { cpu.caches.set_home(cpu.node) };
     call::prepare(cpu)?;
     let idle = thread::create_idle(cpu)?;
     cpu.idle.store(core::ptr::from_ref(idle).cast_mut(), Ordering::Release);

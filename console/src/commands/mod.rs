@@ -25,3 +25,16 @@ static COMMANDS: &[&[Command]] = &[
 pub fn catalog(extra: &'static [Command]) -> Catalog {
     Catalog { lists: COMMANDS, extra }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checks that the names that `aero inspect` knows of commands for a machine are these.
+    #[test]
+    fn commands_for_a_machine_are_known_where_there_is_none() {
+        let lists = [memory_access::COMMANDS, programs::COMMANDS, lines::COMMANDS, control::COMMANDS];
+        let names: Vec<&str> = lists.iter().flat_map(|list| list.iter()).map(|command| command.name).collect();
+        assert_eq!(names, view::commands::ON_A_MACHINE);
+    }
+}

@@ -68,20 +68,26 @@ impl Execution<'_> {
             }
         };
         let Some((&name, arguments)) = words.split_first() else { return 0 };
-        let Some(command) = self.catalog.find(name) else {
-            let near = self.catalog.all().map(|command| command.name);
-            let near = near.min_by_key(|known| distance(known, name)).unwrap_or("help");
-            let _ = writeln!(out, "error: there is no command `{name}`; did you mean `{near}`? `help` lists all");
-            return 2;
+        let offers = self.state.offers();
+        let found = self.catalog.find(name);
+        let needs = match found {
+            Some(command) => command.needs,
+            None if offers == Needs::Nothing && commands::ON_A_MACHINE.contains(&name) => Needs::Machine,
+            None => {
+                let near = self.catalog.all().map(|command| command.name);
+                let near = near.min_by_key(|known| distance(known, name)).unwrap_or("help");
+                let _ = writeln!(out, "error: there is no command `{name}`; did you mean `{near}`? `help` lists all");
+                return 2;
+            }
         };
-        if command.needs > self.state.offers() {
-            let lacking = match self.state.offers() {
+        let Some(command) = found.filter(|_| needs <= offers) else {
+            let lacking = match offers {
                 Needs::Nothing => "needs the machine, which is gone",
                 _ => "needs CPUs that run, and all are stopped",
             };
             let _ = writeln!(out, "error: {name}: {lacking}; `help` lists what works now");
             return 1;
-        }
+        };
         let Self { catalog, state, person, expand } = *self;
         let mut context = Context { arguments, out, catalog, state, person, expand };
         match (command.run)(&mut context) {

@@ -2,8 +2,6 @@
 //! heap may be inconsistent or corrupt there, so these functions allocate from this memory, and all
 //! of it is discarded afterwards.
 
-use core::cell::UnsafeCell;
-use core::mem;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,13 +17,8 @@ const SIZE: usize = 1 << 20;
 static START: AtomicUsize = AtomicUsize::new(0);
 static USED: AtomicUsize = AtomicUsize::new(0);
 
-struct OwnCaches(UnsafeCell<Option<ObjectCaches>>);
-
-// SAFETY: the cell is only accessed between `begin` and `end`, by the one CPU that passes locks.
-unsafe impl Sync for OwnCaches {}
-
 /// The CPU's own object caches, while substitutes replace them.
-static OWN_CACHES: OwnCaches = OwnCaches(UnsafeCell::new(None));
+static OWN_CACHES: ObjectCaches = ObjectCaches::new();
 
 /// Sets the memory aside. Called once, by the boot CPU, before other CPUs start.
 ///
@@ -49,10 +42,13 @@ pub(crate) fn exists() -> bool {
 /// This CPU passes locks ([`passing::begin`]) and keeps interrupts off until [`end`].
 pub(crate) unsafe fn begin() {
     USED.store(0, Ordering::Relaxed);
-    let caches = ObjectCaches::of_span(START.load(Ordering::Acquire), SIZE);
-    // SAFETY: the caller guarantees that interrupts are off, so this CPU's caches are not in use,
-    // and that this CPU passes locks, which makes it the only one to access `OWN_CACHES`.
-    unsafe { *OWN_CACHES.0.get() = Some(mem::replace(cpu::this().caches.get(), caches)) };
+    let substitutes = ObjectCaches::of_span(START.load(Ordering::Acquire), SIZE);
+    // SAFETY: the caller guarantees that interrupts are off, and that this CPU passes locks, which
+    // makes it the owner of `OWN_CACHES`.
+    unsafe {
+        OWN_CACHES.exchange(&substitutes);
+        cpu::this().caches.exchange(&OWN_CACHES);
+    }
 }
 
 /// Restores the CPU's own caches, which discards everything allocated since [`begin`].
@@ -64,9 +60,9 @@ pub(crate) unsafe fn end() {
     // SAFETY: the caller guarantees that this CPU still passes locks with interrupts off, so no
     // other code uses its caches or `OWN_CACHES`.
     unsafe {
-        if let Some(caches) = (*OWN_CACHES.0.get()).take() {
-            *cpu::this().caches.get() = caches;
-        }
+        cpu::this().caches.exchange(&OWN_CACHES);
+        // What is left in the substitutes lies in the memory set aside, which is empty again.
+        OWN_CACHES.exchange(&ObjectCaches::new());
     }
 }
 
@@ -91,6 +87,5 @@ pub(super) fn own_cached_bytes(cpu: usize) -> Option<u64> {
     if !passing::is_here() || cpu != cpu::this_index() {
         return None;
     }
-    // SAFETY: this CPU passes locks, so no other CPU accesses `OWN_CACHES`.
-    unsafe { &*OWN_CACHES.0.get() }.as_ref().map(ObjectCaches::bytes)
+    Some(OWN_CACHES.bytes())
 }

@@ -1,7 +1,9 @@
 //! Per-CPU caches of free objects by size class, the fast path of the allocator: no locks, bounded
 //! time.
 
+use core::cell::Cell;
 use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::zone;
 use crate::lock::passing;
@@ -45,89 +47,121 @@ struct FreeObject {
 }
 
 struct ClassCache {
-    first: *mut FreeObject,
-    count: usize,
+    first: Cell<*mut FreeObject>,
+    /// Number of objects. The owning CPU alone changes it; any CPU may read it.
+    count: AtomicUsize,
     /// Largest number of objects the cache keeps.
-    limit: usize,
+    limit: Cell<usize>,
 }
 
-/// The caches of all classes of one CPU. Only that CPU touches them, with interrupts off.
+/// The caches of all classes of one CPU. Only that CPU uses them, with interrupts off, except for
+/// [`ObjectCaches::bytes`]. All access is by shared references, so that another CPU may hold one.
 pub struct ObjectCaches {
     /// Start and span in bytes of the memory whose objects are cached here: that of the CPU's own
     /// node.
-    home: (usize, usize),
+    home: Cell<(usize, usize)>,
     classes: [ClassCache; CLASSES],
 }
 
 // SAFETY: the free objects belong to the caches and move with them; they are tied to no thread.
 unsafe impl Send for ObjectCaches {}
+// SAFETY: every method but `bytes`, which reads atomics only, obliges its caller to be the owning
+// CPU with interrupts off, so the cells are never accessed by two CPUs.
+unsafe impl Sync for ObjectCaches {}
 
 impl ObjectCaches {
     /// Returns empty caches.
     pub const fn new() -> Self {
-        Self { home: (0, 0), classes: [const { ClassCache { first: ptr::null_mut(), count: 0, limit: 0 } }; CLASSES] }
+        Self {
+            home: Cell::new((0, 0)),
+            classes: [const {
+                ClassCache { first: Cell::new(ptr::null_mut()), count: AtomicUsize::new(0), limit: Cell::new(0) }
+            }; CLASSES],
+        }
     }
 
     /// Returns empty caches for the memory range given. They have no limit, so they never return
     /// objects to a zone.
     pub fn of_span(start: usize, length: usize) -> Self {
-        let mut caches = Self::new();
-        caches.home = (start, length);
-        for cache in &mut caches.classes {
-            cache.limit = usize::MAX - 1;
+        let caches = Self::new();
+        caches.home.set((start, length));
+        for cache in &caches.classes {
+            cache.limit.set(usize::MAX - 1);
         }
         caches
     }
 
     /// Sets the node that the CPU belongs to, and the limits of the classes.
-    pub fn set_home(&mut self, node: usize) {
-        self.home = zone::span(node);
-        for (class, cache) in self.classes.iter_mut().enumerate() {
-            cache.limit = limit(class);
+    ///
+    /// # Safety
+    /// Called on the owning CPU with interrupts off, or before that CPU runs.
+    pub unsafe fn set_home(&self, node: usize) {
+        self.home.set(zone::span(node));
+        for (class, cache) in self.classes.iter().enumerate() {
+            cache.limit.set(limit(class));
         }
     }
 
     /// Takes an object. If the cache is empty, it is first refilled from the node's zone or the
     /// nearest one with memory.
+    ///
+    /// # Safety
+    /// Called on the owning CPU with interrupts off.
     #[inline(always)]
-    pub fn allocate(&mut self, class: usize, node: usize) -> Option<NonNull<u8>> {
-        let cache = &mut self.classes[class];
-        match NonNull::new(cache.first) {
-            Some(object) => {
-                // SAFETY: the object is on the cache's list, so it is free, holds a link, and
-                // belongs to this cache.
-                cache.first = unsafe { object.as_ref() }.next;
-                cache.count -= 1;
-                Some(object.cast())
-            }
-            None => cache.refill(class, node),
-        }
+    pub unsafe fn allocate(&self, class: usize, node: usize) -> Option<NonNull<u8>> {
+        let cache = &self.classes[class];
+        cache.take().or_else(|| cache.refill(class, node))
     }
 
     /// Takes an object back. One of another node's memory goes straight to its zone, so that this
     /// cache stays local.
+    ///
+    /// # Safety
+    /// Called on the owning CPU with interrupts off. The object is of this class and not used any
+    /// more.
     #[inline(always)]
-    pub fn free(&mut self, at: NonNull<u8>, class: usize) {
-        let cache = &mut self.classes[class];
-        if (at.as_ptr() as usize).wrapping_sub(self.home.0) >= self.home.1 {
+    pub unsafe fn free(&self, at: NonNull<u8>, class: usize) {
+        let cache = &self.classes[class];
+        let (start, length) = self.home.get();
+        if (at.as_ptr() as usize).wrapping_sub(start) >= length {
             return send_home(at, class);
         }
         cache.put(at);
-        if cache.count > cache.limit {
-            cache.drain(class, cache.limit - BATCH.min(cache.limit / 2));
+        let limit = cache.limit.get();
+        if cache.count() > limit {
+            cache.drain(class, limit - BATCH.min(limit / 2));
         }
     }
 
     /// Returns all objects to their zones.
-    pub fn flush(&mut self) {
-        for (class, cache) in self.classes.iter_mut().enumerate() {
+    ///
+    /// # Safety
+    /// Called on the owning CPU with interrupts off.
+    pub unsafe fn flush(&self) {
+        for (class, cache) in self.classes.iter().enumerate() {
             cache.drain(class, 0);
         }
     }
 
-    /// Returns the bytes of the free objects.
+    /// Exchanges the contents with those of other caches.
+    ///
+    /// # Safety
+    /// Called on the CPU that owns both, with interrupts off.
+    pub unsafe fn exchange(&self, other: &Self) {
+        self.home.swap(&other.home);
+        for (ours, theirs) in self.classes.iter().zip(&other.classes) {
+            ours.first.swap(&theirs.first);
+            ours.limit.swap(&theirs.limit);
+            let count = ours.count();
+            ours.set_count(theirs.count());
+            theirs.set_count(count);
+        }
+    }
+
+    /// Returns the bytes of the free objects. From another CPU, as they were at some moment during
+    /// the call, and at most a batch off for each class.
     pub fn bytes(&self) -> u64 {
-        self.classes.iter().enumerate().map(|(class, cache)| (cache.count * size_of_class(class)) as u64).sum()
+        self.classes.iter().enumerate().map(|(class, cache)| (cache.count() * size_of_class(class)) as u64).sum()
     }
 }
 
@@ -142,25 +176,37 @@ fn send_home(at: NonNull<u8>, class: usize) {
 
 impl ClassCache {
     #[inline(always)]
-    fn put(&mut self, at: NonNull<u8>) {
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// A plain store suffices, because only the owning CPU writes.
+    #[inline(always)]
+    fn set_count(&self, count: usize) {
+        self.count.store(count, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    fn put(&self, at: NonNull<u8>) {
         let object = at.cast::<FreeObject>();
         // SAFETY: the object is free and ours, and has at least 16 bytes, aligned to its size, so
         // it can hold the link.
-        unsafe { object.write(FreeObject { next: self.first }) };
-        self.first = object.as_ptr();
-        self.count += 1;
+        unsafe { object.write(FreeObject { next: self.first.get() }) };
+        self.first.set(object.as_ptr());
+        self.set_count(self.count() + 1);
     }
 
-    fn take(&mut self) -> Option<NonNull<u8>> {
-        let object = NonNull::new(self.first)?;
+    #[inline(always)]
+    fn take(&self) -> Option<NonNull<u8>> {
+        let object = NonNull::new(self.first.get())?;
         // SAFETY: the object is on this cache's list, so it is free and holds a link.
-        self.first = unsafe { object.as_ref() }.next;
-        self.count -= 1;
+        self.first.set(unsafe { object.as_ref() }.next);
+        self.set_count(self.count() - 1);
         Some(object.cast())
     }
 
     #[cold]
-    fn refill(&mut self, class: usize, node: usize) -> Option<NonNull<u8>> {
+    fn refill(&self, class: usize, node: usize) -> Option<NonNull<u8>> {
         if let Some(object) = super::aside::allocate(size_of_class(class)) {
             return object;
         }
@@ -171,8 +217,8 @@ impl ClassCache {
     }
 
     #[cold]
-    fn drain(&mut self, class: usize, keep: usize) {
-        while self.count > keep {
+    fn drain(&self, class: usize, keep: usize) {
+        while self.count() > keep {
             let Some(object) = self.take() else { return };
             zone::of(object).lock().free_object(object, class);
         }

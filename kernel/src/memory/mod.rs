@@ -67,9 +67,8 @@ pub fn allocate(layout: Layout, placement: Placement) -> Result<NonNull<u8>, Out
     if size <= CACHED_LIMIT && placement == Placement::Near {
         let _guard = InterruptGuard::new();
         let here = cpu::this();
-        // SAFETY: the guard keeps interrupts disabled, and only this CPU touches its caches; the
-        // allocation does not re-enter them.
-        let found = unsafe { here.caches.get() }.allocate(class_of(size), here.node);
+        // SAFETY: the guard keeps interrupts disabled, and the caches are this CPU's.
+        let found = unsafe { here.caches.allocate(class_of(size), here.node) };
         if found.is_some() {
             trace_allocation(size, found);
             return found.ok_or(OutOfMemory);
@@ -133,9 +132,9 @@ pub unsafe fn free(at: NonNull<u8>, layout: Layout) {
     trace::event(Kind::Free, size as u64, at.as_ptr() as u64);
     if size <= CACHED_LIMIT {
         let here = cpu::this();
-        // SAFETY: the guard keeps interrupts disabled, and only this CPU touches its caches; the
-        // free does not re-enter them.
-        unsafe { here.caches.get() }.free(at, class_of(size));
+        // SAFETY: the guard keeps interrupts disabled, and the caches are this CPU's; the caller
+        // guarantees that the object has this size and is not used any more.
+        unsafe { here.caches.free(at, class_of(size)) };
     } else if !passing::is_here() {
         zone::of(at).lock().free_block(at);
     }
@@ -255,10 +254,7 @@ pub fn node_usage(node: usize) -> Option<NodeUsage> {
 
 /// Returns the bytes of free small objects in the CPUs' object caches and in the zones' slabs.
 pub fn cached_bytes() -> u64 {
-    // SAFETY: `bytes` only reads counters, and the caches live as long as the kernel. Their CPU may
-    // change a counter meanwhile: the result is for display and at most one batch off.
-    let bytes =
-        |cpu: &cpu::Cpu| aside::own_cached_bytes(cpu.index).unwrap_or_else(|| unsafe { cpu.caches.get() }.bytes());
+    let bytes = |cpu: &cpu::Cpu| aside::own_cached_bytes(cpu.index).unwrap_or_else(|| cpu.caches.bytes());
     let in_slabs = (0..MAX_NODES).filter_map(node_usage).map(|usage| usage.free_in_slabs).sum::<u64>();
     cpu::all().map(bytes).sum::<u64>() + in_slabs
 }
@@ -276,8 +272,8 @@ pub fn total_bytes() -> u64 {
 /// Returns the contents of this CPU's object caches to the zones.
 pub fn flush_this_cpus_caches() {
     let _guard = InterruptGuard::new();
-    // SAFETY: the guard keeps interrupts disabled, and only this CPU touches its caches.
-    unsafe { cpu::this().caches.get() }.flush();
+    // SAFETY: the guard keeps interrupts disabled, and the caches are this CPU's.
+    unsafe { cpu::this().caches.flush() };
 }
 
 /// The kernel heap as Rust's global allocator; the image declares it.

@@ -41,7 +41,7 @@ fn every_kernel_thread_is_a_thread_with_its_registers() {
     assert!(stopped.contains("it does not run") && stopped.contains("SIGSTOP"), "{stopped}");
     gdb.command("set scheduler-locking off");
     // It is followed where it goes, whatever else runs meanwhile.
-    gdb.command("break console::commands::inspect::uptime");
+    gdb.command("break view::commands::inspect::uptime");
     gdb.type_in("continue");
     shell.keys("uptime\r");
     let stopped = gdb.wait_for_prompt();
@@ -196,7 +196,7 @@ fn sections_are_compared_where_the_kernel_runs() {
     let (_shell, socket) = machine("sections", &[]);
     let mut gdb = Gdb::attach(&socket);
     // A breakpoint of the debugger's is not seen.
-    gdb.command("break console::commands::inspect::uptime");
+    gdb.command("break view::commands::inspect::uptime");
     for section in [".text", ".rodata"] {
         let compared = gdb.command(&format!("compare-sections {section}"));
         assert!(compared.contains("matched.") && compared.contains("0xffff8000"), "{compared}");
@@ -286,13 +286,13 @@ fn an_interrupt_that_was_begun_before_a_stop_arrives_after_it() {
 fn breakpoints_steps_and_watchpoints() {
     let (mut shell, socket) = machine("break", &["--cpus", "4"]);
     let mut gdb = Gdb::attach(&socket);
-    let planted = gdb.command("break console::commands::inspect::uptime");
+    let planted = gdb.command("break view::commands::inspect::uptime");
     assert!(planted.contains("Breakpoint 1 at"), "{planted}");
     gdb.type_in("continue");
     shell.keys("uptime\r");
     let stopped = gdb.wait_for_prompt();
     assert!(
-        stopped.contains("hit Breakpoint 1") && stopped.contains("console::commands::inspect::uptime"),
+        stopped.contains("hit Breakpoint 1") && stopped.contains("view::commands::inspect::uptime"),
         "{stopped}"
     );
     assert!(gdb.command("backtrace").contains("console::shell::"));
@@ -316,11 +316,11 @@ fn breakpoints_steps_and_watchpoints() {
     let stopped = gdb.wait_for_prompt();
     assert!(stopped.contains("Hardware watchpoint") && stopped.contains("New value"), "{stopped}");
     gdb.command("delete");
-    let hardware = gdb.command("hbreak console::commands::inspect::uptime");
+    let hardware = gdb.command("hbreak view::commands::inspect::uptime");
     assert!(hardware.contains("Hardware assisted breakpoint"), "{hardware}");
     gdb.type_in("continue");
     shell.keys("\ruptime\r");
-    assert!(gdb.wait_for_prompt().contains("console::commands::inspect::uptime"));
+    assert!(gdb.wait_for_prompt().contains("view::commands::inspect::uptime"));
     // Killed, it leaves the kernel running, without a breakpoint.
     gdb.command("kill");
     shell.wait_for("up ");
@@ -419,7 +419,7 @@ fn the_line_stands_noise_and_gdbs_that_come_and_go() {
     drop(stream);
     let mut gdb = Gdb::attach(&socket);
     assert!(gdb.command("info threads").contains("CPU 1"));
-    gdb.command("break console::commands::inspect::uptime");
+    gdb.command("break view::commands::inspect::uptime");
     gdb.type_in("continue");
     gdb.wait_for("Continuing.");
     // It dies with a breakpoint in the code: the next one gets in.

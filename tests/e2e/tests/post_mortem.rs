@@ -134,8 +134,8 @@ fn breakpoints_and_steps_need_no_gdb() {
         let answer = ask_live(&mut shell, line);
         assert!(answer.contains("error: ") && answer.contains(reason), "{line}: {answer}");
     }
-    assert!(ask_live(&mut shell, "break inspect::uptime").contains("console::commands::inspect::uptime+0x0"));
-    assert!(ask_live(&mut shell, "break").contains("console::commands::inspect::uptime+0x0"));
+    assert!(ask_live(&mut shell, "break inspect::uptime").contains("view::commands::inspect::uptime+0x0"));
+    assert!(ask_live(&mut shell, "break").contains("view::commands::inspect::uptime+0x0"));
     shell.keys("continue\r");
     shell.wait_for("all CPUs were stopped within");
     // Twice: the breakpoint is still there after it was passed.
@@ -143,7 +143,7 @@ fn breakpoints_and_steps_need_no_gdb() {
         shell.keys("uptime\r");
         let stopped = shell.wait_for(LIVE_PROMPT);
         assert!(stopped.contains("a breakpoint, on CPU 0, thread 2 \"main\""), "{stopped}");
-        assert!(stopped.contains("console::commands::inspect::uptime+0x0"), "{stopped}");
+        assert!(stopped.contains("view::commands::inspect::uptime+0x0"), "{stopped}");
         assert!(ask_live(&mut shell, "bt cpu 0").contains("console::shell::interact"));
         let places: Vec<String> = (0..3).map(|_| ask_live(&mut shell, "step")).collect();
         assert!(places[0].contains("uptime+0x") && places[0] != places[1] && places[1] != places[2], "{places:?}");

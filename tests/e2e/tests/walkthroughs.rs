@@ -186,7 +186,7 @@ fn lldb_attaches_as_it_is_written() {
             }
             Some("detach") => drop(lldb.said.wait_for("detached")),
             _ if line == "thread list" => {
-                lldb.said.wait_for("console::commands::inspect::uptime");
+                lldb.said.wait_for("view::commands::inspect::uptime");
                 // One that waits.
                 lldb.said.wait_for("kernel::threads::scheduler::");
             }
@@ -226,7 +226,7 @@ fn the_launch_file_for_visual_studio_code_is_right_for_gdb() {
     gdb.type_in("-thread-info");
     let threads = gdb.said.wait_for("current-thread-id");
     assert!(threads.contains("details=\"blocked, CPU 0\",name=\"main\""), "{threads}");
-    gdb.type_in("-break-insert console::commands::inspect::uptime");
+    gdb.type_in("-break-insert view::commands::inspect::uptime");
     gdb.said.wait_for("^done,bkpt=");
     gdb.type_in("-exec-continue");
     shell.keys("uptime\r");

@@ -16,6 +16,13 @@ pub use programs::COMMANDS as PROGRAMS;
 /// `trace`.
 pub use trace::COMMANDS as TRACE;
 
+/// Names of the kernel's console's other commands, for an error where there is no machine. A test of
+/// the console keeps the list complete.
+pub const ON_A_MACHINE: &[&str] = &[
+    "peek", "poke", "run", "sleep", "watch", "alias", "spawn", "kill", "reclaim", "watchdog", "break", "steer",
+    "panic", "reboot", "poweroff",
+];
+
 /// All of them, in the order `help` lists them.
 pub static ALL: &[&[Command]] = &[&[HELP], INSPECT, PROGRAMS, TRACE];
 
