@@ -291,10 +291,7 @@ fn breakpoints_steps_and_watchpoints() {
     gdb.type_in("continue");
     shell.keys("uptime\r");
     let stopped = gdb.wait_for_prompt();
-    assert!(
-        stopped.contains("hit Breakpoint 1") && stopped.contains("view::commands::inspect::uptime"),
-        "{stopped}"
-    );
+    assert!(stopped.contains("hit Breakpoint 1") && stopped.contains("view::commands::inspect::uptime"), "{stopped}");
     assert!(gdb.command("backtrace").contains("console::shell::"));
     // Only this CPU moves, and by one instruction at a time.
     gdb.command("set scheduler-locking on");

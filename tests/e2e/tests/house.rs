@@ -1,0 +1,177 @@
+//! The structure of the sources: no circles of imports but those that are known.
+//!
+//! A module is a file or folder right below a crate's `src`, or below one of its themes: folders that
+//! only list modules, whose names the crate re-exports. `lib.rs` and `main.rs` may use everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The largest circle allowed in a crate, in modules. Crates that are not listed have none.
+/// docs/ARCHITECTURE.md says why the kernel has one.
+const LARGEST: [(&str, usize); 7] = [
+    ("arch-host", 3),
+    ("arch-x64", 5),
+    ("console", 2),
+    ("examples/forkjoin", 2),
+    ("hrt/c", 6),
+    ("kernel", 14),
+    ("tests/kernel", 2),
+];
+/// The kernel's themes.
+const THEMES: [&str; 3] = ["threads", "observe", "crash"];
+
+/// The modules that each module imports.
+type Graph = BTreeMap<String, BTreeSet<String>>;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the project is there")
+}
+
+/// Calls `each` for all entries below a directory, except for what is built.
+fn walk(directory: &Path, each: &mut dyn FnMut(&Path)) {
+    for entry in fs::read_dir(directory).expect("a directory").flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+            walk(&path, each);
+        }
+        each(&path);
+    }
+}
+
+/// Returns the crates' directories, relative to the project's.
+fn crates() -> Vec<String> {
+    let root = root();
+    let mut found = Vec::new();
+    walk(&root, &mut |path| {
+        if path.ends_with("Cargo.toml") && path.with_file_name("src").is_dir() {
+            let directory = path.parent().and_then(|parent| parent.strip_prefix(&root).ok());
+            found.extend(directory.map(|directory| directory.display().to_string()));
+        }
+    });
+    found.sort();
+    found
+}
+
+/// Returns the module of a file, by its path below `src`.
+fn module_of(path: &str) -> Option<&str> {
+    let inside = THEMES.iter().find_map(|theme| path.strip_prefix(theme)?.strip_prefix('/')).unwrap_or(path);
+    let name = inside.split('/').next()?;
+    let name = name.strip_suffix(".rs").unwrap_or(name);
+    (!["lib", "main", "mod"].contains(&name)).then_some(name)
+}
+
+/// Returns the first name of each path behind `crate::`, themes left out.
+fn used(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("crate::") {
+        // `$crate::` and `some_crate::` are others.
+        if text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == '$') {
+            continue;
+        }
+        let behind = &text[at + "crate::".len()..];
+        match behind.strip_prefix('{') {
+            None => found.push(behind),
+            Some(list) => {
+                let (mut depth, mut start) = (0, 0);
+                for (end, character) in list.char_indices() {
+                    match character {
+                        '{' => depth += 1,
+                        ',' | '}' if depth == 0 => {
+                            found.push(list[start..end].trim());
+                            start = end + 1;
+                            if character == '}' {
+                                break;
+                            }
+                        }
+                        '}' => depth -= 1,
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    let first = |path: &str| path.find(|end: char| !end.is_alphanumeric() && end != '_').unwrap_or(path.len());
+    found
+        .into_iter()
+        .map(|path| THEMES.iter().find_map(|theme| path.strip_prefix(theme)?.strip_prefix("::")).unwrap_or(path))
+        .map(|path| &path[..first(path)])
+        .collect()
+}
+
+fn graph_of(directory: &str) -> Graph {
+    let source = root().join(directory).join("src");
+    let mut files = Vec::new();
+    walk(&source, &mut |path| {
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let inside = path.strip_prefix(&source).expect("it is below").display().to_string();
+            if let Some(module) = module_of(&inside) {
+                files.push((module.to_string(), fs::read_to_string(path).expect("a source file")));
+            }
+        }
+    });
+    let names: BTreeSet<String> = files.iter().map(|(module, _)| module.clone()).collect();
+    let mut graph = Graph::new();
+    for (module, text) in files {
+        // Tests may use everything, and comments name what they like.
+        let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let code: String =
+            text.lines().map(|line| line.split("//").next().unwrap_or_default().to_string() + "\n").collect();
+        let imports = used(&code).into_iter().filter(|name| *name != module && names.contains(*name));
+        graph.entry(module.clone()).or_default().extend(imports.map(str::to_string));
+    }
+    graph
+}
+
+/// Returns the modules that can be reached from one.
+fn reachable(graph: &Graph, from: &str) -> BTreeSet<String> {
+    let mut seen = BTreeSet::new();
+    let mut next = vec![from.to_string()];
+    while let Some(module) = next.pop() {
+        for import in graph.get(&module).into_iter().flatten() {
+            if seen.insert(import.clone()) {
+                next.push(import.clone());
+            }
+        }
+    }
+    seen
+}
+
+/// Returns the largest set of modules that reach each other.
+fn largest_circle(graph: &Graph) -> BTreeSet<String> {
+    let reach: BTreeMap<&String, BTreeSet<String>> =
+        graph.keys().map(|module| (module, reachable(graph, module))).collect();
+    let circle_of = |module: &String| -> BTreeSet<String> {
+        reach[module]
+            .iter()
+            .filter(|other| reach.get(other).is_some_and(|back| back.contains(module)))
+            .cloned()
+            .collect()
+    };
+    graph.keys().map(circle_of).max_by_key(BTreeSet::len).unwrap_or_default()
+}
+
+#[test]
+fn no_module_is_in_a_new_circle_of_imports() {
+    let mut wrong = Vec::new();
+    for directory in crates() {
+        let graph = graph_of(&directory);
+        let circle = largest_circle(&graph);
+        let allowed = LARGEST.iter().find(|(name, _)| *name == directory).map_or(0, |(_, modules)| *modules);
+        if circle.len() > allowed {
+            let inside = |module: &String| graph[module].intersection(&circle).cloned().collect::<Vec<_>>().join(" ");
+            let lines: Vec<String> = circle.iter().map(|module| format!("  {module} -> {}", inside(module))).collect();
+            wrong.push(format!("{directory}: {} modules, not {allowed}\n{}", circle.len(), lines.join("\n")));
+        }
+    }
+    assert!(wrong.is_empty(), "modules import each other in a circle:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn paths_are_found_in_all_their_forms() {
+    let text = "use crate::a::B;\nuse crate::{c, d::{E, f}, threads::g};\ncrate::h::i(); $crate::j; my_crate::k; crate::crash::l::m";
+    assert_eq!(used(text), ["a", "c", "d", "g", "h", "l"]);
+    assert_eq!(module_of("threads/wait/list.rs"), Some("wait"));
+    assert_eq!((module_of("lib.rs"), module_of("observe/mod.rs"), module_of("cpu.rs")), (None, None, Some("cpu")));
+}
