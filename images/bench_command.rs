@@ -1,11 +1,11 @@
-//! The command `bench`: every image has it, so that its source is here and a part of each.
+//! The command `bench`. Every image includes this file as a module.
 
 use alloc::vec::Vec;
 
 use bench::Format;
 use console::{Command, CommandError, CommandResult, Context, Needs};
 
-/// The command.
+/// The command `bench`.
 pub const BENCH: Command = Command {
     name: "bench",
     needs: Needs::Cpus,

@@ -1,4 +1,5 @@
-//! Every benchmark does its work and sees that it was done: run natively, each passes, and with its work left out each fails.
+//! Every benchmark does its work and notices if it was not done: run natively, each one passes, and
+//! fails when its work is left out.
 
 use std::process::ExitCode;
 
@@ -10,9 +11,10 @@ use kernel::start::Parts;
 #[global_allocator]
 static ALLOCATOR: arch::HostAllocator = arch::HostAllocator;
 
-/// `empty` has no work; of the other nobody sees whether it was done, but by its instructions (`aero bench` looks at their number).
+/// `empty` has no work. The work of `yield_alone` has no visible effect; only the number of
+/// instructions shows it, which `aero bench` checks.
 const UNSEEN: [&str; 2] = ["empty", "yield_alone"];
-/// Takes ten seconds by itself, and is run without its work only.
+/// A benchmark that takes ten seconds by itself and runs only without its work.
 const LONG: &str = "noise";
 
 fn main() -> ExitCode {
@@ -40,11 +42,13 @@ fn enter(boot: &'static BootInformation) -> ! {
         post_mortem: |_| (),
         install_debugger: |_| false,
     };
-    // SAFETY: called once, by the arch crate's entry.
+    // SAFETY: the arch crate's entry calls this function once, with interrupts off, after it has
+    // set up the boot CPU and the clock; its description of the machine is true.
     unsafe { kernel::start::kernel_main(boot, &PARTS) }
 }
 
-/// True if a benchmark succeeds as it is, and fails without its work.
+/// Returns whether a benchmark succeeds as it is and fails without its work. Prints the reason if
+/// not.
 fn is_right(benchmark: &bench::Benchmark) -> bool {
     let setting = bench::Setting::new(|| false);
     bench::leave_work_out(false);

@@ -1,6 +1,8 @@
-//! Breakpoints and steps without gdb, at the prompt for stopped CPUs: `break`, `delete`, `step`, `continue`.
+//! Breakpoints and single steps without gdb, at the prompt for stopped CPUs: `break`, `delete`,
+//! `step`, `continue`.
 //!
-//! They are in the code only while CPUs run: what the prompt executes has none.
+//! Breakpoints are in the code only while CPUs run, so the code that the prompt executes contains
+//! none.
 
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
@@ -10,10 +12,11 @@ use arrayvec::ArrayVec;
 use kernel::debug::{Order, Reason, Stop};
 use kernel::{backtrace, symbols};
 
-/// Most breakpoints.
+/// Maximum number of breakpoints.
 const LIMIT: usize = 16;
 
-/// Beginnings of the names of what a CPU executes between a breakpoint and the prompt: one there would never lead to it.
+/// Name prefixes of the functions that a CPU executes between a breakpoint and the prompt. A
+/// breakpoint in one of them would never lead to the prompt.
 const ON_THE_WAY: [&str; 9] = [
     "arch::trap",
     "arch::apic",
@@ -26,42 +29,44 @@ const ON_THE_WAY: [&str; 9] = [
     "mem",
 ];
 
-/// What is wanted, kept from one stop to the next.
+/// The state kept from one stop to the next.
 struct Kept {
     addresses: ArrayVec<usize, LIMIT>,
-    /// The step that is under way only leads over a breakpoint.
+    /// Set while a step only leads over a breakpoint and `continue` is still to follow.
     continues: bool,
 }
 
-/// Of the host of a stop.
+/// The kept state, which the host of a stop uses.
 struct Cell(UnsafeCell<Kept>);
 
-// SAFETY: used by the host only, of which there is one.
+// SAFETY: only the host of a stop uses the cell, and there is at most one host at a time.
 unsafe impl Sync for Cell {}
 
 static KEPT: Cell = Cell(UnsafeCell::new(Kept { addresses: ArrayVec::new_const(), continues: false }));
 
-/// The prompt's breakpoints, during a stop.
+/// The prompt's breakpoints during a stop.
 pub struct Breakpoints {
     kept: &'static mut Kept,
 }
 
-/// What a line led to.
+/// The outcome of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is none of this module's.
+    /// The line is not a command of this module.
     Other,
-    /// Done; the CPUs stay stopped.
+    /// The command is done; the CPUs stay stopped.
     Stay,
-    /// The CPUs go on as the stop's orders say.
+    /// The CPUs continue as the stop's orders say.
     GoOn,
 }
 
 impl Breakpoints {
-    /// Takes what is planted out of the code: the CPUs have stopped. `None` if they are to go on at once, a step over a breakpoint
-    /// being done.
+    /// Takes the planted breakpoints out of the code, now that the CPUs have stopped. Returns
+    /// `None` if the stop only completes a step over a breakpoint: the breakpoints are planted
+    /// again, and the CPUs are to continue at once.
     pub fn begin(stop: &mut Stop) -> Option<Self> {
-        // SAFETY: by the host, and the one before has none any more.
+        // SAFETY: the caller is the host of the stop, the only one at a time, and the `Breakpoints`
+        // of the stop before is gone.
         let kept = unsafe { &mut *KEPT.0.get() };
         for &address in &kept.addresses {
             stop.remove(address);
@@ -81,7 +86,7 @@ impl Breakpoints {
         }
     }
 
-    /// Says where the CPUs have stopped, if that is for one of these.
+    /// Prints where the CPUs have stopped, if a breakpoint, a step or a fault is the reason.
     pub fn tell(&self, stop: &mut Stop) {
         let host = stop.host;
         if stop.reason == Reason::Breakpoint {
@@ -96,7 +101,7 @@ impl Breakpoints {
         }
     }
 
-    /// Executes a line, if it is one of this module's.
+    /// Executes a line if it is a command of this module.
     pub fn execute(&mut self, line: &str, stop: &mut Stop, out: &mut dyn Write) -> Answer {
         let mut words = line.split_whitespace();
         let (command, argument, more) = (words.next(), words.next(), words.next());
@@ -128,7 +133,8 @@ impl Breakpoints {
         Answer::Stay
     }
 
-    /// A debugger has come, which has taken them out.
+    /// Forgets all breakpoints: for `delete` without a place, and after a debugger has taken them
+    /// out of the code.
     pub fn forget(&mut self) {
         self.kept.addresses.clear();
     }
@@ -145,7 +151,8 @@ impl Breakpoints {
             return Err("there is one already".into());
         }
         let place = symbols::resolve(address);
-        // Whether it can be. A program's code may be another's at the next order.
+        // Planting tests whether a breakpoint can be set here. A program's code is refused, because
+        // its address may belong to another program when the breakpoint is next planted.
         if place.function.is_none() || place.program.is_some() || !stop.plant(address) {
             return Err("no code of the kernel is there that can be changed".into());
         }
@@ -167,7 +174,8 @@ impl Breakpoints {
         Ok(Ok(()))
     }
 
-    /// Lets all go on; past the breakpoint that the host is at, by a step before the others go.
+    /// Lets all CPUs continue. A host at a breakpoint first steps over it while the other CPUs stay
+    /// stopped, since the breakpoint cannot be in the code during that step.
     fn go_on(&mut self, stop: &mut Stop) {
         let at = stop.registers(stop.host).instruction_pointer;
         let is_fault = matches!(stop.reason, Reason::Fault { .. });
@@ -180,13 +188,13 @@ impl Breakpoints {
     }
 }
 
-/// The host executes an instruction, the others stay.
+/// Orders the host to execute one instruction and the other CPUs to stay stopped.
 fn step(stop: &mut Stop) {
     let host = stop.host;
     (0..MAX_CPUS).for_each(|cpu| stop.order(cpu, if cpu == host { Order::Step } else { Order::Stay }));
 }
 
-/// Why a command was not executed.
+/// The reason why a command was not executed.
 enum Reasoned {
     Text(&'static str),
     Name(symbols::NameError),
@@ -207,7 +215,7 @@ impl fmt::Display for Reasoned {
     }
 }
 
-/// An address in hexadecimal with `0x`, or a function.
+/// Parses an address in hexadecimal with `0x`, or the name of a function.
 fn address_of(place: &str) -> Result<usize, Reasoned> {
     match place.strip_prefix("0x") {
         Some(digits) => usize::from_str_radix(digits, 16).map_err(|_| "that is no address".into()),

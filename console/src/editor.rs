@@ -1,16 +1,17 @@
-//! The line editor: bytes from a terminal in, an edited line out. Knows nothing of devices.
+//! The line editor: turns bytes from a terminal into an edited line, independently of any device.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
 
-/// Longest line, in bytes. What is typed beyond is dropped, and the line is refused at Enter.
+/// Maximum length of a line in bytes. Bytes typed beyond it are dropped, and Enter rejects the
+/// line.
 pub const LINE_LIMIT: usize = 1024;
-/// Lines remembered.
+/// Maximum number of lines in the history.
 const HISTORY_LIMIT: usize = 50;
 /// Columns of the terminal used for prompt and line; longer lines scroll sideways.
 const COLUMNS: usize = 79;
-/// Longest escape sequence understood, in bytes.
+/// Maximum length of an escape sequence in bytes.
 const SEQUENCE_LIMIT: usize = 8;
 
 const CONTROL_A: u8 = 0x01;
@@ -33,50 +34,51 @@ const CONTROL_W: u8 = 0x17;
 const ESCAPE: u8 = 0x1b;
 const DELETE: u8 = 0x7f;
 
-/// Columns there are for the line behind a prompt.
+/// Returns the number of columns available for the line behind a prompt.
 fn room(prompt: &str) -> usize {
     COLUMNS.saturating_sub(prompt.len()).max(8)
 }
 
-/// What a byte led to.
+/// The result of feeding a byte to the editor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// Still editing.
+    /// The line is still being edited.
     More,
-    /// Enter: the line.
+    /// Enter completed the line.
     Line(String),
-    /// Enter after more than [`LINE_LIMIT`] bytes: so many were typed.
+    /// Enter was pressed after more than [`LINE_LIMIT`] bytes; contains the number of bytes typed.
     TooLong(usize),
-    /// Ctrl-C: the line is given up.
+    /// Ctrl-C discarded the line.
     Cancelled,
 }
 
-/// An editor with its history. ASCII only: other characters are refused with the bell.
+/// A line editor with its history. It accepts only ASCII and rejects other characters with the
+/// bell.
 #[derive(Default)]
 pub struct Editor {
     line: Vec<u8>,
     cursor: usize,
-    /// Bytes that did not fit.
+    /// Number of bytes that did not fit the line.
     dropped: usize,
-    /// First visible byte.
+    /// Index of the first visible byte.
     first: usize,
     history: Vec<Vec<u8>>,
-    /// Line of the history shown; the history's length while it is the new line.
+    /// Index of the history line shown; the history's length while the new line is shown.
     recalled: usize,
-    /// The new line while the history is shown.
+    /// The new line, kept while a history line is shown.
     stash: Vec<u8>,
-    /// Bytes of an escape sequence so far.
+    /// Bytes of an incomplete escape sequence.
     sequence: Vec<u8>,
     last_was_return: bool,
 }
 
 impl Editor {
-    /// An empty editor.
+    /// Creates an editor with an empty line and history.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Shows prompt and line again, on a fresh line.
+    /// Draws prompt and line again from the start of the terminal's line.
     pub fn redraw(&mut self, prompt: &str, out: &mut dyn Write) {
         let room = room(prompt);
         if self.cursor < self.first {
@@ -87,7 +89,8 @@ impl Editor {
         self.draw(prompt, "\x1b[K", out);
     }
 
-    /// Prompt and line as [`Editor::redraw`] left them, for an erased line.
+    /// Returns the text that shows prompt and line as [`Editor::redraw`] left them, for an erased
+    /// line.
     pub fn on_screen(&self, prompt: &str) -> String {
         let mut text = String::new();
         self.draw(prompt, "", &mut text);
@@ -97,7 +100,7 @@ impl Editor {
     fn draw(&self, prompt: &str, erase: &str, out: &mut dyn Write) {
         let visible = &self.line[self.first..self.line.len().min(self.first + room(prompt))];
         let back = self.first + visible.len() - self.cursor;
-        // The bytes are printable ASCII.
+        // The line holds only printable ASCII, so this conversion cannot fail.
         let visible = core::str::from_utf8(visible).unwrap_or("");
         let _ = write!(out, "\r{prompt}{visible}{erase}");
         if back > 0 {
@@ -105,7 +108,8 @@ impl Editor {
         }
     }
 
-    /// Takes a byte. `complete` gives the words that may stand where the cursor is, for the text before it.
+    /// Processes a byte. `complete` returns the words that may stand at the cursor, given the text
+    /// before it.
     pub fn feed(
         &mut self,
         byte: u8,
@@ -162,7 +166,7 @@ impl Editor {
                     return Edit::More;
                 }
             }
-            // The rest of a character that was refused.
+            // The remaining bytes of a UTF-8 character whose first byte was rejected.
             0x80..=0xbf => return Edit::More,
             _ => {
                 let _ = out.write_char(char::from(BELL));
@@ -200,7 +204,8 @@ impl Editor {
         self.recalled = self.history.len();
     }
 
-    /// The next byte of an escape sequence (ECMA-48: CSI, parameters, final byte; SS3 from some terminals).
+    /// Processes the next byte of an escape sequence (ECMA-48: CSI, parameters, final byte; SS3
+    /// from some terminals).
     fn escape(&mut self, byte: u8) {
         self.sequence.push(byte);
         let done = match self.sequence.as_slice() {
@@ -231,7 +236,7 @@ impl Editor {
         }
     }
 
-    /// Length of the word before the cursor, with the spaces after it.
+    /// Returns the length of the word before the cursor, including the spaces after it.
     fn word_before(&self) -> usize {
         let before = &self.line[..self.cursor];
         let spaces = before.iter().rev().take_while(|&&byte| byte == b' ').count();
@@ -385,7 +390,8 @@ mod tests {
         fn noise_never_breaks_the_editor(noise in prop::collection::vec(any::<u8>(), 0..3000)) {
             let mut editor = Editor::new();
             typed(&mut editor, &noise);
-            // Whatever state it is in, this ends it: a cancelled line, at most after a cut escape sequence.
+            // These bytes end any state: some of them may complete an escape sequence that was cut
+            // off, and the rest cancel the line.
             typed(&mut editor, b"\x03\x03\x03\x03\x03\x03\x03\x03\x03");
             prop_assert_eq!(typed(&mut editor, b"help\r"), line("help"));
         }

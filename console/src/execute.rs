@@ -1,4 +1,4 @@
-//! Command lines on this machine, and aliases.
+//! Execution of command lines on this machine, and aliases.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -11,15 +11,16 @@ use view::{Command, Execution, Needs, Person, words};
 use crate::commands;
 use crate::state::Here;
 
-/// Most aliases.
+/// Maximum number of aliases.
 const ALIAS_LIMIT: usize = 64;
-/// Aliases that may stand for each other.
+/// Maximum number of aliases expanded one after the other in a line.
 const ALIAS_DEPTH: usize = 8;
 
 /// Names that stand for the beginning of a command line.
 static ALIASES: SpinLock<Aliases> = SpinLock::new(Aliases(Vec::new()));
 
-/// Executes command lines on this machine, with the image's own commands, for the person who types them.
+/// Returns the execution of command lines on this machine, with the image's own commands, for the
+/// person who types them.
 pub fn here<'a>(extra: &'static [Command], person: Option<&'a dyn Person>) -> Execution<'a> {
     Execution { catalog: commands::catalog(extra), state: &Here, person, expand: Some(expand) }
 }
@@ -28,14 +29,17 @@ fn expand(line: &str) -> String {
     ALIASES.lock().expand(line)
 }
 
-/// Runs a command line on a stopped machine, as far as its commands work there; its status.
+/// Runs a command line on a stopped machine, as far as its commands work there, and returns its
+/// status.
 ///
 /// # Safety
 /// All other CPUs are stopped, and interrupts are off.
 pub unsafe fn execute_stopped(line: &str, out: &mut dyn Write) -> u8 {
     let mut status = 0;
     let execution = here(&[], None);
-    // SAFETY: by the caller's word; what is printed goes out, or into the caller's memory.
+    // SAFETY: the caller guarantees that all other CPUs are stopped and interrupts are off. Output
+    // leaves at once or is stored in the caller's memory, so nothing allocated in the sandbox
+    // outlives the call.
     if let Err(abandoned) = unsafe { sandbox::attempt(&mut || status = execution.run(line, out)) } {
         let _ = writeln!(out, "\nerror: the command was ended: {abandoned}");
         status = 1;
@@ -43,14 +47,14 @@ pub unsafe fn execute_stopped(line: &str, out: &mut dyn Write) -> u8 {
     status
 }
 
-/// What a command line needs, that of its most demanding command; `None` if there is no such command, or the line cannot be looked
-/// at: [`execute_stopped`] then says why.
+/// Returns what the most demanding command of a line needs; `None` if a command does not exist or
+/// the line cannot be examined, for which [`execute_stopped`] then states the reason.
 ///
 /// # Safety
-/// As for [`execute_stopped`].
+/// All other CPUs are stopped, and interrupts are off.
 pub unsafe fn needs_of(line: &str, extra: &'static [Command]) -> Option<Needs> {
     let mut needs = None;
-    // On a stopped machine, where names are looked up, nothing is allocated outside.
+    // The lookup allocates, so on a stopped machine it runs in the sandbox.
     let mut look = || {
         let need_of = |part: &str| {
             let part = ALIASES.lock().expand(part);
@@ -60,17 +64,18 @@ pub unsafe fn needs_of(line: &str, extra: &'static [Command]) -> Option<Needs> {
         let parts = words::parts(line, |character| character == ';').filter(|part| !part.trim().is_empty());
         needs = parts.map(need_of).try_fold(Needs::Nothing, |most, need| Some(most.max(need?)));
     };
-    // SAFETY: by the caller's word; the result is not allocated.
+    // SAFETY: the caller guarantees that all other CPUs are stopped and interrupts are off. The
+    // result is a plain value, so nothing allocated in the sandbox outlives the call.
     let _ = unsafe { sandbox::attempt(&mut look) };
     needs
 }
 
-/// Runs a command line as the serial line's session does; its status.
+/// Runs a command line as the session on the serial line does, and returns its status.
 pub fn execute_running(line: &str, extra: &'static [Command], out: &mut dyn Write) -> u8 {
     here(extra, None).run(line, out)
 }
 
-/// Names with what they stand for.
+/// Names and their meanings.
 struct Aliases(Vec<(String, String)>);
 
 impl Aliases {
@@ -86,7 +91,8 @@ impl Aliases {
         Ok(())
     }
 
-    /// The line with the alias that it begins with replaced.
+    /// Returns the line with the alias at its beginning replaced, repeatedly if the meaning begins
+    /// with another alias. Each alias is replaced at most once.
     fn expand(&self, line: &str) -> String {
         let mut line = line.trim().to_string();
         let mut used: Vec<String> = Vec::new();
@@ -101,15 +107,15 @@ impl Aliases {
     }
 }
 
-/// Makes a name stand for the beginning of a command line; an empty one forgets the name.
+/// Makes a name stand for the beginning of a command line. An empty meaning forgets the name.
 ///
 /// # Errors
-/// If there are too many.
+/// If there is no room for another alias.
 pub fn set_alias(name: &str, meaning: &str) -> Result<(), &'static str> {
     ALIASES.lock().set(name, meaning)
 }
 
-/// All aliases.
+/// Returns all aliases with their meanings.
 pub fn aliases() -> Vec<(String, String)> {
     ALIASES.lock().0.clone()
 }

@@ -1,4 +1,4 @@
-//! Bytes typed at the console, from the serial interrupt to the shell.
+//! Input of the serial console, from the serial interrupt to the shell.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,24 +14,25 @@ use wire::console::CONTROL_C;
 
 use crate::session::{self, Place};
 
-/// Bytes kept before the device has to hold them back.
+/// Bytes queued before the device has to hold back further input.
 const CAPACITY: usize = 4096;
-/// How often a console without an interrupt is looked at.
+/// Interval at which a console without an interrupt is polled.
 const POLL: core::time::Duration = core::time::Duration::from_millis(10);
 
-/// Who moves bytes from the device to the channel.
+/// Serialises the CPUs that move bytes from the device to the channel.
 static PUMP: SpinLock<()> = SpinLock::new(());
 
-/// Set while the device keeps what the channel has no room for.
+/// Set while the device holds back input because the channel is full.
 static HELD_BACK: AtomicBool = AtomicBool::new(false);
 
-/// The console's input.
+/// The input of the serial console.
 pub struct Input {
     bytes: &'static Channel<u8>,
     has_interrupt: bool,
 }
 
-/// The console's interrupt: serves its device until it asks for nothing more.
+/// Handles the console's interrupt. Serves the device until it no longer raises its line: an
+/// edge-triggered line interrupts again only after it has been released.
 fn interrupt(bytes: &Channel<u8>) {
     loop {
         pump(bytes);
@@ -42,17 +43,19 @@ fn interrupt(bytes: &Channel<u8>) {
     }
 }
 
-/// Moves bytes from the device to the channel while there is room. What stays in the device is fetched when the
-/// channel is empty: the device holds back further input meanwhile, and does not interrupt for it.
+/// Moves bytes from the device to the channel while there is room. Once the channel is full, the
+/// input interrupt is disabled and the device holds back further input until [`Input::next`] finds
+/// the channel empty.
 fn pump(bytes: &Channel<u8>) {
-    // The line may be steered to another CPU than the reader's: what one of them takes first must be first in the channel.
+    // The line may be steered to a CPU other than the reader's. The lock keeps the bytes in the
+    // order in which they come from the device.
     let _alone = PUMP.lock();
     while bytes.len() < CAPACITY {
         let Some(byte) = Machine::console_read() else { return };
         if byte == CONTROL_C {
             session::interrupt(Place::Serial);
         }
-        // There is room: only this function adds, on one CPU at a time.
+        // The channel has room: only this function sends, on one CPU at a time.
         let _ = bytes.try_send(byte);
     }
     HELD_BACK.store(true, Ordering::Relaxed);
@@ -60,7 +63,7 @@ fn pump(bytes: &Channel<u8>) {
 }
 
 impl Input {
-    /// Opens the console's input.
+    /// Opens the input of the serial console.
     ///
     /// # Errors
     /// [`OutOfMemory`].
@@ -82,13 +85,13 @@ impl Input {
         if has_interrupt {
             output::use_interrupts();
             Machine::console_watch(ConsoleEvent::Input);
-            // What came before the interrupt was enabled.
+            // Bytes that arrived before the interrupt was enabled raise no interrupt of their own.
             pump(bytes);
         }
         Ok(Self { bytes, has_interrupt })
     }
 
-    /// The next byte. Blocks.
+    /// Returns the next byte. Blocks until there is one.
     pub fn next(&self) -> u8 {
         loop {
             if let Some(byte) = self.bytes.try_receive() {

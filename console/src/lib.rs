@@ -1,11 +1,12 @@
-//! The console: a shell on the machine's first serial line.
+//! The console: a shell on the machine's first serial line, and on its screen if it has one.
 //!
-//! - [`editor`]: keys to lines, with history and completion; pure, tested on the host.
-//! - [`shell`]: a person's or a script's session; [`execute`]: command lines and aliases; [`session`]: keys and text.
-//! - [`commands`]: what can be typed, with [`view`]'s, which only look.
+//! - [`editor`]: the line editor with history and completion; pure, tested on the host.
+//! - [`shell`]: the session of a person or a script; [`execute`]: command lines and aliases;
+//!   [`session`]: keys and text.
+//! - [`commands`]: the commands, including those of [`view`], which only inspect.
 //! - [`screen`]: a session on a screen with a keyboard.
 //! - [`state`]: the state of this machine, which commands show.
-//! - [`post_mortem`]: the prompt when the kernel is no longer.
+//! - [`post_mortem`]: the prompt after a crash, and while all CPUs are stopped.
 //! - [`input`]: bytes from the serial interrupt; [`load`]: test load for `spawn`.
 #![cfg_attr(not(test), no_std)]
 

@@ -12,18 +12,18 @@ use kernel::thread::{self, Builder, JoinHandle, SpawnError};
 use kernel::time::Deadline;
 use kernel::wait::Mutex;
 
-/// What a load thread does.
+/// The kind of work that a load thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Computes and never gives way by itself.
+    /// Computes and never yields.
     Spin,
-    /// Gives way all the time.
+    /// Yields all the time.
     Yield,
-    /// Sleeps a millisecond at a time.
+    /// Sleeps for a millisecond at a time.
     Sleep,
-    /// Allocates and frees memory of all sizes.
+    /// Allocates and frees memory of varying size.
     Allocate,
-    /// Computes with interrupts off, for 20 s at most.
+    /// Computes with interrupts off, for at most 20 s.
     Deaf,
 }
 
@@ -46,13 +46,13 @@ struct Load {
 
 static LOADS: Mutex<Vec<Load>> = Mutex::new(Vec::new());
 
-/// How long a deaf thread computes at most: on the console's CPU nobody could kill it.
+/// Maximum time that a deaf thread computes. On the console's CPU, no command could run to kill it.
 const DEAF_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long a killed thread may take to notice.
+/// Time that a killed thread has to notice.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Spawns a load thread on a CPU; returns its number.
+/// Spawns a load thread on a CPU and returns its number.
 ///
 /// # Errors
 /// See [`SpawnError`].
@@ -68,21 +68,21 @@ pub fn spawn(kind: Kind, cpu: usize) -> Result<u64, SpawnError> {
     Ok(id)
 }
 
-/// Numbers of the load threads.
+/// Returns the numbers of the load threads.
 pub fn list() -> Vec<u64> {
     LOADS.lock().iter().map(|load| load.id).collect()
 }
 
-/// Why a thread was not killed.
+/// The reason why a thread was not killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KillError {
-    /// It is not a load thread.
+    /// The thread is not a load thread.
     NotLoad,
-    /// It did not notice in time; it stays a load thread.
+    /// The thread did not notice in time; it remains a load thread.
     NotStopping,
 }
 
-/// Ends a load thread and waits for it; returns how many rounds of its work it did.
+/// Ends a load thread and waits for it. Returns the number of rounds of its work.
 ///
 /// # Errors
 /// See [`KillError`].
@@ -100,7 +100,7 @@ pub fn kill(id: u64) -> Result<u64, KillError> {
     }
 }
 
-/// Not inlined, so that backtraces name it.
+/// Does a load thread's work. Not inlined, so that backtraces name it.
 #[inline(never)]
 fn work(kind: Kind, stop: &AtomicBool) -> u64 {
     let rounds = AtomicU64::new(0);
@@ -121,7 +121,7 @@ fn work(kind: Kind, stop: &AtomicBool) -> u64 {
             Kind::Allocate => {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let mut memory: Vec<u8> = Vec::new();
-                // Without memory there is nothing to do this round.
+                // Without memory, this round does nothing.
                 if memory.try_reserve_exact((seed >> 40) as usize % 65_536).is_ok() {
                     black_box(&mut memory).push(1);
                 }

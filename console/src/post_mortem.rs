@@ -1,5 +1,6 @@
-//! The prompt after a crash, a report of the watchdog, or `break`: on one CPU, all others stopped, by polling the console. Nothing is
-//! trusted but this code and the console's device; commands run as `kernel::sandbox` says.
+//! The prompt after a crash, a report of the watchdog, or `break`. It runs on one CPU while all
+//! others are stopped, and polls the console. It relies only on its own code and the console's
+//! device; commands run in the sandbox (`kernel::sandbox`).
 
 use core::fmt::{self, Write};
 use core::time::Duration;
@@ -14,21 +15,21 @@ use crate::breakpoints::{Answer, Breakpoints};
 use crate::execute::execute_stopped;
 
 const PROMPT: &str = "post-mortem> ";
-/// While the machine can go on.
+/// The prompt while the machine can still continue.
 const LIVE_PROMPT: &str = "stopped> ";
 const OWN_COMMANDS: &str =
     "at this prompt also: continue; step; break [ADDRESS | FUNCTION]; delete [ADDRESS | FUNCTION]";
-/// Longest line, in bytes.
+/// Maximum length of a line in bytes.
 const LINE_LIMIT: usize = 256;
 const BACKSPACE: u8 = 0x08;
 const DELETE: u8 = 0x7f;
 const CONTROL_C: u8 = 0x03;
 const CONTROL_U: u8 = 0x15;
 
-/// Time between two looks whether something was typed.
+/// Time between two polls of the console.
 const POLL: Duration = Duration::from_micros(20);
 
-/// Straight to the console.
+/// A writer straight to the console.
 struct Direct;
 
 impl Write for Direct {
@@ -38,7 +39,8 @@ impl Write for Direct {
     }
 }
 
-/// Reads lines and runs commands, until `continue`, which there is unless the machine has crashed. gdb can attach meanwhile.
+/// Reads lines and runs commands until `continue` or `step`, which are refused after a crash. gdb
+/// can attach meanwhile.
 pub fn run(stop: &mut Stop) {
     let Some(mut breakpoints) = Breakpoints::begin(stop) else { return };
     let prompt = if stop.has_crashed() { PROMPT } else { LIVE_PROMPT };
@@ -59,7 +61,7 @@ pub fn run(stop: &mut Stop) {
             output::print(format_args!("{prompt}{line}"));
         }
         let Some(byte) = Machine::console_read() else {
-            // Looking all the time would keep an emulated device from what comes for it.
+            // Polling without a pause would keep an emulated device from receiving its input.
             spin_until(POLL, || false);
             continue;
         };
@@ -69,7 +71,8 @@ pub fn run(stop: &mut Stop) {
                 match breakpoints.execute(&line, stop, &mut Direct) {
                     Answer::GoOn => return,
                     Answer::Stay => {}
-                    // SAFETY: all other CPUs are stopped.
+                    // SAFETY: this CPU is the host of a stop: all other CPUs are stopped, and
+                    // interrupts are off.
                     Answer::Other => unsafe {
                         execute_stopped(&line, &mut Direct);
                     },
@@ -89,7 +92,7 @@ pub fn run(stop: &mut Stop) {
                 line.clear();
                 output::print(format_args!("\n{prompt}"));
             }
-            // What does not fit is not shown either.
+            // A character that does not fit the line is not echoed either.
             b' '..=b'~' if line.try_push(char::from(byte)).is_ok() => output::write_bytes(&[byte]),
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! Sessions: somebody's keys, and where the text for them goes.
+//! Sessions: each is a source of keys and a destination for text.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -7,37 +7,37 @@ use kernel::{output, thread};
 
 use crate::input::Input;
 
-/// A session, of one thread.
+/// A session, which belongs to one thread.
 pub trait Session: Sync {
-    /// The next key, as terminals send it. Blocks.
+    /// Returns the next key as terminals send it. Blocks.
     fn key(&self) -> u8;
-    /// Shows text, `\n` at the end of lines.
+    /// Shows text, with `\n` at the end of each line.
     fn print(&self, text: &str);
-    /// What is typed becomes `line` with its prompt, `""` once it is given to a command; `change` is what leads to it from the line
-    /// as it was.
+    /// Replaces the line being typed, prompt included, by `line`; `""` once the line has been given
+    /// to a command. `change` turns the line as shown into the new one.
     fn edit(&self, change: &str, line: &str);
     /// Forgets an earlier Ctrl-C.
     fn clear_interrupted(&self);
 }
 
-/// Sessions there can be.
+/// Number of possible sessions.
 const SESSIONS: usize = 2;
 
-/// Which session's Ctrl-C is meant.
+/// The session that a Ctrl-C concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The serial line.
+    /// The session on the serial line.
     Serial = 0,
-    /// Screen and keyboard.
+    /// The session on the screen and its keyboard.
     Screen = 1,
 }
 
-/// Set by Ctrl-C; long commands look at it.
+/// Set by Ctrl-C; long commands poll it.
 static INTERRUPTED: [AtomicBool; SESSIONS] = [const { AtomicBool::new(false) }; SESSIONS];
-/// The thread of the session on the screen, 0 for none.
+/// Number of the thread of the session on the screen, 0 for none.
 static SCREEN_THREAD: AtomicU64 = AtomicU64::new(0);
 
-/// Ctrl-C was typed. Any context.
+/// Records a Ctrl-C. Callable from any context.
 pub fn interrupt(place: Place) {
     INTERRUPTED[place as usize].store(true, Ordering::Relaxed);
 }
@@ -47,22 +47,22 @@ pub fn clear_interrupted(place: Place) {
     INTERRUPTED[place as usize].store(false, Ordering::Relaxed);
 }
 
-/// The calling thread's session is the one on the screen.
+/// Makes the calling thread the one of the session on the screen.
 pub fn is_on_screen() {
     SCREEN_THREAD.store(thread::current().id(), Ordering::Relaxed);
 }
 
-/// True if Ctrl-C was typed in the calling thread's session since its last command began.
+/// Returns true if Ctrl-C was typed in the calling thread's session since its last command began.
 pub fn interrupted() -> bool {
     let on_screen = thread::current().id() == SCREEN_THREAD.load(Ordering::Relaxed);
     INTERRUPTED[if on_screen { Place::Screen } else { Place::Serial } as usize].load(Ordering::Relaxed)
 }
 
-/// The serial line.
+/// The session on the serial line.
 pub struct Serial(Input);
 
 impl Serial {
-    /// Opens it, for good.
+    /// Opens the serial line permanently.
     ///
     /// # Errors
     /// [`OutOfMemory`].
@@ -90,7 +90,7 @@ impl Session for Serial {
     }
 }
 
-/// The serial line, nobody at it.
+/// The serial line without a person at it.
 pub struct Unattended;
 
 impl Session for Unattended {

@@ -1,4 +1,4 @@
-//! The shell: reads lines, runs commands, tells the status of each.
+//! The shell: reads lines, runs commands, and shows the status of each.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -16,7 +16,7 @@ use crate::execute::here;
 use crate::screen;
 use crate::session::{self, Serial, Session, Unattended};
 
-/// Writes to a session, a line at a time so that lines of several CPUs do not mix.
+/// Writes to a session a line at a time, so that the output of several CPUs does not mix.
 struct LineWriter<'a> {
     session: &'a dyn Session,
     line: String,
@@ -51,7 +51,9 @@ impl Drop for LineWriter<'_> {
     }
 }
 
-/// The console's life: the commands of `run=` and then the end of the machine, or a prompt for good.
+/// Runs the console. With `run=`, it runs those commands and powers the machine off; otherwise it
+/// runs the commands of `script=` and then an endless prompt. Returns only if the serial line
+/// cannot be opened.
 pub fn run(options: &Options<'static>, extra: &'static [Command]) {
     if let Some(script) = options.run {
         run_script(script, extra);
@@ -83,7 +85,7 @@ fn run_script(script: &str, extra: &'static [Command]) -> ! {
     output::power(PowerAction::PowerOff, status)
 }
 
-/// A person's session at a terminal.
+/// Runs an interactive session at a terminal. Does not return.
 pub fn interact(session: &dyn Session, extra: &'static [Command]) {
     session.print("Type `help` for the commands, `poweroff` to end.\n");
     let mut editor = Editor::new();
@@ -107,7 +109,7 @@ pub fn interact(session: &dyn Session, extra: &'static [Command]) {
         status = match edit {
             Edit::Line(line) => {
                 let status = execute(&line, extra, session);
-                // The Ctrl-C was for the command, and what was typed before it is given up.
+                // The Ctrl-C was meant for the command. Keys typed before it are discarded.
                 if session::interrupted() {
                     while session.key() != CONTROL_C {}
                 }
@@ -130,7 +132,7 @@ fn execute(line: &str, extra: &'static [Command], session: &dyn Session) -> u8 {
     here(extra, Some(&Attending(session))).run(line, &mut out)
 }
 
-/// The person of a session.
+/// The person at a session's keyboard.
 struct Attending<'a>(&'a dyn Session);
 
 impl Person for Attending<'_> {
@@ -143,7 +145,8 @@ impl Person for Attending<'_> {
     }
 }
 
-/// Words that can stand at the end of `before`: commands first, then what the command takes.
+/// Returns the words that can complete the end of `before`: command names first, then the words
+/// that the command takes.
 fn completions(before: &str, extra: &'static [Command]) -> Vec<String> {
     let part = before.rsplit(';').next().unwrap_or("").trim_start();
     let words = || commands::catalog(extra).all().map(|command| command.name.to_string());

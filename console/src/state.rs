@@ -1,4 +1,4 @@
-//! The state of the machine this runs on.
+//! The state of the machine that the console runs on.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -10,10 +10,10 @@ use view::state::{DoesNotAnswer, Needs, NoMemory, State, Tracer, Tracing};
 use wire::snapshot::Snapshot;
 use wire::trace::Event;
 
-/// Most threads described per CPU where one is looked for.
+/// Maximum number of threads described per CPU when one thread is looked up.
 const ALL_THREADS: usize = usize::MAX >> 16;
 
-/// The machine this runs on.
+/// The machine that the console runs on.
 pub struct Here;
 
 impl State for Here {

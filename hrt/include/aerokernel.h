@@ -69,36 +69,44 @@ struct aero_program {
     size_t stack_size;
 };
 
-/* Writes text to the console. */
+/* Writes text to the console. `text` points to `length` bytes of UTF-8. */
 void aero_print(const char *text, size_t length);
 
-/* Ends the program with an exit status, all its threads included. */
+/* Ends the program, all its threads included, with an exit status. */
 __attribute__((noreturn)) void aero_exit(int32_t status);
 
-/* Ends the program as failed; the text and a backtrace are reported. */
+/* Ends the program as failed, and reports the text and a backtrace. `text` points to
+ * `length` bytes of UTF-8. */
 __attribute__((noreturn)) void aero_panic(const char *text, size_t length);
 
-/* Allocates memory on a NUMA node, or near the caller with AERO_ANY. `align` is a power of two. Null if there
- * is none, or if the size is 0. */
+/* Allocates `size` bytes on a NUMA node, or near the caller with AERO_ANY. `align` is
+ * a power of two. Returns null if there is not enough memory, or if `size` is 0. */
 void *aero_allocate(size_t size, size_t align, uint32_t node);
 
-/* Frees what aero_allocate gave; null is allowed. */
+/* Frees memory. `memory` is null, or points to memory from aero_allocate that is no
+ * longer used; any other address ends the program as failed. */
 void aero_free(void *memory);
 
-/* Bytes that were asked for of what aero_allocate gave; 0 for any other address. */
+/* Returns the number of bytes that were requested for memory from aero_allocate; 0 if
+ * `memory` is any other address. */
 size_t aero_allocated_size(void *memory);
 
-/* Spawns a thread that calls `body(argument)`. `options` and `thread` may be null: the defaults, and a thread
- * nobody joins. */
+/* Spawns a thread that calls `body(argument)`. `options` points to the thread's
+ * options, or is null for the defaults. `thread` points to memory for the handle, or
+ * is null for a thread that is never joined. */
 int32_t aero_thread_spawn(const aero_thread_options *options, void (*body)(void *argument), void *argument, aero_thread **thread);
 
-/* Waits until a thread has ended; its handle is gone then. AERO_BUSY while another thread joins it. */
+/* Waits until a thread has ended; its handle is invalid afterwards. AERO_BUSY while
+ * another thread joins it. AERO_INVALID for the calling thread. `thread` is a handle
+ * from aero_thread_spawn. */
 int32_t aero_thread_join(aero_thread *thread, uint64_t deadline_ns);
 
-/* Gives a thread's handle up; the thread goes on. */
+/* Gives up a thread's handle; the thread continues. `thread` is a handle from
+ * aero_thread_spawn. */
 int32_t aero_thread_detach(aero_thread *thread);
 
-/* Ends the calling thread, whose stack is used for something else from then on: nobody has a pointer to it. */
+/* Ends the calling thread. Its stack is then reused, so no pointer to it may remain in
+ * use. */
 __attribute__((noreturn)) void aero_thread_exit(void);
 
 /* Lets other ready threads of this CPU run first. */
@@ -107,202 +115,258 @@ void aero_thread_yield(void);
 /* Sleeps until a point in time. */
 void aero_thread_sleep(uint64_t deadline_ns);
 
-/* Moves the calling thread to a CPU. */
+/* Moves the calling thread to a CPU. AERO_NO_SUCH_CPU if that CPU does not run. */
 int32_t aero_thread_migrate(uint32_t cpu);
 
-/* Number of the calling thread, never used twice. */
+/* Returns the number of the calling thread. A number is never used twice. */
 uint64_t aero_thread_id(void);
 
-/* Number of CPUs that run. They are numbered from 0. */
+/* Returns one more than the highest number of a running CPU. Numbers begin at 0; a CPU
+ * that did not start leaves its number unused. */
 uint32_t aero_cpu_count(void);
 
-/* CPU the caller runs on. */
+/* Returns the number of the CPU that the caller runs on. */
 uint32_t aero_cpu_this(void);
 
-/* NUMA node of a CPU, or AERO_ANY if there is no such CPU. */
+/* Returns the NUMA node of a CPU, or AERO_ANY if there is no such CPU. */
 uint32_t aero_cpu_node(uint32_t cpu);
 
-/* Number of NUMA nodes. */
+/* Returns the number of NUMA nodes. */
 uint32_t aero_node_count(void);
 
-/* Distance between two nodes, 10 is local; 0 if there is no such node. */
+/* Returns the distance between two nodes, where 10 is local; 0 if there is no such
+ * node. */
 uint32_t aero_node_distance(uint32_t from, uint32_t to);
 
-/* Calls `function(argument)` on a CPU, in an interrupt, and waits for it: no blocking in it. After AERO_TIMED_OUT it
- * still runs later, once the CPU answers; the program's end waits for that. */
+/* Calls `function(argument)` on a CPU and waits for it. `function` runs in an
+ * interrupt and must not block. After AERO_TIMED_OUT it still runs once the CPU
+ * answers; the end of the program waits for that. */
 int32_t aero_cpu_call(uint32_t cpu, void (*function)(void *argument), void *argument);
 
-/* Nanoseconds since the kernel was entered. */
+/* Returns the nanoseconds since the kernel was entered. */
 uint64_t aero_time_ns(void);
 
-/* The CPU's time counter, the same on all CPUs. */
+/* Returns the CPU's time counter, which is the same on all CPUs. */
 uint64_t aero_time_cycles(void);
 
-/* Its rate in Hz. */
+/* Returns the rate of the time counter in Hz. */
 uint64_t aero_time_cycle_hz(void);
 
-/* Makes an event without a signal. */
+/* Initialises an event without a signal. `event` points to memory for an aero_event
+ * that is not in use. */
 int32_t aero_event_init(aero_event *event);
 
-/* Wakes one waiter, or lets the next one pass. Also from interrupt handlers. */
+/* Wakes one waiter, or lets the next thread to wait pass. Callable from interrupt
+ * handlers. `event` points to an initialised aero_event. */
 int32_t aero_event_signal(const aero_event *event);
 
-/* Wakes all that wait now. Also from interrupt handlers. */
+/* Wakes all current waiters. Callable from interrupt handlers. `event` points to an
+ * initialised aero_event. */
 int32_t aero_event_broadcast(const aero_event *event);
 
-/* Waits for a signal. */
+/* Waits for a signal. `event` points to an initialised aero_event. */
 int32_t aero_event_wait(const aero_event *event, uint64_t deadline_ns);
 
-/* Makes a mutex that is free. */
+/* Initialises a mutex that is free. `mutex` points to memory for an aero_mutex that is
+ * not in use. */
 int32_t aero_mutex_init(aero_mutex *mutex);
 
-/* Takes a mutex. */
+/* Locks a mutex. `mutex` points to an initialised aero_mutex. */
 int32_t aero_mutex_lock(const aero_mutex *mutex, uint64_t deadline_ns);
 
-/* Takes a mutex if it is free, else AERO_BUSY. */
+/* Locks a mutex if it is free, otherwise AERO_BUSY. `mutex` points to an initialised
+ * aero_mutex. */
 int32_t aero_mutex_try_lock(const aero_mutex *mutex);
 
-/* Gives back a mutex the caller has, AERO_INVALID otherwise. */
+/* Unlocks a mutex that the calling thread holds, otherwise AERO_INVALID. `mutex`
+ * points to an initialised aero_mutex. */
 int32_t aero_mutex_unlock(const aero_mutex *mutex);
 
-/* Makes a condition variable. */
+/* Initialises a condition variable. `condition` points to memory for an aero_condition
+ * that is not in use. */
 int32_t aero_condition_init(aero_condition *condition);
 
-/* Gives the mutex back, waits for a signal, and takes it again, also when the deadline has passed. */
+/* Unlocks the mutex, waits for a signal, and locks the mutex again, also when the
+ * deadline has passed. AERO_INVALID if the calling thread does not hold the mutex.
+ * `condition` and `mutex` point to an initialised aero_condition and aero_mutex. */
 int32_t aero_condition_wait(const aero_condition *condition, const aero_mutex *mutex, uint64_t deadline_ns);
 
-/* Wakes one waiter. */
+/* Wakes one waiter. `condition` points to an initialised aero_condition. */
 int32_t aero_condition_signal(const aero_condition *condition);
 
-/* Wakes all waiters. */
+/* Wakes all waiters. `condition` points to an initialised aero_condition. */
 int32_t aero_condition_broadcast(const aero_condition *condition);
 
-/* Makes a semaphore of so many units. */
+/* Initialises a semaphore with `units` units, at most UINT32_MAX. `semaphore` points
+ * to memory for an aero_semaphore that is not in use. */
 int32_t aero_semaphore_init(aero_semaphore *semaphore, uint64_t units);
 
-/* Takes a unit. */
+/* Takes a unit, waiting for one. `semaphore` points to an initialised aero_semaphore. */
 int32_t aero_semaphore_down(const aero_semaphore *semaphore, uint64_t deadline_ns);
 
-/* Gives a unit. Also from interrupt handlers. */
+/* Adds a unit. Callable from interrupt handlers. `semaphore` points to an initialised
+ * aero_semaphore. */
 int32_t aero_semaphore_up(const aero_semaphore *semaphore);
 
-/* Makes a barrier for so many threads. */
+/* Initialises a barrier for `threads` threads, at least one. `barrier` points to
+ * memory for an aero_barrier that is not in use. */
 int32_t aero_barrier_init(aero_barrier *barrier, uint32_t threads);
 
-/* Waits until all are there; 1 for the last one to come, 0 for the others. */
+/* Waits until all threads have arrived. Returns 1 to the last one to arrive, 0 to the
+ * others. `barrier` points to an initialised aero_barrier. */
 int32_t aero_barrier_wait(const aero_barrier *barrier, uint64_t deadline_ns);
 
-/* Makes a reader-writer lock that is free. */
+/* Initialises a reader-writer lock that is free. `lock` points to memory for an
+ * aero_reader_writer that is not in use. */
 int32_t aero_reader_writer_init(aero_reader_writer *lock);
 
-/* Takes a lock for reading. */
+/* Takes a lock for reading. `lock` points to an initialised aero_reader_writer. */
 int32_t aero_reader_writer_read(const aero_reader_writer *lock, uint64_t deadline_ns);
 
-/* Gives back a lock taken for reading. */
+/* Releases a lock taken for reading; AERO_INVALID if no thread holds it for reading.
+ * `lock` points to an initialised aero_reader_writer. */
 int32_t aero_reader_writer_read_unlock(const aero_reader_writer *lock);
 
-/* Takes a lock for writing. */
+/* Takes a lock for writing. `lock` points to an initialised aero_reader_writer. */
 int32_t aero_reader_writer_write(const aero_reader_writer *lock, uint64_t deadline_ns);
 
-/* Gives back a lock taken for writing. */
+/* Releases a lock taken for writing; AERO_INVALID if no thread holds it for writing.
+ * `lock` points to an initialised aero_reader_writer. */
 int32_t aero_reader_writer_write_unlock(const aero_reader_writer *lock);
 
-/* Makes a channel for so many words. */
+/* Creates a channel with room for `capacity` words, at least one. `channel` points to
+ * memory for the handle. */
 int32_t aero_channel_create(size_t capacity, aero_channel **channel);
 
-/* Destroys a channel. AERO_BUSY while others wait in it. */
+/* Destroys a channel. AERO_BUSY while other threads wait in it. `channel` is a handle
+ * from aero_channel_create. */
 int32_t aero_channel_destroy(aero_channel *channel);
 
-/* Puts a word in, waiting for room. */
+/* Puts a word into a channel, waiting for room. `channel` is a handle from
+ * aero_channel_create. */
 int32_t aero_channel_send(const aero_channel *channel, uint64_t word, uint64_t deadline_ns);
 
-/* Takes a word out, waiting for one. */
+/* Takes a word out of a channel, waiting for one. `channel` is a handle from
+ * aero_channel_create; `word` points to memory for the word. */
 int32_t aero_channel_receive(const aero_channel *channel, uint64_t *word, uint64_t deadline_ns);
 
-/* Makes a timer that will call `function(argument)` in an interrupt: no blocking in it. */
+/* Creates a timer that calls `function(argument)`. `function` runs in an interrupt and
+ * must not block. `timer` points to memory for the handle. */
 int32_t aero_timer_create(void (*function)(void *argument), void *argument, aero_timer **timer);
 
-/* Sets a timer on this CPU, for once. Replaces what was set. AERO_TIMED_OUT if its function runs on another CPU and
- * does not return. */
+/* Sets a timer on this CPU to fire once, in place of an earlier setting.
+ * AERO_TIMED_OUT if its function runs on another CPU and does not return. `timer` is a
+ * handle from aero_timer_create. */
 int32_t aero_timer_set(aero_timer *timer, uint64_t deadline_ns);
 
-/* Withdraws a timer: 1 if its function was not and will not be called, 0 if it was. AERO_TIMED_OUT if it runs on
- * another CPU and does not return. */
+/* Cancels a timer. Returns 1 if its function was not and will not be called, 0 if it
+ * was called or the timer was not set. AERO_TIMED_OUT if the function runs on another
+ * CPU and does not return. `timer` is a handle from aero_timer_create. */
 int32_t aero_timer_cancel(aero_timer *timer);
 
-/* Cancels and destroys a timer. AERO_TIMED_OUT if its function does not return within a second, AERO_BUSY in that
- * function: then the timer is still there. */
+/* Cancels and destroys a timer. AERO_TIMED_OUT if its function does not return within
+ * a second, AERO_BUSY in that function; the timer then still exists. `timer` is a
+ * handle from aero_timer_create. */
 int32_t aero_timer_destroy(aero_timer *timer);
 
-/* Registers `handler(argument)` for an interrupt vector of its own on all CPUs: no blocking in it. */
+/* Registers `handler(argument)` for an interrupt vector of its own on all CPUs.
+ * `handler` runs in an interrupt and must not block. `interrupt` points to memory for
+ * the handle. */
 int32_t aero_interrupt_register(void (*handler)(void *argument), void *argument, aero_interrupt **interrupt);
 
-/* Sends the interrupt to a CPU, or with AERO_ANY to all others. */
+/* Sends the interrupt to a CPU, or with AERO_ANY to all other CPUs. `interrupt` is a
+ * handle from aero_interrupt_register. */
 int32_t aero_interrupt_send(const aero_interrupt *interrupt, uint32_t cpu);
 
-/* Unregisters a handler; it does not run any more when this succeeds. AERO_TIMED_OUT if a CPU does not leave it within a
- * second: then it is not called any more, but still there, and this can be called again. */
+/* Unregisters a handler, which no longer runs once this succeeds. AERO_TIMED_OUT if a
+ * CPU does not leave the handler within a second: the handler is then no longer called
+ * but still registered, and this function can be called again. `interrupt` is a handle
+ * from aero_interrupt_register. */
 int32_t aero_interrupt_unregister(aero_interrupt *interrupt);
 
-/* Registers `handler(argument)` for a device's interrupt line, delivered to a CPU: no blocking in it. `trigger` is one
- * of AERO_TRIGGER_*. AERO_INVALID if there is no such line, AERO_BUSY if it has a handler. */
+/* Registers `handler(argument)` for a device's interrupt line, delivered to a CPU.
+ * `handler` runs in an interrupt and must not block. `trigger` is one of
+ * AERO_TRIGGER_*. AERO_INVALID if there is no such line, AERO_BUSY if it already has a
+ * handler. `line` points to memory for the handle. */
 int32_t aero_line_register(uint32_t number, uint32_t trigger, uint32_t cpu, void (*handler)(void *argument), void *argument, aero_line **line);
 
-/* Delivers a line to another CPU from now on. */
+/* Delivers a line to another CPU from now on. `line` is a handle from
+ * aero_line_register. */
 int32_t aero_line_steer(const aero_line *line, uint32_t cpu);
 
-/* Masks a line and unregisters its handler: as aero_interrupt_unregister. */
+/* Masks a line and unregisters its handler, under the same conditions as
+ * aero_interrupt_unregister. `line` is a handle from aero_line_register. */
 int32_t aero_line_unregister(aero_line *line);
 
-/* Makes queues for tasks, with a worker thread on each CPU. */
+/* Creates a task pool: queues of tasks, with a worker thread on each CPU. `pool`
+ * points to memory for the handle. */
 int32_t aero_pool_create(aero_pool **pool);
 
-/* Queues a task that calls `body(argument)`; null options: here, normal, may be stolen. Also from interrupt handlers. */
+/* Queues a task that calls `body(argument)`. `options` points to the task's options,
+ * or is null for the caller's CPU, normal priority, and a task that other CPUs may
+ * steal. Callable from interrupt handlers. `pool` is a handle from aero_pool_create. */
 int32_t aero_pool_queue(const aero_pool *pool, const aero_task_options *options, void (*body)(void *argument), void *argument);
 
-/* Runs the first task of this CPU's queue on the caller: 1 if there was one, else 0. */
+/* Runs the first task of this CPU's queues on the calling thread. Returns 1 if there
+ * was one, otherwise 0. Not callable from interrupt handlers. `pool` is a handle from
+ * aero_pool_create. */
 int32_t aero_pool_run_one(const aero_pool *pool);
 
-/* Waits until all that is queued has run and the workers have ended. AERO_BUSY from one of its own tasks. */
+/* Waits until all queued tasks have run and the workers have ended, and destroys the
+ * pool. AERO_BUSY on one of the pool's own workers. `pool` is a handle from
+ * aero_pool_create. */
 int32_t aero_pool_destroy(aero_pool *pool);
 
-/* Makes a collective of so many members. Each has a rank, from 0, and calls the same collective operations in the same
- * order. After AERO_TIMED_OUT a collective is of no more use. */
+/* Creates a collective of `members` members, at least one. Each has a rank, from 0,
+ * and all call the same collective operations in the same order. After AERO_TIMED_OUT
+ * a collective is unusable. `collective` points to memory for the handle. */
 int32_t aero_collective_create(uint32_t members, aero_collective **collective);
 
-/* Waits until all members are there; 1 for one of them, elected, 0 for the others. */
+/* Waits until all members have arrived. Returns 1 to one elected member, 0 to the
+ * others. `collective` is a handle from aero_collective_create. */
 int32_t aero_collective_barrier(const aero_collective *collective, uint64_t deadline_ns);
 
-/* Gives a word, and gets the words of all members, by rank: the base of every reduction. */
+/* Gives a word and gets the words of all members, by rank: the basis of every
+ * reduction. `collective` is a handle from aero_collective_create; `words` points to
+ * memory for one word per member. */
 int32_t aero_collective_share(const aero_collective *collective, uint32_t rank, uint64_t word, uint64_t *words, uint64_t deadline_ns);
 
-/* Gets the word that the member of rank `root` has put there. */
+/* Gives all members the word of the member of rank `root`. `collective` is a handle
+ * from aero_collective_create; `word` points to the word to give in `root`, and to
+ * memory for that word in the other members. */
 int32_t aero_collective_broadcast(const aero_collective *collective, uint32_t rank, uint32_t root, uint64_t *word, uint64_t deadline_ns);
 
-/* Gives the collective a set of CPUs: member `rank` shall run on `cpus[rank % count]`, from its next follow on. */
+/* Gives the collective a set of CPUs: member `rank` runs on `cpus[rank % count]` from
+ * its next aero_collective_follow on. `collective` is a handle from
+ * aero_collective_create; `cpus` points to `count` CPU numbers, at least one. */
 int32_t aero_collective_set_cpus(const aero_collective *collective, const uint32_t *cpus, size_t count);
 
-/* Moves the calling member to the CPU its collective wants it on. */
+/* Moves the calling member to the CPU that aero_collective_set_cpus gave it, if any.
+ * `collective` is a handle from aero_collective_create. */
 int32_t aero_collective_follow(const aero_collective *collective, uint32_t rank);
 
-/* Destroys a collective. AERO_BUSY while members are in it. */
+/* Destroys a collective. AERO_BUSY while members are in it. `collective` is a handle
+ * from aero_collective_create. */
 int32_t aero_collective_destroy(aero_collective *collective);
 
-/* Puts a mark of the program's own, two words, into the trace, if tracing is on. */
+/* Records a mark of the program, two words, in the trace if tracing is on. */
 void aero_trace_mark(uint64_t first, uint64_t second);
 
-/* Makes a cooperative context of the calling thread that will call `body(argument)`; it runs when somebody gives
- * way to it. Stack in bytes, 0 for the default. */
+/* Creates a fiber of the calling thread: a cooperative context that calls
+ * `body(argument)` once another fiber of the thread yields to it. `stack_size` is in
+ * bytes, 0 for the default. `fiber` points to memory for the handle. */
 int32_t aero_fiber_create(void (*body)(void *argument), void *argument, size_t stack_size, aero_fiber **fiber);
 
-/* Lets the thread's next fiber run, its own flow among them. */
+/* Switches to the thread's next fiber. The thread's own control flow is one of them. */
 void aero_fiber_yield(void);
 
-/* Lets this fiber of the calling thread run; AERO_INVALID for another thread's. */
+/* Switches to a fiber of the calling thread; AERO_INVALID for that of another thread.
+ * `fiber` is a handle from aero_fiber_create. */
 int32_t aero_fiber_yield_to(const aero_fiber *fiber);
 
-/* Gives way until a fiber of the calling thread has ended; its handle is gone then. AERO_INVALID for another thread's, and
- * for the fiber that calls. */
+/* Yields until a fiber of the calling thread has ended; its handle is invalid
+ * afterwards. AERO_INVALID for a fiber of another thread and for the calling fiber.
+ * `fiber` is a handle from aero_fiber_create. */
 int32_t aero_fiber_join(aero_fiber *fiber);
 
 #ifdef __cplusplus

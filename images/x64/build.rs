@@ -1,4 +1,4 @@
-//! Hands the linker script to the linker.
+//! Passes the linker script and further options to the linker.
 
 fn main() {
     let directory = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
@@ -6,7 +6,8 @@ fn main() {
     println!("cargo:rustc-link-arg=-znorelro");
     println!("cargo:rustc-link-arg=-zmax-page-size=4096");
     println!("cargo:rustc-link-arg=--build-id=none");
-    // A bit per relocation instead of 24 bytes. What it writes is in the file too, where it is not moved: debuggers compare.
+    // One bit per relocation instead of 24 bytes. The file then contains the relocated values,
+    // right for an image that is not moved, so debuggers can compare sections.
     println!("cargo:rustc-link-arg=--pack-dyn-relocs=relr");
     println!("cargo:rerun-if-changed=link.ld");
 }

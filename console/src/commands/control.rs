@@ -1,4 +1,4 @@
-//! Commands that do something to the machine.
+//! Commands that act on the machine.
 
 use alloc::format;
 use core::hint::black_box;
@@ -16,10 +16,10 @@ use view::render::Bytes;
 use super::{Command, CommandError, CommandResult, Context, Needs, parse_number, programs};
 use crate::load::{self, KillError, Kind};
 
-/// Most load threads spawned at once.
+/// Maximum number of load threads spawned by one command.
 const SPAWN_LIMIT: u64 = 100_000;
 
-/// The commands.
+/// The commands of this module.
 pub const COMMANDS: &[Command] = &[
     Command {
         name: "spawn",
@@ -230,7 +230,8 @@ fn steer(context: &mut Context<'_>) -> CommandResult {
 fn panic(context: &mut Context<'_>) -> CommandResult {
     match context.arguments {
         ["null"] => {
-            // SAFETY: not safe at all; reading address 0 is the trap this is for.
+            // SAFETY: unsound on purpose: reading address 0 causes the trap that this command is
+            // for.
             let value = unsafe { core::ptr::with_exposed_provenance::<u8>(black_box(0)).read_volatile() };
             Err(CommandError::failed(format!("address 0 could be read: {value}")))
         }
@@ -254,12 +255,13 @@ fn panic(context: &mut Context<'_>) -> CommandResult {
     }
 }
 
-/// Makes the lists of free memory lead nowhere.
+/// Corrupts the lists of free memory, so that their links lead nowhere.
 fn break_heap() {
     const NOWHERE: u64 = 0xdead_dead_dead_dead;
     for size in (4..=12).map(|shift| 1usize << shift) {
         let block = alloc::boxed::Box::into_raw(alloc::vec![0u8; size].into_boxed_slice());
-        // SAFETY: not safe: it is written to after it was freed, which is what this is for.
+        // SAFETY: unsound on purpose: the block is written to after it was freed, which corrupts
+        // the list of free blocks.
         unsafe {
             drop(alloc::boxed::Box::from_raw(block));
             block.cast::<u64>().write_unaligned(NOWHERE);
@@ -267,11 +269,11 @@ fn break_heap() {
     }
 }
 
-/// Panics after writing over a thread's description.
+/// Overwrites a thread's description, then panics.
 fn break_thread() -> CommandResult {
     let sleeper = thread::Builder::new("victim").spawn(|| thread::sleep(Duration::from_secs(3600)));
     let sleeper = sleeper.map_err(CommandError::failed)?;
-    // Out of the run queue, which other commands look at.
+    // The victim must leave the run queue, which other commands read.
     let deadline = Deadline::after(call::DEFAULT_LIMIT);
     while sleeper.thread().state() != thread::State::Blocked {
         if deadline.has_passed() {
@@ -281,16 +283,17 @@ fn break_thread() -> CommandResult {
     }
     let victim = core::ptr::from_ref(sleeper.thread()).cast_mut().cast::<u8>();
     sleeper.detach();
-    // The list goes on behind it.
+    // A thread behind the victim lets the list of threads continue past it.
     load::spawn(Kind::Sleep, cpu::this_index()).map_err(CommandError::failed)?;
-    // A timer is in it, which an interrupt could come upon first.
+    // The victim contains a timer, which an interrupt could reach before the panic.
     let _guard = InterruptGuard::new();
-    // SAFETY: not safe: it is somebody else's, which is what this is for.
+    // SAFETY: unsound on purpose: the description still belongs to the sleeping thread, and
+    // overwriting it is what this command is for.
     unsafe { victim.write_bytes(0xa5, size_of::<thread::Thread>()) };
     panic!("with a broken list of threads")
 }
 
-/// Recurses until the stack's guard ends it.
+/// Recurses until the stack's guard stops it.
 #[expect(unconditional_recursion, reason = "using up the stack is what it is for")]
 fn use_stack(depth: u64) -> u64 {
     let filler = black_box([depth; 32]);

@@ -1,4 +1,4 @@
-//! Commands about command lines: aliases, repetition.
+//! Commands about command lines: pauses, repetition, aliases.
 
 use alloc::format;
 use core::time::Duration;
@@ -11,14 +11,14 @@ use view::Execution;
 use crate::execute;
 use crate::session;
 
-/// Longest pause of `watch`, in seconds.
+/// Maximum pause of `watch` and `sleep`, in seconds.
 const PAUSE_LIMIT: u64 = 3600;
-/// Time between two looks whether Ctrl-C was typed.
+/// Time between two checks for Ctrl-C.
 const POLL: Duration = Duration::from_millis(20);
-/// Clears the screen (ECMA-48: cursor home, erase in page).
+/// The sequence that clears the screen (ECMA-48: cursor home, erase in page).
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// The commands.
+/// The commands of this module.
 pub const COMMANDS: &[Command] = &[
     Command {
         name: "sleep",
@@ -75,7 +75,7 @@ fn watch(context: &mut Context<'_>) -> CommandResult {
     }
 }
 
-/// Waits; false if Ctrl-C came first.
+/// Waits. Returns false if Ctrl-C came first.
 fn pause(duration: Duration) -> bool {
     let deadline = kernel::time::Deadline::after(duration);
     while !deadline.has_passed() {
@@ -96,7 +96,7 @@ fn sleep(context: &mut Context<'_>) -> CommandResult {
     if pause(Duration::from_millis(milliseconds)) { Ok(()) } else { Err(CommandError::failed("interrupted")) }
 }
 
-/// Seconds with up to three decimals.
+/// Converts seconds with up to three decimals to milliseconds.
 fn milliseconds(text: &str) -> Option<u64> {
     let (seconds, decimals) = text.split_once('.').unwrap_or((text, "0"));
     if !(1..=3).contains(&decimals.len()) || !decimals.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -1,4 +1,4 @@
-//! `peek` and `poke`: any address, with recovery from faults.
+//! `peek` and `poke`: access to any address, with recovery from faults.
 
 use alloc::format;
 
@@ -6,14 +6,14 @@ use kernel::arch::{Architecture, Machine};
 
 use super::{Command, CommandError, CommandResult, Context, Needs, parse_number};
 
-/// Most bytes `peek` shows.
+/// Maximum number of bytes that `peek` shows.
 const PEEK_LIMIT: u64 = 4096;
 const BYTES_PER_LINE: usize = 16;
 
-/// Proof that a command may write to any memory: made only by `poke`.
+/// Proof that a command may write to any memory; only `poke` creates it.
 struct MayWriteAnyMemory(());
 
-/// The commands.
+/// The commands of this module.
 pub const COMMANDS: &[Command] = &[
     Command {
         name: "peek",

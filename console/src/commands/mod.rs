@@ -1,4 +1,4 @@
-//! What can be typed: the commands that only look, and those that work on the machine.
+//! The console's commands: those that only inspect, and those that act on the machine.
 
 mod control;
 mod lines;
@@ -21,7 +21,7 @@ static COMMANDS: &[&[Command]] = &[
     control::COMMANDS,
 ];
 
-/// All commands, with the image's.
+/// Returns all commands, including the image's own.
 pub fn catalog(extra: &'static [Command]) -> Catalog {
     Catalog { lists: COMMANDS, extra }
 }
@@ -30,7 +30,7 @@ pub fn catalog(extra: &'static [Command]) -> Catalog {
 mod tests {
     use super::*;
 
-    /// Checks that the names that `aero inspect` knows of commands for a machine are these.
+    /// Checks that `aero inspect` knows the names of all commands that need a machine.
     #[test]
     fn commands_for_a_machine_are_known_where_there_is_none() {
         let lists = [memory_access::COMMANDS, programs::COMMANDS, lines::COMMANDS, control::COMMANDS];

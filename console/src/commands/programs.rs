@@ -1,4 +1,4 @@
-//! Commands for programs: what can be run, what runs.
+//! The command `run`, the reports of background programs, and the killing of programs.
 
 use alloc::format;
 use alloc::string::String;
@@ -14,18 +14,18 @@ use kernel::wait::{Condition, Mutex};
 use super::{Command, CommandError, CommandResult, Context, Needs};
 use crate::session;
 
-/// Time between two looks whether Ctrl-C was typed.
+/// Time between two checks for Ctrl-C.
 const POLL: Duration = Duration::from_millis(20);
-/// How long a killed program may take to end.
+/// Time that a killed program has to end.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// Ends a line that shall not be waited for.
+/// Last word of a line whose program runs in the background.
 const IN_BACKGROUND: &str = "&";
 
-/// Programs in the background whose end is still to be told.
+/// Numbers of the background programs whose end is still to be reported.
 static TO_REPORT: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 static REPORTED: Condition = Condition::new();
 
-/// The commands.
+/// The commands of this module.
 pub const COMMANDS: &[Command] = &[Command {
     name: "run",
     needs: Needs::Cpus,
@@ -48,7 +48,8 @@ fn run(context: &mut Context<'_>) -> CommandResult {
         [rest @ .., last] if *last == IN_BACKGROUND => (rest, true),
         all => (all, false),
     };
-    // SAFETY: a program that was packed into the image, and the interface's functions.
+    // SAFETY: the file is a program that was packed into the image to run in kernel mode, and
+    // `hrt_kernel::resolve` returns the interface's own functions.
     let program = unsafe { program::start(&file, arguments, &hrt_kernel::resolve) }
         .map_err(|error| CommandError::failed(format!("`{name}` is not run: {error}")))?;
     if in_background {
@@ -77,14 +78,14 @@ fn run(context: &mut Context<'_>) -> CommandResult {
     }
 }
 
-/// Has the end of a program in the background told.
+/// Starts a thread that reports the end of a background program.
 fn report_end(program: Arc<Program>) -> CommandResult {
     let id = program.id();
     TO_REPORT.lock().push(id);
     let reporter = Builder::new("reporter").spawn(move || {
         let _ = program.wait_until(Deadline::NEVER);
         kernel::println!("program {program} {}", describe(&program));
-        // It and its image go before anybody who waits for the report goes on.
+        // The program and its image are released before threads that wait for the report continue.
         drop(program);
         was_reported(id);
     });
@@ -110,20 +111,20 @@ fn describe(program: &Program) -> String {
     format!("{outcome}{memory}{overrun}")
 }
 
-/// Kills a program; false if there is none of that number.
+/// Kills a program. Returns false if no program has this number.
 ///
 /// # Errors
-/// If it does not end.
+/// If the program does not end in time, or its report does not come.
 pub fn kill(id: u64) -> Result<bool, CommandError> {
     let Some(program) = program::by_id(id) else { return Ok(false) };
     end(&program)?;
     Ok(true)
 }
 
-/// Kills all programs; returns how many.
+/// Kills all programs and returns their number.
 ///
 /// # Errors
-/// If one does not end.
+/// If one of them does not end in time, or its report does not come.
 pub fn kill_all() -> Result<usize, CommandError> {
     let running = program::all();
     running.iter().try_for_each(end)?;
@@ -136,7 +137,7 @@ fn end(program: &Arc<Program>) -> CommandResult {
     program
         .wait_until(deadline)
         .map_err(|_| CommandError::failed(format!("program {program} does not end; `thread N` shows its threads")))?;
-    // Its end is told before the prompt comes.
+    // The program's report is printed before the next prompt.
     let mut to_report = TO_REPORT.lock();
     while to_report.contains(&program.id()) {
         let result;

@@ -1,4 +1,4 @@
-//! Keys of a PC keyboard, as what terminals send.
+//! Keys of a PC keyboard, translated to the bytes that terminals send.
 
 use kernel::command_line::Keyboard as Choice;
 use pc_keyboard::layouts::{AnyLayout, De105Key, Us104Key};
@@ -6,22 +6,22 @@ use pc_keyboard::{DecodedKey, HandleControl, KeyCode, PS2Keyboard, ScancodeSet1}
 
 use super::text::{SCROLL_BACK, SCROLL_FORWARD};
 
-/// What a key means.
+/// The meaning of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meaning {
     /// Bytes for the session.
     Bytes(&'static [u8]),
     /// One byte for the session.
     Byte(u8),
-    /// A byte for the screen.
+    /// A byte that scrolls the view of the screen.
     View(u8),
 }
 
-/// A keyboard: codes in, keys out.
+/// A keyboard decoder, from scan codes to the meanings of keys.
 pub struct Keyboard(PS2Keyboard<AnyLayout, ScancodeSet1>);
 
 impl Keyboard {
-    /// With a layout.
+    /// Creates a decoder for a layout.
     pub fn new(layout: Choice) -> Self {
         let layout = match layout {
             Choice::Us => AnyLayout::Us104Key(Us104Key),
@@ -30,10 +30,11 @@ impl Keyboard {
         Self(PS2Keyboard::new(ScancodeSet1::new(), layout, HandleControl::MapLettersToUnicode))
     }
 
-    /// Takes a byte of a key's code.
+    /// Processes a byte of a scan code. Returns the meaning of the key that the byte completes, if
+    /// any.
     pub fn take(&mut self, code: u8) -> Option<Meaning> {
         let Ok(event) = self.0.add_byte(code) else {
-            // Noise: what follows begins anew.
+            // Noise on the line: decoding starts over with the next byte.
             self.0.clear();
             return None;
         };
@@ -43,7 +44,7 @@ impl Keyboard {
             DecodedKey::Unicode('\n') => Some(Meaning::Byte(b'\r')),
             DecodedKey::Unicode('\u{8}') => Some(Meaning::Byte(0x7f)),
             DecodedKey::Unicode('\u{7f}') => Some(Meaning::Bytes(b"\x1b[3~")),
-            // The shell's lines are ASCII.
+            // The shell's lines are ASCII, so other characters are dropped.
             DecodedKey::Unicode(character) => u8::try_from(character).ok().filter(u8::is_ascii).map(Meaning::Byte),
             DecodedKey::RawKey(key) => raw(key, shift, control),
         }
@@ -81,11 +82,11 @@ mod tests {
 
     #[test]
     fn layouts_differ_and_modifiers_count() {
-        // The key right of T, and the one right of zero with shift.
+        // The key to the right of T, and with shift the key to the right of 0.
         let codes = [0x15, 0x95, 0x2a, 0x0c, 0x8c, 0xaa];
         assert_eq!(typed(Choice::Us, &codes), [Meaning::Byte(b'y'), Meaning::Byte(b'_')]);
         assert_eq!(typed(Choice::German, &codes), [Meaning::Byte(b'z'), Meaning::Byte(b'?')]);
-        // Ctrl and C.
+        // Ctrl-C.
         assert_eq!(typed(Choice::Us, &[0x1d, 0x2e, 0xae, 0x9d]), [Meaning::Byte(3)]);
     }
 

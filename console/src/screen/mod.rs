@@ -1,7 +1,8 @@
-//! The console on a screen with a keyboard: a session of its own beside the serial line's, and the kernel's log.
+//! The console on a screen with a keyboard: a session separate from the serial line's, and a copy
+//! of the kernel's log.
 //!
-//! What is to be shown goes through a channel to one thread, which alone knows the text and paints it. After a crash, when no
-//! thread runs, the report is painted directly, from the top.
+//! All text passes through a channel to one thread, which alone keeps the text and paints it. After
+//! a crash, when no thread runs, the report is painted directly, from the top.
 
 mod keys;
 mod paint;
@@ -29,12 +30,13 @@ use keys::{Keyboard, Meaning};
 use paint::Painter;
 use text::{Cell, PLAIN, Text};
 
-/// Bytes that may wait to be shown, and keys that may wait to be read.
+/// Maximum number of bytes that wait to be painted.
 const SHOWN_CAPACITY: usize = 32 * 1024;
+/// Maximum number of bytes from the keyboard that wait to be read.
 const KEYS_CAPACITY: usize = 256;
-/// Bytes taken before the screen is painted.
+/// Maximum number of bytes processed before the screen is painted again.
 const BATCH: usize = 2048;
-/// Stack of the session, as the serial line's.
+/// Stack size of the screen's session in bytes, the same as for the serial line's.
 const STACK_SIZE: usize = 64 * 1024;
 const CONTROL_C: u8 = 0x03;
 
@@ -44,22 +46,23 @@ struct Screen {
     keys: Channel<u8>,
     keyboard: SpinLock<Keyboard>,
     typed: SpinLock<TypedLine>,
-    /// The session has begun: log that comes now is shown.
+    /// Set once the session has begun; log output is shown from then on.
     is_open: AtomicBool,
 }
 
-// SAFETY: channels and a spin lock, which interrupt handlers may use without waiting.
+// SAFETY: interrupt handlers use only the keyboard decoder, the typed line and `try_send` of the
+// channels, which take only spin locks and never allocate.
 unsafe impl InterruptSafe for Screen {}
 
-/// The one there is.
+/// Address of the screen, 0 until `open` has created it.
 static SCREEN: AtomicUsize = AtomicUsize::new(0);
 
 fn screen() -> Option<&'static Screen> {
-    // SAFETY: null, or leaked by `open`.
+    // SAFETY: the address is 0 or that of the screen that `open` leaked, which is never freed.
     unsafe { (SCREEN.load(Ordering::Acquire) as *const Screen).as_ref() }
 }
 
-/// Begins a session on the screen, if there is one.
+/// Starts a session on the screen, if there is one.
 ///
 /// # Errors
 /// [`OutOfMemory`].
@@ -93,7 +96,7 @@ fn converse(screen: &'static Screen, extra: &'static [Command]) {
     shell::interact(screen, extra);
 }
 
-/// The keyboard's interrupt.
+/// Handles the keyboard's interrupt.
 fn pressed(screen: &Screen) {
     while let Some(code) = Machine::keyboard_read() {
         let meaning = screen.keyboard.lock().take(code);
@@ -115,7 +118,7 @@ impl Screen {
         let _ = self.keys.try_send(byte);
     }
 
-    /// Shows as much as there is room for.
+    /// Shows as much of the text as the channel has room for.
     fn try_show(&self, text: &str) {
         text.bytes().try_for_each(|byte| self.shown.try_send(byte).map_err(drop)).ok();
     }
@@ -145,7 +148,7 @@ impl Session for Screen {
     }
 }
 
-/// The life of the thread that paints.
+/// Runs the thread that paints. Does not return.
 fn show(screen: &Screen, painter: &Painter) {
     let (columns, rows) = painter.size();
     let mut text = Text::new(columns, rows);
@@ -171,13 +174,14 @@ fn show(screen: &Screen, painter: &Painter) {
     }
 }
 
-/// Shows what the kernel says to everybody: its log, its reports. Any context.
+/// Shows the output that the kernel sends to every terminal: its log and its reports. Callable from
+/// any context.
 fn mirror(text: &str) {
     if output::has_crashed() {
         return paint_report(text);
     }
     let Some(screen) = screen().filter(|screen| screen.is_open.load(Ordering::Relaxed)) else { return };
-    // What there is no room for is on the serial line.
+    // Text that the channel has no room for appears only on the serial line.
     let mut typed = screen.typed.lock();
     screen.try_show(typed.hide());
     screen.try_show(text);
@@ -186,7 +190,7 @@ fn mirror(text: &str) {
     }
 }
 
-/// Where the crash report goes on.
+/// Row and column at which the crash report continues.
 static REPORT_AT: (AtomicUsize, AtomicUsize) = (AtomicUsize::new(0), AtomicUsize::new(0));
 
 fn paint_report(text: &str) {

@@ -1,4 +1,4 @@
-//! Characters as pixels.
+//! Painting of characters as pixels.
 
 use arch_contract::Framebuffer;
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
@@ -7,39 +7,40 @@ use super::text::Cell;
 
 const HEIGHT: RasterHeight = RasterHeight::Size16;
 const WEIGHT: FontWeight = FontWeight::Regular;
-/// Shown for what the font does not have.
+/// Character shown for one that the font lacks.
 const UNKNOWN: char = '?';
 
-/// Red, green and blue of the colours of text: ECMA-48's eight, and brighter ones.
+/// Red, green and blue of the text colours: the eight of ECMA-48, then their bright versions.
 const COLORS: [u32; 16] = [
     0x60_60_60, 0xd0_50_50, 0x50_d0_50, 0xd0_c0_40, 0x60_90_f0, 0xd0_60_d0, 0x40_d0_d0, 0xd0_d0_d0, 0x90_90_90,
     0xff_80_80, 0x80_ff_80, 0xff_f0_70, 0x90_b8_ff, 0xff_90_ff, 0x80_ff_ff, 0xff_ff_ff,
 ];
 
-/// A screen in cells.
+/// A screen divided into character cells.
 pub struct Painter {
     screen: Framebuffer,
     cell: (usize, usize),
 }
 
 impl Painter {
-    /// For a screen.
+    /// Creates a painter for a screen.
     pub fn new(screen: Framebuffer) -> Self {
         Self { screen, cell: (get_raster_width(WEIGHT, HEIGHT), HEIGHT.val()) }
     }
 
-    /// Columns and rows.
+    /// Returns the number of columns and of rows.
     pub fn size(&self) -> (usize, usize) {
         (self.screen.width / self.cell.0, self.screen.height / self.cell.1)
     }
 
     fn put(&self, x: usize, y: usize, color: u32) {
         let pixel = self.screen.start + (y * self.screen.stride + x) * size_of::<u32>();
-        // SAFETY: a pixel of the screen, whose memory is the console's.
+        // SAFETY: `cell` paints only cells that lie wholly on the screen, so the pixel is in the
+        // framebuffer, which belongs to the console.
         unsafe { (pixel as *mut u32).write_volatile(color) };
     }
 
-    /// Paints a cell, or its inverse.
+    /// Paints a cell, or its inverse. A position outside the screen is ignored.
     pub fn cell(&self, row: usize, column: usize, cell: Cell, inverse: bool) {
         let (width, height) = self.cell;
         let (columns, rows) = self.size();
@@ -58,7 +59,7 @@ impl Painter {
     }
 }
 
-/// A colour, `weight` of 255 parts of it.
+/// Returns a colour scaled to `weight` parts of 255.
 fn dimmed(color: u32, weight: u32) -> u32 {
     let part = |shift: u32| ((color >> shift & 0xff) * weight / 0xff) << shift;
     part(16) | part(8) | part(0)

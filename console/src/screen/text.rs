@@ -1,4 +1,5 @@
-//! The text on a screen: characters with colours in rows, more of them than are shown. Knows nothing of pixels.
+//! The text on a screen: rows of coloured characters, including rows that have left the screen.
+//! Independent of pixels.
 
 use alloc::collections::VecDeque;
 use alloc::vec;
@@ -6,53 +7,54 @@ use alloc::vec::Vec;
 
 use vte::{Params, Parser, Perform};
 
-/// Rows kept that have left the screen at its top.
+/// Maximum number of rows kept after they have left the screen at the top.
 const SCROLLBACK: usize = 2000;
-/// Columns between tabulators.
+/// Columns between tab stops.
 const TAB: usize = 8;
-/// Shows older rows, and newer ones again: not part of any text.
+/// Byte that scrolls the view to older rows. It is not part of any text.
 pub const SCROLL_BACK: u8 = 0x0e;
+/// Byte that scrolls the view back to newer rows.
 pub const SCROLL_FORWARD: u8 = 0x0f;
 
-/// A character and its colour, a number from 0 to 15 as ECMA-48's colours and their bright versions.
+/// A character and its colour. Colours 0 to 7 are those of ECMA-48, 8 to 15 their bright versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell {
-    /// What is shown.
+    /// The character shown.
     pub character: char,
-    /// See [`Cell`].
+    /// The colour, 0 to 15.
     pub color: u8,
 }
 
 /// The colour of plain text.
 pub const PLAIN: u8 = 7;
 const BLANK: Cell = Cell { character: ' ', color: PLAIN };
-/// What makes a colour a bright one.
+/// Distance from a colour to its bright version.
 const BRIGHT: u8 = 8;
 
-/// What a terminal of some size shows.
+/// The contents of a terminal of fixed size.
 pub struct Text {
     parser: Parser,
     page: Page,
 }
 
-/// Rows with a cursor.
+/// Rows of cells with a cursor.
 struct Page {
     columns: usize,
     rows: usize,
-    /// The last `rows` of these are the page; those before have left it.
+    /// All rows kept. The last `rows` of them are the page; the earlier ones have left it.
     lines: VecDeque<Vec<Cell>>,
-    /// Row and column in the page. The column can be one behind the last.
+    /// Row and column in the page. The column can be one past the last.
     cursor: (usize, usize),
     color: u8,
     bold: bool,
-    /// Rows that the view is above the page.
+    /// Number of rows by which the view is above the page.
     back: usize,
-    /// Rows of the view that have changed.
+    /// Whether each row of the view has changed.
     changed: Vec<bool>,
 }
 
 impl Text {
-    /// Blank.
+    /// Creates a blank terminal.
     pub fn new(columns: usize, rows: usize) -> Self {
         let lines = core::iter::repeat_n(vec![BLANK; columns], rows).collect();
         let changed = vec![true; rows];
@@ -60,7 +62,8 @@ impl Text {
         Self { parser: Parser::new(), page }
     }
 
-    /// Takes what a terminal is sent.
+    /// Processes bytes as a terminal does. Any byte that does not scroll the view returns it to the
+    /// page.
     pub fn write(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             match byte {
@@ -88,7 +91,7 @@ impl Text {
         }
     }
 
-    /// Row and column of the cursor, if the view shows it.
+    /// Returns the row and column of the cursor if the view shows it.
     pub fn cursor(&self) -> Option<(usize, usize)> {
         let (row, column) = self.page.cursor;
         (self.page.back == 0).then_some((row, column.min(self.page.columns - 1)))
@@ -117,7 +120,7 @@ impl Page {
             self.changed[self.cursor.0] = true;
             return;
         }
-        // The row that leaves is used again, once enough are kept.
+        // Once enough rows are kept, the memory of the oldest is reused.
         let full = self.lines.len() >= self.rows + SCROLLBACK;
         let mut line = if full { self.lines.pop_front().unwrap_or_default() } else { Vec::new() };
         line.clear();

@@ -1,4 +1,4 @@
-//! What a command is: a function from its arguments to text and a status.
+//! Commands: each is a function from arguments to text and a status.
 
 use alloc::format;
 use alloc::string::String;
@@ -8,7 +8,8 @@ use firmware::words::number;
 
 use crate::state::{Needs, State};
 
-/// Lists of commands, in the order `help` shows them, and the image's own commands behind them.
+/// Lists of commands, in the order in which `help` shows them, followed by the image's own
+/// commands.
 #[derive(Clone, Copy)]
 pub struct Catalog {
     /// The console's lists.
@@ -18,12 +19,12 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// All commands.
+    /// Returns all commands.
     pub fn all(self) -> impl Iterator<Item = &'static Command> {
         self.lists.iter().flat_map(|list| list.iter()).chain(self.extra)
     }
 
-    /// A command by its name.
+    /// Returns the command with this name.
     pub fn find(self, name: &str) -> Option<&'static Command> {
         self.all().find(|command| command.name == name)
     }
@@ -37,52 +38,52 @@ pub trait Person {
 
 /// A command.
 pub struct Command {
-    /// What is typed.
+    /// The name, as typed.
     pub name: &'static str,
-    /// What it works with at least.
+    /// The least that the command needs.
     pub needs: Needs,
-    /// Its arguments, as `help` shows them.
+    /// The arguments, as `help` shows them.
     pub arguments: &'static str,
-    /// What it does, in one line.
+    /// A summary in one line.
     pub about: &'static str,
-    /// What else there is to know, or nothing.
+    /// Further explanation; may be empty.
     pub details: &'static str,
-    /// Words Tab offers as arguments.
+    /// Words that Tab offers as arguments.
     pub words: &'static [&'static str],
-    /// Does it.
+    /// Executes the command.
     pub run: fn(&mut Context<'_>) -> CommandResult,
 }
 
-/// What a running command works with.
+/// The context of a running command.
 pub struct Context<'a> {
-    /// What was typed after its name.
+    /// Words typed after the command's name.
     pub arguments: &'a [&'a str],
-    /// What it shows.
+    /// The state that the command shows.
     pub state: &'a dyn State,
-    /// Where its text goes.
+    /// The destination of the command's text.
     pub out: &'a mut dyn Write,
-    /// All commands that there are.
+    /// All available commands.
     pub catalog: Catalog,
-    /// The person who typed it, if there is one.
+    /// The person who typed the command, if any.
     pub person: Option<&'a dyn Person>,
-    /// Replaces the alias that a command begins with, if there are aliases.
+    /// Replaces the alias at the beginning of a command; `None` without aliases.
     pub expand: Option<fn(&str) -> String>,
 }
 
-/// Done, or why not.
+/// The result of a command.
 pub type CommandResult = Result<(), CommandError>;
 
-/// Why a command did not do what it should.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub struct CommandError {
-    /// A sentence for a person.
+    /// The reason as a sentence.
     pub text: String,
-    /// 1: it failed; 2: it was wrongly used; a program's own.
+    /// The status: 1 if the command failed, 2 if it was used wrongly, or that of a program.
     pub status: u8,
     kind: Kind,
 }
 
-/// What an error is about.
+/// The kind of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Failure,
@@ -90,22 +91,22 @@ enum Kind {
 }
 
 impl CommandError {
-    /// It failed.
+    /// Creates the error of a command that failed, with status 1.
     pub fn failed(reason: impl fmt::Display) -> Self {
         Self { text: format!("{reason}"), status: 1, kind: Kind::Failure }
     }
 
-    /// It was wrongly used.
+    /// Creates the error of a command that was used wrongly, with status 2.
     pub fn usage(reason: impl fmt::Display) -> Self {
         Self { text: format!("{reason}"), status: 2, kind: Kind::Usage }
     }
 
-    /// The same with another status, a program's own for example.
+    /// Returns the error with another status, for example a program's.
     pub fn with_status(self, status: u8) -> Self {
         Self { status, ..self }
     }
 
-    /// True if the command's usage should be shown.
+    /// Returns true if the command's usage should be shown.
     pub fn is_usage(&self) -> bool {
         self.kind == Kind::Usage
     }
@@ -118,10 +119,10 @@ impl From<fmt::Error> for CommandError {
 }
 
 impl Context<'_> {
-    /// No arguments, or an error.
+    /// Checks that there are no arguments.
     ///
     /// # Errors
-    /// Usage.
+    /// A usage error.
     pub fn no_arguments(&self) -> CommandResult {
         match self.arguments {
             [] => Ok(()),
@@ -129,10 +130,10 @@ impl Context<'_> {
         }
     }
 
-    /// The only argument as a number.
+    /// Returns the only argument as a number. `what` names the argument in the error.
     ///
     /// # Errors
-    /// Usage.
+    /// A usage error.
     pub fn one_number(&self, what: &str) -> Result<u64, CommandError> {
         match self.arguments {
             [text] => parse_number(text, what),
@@ -141,10 +142,10 @@ impl Context<'_> {
     }
 }
 
-/// A number typed by a person.
+/// Parses a typed number. `what` names it in the error.
 ///
 /// # Errors
-/// Usage.
+/// A usage error.
 pub fn parse_number(text: &str, what: &str) -> Result<u64, CommandError> {
     number(text).ok_or_else(|| {
         CommandError::usage(format!("`{text}` is not a number ({what}; decimal, or hexadecimal with 0x)"))

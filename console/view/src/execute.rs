@@ -1,4 +1,4 @@
-//! Command lines: several commands separated by `;`, and filters behind `|`.
+//! Execution of command lines: commands separated by `;`, with filters behind `|`.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -11,24 +11,25 @@ use crate::filter::Filter;
 use crate::state::{Needs, State};
 use crate::words;
 
-/// Commands whose arguments are command lines: filters are part of them.
+/// Commands whose arguments are command lines, so that filters are part of the arguments.
 const RAW: [&str; 2] = ["alias", "watch"];
 
-/// What a command line runs with.
+/// The context in which command lines run.
 #[derive(Clone, Copy)]
 pub struct Execution<'a> {
-    /// The commands that there are.
+    /// The available commands.
     pub catalog: Catalog,
-    /// What the commands show.
+    /// The state that the commands show.
     pub state: &'a dyn State,
-    /// The person who typed it, if there is one.
+    /// The person who typed the line, if any.
     pub person: Option<&'a dyn Person>,
-    /// Replaces the alias that a command begins with, if there are aliases.
+    /// Replaces the alias at the beginning of a command; `None` without aliases.
     pub expand: Option<fn(&str) -> String>,
 }
 
 impl Execution<'_> {
-    /// Runs a line; its status, that of the worst command: 0 done, 1 failed, 2 wrongly used.
+    /// Runs a line. Returns the highest status of its commands: 0 done, 1 failed, 2 used wrongly,
+    /// or that of a program.
     pub fn run(&self, line: &str, out: &mut dyn Write) -> u8 {
         let mut run = |part: &str| {
             let part = self.expand.map_or_else(|| part.trim().to_string(), |expand| expand(part));
@@ -38,7 +39,7 @@ impl Execution<'_> {
         words::parts(line, |character| character == ';').map(&mut run).max().unwrap_or(0)
     }
 
-    /// Runs a command with its filters.
+    /// Runs a command with its filters and returns its status.
     fn run_filtered(&self, line: &str, out: &mut dyn Write) -> u8 {
         match words::last_filter(line) {
             None => self.run_command(line, out),
@@ -103,13 +104,15 @@ impl Execution<'_> {
     }
 }
 
-/// Runs a command line of those that only look, on what a crashed machine has left; its status.
+/// Runs a command line, of the commands that only inspect, on the state that a crashed machine has
+/// left, and returns its status.
 pub fn execute_on(line: &str, state: &dyn State, out: &mut dyn Write) -> u8 {
     let catalog = Catalog { lists: commands::ALL, extra: &[] };
     Execution { catalog, state, person: None, expand: None }.run(line, out)
 }
 
-/// How many letters have to change to make one word of the other (Levenshtein).
+/// Returns the number of bytes to change, insert or delete to turn one word into the other
+/// (Levenshtein).
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {

@@ -1,4 +1,4 @@
-//! Filters: what stands behind `|` on a command line.
+//! Filters: the part of a command line behind `|`.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -7,22 +7,22 @@ use core::fmt::{self, Write};
 use crate::command::Person;
 use crate::words;
 
-/// Lines of a page unless told otherwise.
+/// Default number of lines of a page.
 const PAGE_LINES: usize = 24;
 
-/// What is done with a command's text.
+/// The kind of a filter.
 pub enum Kind<'a> {
-    /// Only lines that have a text in them, or that have not.
+    /// Passes only lines that contain `text`, or only the others if `without` is set.
     Grep { text: String, without: bool },
-    /// The first lines.
+    /// Passes the first lines.
     Head(usize),
-    /// The last lines.
+    /// Passes the last lines.
     Tail(usize),
-    /// Waits for a key after so many lines.
+    /// Waits for a key after each page of so many lines.
     More(usize, &'a dyn Person),
 }
 
-/// A writer behind `|`.
+/// A writer that passes on filtered text.
 pub struct Filter<'a> {
     kind: Kind<'a>,
     line: String,
@@ -36,15 +36,15 @@ const SPACE: u8 = b' ';
 const MORE: &str = "-- more: space, enter, q --";
 
 impl<'a> Filter<'a> {
-    /// A filter in front of a writer.
+    /// Creates a filter in front of a writer.
     pub fn new(kind: Kind<'a>, out: &'a mut dyn Write) -> Self {
         Self { kind, line: String::new(), seen: 0, kept: Vec::new(), out, is_over: false }
     }
 
-    /// The filter that a text asks for.
+    /// Parses a filter.
     ///
     /// # Errors
-    /// Why it is none, for a person.
+    /// The reason why the text is no filter, as a sentence.
     pub fn parse(text: &str, person: Option<&'a dyn Person>) -> Result<Kind<'a>, String> {
         let words = words::words(text).map_err(|error| error.to_string())?;
         let count = |word: &str| word.parse().map_err(|_| alloc::format!("`{word}` is not a number of lines"));
@@ -92,10 +92,10 @@ impl<'a> Filter<'a> {
                 let (lines, person) = (*lines, *person);
                 self.pass(&line);
                 if self.seen + 1 >= lines {
-                    // The return makes it visible.
+                    // The carriage return makes a session write the unfinished line at once.
                     let _ = write!(self.out, "{MORE}\r");
-                    // Over the words.
                     let key = person.key();
+                    // Spaces erase the words.
                     let _ = write!(self.out, "{:1$}\r", "", MORE.len());
                     match key {
                         SPACE => self.seen = 0,
@@ -107,7 +107,7 @@ impl<'a> Filter<'a> {
         }
     }
 
-    /// Passes on what it has kept until the end.
+    /// Passes on the text kept until the end: an unfinished line, and the lines of `tail`.
     pub fn finish(&mut self) {
         if !self.line.is_empty() && !self.is_over {
             let rest = core::mem::take(&mut self.line);
@@ -146,7 +146,7 @@ mod tests {
         let mut out = String::new();
         let kind = Filter::parse(filter, None).unwrap_or_else(|reason| panic!("{reason}"));
         let mut filter = Filter::new(kind, &mut out);
-        // In pieces that are no lines.
+        // The pieces do not end where lines do.
         text.as_bytes()
             .chunks(3)
             .for_each(|piece| filter.write_str(core::str::from_utf8(piece).unwrap_or("")).unwrap());

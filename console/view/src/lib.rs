@@ -1,9 +1,10 @@
-//! The part of the console that needs no kernel: command lines, commands that only look, and text from snapshots. The kernel's
-//! console builds on it, and `aero inspect` shows with it what a crashed kernel has left.
+//! The part of the console that needs no kernel: command lines, commands that only inspect, and
+//! text from snapshots. The kernel's console builds on it, and `aero inspect` uses it to show what
+//! a crashed kernel has left.
 //!
-//! - [`execute`]: command lines; [`words`]: what they are made of; `filter`: what stands behind `|`.
-//! - [`command`]: what a command is; [`commands`]: those that only look.
-//! - [`state`]: where they get what they show; `recorded`: from a crash file.
+//! - [`execute`]: command lines; [`words`]: their words; `filter`: the filters behind `|`.
+//! - [`command`]: the definition of a command; [`commands`]: the commands that only inspect.
+//! - [`state`]: the source of what commands show; `recorded`: that of a crash file.
 //! - [`render`]: text from a `Snapshot`; pure, tested on recorded snapshots.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]

@@ -1,4 +1,4 @@
-//! The state that a crashed kernel has left in a crash file.
+//! The state that a crashed kernel has left, read from a crash file.
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! Text from snapshots: pure functions, so that they can be tested without a machine.
+//! Rendering of snapshots as text. The functions are pure, so that tests need no machine.
 
 use core::fmt::{self, Write};
 
@@ -6,7 +6,7 @@ use wire::snapshot::{Activity, Snapshot, ThreadState};
 
 use crate::state::State;
 
-/// Nanoseconds in the unit a person would use.
+/// A time in nanoseconds, displayed in the unit that suits its length.
 pub struct Time(pub u64);
 
 impl fmt::Display for Time {
@@ -22,7 +22,7 @@ impl fmt::Display for Time {
     }
 }
 
-/// The programs that run.
+/// Renders the running programs.
 pub fn programs(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     if snapshot.programs.is_empty() {
         return writeln!(out, "no program runs");
@@ -45,7 +45,7 @@ pub fn programs(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     Ok(())
 }
 
-/// Bytes in the unit a person would use.
+/// A size in bytes, displayed in the unit that suits it.
 pub struct Bytes(pub u64);
 
 impl fmt::Display for Bytes {
@@ -60,7 +60,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// A few characters, to be padded.
+/// A short text, buffered so that it can be padded.
 #[derive(Default)]
 struct Short {
     bytes: [u8; 32],
@@ -86,7 +86,7 @@ fn name_of(snapshot: &Snapshot, id: u64) -> &str {
     snapshot.threads.iter().find(|thread| thread.id == id).map_or("?", |thread| &thread.name)
 }
 
-/// What a thread's line says it is doing; a question mark if its CPU did not confirm it.
+/// Returns the activity shown for a thread, with a question mark if its CPU did not confirm it.
 fn activity(thread: &ThreadState) -> &'static str {
     match (thread.activity, thread.certain) {
         (Activity::Running, true) => "running",
@@ -100,7 +100,7 @@ fn activity(thread: &ThreadState) -> &'static str {
     }
 }
 
-/// `cpus`.
+/// Renders `cpus`.
 pub fn cpus(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     writeln!(
         out,
@@ -135,7 +135,7 @@ pub fn cpus(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     Ok(())
 }
 
-/// `threads`.
+/// Renders `threads`.
 pub fn threads(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     writeln!(
         out,
@@ -165,7 +165,7 @@ pub fn threads(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     Ok(())
 }
 
-/// Whose mutex a thread waits for, if it does.
+/// The owner of the mutex that a thread waits for, 0 for none.
 struct WaitsFor(u64);
 
 impl fmt::Display for WaitsFor {
@@ -177,7 +177,7 @@ impl fmt::Display for WaitsFor {
     }
 }
 
-/// `thread N`.
+/// Renders `thread N`.
 pub fn thread(thread: &ThreadState, state: &dyn State, out: &mut dyn Write) -> fmt::Result {
     let waits_for = WaitsFor(thread.waits_for);
     writeln!(out, "thread {} \"{}\" on CPU {}: {}{waits_for}", thread.id, thread.name, thread.cpu, activity(thread))?;
@@ -191,7 +191,7 @@ pub fn thread(thread: &ThreadState, state: &dyn State, out: &mut dyn Write) -> f
     Ok(())
 }
 
-/// `runqueues`.
+/// Renders `runqueues`.
 pub fn run_queues(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     for cpu in &snapshot.cpus {
         if !cpu.answered {
@@ -217,7 +217,7 @@ pub fn run_queues(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     Ok(())
 }
 
-/// `mem`.
+/// Renders `mem`.
 pub fn memory(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     writeln!(out, "{:>4} {:>12} {:>12} {:>12} {:>12} {:>12}", "node", "total", "used", "free", "records", "largest")?;
     for node in &snapshot.memory.nodes {
@@ -253,7 +253,7 @@ pub fn memory(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     )
 }
 
-/// `irqs`.
+/// Renders `irqs`.
 pub fn interrupts(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     write!(out, "{:>6}  {:<18}", "vector", "for")?;
     for cpu in &snapshot.cpus {
@@ -270,7 +270,7 @@ pub fn interrupts(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     writeln!(out, "controllers: {}", snapshot.machine.interrupt_controller)
 }
 
-/// `timers`.
+/// Renders `timers`.
 pub fn timers(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     writeln!(out, "clock {} MHz, timer {}", snapshot.machine.cycle_hz / 1_000_000, snapshot.machine.timer)?;
     writeln!(out, "{:>3} {:>8} {:>10}  next", "CPU", "set", "fired")?;
@@ -284,7 +284,7 @@ pub fn timers(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     Ok(())
 }
 
-/// `acpi`.
+/// Renders `acpi`.
 pub fn firmware(snapshot: &Snapshot, out: &mut dyn Write) -> fmt::Result {
     if snapshot.tables.is_empty() {
         return writeln!(out, "no ACPI tables were found");

@@ -1,4 +1,4 @@
-//! The commands' text over a recorded snapshot.
+//! Tests of the commands' text, on a recorded snapshot.
 
 use wire::snapshot::{CpuState, InterruptState, MachineState, MemoryState, NodeState, TableState};
 

@@ -1,4 +1,5 @@
-//! Where commands get what they show: the machine they run on, or what a crashed one has left in a file.
+//! The source of what commands show: the machine they run on, or the state that a crashed machine
+//! has left in a file.
 
 use alloc::format;
 use alloc::string::String;
@@ -8,59 +9,60 @@ use arch_contract::fault::Registers;
 use wire::snapshot::Snapshot;
 use wire::trace::Event;
 
-/// A machine that runs, one that is stopped, or one that is gone: each can do less than the one before.
+/// What a command needs and a state offers, in ascending order: a file of a machine that is gone, a
+/// stopped machine, a running machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
-    /// Nothing: a file will do.
+    /// Nothing; a file is enough.
     Nothing,
     /// The machine, though all but one of its CPUs may be stopped.
     Machine,
-    /// CPUs that run.
+    /// Running CPUs.
     Cpus,
 }
 
-/// Where commands get what they show.
+/// The source of what commands show.
 pub trait State {
-    /// What there is.
+    /// Returns what the state offers.
     fn offers(&self) -> Needs;
-    /// The state; without threads if their list is not needed, and may be broken.
+    /// Returns a snapshot. Without threads, their list is not read, since it may be broken.
     fn snapshot(&self, with_threads: bool) -> Snapshot;
-    /// As [`State::snapshot`], with all threads there are.
+    /// Returns a snapshot like [`State::snapshot`], with all threads.
     fn snapshot_of_all(&self) -> Snapshot;
-    /// The frames of a thread, innermost first, as text; `None` if there is no such thread.
+    /// Returns the frames of a thread as text, innermost first; `None` if there is no such thread.
     ///
     /// # Errors
-    /// If its CPU does not answer.
+    /// If the thread's CPU does not answer.
     fn backtrace(&self, thread: u64) -> Option<Result<Vec<String>, DoesNotAnswer>>;
-    /// Registers of a thread of a machine that does not run.
+    /// Returns the registers of a thread of a machine that is stopped or gone.
     fn registers(&self, thread: u64) -> Option<Registers>;
     /// Calls `each` with the parts of the kept log.
     fn log(&self, each: &mut dyn FnMut(&str));
-    /// Calls `each` with the CPU and the event for the last trace events.
+    /// Calls `each` with the CPU and the event, for each of the last `limit` trace events.
     ///
     /// # Errors
-    /// If there is no memory to gather them.
+    /// If there is no memory to gather the events.
     fn events(&self, limit: usize, each: &mut dyn FnMut(usize, &Event)) -> Result<(), NoMemory>;
-    /// Rate of the time counter in Hz, and the time counter when the image was entered.
+    /// Returns the rate of the time counter in Hz, and its value when the image was entered.
     fn clock(&self) -> (u64, u64);
-    /// What the crash report says first, of a machine that is gone.
+    /// Returns the first statement of the crash report; `None` unless the machine is gone.
     fn report(&self) -> Option<&str> {
         None
     }
-    /// An address with the name of the function that it is in, as far as that is known.
+    /// Returns an address with the name of its function, as far as that is known.
     fn place(&self, address: u64) -> String {
         format!("{address:#018x} ?")
     }
-    /// Calls `each` with the name and the bytes of each program in the image.
+    /// Calls `each` with the name and the size in bytes of each program in the image.
     fn files(&self, _each: &mut dyn FnMut(&str, u64)) {}
-    /// The tracer's state; `None` for a machine that is gone.
+    /// Returns the tracer's state; `None` for a machine that is gone.
     fn tracer(&self) -> Option<Tracer> {
         None
     }
     /// Starts recording anew, or stops it.
     ///
     /// # Errors
-    /// If there is no memory for what is recorded.
+    /// If there is no memory for the recorded events.
     fn set_tracing(&self, _tracing: Tracing) -> Result<(), NoMemory> {
         Ok(())
     }
@@ -69,9 +71,9 @@ pub trait State {
 /// Whether events are recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tracing {
-    /// From now on, and what was is forgotten.
+    /// Events are recorded, and earlier ones are forgotten.
     On,
-    /// No longer.
+    /// Events are not recorded.
     Off,
 }
 
@@ -80,13 +82,13 @@ pub enum Tracing {
 pub struct Tracer {
     /// Whether events are recorded.
     pub tracing: Tracing,
-    /// Events that are kept.
+    /// Number of events kept.
     pub kept: usize,
-    /// Older events, which were overwritten.
+    /// Number of older events that were overwritten.
     pub lost: usize,
 }
 
-/// There is no memory for it.
+/// The error that there is not enough memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoMemory;
 
@@ -96,6 +98,6 @@ impl core::fmt::Display for NoMemory {
     }
 }
 
-/// A CPU does not answer.
+/// The error that a CPU does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DoesNotAnswer;

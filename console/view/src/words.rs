@@ -1,9 +1,11 @@
-//! Words of a command line. One that begins with a quote, `'` or `"`, goes to the next such quote, whatever stands between.
+//! The words of a command line. A word that begins with a quote, `'` or `"`, ends at the next such
+//! quote, whatever lies between.
 
 use alloc::vec::Vec;
 use core::fmt;
 
-/// Characters with their places, and whether they are quoted, the quotes too.
+/// Returns the characters with their positions, and whether each is quoted. The quotes themselves
+/// count as quoted.
 fn scan(line: &str) -> impl Iterator<Item = (usize, char, bool)> {
     let mut quote = None;
     let mut begins_word = true;
@@ -19,7 +21,7 @@ fn scan(line: &str) -> impl Iterator<Item = (usize, char, bool)> {
     })
 }
 
-/// The parts of a line between separators that are not quoted.
+/// Returns the parts of a line between separators that are not quoted.
 pub fn parts(line: &str, is_separator: impl Fn(char) -> bool) -> impl Iterator<Item = &str> {
     let mut separators = scan(line).filter(move |&(_, character, quoted)| !quoted && is_separator(character));
     let mut rest = Some(0);
@@ -31,7 +33,7 @@ pub fn parts(line: &str, is_separator: impl Fn(char) -> bool) -> impl Iterator<I
     })
 }
 
-/// What stands before and behind the last ` | ` that is not quoted.
+/// Returns the text before and behind the last ` | ` that is not quoted.
 pub fn last_filter(line: &str) -> Option<(&str, &str)> {
     let bars = scan(line).filter(|&(_, character, quoted)| character == '|' && !quoted).map(|(at, ..)| at);
     let is_between_spaces = |&at: &usize| line[..at].ends_with(' ') && line[at + 1..].starts_with(' ');
@@ -39,7 +41,7 @@ pub fn last_filter(line: &str) -> Option<(&str, &str)> {
     Some((&line[..at - 1], &line[at + 2..]))
 }
 
-/// A word whose quote is not closed, or that goes on behind it.
+/// The error of a word whose quote is not closed, or that continues behind its closing quote.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadQuote<'a>(&'a str);
 
@@ -49,7 +51,7 @@ impl fmt::Display for BadQuote<'_> {
     }
 }
 
-/// The words, without their quotes.
+/// Returns the words of a line without their quotes.
 ///
 /// # Errors
 /// [`BadQuote`].

@@ -1,188 +1,252 @@
-//! The functions.
+//! The functions of the interface.
 
 /// Calls the macro `$consumer` with all functions of the interface, each with its documentation.
 #[macro_export]
 macro_rules! functions {
     ($consumer:path) => {
         $consumer! {
-            /// Writes text to the console.
+            /// Writes text to the console. `text` points to `length` bytes of UTF-8.
             fn aero_print(text: *const u8, length: usize);
-            /// Ends the program with an exit status, all its threads included.
+            /// Ends the program, all its threads included, with an exit status.
             fn aero_exit(status: i32) -> !;
-            /// Ends the program as failed; the text and a backtrace are reported.
+            /// Ends the program as failed, and reports the text and a backtrace. `text` points to
+            /// `length` bytes of UTF-8.
             fn aero_panic(text: *const u8, length: usize) -> !;
 
-            /// Allocates memory on a NUMA node, or near the caller with AERO_ANY. `align` is a power of two. Null if there
-            /// is none, or if the size is 0.
+            /// Allocates `size` bytes on a NUMA node, or near the caller with AERO_ANY. `align` is
+            /// a power of two. Returns null if there is not enough memory, or if `size` is 0.
             fn aero_allocate(size: usize, align: usize, node: u32) -> *mut u8;
-            /// Frees what aero_allocate gave; null is allowed.
+            /// Frees memory. `memory` is null, or points to memory from aero_allocate that is no
+            /// longer used; any other address ends the program as failed.
             fn aero_free(memory: *mut u8);
-            /// Bytes that were asked for of what aero_allocate gave; 0 for any other address.
+            /// Returns the number of bytes that were requested for memory from aero_allocate; 0 if
+            /// `memory` is any other address.
             fn aero_allocated_size(memory: *mut u8) -> usize;
 
-            /// Spawns a thread that calls `body(argument)`. `options` and `thread` may be null: the defaults, and a thread
-            /// nobody joins.
+            /// Spawns a thread that calls `body(argument)`. `options` points to the thread's
+            /// options, or is null for the defaults. `thread` points to memory for the handle, or
+            /// is null for a thread that is never joined.
             fn aero_thread_spawn(options: *const ThreadOptions, body: Function, argument: *mut u8, thread: *mut *mut Thread) -> i32;
-            /// Waits until a thread has ended; its handle is gone then. AERO_BUSY while another thread joins it.
+            /// Waits until a thread has ended; its handle is invalid afterwards. AERO_BUSY while
+            /// another thread joins it. AERO_INVALID for the calling thread. `thread` is a handle
+            /// from aero_thread_spawn.
             fn aero_thread_join(thread: *mut Thread, deadline_ns: u64) -> i32;
-            /// Gives a thread's handle up; the thread goes on.
+            /// Gives up a thread's handle; the thread continues. `thread` is a handle from
+            /// aero_thread_spawn.
             fn aero_thread_detach(thread: *mut Thread) -> i32;
-            /// Ends the calling thread, whose stack is used for something else from then on: nobody has a pointer to it.
+            /// Ends the calling thread. Its stack is then reused, so no pointer to it may remain in
+            /// use.
             fn aero_thread_exit() -> !;
             /// Lets other ready threads of this CPU run first.
             fn aero_thread_yield();
             /// Sleeps until a point in time.
             fn aero_thread_sleep(deadline_ns: u64);
-            /// Moves the calling thread to a CPU.
+            /// Moves the calling thread to a CPU. AERO_NO_SUCH_CPU if that CPU does not run.
             fn aero_thread_migrate(cpu: u32) -> i32;
-            /// Number of the calling thread, never used twice.
+            /// Returns the number of the calling thread. A number is never used twice.
             fn aero_thread_id() -> u64;
 
-            /// Number of CPUs that run. They are numbered from 0.
+            /// Returns one more than the highest number of a running CPU. Numbers begin at 0; a CPU
+            /// that did not start leaves its number unused.
             fn aero_cpu_count() -> u32;
-            /// CPU the caller runs on.
+            /// Returns the number of the CPU that the caller runs on.
             fn aero_cpu_this() -> u32;
-            /// NUMA node of a CPU, or AERO_ANY if there is no such CPU.
+            /// Returns the NUMA node of a CPU, or AERO_ANY if there is no such CPU.
             fn aero_cpu_node(cpu: u32) -> u32;
-            /// Number of NUMA nodes.
+            /// Returns the number of NUMA nodes.
             fn aero_node_count() -> u32;
-            /// Distance between two nodes, 10 is local; 0 if there is no such node.
+            /// Returns the distance between two nodes, where 10 is local; 0 if there is no such
+            /// node.
             fn aero_node_distance(from: u32, to: u32) -> u32;
-            /// Calls `function(argument)` on a CPU, in an interrupt, and waits for it: no blocking in it. After AERO_TIMED_OUT it
-            /// still runs later, once the CPU answers; the program's end waits for that.
+            /// Calls `function(argument)` on a CPU and waits for it. `function` runs in an
+            /// interrupt and must not block. After AERO_TIMED_OUT it still runs once the CPU
+            /// answers; the end of the program waits for that.
             fn aero_cpu_call(cpu: u32, function: Function, argument: *mut u8) -> i32;
 
-            /// Nanoseconds since the kernel was entered.
+            /// Returns the nanoseconds since the kernel was entered.
             fn aero_time_ns() -> u64;
-            /// The CPU's time counter, the same on all CPUs.
+            /// Returns the CPU's time counter, which is the same on all CPUs.
             fn aero_time_cycles() -> u64;
-            /// Its rate in Hz.
+            /// Returns the rate of the time counter in Hz.
             fn aero_time_cycle_hz() -> u64;
 
-            /// Makes an event without a signal.
+            /// Initialises an event without a signal. `event` points to memory for an aero_event
+            /// that is not in use.
             fn aero_event_init(event: *mut Event) -> i32;
-            /// Wakes one waiter, or lets the next one pass. Also from interrupt handlers.
+            /// Wakes one waiter, or lets the next thread to wait pass. Callable from interrupt
+            /// handlers. `event` points to an initialised aero_event.
             fn aero_event_signal(event: *const Event) -> i32;
-            /// Wakes all that wait now. Also from interrupt handlers.
+            /// Wakes all current waiters. Callable from interrupt handlers. `event` points to an
+            /// initialised aero_event.
             fn aero_event_broadcast(event: *const Event) -> i32;
-            /// Waits for a signal.
+            /// Waits for a signal. `event` points to an initialised aero_event.
             fn aero_event_wait(event: *const Event, deadline_ns: u64) -> i32;
 
-            /// Makes a mutex that is free.
+            /// Initialises a mutex that is free. `mutex` points to memory for an aero_mutex that is
+            /// not in use.
             fn aero_mutex_init(mutex: *mut Mutex) -> i32;
-            /// Takes a mutex.
+            /// Locks a mutex. `mutex` points to an initialised aero_mutex.
             fn aero_mutex_lock(mutex: *const Mutex, deadline_ns: u64) -> i32;
-            /// Takes a mutex if it is free, else AERO_BUSY.
+            /// Locks a mutex if it is free, otherwise AERO_BUSY. `mutex` points to an initialised
+            /// aero_mutex.
             fn aero_mutex_try_lock(mutex: *const Mutex) -> i32;
-            /// Gives back a mutex the caller has, AERO_INVALID otherwise.
+            /// Unlocks a mutex that the calling thread holds, otherwise AERO_INVALID. `mutex`
+            /// points to an initialised aero_mutex.
             fn aero_mutex_unlock(mutex: *const Mutex) -> i32;
 
-            /// Makes a condition variable.
+            /// Initialises a condition variable. `condition` points to memory for an aero_condition
+            /// that is not in use.
             fn aero_condition_init(condition: *mut Condition) -> i32;
-            /// Gives the mutex back, waits for a signal, and takes it again, also when the deadline has passed.
+            /// Unlocks the mutex, waits for a signal, and locks the mutex again, also when the
+            /// deadline has passed. AERO_INVALID if the calling thread does not hold the mutex.
+            /// `condition` and `mutex` point to an initialised aero_condition and aero_mutex.
             fn aero_condition_wait(condition: *const Condition, mutex: *const Mutex, deadline_ns: u64) -> i32;
-            /// Wakes one waiter.
+            /// Wakes one waiter. `condition` points to an initialised aero_condition.
             fn aero_condition_signal(condition: *const Condition) -> i32;
-            /// Wakes all waiters.
+            /// Wakes all waiters. `condition` points to an initialised aero_condition.
             fn aero_condition_broadcast(condition: *const Condition) -> i32;
 
-            /// Makes a semaphore of so many units.
+            /// Initialises a semaphore with `units` units, at most UINT32_MAX. `semaphore` points
+            /// to memory for an aero_semaphore that is not in use.
             fn aero_semaphore_init(semaphore: *mut Semaphore, units: u64) -> i32;
-            /// Takes a unit.
+            /// Takes a unit, waiting for one. `semaphore` points to an initialised aero_semaphore.
             fn aero_semaphore_down(semaphore: *const Semaphore, deadline_ns: u64) -> i32;
-            /// Gives a unit. Also from interrupt handlers.
+            /// Adds a unit. Callable from interrupt handlers. `semaphore` points to an initialised
+            /// aero_semaphore.
             fn aero_semaphore_up(semaphore: *const Semaphore) -> i32;
 
-            /// Makes a barrier for so many threads.
+            /// Initialises a barrier for `threads` threads, at least one. `barrier` points to
+            /// memory for an aero_barrier that is not in use.
             fn aero_barrier_init(barrier: *mut Barrier, threads: u32) -> i32;
-            /// Waits until all are there; 1 for the last one to come, 0 for the others.
+            /// Waits until all threads have arrived. Returns 1 to the last one to arrive, 0 to the
+            /// others. `barrier` points to an initialised aero_barrier.
             fn aero_barrier_wait(barrier: *const Barrier, deadline_ns: u64) -> i32;
 
-            /// Makes a reader-writer lock that is free.
+            /// Initialises a reader-writer lock that is free. `lock` points to memory for an
+            /// aero_reader_writer that is not in use.
             fn aero_reader_writer_init(lock: *mut ReaderWriterLock) -> i32;
-            /// Takes a lock for reading.
+            /// Takes a lock for reading. `lock` points to an initialised aero_reader_writer.
             fn aero_reader_writer_read(lock: *const ReaderWriterLock, deadline_ns: u64) -> i32;
-            /// Gives back a lock taken for reading.
+            /// Releases a lock taken for reading; AERO_INVALID if no thread holds it for reading.
+            /// `lock` points to an initialised aero_reader_writer.
             fn aero_reader_writer_read_unlock(lock: *const ReaderWriterLock) -> i32;
-            /// Takes a lock for writing.
+            /// Takes a lock for writing. `lock` points to an initialised aero_reader_writer.
             fn aero_reader_writer_write(lock: *const ReaderWriterLock, deadline_ns: u64) -> i32;
-            /// Gives back a lock taken for writing.
+            /// Releases a lock taken for writing; AERO_INVALID if no thread holds it for writing.
+            /// `lock` points to an initialised aero_reader_writer.
             fn aero_reader_writer_write_unlock(lock: *const ReaderWriterLock) -> i32;
 
-            /// Makes a channel for so many words.
+            /// Creates a channel with room for `capacity` words, at least one. `channel` points to
+            /// memory for the handle.
             fn aero_channel_create(capacity: usize, channel: *mut *mut Channel) -> i32;
-            /// Destroys a channel. AERO_BUSY while others wait in it.
+            /// Destroys a channel. AERO_BUSY while other threads wait in it. `channel` is a handle
+            /// from aero_channel_create.
             fn aero_channel_destroy(channel: *mut Channel) -> i32;
-            /// Puts a word in, waiting for room.
+            /// Puts a word into a channel, waiting for room. `channel` is a handle from
+            /// aero_channel_create.
             fn aero_channel_send(channel: *const Channel, word: u64, deadline_ns: u64) -> i32;
-            /// Takes a word out, waiting for one.
+            /// Takes a word out of a channel, waiting for one. `channel` is a handle from
+            /// aero_channel_create; `word` points to memory for the word.
             fn aero_channel_receive(channel: *const Channel, word: *mut u64, deadline_ns: u64) -> i32;
 
-            /// Makes a timer that will call `function(argument)` in an interrupt: no blocking in it.
+            /// Creates a timer that calls `function(argument)`. `function` runs in an interrupt and
+            /// must not block. `timer` points to memory for the handle.
             fn aero_timer_create(function: Function, argument: *mut u8, timer: *mut *mut Timer) -> i32;
-            /// Sets a timer on this CPU, for once. Replaces what was set. AERO_TIMED_OUT if its function runs on another CPU and
-            /// does not return.
+            /// Sets a timer on this CPU to fire once, in place of an earlier setting.
+            /// AERO_TIMED_OUT if its function runs on another CPU and does not return. `timer` is a
+            /// handle from aero_timer_create.
             fn aero_timer_set(timer: *mut Timer, deadline_ns: u64) -> i32;
-            /// Withdraws a timer: 1 if its function was not and will not be called, 0 if it was. AERO_TIMED_OUT if it runs on
-            /// another CPU and does not return.
+            /// Cancels a timer. Returns 1 if its function was not and will not be called, 0 if it
+            /// was called or the timer was not set. AERO_TIMED_OUT if the function runs on another
+            /// CPU and does not return. `timer` is a handle from aero_timer_create.
             fn aero_timer_cancel(timer: *mut Timer) -> i32;
-            /// Cancels and destroys a timer. AERO_TIMED_OUT if its function does not return within a second, AERO_BUSY in that
-            /// function: then the timer is still there.
+            /// Cancels and destroys a timer. AERO_TIMED_OUT if its function does not return within
+            /// a second, AERO_BUSY in that function; the timer then still exists. `timer` is a
+            /// handle from aero_timer_create.
             fn aero_timer_destroy(timer: *mut Timer) -> i32;
 
-            /// Registers `handler(argument)` for an interrupt vector of its own on all CPUs: no blocking in it.
+            /// Registers `handler(argument)` for an interrupt vector of its own on all CPUs.
+            /// `handler` runs in an interrupt and must not block. `interrupt` points to memory for
+            /// the handle.
             fn aero_interrupt_register(handler: Function, argument: *mut u8, interrupt: *mut *mut Interrupt) -> i32;
-            /// Sends the interrupt to a CPU, or with AERO_ANY to all others.
+            /// Sends the interrupt to a CPU, or with AERO_ANY to all other CPUs. `interrupt` is a
+            /// handle from aero_interrupt_register.
             fn aero_interrupt_send(interrupt: *const Interrupt, cpu: u32) -> i32;
-            /// Unregisters a handler; it does not run any more when this succeeds. AERO_TIMED_OUT if a CPU does not leave it within a
-            /// second: then it is not called any more, but still there, and this can be called again.
+            /// Unregisters a handler, which no longer runs once this succeeds. AERO_TIMED_OUT if a
+            /// CPU does not leave the handler within a second: the handler is then no longer called
+            /// but still registered, and this function can be called again. `interrupt` is a handle
+            /// from aero_interrupt_register.
             fn aero_interrupt_unregister(interrupt: *mut Interrupt) -> i32;
 
-            /// Registers `handler(argument)` for a device's interrupt line, delivered to a CPU: no blocking in it. `trigger` is one
-            /// of AERO_TRIGGER_*. AERO_INVALID if there is no such line, AERO_BUSY if it has a handler.
+            /// Registers `handler(argument)` for a device's interrupt line, delivered to a CPU.
+            /// `handler` runs in an interrupt and must not block. `trigger` is one of
+            /// AERO_TRIGGER_*. AERO_INVALID if there is no such line, AERO_BUSY if it already has a
+            /// handler. `line` points to memory for the handle.
             fn aero_line_register(number: u32, trigger: u32, cpu: u32, handler: Function, argument: *mut u8, line: *mut *mut Line) -> i32;
-            /// Delivers a line to another CPU from now on.
+            /// Delivers a line to another CPU from now on. `line` is a handle from
+            /// aero_line_register.
             fn aero_line_steer(line: *const Line, cpu: u32) -> i32;
-            /// Masks a line and unregisters its handler: as aero_interrupt_unregister.
+            /// Masks a line and unregisters its handler, under the same conditions as
+            /// aero_interrupt_unregister. `line` is a handle from aero_line_register.
             fn aero_line_unregister(line: *mut Line) -> i32;
 
-            /// Makes queues for tasks, with a worker thread on each CPU.
+            /// Creates a task pool: queues of tasks, with a worker thread on each CPU. `pool`
+            /// points to memory for the handle.
             fn aero_pool_create(pool: *mut *mut Pool) -> i32;
-            /// Queues a task that calls `body(argument)`; null options: here, normal, may be stolen. Also from interrupt handlers.
+            /// Queues a task that calls `body(argument)`. `options` points to the task's options,
+            /// or is null for the caller's CPU, normal priority, and a task that other CPUs may
+            /// steal. Callable from interrupt handlers. `pool` is a handle from aero_pool_create.
             fn aero_pool_queue(pool: *const Pool, options: *const TaskOptions, body: Function, argument: *mut u8) -> i32;
-            /// Runs the first task of this CPU's queue on the caller: 1 if there was one, else 0.
+            /// Runs the first task of this CPU's queues on the calling thread. Returns 1 if there
+            /// was one, otherwise 0. Not callable from interrupt handlers. `pool` is a handle from
+            /// aero_pool_create.
             fn aero_pool_run_one(pool: *const Pool) -> i32;
-            /// Waits until all that is queued has run and the workers have ended. AERO_BUSY from one of its own tasks.
+            /// Waits until all queued tasks have run and the workers have ended, and destroys the
+            /// pool. AERO_BUSY on one of the pool's own workers. `pool` is a handle from
+            /// aero_pool_create.
             fn aero_pool_destroy(pool: *mut Pool) -> i32;
 
-            /// Makes a collective of so many members. Each has a rank, from 0, and calls the same collective operations in the same
-            /// order. After AERO_TIMED_OUT a collective is of no more use.
+            /// Creates a collective of `members` members, at least one. Each has a rank, from 0,
+            /// and all call the same collective operations in the same order. After AERO_TIMED_OUT
+            /// a collective is unusable. `collective` points to memory for the handle.
             fn aero_collective_create(members: u32, collective: *mut *mut Collective) -> i32;
-            /// Waits until all members are there; 1 for one of them, elected, 0 for the others.
+            /// Waits until all members have arrived. Returns 1 to one elected member, 0 to the
+            /// others. `collective` is a handle from aero_collective_create.
             fn aero_collective_barrier(collective: *const Collective, deadline_ns: u64) -> i32;
-            /// Gives a word, and gets the words of all members, by rank: the base of every reduction.
+            /// Gives a word and gets the words of all members, by rank: the basis of every
+            /// reduction. `collective` is a handle from aero_collective_create; `words` points to
+            /// memory for one word per member.
             fn aero_collective_share(collective: *const Collective, rank: u32, word: u64, words: *mut u64, deadline_ns: u64) -> i32;
-            /// Gets the word that the member of rank `root` has put there.
+            /// Gives all members the word of the member of rank `root`. `collective` is a handle
+            /// from aero_collective_create; `word` points to the word to give in `root`, and to
+            /// memory for that word in the other members.
             fn aero_collective_broadcast(collective: *const Collective, rank: u32, root: u32, word: *mut u64, deadline_ns: u64) -> i32;
-            /// Gives the collective a set of CPUs: member `rank` shall run on `cpus[rank % count]`, from its next follow on.
+            /// Gives the collective a set of CPUs: member `rank` runs on `cpus[rank % count]` from
+            /// its next aero_collective_follow on. `collective` is a handle from
+            /// aero_collective_create; `cpus` points to `count` CPU numbers, at least one.
             fn aero_collective_set_cpus(collective: *const Collective, cpus: *const u32, count: usize) -> i32;
-            /// Moves the calling member to the CPU its collective wants it on.
+            /// Moves the calling member to the CPU that aero_collective_set_cpus gave it, if any.
+            /// `collective` is a handle from aero_collective_create.
             fn aero_collective_follow(collective: *const Collective, rank: u32) -> i32;
-            /// Destroys a collective. AERO_BUSY while members are in it.
+            /// Destroys a collective. AERO_BUSY while members are in it. `collective` is a handle
+            /// from aero_collective_create.
             fn aero_collective_destroy(collective: *mut Collective) -> i32;
 
-            /// Puts a mark of the program's own, two words, into the trace, if tracing is on.
+            /// Records a mark of the program, two words, in the trace if tracing is on.
             fn aero_trace_mark(first: u64, second: u64);
 
-            /// Makes a cooperative context of the calling thread that will call `body(argument)`; it runs when somebody gives
-            /// way to it. Stack in bytes, 0 for the default.
+            /// Creates a fiber of the calling thread: a cooperative context that calls
+            /// `body(argument)` once another fiber of the thread yields to it. `stack_size` is in
+            /// bytes, 0 for the default. `fiber` points to memory for the handle.
             fn aero_fiber_create(body: Function, argument: *mut u8, stack_size: usize, fiber: *mut *mut Fiber) -> i32;
-            /// Lets the thread's next fiber run, its own flow among them.
+            /// Switches to the thread's next fiber. The thread's own control flow is one of them.
             fn aero_fiber_yield();
-            /// Lets this fiber of the calling thread run; AERO_INVALID for another thread's.
+            /// Switches to a fiber of the calling thread; AERO_INVALID for that of another thread.
+            /// `fiber` is a handle from aero_fiber_create.
             fn aero_fiber_yield_to(fiber: *const Fiber) -> i32;
-            /// Gives way until a fiber of the calling thread has ended; its handle is gone then. AERO_INVALID for another thread's, and
-            /// for the fiber that calls.
+            /// Yields until a fiber of the calling thread has ended; its handle is invalid
+            /// afterwards. AERO_INVALID for a fiber of another thread and for the calling fiber.
+            /// `fiber` is a handle from aero_fiber_create.
             fn aero_fiber_join(fiber: *mut Fiber) -> i32;
         }
     };

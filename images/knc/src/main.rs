@@ -14,7 +14,7 @@ use kernel::start::Parts;
 #[global_allocator]
 static ALLOCATOR: KernelAllocator = KernelAllocator;
 
-/// Where the card's start-up code enters the kernel.
+/// Enters the kernel from the card's start-up code.
 #[unsafe(no_mangle)]
 fn aerokernel_main(boot: &'static BootInformation) -> ! {
     static PARTS: Parts = Parts {
@@ -22,7 +22,8 @@ fn aerokernel_main(boot: &'static BootInformation) -> ! {
         post_mortem: console::post_mortem::run,
         install_debugger: |_| false,
     };
-    // SAFETY: called once, by the arch crate's entry.
+    // SAFETY: the arch crate's entry calls this function once, with interrupts off, after it has
+    // set up the boot CPU and the clock; its description of the machine is true.
     unsafe { kernel::start::kernel_main(boot, &PARTS) }
 }
 

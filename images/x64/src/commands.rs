@@ -1,4 +1,4 @@
-//! What this image adds to the console's commands.
+//! The commands of this image, in addition to those of the console.
 
 use console::Command;
 #[cfg(feature = "suite")]
@@ -7,7 +7,7 @@ use console::{CommandError, CommandResult, Context, Needs};
 #[path = "../../bench_command.rs"]
 mod bench_command;
 
-/// The commands.
+/// The additional commands.
 pub static COMMANDS: &[Command] = &[
     bench_command::BENCH,
     #[cfg(feature = "suite")]

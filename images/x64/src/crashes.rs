@@ -1,4 +1,4 @@
-//! Crashes that are hard on the crash report, for its tests.
+//! Crashes that strain the crash report, for testing it.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
@@ -8,14 +8,14 @@ use kernel::arch::{Architecture, Machine};
 use kernel::time::spin_until;
 use kernel::{cpu, thread};
 
-/// Ways to crash, as the command takes them.
+/// The ways to crash, as the command names them.
 pub const KINDS: &[&str] = &["frames", "probing"];
 
-/// Nothing is mapped in the lower half.
+/// An address in the lower half, where nothing is mapped.
 const UNMAPPED: usize = 0x1234_5678_0000;
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// The command `crash`.
+/// Executes the command `crash`.
 pub fn crash(context: &mut Context<'_>) -> CommandResult {
     match context.arguments {
         ["frames"] => crash_with_broken_frames(),
@@ -24,13 +24,15 @@ pub fn crash(context: &mut Context<'_>) -> CommandResult {
     }
 }
 
-/// A fault whose report has to probe for frames where there are none.
+/// Faults with a broken frame pointer, so that the report has to probe for frames where there are
+/// none.
 fn crash_with_broken_frames() -> ! {
-    // SAFETY: crashing is what it is for.
+    // SAFETY: the block does not return, so the broken RBP reaches no compiled code; the exception
+    // handler must tolerate it.
     unsafe { core::arch::asm!("mov rbp, {}", "ud2", in(reg) UNMAPPED, options(noreturn)) }
 }
 
-/// Stops the other CPUs in the middle of page faults.
+/// Crashes while the other CPUs handle page faults, and so stops them in the middle.
 fn crash_while_others_probe() -> CommandResult {
     static PROBING: AtomicUsize = AtomicUsize::new(0);
     for cpu in cpu::all().filter(|cpu| !cpu.is_this()) {

@@ -1,4 +1,4 @@
-//! The Aerokernel for PCs.
+//! The Aerokernel for PCs: links the parts together.
 #![no_std]
 #![no_main]
 
@@ -15,7 +15,7 @@ use kernel::start::Parts;
 #[global_allocator]
 static ALLOCATOR: KernelAllocator = KernelAllocator;
 
-/// The arch crate's way into the kernel.
+/// Enters the kernel from the arch crate.
 #[unsafe(no_mangle)]
 fn aerokernel_main(boot: &'static BootInformation) -> ! {
     static PARTS: Parts = Parts {
@@ -24,10 +24,12 @@ fn aerokernel_main(boot: &'static BootInformation) -> ! {
             console::run(options, commands::COMMANDS);
         },
         post_mortem: console::post_mortem::run,
-        // SAFETY: called as `kernel::debug::install` wants it.
+        // SAFETY: the kernel calls `install_debugger` once, on the boot CPU, before it starts other
+        // CPUs.
         install_debugger: |options| unsafe { gdb::install(options, commands::COMMANDS) },
     };
-    // SAFETY: called once, by the arch crate's entry.
+    // SAFETY: the arch crate's entry calls this function once, with interrupts off, after it has
+    // set up the boot CPU and the clock; its description of the machine is true.
     unsafe { kernel::start::kernel_main(boot, &PARTS) }
 }
 

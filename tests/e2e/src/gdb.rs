@@ -1,4 +1,5 @@
-//! A real gdb, driven by its prompt, on a machine whose second serial line is a socket.
+//! A real gdb, driven through its prompt, on a machine whose second serial line is a socket; and a
+//! client that speaks gdb's protocol itself.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,7 +12,7 @@ use crate::transcript::Transcript;
 use crate::{BUILD_LIMIT, LIMIT, Session};
 
 const PROMPT: &str = "(gdb) ";
-/// Options that keep gdb from asking, and from styles.
+/// Options that suppress gdb's questions, paging and styles.
 const QUIET: [&str; 11] = [
     "-nx",
     "-iex",
@@ -26,37 +27,38 @@ const QUIET: [&str; 11] = [
     "set remotetimeout 20",
 ];
 
-/// How long gdb may take for a command. The first that names a function makes it read the debug information of all that was
-/// inlined there: seconds of its own on a machine that has nothing else to do, a minute beside a build.
+/// The longest wait for gdb's answer. The first command that names a function makes gdb read the
+/// debug information of all code inlined there, which takes seconds on an idle host and a minute
+/// beside a build.
 const READING_LIMIT: Duration = Duration::from_secs(240);
 
-/// Arguments of `aero boot` that give the machine a line to gdb, at this socket.
+/// Returns the arguments of `aero boot` that connect the machine's debug line to a socket.
 pub fn line(socket: &Path) -> [String; 3] {
     ["--".into(), "-serial".into(), format!("unix:{},server=on,wait=off", socket.display())]
 }
 
-/// A socket's path of this test's own.
+/// Returns the path of a socket that only this test process uses.
 pub fn socket(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("aero-{name}-{}", std::process::id()))
 }
 
-/// The kernel's debug information.
+/// Returns the path of the kernel's debug information.
 fn symbols() -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
     root.join("target/kernel/x64/x86_64-unknown-none/kernel/aerokernel-x64")
 }
 
-/// A gdb.
+/// A running gdb.
 pub struct Gdb {
     child: Child,
     output: Transcript,
 }
 
 impl Gdb {
-    /// Starts gdb and attaches it.
+    /// Starts gdb and attaches it to the machine.
     pub fn attach(socket: &Path) -> Self {
         let mut command = Command::new("sh");
-        // Its errors are answers too.
+        // Tests read gdb's error messages in the same stream as its answers.
         command.args(["-c", "exec gdb \"$@\" 2>&1", "gdb"]).arg("-q").args(QUIET).arg(symbols());
         let mut gdb = Self::spawn(command);
         gdb.wait_for_prompt();
@@ -65,7 +67,7 @@ impl Gdb {
         gdb
     }
 
-    /// Starts one that is attached, by `aero` with these arguments.
+    /// Starts an attached gdb through `aero` with these arguments.
     pub fn start(arguments: &[String]) -> Self {
         let mut command = Command::new("sh");
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -79,7 +81,8 @@ impl Gdb {
 
     fn spawn(mut command: Command) -> Self {
         let mut child = command
-            // For [`Gdb::interrupt`]: `aero` leaves the signal to gdb.
+            // A process group of its own, so that [`Gdb::interrupt`] can signal gdb together with
+            // `aero`, which leaves the signal to gdb.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -89,30 +92,30 @@ impl Gdb {
         Self { child, output: Transcript::new("gdb", from) }
     }
 
-    /// Types a command that ends at the next stop, or at the next prompt.
+    /// Types a command without waiting for its output.
     pub fn type_in(&mut self, line: &str) {
         let input = self.child.stdin.as_mut().expect("a pipe");
         writeln!(input, "{line}").and_then(|()| input.flush()).expect("gdb takes commands");
         self.output.note(line);
     }
 
-    /// Types a command; what it said until the next prompt.
+    /// Types a command and returns its output up to the next prompt.
     pub fn command(&mut self, line: &str) -> String {
         self.type_in(line);
         self.wait_for(PROMPT)
     }
 
-    /// Waits for the prompt; what came before it.
+    /// Waits for the prompt and returns the output before it.
     pub fn wait_for_prompt(&mut self) -> String {
         self.wait_for(PROMPT)
     }
 
-    /// Waits for a text; what came before it.
+    /// Waits for a text and returns the output before it.
     pub fn wait_for(&mut self, text: &str) -> String {
         self.output.wait_at_most(READING_LIMIT, text)
     }
 
-    /// Selects a kernel thread, by its name.
+    /// Selects a kernel thread by its name.
     pub fn select(&mut self, name: &str) {
         let threads = self.command("info threads");
         let line = threads.lines().find(|line| line.contains(&format!("\"{name}\" (")));
@@ -121,13 +124,14 @@ impl Gdb {
         self.command(&format!("thread {number}"));
     }
 
-    /// What Ctrl-C at its terminal does.
+    /// Interrupts gdb as Ctrl-C at its terminal does.
     pub fn interrupt(&mut self) {
-        // SAFETY: a signal to our own child's group.
+        // SAFETY: `kill` accesses no memory of ours; the group is that of our child, which is not
+        // reaped before `self` is gone.
         unsafe { libc::kill(-(self.child.id() as i32), libc::SIGINT) };
     }
 
-    /// Dies without a word to the kernel.
+    /// Kills gdb without letting it detach from the kernel.
     pub fn die(mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -141,7 +145,8 @@ impl Drop for Gdb {
     }
 }
 
-/// A machine with a line to gdb, at its prompt.
+/// Starts a machine with a debug line and waits for its prompt. Returns the session and the line's
+/// socket.
 pub fn machine(name: &str, options: &[&str]) -> (Session, PathBuf) {
     let socket = socket(name);
     let mut arguments: Vec<String> = options.iter().map(|option| (*option).into()).collect();
@@ -150,16 +155,17 @@ pub fn machine(name: &str, options: &[&str]) -> (Session, PathBuf) {
     (Session::start(&arguments), socket)
 }
 
-/// Times a packet is sent, as gdb does it: the protocol is made for lines that lose bytes.
+/// Number of times a packet is sent. Like gdb, the client repeats packets, because the protocol
+/// allows for lines that lose bytes.
 const TRIES: usize = 3;
 
-/// Somebody who speaks gdb's protocol, faster than gdb does.
+/// A client of gdb's protocol, faster than gdb.
 pub struct Client {
     stream: UnixStream,
 }
 
 impl Client {
-    /// Connects, and says nothing yet.
+    /// Connects without sending anything.
     pub fn connect(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).expect("QEMU listens");
         stream.set_read_timeout(Some(LIMIT / 10)).expect("a time");
@@ -167,7 +173,7 @@ impl Client {
         Self { stream }
     }
 
-    /// The connection, for what is no protocol.
+    /// Returns the connection, for sending bytes outside the protocol.
     pub fn into_stream(self) -> UnixStream {
         self.stream
     }
@@ -176,12 +182,12 @@ impl Client {
         self.stream.write_all(bytes).expect("the line takes bytes");
     }
 
-    /// Sends a packet and returns the answer's text.
+    /// Sends a packet and returns the text of the answer.
     pub fn ask(&mut self, text: &str) -> String {
         for attempt in 0..TRIES {
             self.send(packet(text).as_bytes());
             if let Some(answer) = self.receive() {
-                // What was only late answers again.
+                // After a repetition, late answers to the earlier copies may follow; discard them.
                 while attempt != 0 && self.receive().is_some() {}
                 return answer;
             }
@@ -189,7 +195,7 @@ impl Client {
         panic!("no answer to {text}")
     }
 
-    /// Says hello again, and passes over what still comes for earlier packets.
+    /// Sends the initial packet again and discards answers to earlier packets.
     pub fn begin_anew(&mut self) {
         let mut answer = self.ask("qSupported:swbreak+");
         while !answer.contains("PacketSize") {
@@ -197,20 +203,20 @@ impl Client {
         }
     }
 
-    /// Sends a packet that is answered by the next stop, and returns that.
+    /// Sends a packet that the next stop answers, and returns that stop.
     pub fn resume(&mut self, text: &str) -> String {
         self.send(packet(text).as_bytes());
         self.stop(text)
     }
 
-    /// Sends a packet that is answered by the next stop, and then a Ctrl-C; returns the stop.
+    /// Sends a packet that the next stop answers, then a Ctrl-C; returns the stop.
     pub fn resume_and_interrupt(&mut self, text: &str) -> String {
         self.go_on(text);
         self.interrupt();
         self.stop("Ctrl-C")
     }
 
-    /// Sends a packet that is answered by the next stop, and waits until it has come.
+    /// Sends a packet that the next stop answers, and waits until the kernel has acknowledged it.
     pub fn go_on(&mut self, text: &str) {
         self.send(packet(text).as_bytes());
         let mut acknowledged = [0];
@@ -223,12 +229,13 @@ impl Client {
         self.send(&[0x03]);
     }
 
-    /// Waits for a stop.
+    /// Waits for a stop and returns it.
     pub fn stop(&mut self, after: &str) -> String {
         (0..TRIES).find_map(|_| self.receive()).unwrap_or_else(|| panic!("the stop after {after} is lost"))
     }
 
-    /// The next packet's text, without what acknowledges ours; `None` if none begins in time.
+    /// Returns the text of the next packet, skipping acknowledgements; `None` if none begins in
+    /// time.
     fn receive(&mut self) -> Option<String> {
         let mut answer = Vec::new();
         while !(answer.len() > 3 && answer[answer.len() - 3] == b'#') {
@@ -245,7 +252,7 @@ impl Client {
     }
 }
 
-/// A packet with its frame.
+/// Returns a packet with its start mark and checksum.
 fn packet(text: &str) -> String {
     let sum = text.bytes().fold(0u8, u8::wrapping_add);
     format!("${text}#{sum:02x}")

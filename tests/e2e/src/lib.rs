@@ -1,4 +1,5 @@
-//! A person at a terminal: `aero boot` on a pseudo-terminal, keys in, text out, with deadlines.
+//! A user at a terminal: runs `aero boot` on a pseudo-terminal, types keys, and waits for text with
+//! deadlines.
 
 pub mod gdb;
 pub mod screen;
@@ -13,13 +14,14 @@ use std::time::Duration;
 
 use transcript::Transcript;
 
-/// Longest wait for something that must appear.
+/// The longest wait for an expected text.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Longest wait for what is built before a machine starts: the first program of a clean clone brings libraries with it.
+/// The longest wait for the build before a machine starts. In a clean clone, the first program also
+/// builds the libraries.
 pub const BUILD_LIMIT: Duration = Duration::from_secs(600);
 
-/// The `aero` program under test.
+/// Returns a command for the `aero` program under test.
 pub fn aero() -> Command {
     let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/release/aero");
     let path = std::env::var_os("AERO").map_or_else(|| PathBuf::from(built), PathBuf::from);
@@ -32,12 +34,12 @@ pub fn boot_and_run(script: &str, options: &[&str]) -> Output {
     aero().args(["boot", "--run", script]).args(options).stdin(Stdio::null()).output().expect("aero can be run")
 }
 
-/// Standard output as text.
+/// Returns the standard output as text.
 pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Standard error as text.
+/// Returns the standard error as text.
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -64,12 +66,12 @@ impl Session {
         session
     }
 
-    /// All that came so far.
+    /// Returns all output so far.
     pub fn all(&self) -> &str {
         self.output.all()
     }
 
-    /// Gives the terminal another size.
+    /// Changes the terminal's size.
     pub fn resize(&self, columns: u16, rows: u16) {
         set_size(&self.terminal, columns, rows);
     }
@@ -94,13 +96,13 @@ impl Session {
 
     /// Types keys.
     pub fn keys(&mut self, bytes: impl AsRef<[u8]>) {
-        // In pieces: a terminal's input buffer holds 4 KiB.
+        // In pieces, because a terminal's input buffer holds 4 KiB.
         for piece in bytes.as_ref().chunks(1024) {
             self.terminal.write_all(piece).expect("the terminal takes keys");
         }
     }
 
-    /// Waits until a text appears; returns what came before it.
+    /// Waits until a text appears and returns the output before it.
     pub fn wait_for(&mut self, text: &str) -> String {
         self.output.wait_for(text)
     }
@@ -109,17 +111,18 @@ impl Session {
     pub fn command(&mut self, line: &str) -> String {
         self.keys(line);
         self.keys("\r");
-        // A new prompt ends with "erase to the end of the line"; one that other output moved down does not.
+        // A new prompt ends with "erase to the end of the line"; one that other output has pushed
+        // down does not.
         let output = self.wait_for("> \x1b[K");
         let end = output.rfind("\raero").unwrap_or(output.len());
-        // The echo, and what stands before it.
+        // Skip the echo and everything before it.
         let begin = output.find(&format!("{line}\r\n")).map_or(0, |at| at + line.len() + 2);
         output[begin..end].to_string()
     }
 
-    /// Waits for aero's end and returns its exit status.
+    /// Waits until aero ends and returns its exit status.
     pub fn end(&mut self) -> i32 {
-        // Its side of the terminal is closed when it ends.
+        // The transcript ends when aero ends, because that closes aero's side of the terminal.
         self.output.wait_for_end();
         self.child.wait().expect("aero can be waited for").code().unwrap_or(-1)
     }
@@ -132,17 +135,19 @@ impl Drop for Session {
     }
 }
 
-/// A pseudo-terminal: the side we hold, and the side the program gets.
+/// Sets the size of a pseudo-terminal.
 fn set_size(terminal: &File, columns: u16, rows: u16) {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: reads a size of this type.
+    // SAFETY: TIOCSWINSZ only reads a `winsize`, and `size` is one that outlives the call.
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
     assert_eq!(result, 0, "the terminal takes no size: {}", std::io::Error::last_os_error());
 }
 
+/// Opens a pseudo-terminal. Returns the controlling side and the side for the program.
 fn open_terminal() -> (File, OwnedFd) {
     let (mut controller, mut terminal) = (0, 0);
-    // SAFETY: the two integers are written; the other arguments may be null.
+    // SAFETY: `openpty` writes the two descriptors to live integers and accepts null for the other
+    // arguments.
     let result = unsafe {
         libc::openpty(
             &raw mut controller,
@@ -153,6 +158,6 @@ fn open_terminal() -> (File, OwnedFd) {
         )
     };
     assert_eq!(result, 0, "no pseudo-terminal: {}", std::io::Error::last_os_error());
-    // SAFETY: both descriptors are new and ours.
+    // SAFETY: `openpty` succeeded, so both descriptors are open and nothing else owns them.
     unsafe { (File::from_raw_fd(controller), OwnedFd::from_raw_fd(terminal)) }
 }

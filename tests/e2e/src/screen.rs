@@ -1,4 +1,4 @@
-//! A machine's screen and keyboard, through QEMU's own protocol: pictures of the one, keys for the other.
+//! A machine's screen and keyboard through QMP: screenshots, and keys that QEMU presses.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -13,16 +13,16 @@ use crate::LIMIT;
 
 const HEIGHT: RasterHeight = RasterHeight::Size16;
 const WEIGHT: FontWeight = FontWeight::Regular;
-/// How long a key is held, and how long until the next.
+/// The time for which a key is held.
 const KEY_TIME: Duration = Duration::from_millis(30);
 
-/// Arguments of `aero boot` for a machine with a screen that nobody sees, and QEMU's protocol at a socket.
+/// Returns the arguments of `aero boot` for a machine with an undisplayed screen and a QMP socket.
 pub fn options(protocol: &Path) -> [String; 5] {
     let socket = format!("unix:{},server=on,wait=off", protocol.display());
     ["--".into(), "-device".into(), "VGA".into(), "-qmp".into(), socket]
 }
 
-/// A screen and its keyboard.
+/// A machine's screen and keyboard.
 pub struct Screen {
     stream: UnixStream,
     answers: BufReader<UnixStream>,
@@ -30,7 +30,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Connects to a machine.
+    /// Connects to a machine's QMP socket.
     pub fn connect(protocol: &Path) -> Self {
         let stream = UnixStream::connect(protocol).expect("QEMU listens");
         stream.set_read_timeout(Some(LIMIT)).expect("a time");
@@ -42,7 +42,7 @@ impl Screen {
         screen
     }
 
-    /// Has QEMU execute something, and returns what it answers.
+    /// Executes a QMP command and returns its result.
     fn execute(&mut self, command: &str, arguments: &Value) -> Value {
         let line = json!({ "execute": command, "arguments": arguments });
         writeln!(self.stream, "{line}").expect("QEMU takes commands");
@@ -57,14 +57,14 @@ impl Screen {
         }
     }
 
-    /// A command for QEMU's monitor for people, and what that says.
+    /// Executes a command of QEMU's human monitor and returns its output.
     pub fn monitor(&mut self, command: &str) -> String {
         let said = self.execute("human-monitor-command", &json!({ "command-line": command }));
         said.as_str().unwrap_or_default().into()
     }
 
-    /// Presses keys together, by QEMU's names, and releases them. QEMU takes its time, as a person does: the keyboard forgets
-    /// what the kernel does not take in time.
+    /// Presses keys together, named as QEMU names them, and releases them. QEMU holds them for a
+    /// while: the emulated keyboard drops keys that the kernel does not take in time.
     pub fn press(&mut self, keys: &[&str]) {
         let keys: Vec<Value> = keys.iter().map(|key| json!({ "type": "qcode", "data": key })).collect();
         self.execute("send-key", &json!({ "keys": keys, "hold-time": KEY_TIME.as_millis() as u64 }));
@@ -75,24 +75,24 @@ impl Screen {
         keys.iter().for_each(|key| self.press(&[key]));
     }
 
-    /// A picture of the screen.
+    /// Returns a screenshot.
     fn picture(&mut self) -> Vec<u8> {
         let path = self.picture.to_string_lossy().into_owned();
         self.execute("screendump", &json!({ "filename": path }));
         fs::read(&self.picture).expect("QEMU writes a picture")
     }
 
-    /// The text on the screen, recognised in a picture of it.
+    /// Returns the text on the screen, as recognised in a screenshot.
     pub fn text(&mut self) -> String {
         recognise(&self.picture())
     }
 
-    /// True if a pixel of this colour, red, green and blue, is on the screen.
+    /// Returns whether a pixel of this colour (red, green, blue) is on the screen.
     pub fn has_color(&mut self, color: [u8; 3]) -> bool {
         self.picture().rchunks_exact(3).any(|pixel| pixel == color)
     }
 
-    /// Waits until a text is on the screen; all of it.
+    /// Waits until a text is on the screen and returns all text on it.
     pub fn wait_for(&mut self, text: &str) -> String {
         let deadline = Instant::now() + LIMIT;
         let (mut last, mut shown) = (Vec::new(), String::new());
@@ -116,7 +116,8 @@ impl Drop for Screen {
     }
 }
 
-/// The text in a picture (a binary PPM), by comparing each cell with the font's characters.
+/// Returns the text in a screenshot (a binary PPM). Each cell is compared with the glyphs of the
+/// font.
 fn recognise(picture: &[u8]) -> String {
     let mut header = picture.splitn(4, |&byte| byte == b'\n');
     assert_eq!(header.next(), Some(&b"P6"[..]), "it is no PPM");
@@ -133,7 +134,7 @@ fn recognise(picture: &[u8]) -> String {
             let lit = |index: usize| {
                 let (x, y) = (column * cell_width + index % cell_width, row * cell_height + index / cell_width);
                 let pixel = &pixels[(y * width + x) * 3..][..3];
-                // Bright in any of its parts: text has colours.
+                // Text may be coloured, so one bright component makes a pixel part of a glyph.
                 pixel.iter().any(|&part| part > 96)
             };
             let cell: Vec<bool> = (0..cell_width * cell_height).map(lit).collect();
@@ -143,7 +144,7 @@ fn recognise(picture: &[u8]) -> String {
                 .map(|(character, glyph)| (*character, differs(glyph)))
                 .min_by_key(|(_, wrong)| *wrong)
                 .expect("there are characters");
-            // The cursor is a full cell.
+            // The cursor fills its cell and so matches no glyph.
             line.push(if wrong <= 4 { character } else { '\u{2588}' });
         }
         text.push_str(line.trim_end());
@@ -155,7 +156,7 @@ fn recognise(picture: &[u8]) -> String {
 fn glyph(character: char) -> Vec<bool> {
     let raster = get_raster(character, WEIGHT, HEIGHT).expect("the font has it");
     let (width, height) = (raster.width(), raster.height());
-    // As bright as text is painted.
+    // Scaled to the brightness at which the kernel paints text.
     let lit = |index: usize| {
         raster.pixel(index % width, index / width).is_some_and(|drawn| u32::from(drawn) * 0xd0 / 0xff > 96)
     };

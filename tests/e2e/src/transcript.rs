@@ -1,4 +1,4 @@
-//! What a program says, as it comes, with deadlines.
+//! A program's output as it arrives, with deadlines for what is expected in it.
 
 use std::io::Read;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use crate::LIMIT;
 
-/// The output of a program, by name.
+/// The output of a program, with the program's name for messages.
 pub struct Transcript {
     of: &'static str,
     output: Receiver<Vec<u8>>,
-    /// What came and was not waited for yet.
+    /// The output that no wait has consumed yet.
     text: String,
-    /// All that came, and what was noted in between.
+    /// All output, with the notes in between.
     all: String,
 }
 
 impl Transcript {
-    /// Reads until the end, on a thread of its own.
+    /// Reads the output to its end on a separate thread.
     pub fn new(of: &'static str, mut from: impl Read + Send + 'static) -> Self {
         let (send, output) = mpsc::channel();
         std::thread::spawn(move || {
@@ -31,23 +31,23 @@ impl Transcript {
         Self { of, output, text: String::new(), all: String::new() }
     }
 
-    /// All that came so far.
+    /// Returns all output so far.
     pub fn all(&self) -> &str {
         &self.all
     }
 
-    /// Notes what was typed, for failures.
+    /// Notes a typed line, to be shown when a test fails.
     pub fn note(&mut self, line: &str) {
         self.all.push_str(line);
         self.all.push('\n');
     }
 
-    /// Waits until a text appears; returns what came before it.
+    /// Waits until a text appears and returns the output before it.
     pub fn wait_for(&mut self, text: &str) -> String {
         self.wait_at_most(LIMIT, text)
     }
 
-    /// Waits for a text at most so long; returns what came before it.
+    /// Waits for a text no longer than `limit` and returns the output before it.
     pub fn wait_at_most(&mut self, limit: Duration, text: &str) -> String {
         let deadline = Instant::now() + limit;
         loop {
@@ -68,7 +68,7 @@ impl Transcript {
         }
     }
 
-    /// Waits until nothing can come any more.
+    /// Waits for the end of the output.
     pub fn wait_for_end(&mut self) {
         let deadline = Instant::now() + LIMIT;
         loop {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use e2e::{aero, boot_and_run, stderr, stdout};
 use serde_json::Value;
 
-/// Names that stay the same for those who compare over years.
+/// Names that must not change, so that results remain comparable over years.
 const KEPT: [&str; 25] = [
     "thread_spawn",
     "thread_spawn_cold",
@@ -61,7 +61,7 @@ fn a_report_at_the_prompt() {
     let report: Value = serde_json::from_str(&stdout(&output)).expect("it is JSON");
     let meta = &report["meta"];
     assert_eq!((&meta["icount"], &meta["accelerator"], &meta["cpus"]), (&true.into(), &"tcg".into(), &2.into()));
-    // A name that is one's whole name does not stand for those that begin with it.
+    // A complete name selects only its own benchmark, not others that begin with it.
     assert_eq!(results(&report).len(), 3, "{report}");
     for row in results(&report) {
         assert!(FIELDS.iter().all(|field| !row[*field].is_null()), "{row}");
@@ -87,7 +87,7 @@ fn a_cpu_that_polls_is_woken_without_an_interrupt() {
         assert_eq!(report["meta"]["idle_polls"], idle == "poll");
         results(&report)[0]["median"].as_u64().expect("a number")
     };
-    // Instructions: an IPI's entry and exit are more than a look.
+    // In instructions, an interrupt's entry and exit cost more than one look of a polling CPU.
     assert!(wake("poll") < wake("halt"));
     let baseline = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/baseline.json");
     let mixed = aero().args(["bench", "empty", "--idle", "poll", "--baseline", baseline]).output();
@@ -127,10 +127,10 @@ fn files_pictures_and_baselines() {
     assert!(fs::read_to_string(&picture).expect("a picture").contains("fiber_switch"));
     let text = fs::read_to_string(&json).expect("a report");
     let report: Value = serde_json::from_str(&text).expect("it is JSON");
-    // Instructions repeat: the same run is no worse than itself.
+    // Instruction counts repeat, so the same run is no worse than itself.
     let output = bench(&["--baseline", &path(&json)]);
     assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
-    // An earlier run that was better by a half.
+    // An earlier run whose median was two thirds of this one.
     let median = results(&report)[1]["median"].as_u64().expect("a number");
     let better = text.replace(&format!("\"median\":{median}"), &format!("\"median\":{}", median * 2 / 3));
     assert_ne!(better, text);
@@ -146,7 +146,7 @@ fn files_pictures_and_baselines() {
     fs::remove_file(&picture).expect("the picture goes");
 }
 
-/// Medians of `bench scale 100` by operation and number of threads, instructions counted.
+/// Returns the median instruction counts of `bench scale 100`, by operation and number of threads.
 fn curves(cpus: &str) -> BTreeMap<String, u64> {
     let output = boot_and_run("bench --json scale 100", &["--icount", "--cpus", cpus]);
     assert_eq!(output.status.code(), Some(0), "{}{}", stdout(&output), stderr(&output));
@@ -163,7 +163,8 @@ fn what_is_local_does_not_grow_with_cpus_or_threads() {
         for (cpus, curves) in [(1, &one), (4, &four)] {
             for threads in [10, 100] {
                 let median = curves[&format!("{operation}@{threads}")];
-                // Instructions, not time: a twentieth covers what the other CPUs' ends add.
+                // Instructions do not vary as time does; the twentieth covers the ends of the other
+                // CPUs' runs.
                 assert!(
                     median <= smallest + smallest / 20,
                     "{operation} takes {median} with {cpus} CPUs and {threads} threads, {smallest} with 1 and 10"
@@ -171,7 +172,7 @@ fn what_is_local_does_not_grow_with_cpus_or_threads() {
             }
         }
     }
-    // A CPU's part of a barrier grows with the logarithm at most.
+    // A CPU's share of a barrier grows at most logarithmically.
     assert!(four["barrier@10"] <= 3 * one["barrier@10"], "{one:?} {four:?}");
     assert!(four["broadcast@10"] > one["broadcast@10"], "a broadcast to others costs nothing: {one:?} {four:?}");
     assert_eq!(one.len(), 10, "{one:?}");

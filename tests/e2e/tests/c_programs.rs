@@ -1,4 +1,5 @@
-//! Programs in C and C++ as people write them: built by `aero`, and saying the same as on Linux.
+//! Ordinary programs in C and C++: `aero` builds them, and they produce the same output as on
+//! Linux.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +14,8 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the repository is there")
 }
 
-/// Boots with a program and runs a script; status, what it printed, and what `aero` said.
+/// Boots with a program and runs a script. Returns the exit status, standard output and standard
+/// error.
 fn boot(directory: &Path, script: &str, options: &[&str]) -> (Option<i32>, String, String) {
     let mut command = aero();
     command.args(["boot", "--cpus", "4", "--run", script, "--hrt"]).arg(directory).args(options);
@@ -21,7 +23,7 @@ fn boot(directory: &Path, script: &str, options: &[&str]) -> (Option<i32>, Strin
     (output.status.code(), stdout(&output), stderr(&output))
 }
 
-/// Compiles files for this machine, runs the result and returns its status and output.
+/// Compiles files for Linux, runs the result on the host, and returns its status and output.
 fn natively(name: &str, sources: &[PathBuf], flags: &[&str]) -> (Option<i32>, String) {
     let program = std::env::temp_dir().join(format!("aero-native-{name}-{}", std::process::id()));
     let is_cxx = sources.iter().any(|source| source.extension().is_some_and(|extension| extension == "cpp"));
@@ -29,7 +31,7 @@ fn natively(name: &str, sources: &[PathBuf], flags: &[&str]) -> (Option<i32>, St
     compiler.args(["-O2", "-w"]).args(flags).args(sources).arg("-o").arg(&program);
     let built = compiler.args(["-lm", "-lpthread", "-latomic"]).output().expect("a compiler can be run");
     assert!(built.status.success(), "{name} does not build here: {}", stderr(&built));
-    // Both streams are one, as in the kernel.
+    // Standard output and standard error are merged, as they are in the kernel.
     let output = Command::new("sh").args(["-c", "exec \"$0\" 2>&1"]).arg(&program).output().expect("it can be run");
     fs::remove_file(&program).expect("it is there");
     (output.status.code(), stdout(&output))
@@ -44,7 +46,7 @@ fn files_of(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Runs a test program here and there: both must say the same.
+/// Runs a test program on Linux and in the kernel. Both must produce the same output and status.
 fn same_as_on_linux(name: &str, flags: &[&str]) {
     let directory = root().join("tests/programs").join(name);
     let (status, expected) = natively(name, &files_of(&directory), flags);
@@ -54,7 +56,7 @@ fn same_as_on_linux(name: &str, flags: &[&str]) {
     assert_eq!(found_status, status, "{found}{errors}");
 }
 
-/// One after the other: they build the same library.
+/// Serializes the tests, because they build the same library.
 static BUILD: Mutex<()> = Mutex::new(());
 
 #[test]
@@ -64,21 +66,21 @@ fn every_function_of_the_library_does_what_it_does_on_linux() {
     let directory = root().join("tests/programs/library");
     let (status, expected) = natively("library", &files_of(&directory), &flags);
     let (found_status, found, errors) = boot(&directory, "run library", &[]);
-    // Its own exit status is that of the command, which says so.
+    // The `run` command exits with the program's status and prints a message about it.
     let found = found.replace("error: run: `library` exited with status 7\n", "");
     assert_eq!(found.trim_end(), expected.trim_end(), "{errors}");
     assert_eq!((found_status, status), (Some(7), Some(7)), "{errors}");
     everything_was_called();
 }
 
-/// Symbols of an object file, of which a test says whether they count.
+/// Returns the global symbols of an object file that `counts` accepts.
 fn symbols(file: &[u8], counts: impl Fn(&object::Symbol<'_, '_>) -> bool) -> BTreeSet<String> {
     let file = object::File::parse(file).expect("an object file");
     let names = file.symbols().filter(|symbol| symbol.is_global() && counts(symbol));
     names.filter_map(|symbol| symbol.name().ok().map(String::from)).collect()
 }
 
-/// The C library's functions are those that its sources export by name; each is called by the test program.
+/// Checks that the test programs call every function that the C library's sources export by name.
 fn everything_was_called() {
     let sources = fs::read_dir(root().join("hrt/c/src")).expect("the library's sources are there");
     let mut promised = BTreeSet::new();
@@ -107,7 +109,8 @@ fn everything_was_called() {
             called.extend(symbols(&bytes, |symbol| symbol.is_undefined()));
         }
     }
-    // What compilers and headers call, under conditions that depend on their versions; the variadic functions call the rest.
+    // Exempt are functions that compilers and headers call, depending on their versions, and those
+    // that are called through variadic functions.
     let by_others = |name: &str| name.starts_with("__") || ["vprintf", "vsnprintf"].contains(&name);
     let missing: Vec<&String> = promised.iter().filter(|name| !called.contains(*name) && !by_others(name)).collect();
     assert!(missing.is_empty(), "promised, but called by no test: {missing:?}");
@@ -140,7 +143,7 @@ fn memory_bandwidth_and_integer_kernels() {
     same_as_on_linux("kernels", &[]);
 }
 
-/// Unpacks the sources of a Debian package into `target/sources`; what is in the way, if there is something.
+/// Unpacks the sources of a Debian package into `target/sources`. Returns the reason if that fails.
 fn fetch(package: &str) -> Result<PathBuf, String> {
     let sources = root().join("target/sources");
     let unpacked = sources.join(package);
@@ -192,7 +195,8 @@ fn fetch(package: &str) -> Result<PathBuf, String> {
     Ok(unpacked)
 }
 
-/// Sources that nobody wrote for the Aerokernel, unchanged. Where they cannot be had, the tests above stand in for it.
+/// Third-party sources build unchanged. If they cannot be downloaded, this test is skipped and the
+/// others have to suffice.
 #[test]
 fn lz4_and_xxhash_as_debian_packages_them() {
     let _alone = BUILD.lock().unwrap_or_else(|error| error.into_inner());
@@ -210,7 +214,7 @@ fn lz4_and_xxhash_as_debian_packages_them() {
     assert_eq!((found_status, status), (Some(0), Some(0)));
 }
 
-/// A directory of a test's own.
+/// Creates a temporary directory that contains these files.
 fn directory_of(name: &str, files: &[(&str, &str)]) -> PathBuf {
     let directory = std::env::temp_dir().join(format!("aero-c-{}", std::process::id())).join(name);
     let _ = fs::remove_dir_all(&directory);
@@ -277,7 +281,7 @@ fn all_that_a_program_misses_is_told_at_once() {
     assert!(errors.contains("no entry") && errors.contains("`main`"), "{errors}");
 }
 
-/// 200 MiB of zeros take 200 MiB, in a machine that has little more.
+/// 200 MiB of zero-initialized data need no more than 200 MiB, in a machine that has little more.
 #[test]
 fn large_zeroed_data_fits_where_there_is_room_for_it() {
     let _alone = BUILD.lock().unwrap_or_else(|error| error.into_inner());

@@ -40,7 +40,7 @@ fn a_programs_status_can_be_told_from_a_crash() {
     let finished = |status| (Some(status), Some("finished".to_string()));
     let (code, how, said) = ended("run misbehave status 3", &["--hrt", misbehave]);
     assert_eq!(((code, how), &said["status"]), (finished(3), &3.into()), "{said}");
-    // Not a crash either.
+    // Switching the machine off is not a crash either.
     let (code, how, said) = ended("uptime; poweroff", &[]);
     assert_eq!((code, how), finished(0), "{said}");
     let (code, how, said) = ended("panic as asked", &[]);
@@ -84,7 +84,7 @@ fn what_a_killed_aero_left_is_removed() {
     said.wait_at_most(BUILD_LIMIT, "aero> ");
     assert!(left(killed.id()).iter().any(|name| name.ends_with(".qmp")), "{:?}", left(killed.id()));
     killed.kill().expect("it ends");
-    // As long as it is not waited for, its number is taken, and no other `aero` removes what it left.
+    // Until we reap it, its process id is in use, so no other `aero` removes its files.
     said.wait_for_end();
     assert!(!left(killed.id()).is_empty(), "it could clean up");
     killed.wait().expect("it has ended");
@@ -125,7 +125,8 @@ fn a_kernel_that_does_not_finish_is_ended() {
 fn machines_of_all_sizes_boot() {
     for cpus in ["1", "2", "4", "16", "64"] {
         let output = boot_and_run("cpus", &["--cpus", cpus]);
-        // A line for each that runs; another would say how many do not.
+        // One line for each running CPU and one for the heading; another line would report CPUs
+        // that do not run.
         let text = stdout(&output);
         assert_eq!(text.lines().count(), cpus.parse::<usize>().unwrap() + 1, "{cpus} CPUs: {text}{}", stderr(&output));
         assert!(!text.contains("do not run"), "{cpus} CPUs: {text}");
@@ -176,10 +177,10 @@ fn unknown_words_of_the_command_line_are_told() {
 fn fewer_cpus_and_weaker_ones_do() {
     let text = stdout(&boot_and_run("cpus", &["--cpus", "4", "--append", "cpus=2"]));
     assert!(text.contains("2 more that the firmware lists do not run"), "{text}");
-    // No 1 GiB pages, no x2APIC, no TSC deadline: QEMU's plainest 64-bit CPU.
+    // QEMU's plainest 64-bit CPU: no 1 GiB pages, no x2APIC, no TSC deadline mode.
     let output = boot_and_run("uptime", &["--", "-cpu", "qemu64"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    // Without 64-bit mode there is nothing to be done but to say so.
+    // A CPU without 64-bit mode can only be reported.
     let output = boot_and_run("uptime", &["--", "-cpu", "qemu32"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("this CPU has no 64-bit mode"), "{}", stderr(&output));
@@ -194,7 +195,7 @@ fn a_machine_without_acpi_boots_on_one_cpu() {
     assert!(text.contains("no RSDP found"), "{text}");
 }
 
-/// The rate of the time counter that the kernel says it has.
+/// Returns the rate of the time counter, in MHz, that the kernel reports.
 fn megahertz(text: &str) -> f64 {
     let before = text.split(" MHz,").next().unwrap_or_else(|| panic!("no rate: {text}"));
     before.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no rate: {text}"))
@@ -202,10 +203,12 @@ fn megahertz(text: &str) -> f64 {
 
 #[test]
 fn the_clock_is_right_by_whatever_reference_there_is() {
-    // Of counted instructions, so that whoever else is busy on this machine changes nothing: one takes a nanosecond.
+    // With `--icount`, an instruction takes 1 ns, so other load on the host does not affect the
+    // rate.
     let usual = megahertz(&stdout(&boot_and_run("log", &["--icount"])));
     assert!((usual - 1000.0).abs() < 50.0, "{usual} MHz");
-    // The interval timer, the real-time clock, and what is known of an emulator's APIC; the first two without what tells the third.
+    // The references, one per machine: the interval timer, the real-time clock, and the known rate
+    // of an emulated APIC. The first two hide the hypervisor, which would reveal the third.
     for (machine, cpu) in [
         ("acpi=off", "max,-hypervisor"),
         ("acpi=off,pit=off,pic=off", "max,-hypervisor"),
@@ -296,7 +299,7 @@ fn memory_that_the_image_does_not_fit_into_is_refused() {
     let output = boot_and_run("uptime", &["--mem", "3M"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("`--mem 3M` is too small: the image"), "{}", stderr(&output));
-    // What it says is enough.
+    // The stated minimum is sufficient.
     let text = stderr(&output);
     let least = text.split("the kernel wants ").nth(1).and_then(|text| text.split(' ').next()).expect("a size");
     let output = boot_and_run("uptime", &["--mem", least, "--cpus", "1"]);
@@ -309,7 +312,7 @@ fn a_reader_that_has_had_enough_is_no_error() {
     let output =
         Command::new("bash").args(["-c", &format!("{command}; exit ${{PIPESTATUS[0]}}")]).output().expect("bash runs");
     assert_eq!(stdout(&output).lines().count(), 1);
-    // Whether it has noticed or was done before.
+    // `aero` either notices the closed pipe or finishes before it closes.
     assert!(matches!(output.status.code(), Some(0 | 141)), "{:?}", output.status);
     assert!(!stderr(&output).contains("aero:"), "{}", stderr(&output));
 }
@@ -321,7 +324,7 @@ fn the_image_is_a_proper_elf_file_with_an_aligned_note() {
     let bytes = std::fs::read(&image).expect("the image was built");
     let word =
         |at: usize, size: usize| bytes[at..at + size].iter().rev().fold(0, |word, &byte| word << 8 | usize::from(byte));
-    // Where the program headers are, their size and number (System V ABI, chapter 4).
+    // Offset, size and number of the program headers (System V ABI, chapter 4).
     let (start, size, count) = (word(32, 8), word(54, 2), word(56, 2));
     let notes: Vec<usize> = (0..count).map(|index| start + index * size).filter(|&at| word(at, 4) == 4).collect();
     assert_eq!(notes.len(), 1);

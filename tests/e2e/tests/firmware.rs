@@ -1,15 +1,17 @@
-//! Machines whose firmware lies: ACPI tables of our own in QEMU, which hands them to its firmware the way it hands over
+//! Machines with wrong firmware tables. QEMU passes our ACPI tables to its firmware as it passes
 //! its own, with a script that places and links them (QEMU, `hw/acpi/bios-linker-loader.c`).
 
 use std::process::Output;
 
 use e2e::{boot_and_run, stderr, stdout};
 
-/// Bytes of a table's header, and where its length and its checksum are (ACPI 6.5, 5.2.6).
+/// The size of a table's header in bytes, and the offsets of its length and checksum (ACPI 6.5,
+/// 5.2.6).
 const HEADER_SIZE: usize = 36;
 const LENGTH_AT: usize = 4;
 const CHECKSUM_AT: usize = 9;
-/// A version 1 RSDP: its size, where its checksum and its pointer to the RSDT are (5.2.5.3).
+/// The size of a version 1 RSDP in bytes, and the offsets of its checksum and its pointer to the
+/// RSDT (ACPI 6.5, 5.2.5.3).
 const RSDP_SIZE: u32 = 20;
 const RSDP_CHECKSUM_AT: u32 = 8;
 const RSDP_POINTER_AT: u32 = 16;
@@ -26,7 +28,7 @@ fn table(signature: &[u8; 4], body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A MADT with CPUs by APIC id, and the I/O APIC that QEMU has.
+/// Returns a MADT with CPUs of these APIC ids and the I/O APIC of QEMU.
 fn madt(apic_ids: &[u8]) -> Vec<u8> {
     let mut body = 0xfee0_0000u32.to_le_bytes().to_vec();
     body.extend(1u32.to_le_bytes());
@@ -39,7 +41,7 @@ fn madt(apic_ids: &[u8]) -> Vec<u8> {
     table(b"APIC", &body)
 }
 
-/// The firmware's script.
+/// The script that the firmware executes.
 #[derive(Default)]
 struct Script(Vec<u8>);
 
@@ -59,7 +61,7 @@ impl Script {
         self.0.resize(start + Self::STEP_SIZE, 0);
     }
 
-    /// Zone 1 is high memory, zone 2 where an RSDP is looked for.
+    /// Allocates memory for a file. Zone 1 is high memory; zone 2 is where an RSDP is searched for.
     fn allocate(&mut self, file: &str, zone: u8) {
         let mut rest = 64u32.to_le_bytes().to_vec();
         rest.push(zone);
@@ -79,7 +81,7 @@ impl Script {
     }
 }
 
-/// Boots with these tables and runs a script at the prompt. `name` is the test's own.
+/// Boots with these tables and runs a script at the prompt. `name` is unique to the test.
 fn boot_with(tables: &[Vec<u8>], name: &str, cpus: &str, script: &str) -> Output {
     let root_size = HEADER_SIZE + 4 * tables.len();
     let (mut blob, mut offsets) = (vec![0; root_size], Vec::new());
@@ -117,7 +119,7 @@ fn boot_with(tables: &[Vec<u8>], name: &str, cpus: &str, script: &str) -> Output
 
 #[test]
 fn a_cpu_that_never_answers_is_left_out() {
-    // The machine has CPUs 0 and 1; the firmware claims 7 and 9 as well.
+    // The machine has CPUs 0 and 1; the firmware also claims 7 and 9.
     let output = boot_with(&[madt(&[0, 7, 1, 9])], "silent", "2", "cpus; log; spawn yield 2; kill all");
     let text = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
@@ -139,7 +141,7 @@ fn damaged_tables_are_told_and_the_rest_is_used() {
     let mut endless = madt(&[0, 1]);
     endless[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     let mut no_progress = madt(&[0, 1]);
-    // The first structure's length.
+    // The length of the first structure.
     no_progress[HEADER_SIZE + 9] = 0;
     let mut shorter_than_its_header = madt(&[0, 1]);
     shorter_than_its_header[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&3u32.to_le_bytes());

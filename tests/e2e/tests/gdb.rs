@@ -1,4 +1,4 @@
-//! A real gdb on the kernel's own stub: on all CPUs, whatever they do, and whatever becomes of gdb.
+//! A real gdb on the kernel's stub: on all CPUs, whatever they execute, and however gdb ends.
 
 use std::io::Write;
 use std::path::Path;
@@ -21,12 +21,12 @@ fn every_kernel_thread_is_a_thread_with_its_registers() {
     assert_eq!(count("load-sleep", "CPU 2)"), 50, "{threads}");
     assert_eq!((count("load-spin", "(runs, CPU 1)"), count("load-spin", "(ready, CPU 1)")), (1, 1), "{threads}");
     assert_eq!(count("main", "blocked, CPU 0"), 1, "{threads}");
-    // Numbered as the kernel does.
+    // The protocol's thread ids are the kernel's.
     assert!(threads.lines().any(|line| line.contains("Thread 1.2 \"main\"")), "{threads}");
     let traces = gdb.command("thread apply all backtrace");
     assert!(traces.contains("console::shell::interact"), "{traces}");
     assert_eq!(traces.matches("console::load::work").count(), 52, "{traces}");
-    // One that waits cannot be stepped, and nothing moves.
+    // A blocked thread cannot be stepped, and its instruction pointer stays where it is.
     gdb.select("main");
     let before = gdb.command("print/x $pc");
     for step in ["stepi", "step"] {
@@ -35,12 +35,13 @@ fn every_kernel_thread_is_a_thread_with_its_registers() {
     }
     assert_eq!(gdb.command("print/x $pc"), before.replace("$1", "$2"));
     assert!(gdb.command("print $rip = 0").contains("Could not write"), "a register that is none is written");
-    // Nor can it go on alone: nothing would, and nobody would hear of a Ctrl-C.
+    // A blocked thread cannot continue alone either: nothing would run, and no CPU would see a
+    // Ctrl-C.
     gdb.command("set scheduler-locking on");
     let stopped = gdb.command("continue");
     assert!(stopped.contains("it does not run") && stopped.contains("SIGSTOP"), "{stopped}");
     gdb.command("set scheduler-locking off");
-    // It is followed where it goes, whatever else runs meanwhile.
+    // `finish` follows the thread, whatever else runs meanwhile.
     gdb.command("break view::commands::inspect::uptime");
     gdb.type_in("continue");
     shell.keys("uptime\r");
@@ -89,7 +90,8 @@ fn every_cpu_is_a_thread_if_that_is_wanted() {
     let registers = gdb.command("info registers rip eflags cs gs_base cr3 efer xmm0 mxcsr");
     assert!(registers.contains("mxcsr          0x1f80") && registers.contains("uint128"), "{registers}");
     assert!(gdb.command("x/2gx 0").contains("Cannot access memory at address 0x0"));
-    // Ctrl-C is heard whichever CPU goes on alone: the line interrupts one, and that may be kept.
+    // Ctrl-C works whichever CPU continues alone: the line interrupts one CPU, and the debugger may
+    // keep that one stopped.
     gdb.command("set scheduler-locking on");
     for cpu in [3, 1, 4, 2] {
         gdb.command(&format!("thread {cpu}"));
@@ -100,7 +102,7 @@ fn every_cpu_is_a_thread_if_that_is_wanted() {
         assert!(stopped.contains("SIGINT"), "CPU {}: {stopped}", cpu - 1);
     }
     gdb.command("set scheduler-locking off");
-    // The local APIC's registers are not to be read by a debugger.
+    // A debugger must not read the local APIC's registers.
     assert!(gdb.command("x/wx 0xffffa00000000000").contains("Cannot access memory"));
     gdb.command("detach");
     assert!(shell.command("uptime").contains("up "));
@@ -110,7 +112,7 @@ fn every_cpu_is_a_thread_if_that_is_wanted() {
 fn a_thread_that_does_not_run_has_the_registers_that_are_known() {
     let (_shell, socket) = machine("threads", &["--cpus", "2"]);
     let mut gdb = Gdb::attach(&socket);
-    // The console's thread waits for a key.
+    // The console's thread is blocked until a key arrives.
     assert!(gdb.command("monitor thread 2").contains("its registers are shown"));
     gdb.command("maintenance flush register-cache");
     let registers = gdb.command("info registers rip rsp rbx rax xmm0 cs cr3");
@@ -142,12 +144,12 @@ fn a_thread_that_does_not_run_has_the_registers_that_are_known() {
 fn a_command_that_needs_cpus_runs_when_they_do() {
     let (mut shell, socket) = machine("deferred", &["--cpus", "2"]);
     let mut gdb = Gdb::attach(&socket);
-    // What there is not is refused at once, and waits for nothing.
+    // An unknown command is refused at once and not deferred.
     assert!(gdb.command("monitor nosuch").contains("there is no command `nosuch`"));
     assert!(gdb.command("monitor spawn sleep 2 1").contains("it needs CPUs that run: `continue`"));
     assert!(gdb.command("monitor spawn spin").contains("another command waits"));
     gdb.type_in("continue");
-    // As the output of what is debugged; and on the console.
+    // The output appears in gdb as output of the debuggee, and also on the console.
     for _ in 0..2 {
         gdb.wait_for(" on CPU 1");
     }
@@ -165,7 +167,8 @@ fn a_command_that_needs_cpus_runs_when_they_do() {
     assert!(shell.command("kill all").contains("ended after"));
 }
 
-/// The thread that says what a command has said does it on the CPU whose idle thread is stepped: that step ends where it would have.
+/// The thread that reports a deferred command's result runs on the CPU whose idle thread is being
+/// stepped. The step ends where it would have ended without it.
 #[test]
 fn a_message_does_not_end_a_step() {
     let (_shell, socket) = machine("message", &["--cpus", "1"]);
@@ -177,7 +180,7 @@ fn a_message_does_not_end_a_step() {
     let (mut said, begun_at) = (0, Instant::now());
     while said < 3 {
         assert!(begun_at.elapsed() < LIMIT, "no message came during a step");
-        // Refused while the last one waits.
+        // Refused while the previous command is still waiting.
         gdb.command("monitor spawn yield 0 0");
         let stepped = gdb.command("next");
         said += usize::from(stepped.contains("error: spawn"));
@@ -195,7 +198,7 @@ fn a_message_does_not_end_a_step() {
 fn sections_are_compared_where_the_kernel_runs() {
     let (_shell, socket) = machine("sections", &[]);
     let mut gdb = Gdb::attach(&socket);
-    // A breakpoint of the debugger's is not seen.
+    // Memory reads do not show the debugger's own breakpoints.
     gdb.command("break view::commands::inspect::uptime");
     for section in [".text", ".rodata"] {
         let compared = gdb.command(&format!("compare-sections {section}"));
@@ -224,7 +227,7 @@ fn functions_of_assembly_have_names_and_frames() {
     let stopped = gdb.command("continue");
     assert!(stopped.contains("context::switch ()"), "{stopped}");
     gdb.command("delete");
-    // From each instruction the way leads to where the thread began, and no further.
+    // From each instruction, the backtrace leads to the thread's first frame and no further.
     for _ in 0..15 {
         let trace = gdb.command("backtrace");
         let last = trace.trim_end().lines().last().unwrap_or_default();
@@ -240,18 +243,18 @@ fn functions_of_assembly_have_names_and_frames() {
     assert!(shell.command("uptime").contains("up "));
 }
 
-/// A stop between the halves of a command to the interrupt controller sends commands of its own: the one that was begun must still
-/// go where it was to go, or the CPU it tells is never told again.
+/// A stop between the two halves of an interrupt controller command sends commands of its own. The
+/// interrupted command must still reach its target, or that CPU is never told again.
 #[test]
 fn an_interrupt_that_was_begun_before_a_stop_arrives_after_it() {
     let socket = socket("torn");
     let [dashes, serial, place] = line(&socket);
-    // In x2APIC mode a command is a single write.
+    // Without x2APIC: in x2APIC mode a command is a single write.
     let mut shell = Session::start(&["--cpus", "3", &dashes, &serial, &place, "-cpu", "max,-x2apic"]);
-    // CPU 1 computes, and looks into its mailbox only when it is told to.
+    // CPU 1 computes, and looks into its mailbox only when an IPI tells it to.
     shell.command("spawn spin 1 1");
     let mut gdb = Gdb::attach(&socket);
-    // The instruction that writes the second half, where a thread is given to another CPU.
+    // The instruction that writes the second half, where a thread is sent to another CPU.
     let sender = gdb.command("info line kernel::threads::scheduler::send");
     let start = sender.split_whitespace().find(|word| word.starts_with("0x")).unwrap_or_else(|| panic!("{sender}"));
     let sender = gdb.command(&format!("disassemble {start}"));
@@ -263,7 +266,7 @@ fn an_interrupt_that_was_begun_before_a_stop_arrives_after_it() {
     shell.keys("spawn yield 1 1\r");
     let stopped = gdb.wait_for_prompt();
     assert!(stopped.contains("hit Breakpoint 1"), "{stopped}");
-    // The debugger stops the others a few times more.
+    // Make the debugger stop the other CPUs a few more times.
     for _ in 0..3 {
         gdb.command("stepi");
         gdb.command("info threads");
@@ -293,7 +296,7 @@ fn breakpoints_steps_and_watchpoints() {
     let stopped = gdb.wait_for_prompt();
     assert!(stopped.contains("hit Breakpoint 1") && stopped.contains("view::commands::inspect::uptime"), "{stopped}");
     assert!(gdb.command("backtrace").contains("console::shell::"));
-    // Only this CPU moves, and by one instruction at a time.
+    // Only this CPU moves, one instruction at a time.
     gdb.command("set scheduler-locking on");
     let before = gdb.command("print/x $pc");
     for _ in 0..20 {
@@ -304,7 +307,7 @@ fn breakpoints_steps_and_watchpoints() {
     let stepped = gdb.command("next");
     assert!(!stepped.contains("error") && !stepped.contains("SIG"), "{stepped}");
     gdb.command("delete");
-    // A write that is made by another command.
+    // Another command performs the write.
     let watched = gdb.command("watch -l log::MAX_LOG_LEVEL_FILTER");
     assert!(watched.contains("Hardware watchpoint"), "{watched}");
     gdb.type_in("continue");
@@ -318,7 +321,7 @@ fn breakpoints_steps_and_watchpoints() {
     gdb.type_in("continue");
     shell.keys("\ruptime\r");
     assert!(gdb.wait_for_prompt().contains("view::commands::inspect::uptime"));
-    // Killed, it leaves the kernel running, without a breakpoint.
+    // gdb's `kill` leaves the kernel running without breakpoints.
     gdb.command("kill");
     shell.wait_for("up ");
     shell.wait_for("\x1b[K");
@@ -329,7 +332,7 @@ fn breakpoints_steps_and_watchpoints() {
 fn a_cpu_that_spins_with_interrupts_off_is_stopped() {
     let (mut shell, socket) = machine("deaf", &["--cpus", "4"]);
     let mut gdb = Gdb::attach(&socket);
-    // On the CPU that listens to gdb, up to where the load has switched interrupts off.
+    // On the CPU that listens to gdb, step until the load has disabled interrupts.
     gdb.command("tbreak console::load::work");
     gdb.type_in("continue");
     shell.keys("spawn deaf 1 0\r");
@@ -365,7 +368,7 @@ fn faults_and_panics_stop_before_they_are_reported() {
     shell.keys("run misbehave null\r");
     let stopped = gdb.wait_for_prompt();
     assert!(stopped.contains("SIGSEGV"), "{stopped}");
-    // In the program's own code.
+    // The fault is in the program's own code.
     let place = gdb.command("print/x $pc");
     assert!(place.contains("0xffffe1"), "{place}");
     let end = |gdb: &mut Gdb, shell: &mut Session| {
@@ -375,7 +378,8 @@ fn faults_and_panics_stop_before_they_are_reported() {
         shell.wait_for("\x1b[K");
     };
     end(&mut gdb, &mut shell);
-    // A step onto it ends in it, and it still is the program's fault.
+    // A step onto the faulting instruction reports the fault, which is still attributed to the
+    // program.
     gdb.interrupt();
     gdb.wait_for_prompt();
     gdb.command(&format!("thbreak *{}", place.trim().rsplit(' ').next().expect("an address")));
@@ -398,7 +402,7 @@ fn faults_and_panics_stop_before_they_are_reported() {
 #[test]
 fn the_line_stands_noise_and_gdbs_that_come_and_go() {
     let (mut shell, socket) = machine("noise", &["--cpus", "2"]);
-    // Nobody says goodbye.
+    // No client detaches.
     for _ in 0..100 {
         let mut client = Client::connect(&socket);
         assert!(client.ask("qSupported:swbreak+").contains("PacketSize"));
@@ -419,7 +423,7 @@ fn the_line_stands_noise_and_gdbs_that_come_and_go() {
     gdb.command("break view::commands::inspect::uptime");
     gdb.type_in("continue");
     gdb.wait_for("Continuing.");
-    // It dies with a breakpoint in the code: the next one gets in.
+    // gdb dies with a breakpoint in the code; the next gdb can attach.
     gdb.die();
     let mut gdb = Gdb::attach(&socket);
     let detached = gdb.command("detach");
@@ -431,7 +435,7 @@ fn the_line_stands_noise_and_gdbs_that_come_and_go() {
 fn a_cpu_that_was_stopped_as_it_was_about_to_halt_hears_of_interrupts() {
     let (mut shell, socket) = machine("halt", &["--cpus", "1"]);
     let mut gdb = Gdb::attach(&socket);
-    // Rust's has no labels.
+    // gdb's expressions in Rust cannot name assembly labels.
     gdb.command("set language c");
     for _ in 0..5 {
         let planted = gdb.command("hbreak *&halt_start");
@@ -439,10 +443,12 @@ fn a_cpu_that_was_stopped_as_it_was_about_to_halt_hears_of_interrupts() {
         let stopped = gdb.command("continue");
         assert!(stopped.contains("wait_for_interrupt"), "{stopped}");
         assert!(gdb.command("x/i $pc").contains("hlt"));
-        // One interrupt, which comes while all is stopped, and would be taken before the instruction.
+        // A single interrupt arrives while all CPUs are stopped, and is taken before the `hlt`
+        // executes. A CPU that halted all the same would sleep through it.
         shell.keys("\r");
         gdb.command("delete");
-        // A timer's interrupt, which would end the wait after all, comes before too.
+        // Let the timer interrupts, which would end such a sleep and hide the error, arrive before
+        // as well.
         let asked_at = Instant::now();
         while gdb.command("monitor timers").lines().any(|line| line.contains(" in ") && !line.ends_with(" in 0 ns")) {
             assert!(asked_at.elapsed() < LIMIT, "a timer does not come");
@@ -458,26 +464,27 @@ fn a_cpu_that_was_stopped_as_it_was_about_to_halt_hears_of_interrupts() {
 #[test]
 fn a_backtrace_leads_through_an_interrupt_from_each_of_its_instructions() {
     let (mut shell, socket) = machine("interrupted", &["--cpus", "2"]);
-    // Two take turns on CPU 1, by interrupts.
+    // Two threads alternate on CPU 1, by preemption.
     shell.command("spawn spin 2 1");
     let mut gdb = Gdb::attach(&socket);
-    // Rust's has no names of assembly.
+    // gdb's expressions in Rust cannot name assembly labels.
     gdb.command("set language c");
-    // Not every interrupt makes the thread give way, and each goes on behind the handler.
+    // Not every interrupt preempts the thread, and each attempt resumes after a handler's end.
     let gives_way = (0..20).any(|_| walk_from_each_instruction_of_an_interrupt(&mut gdb));
     assert!(gives_way, "no thread gave way");
     gdb.command("detach");
     assert!(shell.command("kill all").contains("ended after"));
 }
 
-/// True if the interrupted thread gave way.
+/// Walks the stack from each instruction of an interrupt. Returns whether the interrupted thread
+/// was preempted.
 fn walk_from_each_instruction_of_an_interrupt(gdb: &mut Gdb) -> bool {
     gdb.command("hbreak *&interrupt_common if $_thread == 2");
     let stopped = gdb.command("continue");
     assert!(stopped.contains("interrupt_common"), "{stopped}");
     gdb.command("delete");
     let is_whole = |trace: &str| trace.contains("console::load::work") && trace.contains("context::start");
-    // Until its frame moves to the thread's own stack, the kernel's own walk says the same.
+    // Until its frame moves to the thread's own stack, the kernel's own backtrace agrees.
     let mut gives_way = false;
     loop {
         let instruction = gdb.command("x/i $pc");
@@ -530,7 +537,7 @@ fn aero_gdb_boots_attaches_and_leaves_nothing_behind() {
     assert!(!Path::new(console).exists(), "{console} is left");
 }
 
-/// Numbers that look random, the same in each run.
+/// A pseudo-random sequence that is the same in each run.
 struct Numbers(u64);
 
 impl Numbers {
@@ -542,7 +549,7 @@ impl Numbers {
 
 #[test]
 fn packets_of_any_content_do_no_harm() {
-    /// Beginnings of packets that gdb sends, those that change the machine left out.
+    /// Beginnings of packets that gdb sends, except those that change the machine.
     const BEGINNINGS: [&str; 21] = [
         "?",
         "g",
@@ -576,7 +583,8 @@ fn packets_of_any_content_do_no_harm() {
         for _ in 0..numbers.below(40) {
             text.push(char::from(CHARACTERS[numbers.below(CHARACTERS.len())]));
         }
-        // Whatever it answers: what gdbstub cannot parse ends its session, and a hello begins the next.
+        // Any answer is accepted. A packet that gdbstub cannot parse ends its session; a new
+        // initial packet begins the next one.
         client.ask(&text);
         if numbers.below(20) == 0 {
             client.begin_anew();
@@ -595,13 +603,13 @@ fn a_ctrl_c_that_overtakes_the_order_to_go_on_stops() {
     let (mut shell, socket) = machine("overtaken", &["--cpus", "2"]);
     let mut client = Client::connect(&socket);
     client.begin_anew();
-    // As gdb sends it if Ctrl-C is pressed while it is about to let all go on.
+    // The order in which gdb sends them if Ctrl-C is pressed as it is about to resume.
     for _ in 0..3 {
         client.interrupt();
         let stopped = client.resume("vCont;c");
         assert!(stopped.starts_with("$T02"), "{stopped}");
     }
-    // Also if it has not asked yet how they can, or sets breakpoints first.
+    // The same before gdb has asked how it can resume, or before it sets breakpoints.
     for before in ["vCont?", "Hc-1", "Z1,ffff800000000000,1", "z1,ffff800000000000,1"] {
         client.interrupt();
         let answer = client.ask(before);
@@ -609,7 +617,8 @@ fn a_ctrl_c_that_overtakes_the_order_to_go_on_stops() {
         let stopped = client.resume("vCont;c");
         assert!(stopped.starts_with("$T02"), "after {before}: {stopped}");
     }
-    // Before one that looks it is late: gdb has seen another stop meanwhile.
+    // A Ctrl-C before a query of the stop reason is late: gdb has learned of another stop
+    // meanwhile.
     client.interrupt();
     assert!(client.ask("?").starts_with("$T"));
     client.go_on("vCont;c");

@@ -1,15 +1,15 @@
-//! gdbs that come and go while everything runs: no stop is lost, and none comes that nobody asked for. `./aero test soak` runs
-//! it; it takes minutes.
+//! Debuggers that come and go under full load: no stop is lost, and there is no unrequested one.
+//! Takes minutes; `./aero test soak` runs it.
 
 use std::path::Path;
 
 use e2e::gdb::{Client, Gdb, machine};
 
 const CYCLES: usize = 1000;
-/// Cycles of a real gdb, which takes its time to attach.
+/// Number of cycles with a real gdb, which attaches slowly.
 const GDB_CYCLES: usize = 20;
 
-/// Where a function is, behind its prologue.
+/// Returns a function's address after its prologue.
 fn address_of(gdb: &mut Gdb, function: &str) -> String {
     let said = gdb.command(&format!("tbreak {function}"));
     gdb.command("delete");
@@ -17,7 +17,7 @@ fn address_of(gdb: &mut Gdb, function: &str) -> String {
     at.unwrap_or_else(|| panic!("gdb does not know {function}: {said}")).to_string()
 }
 
-/// Attaches, stops at a breakpoint, goes on, stops by Ctrl-C, detaches.
+/// Attaches, stops at a breakpoint, continues, stops by Ctrl-C, detaches.
 fn cycle(socket: &Path, number: usize, address: &str) {
     let mut client = Client::connect(socket);
     assert!(client.ask("qSupported:swbreak+;hwbreak+").contains("PacketSize"), "cycle {number}");
@@ -45,7 +45,7 @@ fn a_thousand_gdbs_lose_no_stop_and_get_none_too_many() {
         shell.command(load);
     }
     let mut gdb = Gdb::attach(&socket);
-    // What all interrupts come through, and the timer's.
+    // The functions that handle all interrupts and the timer's interrupt.
     let addresses =
         ["kernel::interrupts::dispatch", "kernel::time::timer::interrupt"].map(|of| address_of(&mut gdb, of));
     gdb.command("detach");

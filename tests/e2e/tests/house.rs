@@ -1,14 +1,15 @@
-//! The structure of the sources: no circles of imports but those that are known.
+//! The structure of the sources: modules import each other in no cycle beyond the known ones.
 //!
-//! A module is a file or folder right below a crate's `src`, or below one of its themes: folders that
-//! only list modules, whose names the crate re-exports. `lib.rs` and `main.rs` may use everything.
+//! A module is a file or directory directly below a crate's `src` or below one of its themes.
+//! Themes are directories that only list modules, whose names the crate re-exports. `lib.rs` and
+//! `main.rs` may use everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The largest circle allowed in a crate, in modules. Crates that are not listed have none.
-/// docs/ARCHITECTURE.md says why the kernel has one.
+/// The size in modules of the largest cycle allowed in each crate. Crates that are not listed have
+/// none. docs/ARCHITECTURE.md says why the kernel has one.
 const LARGEST: [(&str, usize); 7] = [
     ("arch-host", 3),
     ("arch-x64", 5),
@@ -28,7 +29,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the project is there")
 }
 
-/// Calls `each` for all entries below a directory, except for what is built.
+/// Calls `each` for all entries below a directory, except in build and hidden directories.
 fn walk(directory: &Path, each: &mut dyn FnMut(&Path)) {
     for entry in fs::read_dir(directory).expect("a directory").flatten() {
         let path = entry.path();
@@ -40,7 +41,7 @@ fn walk(directory: &Path, each: &mut dyn FnMut(&Path)) {
     }
 }
 
-/// Returns the crates' directories, relative to the project's.
+/// Returns the directories of all crates, relative to the repository's.
 fn crates() -> Vec<String> {
     let root = root();
     let mut found = Vec::new();
@@ -54,7 +55,7 @@ fn crates() -> Vec<String> {
     found
 }
 
-/// Returns the module of a file, by its path below `src`.
+/// Returns the module that a file belongs to, given its path below `src`.
 fn module_of(path: &str) -> Option<&str> {
     let inside = THEMES.iter().find_map(|theme| path.strip_prefix(theme)?.strip_prefix('/')).unwrap_or(path);
     let name = inside.split('/').next()?;
@@ -62,11 +63,11 @@ fn module_of(path: &str) -> Option<&str> {
     (!["lib", "main", "mod"].contains(&name)).then_some(name)
 }
 
-/// Returns the first name of each path behind `crate::`, themes left out.
+/// Returns the first name of each path after `crate::`, themes omitted.
 fn used(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices("crate::") {
-        // `$crate::` and `some_crate::` are others.
+        // `$crate::` and `some_crate::` denote other crates.
         if text[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == '$') {
             continue;
         }
@@ -114,7 +115,7 @@ fn graph_of(directory: &str) -> Graph {
     let names: BTreeSet<String> = files.iter().map(|(module, _)| module.clone()).collect();
     let mut graph = Graph::new();
     for (module, text) in files {
-        // Tests may use everything, and comments name what they like.
+        // Tests may use everything, and comments may name anything.
         let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
         let code: String =
             text.lines().map(|line| line.split("//").next().unwrap_or_default().to_string() + "\n").collect();
@@ -124,7 +125,7 @@ fn graph_of(directory: &str) -> Graph {
     graph
 }
 
-/// Returns the modules that can be reached from one.
+/// Returns the modules that a module reaches through imports.
 fn reachable(graph: &Graph, from: &str) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     let mut next = vec![from.to_string()];
@@ -138,7 +139,7 @@ fn reachable(graph: &Graph, from: &str) -> BTreeSet<String> {
     seen
 }
 
-/// Returns the largest set of modules that reach each other.
+/// Returns the largest set of modules that all reach each other.
 fn largest_circle(graph: &Graph) -> BTreeSet<String> {
     let reach: BTreeMap<&String, BTreeSet<String>> =
         graph.keys().map(|module| (module, reachable(graph, module))).collect();
@@ -174,4 +175,32 @@ fn paths_are_found_in_all_their_forms() {
     assert_eq!(used(text), ["a", "c", "d", "g", "h", "l"]);
     assert_eq!(module_of("threads/wait/list.rs"), Some("wait"));
     assert_eq!((module_of("lib.rs"), module_of("observe/mod.rs"), module_of("cpu.rs")), (None, None, Some("cpu")));
+}
+
+/// Words that stand for a subject that has a name, or that only lawyers use.
+const WORDS: [&str; 5] = ["nobody", "somebody", "whoever", "shall", "thus"];
+/// Widest comment line, in columns.
+const WIDEST: usize = 100;
+
+#[test]
+fn comments_are_in_plain_english() {
+    let mut wrong = Vec::new();
+    let root = root();
+    walk(&root, &mut |path| {
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            return;
+        }
+        let text = fs::read_to_string(path).expect("a source file");
+        for (number, line) in text.lines().enumerate() {
+            let Some(comment) = line.trim_start().strip_prefix("//") else { continue };
+            let words = comment.split(|character: char| !character.is_alphabetic());
+            let bad = words.map(str::to_lowercase).find(|word| WORDS.contains(&word.as_str()));
+            let is_wide = line.chars().count() > WIDEST;
+            let what = bad.map(|word| format!("\"{word}\"")).or(is_wide.then(|| format!("over {WIDEST} columns")));
+            if let Some(what) = what {
+                wrong.push(format!("{}:{}: {what}", path.strip_prefix(&root).unwrap_or(path).display(), number + 1));
+            }
+        }
+    });
+    assert!(wrong.is_empty(), "comments to be written in plain English:\n{}", wrong.join("\n"));
 }

@@ -1,4 +1,4 @@
-//! `aero knc boot`: the kernel for Knights Corner on a card that QEMU plays.
+//! `aero knc boot`: the kernel for Knights Corner on a card that QEMU emulates.
 
 use std::process::Output;
 
@@ -8,7 +8,7 @@ fn run(script: &str, options: &[&str]) -> Output {
     aero().args(["knc", "boot", "--run", script]).args(options).output().expect("aero can be run")
 }
 
-/// Rows that are the same on every machine.
+/// Benchmarks that every machine has.
 const ROWS: [&str; 8] = [
     "empty",
     "thread_create_join",
@@ -33,7 +33,7 @@ fn the_card_boots_by_its_own_protocol_and_all_benchmarks_run() {
         let row = rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no row {name}: {text}"));
         assert!(row["count"].as_u64() > Some(0) && (name == "empty") == (row["median"] == 0), "{row}");
     }
-    // Vector state is not kept there yet.
+    // The kernel does not preserve vector state on the card, so there is no benchmark of it.
     assert!(rows.len() > 50 && rows.iter().all(|row| row["name"] != "context_switch_vectors"), "{text}");
 }
 
@@ -50,7 +50,7 @@ fn a_crash_on_the_card_is_reported_with_names() {
 #[test]
 fn the_cards_console_takes_more_than_its_ring_holds() {
     let mut session = Session::start_command(&["knc", "boot", "--threads", "1"], "aero> ");
-    // 8 KiB into a ring of 4, and out again.
+    // 8 KiB pass through a 4 KiB ring in, and more through the ring out.
     let line = format!("nonsense{}", "x".repeat(70));
     for _ in 0..100 {
         session.keys(format!("{line}\r"));

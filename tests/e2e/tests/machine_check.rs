@@ -11,13 +11,14 @@ fn a_machine_check_is_reported_with_what_its_bank_says() {
     arguments.extend(options.iter().map(String::as_str));
     let mut shell = Session::start(&arguments);
     let mut machine = Screen::connect(&protocol);
-    // An uncorrected error that has corrupted the processor's context, with its address (SDM Vol. 3B, 16.3.2.2).
+    // An uncorrected error that corrupted the processor's context, with its address (SDM Vol. 3B,
+    // 16.3.2.2).
     machine.monitor("mce 1 0 0xb600000000000001 0x4 0x12345000 0");
     let report = shell.wait_for("*** end of report ***");
     assert!(report.contains("machine check (vector 18"), "{report}");
     assert!(report.contains("on CPU 1"), "{report}");
     assert!(report.contains("bank 0: status 0xb600000000000001, address 0x12345000"), "{report}");
-    // What is left can be looked at.
+    // The machine can still be inspected.
     shell.wait_for("post-mortem> ");
     let _ = std::fs::remove_file(&protocol);
 }

@@ -1,4 +1,4 @@
-//! The prompt after a crash: whatever is broken, it shows what is left.
+//! The prompt after a crash, which shows what is left, whatever is broken; and the crash file.
 
 use std::process::Command;
 
@@ -6,16 +6,16 @@ use e2e::gdb::{Gdb, line, socket};
 use e2e::{Session, aero, boot_and_run, stderr, stdout};
 
 const PROMPT: &str = "post-mortem> ";
-/// While the machine can go on.
+/// The prompt while the machine can still continue.
 const LIVE_PROMPT: &str = "stopped> ";
 
-/// Types a line at the prompt; what it says.
+/// Types a line at the prompt and returns the output.
 fn ask(shell: &mut Session, line: &str) -> String {
     shell.keys(format!("{line}\r"));
     shell.wait_for(PROMPT)
 }
 
-/// The same on a machine that can go on.
+/// Types a line at the prompt of a machine that can continue, and returns the output.
 fn ask_live(shell: &mut Session, line: &str) -> String {
     shell.keys(format!("{line}\r"));
     shell.wait_for(LIVE_PROMPT)
@@ -42,11 +42,11 @@ fn all_that_can_be_read_is_shown() {
     assert!(ask(&mut shell, "cpus").contains("load-spin"));
     assert!(ask(&mut shell, "mem").contains("MiB"));
     assert!(ask(&mut shell, "peek 0").contains("nothing accessible is mapped"));
-    // What needs a kernel says so.
+    // Commands that need a running kernel say so.
     assert!(ask(&mut shell, "spawn spin").contains("needs CPUs that run"));
     assert!(ask(&mut shell, "continue").contains("cannot go on"));
     assert!(ask(&mut shell, "nonsense").contains("there is no command"));
-    // A line is edited, or given up.
+    // A line can be edited or abandoned.
     shell.keys("upx\x7ftimes\x7f\r");
     assert!(shell.wait_for(PROMPT).contains("up "));
     shell.keys("panic\x03");
@@ -138,7 +138,7 @@ fn breakpoints_and_steps_need_no_gdb() {
     assert!(ask_live(&mut shell, "break").contains("view::commands::inspect::uptime+0x0"));
     shell.keys("continue\r");
     shell.wait_for("all CPUs were stopped within");
-    // Twice: the breakpoint is still there after it was passed.
+    // Twice, because the breakpoint must survive being passed.
     for _ in 0..2 {
         shell.keys("uptime\r");
         let stopped = shell.wait_for(LIVE_PROMPT);
@@ -150,7 +150,7 @@ fn breakpoints_and_steps_need_no_gdb() {
         shell.keys("continue\r");
         shell.wait_for("ready after");
     }
-    // One that all CPUs come to, again and again.
+    // A breakpoint that all CPUs hit again and again.
     shell.command("spawn yield 2 0");
     shell.command("spawn yield 2 1");
     shell.keys("break\r");
@@ -162,7 +162,8 @@ fn breakpoints_and_steps_need_no_gdb() {
         assert!(stopped.contains("arch::context::switch+0x0"), "{stopped}");
     }
     ask_live(&mut shell, "delete");
-    // The shell's prompt came meanwhile.
+    // The shell printed its prompt during an earlier `continue`, so we wait for the command's
+    // output.
     shell.keys("continue\rkill all\r");
     for _ in 0..4 {
         shell.wait_for("ended after");
@@ -171,7 +172,8 @@ fn breakpoints_and_steps_need_no_gdb() {
     assert!(shell.command("uptime").contains("ready after"));
 }
 
-/// Runs `aero inspect` on the file a machine's messages name.
+/// Runs commands with `aero inspect` on the crash file that the messages name. Returns the exit
+/// status, standard output and standard error.
 fn inspect(messages: &str, commands: &str) -> (Option<i32>, String, String) {
     let named = messages.split("`./aero inspect ").nth(1).and_then(|rest| rest.split('`').next());
     let file = named.unwrap_or_else(|| panic!("no crash file is named in {messages}"));
@@ -194,7 +196,7 @@ fn a_step_onto_a_fault_comes_back_to_the_prompt() {
     assert!(shell.wait_for(LIVE_PROMPT).contains("a breakpoint, on CPU 0"));
     let stepped = ask_live(&mut shell, "step");
     assert!(stepped.contains("the instruction faults"), "{stepped}");
-    // Then it is what it is without a step.
+    // Resumed, the instruction faults as it would without a step.
     shell.keys("continue\r");
     shell.wait_for("page fault: read from 0x0");
     shell.wait_for(PROMPT);
@@ -234,7 +236,8 @@ fn a_crash_file_has_what_the_prompt_shows() {
 
 #[test]
 fn a_core_file_of_a_crash_opens_in_gdb() {
-    // What `main` lets run by sleeping runs until it sleeps or its time is over: it stands before `main` in the queue.
+    // The loads stand before `main` in the run queue, so when `main` sleeps, each of them runs
+    // until it sleeps or its quantum ends.
     let script = "spawn spin 1 0; spawn sleep 3 0; sleep 0.001; log debug; panic as asked";
     let output = boot_and_run(script, &["--cpus", "3"]);
     let messages = stderr(&output);
@@ -243,7 +246,7 @@ fn a_core_file_of_a_crash_opens_in_gdb() {
     let core = std::env::temp_dir().join(format!("aero-core-{}", std::process::id()));
     let written = aero().args(["inspect", named, "--core"]).arg(&core).output().expect("aero can be run");
     assert_eq!(written.status.code(), Some(0), "{}", stderr(&written));
-    // It says how it is opened.
+    // `aero inspect --core` prints the gdb command that opens the file.
     let text =
         gdb_of(&stdout(&written), &["bt", "info threads", "thread apply all bt", "print log::MAX_LOG_LEVEL_FILTER"]);
     let _ = std::fs::remove_file(&core);
@@ -252,16 +255,16 @@ fn a_core_file_of_a_crash_opens_in_gdb() {
         first.contains("kernel::crash::panic::panicked") && first.contains("console::commands::control::panic"),
         "{text}"
     );
-    // The one that spins and those that sleep, each from its beginning.
+    // The backtraces of the spinning thread and the sleeping ones reach their first frames.
     let all = text.rsplit("Id   Target Id").next().unwrap_or_default();
     assert_eq!(all.matches("console::load::work (").count(), 4, "{text}");
     assert_eq!(all.matches("kernel::threads::thread::sleep_until (").count(), 3, "{text}");
     assert!(!text.contains("Cannot access memory") && !text.contains("may not match"), "{text}");
-    // What it was set to, not what it is in the image.
+    // The value that `log debug` set, not the image's initial value.
     assert!(text.contains("core::sync::atomic::private::Align8<usize> (4)"), "{text}");
 }
 
-/// Runs gdb on what `aero inspect --core` says.
+/// Runs the gdb command that `aero inspect --core` prints, with further commands.
 fn gdb_of(said: &str, commands: &[&str]) -> String {
     let words: Vec<&str> = said.split_whitespace().collect();
     assert_eq!(words[0], "gdb", "{said}");
@@ -284,7 +287,7 @@ fn a_core_file_has_all_memory_while_the_machine_is_there() {
     shell.wait_for(PROMPT);
     let core = std::env::temp_dir().join(format!("aero-memory-{}", std::process::id()));
     let write = |options: &[&str]| aero().args(["inspect", &file, "--core"]).arg(&core).args(options).output();
-    // A page of the window on physical memory, of which the crash file says nothing.
+    // A page in the window on physical memory, which the crash file does not contain.
     let commands = ["bt", "x/2xb 0xffff800000001000"];
     let small = write(&[]).expect("aero can be run");
     let shown = gdb_of(&stdout(&small), &commands);

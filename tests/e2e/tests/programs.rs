@@ -1,4 +1,5 @@
-//! Programs: built by `aero`, run, misbehaving, killed; the kernel and other programs go on.
+//! Programs: `aero` builds them, the kernel runs them, they misbehave and are killed, and the
+//! kernel and other programs go on.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +10,8 @@ fn directory(path: &str) -> String {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(path).to_string_lossy().into_owned()
 }
 
-/// Boots with programs and runs a script.
+/// Boots with programs and runs a script. Returns the exit status, standard output and standard
+/// error.
 fn run(programs: &[&str], script: &str, options: &[&str]) -> (Option<i32>, String, String) {
     let mut command = aero();
     command.args(["boot", "--run", script]);
@@ -20,11 +22,12 @@ fn run(programs: &[&str], script: &str, options: &[&str]) -> (Option<i32>, Strin
     (output.status.code(), stdout(&output), stderr(&output))
 }
 
-/// What must be the same before and after any program: bytes and stacks in use, and the threads there are.
+/// Commands that show what must be the same before and after any program: allocated bytes, stacks
+/// in use, and threads.
 const TAKE_STOCK: &str = "reclaim; mem; threads";
 
-/// As [`run`], for a script that leaves nothing behind: it is run twice, and after the second time nothing more may be in use
-/// than after the first, which fills what is kept for good.
+/// Like [`run`], for a script that leaves nothing behind. The script runs twice; the second run
+/// must not add to what is in use after the first, which fills permanent caches.
 fn run_and_take_stock(programs: &[&str], script: &str, options: &[&str]) -> (Option<i32>, String, String) {
     let twice = format!("{TAKE_STOCK}; {script}; {TAKE_STOCK}; {script}; {TAKE_STOCK}");
     // The status is that of the last command that failed.
@@ -38,11 +41,12 @@ fn run_and_take_stock(programs: &[&str], script: &str, options: &[&str]) -> (Opt
     (status, out, errors)
 }
 
-/// The kernel keeps a note of 16 bytes for the address of each stack that was ever in use at once: a few more or less, as the
-/// threads happened to run.
+/// Tolerance in bytes: the kernel keeps a note of 16 bytes for the address of each stack ever in
+/// use at the same time, and their number depends on how the threads are scheduled.
 const SLOT_NOTES: u64 = 8 * 16;
 
-/// Of what the commands say, what must not change: bytes that are allocated; stacks and the names of threads.
+/// Extracts from the commands' output what must not change: the number of allocated bytes, and the
+/// stacks and thread names.
 fn stock(text: &str) -> (u64, Vec<String>) {
     let mut bytes = 0;
     let each = |line: &str| {
@@ -68,7 +72,7 @@ const COLLECTIVE: &str = "tests/programs/collective";
 fn hello_in_rust_and_c() {
     let script = "programs; run hello-c world; run hello; run hello one three";
     let (status, out, errors) = run_and_take_stock(&[HELLO, HELLO_C], script, &["--cpus", "3"]);
-    // The last one's status is the number of its arguments.
+    // The exit status of the last program is the number of its arguments.
     assert_eq!(status, Some(2), "{out}{errors}");
     for cpu in 0..3 {
         assert_eq!(out.matches(&format!("hello from CPU {cpu}")).count(), 6, "{out}");
@@ -99,10 +103,10 @@ fn the_same_from_cpp() {
     }
 }
 
-/// Builds an example for this machine, and runs it here.
+/// Builds an example for Linux, runs it on the host and returns its output.
 fn natively(example: &str, arguments: &[&str]) -> String {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    // The same flags and place as `aero bench hrt` has, so that one build does for both.
+    // The flags and directory of `aero bench hrt`, so that both share one build.
     let target = root.join("target/linux");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let manifest = root.join("examples").join(example).join("Cargo.toml");
@@ -120,7 +124,7 @@ fn natively(example: &str, arguments: &[&str]) -> String {
     stdout(&output)
 }
 
-/// The lines with results, in order.
+/// Returns the result lines, sorted and without duplicates.
 fn results(output: &str) -> Vec<&str> {
     let mut results: Vec<&str> = output.lines().filter(|line| line.starts_with("result ")).collect();
     results.sort_unstable();
@@ -140,7 +144,8 @@ fn parallel_programs_compute_what_they_compute_natively() {
     let (status, out, errors) = run(&directories, &script.join("; "), &["--cpus", "3", "--timeout", "300"]);
     assert_eq!(status, Some(0), "{out}{errors}");
     assert!(!out.contains("left "), "something was not freed: {out}");
-    // The same for any number of workers, so that few lines are left.
+    // Results do not depend on the number of workers, so the runs with 1, 2 and 3 workers leave one
+    // line each.
     let ours = results(&out);
     let native: String = examples.iter().map(|(example, program, _)| natively(example, &[program, "2"])).collect();
     assert_eq!(ours, results(&native));
@@ -156,7 +161,7 @@ fn registers_survive_preemption_migration_and_interrupts() {
         assert_eq!(status, Some(0), "{isa}: {out}{errors}");
         assert!(out.contains(" 0 wrong"), "{out}");
     }
-    // FXSAVE, where there is no XSAVE.
+    // A CPU without XSAVE, for which the kernel uses FXSAVE.
     let (status, out, errors) = run(&[VECTORS], "run vectors 20 500", &["--", "-cpu", "qemu64"]);
     assert_eq!(status, Some(0), "{out}{errors}");
 }
@@ -181,7 +186,7 @@ fn a_program_that_misbehaves_is_named_and_the_kernel_goes_on() {
         ("leak", "left 1064 B in 2 blocks; taken back"),
         ("exit", "exited with status 7"),
     ] {
-        // Twice, because the second run must not see anything of the first.
+        // The script runs twice: the second run must not see anything of the first.
         let script = format!("run misbehave {argument}; run hello; programs");
         let (status, out, errors) = run_and_take_stock(&[MISBEHAVE, HELLO], &script, &["--cpus", "2"]);
         let expected = match argument {
@@ -235,7 +240,7 @@ fn a_bad_pointer_ends_the_program_and_nothing_else() {
         "fiber_create",
     ];
     for kind in ["unmapped", "constant"] {
-        // Reading a constant is no fault.
+        // Reading a constant does not fault.
         let faulty =
             functions.iter().filter(|name| kind == "unmapped" || !["print", "panic", "options"].contains(name));
         let script: Vec<String> = faulty.clone().map(|name| format!("run misbehave pointer {name} {kind}")).collect();
@@ -247,12 +252,12 @@ fn a_bad_pointer_ends_the_program_and_nothing_else() {
 
 #[test]
 fn a_pending_exception_is_no_other_threads() {
-    // QEMU's emulator raises none; Bochs does, see `aero test bochs`.
+    // QEMU's emulator does not raise x87 exceptions; Bochs does, in `aero test bochs`.
     let (status, out, errors) = run_and_take_stock(&[MISBEHAVE], "run misbehave x87", &[]);
     assert_eq!(status, Some(0), "{out}{errors}");
 }
 
-/// Builds and runs a program in C.
+/// Builds a program in C and runs a script with it.
 fn run_c(name: &str, source: &str, script: &str) -> (Option<i32>, String, String) {
     let directory = std::env::temp_dir().join(format!("aerokernel-{}", std::process::id())).join(name);
     std::fs::create_dir_all(&directory).expect("a directory");
@@ -293,7 +298,7 @@ fn a_run_that_does_not_end_says_where_it_was() {
     let (status, out, errors) = run(&[MISBEHAVE], "run misbehave spin", &["--timeout", "20"]);
     assert_eq!((status, out.as_str()), (Some(3), "spinning\n"));
     assert!(errors.contains("did not finish `run misbehave spin` within 20 s"), "{errors}");
-    // Both CPUs spin there: the one that reports, and the other.
+    // Both CPUs spin in the program: the one that reports, and the other.
     assert!(errors.matches("misbehave!").count() >= 2 && errors.contains(" was at:"), "{errors}");
 }
 
@@ -324,7 +329,7 @@ fn a_deadlock_and_an_endless_loop_are_named() {
     assert!(owner.contains("\"orphan\" waits for a mutex that ") && owner.contains("\"forgetful\""), "{owner}");
     shell.wait_for("misbehave::orphaned_mutex");
     shell.wait_for("context::start");
-    // One that can go on is none, however long it takes.
+    // A program that can still continue is not reported, however long it waits.
     shell.keys("run misbehave patient\r");
     let patient = shell.wait_for("aero> ");
     assert!(!patient.contains("deadlock") && !patient.contains("error"), "{patient}");
@@ -332,7 +337,7 @@ fn a_deadlock_and_an_endless_loop_are_named() {
     shell.command("run misbehave spin &");
     shell.wait_for("has run without giving way");
     shell.wait_for("misbehave!");
-    // The prompt at which it can be looked into.
+    // The prompt at which the stopped machine can be inspected.
     shell.wait_for("stopped> ");
     shell.keys("continue\r\r");
     shell.wait_for("aero> ");
@@ -355,11 +360,11 @@ fn programs_are_killed_whatever_they_do_and_give_everything_back() {
         let mut ids = Vec::new();
         for kind in ["spin", "deadlock", "busy", "tasks"] {
             let started = shell.command(&format!("run misbehave {kind} &"));
-            // What is said of an earlier one may stand before.
+            // Messages about an earlier program may come first.
             let id = started.lines().find_map(|line| line.trim().strip_prefix("program ")?.strip_suffix(" runs"));
             ids.push(id.unwrap_or_else(|| panic!("no number: {started}")).to_string());
         }
-        // Another one runs beside them, on all CPUs.
+        // Another program runs beside them on all CPUs.
         assert!(shell.command("run hello").contains("hello from CPU 3"));
         for id in ids {
             shell.keys(format!("kill {id}\r"));
@@ -371,16 +376,17 @@ fn programs_are_killed_whatever_they_do_and_give_everything_back() {
         shell.command("reclaim");
         after.push(allocated(&mut shell));
     }
-    // The first rounds fill the history of lines, which keeps 50; after that not a byte more is allocated.
+    // The first rounds fill the line history, which holds 50 lines. After that, a round allocates
+    // no additional byte.
     assert_eq!(after[5], after[4], "bytes allocated after each round: {after:?}");
-    // Ctrl-C kills the one that is waited for.
+    // Ctrl-C kills the program that the shell waits for.
     shell.keys("run misbehave spin\r");
     shell.wait_for("spinning");
     shell.keys("\x03");
     assert!(shell.wait_for("aero [1]> ").contains("was killed"));
 }
 
-/// Changes a built program and looks how it is refused.
+/// Builds a program that the kernel must refuse, and returns the output of an attempt to run it.
 fn refused(name: &str, source: &str) -> String {
     let directory = std::env::temp_dir().join(format!("aerokernel-{}", std::process::id())).join(name);
     std::fs::create_dir_all(&directory).expect("a directory");

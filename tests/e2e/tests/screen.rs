@@ -1,4 +1,5 @@
-//! The console on a screen with a keyboard, headless: keys go in through QEMU, and the text is read in a picture.
+//! The console on a headless machine's screen and keyboard: QEMU presses the keys, and the text is
+//! recognised in screenshots.
 
 use e2e::Session;
 use e2e::gdb::socket;
@@ -22,29 +23,29 @@ fn a_session_on_the_screen_beside_the_serial_one() {
     screen.type_in(&["u", "p", "x", "backspace", "t", "i", "m", "e", "ret"]);
     let shown = screen.wait_for("ready after");
     assert!(shown.contains("aero> uptime") && shown.contains("up "), "{shown}");
-    // Each sees its own session, and both are served.
+    // Each console shows its own session, and both work at the same time.
     let listed = shell.command("threads");
     assert!(listed.contains("screen-shell") && !listed.contains("ready after"), "{listed}");
     assert!(!screen.text().contains("screen-shell"));
-    // A warning of the kernel's own is on both, here in its colour.
+    // A warning of the kernel appears on both, here in its colour.
     const YELLOW: [u8; 3] = [0xd0, 0xc0, 0x40];
     assert!(!screen.has_color(YELLOW));
     shell.command("watchdog 1");
     shell.keys("spawn spin 1 1\r");
     shell.wait_for("stopped> ");
-    // The empty line is for the prompt that was there before.
+    // The shell has already shown its prompt; the empty line makes it show another.
     shell.keys("continue\r\r");
     shell.wait_for("aero> ");
     shell.command("watchdog off; kill all");
     screen.wait_for("has run without giving way");
     assert!(screen.has_color(YELLOW));
-    // History, and a line given up.
+    // History, and an abandoned line.
     screen.press(&["up"]);
     screen.press(&["ctrl", "c"]);
     screen.wait_for("^C");
     screen.type_in(&["n", "o", "ret"]);
     screen.wait_for("there is no command `no`");
-    // Ctrl-C stops a command of this session, and no other.
+    // Ctrl-C interrupts the command of this session only.
     screen.type_in(&["w", "a", "t", "c", "h", "spc", "1", "spc", "m", "e", "m", "ret"]);
     screen.wait_for("every 1 s: mem");
     shell.keys("watch 1 uptime\r");
@@ -80,12 +81,13 @@ fn what_left_the_screen_comes_back() {
 #[test]
 fn a_german_keyboard_and_a_crash() {
     let (mut shell, mut screen) = machine("german", &["--cpus", "2", "--append", "keyboard=de"]);
-    // Y and Z have changed places; the minus is where the slash was; shift and the key right of zero.
+    // Y and Z are exchanged; the minus is on the US keyboard's slash key; the key to the right of
+    // zero has the question mark.
     screen.type_in(&["y", "z", "slash"]);
     screen.press(&["shift", "minus"]);
     screen.wait_for("aero> zy-?");
     screen.press(&["ctrl", "c"]);
-    // A crash of the other session: the report is on both.
+    // A crash in the other session: the report appears on both.
     shell.keys("panic of the serial session\r");
     shell.wait_for("post-mortem> ");
     let shown = screen.wait_for("*** end of report ***");

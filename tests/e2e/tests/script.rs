@@ -1,4 +1,5 @@
-//! The script `aero`: what it finds, builds and starts, for whomever calls it from wherever.
+//! The script `aero`: what it finds, builds and starts, with different environments and working
+//! directories.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -7,7 +8,7 @@ use std::process::{Command, Output};
 
 use e2e::{stderr, stdout};
 
-/// A directory of this test's own, gone with it.
+/// A temporary directory, which is removed when the test ends.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -24,7 +25,7 @@ impl Drop for Directory {
     }
 }
 
-/// The script that a user calls.
+/// Returns the path of the script.
 fn script() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../aero").canonicalize().expect("the script is there")
 }
@@ -59,7 +60,8 @@ fn help_installs_nothing() {
             symlink(path.trim(), directory.0.join(tool)).expect("a link");
         }
     }
-    // What would install QEMU, gdb, GRUB and Bochs, none of which is in sight.
+    // Substitutes for the package managers that would install QEMU, gdb, GRUB and Bochs, none of
+    // which is in the path.
     let installed = directory.0.join("installed");
     for manager in ["apt-get", "dnf", "pacman"] {
         let path = directory.0.join(manager);
@@ -74,12 +76,13 @@ fn help_installs_nothing() {
         assert!(text.contains("Usage: aero"), "{arguments:?}: {text}");
         assert!(!installed.exists(), "{arguments:?} installs something");
     }
-    // Behind `--`, it is others'.
+    // Behind `--`, the option is QEMU's: the script requires QEMU, which is missing here.
     let output = run(&["boot", "--", "--help"]);
     assert_eq!(output.status.code(), Some(4), "{}{}", stdout(&output), stderr(&output));
 }
 
-/// A copy of the script, alone in a directory, with a toolchain that only notes how it is called and builds a tool that does nothing.
+/// A copy of the script, alone in a directory, with a substitute toolchain that records how it is
+/// called and builds a tool that only prints its arguments.
 struct Copy {
     directory: Directory,
 }
@@ -107,7 +110,8 @@ impl Copy {
         Self { directory }
     }
 
-    /// Runs it somewhere else, with this home; how it ended, and how cargo was called.
+    /// Runs the copy from another directory with this home. Returns its output and the calls of
+    /// cargo.
     fn run(&self, home: Option<&str>) -> (Output, String) {
         let calls = self.directory.0.join("calls");
         let _ = fs::remove_file(&calls);
@@ -134,7 +138,7 @@ fn whoever_has_no_home_builds_in_the_tree() {
         let (_, calls) = copy.run(home);
         assert!(calls.starts_with(&in_tree), "{home:?}: {calls}");
     }
-    // Whoever has one keeps there what others use too.
+    // With a usable home, cargo uses its directory there, which other projects share.
     let (_, calls) = copy.run(root.to_str());
     assert!(calls.starts_with(&format!("{}: cargo home none: build", root.display())), "{calls}");
 }
@@ -148,7 +152,7 @@ fn it_is_seen_when_something_is_built() {
     assert!(!is_quiet(&calls), "{calls}");
     let (second, calls) = copy.run(None);
     assert!(stderr(&second).is_empty() && is_quiet(&calls), "{}{calls}", stderr(&second));
-    // A file that is newer than the tool: cargo may have something to do.
+    // A source file is newer than the tool, so cargo may have something to do.
     let later = std::time::SystemTime::now() + std::time::Duration::from_secs(60);
     let source = fs::File::options().append(true).open(copy.directory.0.join("main.rs")).expect("a file");
     source.set_modified(later).expect("a time");

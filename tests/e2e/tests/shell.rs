@@ -27,21 +27,21 @@ fn a_session_with_every_command() {
 #[test]
 fn editing_keys_work() {
     let mut shell = Session::start(&[]);
-    // Typed wrongly, then mended in the middle: "uptme" becomes "uptime".
+    // A typing error, then corrected in the middle: "uptme" becomes "uptime".
     assert!(shell.command("uptme\x1b[D\x1b[Di").contains("ready after"));
     // Home, End, Delete.
     assert!(shell.command("xuptim\x1b[H\x1b[3~\x1b[Fe").contains("ready after"));
-    // History: the line before, changed.
+    // History: the previous line, changed.
     shell.command("help cpus");
     assert!(shell.command("\x1b[A\x7f\x7f\x7f\x7fmem").contains("memory by NUMA node"));
     // Completion.
     assert!(shell.command("upt\t").contains("ready after"));
-    // Ctrl-C gives a line up, also a dangerous one.
+    // Ctrl-C abandons the line, even that of a dangerous command.
     shell.keys("panic\x03");
     shell.wait_for("^C");
     shell.wait_for("aero> ");
     assert!(shell.command("uptime").contains("ready after"));
-    // The status of the last command is in the prompt.
+    // The prompt shows the status of the last command.
     shell.keys("nonsense\r");
     assert!(shell.wait_for("aero [2]> ").contains("there is no command `nonsense`"));
 }
@@ -52,7 +52,7 @@ fn what_is_typed_stays_in_sight_when_a_program_in_the_background_says_something(
     let mut shell = Session::start(&["--hrt", misbehave]);
     shell.command("run misbehave patient &");
     shell.keys("uptx\x7f");
-    // It ends while the line is typed, before, or after.
+    // The program ends before, while or after the line is typed.
     shell.wait_for("program misbehave");
     shell.wait_for("\n\raero> upt");
     shell.keys("ime\r");
@@ -66,7 +66,7 @@ fn long_lines_and_noise_do_no_harm() {
     shell.keys(&long);
     shell.keys("\r");
     assert!(shell.wait_for("aero [2]> ").contains("the line of 10000 characters is longer than 1024"));
-    // Everything but Ctrl-A (aero's own key), newlines and Ctrl-D.
+    // All bytes but Ctrl-A (aero's own key), newlines and Ctrl-D.
     let noise: Vec<u8> = (0..20_000u32)
         .map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8)
         .filter(|byte| !matches!(byte, 1 | 4 | 10 | 13))
@@ -89,10 +89,10 @@ fn load_is_spawned_shown_steered_around_and_killed() {
         assert_eq!(threads.matches("load-yield").count(), 40, "{threads}");
         assert_eq!(threads.matches("load-spin").count(), 8, "{threads}");
     }
-    // The console's interrupt on another CPU: the shell goes on, and that CPU counts.
+    // With the console's interrupt on another CPU, the shell keeps working.
     shell.command("steer 4 1");
     assert!(shell.command("irqs").contains("line 4 -> CPU 1"));
-    // A thread that spins on another CPU is interrupted to be looked at.
+    // A thread that spins on another CPU is interrupted to take its backtrace.
     let threads = shell.command("threads");
     let spinner = threads.lines().find(|line| line.contains("load-spin") && line.contains("  3  "));
     let id = spinner.and_then(|line| line.split_whitespace().next()).expect("a spinner on CPU 3");
@@ -111,11 +111,11 @@ fn peek_and_poke_recover_from_bad_addresses() {
     assert!(shell.command("peek 0").contains("error: peek: nothing accessible is mapped at 0x0"));
     assert!(shell.command("peek 0xdeadbeefdeadbeef 8").contains("nothing accessible"));
     assert!(shell.command("peek 0xffffffffffffffff 1").contains("error"));
-    // The image begins with the Multiboot2 header's magic number; its code is not writable.
+    // The image begins with the magic number of the Multiboot2 header; its code is not writable.
     assert!(shell.command("peek 0xffff800000200000 4").contains("d6 50 52 e8"));
     assert!(shell.command("poke 0xffff800000200000 0 4").contains("nothing accessible"));
     assert!(shell.command("poke 0x10 1").contains("error: poke"));
-    // A free page, written and read back.
+    // A free page can be written and read back.
     assert!(!shell.command("poke 0xffff800004000000 0x1122334455667788").contains("error"));
     assert!(shell.command("peek 0xffff800004000000 8").contains("88 77 66 55 44 33 22 11"));
 }
@@ -174,7 +174,7 @@ fn filters_aliases_pages_repetition_and_a_script() {
     assert!(shell.command("alias").contains("threads | grep load"));
     shell.command("alias l");
     assert!(shell.command("l").contains("there is no command `l`"));
-    // A page, another one, and enough.
+    // Show one page and a second one, then quit.
     shell.keys("help | more 6\r");
     for key in [" ", "q"] {
         let page = shell.wait_for("-- more");

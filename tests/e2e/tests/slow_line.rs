@@ -1,4 +1,5 @@
-//! A serial line whose other end reads slowly: QEMU on a socket, without `aero` in between, which reads always.
+//! A serial line that is read slowly: QEMU on a socket, without `aero` in between, which always
+//! reads.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use e2e::LIMIT;
 
-/// Ends the machine with the test.
+/// A running QEMU, which is killed when the test ends.
 struct Machine(Child);
 
 impl Drop for Machine {
@@ -24,7 +25,7 @@ fn image() -> PathBuf {
     image
 }
 
-/// Reads until a text came, `pause` after each piece; returns all that came.
+/// Reads until a text appears, pausing after each piece. Returns all that was read.
 fn read_until(line: &mut UnixStream, text: &str, pause: Duration) -> String {
     let deadline = Instant::now() + LIMIT;
     let (mut all, mut buffer) = (Vec::new(), [0; 1024]);
@@ -42,14 +43,15 @@ fn read_until(line: &mut UnixStream, text: &str, pause: Duration) -> String {
 
 #[test]
 fn nothing_is_lost_on_a_line_that_is_read_slowly() {
-    /// More than sockets, QEMU and the kernel's queue hold.
+    /// Enough output to fill the sockets, QEMU and the kernel's queue.
     const TIMES: usize = 150;
     let (mut line, theirs) = UnixStream::pair().expect("a pair of sockets");
     line.set_read_timeout(Some(LIMIT)).expect("a deadline");
     let serial = format!("socket,id=line,fd={}", {
         use std::os::fd::AsRawFd;
         let descriptor = theirs.as_raw_fd();
-        // SAFETY: the descriptor is ours; without the flag QEMU inherits it.
+        // SAFETY: F_SETFD only changes the flags of a descriptor that `theirs` keeps open. Without
+        // the close-on-exec flag, QEMU inherits it.
         assert_eq!(unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) }, 0);
         descriptor
     });

@@ -1,4 +1,5 @@
-//! Exceptions and CPUs around a stop: what a debugger changes by looking, and what its user notices.
+//! CPUs around a debugger's stop: stopped CPUs halt, inspection does not disturb an exception in
+//! progress, and breakpoints in the code that stops a CPU do no harm.
 
 use std::time::Instant;
 
@@ -6,7 +7,7 @@ use e2e::gdb::{Gdb, line, machine, socket};
 use e2e::screen::{self, Screen};
 use e2e::{LIMIT, Session};
 
-/// Waits until as many of a machine's CPUs are halted.
+/// Waits until exactly `count` of the machine's CPUs are halted.
 fn wait_for_halted(machine: &mut Screen, count: usize) {
     let deadline = Instant::now() + LIMIT;
     loop {
@@ -23,7 +24,7 @@ fn cpus_that_are_stopped_take_no_time_of_the_host() {
     let (socket, protocol) = (socket("halted"), socket("halted-machine"));
     let mut arguments = vec!["--cpus".to_string(), "3".into()];
     arguments.extend(line(&socket));
-    // Behind the `--` that there is already.
+    // The first option, `--`, is already there.
     arguments.extend(screen::options(&protocol).into_iter().skip(1));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let mut shell = Session::start(&arguments);
@@ -33,7 +34,7 @@ fn cpus_that_are_stopped_take_no_time_of_the_host() {
     wait_for_halted(&mut machine, 1);
     let mut gdb = Gdb::attach(&socket);
     wait_for_halted(&mut machine, 2);
-    // And again, from where they have been told to go on.
+    // The same when CPUs that were resumed stop again.
     for _ in 0..3 {
         gdb.type_in("continue");
         gdb.wait_for("Continuing.");
@@ -47,7 +48,8 @@ fn cpus_that_are_stopped_take_no_time_of_the_host() {
     shell.command("kill all");
 }
 
-/// An exception in an exception's first instructions leaves that one as it was.
+/// An exception during the first instructions of another exception's handler leaves the latter's
+/// state intact.
 #[test]
 fn a_fault_keeps_its_address_whatever_gdb_looks_at_before_its_handler() {
     const PAGE_FAULT: usize = 14;
@@ -61,7 +63,7 @@ fn a_fault_keeps_its_address_whatever_gdb_looks_at_before_its_handler() {
     shell.keys("run misbehave wild\r");
     let stopped = gdb.wait_for_prompt();
     assert!(stopped.contains("Breakpoint 1, "), "{stopped}");
-    // What is not mapped is found out by another fault.
+    // The debugger finds out by a fault of its own that nothing is mapped there.
     assert!(gdb.command("x/8xb 0x10").contains("Cannot access memory at address 0x10"));
     gdb.command("delete");
     let fault = gdb.command("continue");
@@ -70,7 +72,8 @@ fn a_fault_keeps_its_address_whatever_gdb_looks_at_before_its_handler() {
     shell.wait_for("misbehave` failed: page fault: write to 0xfffff00000000000");
 }
 
-/// Nobody could be told of it.
+/// A breakpoint in the handler of the NMI that stops a CPU cannot be reported, and must not keep
+/// the CPU from stopping.
 #[test]
 fn a_breakpoint_in_what_handles_an_nmi_keeps_no_cpu_from_stopping() {
     let (mut shell, socket) = machine("nmi-breakpoint", &["--cpus", "2"]);
@@ -78,7 +81,7 @@ fn a_breakpoint_in_what_handles_an_nmi_keeps_no_cpu_from_stopping() {
     gdb.command("hbreak arch::trap::handle_exception");
     for _ in 0..3 {
         gdb.type_in("continue");
-        // It runs: gdb waits for it to stop.
+        // The answer shows that the machine runs and gdb waits for a stop.
         shell.command("cpus");
         gdb.interrupt();
         let stopped = gdb.wait_for_prompt();

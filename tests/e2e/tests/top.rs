@@ -1,4 +1,5 @@
-//! `aero top` on a running machine: what it shows, on a terminal and as text, and what it says of a line that is no kernel's.
+//! `aero top` on a running machine: its display on a terminal and as text, and its errors if the
+//! other end is no kernel or one of another version.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
@@ -29,10 +30,10 @@ fn it_shows_what_runs_and_how_long_it_takes() {
     let busiest: Vec<&str> = out.lines().filter(|line| line.contains("load-")).collect();
     assert!(busiest.iter().filter(|line| line.contains("load-yield")).count() >= 2, "{out}");
     let spin = busiest.iter().find(|line| line.contains("load-spin") && line.contains("running")).expect(&out);
-    // It has its CPU to itself.
+    // The thread has its CPU to itself.
     assert!(spin.contains("100.0 %") || spin.contains(" 9"), "{spin}");
     assert!(out.contains("wake-up to turn: ") && out.contains("interrupt: ") && out.contains(" ##"), "{out}");
-    // It comes and goes; a gone thread is gone.
+    // `aero top` can be started again, and ended threads are gone.
     shell.command("trace off; kill all");
     let out = stdout(&once(&socket));
     assert!(!out.contains("load-") && out.contains("`t` begins"), "{out}");
@@ -55,7 +56,7 @@ fn on_a_terminal_it_draws_follows_its_size_and_quits_cleanly() {
     top.wait_for("busiest");
     top.keys("q");
     assert_eq!(top.end(), 0);
-    // The screen is as it was, and the cursor is back.
+    // The original screen and the cursor are back.
     assert!(top.all().contains("\x1b[?1049l") && top.all().contains("\x1b[?25h"), "{:?}", top.all());
 }
 
@@ -68,7 +69,7 @@ fn another_version_or_something_else_is_an_error() {
         let (mut stream, _) = listener.accept().expect("aero connects");
         let mut request = [0; 16];
         let _ = stream.read(&mut request).expect("aero says hello");
-        // Noise, and then a kernel of the future: variant 0, the magic, versions 99 and 98.
+        // Noise, followed by a hello of a future kernel: variant 0, the magic, versions 99 and 98.
         let mut hello = vec![0xff, 0x12, 0x00];
         let mut fields = vec![0];
         fields.extend(varint(u32::from_le_bytes(*b"ATEL")));
@@ -84,7 +85,7 @@ fn another_version_or_something_else_is_an_error() {
     let _ = std::fs::remove_file(&path);
 }
 
-/// A number as postcard has it: seven bits a byte, the lowest first.
+/// Encodes a number as postcard does: seven bits per byte, the lowest first.
 fn varint(number: u32) -> Vec<u8> {
     let mut rest = number;
     let mut out = Vec::new();
@@ -96,7 +97,7 @@ fn varint(number: u32) -> Vec<u8> {
     out
 }
 
-/// A frame of the line's (consistent overhead byte stuffing), for a few bytes.
+/// Encodes a few bytes as a frame of the telemetry line (consistent overhead byte stuffing).
 fn framed(bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for block in bytes.split(|&byte| byte == 0) {

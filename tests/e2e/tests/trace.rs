@@ -1,4 +1,4 @@
-//! The tracer: at the prompt, and as a file for Perfetto that must say what really ran.
+//! The tracer at the prompt, and the trace file for Perfetto, which must state what really ran.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use e2e::{aero, boot_and_run, stderr, stdout};
 use serde_json::Value;
 
-/// Tracks of the format: see `host/cli/src/trace_file.rs`.
+/// Processes in the trace file whose tracks are CPUs and threads: see `host/cli/src/trace_file.rs`.
 const CPUS: u64 = 1;
 const THREADS: u64 = 2;
 
@@ -32,7 +32,7 @@ fn time(event: &Value, key: &str) -> f64 {
     event[key].as_f64().unwrap_or_else(|| panic!("no {key} in {event}"))
 }
 
-/// Slices of a process by track, in their order.
+/// Returns the slices of a process by track, in order.
 fn runs(events: &[Value], process: u64) -> BTreeMap<u64, Vec<&Value>> {
     let mut tracks: BTreeMap<u64, Vec<&Value>> = BTreeMap::new();
     for event in events.iter().filter(|event| event["ph"] == "X" && event["cat"] == "run" && event["pid"] == process) {
@@ -45,7 +45,7 @@ fn runs(events: &[Value], process: u64) -> BTreeMap<u64, Vec<&Value>> {
 fn a_trace_says_what_ran_where() {
     let events = traced("what-ran", "run hello; bench context_switch", &["--cpus", "3"]);
     let cpus = runs(&events, CPUS);
-    // A thread of `hello` on each CPU, under its name.
+    // Each CPU ran a thread of `hello`, which appears under its name.
     for cpu in 0..3 {
         let names: Vec<&str> = cpus[&cpu].iter().filter_map(|event| event["name"].as_str()).collect();
         assert!(names.contains(&"greeter"), "CPU {cpu} ran {names:?}");
@@ -61,11 +61,11 @@ fn a_trace_says_what_ran_where() {
             assert!(end <= time(pair[1], "ts") + 0.001, "CPU {cpu} ran {} and {} at once", pair[0], pair[1]);
         }
     }
-    // Two threads that yield to each other take turns: a thousand times in that benchmark.
+    // In that benchmark, two threads that yield to each other alternate a thousand times.
     let names: Vec<&str> = cpus[&0].iter().filter_map(|event| event["name"].as_str()).collect();
     let turns = names.windows(2).filter(|pair| *pair == ["main", "bench"]).count();
     assert!(turns >= 1000, "{turns} turns in {} runs", names.len());
-    // A thread's own track says the same as the CPUs'.
+    // The thread tracks agree with the CPU tracks.
     for (thread, slices) in runs(&events, THREADS) {
         for slice in slices {
             let name = slice["name"].as_str().expect("a name");
@@ -74,7 +74,7 @@ fn a_trace_says_what_ran_where() {
             assert!(same, "thread {thread} ran at {} on CPU {cpu}, which says otherwise", slice["ts"]);
         }
     }
-    // Who was woken on a CPU ran there afterwards.
+    // A thread that was woken on a CPU ran there afterwards.
     let wakes: Vec<&Value> = events.iter().filter(|event| event["cat"] == "Wake").collect();
     assert!(!wakes.is_empty());
     let ended = |thread: u64| !cpus.values().flatten().any(|event| event["args"]["thread"] == thread);
@@ -87,11 +87,13 @@ fn a_trace_says_what_ran_where() {
     }
 }
 
-/// What `aero` says of a trace of more than a ring has room for, and the events in it.
+/// Records more events than a ring holds. Returns the messages of `aero` and the events in the
+/// trace.
 fn long_trace(name: &str, options: &[&str]) -> (String, Vec<Value>) {
     let file = std::env::temp_dir().join(format!("aerokernel-{}-{name}.json", std::process::id()));
     let mut command = aero();
-    // The waits are for whoever writes or looks meanwhile; what must be true does not depend on them.
+    // The sleeps give the kernel time to write and `aero` time to notice the loss; the results do
+    // not depend on them.
     let bench = "bench context_switch; sleep 0.3; ".repeat(6);
     command.args(["boot", "--run", &format!("{bench}trace"), "--cpus", "1", "--trace"]).arg(&file).args(options);
     let output = command.output().expect("aero can be run");
@@ -114,7 +116,7 @@ fn a_trace_that_loses_events_says_so_and_a_stream_loses_none() {
     assert!(switches(&events) < ring, "{said}");
     let (said, events) = long_trace("stream", &["--stream"]);
     assert!(!said.contains("overwritten") && !said.contains("loses"), "{said}");
-    // Two threads take turns 2,000 times and more in each of the six.
+    // In each of the six benchmark runs, two threads switch at least 2,000 times.
     assert!(switches(&events) > 6 * 2000, "{} switches: {said}", switches(&events));
     let mut last = 0.0;
     for event in events.iter().filter(|event| event["cat"] == "run" && event["pid"] == CPUS) {
@@ -144,7 +146,7 @@ fn a_crash_leaves_its_trace() {
     assert!(text.contains("\"main\""), "{text}");
 }
 
-/// The stamps, in us, of a dump's lines.
+/// Returns the time stamps, in us, of a dump's lines.
 fn stamps(dump: &str) -> Vec<f64> {
     dump.lines().map_while(|line| line.split_whitespace().next()?.parse().ok()).collect()
 }
@@ -155,7 +157,7 @@ fn the_tracer_at_the_prompt() {
     let text = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
     assert!(text.contains("tracing is off; "), "{text}");
-    // Each dump under its own header; the second one holds what happened after the first one's end and nothing else.
+    // Each dump has a header. The second contains only what happened after the end of the first.
     let dumps: Vec<Vec<f64>> = text.split("thread  event\n").skip(1).map(stamps).collect();
     let [first, second] = dumps.as_slice() else { panic!("two dumps were asked for:\n{text}") };
     assert_eq!(first.len(), 5, "{text}");

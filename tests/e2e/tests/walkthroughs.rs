@@ -1,4 +1,4 @@
-//! The walk-throughs of docs/DEBUGGING.md, word for word, with a real gdb.
+//! The walk-throughs of docs/DEBUGGING.md, word for word, with real debuggers.
 
 use std::fs;
 use std::io::Write;
@@ -8,19 +8,19 @@ use e2e::Session;
 use e2e::gdb::{Gdb, socket};
 use e2e::transcript::Transcript;
 
-/// What varies.
+/// The document's mark for output that varies.
 const ANYTHING: &str = "...";
 const PROMPT: &str = "(gdb) ";
 const CONTROL_C: &str = "^C";
 
-/// A command, and what it says.
+/// A command and its expected output.
 struct Step<'a> {
     command: &'a str,
     interrupted: bool,
     expected: Vec<&'a str>,
 }
 
-/// The walk-through under a heading: the command that starts it, and its steps.
+/// Returns the walk-through under a heading: the command that starts it, and its steps.
 fn walkthrough<'a>(document: &'a str, heading: &str) -> (&'a str, Vec<Step<'a>>) {
     let section = document.split("\n## ").find(|section| section.starts_with(heading));
     let section = section.unwrap_or_else(|| panic!("docs/DEBUGGING.md has no section {heading:?}"));
@@ -39,7 +39,7 @@ fn walkthrough<'a>(document: &'a str, heading: &str) -> (&'a str, Vec<Step<'a>>)
     (start, steps)
 }
 
-/// True if a line is what the document says.
+/// Returns whether a line of output matches a line of the document.
 fn matches(line: &str, expected: &str) -> bool {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (line, expected) = (words(line), words(expected));
@@ -54,7 +54,7 @@ fn matches(line: &str, expected: &str) -> bool {
     last.map_or(rest.is_empty(), |last| rest.ends_with(last))
 }
 
-/// Words as a shell makes them of a line with single quotes.
+/// Splits a line into words as a shell does, with single quotes.
 fn shell_words(line: &str) -> Vec<String> {
     let parts = line.split('\'').enumerate();
     parts
@@ -65,7 +65,7 @@ fn shell_words(line: &str) -> Vec<String> {
         .collect()
 }
 
-/// The project's directory.
+/// The repository's directory.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// The socket that the document uses.
 const SOCKET: &str = "/tmp/aero.gdb";
@@ -74,13 +74,13 @@ fn document() -> String {
     fs::read_to_string(format!("{ROOT}/docs/DEBUGGING.md")).expect("docs/DEBUGGING.md can be read")
 }
 
-/// The block under a heading that begins with these words.
+/// Returns the block, introduced by `begin`, in the section whose heading begins with `heading`.
 fn block<'a>(document: &'a str, heading: &str, begin: &str) -> &'a str {
     let section = document.split("\n## ").find(|section| section.starts_with(heading)).expect("the section");
     section.split(begin).nth(1).and_then(|rest| rest.split("```").next()).expect("the section has a block")
 }
 
-/// Another debugger, with what it says.
+/// A debugger other than [`Gdb`], with its output.
 struct Debugger {
     child: Child,
     said: Transcript,
@@ -187,7 +187,7 @@ fn lldb_attaches_as_it_is_written() {
             Some("detach") => drop(lldb.said.wait_for("detached")),
             _ if line == "thread list" => {
                 lldb.said.wait_for("view::commands::inspect::uptime");
-                // One that waits.
+                // A blocked thread.
                 lldb.said.wait_for("kernel::threads::scheduler::");
             }
             _ if line == "thread backtrace" => {
@@ -197,7 +197,7 @@ fn lldb_attaches_as_it_is_written() {
             _ => {}
         }
     }
-    // It is gone, and the kernel goes on.
+    // After lldb has detached, the kernel continues.
     shell.wait_for("up ");
 }
 
@@ -211,7 +211,7 @@ fn the_launch_file_for_visual_studio_code_is_right_for_gdb() {
     let field = |name: &str| configuration[name].as_str().unwrap_or_else(|| panic!("it has no {name}"));
     assert_eq!((field("type"), field("MIMode"), field("miDebuggerServerAddress")), ("cppdbg", "gdb", SOCKET));
     let mut shell = Session::start(&["--gdb", &socket.display().to_string()]);
-    // What the extension does with it: gdb's machine interface.
+    // Drive gdb's machine interface as the extension does.
     let mut command = Command::new(field("miDebuggerPath"));
     command.args(["-nx", "-q", "--interpreter=mi"]).arg(field("program"));
     let mut gdb = Debugger::start(&mut command, "gdb");
@@ -244,7 +244,7 @@ fn a_second_debugger_is_told_that_the_line_is_taken() {
     let second = Command::new("gdb").args(["-nx", "-q", "-batch", "-ex", &attach]).output().expect("gdb can be run");
     let said = e2e::stderr(&second);
     assert!(second.status.code() == Some(1) && said.contains("another debugger is attached"), "{said}");
-    // The first has not noticed; when it is gone, another one can come.
+    // The first debugger is undisturbed. When it is gone, another one can attach.
     assert!(first.command("info threads").contains("\"main\""));
     first.type_in("detach");
     first.wait_for("detached]");

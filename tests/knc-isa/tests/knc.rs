@@ -1,11 +1,13 @@
-//! Every instruction of the Knights Corner image is one the card has (ISA Reference Manual 327364-001, B.2).
+//! The card has every instruction of the Knights Corner image (ISA Reference Manual 327364-001,
+//! B.2).
 
 use std::collections::BTreeMap;
 
 use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, Mnemonic};
 use object::{Object, ObjectSection, ObjectSymbol, SectionKind};
 
-/// Instruction sets the card has. FPU is in, MMX and everything on vector registers is not.
+/// Instruction sets that the card has. FPU is one of them; MMX and the sets for vector registers
+/// are not.
 const HAS: [CpuidFeature; 15] = [
     CpuidFeature::INTEL8086,
     CpuidFeature::INTEL8086_ONLY,
@@ -36,16 +38,17 @@ const LACKS: [Mnemonic; 8] = [
     Mnemonic::Outsd,
 ];
 
-/// What is wrong with a piece of code, by instruction.
+/// Returns the instructions that the card lacks, each with its count and first address.
 fn violations(bits: u32, code: &[u8], address: u64) -> BTreeMap<String, (usize, u64)> {
     let mut found = BTreeMap::new();
     for instruction in Decoder::with_ip(bits, code, address, DecoderOptions::KNC) {
         let mnemonic = instruction.mnemonic();
         // Padding between functions, and the trap of `unreachable`.
         let harmless = instruction.code() == Code::Int3 || mnemonic == Mnemonic::Ud2;
-        // LLVM writes BSF as `rep bsf`, which newer CPUs read as TZCNT; older ones ignore the prefix.
+        // LLVM emits BSF as `rep bsf`, which newer CPUs decode as TZCNT; older ones ignore the
+        // prefix.
         let harmless = harmless || mnemonic == Mnemonic::Tzcnt;
-        // The card's own.
+        // DELAY is the card's own.
         let harmless = harmless || mnemonic == Mnemonic::Delay;
         let missing = instruction.cpuid_features().iter().any(|feature| !HAS.contains(feature));
         if !harmless && (missing || LACKS.contains(&mnemonic) || instruction.is_invalid()) {
@@ -58,7 +61,8 @@ fn violations(bits: u32, code: &[u8], address: u64) -> BTreeMap<String, (usize, 
     found
 }
 
-/// Code between labels that is not all 64-bit: the image's first instructions, and those of further hardware threads.
+/// Code between labels that is not all 64-bit: the first instructions of the image and of further
+/// hardware threads.
 const START_UP: [(u32, &str, &str); 4] = [
     (32, "card_entry", "boot_gdt"),
     (64, "boot_long_mode", "boot_end"),
@@ -66,7 +70,7 @@ const START_UP: [(u32, &str, &str); 4] = [
     (64, "trampoline_long", "trampoline_gdt"),
 ];
 
-/// The bytes between two labels, and their address.
+/// Returns the bytes between two labels and their address.
 fn piece<'a>(file: &object::File<'a>, from: &str, to: &str) -> (&'a [u8], u64) {
     let address = |name| file.symbol_by_name(name).unwrap_or_else(|| panic!("there is no label {name}")).address();
     let (start, end) = (address(from), address(to));

@@ -1,4 +1,4 @@
-//! Commands that look at the state.
+//! Commands that inspect the kernel's state.
 
 use alloc::format;
 
@@ -8,7 +8,7 @@ use crate::command::{Command, CommandError, CommandResult, Context, parse_number
 use crate::render::{self, Time};
 use crate::state::{Needs, State};
 
-/// Reads the state and renders it.
+/// Makes the function of a command that renders a snapshot.
 macro_rules! view {
     ($render:path, with_threads: $with_threads:literal) => {
         |context| {
@@ -18,7 +18,7 @@ macro_rules! view {
     };
 }
 
-/// The commands.
+/// The commands of this module.
 pub const COMMANDS: &[Command] = &[
     Command {
         name: "cpus",
@@ -142,7 +142,7 @@ fn no_such_thread(id: u64) -> CommandError {
     CommandError::failed(format!("there is no thread {id}; `threads` lists them"))
 }
 
-/// The thread that runs on a CPU.
+/// Returns the number of the thread that runs on a CPU.
 fn running_on(state: &dyn State, text: &str) -> Result<u64, CommandError> {
     let wanted = parse_number(text, "the CPU")?;
     let snapshot = state.snapshot(true);

@@ -1,4 +1,4 @@
-//! Commands that only look.
+//! Commands that only inspect.
 
 mod inspect;
 mod programs;
@@ -9,24 +9,24 @@ use alloc::format;
 use crate::command::{Command, CommandError, CommandResult, Context};
 use crate::state::Needs;
 
-/// `cpus`, `threads` and the like.
+/// The commands that inspect the kernel: `cpus`, `threads` and others.
 pub use inspect::COMMANDS as INSPECT;
-/// `programs`.
+/// The command `programs`.
 pub use programs::COMMANDS as PROGRAMS;
-/// `trace`.
+/// The command `trace`.
 pub use trace::COMMANDS as TRACE;
 
-/// Names of the kernel's console's other commands, for an error where there is no machine. A test of
-/// the console keeps the list complete.
+/// Names of the other commands of the kernel's console, so that an error can say that they need a
+/// machine. A test of the console keeps the list complete.
 pub const ON_A_MACHINE: &[&str] = &[
     "peek", "poke", "run", "sleep", "watch", "alias", "spawn", "kill", "reclaim", "watchdog", "break", "steer",
     "panic", "reboot", "poweroff",
 ];
 
-/// All of them, in the order `help` lists them.
+/// All inspecting commands, in the order in which `help` lists them.
 pub static ALL: &[&[Command]] = &[&[HELP], INSPECT, PROGRAMS, TRACE];
 
-/// `help`.
+/// The command `help`.
 pub const HELP: Command = Command {
     name: "help",
     needs: Needs::Nothing,

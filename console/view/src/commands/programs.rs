@@ -1,10 +1,10 @@
-//! What programs there are.
+//! The command that lists programs.
 
 use crate::command::Command;
 use crate::render;
 use crate::state::Needs;
 
-/// The commands.
+/// The commands of this module.
 pub const COMMANDS: &[Command] = &[Command {
     name: "programs",
     needs: Needs::Nothing,

@@ -1,15 +1,15 @@
-//! The tracer at the prompt.
+//! The command that controls and shows the tracer.
 
 use crate::command::{Command, CommandError, CommandResult, Context, parse_number};
 use crate::state::{Needs, Tracer, Tracing};
 
-/// Events shown unless asked for more.
+/// Number of events shown by default.
 const SHOWN: u64 = 40;
 
-/// Of a machine that has crashed and is gone.
+/// The error for a machine that has crashed and is gone.
 const GONE: &str = "the machine is gone; `trace dump` shows what it recorded last";
 
-/// The commands.
+/// The commands of this module.
 pub const COMMANDS: &[Command] = &[Command {
     name: "trace",
     needs: Needs::Nothing,

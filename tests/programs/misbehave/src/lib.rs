@@ -1,4 +1,4 @@
-//! A program that does what programs should not, as its argument says.
+//! A program that misbehaves in the way that its argument names.
 #![no_std]
 
 extern crate alloc;
@@ -20,7 +20,8 @@ use hrt::{Arguments, cpu, fiber, println};
 
 hrt::program!(main);
 
-/// Fresh at each start, whatever an earlier run left.
+/// The number of starts. Each run begins with a fresh image, so it is 0, whatever an earlier run
+/// left.
 static STARTS: AtomicU32 = AtomicU32::new(0);
 
 fn main(arguments: Arguments) -> i32 {
@@ -30,28 +31,32 @@ fn main(arguments: Arguments) -> i32 {
     }
     match arguments.get(1) {
         Some("null") => {
-            // SAFETY: it is not; that is what it is for.
+            // SAFETY: unsound on purpose: the read of address 0 faults, and the kernel ends the
+            // program.
             unsafe { black_box(core::ptr::null::<u8>()).read_volatile() as i32 }
         }
         Some("wild") => {
-            // SAFETY: as above.
+            // SAFETY: unsound on purpose: nothing is mapped at this address, and the kernel ends
+            // the program.
             unsafe { core::ptr::with_exposed_provenance_mut::<u8>(0xffff_f000_0000_0000).write_volatile(1) };
             0
         }
         Some("code") => {
-            // SAFETY: as above: code is not writable.
+            // SAFETY: unsound on purpose: code is not writable, so the write faults and the kernel
+            // ends the program.
             unsafe { (main as *const () as *mut u8).write_volatile(0xcc) };
             0
         }
         Some("divide") => {
-            // SAFETY: as above.
+            // SAFETY: the block declares the registers it changes; the division by zero ends the
+            // program on purpose.
             unsafe {
                 core::arch::asm!("xor edx, edx", "xor ecx, ecx", "div ecx", out("eax") _, out("ecx") _, out("edx") _)
             };
             0
         }
         Some("opcode") => {
-            // SAFETY: ends the program, which is what it is for.
+            // SAFETY: the invalid instruction accesses no memory and ends the program on purpose.
             unsafe { core::arch::asm!("ud2") };
             0
         }
@@ -61,9 +66,10 @@ fn main(arguments: Arguments) -> i32 {
             fiber.map_or(1, fiber::Fiber::join)
         }
         Some("elsewhere") => {
-            // The fault is another thread's, on another CPU, while this one waits.
+            // Another thread faults on another CPU while this one waits.
             let faulty = Builder::new("faulty").cpu(cpu::count() - 1).spawn(|| {
-                // SAFETY: as above.
+                // SAFETY: unsound on purpose: the read of address 0 faults, and the kernel ends the
+                // program.
                 unsafe { black_box(core::ptr::null::<u8>()).read_volatile() }
             });
             faulty.map_or(1, |thread| i32::from(thread.join().unwrap_or(2)))
@@ -78,7 +84,8 @@ fn main(arguments: Arguments) -> i32 {
             0
         }
         Some("handler-allocate") => {
-            // More and more, until a handler's allocation fails, which is a panic, which must not allocate.
+            // The handler allocates until an allocation fails. The resulting panic must not
+            // allocate.
             let exhaust = || {
                 let mut blocks = Vec::new();
                 while black_box(blocks.len()) < 1 << 20 {
@@ -94,7 +101,8 @@ fn main(arguments: Arguments) -> i32 {
         }
         Some("free") => {
             let block = Box::into_raw(Box::new(1u64));
-            // SAFETY: freed twice: the second time is what it is for.
+            // SAFETY: unsound on purpose: the block is valid for the first drop, and the second is
+            // a double free, which the kernel must detect.
             unsafe {
                 drop(Box::from_raw(block));
                 drop(Box::from_raw(block));
@@ -109,7 +117,8 @@ fn main(arguments: Arguments) -> i32 {
         Some("pointer") => bad_pointer(arguments.get(2), arguments.get(3)),
         Some("behind") => {
             let block = Box::into_raw(Box::new([0u8; 100])).cast::<u8>();
-            // SAFETY: it is not: the block ends before; that is what it is for.
+            // SAFETY: unsound on purpose: the write exceeds the block's 100 bytes, which the kernel
+            // must detect.
             unsafe { black_box(block).write_bytes(b'A', 300) };
             0
         }
@@ -137,7 +146,8 @@ fn main(arguments: Arguments) -> i32 {
         Some("orphaned-mutex") => orphaned_mutex(),
         Some("tasks") => endless_tasks(),
         Some("patient") => {
-            // No deadlock: one waits for ever, but for another that a time wakes.
+            // Not a deadlock: this thread waits without a limit, but for a thread that a timer
+            // wakes.
             let sleeper = thread::spawn(|| thread::sleep(Duration::from_millis(3500)));
             sleeper.map_or(1, |sleeper| i32::from(sleeper.join().is_none()))
         }
@@ -151,11 +161,12 @@ fn main(arguments: Arguments) -> i32 {
     }
 }
 
-/// Where nothing is mapped, and where nothing may be written: a constant.
+/// Addresses by kind: one where nothing is mapped; 0 stands for the address of a constant, which is
+/// not writable.
 const BAD: [(&str, usize); 2] = [("unmapped", 0x1000), ("constant", 0)];
 static CONSTANT: [u64; 64] = [0; 64];
 
-/// Gives each function of the interface that takes a pointer one that is bad.
+/// Passes a bad pointer to the named function of the interface, among those that take a pointer.
 fn bad_pointer(function: Option<&str>, kind: Option<&str>) -> i32 {
     use hrt::raw::*;
     let address = BAD.iter().find(|(name, _)| Some(*name) == kind).map_or(0, |(_, address)| *address);
@@ -163,7 +174,8 @@ fn bad_pointer(function: Option<&str>, kind: Option<&str>) -> i32 {
     let null = core::ptr::null_mut();
     unsafe extern "C" fn nothing(_: *mut u8) {}
     let mut status = 0;
-    // SAFETY: it is not; that is what it is for.
+    // SAFETY: unsound on purpose: the bad pointer violates the function's contract, and the kernel
+    // must end the program.
     unsafe {
         match function {
             Some("print") => aero_print(at as _, 10),
@@ -203,7 +215,8 @@ fn bad_pointer(function: Option<&str>, kind: Option<&str>) -> i32 {
     101
 }
 
-/// One thread leaves an x87 exception pending; another one of its CPU must not take it.
+/// Leaves an x87 exception pending in one thread. Another thread on the same CPU must not receive
+/// it.
 fn pending_exception() -> i32 {
     let victim = thread::spawn(|| {
         for _ in 0..1000 {
@@ -211,9 +224,10 @@ fn pending_exception() -> i32 {
         }
     });
     let culprit = thread::spawn(|| {
-        // Division by zero unmasked (SDM Vol. 1, 8.1.5).
+        // Unmasks division by zero (SDM Vol. 1, 8.1.5).
         let control: u16 = 0x37b;
-        // SAFETY: the state is this thread's own.
+        // SAFETY: the block reads a live control word and changes only the x87 state, which is this
+        // thread's own and not used by compiled code.
         unsafe {
             core::arch::asm!("fldcw [{}]", "fld1", "fldz", "fdivp st(1), st(0)", in(reg) &raw const control);
         }
@@ -227,7 +241,7 @@ fn pending_exception() -> i32 {
     if ended == (true, true) { 0 } else { 2 }
 }
 
-/// A table, and what stands behind it.
+/// A table and the variable behind it.
 #[repr(C)]
 struct Neighbours {
     table: [AtomicU32; 4],
@@ -236,16 +250,17 @@ struct Neighbours {
 
 static NEIGHBOURS: Neighbours = Neighbours { table: [const { AtomicU32::new(0) }; 4], victim: AtomicU32::new(1) };
 
-/// Fills the table, and one more.
+/// Fills `count` entries from the table's start, even beyond its end.
 #[inline(never)]
 fn fill(count: usize) {
     for index in 0..count {
-        // SAFETY: for all but the last; that is what it is for.
+        // SAFETY: the first four entries are in the table; the fifth is unsound on purpose and
+        // lands in `victim`, in the same static.
         unsafe { (*NEIGHBOURS.table.as_ptr().wrapping_add(index)).store(7, Ordering::Relaxed) };
     }
 }
 
-/// Another thread writes where it should not; it shows later.
+/// Lets another thread overwrite a variable, which shows only later.
 fn overrun() -> i32 {
     let filler = Builder::new("filler").spawn(|| fill(black_box(5)));
     let _ = filler.map(hrt::thread::JoinHandle::join);
@@ -255,17 +270,17 @@ fn overrun() -> i32 {
 
 #[inline(never)]
 fn give_back(block: *mut u64) {
-    // SAFETY: from `Box::into_raw`.
+    // SAFETY: the caller passes a block from `Box::into_raw` that has not been freed.
     drop(unsafe { Box::from_raw(block) });
 }
 
 #[inline(never)]
 fn write_late(block: *mut u64) {
-    // SAFETY: it is not, the block is another's by now; that is what it is for.
+    // SAFETY: unsound on purpose: the block has been freed and belongs to another owner by now.
     unsafe { block.write_volatile(0xdead) };
 }
 
-/// Writes to a block after it was freed, and was given to somebody else.
+/// Writes to a block that was freed and allocated again.
 fn stale() -> i32 {
     let block = Box::into_raw(Box::new(1u64));
     give_back(block);
@@ -288,7 +303,8 @@ fn spin() -> i32 {
     }
 }
 
-/// Tasks that never end on all CPUs, others that never begin, and a member of a collective who waits for ever.
+/// Queues tasks that never end on all CPUs and others that never begin, and waits without a limit
+/// as a member of a collective.
 fn endless_tasks() -> i32 {
     let Ok(pool) = Pool::new() else { return 1 };
     for cpu in 0..cpu::count() {
@@ -310,7 +326,7 @@ fn endless_tasks() -> i32 {
     0
 }
 
-/// As [`deadlock`], while another thread goes on.
+/// Deadlocks like [`deadlock`], while another thread continues.
 fn partial_deadlock() -> i32 {
     let ticking = thread::spawn(|| {
         loop {
@@ -322,7 +338,8 @@ fn partial_deadlock() -> i32 {
     status
 }
 
-/// A thread that ends with a mutex locked, which others want; one of them for a while only.
+/// Ends a thread that holds a mutex for which another thread waits, while the main thread keeps
+/// sleeping.
 fn orphaned_mutex() -> i32 {
     let Ok(mutex) = Mutex::new(0) else { return 1 };
     let mutex = Arc::new(mutex);
@@ -339,7 +356,7 @@ fn orphaned_mutex() -> i32 {
     }
 }
 
-/// Two threads, two mutexes, in opposite orders; a timer that is not set changes nothing.
+/// Locks two mutexes in two threads in opposite orders. An unset timer does not hide the deadlock.
 fn deadlock() -> i32 {
     let Ok(_timer) = Timer::new(|| ()) else { return 1 };
     let (Ok(first), Ok(second), Ok(both)) = (Mutex::new(0), Mutex::new(0), hrt::wait::Barrier::new(2)) else {
@@ -361,12 +378,12 @@ fn deadlock() -> i32 {
 
 fn print_from_handler() {
     let text = "";
-    // SAFETY: no text at all.
+    // SAFETY: the pointer is valid for the text's length, which is 0.
     unsafe { hrt::raw::aero_print(text.as_ptr(), text.len()) };
 }
 
-/// Every kind of thing a program can have when it is killed: threads that wait, sleep, compute and yield, timers that
-/// fire, fibers, messages under way.
+/// Creates everything that a program can own when it is killed: threads that wait, sleep, compute
+/// and yield, timers that fire, fibers, messages in flight.
 fn everything_at_once() {
     let Ok(channel) = Channel::<Box<u64>>::new(4) else { return };
     let channel = Arc::new(channel);
@@ -405,7 +422,8 @@ fn everything_at_once() {
         let _ = builder.spawn(|| {
             let fired = Arc::new(AtomicU32::new(0));
             let theirs = fired.clone();
-            // A handler must not end whichever thread it interrupted, also when that one's program ends.
+            // A call from a handler must not end the thread that it interrupted, even if that
+            // thread's program is ending.
             let timer = Timer::new(move || {
                 if theirs.fetch_add(1, Ordering::Relaxed).is_multiple_of(64) {
                     print_from_handler();

@@ -1,4 +1,5 @@
-//! Tasks, collectives, per-CPU variables and device lines, as a program uses them. Its exit status is the number of failures.
+//! Uses tasks, collectives, per-CPU variables and device lines as a program does. The exit status
+//! is the number of failures.
 #![no_std]
 #![feature(thread_local)]
 
@@ -24,7 +25,7 @@ hrt::program!(main);
 const TASKS: usize = 1000;
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What is checked, and how.
+/// The property that a check verifies, and the check.
 type Check = (&'static str, fn() -> Result<(), &'static str>);
 
 fn main(_: Arguments) -> i32 {
@@ -57,7 +58,8 @@ static OWN: Cell<u64> = Cell::new(40);
 #[thread_local]
 static ZEROS: [Cell<u8>; 3000] = [const { Cell::new(0) }; 3000];
 
-/// More threads than CPUs, which take turns and move between two looks.
+/// Checks thread-local variables in more threads than CPUs, which alternate and migrate between two
+/// looks.
 fn own_variables() -> Result<(), &'static str> {
     OWN.set(1);
     let work = |number: u64| {
@@ -109,7 +111,8 @@ fn tasks() -> Result<(), &'static str> {
     require(total == 2 * TASKS, "not each task ran once")
 }
 
-/// Calls `member` with each rank, on threads of which there is one per CPU; true if it always returned true.
+/// Calls `member` with each rank on a thread of its own, with the threads spread over the CPUs.
+/// Returns whether every call returned true.
 fn on_all(size: usize, member: impl Fn(usize) -> bool + Send + Clone + 'static) -> bool {
     let threads: Vec<_> = (0..size)
         .map(|rank| {
@@ -150,13 +153,15 @@ fn following() -> Result<(), &'static str> {
     require(on_all(2, move |rank| collective.follow(rank).is_ok() && cpu::this() == last), "a member stayed")
 }
 
-/// The first channel of the PC's interval timer (Intel 8254) is wired to this line of the I/O APIC (QEMU's override).
+/// The line of the I/O APIC to which the first channel of the PC's interval timer (Intel 8254) is
+/// wired (QEMU's override).
 const TIMER_LINE: u32 = 2;
 
 /// Makes the interval timer raise its line once, soon: mode 0, "interrupt on terminal count".
 fn start_interval_timer() {
     for (port, value) in [(0x43u16, 0x30u8), (0x40, 0xff), (0x40, 0x00)] {
-        // SAFETY: the timer's ports; the kernel leaves it alone once its clock is calibrated.
+        // SAFETY: the ports are the timer's and affect no memory; the kernel does not use the timer
+        // once its clock is calibrated.
         unsafe { core::arch::asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
     }
 }

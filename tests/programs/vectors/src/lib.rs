@@ -1,5 +1,6 @@
-//! Computes with x87, SSE and (where built for them) AVX and AVX-512 registers in hundreds of threads, under preemption, migration and
-//! interrupts, and looks whether a register ever changes; also below the stack pointer, in the red zone.
+//! Computes with x87, SSE and (where built for them) AVX and AVX-512 registers in hundreds of
+//! threads, under preemption, migration and interrupts, and checks that no register ever changes,
+//! nor the red zone below the stack pointer.
 //!
 //! Arguments: threads per CPU, milliseconds.
 #![no_std]
@@ -19,13 +20,14 @@ use hrt::{Arguments, cpu, fiber, println};
 
 hrt::program!(main);
 
-/// Rounds of the loop that holds values in registers: several per quantum.
+/// Number of rounds of a loop that holds values in registers. A quantum has time for several such
+/// loops.
 const HELD_ROUNDS: u64 = 20_000;
 
-/// Interrupts to all CPUs in a row, 20 us apart.
+/// Number of interrupts sent to all CPUs in a row, 20 us apart.
 const STORM: usize = 100;
 
-/// What all threads share.
+/// The state that all threads share.
 struct Shared {
     stop: AtomicBool,
     rounds: AtomicU64,
@@ -63,7 +65,7 @@ fn run(shared: &Arc<Shared>, threads: usize, duration: Duration) -> Result<(), h
         let builder = Builder::new("computer").cpu(number % cpu::count());
         handles.push(builder.spawn(move || compute(&theirs, number as u64 + 1))?);
     }
-    // Handlers that use the registers themselves.
+    // Handlers that use the vector registers themselves.
     let theirs = shared.clone();
     let interrupt = Interrupt::register(move || {
         theirs.interrupts.fetch_add(1, Ordering::SeqCst);
@@ -93,9 +95,10 @@ fn run(shared: &Arc<Shared>, threads: usize, duration: Duration) -> Result<(), h
     Ok(())
 }
 
-/// Other values in all registers.
+/// Overwrites vector and x87 registers.
 fn spoil_registers() {
-    // SAFETY: a handler may change them all: the kernel keeps what it interrupted.
+    // SAFETY: the block accesses no memory, declares the SSE registers it changes, and removes what
+    // it pushes on the x87 stack. The kernel restores the interrupted code's registers.
     unsafe {
         asm!(
             "pcmpeqd xmm0, xmm0", "movaps xmm1, xmm0", "movaps xmm2, xmm0", "movaps xmm3, xmm0", "movaps xmm7, xmm0",
@@ -104,12 +107,13 @@ fn spoil_registers() {
         );
     }
     #[cfg(target_feature = "avx")]
-    // SAFETY: as above.
+    // SAFETY: the block accesses no memory and declares the AVX registers it changes.
     unsafe {
         asm!("vpcmpeqd xmm1, xmm1, xmm1", "vinsertf128 ymm1, ymm1, xmm1, 1", "vmovaps ymm9, ymm1", out("ymm1") _, out("ymm9") _);
     }
     #[cfg(target_feature = "avx512f")]
-    // SAFETY: as above.
+    // SAFETY: the block accesses no memory and declares the AVX-512 registers and the mask it
+    // changes.
     unsafe {
         asm!(
             "vpternlogd zmm9, zmm9, zmm9, 0xff", "vmovaps zmm31, zmm9", "kxnorw k1, k1, k1",
@@ -129,7 +133,8 @@ fn compute(shared: &Shared, seed: u64) {
             0 => thread::yield_now(),
             1 => drop(thread::migrate((cpu::this() + 1) % cpu::count())),
             2 => {
-                // A fiber with registers of its own, and another rounding mode, which must stay its own.
+                // A fiber with registers and a rounding mode of its own, which must not leak to
+                // this thread.
                 let fiber = fiber::create(move || {
                     set_rounding(Rounding::Up);
                     fiber::yield_now();
@@ -157,24 +162,26 @@ enum Rounding {
 
 fn set_rounding(rounding: Rounding) {
     let control = rounding as u32;
-    // SAFETY: a valid control word.
+    // SAFETY: the instruction reads a live variable that holds a valid MXCSR value.
     unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const control) };
 }
 
 fn rounding_is(rounding: Rounding) -> bool {
     let mut control = 0u32;
-    // SAFETY: writes the word.
+    // SAFETY: the instruction writes 32 bits to a live variable of that size.
     unsafe { asm!("stmxcsr [{}]", in(reg) &raw mut control) };
     control & 0x6000 == rounding as u32 & 0x6000
 }
 
-/// Holds values in x87, SSE and AVX registers across a loop long enough to be interrupted.
+/// Holds values in x87, SSE and AVX registers during a loop long enough to be interrupted. Returns
+/// whether they are unchanged.
 #[inline(never)]
 fn held_in_registers(seed: u64) -> bool {
     let (low, high, x87): (u64, u64, u64);
     #[cfg_attr(not(target_feature = "avx"), expect(unused_mut, reason = "only AVX has an upper half"))]
     let mut upper = seed;
-    // SAFETY: uses only registers it names; the x87 stack is empty again at the end.
+    // SAFETY: the block declares the registers it changes and leaves the x87 stack empty. Without
+    // `nostack`, the compiler keeps nothing in the red zone, which the block uses.
     unsafe {
         asm!(
             "mov [rsp - 16], {seed}",
@@ -197,7 +204,7 @@ fn held_in_registers(seed: u64) -> bool {
         );
     }
     #[cfg(target_feature = "avx")]
-    // SAFETY: as above.
+    // SAFETY: the block accesses no memory and declares the registers it changes.
     unsafe {
         asm!(
             "vmovq xmm9, {seed}",
@@ -221,12 +228,12 @@ fn held_in_avx512(_seed: u64) -> bool {
     true
 }
 
-/// The same in the upper half of a register, one of those that only AVX-512 has, and a mask.
+/// Does the same with the upper half of a register, a register that only AVX-512 has, and a mask.
 #[cfg(target_feature = "avx512f")]
 #[inline(never)]
 fn held_in_avx512(seed: u64) -> bool {
     let (upper, last, mask): (u64, u64, u64);
-    // SAFETY: uses only registers it names.
+    // SAFETY: the block accesses no memory and declares the registers it changes.
     unsafe {
         asm!(
             "vpbroadcastq zmm9, {seed}",
@@ -251,11 +258,13 @@ fn held_in_avx512(seed: u64) -> bool {
     upper == seed && last == seed && mask == seed & 0xffff
 }
 
-/// Holds a value below the stack pointer, where a leaf function may keep one (System V ABI AMD64, 3.2.2).
+/// Holds a value below the stack pointer, where a leaf function may keep one (System V ABI AMD64,
+/// 3.2.2). Returns whether it is unchanged.
 #[inline(never)]
 fn held_in_red_zone(seed: u64) -> bool {
     let (first, last): (u64, u64);
-    // SAFETY: the red zone is the function's own; the block calls nothing.
+    // SAFETY: without `nostack`, the compiler keeps nothing in the red zone, and the block calls
+    // nothing that would use it.
     unsafe {
         asm!(
             "mov [rsp - 8], {seed}",
@@ -274,7 +283,7 @@ fn held_in_red_zone(seed: u64) -> bool {
     first == seed && last == seed
 }
 
-/// A sum that is known: of the first odd numbers.
+/// Returns whether the sum of the first odd numbers is the square of their count.
 #[inline(never)]
 fn numbers_are_right(seed: u64) -> bool {
     let count = 500 + seed % 100;
