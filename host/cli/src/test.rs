@@ -220,11 +220,12 @@ const BOCHS_LIMIT: Duration = Duration::from_secs(600);
 fn bochs() -> Result<()> {
     let suite = image::build(Which::Suite)?;
     succeed_in_bochs(&suite, "timers; irqs; test", &INTEL)?;
-    let vectors = program::build(Which::X64, &[root().join("tests/programs/vectors")], Isa::V4)?;
-    succeed_in_bochs(&vectors, "log; run vectors 50 200", &["AVX-512", " 0 wrong"])?;
-    // QEMU's emulator raises no x87 exception (SDM Vol. 1, 8.7).
-    let misbehave = program::build(Which::X64, &[root().join("tests/programs/misbehave")], Isa::V1)?;
-    succeed_in_bochs(&misbehave, "run misbehave x87", &["victim and culprit ended: (true, true)"])
+    // One image, because booting takes most of the time. QEMU's emulator raises no x87 exception
+    // (SDM Vol. 1, 8.7).
+    let programs = ["vectors", "misbehave"].map(|name| root().join("tests/programs").join(name));
+    let image = program::build(Which::X64, &programs, Isa::V4)?;
+    let parts = ["AVX-512", " 0 wrong", "victim and culprit ended: (true, true)"];
+    succeed_in_bochs(&image, "log; run vectors 50 200; run misbehave x87", &parts)
 }
 
 /// Runs commands in Bochs that must succeed and print the given parts.

@@ -5,8 +5,16 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use e2e::{stderr, stdout};
+
+/// Makes the tests run one at a time. A process started by one test briefly inherits the files that
+/// another test is writing, and a program that is open for writing cannot be executed (ETXTBSY).
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A temporary directory, which is removed when the test ends.
 struct Directory(PathBuf);
@@ -38,6 +46,7 @@ fn write_script(path: &Path, text: &str) {
 
 #[test]
 fn the_script_works_through_a_link_and_from_another_directory() {
+    let _alone = alone();
     let directory = Directory::new("link");
     let link = directory.0.join("aero");
     symlink(script(), &link).expect("a link");
@@ -48,6 +57,7 @@ fn the_script_works_through_a_link_and_from_another_directory() {
 
 #[test]
 fn help_installs_nothing() {
+    let _alone = alone();
     let directory = Directory::new("help");
     let tools = [
         "sh", "dirname", "readlink", "sed", "head", "id", "grep", "find", "touch", "tr", "uname", "cc", "ld.lld", "as",
@@ -131,6 +141,7 @@ impl Copy {
 
 #[test]
 fn whoever_has_no_home_builds_in_the_tree() {
+    let _alone = alone();
     let copy = Copy::new("home");
     let root = copy.directory.0.canonicalize().expect("a directory");
     let in_tree = format!("{root}: cargo home {root}/target/cargo-home: build", root = root.display());
@@ -145,6 +156,7 @@ fn whoever_has_no_home_builds_in_the_tree() {
 
 #[test]
 fn it_is_seen_when_something_is_built() {
+    let _alone = alone();
     let copy = Copy::new("progress");
     let is_quiet = |calls: &str| calls.contains("build --quiet");
     let (first, calls) = copy.run(None);
