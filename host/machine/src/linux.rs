@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use build::archive::Archive;
 use build::project::{cargo, root, run};
+use build::scratch::Directory;
 
 use crate::machine::{End, Machine};
 use crate::process::{die_with_parent, pump, qemu_missing};
@@ -147,7 +148,8 @@ impl Settings<'_> {
 pub struct Linux {
     child: Child,
     output: Receiver<Vec<u8>>,
-    initrd: PathBuf,
+    /// Holds the initial file system, and is removed with the machine.
+    _directory: Directory,
 }
 
 impl Linux {
@@ -156,7 +158,8 @@ impl Linux {
     /// # Errors
     /// Fails if QEMU is missing or does not start, or if files cannot be created.
     pub fn start(settings: &Settings<'_>, file_system: Archive) -> Result<Self> {
-        let initrd = root().join(format!("target/linux/initrd-{}", std::process::id()));
+        let directory = Directory::new(root().join(format!("target/linux/run-{}", std::process::id())))?;
+        let initrd = directory.path.join("initrd");
         fs::write(&initrd, file_system.finish())?;
         // With counted instructions, Linux cannot start the other CPUs during boot; the first
         // process starts them later.
@@ -167,7 +170,7 @@ impl Linux {
         die_with_parent(&mut command);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(qemu_missing)?;
         let output = pump(child.stdout.take().context("QEMU has no output")?);
-        Ok(Self { child, output, initrd })
+        Ok(Self { child, output, _directory: directory })
     }
 }
 
@@ -188,7 +191,6 @@ impl Drop for Linux {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_file(&self.initrd);
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,10 +26,6 @@ use crate::{files, memory, qmp};
 const LINE_LIMIT: usize = 4000;
 /// How long QEMU may take to end after it has closed its output.
 const EXIT_LIMIT: Duration = Duration::from_secs(10);
-/// Longest silence of a kernel that did not finish and reports its state.
-const REPORT_LIMIT: Duration = Duration::from_secs(2);
-/// How long such a kernel may take to write its crash file.
-const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
 /// A PC in QEMU.
 pub struct Pc {
@@ -148,7 +144,9 @@ impl Machine for Pc {
 
     fn interrogate(&mut self) -> Option<Vec<u8>> {
         let Self { monitor, output, crash, .. } = self;
-        Some(interrogate(monitor, |said| listen(output, crash, said)))
+        let size = || fs::metadata(&*crash).map_or(0, |file| file.len());
+        let mut written = size();
+        Some(interrogate(monitor, output, || size() > core::mem::replace(&mut written, size())))
     }
 
     fn end(&mut self) -> Result<End> {
@@ -190,24 +188,6 @@ impl Machine for Pc {
 
     fn debugger_socket(&self) -> Option<&Path> {
         self.gdb.as_ref().map(|line| &*line.socket)
-    }
-}
-
-/// Collects the kernel's output in `said` until the kernel falls silent and its crash file stops
-/// growing, or `WRITE_LIMIT` has passed.
-fn listen(output: &Receiver<Vec<u8>>, crash: &Path, said: &mut Vec<u8>) {
-    let size = || fs::metadata(crash).map_or(0, |file| file.len());
-    let (mut written, end) = (size(), Instant::now() + WRITE_LIMIT);
-    let mut deadline = Instant::now() + REPORT_LIMIT;
-    loop {
-        match output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(bytes) => said.extend(bytes),
-            Err(RecvTimeoutError::Timeout) if size() > written && Instant::now() < end => {
-                written = size();
-                deadline = Instant::now() + REPORT_LIMIT;
-            }
-            Err(_) => return,
-        }
     }
 }
 

@@ -7,13 +7,18 @@ use std::os::unix::process::CommandExt;
 use std::process::{ChildStdout, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use build::project::MissingTool;
 
 /// Most attempts to ask a kernel where its CPUs are.
 const INTERROGATIONS: u32 = 3;
+/// How long a kernel may take to report where its CPUs are.
+const REPORT_LIMIT: Duration = Duration::from_secs(2);
+/// How long a kernel that reports may take to write what is left.
+const WRITE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Returns the error for a QEMU that cannot be started.
 pub fn qemu_missing(error: std::io::Error) -> anyhow::Error {
@@ -48,16 +53,37 @@ pub fn end_of(mut from: ChildStdout) -> Arc<AtomicBool> {
     has_ended
 }
 
-/// Asks the kernel in a QEMU where its CPUs are, with an NMI from QEMU's monitor. Returns the
-/// kernel's output as `listen` collects it.
-pub fn interrogate(monitor: &mut UnixStream, mut listen: impl FnMut(&mut Vec<u8>)) -> Vec<u8> {
+/// Asks the kernel in a QEMU where its CPUs are, by non-maskable interrupts from QEMU's monitor.
+/// Returns what the kernel says within [`REPORT_LIMIT`] of each question, or, while `is_writing`
+/// reports progress with what is left, within [`WRITE_LIMIT`].
+pub fn interrogate(
+    monitor: &mut UnixStream,
+    output: &Receiver<Vec<u8>>,
+    mut is_writing: impl FnMut() -> bool,
+) -> Vec<u8> {
     let mut said = Vec::new();
-    // The kernel may take an NMI for one that it sent itself, so a silent kernel is asked again.
+    // The kernel may take one NMI for an NMI that it sent itself.
     for _ in 0..INTERROGATIONS {
         if !said.is_empty() || monitor.write_all(b"nmi\n").is_err() {
             break;
         }
-        listen(&mut said);
+        let end = Instant::now() + WRITE_LIMIT;
+        let mut deadline = Instant::now() + REPORT_LIMIT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match output.recv_timeout(left) {
+                Err(RecvTimeoutError::Disconnected) => return said,
+                Ok(bytes) => said.extend(bytes),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            // Also checked after output: a kernel that never falls silent must not be heard for ever.
+            if Instant::now() >= deadline {
+                if Instant::now() >= end || !is_writing() {
+                    break;
+                }
+                deadline = Instant::now() + REPORT_LIMIT;
+            }
+        }
     }
     said
 }
