@@ -76,7 +76,7 @@ pub fn interrogate(
                 Ok(bytes) => said.extend(bytes),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            // Also checked after output: a kernel that never falls silent must not be heard for ever.
+            // Also checked after output, because a kernel may never fall silent.
             if Instant::now() >= deadline {
                 if Instant::now() >= end || !is_writing() {
                     break;
