@@ -191,7 +191,7 @@ fn lldb_attaches_as_it_is_written() {
                 lldb.said.wait_for("kernel::threads::scheduler::");
             }
             _ if line == "thread backtrace" => {
-                lldb.said.wait_for("console::execute::Execution");
+                lldb.said.wait_for("view::execute::Execution");
                 lldb.said.wait_for("arch::context::start");
             }
             _ => {}
@@ -232,7 +232,7 @@ fn the_launch_file_for_visual_studio_code_is_right_for_gdb() {
     shell.keys("uptime\r");
     gdb.said.wait_for("*stopped,reason=\"breakpoint-hit\"");
     gdb.type_in("-stack-list-frames");
-    gdb.said.wait_for("console::execute::Execution");
+    gdb.said.wait_for("view::execute::Execution");
 }
 
 #[test]
