@@ -1,17 +1,13 @@
-//! An architecture's mechanisms for a debugger. A machine without a debugger line keeps all the
-//! defaults.
+//! A debugger's mechanisms: [`Debug`] and [`DebugLine`].
 
-use crate::ProbeError;
-use crate::fault::Fault;
-#[cfg(doc)]
-use crate::fault::Registers;
+use crate::fault::{Fault, Registers};
 
 /// Why a CPU enters the debugger.
 #[derive(Clone, Copy, Debug)]
 pub enum DebugEvent<'a> {
     /// A breakpoint instruction was executed; the instruction pointer is past it.
     Breakpoint,
-    /// One instruction was executed with [`TRAP_FLAG`] set, hardware breakpoints were hit, or both.
+    /// One instruction was executed as a single step, hardware breakpoints were hit, or both.
     Trap {
         /// True if a single step is complete.
         stepped: bool,
@@ -24,14 +20,6 @@ pub enum DebugEvent<'a> {
     /// A fault. It is reported as one if the debugger does not claim it.
     Fault(&'a Fault),
 }
-
-/// In [`Registers::flags`]: trap after the next instruction (SDM Vol. 3B, 18.3.1.4).
-pub const TRAP_FLAG: u64 = 1 << 8;
-/// In [`Registers::flags`]: interrupts are enabled.
-pub const INTERRUPT_FLAG: u64 = 1 << 9;
-/// In [`Registers::flags`]: ignore an instruction breakpoint at the next instruction (SDM Vol. 3B,
-/// 18.3.1.1).
-pub const RESUME_FLAG: u64 = 1 << 16;
 
 /// Number of a CPU's hardware breakpoints.
 pub const HARDWARE_BREAKPOINTS: usize = 4;
@@ -78,37 +66,32 @@ impl SystemRegisters {
     }
 }
 
-/// Offsets of the parts of the vector state in the area that [`Debugging::save_vectors`] writes
-/// (SDM Vol. 1, 13.4 and 13.5); `None` for parts the CPU lacks. The first 512 bytes have FXSAVE's
-/// layout.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct VectorLayout {
-    /// Size of the area in bytes; the area is aligned to 64.
-    pub size: usize,
-    /// Upper halves of YMM0 to YMM15.
-    pub avx: Option<usize>,
-    /// K0 to K7, upper halves of ZMM0 to ZMM15, ZMM16 to ZMM31.
-    pub avx512: Option<[usize; 3]>,
-}
-
-/// A debugger's mechanisms. They run on a CPU that is stopped or about to stop, with interrupts
-/// disabled, or once at start-up.
-pub trait Debugging {
-    /// Prepares the debugger's line; returns false if there is none. The boot CPU calls it once.
-    fn debug_line_init() -> bool {
+/// The line to a debugger on another machine. It is used by a CPU that is stopped or about to stop,
+/// with interrupts disabled. The defaults are those of a machine without such a line.
+pub trait DebugLine: 'static {
+    /// Prepares the line; returns false if there is none. The boot CPU calls it once.
+    fn init() -> bool {
         false
     }
-    /// Takes a byte received on the debugger's line.
-    fn debug_line_read() -> Option<u8> {
+    /// Takes a byte received on the line.
+    fn read() -> Option<u8> {
         None
     }
     /// Sends a byte by polling; drops it if the other end is stuck.
-    fn debug_line_write(_: u8) {}
+    fn write(_byte: u8) {}
     /// Enables or disables delivery of the line's input as a [`DebugEvent::Attention`] to CPU 0,
     /// whatever that CPU is doing.
-    fn debug_line_watch(_: bool) {}
+    fn watch(_watch: bool) {}
+}
+
+/// A debugger's mechanisms. They run on a CPU that is stopped or about to stop, with interrupts
+/// disabled. The defaults are those of a machine that nothing debugs.
+pub trait Debug: 'static {
+    /// The breakpoint instruction, one byte.
+    const BREAKPOINT: u8 = 0;
+
     /// Sends a [`DebugEvent::Attention`] to all other CPUs.
-    fn debug_stop_others() {}
+    fn stop_others() {}
     /// Halts this CPU until there is cause for a [`DebugEvent::Attention`], unless there has been
     /// one since the last call. May return early. If called while the CPU handles such an event,
     /// the new event itself is delivered when the CPU resumes.
@@ -117,38 +100,24 @@ pub trait Debugging {
     }
     /// Sets this CPU's hardware breakpoints.
     fn set_hardware_breakpoints(_: &[Option<HardwareBreakpoint>; HARDWARE_BREAKPOINTS]) {}
-    /// Writes bytes at an address even if it is read-only, code for example. All other CPUs are
-    /// stopped.
-    ///
-    /// # Errors
-    /// If nothing is mapped there.
-    fn write_protected(address: usize, _: &[u8]) -> Result<(), ProbeError> {
-        Err(ProbeError { address })
+    /// Executes a breakpoint instruction.
+    fn breakpoint() {}
+
+    /// Lets the interrupted code pass the instruction breakpoint at its next instruction, and ends
+    /// any single steps.
+    fn resume(_registers: &mut Registers) {}
+    /// Lets the interrupted code execute one instruction, with interrupts disabled if that makes no
+    /// difference to the instruction: the step would otherwise enter the handler of a pending
+    /// interrupt. Returns whether it disabled them.
+    fn begin_step(_registers: &mut Registers) -> bool {
+        false
     }
-    /// True for addresses of device registers, which a read can change.
-    fn is_device_memory(_: usize) -> bool {
+    /// Ends a single step, however it ended. Returns whether there was one.
+    fn end_step(_registers: &mut Registers) -> bool {
         false
     }
     /// This CPU's system registers, as the interrupted code has them.
     fn system_registers() -> SystemRegisters {
         SystemRegisters::default()
     }
-    /// Layout of what [`Debugging::save_vectors`] writes.
-    fn vector_layout() -> VectorLayout {
-        VectorLayout::default()
-    }
-    /// Writes this CPU's floating-point and vector state to an area of that layout.
-    ///
-    /// # Safety
-    /// The area has the size and the alignment that [`Debugging::vector_layout`] gives.
-    unsafe fn save_vectors(_: *mut u8) {}
-    /// Loads this CPU's floating-point and vector state from such an area.
-    ///
-    /// # Safety
-    /// As for [`Debugging::save_vectors`], which wrote the area.
-    unsafe fn restore_vectors(_: *mut u8) {}
-    /// Executes a breakpoint instruction.
-    fn breakpoint() {}
-    /// The breakpoint instruction, one byte.
-    const BREAKPOINT: u8 = 0;
 }

@@ -14,13 +14,15 @@ pub enum FaultKind {
     },
     /// A debugger's breakpoint instruction.
     Breakpoint,
-    /// Any other exception, by the architecture's vector and error code.
-    Other {
-        /// The exception's vector.
-        vector: u8,
-        /// The exception's error code, 0 if it has none.
-        code: u64,
-    },
+    /// An instruction that this CPU does not have.
+    InvalidInstruction,
+    /// Any other fault of the running code.
+    Other,
+    /// A non-maskable interrupt that no part of the kernel asked for.
+    NonMaskable,
+    /// The hardware failed, or the CPU could not deliver another fault: not the running code's
+    /// doing.
+    Machine,
 }
 
 /// A kind of memory access.
@@ -65,6 +67,23 @@ impl Registers {
     }
 
     const STACK_POINTER: usize = 7;
+    /// Interrupt flag in `flags` (SDM Vol. 1, 3.4.3).
+    const INTERRUPT_FLAG: u64 = 1 << 9;
+
+    /// True if the code runs with interrupts enabled.
+    pub const fn interrupts_enabled(&self) -> bool {
+        self.flags & Self::INTERRUPT_FLAG != 0
+    }
+
+    /// Makes the code continue with interrupts enabled.
+    pub const fn enable_interrupts(&mut self) {
+        self.flags |= Self::INTERRUPT_FLAG;
+    }
+
+    /// Makes the code continue with interrupts disabled.
+    pub const fn disable_interrupts(&mut self) {
+        self.flags &= !Self::INTERRUPT_FLAG;
+    }
 
     /// Names of the entries of `general`, in their order.
     pub const fn names() -> [&'static str; 16] {
@@ -101,6 +120,10 @@ pub struct Fault {
     pub kind: FaultKind,
     /// The architecture's human-readable name of the trap.
     pub name: &'static str,
+    /// The architecture's number of the trap.
+    pub vector: u8,
+    /// The trap's error code, 0 if it has none.
+    pub code: u64,
     /// The registers at the trap.
     pub registers: Registers,
 }

@@ -1,14 +1,17 @@
 //! [`Machine`]: the contract's implementation for a Linux process.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::ptr;
 
+use arch_contract::fault::{Registers, TrapFrame};
 use arch_contract::{
-    Architecture, Callbacks, ConsoleEvent, Export, IpiError, LineError, LineTrigger, MapError, PowerAction, Protection,
-    StartCpuError, TraceEntry,
+    Architecture, Callbacks, Contexts as _, IpiError, MapError, PowerAction, ProbeError, Protection, StartCpuError,
+    TraceEntry,
 };
-use arch_x64::context::{self, Context};
+use arch_x64::cpu::context::Context;
+use arch_x64::cpu::{Contexts, identity, probe};
 
 use crate::{cpu, memory, signals};
 
@@ -44,106 +47,52 @@ extern "C" fn cpu_thread(start: *mut libc::c_void) -> *mut libc::c_void {
     cpu::set_local_of(cpu, local);
     cpu::become_cpu(cpu);
     let mut context = Context::default();
-    context::prepare(&mut context, stack_top, cpu_start, cpu);
+    Contexts::prepare(&mut context, stack_top, cpu_start, cpu);
     // SAFETY: the kernel provides the stack for this CPU, and the context was just prepared; the
     // pthread's own stack is abandoned.
-    unsafe { context::resume(&raw const context) }
+    unsafe { Contexts::resume(&raw const context) }
 }
 
 extern "C" fn cpu_start(cpu: usize) -> ! {
     match cpu::callbacks() {
         Some(callbacks) => (callbacks.cpu_main)(cpu),
-        None => Machine::halt_forever(),
+        None => <Core as arch_contract::Core>::halt_forever(),
     }
 }
 
-/// A debugger of the process, such as gdb, takes the place of these mechanisms.
-impl arch_contract::debug::Debugging for Machine {}
+/// Default stack size of a thread, in bytes. The C library's functions run on it too.
+const STACK_SIZE: usize = 256 * 1024;
 
 impl Architecture for Machine {
     const NAME: &'static str = "host";
-    const INTERRUPT_STACKS: usize = 1;
-    const TRAP_FRAME: Option<arch_contract::fault::TrapFrame> = None;
-    const DEFAULT_STACK_SIZE: usize = 256 * 1024;
-    const SELF_VECTOR: u8 = SELF_VECTOR;
-    const TIMER_VECTOR: u8 = TIMER_VECTOR;
-    type Context = Context;
+    const DEFAULT_STACK_SIZE: usize = STACK_SIZE;
+    type Core = Core;
+    type Contexts = Contexts;
+    type Vectors = Vectors;
+    type Traps = Traps;
+    type Ipi = Ipi;
+    type Lines = Nothing;
+    type Clock = Clock;
+    type AddressSpace = AddressSpace;
+    type TraceRing = TraceRing;
+    type ConsoleDevice = StandardOutput;
+    type Platform = Platform;
+    type Debug = Nothing;
+    type DebugLine = Nothing;
+}
 
-    arch_x64::context_methods!();
-    arch_x64::vector_methods!();
+/// What a process does not have. A debugger of the process, such as gdb, takes the place of the
+/// debugger's mechanisms.
+pub struct Nothing;
 
-    /// Thread-local variables are the C library's, so FS base stays unchanged.
-    fn set_thread_pointer(_: usize) {}
+impl arch_contract::Lines for Nothing {}
+impl arch_contract::Debug for Nothing {}
+impl arch_contract::DebugLine for Nothing {}
 
-    fn fault_contained() {}
+/// A pthread as a CPU.
+pub struct Core;
 
-    /// Makes a Linux system call with a number that Linux does not know.
-    fn system_call(number: usize) -> isize {
-        // SAFETY: the call has no arguments, and a number unknown to Linux has no effect.
-        let result = unsafe { libc::syscall((number | UNKNOWN_CALLS) as libc::c_long) };
-        if result == -1 { -(io::Error::last_os_error().raw_os_error().unwrap_or(0) as isize) } else { result as isize }
-    }
-
-    fn is_tracing() -> bool {
-        arch_x64::trace::is_on()
-    }
-
-    fn set_tracing(tracing: bool) {
-        arch_x64::trace::set(tracing);
-    }
-
-    fn set_trace_ring(cpu: usize, ring: *mut TraceEntry) {
-        cpu::set_trace_ring(cpu, ring);
-    }
-
-    fn traced(cpu: usize) -> usize {
-        cpu::traced(cpu)
-    }
-
-    fn trace(tag: u64, first: u64, second: u64) {
-        cpu::trace(Self::cycles(), tag, first, second);
-    }
-
-    /// Linux saves and restores the state around each signal handler.
-    fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
-        function(argument);
-    }
-
-    fn install(callbacks: &'static Callbacks) {
-        cpu::install(callbacks);
-    }
-
-    fn start_cpu(
-        cpu: usize,
-        _: u32,
-        stack_top: usize,
-        local: usize,
-        wait: &mut dyn FnMut() -> bool,
-    ) -> Result<(), StartCpuError> {
-        if cpu::is_silent(cpu) {
-            while wait() {}
-            return Err(StartCpuError::NoAnswer);
-        }
-        let start = Box::into_raw(Box::new(Start { cpu, stack_top, local }));
-        let mut thread = 0;
-        // Disable interrupts, because pthread_create allocates.
-        let were_enabled = cpu::interrupts_enabled();
-        cpu::disable_interrupts();
-        // SAFETY: `cpu_thread` takes a pointer to a `Start`, and becomes the only owner of this
-        // one.
-        let result = unsafe { libc::pthread_create(&raw mut thread, ptr::null(), cpu_thread, start.cast()) };
-        if were_enabled {
-            cpu::enable_interrupts();
-        }
-        if result == 0 { Ok(()) } else { Err(StartCpuError::NoAnswer) }
-    }
-
-    /// The fault handler has a stack of its own, because a thread's stack overflow is one of the
-    /// faults.
-    fn set_interrupt_stacks(tops: &[usize]) {
-        signals::use_alternate_stack(tops[0], Self::DEFAULT_STACK_SIZE);
-    }
-
+impl arch_contract::Core for Core {
     fn local() -> usize {
         cpu::local()
     }
@@ -189,50 +138,109 @@ impl Architecture for Machine {
         }
     }
 
-    fn cycles_in_order() -> u64 {
-        Self::cycles()
-    }
-
     fn cycles() -> u64 {
         cycles()
     }
 
-    fn cycle_frequency_hz() -> u64 {
-        1_000_000_000
+    fn cycles_in_order() -> u64 {
+        cycles()
     }
 
-    fn arm_timer(deadline_cycles: u64) {
-        cpu::set_timer(deadline_cycles.max(1));
+    /// Thread-local variables are the C library's, so FS base stays unchanged.
+    fn set_thread_pointer(_: usize) {}
+
+    /// Makes a Linux system call with a number that Linux does not know.
+    fn system_call(number: usize) -> isize {
+        // SAFETY: the call has no arguments, and a number unknown to Linux has no effect.
+        let result = unsafe { libc::syscall((number | UNKNOWN_CALLS) as libc::c_long) };
+        if result == -1 { -(io::Error::last_os_error().raw_os_error().unwrap_or(0) as isize) } else { result as isize }
     }
 
-    fn disarm_timer() {
-        cpu::set_timer(0);
+    fn execute_invalid_instruction() -> ! {
+        identity::execute_invalid_instruction()
     }
 
-    fn timer_name() -> &'static str {
-        "POSIX timer"
+    fn processor_name(write: &mut dyn fmt::Write) -> fmt::Result {
+        identity::processor_name(write)
     }
 
-    fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
-        if cpu::send(cpu, vector) { Ok(()) } else { Err(IpiError::NoSuchCpu) }
+    fn accelerator() -> &'static str {
+        identity::accelerator()
+    }
+
+    fn instruction_set() -> &'static str {
+        identity::instruction_set()
+    }
+}
+
+/// Vector state, which Linux keeps around each signal handler.
+pub struct Vectors;
+
+impl arch_contract::Vectors for Vectors {
+    const ARE_USED: bool = true;
+
+    fn reset() {
+        arch_x64::cpu::Vectors::reset();
+    }
+
+    fn control() -> u64 {
+        arch_x64::cpu::Vectors::control()
+    }
+
+    fn set_control(control: u64) {
+        arch_x64::cpu::Vectors::set_control(control);
+    }
+
+    fn describe(write: &mut dyn fmt::Write) -> fmt::Result {
+        arch_x64::cpu::Vectors::describe(write)
+    }
+}
+
+/// Interrupts and faults by signals.
+pub struct Traps;
+
+impl arch_contract::Traps for Traps {
+    const STACKS: usize = 1;
+    const FRAME: Option<TrapFrame> = None;
+    const SELF_VECTOR: u8 = SELF_VECTOR;
+
+    fn install(callbacks: &'static Callbacks) {
+        cpu::install(callbacks);
+    }
+
+    /// The fault handler has a stack of its own, because a thread's stack overflow is one of the
+    /// faults.
+    fn set_stacks(tops: &[usize]) {
+        signals::use_alternate_stack(tops[0], STACK_SIZE);
     }
 
     fn interrupt_self() {
         cpu::interrupt_self(SELF_VECTOR);
     }
 
+    /// A handler runs on the interrupted thread's own stack, so the chain of frames continues from
+    /// here.
+    #[inline(always)]
+    fn interrupted() -> Registers {
+        Contexts::registers_here()
+    }
+
     fn is_interrupt_entry(_: usize) -> bool {
         false
     }
 
-    /// A handler runs on the interrupted thread's own stack, so the chain of frames continues from
-    /// here.
-    #[inline(always)]
-    fn interrupted() -> arch_contract::fault::Registers {
-        arch_x64::context::registers_here()
+    fn fault_contained() {}
+}
+
+/// Interrupts from CPU to CPU by signals.
+pub struct Ipi;
+
+impl arch_contract::Ipi for Ipi {
+    fn send(cpu: usize, vector: u8) -> Result<(), IpiError> {
+        if cpu::send(cpu, vector) { Ok(()) } else { Err(IpiError::NoSuchCpu) }
     }
 
-    fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
+    fn broadcast(vector: u8) -> Result<(), IpiError> {
         let here = cpu::this_index();
         cpu::running().filter(|&cpu| cpu != here).for_each(|cpu| {
             cpu::send(cpu, vector);
@@ -240,30 +248,42 @@ impl Architecture for Machine {
         Ok(())
     }
 
-    fn stop_other_cpus() {
+    fn stop_others() {
         cpu::stop_others();
     }
 
-    fn sample_other_cpus() {
+    fn sample_others() {
         cpu::sample_others();
     }
+}
 
-    fn line_count() -> u32 {
-        0
+/// A POSIX timer for each CPU.
+pub struct Clock;
+
+impl arch_contract::Clock for Clock {
+    const VECTOR: u8 = TIMER_VECTOR;
+
+    fn name() -> &'static str {
+        "POSIX timer"
     }
 
-    fn route_line(_: u32, _: u8, _: usize, _: LineTrigger) -> Result<(), LineError> {
-        Err(LineError::NoSuchLine)
+    fn frequency_hz() -> u64 {
+        1_000_000_000
     }
 
-    fn mask_line(_: u32) -> Result<(), LineError> {
-        Err(LineError::NoSuchLine)
+    fn arm(deadline_cycles: u64) {
+        cpu::set_timer(deadline_cycles.max(1));
     }
 
-    fn interrupt_controller_name() -> &'static str {
-        "signals"
+    fn disarm() {
+        cpu::set_timer(0);
     }
+}
 
+/// The memory file as physical memory.
+pub struct AddressSpace;
+
+impl arch_contract::AddressSpace for AddressSpace {
     fn physical_to_virtual(physical: u64) -> *mut u8 {
         memory::physical_to_virtual(physical)
     }
@@ -296,36 +316,90 @@ impl Architecture for Machine {
 
     fn flush_tlb() {}
 
-    fn console_write(bytes: &[u8]) {
+    fn probe_read(address: usize, buffer: &mut [u8]) -> Result<(), ProbeError> {
+        probe::read(address, buffer)
+    }
+
+    fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
+        probe::write(address, bytes)
+    }
+}
+
+/// Trace rings of pthreads.
+pub struct TraceRing;
+
+impl arch_contract::TraceRing for TraceRing {
+    fn is_on() -> bool {
+        arch_x64::cpu::TraceRing::is_on()
+    }
+
+    fn set_on(on: bool) {
+        arch_x64::cpu::TraceRing::set_on(on);
+    }
+
+    fn set(cpu: usize, ring: *mut TraceEntry) {
+        cpu::set_trace_ring(cpu, ring);
+    }
+
+    fn written(cpu: usize) -> usize {
+        cpu::traced(cpu)
+    }
+
+    fn write(tag: u64, first: u64, second: u64) {
+        cpu::trace(cycles(), tag, first, second);
+    }
+}
+
+/// Standard output as the console.
+pub struct StandardOutput;
+
+impl arch_contract::ConsoleDevice for StandardOutput {
+    fn write(bytes: &[u8]) {
         // SAFETY: the slice is valid for reads; output that a closed descriptor refuses is dropped.
         unsafe { libc::write(libc::STDOUT_FILENO, bytes.as_ptr().cast(), bytes.len()) };
     }
 
-    fn console_try_write(bytes: &[u8]) -> usize {
-        Self::console_write(bytes);
+    fn try_write(bytes: &[u8]) -> usize {
+        Self::write(bytes);
         bytes.len()
     }
 
-    fn console_read() -> Option<u8> {
+    fn read() -> Option<u8> {
         None
     }
+}
 
-    fn console_line() -> Option<u32> {
-        None
+/// The process around its CPUs.
+pub struct Platform;
+
+impl arch_contract::Platform for Platform {
+    fn start_cpu(
+        cpu: usize,
+        _: u32,
+        stack_top: usize,
+        local: usize,
+        wait: &mut dyn FnMut() -> bool,
+    ) -> Result<(), StartCpuError> {
+        if cpu::is_silent(cpu) {
+            while wait() {}
+            return Err(StartCpuError::NoAnswer);
+        }
+        let start = Box::into_raw(Box::new(Start { cpu, stack_top, local }));
+        let mut thread = 0;
+        // Disable interrupts, because pthread_create allocates.
+        let were_enabled = cpu::interrupts_enabled();
+        cpu::disable_interrupts();
+        // SAFETY: `cpu_thread` takes a pointer to a `Start`, and becomes the only owner of this
+        // one.
+        let result = unsafe { libc::pthread_create(&raw mut thread, ptr::null(), cpu_thread, start.cast()) };
+        if were_enabled {
+            cpu::enable_interrupts();
+        }
+        if result == 0 { Ok(()) } else { Err(StartCpuError::NoAnswer) }
     }
 
-    fn console_watch(_: ConsoleEvent) {}
-
-    fn console_ignore(_: ConsoleEvent) {}
-
-    fn console_is_raised() -> bool {
-        false
-    }
-
-    fn export(_: Export, _: &[u8]) {}
-
-    fn exports(_: Export) -> bool {
-        false
+    fn interrupt_controller() -> &'static str {
+        "signals"
     }
 
     fn power(_: PowerAction, status: u8) -> ! {

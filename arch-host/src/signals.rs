@@ -118,7 +118,7 @@ extern "C" fn faulted(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
     // SAFETY: Linux passes valid pointers to SA_SIGINFO handlers, and the context is writable.
     let (address, machine) = unsafe { ((*info).si_addr() as usize, &mut (*context).uc_mcontext) };
     let at = machine.gregs[libc::REG_RIP as usize] as u64;
-    if let Some(next) = arch_x64::probe::continuation(at) {
+    if let Some(next) = arch_x64::cpu::probe::continuation(at) {
         machine.gregs[libc::REG_RIP as usize] = next as i64;
         return;
     }
@@ -133,7 +133,8 @@ extern "C" fn faulted(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
             },
         },
         libc::SIGTRAP => FaultKind::Breakpoint,
-        signal => FaultKind::Other { vector: signal as u8, code: code as u64 },
+        libc::SIGILL => FaultKind::InvalidInstruction,
+        _ => FaultKind::Other,
     };
     let name = match signal {
         libc::SIGSEGV => "segmentation fault",
@@ -142,7 +143,7 @@ extern "C" fn faulted(signal: libc::c_int, info: *mut libc::siginfo_t, context: 
         libc::SIGFPE => "arithmetic error",
         _ => "trap",
     };
-    let fault = Fault { kind, name, registers: registers(context) };
+    let fault = Fault { kind, name, vector: signal as u8, code: code as u64, registers: registers(context) };
     match cpu::callbacks() {
         Some(callbacks) if cpu::this_thread_is_cpu() => (callbacks.fault)(&fault),
         // SAFETY: `_exit` may be called in a signal handler; it ends the process.

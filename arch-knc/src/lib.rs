@@ -2,9 +2,9 @@
 //!
 //! The CPU's part is `arch-x64`'s; the card has none of a PC's platform.
 //!
-//! - [`entry`], [`start`]: from the bootstrap to the kernel.
-//! - [`platform`]: the card's registers; [`ring`]: the console.
 //! - [`machine`]: [`Machine`], which implements the contract.
+//! - [`entry`]: the bootstrap's entry; [`board`]: what is the card's own while it starts.
+//! - [`platform`]: the card's registers; [`ring`]: the console.
 //!
 //! Not implemented yet, and reported as errors: vector state, programs, gdb's line, telemetry.
 //!
@@ -12,10 +12,10 @@
 //! [MPSS]; public measurements on a 3120A card [3120A].
 #![no_std]
 
+mod board;
 mod entry;
 mod machine;
 mod platform;
 mod ring;
-mod start;
 
 pub use machine::Machine;

@@ -1,88 +1,53 @@
 //! [`Machine`]: the contract's implementation for the card.
 
-use arch_contract::{Architecture, ConsoleEvent, Export, LineError, LineTrigger, PowerAction, StartCpuError};
-use arch_x64::context::Context;
-use arch_x64::start_up::start_up_tables;
-use arch_x64::{apic, cpu, descriptors, machine_check, paging, trampoline, trap};
+use arch_contract::{Architecture, PowerAction, StartCpuError};
+use arch_x64::boot;
+use arch_x64::cpu::{self, apic, interrupts, model, thread_pointer};
 use wire::card::{DELAY, SPIN_CYCLES};
 
+use crate::board::Card;
 use crate::{platform, ring};
 
 /// A Knights Corner card.
 pub struct Machine;
 
-/// Longest one-shot of the local APIC timer, in its ticks.
-const LONGEST_TICKS: u64 = u32::MAX as u64;
-
-/// Not implemented yet: a debugger needs a line of its own, another channel of the rings.
-impl arch_contract::debug::Debugging for Machine {}
-
-/// The first Rust code of a secondary CPU, on its own stack.
-extern "C" fn cpu_start(cpu: usize, local: usize) -> ! {
-    paging::control_registers();
-    machine_check::enable();
-    cpu::claim_block(cpu, 0);
-    descriptors::load();
-    apic::enable();
-    cpu::claim_block(cpu, apic::id());
-    cpu::set_local(local);
-    apic::enable_one_shot();
-    cpu::mark_started();
-    trampoline::enter_kernel(cpu)
-}
-
 impl Architecture for Machine {
     const NAME: &'static str = "Knights Corner";
-    const TIMER_VECTOR: u8 = apic::TIMER_VECTOR;
-    const SELF_VECTOR: u8 = trap::SELF_VECTOR;
     const DEFAULT_STACK_SIZE: usize = 16 * 1024;
-    const INTERRUPT_STACKS: usize = descriptors::INTERRUPT_STACKS;
-    type Context = Context;
+    type Core = cpu::Core<Model>;
+    type Contexts = cpu::Contexts;
+    type Vectors = NoVectors;
+    type Traps = cpu::Traps;
+    type Ipi = cpu::Ipi;
+    type Lines = NoLines;
+    type Clock = Clock;
+    type AddressSpace = cpu::AddressSpace;
+    type TraceRing = cpu::TraceRing;
+    type ConsoleDevice = Rings;
+    type Platform = Platform;
+    type Debug = cpu::Debug;
+    type DebugLine = NoDebugLine;
+}
 
-    arch_x64::bare_cpu_methods!();
-    arch_x64::context_methods!();
+/// Programs do not run here yet, so there is no vector state to preserve.
+pub struct NoVectors;
 
-    const KEEPS_VECTORS: bool = false;
+impl arch_contract::Vectors for NoVectors {}
 
-    /// Programs do not run here yet, so there is no vector state to preserve.
-    fn keep_vectors(function: extern "C" fn(usize), argument: usize) {
-        function(argument);
-    }
+/// The card's I/O APIC stays unused.
+pub struct NoLines;
 
-    /// The card executes in order, so no fence is needed.
-    #[inline(always)]
-    fn cycles_in_order() -> u64 {
-        cpu::cycles()
-    }
+impl arch_contract::Lines for NoLines {}
 
-    fn reset_vectors() {}
+/// Not implemented yet: a debugger needs a line of its own, another channel of the rings.
+pub struct NoDebugLine;
 
-    fn vector_control() -> u64 {
-        0
-    }
+impl arch_contract::DebugLine for NoDebugLine {}
 
-    fn set_vector_control(_: u64) {}
+/// The card's CPU.
+pub struct Model;
 
-    fn set_thread_pointer(address: usize) {
-        arch_x64::cpu::set_fs_base(address);
-    }
-
-    fn vector_state(write: &mut dyn core::fmt::Write) -> core::fmt::Result {
-        write.write_str("none is kept yet")
-    }
-
-    fn start_cpu(
-        cpu: usize,
-        hardware_id: u32,
-        stack_top: usize,
-        local: usize,
-        wait: &mut dyn FnMut() -> bool,
-    ) -> Result<(), StartCpuError> {
-        let page = trampoline::prepare(start_up_tables(), stack_top, cpu, local, cpu_start)
-            .ok_or(StartCpuError::NoTrampoline)?;
-        trampoline::start(hardware_id, page, wait)
-    }
-
+impl cpu::Model for Model {
     /// The card has no PAUSE. It has DELAY, which gives the cycles to the core's other hardware
     /// threads [ISA].
     #[inline(always)]
@@ -104,82 +69,89 @@ impl Architecture for Machine {
         }
     }
 
-    fn cycle_frequency_hz() -> u64 {
-        platform::core_hz()
+    /// The card executes in order, so no fence is needed.
+    #[inline(always)]
+    fn cycles_in_order() -> u64 {
+        model::cycles()
     }
 
-    /// The card's APIC timer runs at the core clock, as does the time counter.
-    fn arm_timer(deadline_cycles: u64) {
-        let ticks = deadline_cycles.saturating_sub(cpu::cycles()).saturating_add(1).min(LONGEST_TICKS);
-        apic::start_one_shot(ticks as u32);
+    fn set_thread_pointer(address: usize) {
+        thread_pointer::set_by_msr(address);
     }
+}
 
-    fn disarm_timer() {
-        apic::start_one_shot(0);
-    }
+/// Longest one-shot of the local APIC timer, in its ticks.
+const LONGEST_TICKS: u64 = u32::MAX as u64;
 
-    fn timer_name() -> &'static str {
+/// The local APIC's timer, which runs at the core clock, as does the time counter.
+pub struct Clock;
+
+impl arch_contract::Clock for Clock {
+    const VECTOR: u8 = apic::TIMER_VECTOR;
+
+    fn name() -> &'static str {
         "APIC one-shot"
     }
 
-    /// The card's I/O APIC stays unused.
-    fn line_count() -> u32 {
-        0
+    fn frequency_hz() -> u64 {
+        platform::core_hz()
     }
 
-    fn route_line(_: u32, _: u8, _: usize, _: LineTrigger) -> Result<(), LineError> {
-        Err(LineError::NoSuchLine)
+    fn arm(deadline_cycles: u64) {
+        let ticks = deadline_cycles.saturating_sub(model::cycles()).saturating_add(1).min(LONGEST_TICKS);
+        apic::start_one_shot(ticks as u32);
     }
 
-    fn mask_line(_: u32) -> Result<(), LineError> {
-        Err(LineError::NoSuchLine)
+    fn disarm() {
+        apic::start_one_shot(0);
+    }
+}
+
+/// The rings as the console's device; both sides poll them.
+pub struct Rings;
+
+impl arch_contract::ConsoleDevice for Rings {
+    fn write(bytes: &[u8]) {
+        ring::send(bytes);
     }
 
-    fn interrupt_controller_name() -> &'static str {
+    fn try_write(bytes: &[u8]) -> usize {
+        ring::try_send(bytes)
+    }
+
+    fn read() -> Option<u8> {
+        ring::receive()
+    }
+}
+
+/// The card's platform.
+pub struct Platform;
+
+impl arch_contract::Platform for Platform {
+    fn start_cpu(
+        cpu: usize,
+        hardware_id: u32,
+        stack_top: usize,
+        local: usize,
+        wait: &mut dyn FnMut() -> bool,
+    ) -> Result<(), StartCpuError> {
+        boot::start_cpu::<Card>(cpu, hardware_id, stack_top, local, wait)
+    }
+
+    fn interrupt_controller() -> &'static str {
         match apic::mode() {
             apic::Mode::Expanded => "APIC with expanded ids",
             _ => "APIC with a PC's ids",
         }
     }
 
-    fn console_write(bytes: &[u8]) {
-        ring::send(bytes);
-    }
-
-    fn console_try_write(bytes: &[u8]) -> usize {
-        ring::try_send(bytes)
-    }
-
-    fn console_read() -> Option<u8> {
-        ring::receive()
-    }
-
-    /// Both sides of the rings poll.
-    fn console_line() -> Option<u32> {
-        None
-    }
-
-    fn console_watch(_: ConsoleEvent) {}
-
-    fn console_ignore(_: ConsoleEvent) {}
-
-    fn console_is_raised() -> bool {
-        false
-    }
-
-    fn export(_: Export, _: &[u8]) {}
-
-    fn exports(_: Export) -> bool {
-        false
-    }
-
     /// Power and reset are up to the host: the card reports that it is done, and the status.
     fn power(_: PowerAction, status: u8) -> ! {
-        cpu::disable_interrupts();
-        Self::stop_other_cpus();
+        interrupts::disable();
+        <cpu::Ipi as arch_contract::Ipi>::stop_others();
         ring::wait_until_taken();
         platform::show_post_code([b'-', b'0' + status.min(9)]);
         ring::set_up(false);
-        cpu::halt_forever()
+        interrupts::halt_forever()
     }
 }

@@ -4,8 +4,8 @@ use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use arch_contract::{MapError, PAGE_SIZE};
-use arch_x64::paging::{TableSource, map_device, physical_to_virtual, virtual_to_physical};
-use arch_x64::start_up::start_up_tables;
+use arch_x64::boot::memory::start_up_tables;
+use arch_x64::cpu::paging::{TableSource, map_device, physical_to_virtual, virtual_to_physical};
 
 /// Physical address of the register blocks, DBOX followed by SBOX, and the blocks' offsets and
 /// total size [SSDG].
@@ -61,6 +61,8 @@ pub fn map_early() {
 /// # Errors
 /// See [`MapError`].
 pub fn map(tables: TableSource) -> Result<(), MapError> {
+    // The start-up mapping is gone with its page tables; without another one, the last POST code
+    // shown stays.
     MAPPED.store(0, Ordering::Release);
     let registers = map_device(REGISTERS, SIZE, tables)?;
     MAPPED.store(registers as usize, Ordering::Release);

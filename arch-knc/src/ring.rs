@@ -5,8 +5,8 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use arch_contract::boot::PhysicalRange;
-use arch_x64::cpu;
-use arch_x64::paging::physical_to_virtual;
+use arch_x64::cpu::model;
+use arch_x64::cpu::paging::physical_to_virtual;
 use wire::card::{REGION_MAGIC, VERSION, channel, region, ring};
 
 /// Maximum number of channels examined.
@@ -145,14 +145,14 @@ pub fn try_send(bytes: &[u8]) -> usize {
 /// Sends bytes and waits for the host to take them; drops the rest if the host takes none for some
 /// seconds.
 pub fn send(mut bytes: &[u8]) {
-    let mut since = cpu::cycles();
+    let mut since = model::cycles();
     while !bytes.is_empty() {
         let sent = OUTPUT.send(bytes);
         bytes = &bytes[sent..];
         if sent > 0 {
             IS_STUCK.store(false, Ordering::Relaxed);
-            since = cpu::cycles();
-        } else if IS_STUCK.load(Ordering::Relaxed) || cpu::cycles().wrapping_sub(since) > PATIENCE {
+            since = model::cycles();
+        } else if IS_STUCK.load(Ordering::Relaxed) || model::cycles().wrapping_sub(since) > PATIENCE {
             IS_STUCK.store(true, Ordering::Relaxed);
             return;
         }
@@ -161,11 +161,11 @@ pub fn send(mut bytes: &[u8]) {
 
 /// Waits until the host has taken all output, for some seconds at most.
 pub fn wait_until_taken() {
-    let since = cpu::cycles();
+    let since = model::cycles();
     let Some((at, _)) = OUTPUT.get() else { return };
     while word(at + ring::HEAD).load(Ordering::Relaxed) != word(at + ring::TAIL).load(Ordering::Acquire)
         && !IS_STUCK.load(Ordering::Relaxed)
-        && cpu::cycles().wrapping_sub(since) <= PATIENCE
+        && model::cycles().wrapping_sub(since) <= PATIENCE
     {}
 }
 

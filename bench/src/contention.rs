@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::cpu;
 use kernel::lock::SpinLock;
 use kernel::thread::{Builder, JoinHandle};
@@ -52,7 +52,7 @@ trait Counting: Send + Sync + 'static {
 
 /// Keeps the lock held for a moment, in which an emulator runs the other CPUs.
 fn hold() {
-    Machine::spin_hint();
+    Core::spin_hint();
 }
 
 /// Implements `Counting` for a lock; both locks have these methods, but no common trait.
@@ -98,7 +98,7 @@ fn contend<L: Counting>(setting: &Setting, contenders: usize) -> Outcome {
             while !theirs.stop.load(Ordering::Relaxed) {
                 theirs.lock.add();
                 times += 1;
-                Machine::spin_hint();
+                Core::spin_hint();
             }
             times
         });
@@ -115,7 +115,7 @@ fn contend<L: Counting>(setting: &Setting, contenders: usize) -> Outcome {
         let start = cycles();
         let count = work(|| contest.lock.add());
         samples.add(start, cycles());
-        Machine::spin_hint();
+        Core::spin_hint();
         ours += 1;
         result = check(count.is_some_and(|count| count > seen), "the lock did not lock");
         seen = count.unwrap_or(0);

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering, compiler_fence};
 use core::time::Duration;
 
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::cpu;
 use kernel::thread::{self, Builder, JoinHandle};
 use kernel::time::Deadline;
@@ -56,7 +56,7 @@ pub fn check(condition: bool, what: &str) -> Result<(), String> {
 #[inline(always)]
 pub fn cycles() -> u64 {
     compiler_fence(Ordering::SeqCst);
-    let now = Machine::cycles_in_order();
+    let now = Core::cycles_in_order();
     compiler_fence(Ordering::SeqCst);
     now
 }
@@ -143,7 +143,7 @@ pub fn spin_for(what: &str, mut condition: impl FnMut() -> bool) -> Result<(), S
         if condition() {
             return Ok(());
         }
-        Machine::spin_hint();
+        Core::spin_hint();
     }
     spin_long(what, &mut condition)
 }
@@ -155,7 +155,7 @@ fn spin_long(what: &str, condition: &mut dyn FnMut() -> bool) -> Result<(), Stri
     let until = deadline();
     while !condition() {
         check(!until.has_passed(), what)?;
-        Machine::spin_hint();
+        Core::spin_hint();
     }
     Ok(())
 }
@@ -187,7 +187,7 @@ impl Spinners {
             let handle = Builder::new("bench-spinner").cpu(cpu).spawn(|| {
                 SPINNING.fetch_add(1, Ordering::Relaxed);
                 while SPIN.load(Ordering::Relaxed) {
-                    Machine::spin_hint();
+                    Core::spin_hint();
                 }
             });
             spinners.handles.push(handle.map_err(text)?);

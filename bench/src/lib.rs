@@ -31,7 +31,7 @@ use alloc::string::String;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::scheduler::{self, Idle};
 use report::{Meta, Row, WARM_UP};
 
@@ -72,7 +72,7 @@ pub fn all() -> impl Iterator<Item = &'static Benchmark> {
         runtime::BENCHMARKS,
         noise::BENCHMARKS,
     ];
-    let is_here = |benchmark: &&Benchmark| Machine::KEEPS_VECTORS || benchmark.name != threads::WITH_VECTORS;
+    let is_here = |benchmark: &&Benchmark| Vectors::ARE_USED || benchmark.name != threads::WITH_VECTORS;
     groups.into_iter().flatten().filter(is_here)
 }
 
@@ -112,13 +112,13 @@ impl From<fmt::Error> for BenchError {
 /// Returns the description of the machine that accompanies figures.
 pub fn meta(setting: &Setting) -> Meta {
     let mut cpu = String::new();
-    let _ = Machine::processor_name(&mut cpu);
+    let _ = Core::processor_name(&mut cpu);
     Meta {
         system: format!("Aerokernel {}", env!("CARGO_PKG_VERSION")),
-        accelerator: Machine::accelerator().into(),
+        accelerator: Core::accelerator().into(),
         cpu,
         cpus: kernel::cpu::count(),
-        clock_hz: Machine::cycle_frequency_hz(),
+        clock_hz: Clock::frequency_hz(),
         icount: setting.counter.counts_instructions,
         idle_polls: scheduler::idle_mode() == Idle::Poll,
         overhead: setting.counter.overhead,

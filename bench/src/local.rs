@@ -4,7 +4,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::lock::SpinLock;
 use kernel::time::{Deadline, Timer};
 use kernel::wait::{Event, Mutex, Semaphore};
@@ -70,9 +70,9 @@ fn semaphore(setting: &Setting) -> Outcome {
 }
 
 fn interrupt(setting: &Setting) -> Outcome {
-    let before = kernel::interrupts::count_here(Machine::SELF_VECTOR);
-    let samples = setting.repeat_blindly(Machine::interrupt_self)?;
-    let taken = kernel::interrupts::count_here(Machine::SELF_VECTOR) - before;
+    let before = kernel::interrupts::count_here(Traps::SELF_VECTOR);
+    let samples = setting.repeat_blindly(Traps::interrupt_self)?;
+    let taken = kernel::interrupts::count_here(Traps::SELF_VECTOR) - before;
     check(taken == samples.rounds() as u64, "interrupts got lost")?;
     Ok(samples)
 }
@@ -80,7 +80,7 @@ fn interrupt(setting: &Setting) -> Outcome {
 fn system_call(setting: &Setting) -> Outcome {
     // Linux's error for an unknown system call.
     const UNKNOWN: isize = -38;
-    setting.repeat(|| Machine::system_call(black_box(0)), |result| result == UNKNOWN)
+    setting.repeat(|| Core::system_call(black_box(0)), |result| result == UNKNOWN)
 }
 
 fn timer() -> Result<Timer, alloc::string::String> {

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::cpu;
 use kernel::memory::stack::{self, Keep};
 use kernel::thread::{self, Builder};
@@ -123,7 +123,7 @@ fn yield_with_vectors() {
     extern "C" fn give_way(_: usize) {
         thread::yield_now();
     }
-    Machine::keep_vectors(give_way, 0);
+    Vectors::keep(give_way, 0);
 }
 
 /// Times switches between two threads on one CPU.

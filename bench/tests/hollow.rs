@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use arch_contract::PowerAction;
 use arch_contract::boot::BootInformation;
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::start::Parts;
 
 #[global_allocator]
@@ -20,7 +20,7 @@ const LONG: &str = "noise";
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         kernel::println!("{info}");
-        Machine::power(PowerAction::PowerOff, 101)
+        Platform::power(PowerAction::PowerOff, 101)
     }));
     let config = arch::Config {
         cpus: 2,
@@ -37,7 +37,7 @@ fn enter(boot: &'static BootInformation) -> ! {
         first: |_| {
             let wrong = bench::all().filter(|benchmark| !is_right(benchmark)).count();
             kernel::println!("{} benchmarks, {wrong} of them wrong", bench::all().count());
-            Machine::power(PowerAction::PowerOff, u8::from(wrong > 0));
+            Platform::power(PowerAction::PowerOff, u8::from(wrong > 0));
         },
         post_mortem: |_| (),
         install_debugger: |_| false,

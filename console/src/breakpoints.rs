@@ -18,16 +18,21 @@ const LIMIT: usize = 16;
 /// Name prefixes of the functions that a CPU executes between a breakpoint and the prompt. A
 /// breakpoint in one of them would never lead to the prompt.
 const ON_THE_WAY: [&str; 9] = [
-    "arch::trap",
-    "arch::apic",
-    "arch::debug",
-    "arch::descriptors",
-    "arch::context::switch_through",
-    "arch::context::resume",
-    "kernel::debug",
+    "arch::cpu::trap",
+    "arch::cpu::apic",
+    "arch::cpu::debug",
+    "arch::cpu::descriptors",
+    "arch::cpu::context::switch_through",
+    "arch::cpu::context::resume",
+    "kernel::crash::debug",
     "kernel::time::spin_until",
     "mem",
 ];
+
+/// True for the name of such a function; a trait's is in angle brackets.
+fn is_on_the_way(name: &str) -> bool {
+    ON_THE_WAY.iter().any(|way| name.trim_start_matches('<').starts_with(way))
+}
 
 /// The state kept from one stop to the next.
 struct Kept {
@@ -156,7 +161,7 @@ impl Breakpoints {
         if place.function.is_none() || place.program.is_some() || !stop.plant(address) {
             return Err("no code of the kernel is there that can be changed".into());
         }
-        if place.function.is_some_and(|(name, _)| ON_THE_WAY.iter().any(|way| name.starts_with(way))) {
+        if place.function.is_some_and(|(name, _)| is_on_the_way(name)) {
             stop.remove(address);
             return Err("what stops the CPUs executes it".into());
         }

@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use arch_contract::{ConsoleEvent, LineTrigger};
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::interrupts;
 use kernel::lock::SpinLock;
 use kernel::memory::{OutOfMemory, try_box};
@@ -37,7 +37,7 @@ fn interrupt(bytes: &Channel<u8>) {
     loop {
         pump(bytes);
         output::device_interrupted();
-        if !Machine::console_is_raised() {
+        if !ConsoleDevice::is_raised() {
             return;
         }
     }
@@ -51,7 +51,7 @@ fn pump(bytes: &Channel<u8>) {
     // order in which they come from the device.
     let _alone = PUMP.lock();
     while bytes.len() < CAPACITY {
-        let Some(byte) = Machine::console_read() else { return };
+        let Some(byte) = ConsoleDevice::read() else { return };
         if byte == CONTROL_C {
             session::interrupt(Place::Serial);
         }
@@ -59,7 +59,7 @@ fn pump(bytes: &Channel<u8>) {
         let _ = bytes.try_send(byte);
     }
     HELD_BACK.store(true, Ordering::Relaxed);
-    Machine::console_ignore(ConsoleEvent::Input);
+    ConsoleDevice::ignore(ConsoleEvent::Input);
 }
 
 impl Input {
@@ -69,7 +69,7 @@ impl Input {
     /// [`OutOfMemory`].
     pub fn open() -> Result<Self, OutOfMemory> {
         let bytes: &'static Channel<u8> = alloc::boxed::Box::leak(try_box(Channel::new(CAPACITY)?)?);
-        let registered = Machine::console_line()
+        let registered = ConsoleDevice::line()
             .map(|line| interrupts::register_line(line, LineTrigger::Default, 0, bytes, interrupt));
         let has_interrupt = match registered {
             Some(Ok(())) => true,
@@ -84,7 +84,7 @@ impl Input {
         };
         if has_interrupt {
             output::use_interrupts();
-            Machine::console_watch(ConsoleEvent::Input);
+            ConsoleDevice::watch(ConsoleEvent::Input);
             // Bytes that arrived before the interrupt was enabled raise no interrupt of their own.
             pump(bytes);
         }
@@ -99,7 +99,7 @@ impl Input {
             }
             pump(self.bytes);
             if HELD_BACK.swap(false, Ordering::Relaxed) {
-                Machine::console_watch(ConsoleEvent::Input);
+                ConsoleDevice::watch(ConsoleEvent::Input);
             }
             let deadline = if self.has_interrupt { Deadline::NEVER } else { Deadline::after(POLL) };
             if let Ok(byte) = self.bytes.receive_until(deadline) {

@@ -6,7 +6,7 @@ use core::fmt::{self, Write};
 use core::time::Duration;
 
 use arrayvec::ArrayString;
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::debug::{Reason, Stop};
 use kernel::output;
 use kernel::time::spin_until;
@@ -60,7 +60,7 @@ pub fn run(stop: &mut Stop) {
             kernel::println!("\ngdb was here");
             output::print(format_args!("{prompt}{line}"));
         }
-        let Some(byte) = Machine::console_read() else {
+        let Some(byte) = ConsoleDevice::read() else {
             // Polling without a pause would keep an emulated device from receiving its input.
             spin_until(POLL, || false);
             continue;

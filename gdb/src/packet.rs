@@ -4,9 +4,8 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use arch_contract::debug::Debugging;
 use gdbstub::conn::Connection;
-use kernel::arch::Machine;
+use kernel::arch::*;
 
 /// Bytes of output per packet.
 const CHUNK: usize = 512;
@@ -57,7 +56,7 @@ impl Connection for Line {
             b'#' if ADDS_OFFERS.swap(false, Ordering::Relaxed) => {
                 for &byte in OFFERS {
                     self.sum = self.sum.wrapping_add(byte);
-                    Machine::debug_line_write(byte);
+                    DebugLine::write(byte);
                 }
                 // `end` writes `#` and the corrected checksum instead.
                 self.digits = 2;
@@ -65,7 +64,7 @@ impl Connection for Line {
             }
             _ => self.sum = self.sum.wrapping_add(byte),
         }
-        Machine::debug_line_write(byte);
+        DebugLine::write(byte);
         Ok(())
     }
 
@@ -79,16 +78,16 @@ fn digit(value: u8) -> u8 {
 }
 
 fn end(sum: u8) {
-    [b'#', digit(sum >> 4), digit(sum & 0xf)].into_iter().for_each(Machine::debug_line_write);
+    [b'#', digit(sum >> 4), digit(sum & 0xf)].into_iter().for_each(DebugLine::write);
 }
 
 /// Sends `text` as a packet.
 fn send(text: impl Iterator<Item = u8>) {
     let mut sum = 0u8;
-    Machine::debug_line_write(b'$');
+    DebugLine::write(b'$');
     for byte in text {
         sum = sum.wrapping_add(byte);
-        Machine::debug_line_write(byte);
+        DebugLine::write(byte);
     }
     end(sum);
 }

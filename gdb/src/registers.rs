@@ -5,10 +5,11 @@
 use core::fmt::{self, Write};
 use core::num::NonZeroUsize;
 
-use arch_contract::debug::{Debugging, SystemRegisters, VectorLayout};
+use arch_contract::VectorLayout;
+use arch_contract::debug::SystemRegisters;
 use arch_contract::fault::Registers as General;
 use gdbstub::arch::RegId;
-use kernel::arch::Machine;
+use kernel::arch::*;
 
 /// Size of the largest save area, which includes AVX-512 (SDM Vol. 1, 13.5).
 const AREA_LIMIT: usize = 2816;
@@ -42,7 +43,7 @@ pub struct Number(usize);
 impl RegId for Number {
     fn from_raw_id(id: usize) -> Option<(Self, Option<NonZeroUsize>)> {
         let (mut index, mut size) = (0, None);
-        Registers::default().for_each(&Machine::vector_layout(), |piece| {
+        Registers::default().for_each(&Vectors::layout(), |piece| {
             if index == id {
                 size = NonZeroUsize::new(piece.size());
             }
@@ -121,7 +122,7 @@ impl Registers {
     pub fn read(&mut self, number: Number, out: &mut [u8]) -> Option<usize> {
         let (mut index, mut length) = (0, None);
         let is_suspended = self.is_suspended;
-        self.for_each(&Machine::vector_layout(), |piece| {
+        self.for_each(&Vectors::layout(), |piece| {
             if index == number.0 && (!is_suspended || is_preserved(index, &piece)) {
                 let number;
                 let bytes = match piece {
@@ -145,7 +146,7 @@ impl Registers {
     /// from `value`.
     pub fn write(&mut self, number: Number, value: &[u8]) -> bool {
         let (mut index, mut is_done) = (0, false);
-        self.for_each(&Machine::vector_layout(), |piece| {
+        self.for_each(&Vectors::layout(), |piece| {
             if let Piece::Bytes(bytes) = piece
                 && index == number.0
                 && bytes.len() == value.len()
@@ -237,7 +238,7 @@ impl gdbstub::arch::Registers for Registers {
     fn gdb_serialize(&self, mut write_byte: impl FnMut(Option<u8>)) {
         let mut copy = self.clone();
         let mut index = 0;
-        copy.for_each(&Machine::vector_layout(), |piece| {
+        copy.for_each(&Vectors::layout(), |piece| {
             let is_known = !self.is_suspended || is_preserved(index, &piece);
             let mut write = |byte: u8| write_byte(is_known.then_some(byte));
             match piece {
@@ -251,7 +252,7 @@ impl gdbstub::arch::Registers for Registers {
 
     fn gdb_deserialize(&mut self, bytes: &[u8]) -> Result<(), ()> {
         let (mut rest, mut index, mut enough) = (bytes, 0, true);
-        self.for_each(&Machine::vector_layout(), |piece| {
+        self.for_each(&Vectors::layout(), |piece| {
             index += 1;
             if index > TOGETHER {
                 return;

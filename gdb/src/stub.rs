@@ -3,13 +3,13 @@
 use core::cell::UnsafeCell;
 use core::time::Duration;
 
-use arch_contract::debug::{Debugging, Watch};
+use arch_contract::debug::Watch;
 use console::Command;
 use gdbstub::common::Signal;
 use gdbstub::stub::state_machine::GdbStubStateMachine;
 use gdbstub::stub::{GdbStub, MultiThreadStopReason};
 use gdbstub::target::ext::breakpoints::WatchKind;
-use kernel::arch::Machine;
+use kernel::arch::*;
 use kernel::command_line::Options;
 use kernel::debug::{Debugger, Reason, Stop};
 use kernel::time::spin_until;
@@ -103,7 +103,7 @@ impl Debugger for Stub {
         let state = unsafe { &mut *self.0.get() };
         // Once a packet has begun, its remaining bytes are read when all CPUs are stopped.
         while !state.packet_begun
-            && let Some(byte) = Machine::debug_line_read()
+            && let Some(byte) = DebugLine::read()
         {
             match state.framer.push(byte) {
                 Event::Interrupt => state.interrupted = true,
@@ -244,7 +244,7 @@ fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) 
                 interrupt.interrupt_handled(kernel, None::<MultiThreadStopReason<u64>>).ok()
             }
             idle => {
-                let Some(byte) = Machine::debug_line_read() else {
+                let Some(byte) = DebugLine::read() else {
                     // Polling without a pause would keep an emulated device from receiving its
                     // input.
                     spin_until(POLL, || false);
@@ -263,11 +263,11 @@ fn converse(kernel: &mut Kernel, framer: &mut Framer, session: Option<Session>) 
                         idle
                     }
                     Event::Damaged => {
-                        Machine::debug_line_write(REPEAT);
+                        DebugLine::write(REPEAT);
                         idle
                     }
                     Event::TooLong => {
-                        UNSUPPORTED.iter().for_each(|&byte| Machine::debug_line_write(byte));
+                        UNSUPPORTED.iter().for_each(|&byte| DebugLine::write(byte));
                         idle
                     }
                     _ => idle,
@@ -306,10 +306,10 @@ fn take_packet(kernel: &mut Kernel, framer: &Framer, session: Option<Session>) -
     if session.is_none() {
         // gdbstub abandons the session on a packet it cannot parse. Report the packet as
         // unsupported; the debugger's next packet begins a new session.
-        UNSUPPORTED.iter().for_each(|&byte| Machine::debug_line_write(byte));
+        UNSUPPORTED.iter().for_each(|&byte| DebugLine::write(byte));
     }
     if framer.text().starts_with(KILL) && matches!(session, Some(GdbStubStateMachine::Disconnected(_))) {
-        DONE.iter().for_each(|&byte| Machine::debug_line_write(byte));
+        DONE.iter().for_each(|&byte| DebugLine::write(byte));
     }
     session
 }

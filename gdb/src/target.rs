@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use arch_contract::debug::{Debugging, HARDWARE_BREAKPOINTS, HardwareBreakpoint, Watch};
+use arch_contract::debug::{HARDWARE_BREAKPOINTS, HardwareBreakpoint, Watch};
 use console::Command;
 use gdbstub::common::{Signal, Tid};
 use gdbstub::target::ext::base::BaseOps;
@@ -21,7 +21,7 @@ use gdbstub::target::ext::target_description_xml_override::{
     TargetDescriptionXmlOverride, TargetDescriptionXmlOverrideOps,
 };
 use gdbstub::target::{Target, TargetError, TargetResult};
-use kernel::arch::Machine;
+use kernel::arch::*;
 use kernel::debug::{Order, Reason, Stop};
 
 use crate::monitor;
@@ -271,7 +271,7 @@ impl Kernel {
         let _ = view.write_list(self.stop(), &mut window);
         let written = window.length;
         if self.acknowledges {
-            Machine::debug_line_write(packet::ACKNOWLEDGEMENT);
+            DebugLine::write(packet::ACKNOWLEDGEMENT);
         }
         // A part shorter than requested is the last one.
         packet::send_part(&buffer[..written], written < length);
@@ -583,7 +583,7 @@ impl TargetDescriptionXmlOverride for Kernel {
         }
         let length = length.min(buffer.len());
         let mut window = Window::new(offset, &mut buffer[..length]);
-        describe(&mut window, &Machine::vector_layout()).map_err(|_| TargetError::NonFatal)?;
+        describe(&mut window, &Vectors::layout()).map_err(|_| TargetError::NonFatal)?;
         Ok(window.length)
     }
 }

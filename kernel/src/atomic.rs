@@ -17,6 +17,6 @@ pub(crate) use crate::lock::passing::passes;
 /// Tells the CPU that it is in a spin loop.
 #[inline(always)]
 pub fn spin_hint() {
-    use crate::arch::Architecture;
-    crate::arch::Machine::spin_hint();
+    use crate::arch::*;
+    Core::spin_hint();
 }

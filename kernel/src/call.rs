@@ -9,7 +9,7 @@ use core::time::Duration;
 use arch_contract::{FIRST_VECTOR, IpiError, MAX_CPUS};
 use wire::trace::Kind;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::boot;
 use crate::cpu::{self, Cpu};
 use crate::interrupts::{CALL_VECTOR, RESCHEDULE_VECTOR};
@@ -286,7 +286,7 @@ impl Call {
             if self.node(index).done.load(Ordering::Acquire) {
                 return Ok(());
             }
-            Machine::spin_hint();
+            Core::spin_hint();
         }
         self.wait_long(index, cpu, limit)
     }
@@ -294,7 +294,7 @@ impl Call {
     #[cold]
     fn wait_long(&self, index: usize, cpu: usize, limit: Duration) -> Result<(), CallError> {
         let deadline = Deadline::after(limit);
-        let serve = !Machine::interrupts_enabled();
+        let serve = !Core::interrupts_enabled();
         while !self.node(index).done.load(Ordering::Acquire) {
             if serve {
                 serve_while_waiting();
@@ -302,7 +302,7 @@ impl Call {
             if deadline.has_passed() {
                 return Err(CallError::NoAnswer { cpu });
             }
-            Machine::spin_hint();
+            Core::spin_hint();
         }
         Ok(())
     }
@@ -454,7 +454,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// # Errors
 /// See [`CallError`]; a CPU may then still use the old translations.
 pub fn flush_tlbs() -> Result<(), CallError> {
-    match on_all(Machine::flush_tlb, FLUSH_LIMIT) {
+    match on_all(AddressSpace::flush_tlb, FLUSH_LIMIT) {
         Err(CallError::OutOfMemory) => flush_tlbs_once_there_is_memory(),
         result => result,
     }
@@ -465,7 +465,7 @@ fn flush_tlbs_once_there_is_memory() -> Result<(), CallError> {
     let deadline = Deadline::after(FLUSH_LIMIT);
     loop {
         crate::thread::yield_now();
-        match on_all(Machine::flush_tlb, FLUSH_LIMIT) {
+        match on_all(AddressSpace::flush_tlb, FLUSH_LIMIT) {
             Err(CallError::OutOfMemory) if !deadline.has_passed() => (),
             result => return result,
         }
@@ -489,7 +489,7 @@ fn send(cpu: usize, vector: u8) -> Result<(), IpiError> {
     if faults::meet_interrupt() {
         return Err(IpiError::Busy);
     }
-    Machine::send_ipi(cpu, vector)
+    Ipi::send(cpu, vector)
 }
 
 /// Time between two attempts to interrupt a CPU.
@@ -554,7 +554,7 @@ pub fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
     assert!(vector >= FIRST_VECTOR, "vector {vector} is an exception's");
     let _guard = InterruptGuard::new();
     trace::event(Kind::Ipi, cpu as u64, u64::from(vector));
-    Machine::send_ipi(cpu, vector)
+    Ipi::send(cpu, vector)
 }
 
 /// Sends an inter-processor interrupt to all other CPUs.
@@ -568,5 +568,5 @@ pub fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
     assert!(vector >= FIRST_VECTOR, "vector {vector} is an exception's");
     let _guard = InterruptGuard::new();
     trace::event(Kind::Ipi, u64::MAX, u64::from(vector));
-    Machine::broadcast_ipi(vector)
+    Ipi::broadcast(vector)
 }

@@ -1,9 +1,11 @@
-//! The kernel's command line. The prompt's `help boot` documents it.
+//! The kernel's command line: what each of [`wire::command_line::WORDS`] sets. The prompt's `help
+//! boot` explains them.
 
 use core::time::Duration;
 
 use firmware::words::{number, words};
 use log::LevelFilter;
+use wire::command_line::{self, Word};
 
 use crate::scheduler::Idle;
 
@@ -59,6 +61,26 @@ pub struct Options<'a> {
     pub script: Option<&'a str>,
 }
 
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self {
+            log: LevelFilter::Info,
+            cpus: arch_contract::MAX_CPUS,
+            quantum: crate::scheduler::DEFAULT_QUANTUM,
+            idle: Idle::Halt,
+            after_crash: AfterCrash::Halt,
+            trace: false,
+            streams_trace: false,
+            watchdog: None,
+            waits_for_debugger: false,
+            debugs_cpus_only: false,
+            run: None,
+            script: None,
+            keyboard: Keyboard::Us,
+        }
+    }
+}
+
 /// A word of the command line that was not understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unknown<'a> {
@@ -66,156 +88,99 @@ pub struct Unknown<'a> {
     pub key: &'a str,
     /// The value.
     pub value: &'a str,
-    /// Description of what is accepted.
-    pub expected: &'static str,
+    /// The word of that key, if there is one; its value is wrong then.
+    pub known: Option<&'static Word>,
 }
 
-/// Keys that the architecture's start-up code reads.
-const ARCHITECTURE_WORDS: [&str; 2] = ["phi.ring", "apic"];
-/// Keys of the architecture's start-up code whose values are ports.
-const PORT_WORDS: [&str; 3] = ["debug-exit", "trace-port", "crash-port"];
+/// Sets what a word stands for; returns false if its value is none of the word's.
+type Set = for<'a> fn(&mut Options<'a>, &'a str) -> bool;
+
+/// What each word sets. Words of the architecture's start-up code, which has read them, are only
+/// checked.
+const SETTERS: [(&Word, Set); 16] = [
+    (&command_line::LOG, |options, value| set(&mut options.log, level(value))),
+    (&command_line::CPUS, |options, value| {
+        let count = number(value).filter(|&count| count > 0);
+        set(&mut options.cpus, count.map(|count| usize::try_from(count).unwrap_or(usize::MAX)))
+    }),
+    (&command_line::QUANTUM, |options, value| {
+        let microseconds = number(value).filter(|microseconds| (10..=1_000_000).contains(microseconds));
+        set(&mut options.quantum, microseconds.map(Duration::from_micros))
+    }),
+    (&command_line::IDLE, |options, value| {
+        set(&mut options.idle, choose(value, [("halt", Idle::Halt), ("poll", Idle::Poll)]))
+    }),
+    (&command_line::PANIC, |options, value| {
+        let choices = [("halt", AfterCrash::Halt), ("exit", AfterCrash::Exit), ("reboot", AfterCrash::Reboot)];
+        set(&mut options.after_crash, choose(value, choices))
+    }),
+    (&command_line::TRACE, |options, value| {
+        let choice = choose(value, [("off", (false, false)), ("on", (true, false)), ("stream", (true, true))]);
+        choice.is_some_and(|choice| {
+            (options.trace, options.streams_trace) = choice;
+            true
+        })
+    }),
+    (&command_line::GDB, |options, value| match value {
+        "wait" => set(&mut options.waits_for_debugger, Some(true)),
+        "cpus" => set(&mut options.debugs_cpus_only, Some(true)),
+        _ => false,
+    }),
+    (&command_line::WATCHDOG, |options, value| match (value, number(value)) {
+        ("off", _) => set(&mut options.watchdog, Some(None)),
+        (_, Some(seconds @ 1..=3600)) => set(&mut options.watchdog, Some(Some(Duration::from_secs(seconds)))),
+        _ => false,
+    }),
+    (&command_line::RUN, |options, value| set(&mut options.run, Some(Some(value)))),
+    (&command_line::KEYBOARD, |options, value| {
+        set(&mut options.keyboard, choose(value, [("us", Keyboard::Us), ("de", Keyboard::German)]))
+    }),
+    (&command_line::SCRIPT, |options, value| set(&mut options.script, Some(Some(value)))),
+    (&command_line::DEBUG_EXIT, |_, value| is_port(value)),
+    (&command_line::TRACE_PORT, |_, value| is_port(value)),
+    (&command_line::CRASH_PORT, |_, value| is_port(value)),
+    (&command_line::RINGS, |_, _| true),
+    (&command_line::APIC, |_, _| true),
+];
+
+/// Sets a field to a value, if there is one; returns whether there was.
+fn set<T>(field: &mut T, value: Option<T>) -> bool {
+    value.map(|value| *field = value).is_some()
+}
+
+/// The choice of that name.
+fn choose<T, const N: usize>(name: &str, choices: [(&str, T); N]) -> Option<T> {
+    choices.into_iter().find(|choice| choice.0 == name).map(|choice| choice.1)
+}
+
+fn is_port(value: &str) -> bool {
+    number(value).is_some_and(|port| port <= u64::from(u16::MAX))
+}
 
 /// Parses the command line. Calls `unknown` for each word that is not understood; the option keeps
 /// its value.
 pub fn parse<'a>(line: &'a str, mut unknown: impl FnMut(Unknown<'a>)) -> Options<'a> {
-    let mut options = Options {
-        log: LevelFilter::Info,
-        cpus: arch_contract::MAX_CPUS,
-        quantum: crate::scheduler::DEFAULT_QUANTUM,
-        idle: Idle::Halt,
-        after_crash: AfterCrash::Halt,
-        trace: false,
-        streams_trace: false,
-        watchdog: None,
-        waits_for_debugger: false,
-        debugs_cpus_only: false,
-        run: None,
-        script: None,
-        keyboard: Keyboard::Us,
-    };
+    let mut options = Options::default();
     for word in words(line) {
-        let expected = match word.key {
-            "log" => match level(word.value) {
-                Some(level) => {
-                    options.log = level;
-                    continue;
-                }
-                None => "log=off|error|warn|info|debug|trace",
-            },
-            "cpus" => match number(word.value) {
-                Some(count @ 1..) => {
-                    options.cpus = usize::try_from(count).unwrap_or(usize::MAX);
-                    continue;
-                }
-                _ => "cpus=NUMBER, at least 1",
-            },
-            "quantum_us" => match number(word.value) {
-                Some(microseconds @ 10..=1_000_000) => {
-                    options.quantum = Duration::from_micros(microseconds);
-                    continue;
-                }
-                _ => "quantum_us=NUMBER, from 10 to 1000000",
-            },
-            "idle" => match word.value {
-                "halt" => {
-                    options.idle = Idle::Halt;
-                    continue;
-                }
-                "poll" => {
-                    options.idle = Idle::Poll;
-                    continue;
-                }
-                _ => "idle=halt or idle=poll",
-            },
-            "gdb" => match word.value {
-                "wait" => {
-                    options.waits_for_debugger = true;
-                    continue;
-                }
-                "cpus" => {
-                    options.debugs_cpus_only = true;
-                    continue;
-                }
-                _ => "gdb=wait or gdb=cpus",
-            },
-            "panic" => match word.value {
-                "halt" => {
-                    options.after_crash = AfterCrash::Halt;
-                    continue;
-                }
-                "exit" => {
-                    options.after_crash = AfterCrash::Exit;
-                    continue;
-                }
-                "reboot" => {
-                    options.after_crash = AfterCrash::Reboot;
-                    continue;
-                }
-                _ => "panic=halt|exit|reboot",
-            },
-            "trace" => match word.value {
-                "on" | "off" | "stream" => {
-                    options.trace = word.value != "off";
-                    options.streams_trace = word.value == "stream";
-                    continue;
-                }
-                _ => "trace=on|off|stream",
-            },
-            "watchdog" => match (word.value, number(word.value)) {
-                ("off", _) => {
-                    options.watchdog = None;
-                    continue;
-                }
-                (_, Some(seconds @ 1..=3600)) => {
-                    options.watchdog = Some(Duration::from_secs(seconds));
-                    continue;
-                }
-                _ => "watchdog=SECONDS, from 1 to 3600, or watchdog=off",
-            },
-            "run" => {
-                options.run = Some(word.value);
-                continue;
-            }
-            "keyboard" => match word.value {
-                "us" => {
-                    options.keyboard = Keyboard::Us;
-                    continue;
-                }
-                "de" => {
-                    options.keyboard = Keyboard::German;
-                    continue;
-                }
-                _ => "keyboard=us or keyboard=de",
-            },
-            "script" => {
-                options.script = Some(word.value);
-                continue;
-            }
-            key if ARCHITECTURE_WORDS.contains(&key) => continue,
-            key if PORT_WORDS.contains(&key) => match number(word.value) {
-                Some(0..=0xffff) => continue,
-                _ => "a port's number, from 0 to 0xffff",
-            },
-            _ => {
-                "log=, cpus=, quantum_us=, idle=, panic=, trace=, watchdog=, gdb=, script= or run=; `help boot` explains them"
-            }
-        };
-        unknown(Unknown { key: word.key, value: word.value, expected });
+        let known = SETTERS.iter().find(|(known, _)| known.key == word.key);
+        if !known.is_some_and(|(_, set)| set(&mut options, word.value)) {
+            unknown(Unknown { key: word.key, value: word.value, known: known.map(|(known, _)| *known) });
+        }
     }
     options
 }
 
 /// Returns the log level of that name.
 pub fn level(name: &str) -> Option<LevelFilter> {
-    match name {
-        "off" => Some(LevelFilter::Off),
-        "error" => Some(LevelFilter::Error),
-        "warn" => Some(LevelFilter::Warn),
-        "info" => Some(LevelFilter::Info),
-        "debug" => Some(LevelFilter::Debug),
-        "trace" => Some(LevelFilter::Trace),
-        _ => None,
-    }
+    let choices = [
+        ("off", LevelFilter::Off),
+        ("error", LevelFilter::Error),
+        ("warn", LevelFilter::Warn),
+        ("info", LevelFilter::Info),
+        ("debug", LevelFilter::Debug),
+        ("trace", LevelFilter::Trace),
+    ];
+    choose(name, choices)
 }
 
 #[cfg(test)]
@@ -239,6 +204,12 @@ mod tests {
         assert_eq!(options.after_crash, AfterCrash::Exit);
         assert_eq!(options.run, Some("mem; cpus"));
         assert_eq!(unknown, [("colour", "red"), ("cpus", "none"), ("crash-port", "x"), ("trace-port", "65536")]);
+    }
+
+    #[test]
+    fn every_word_that_is_explained_is_known() {
+        let known = SETTERS.map(|(word, _)| word);
+        assert_eq!(known, command_line::WORDS);
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering
 
 use arch_contract::MAX_CPUS;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::call::{self, CallNode};
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::cache::ObjectCaches;
@@ -128,7 +128,7 @@ pub struct Cpu {
     /// the thread's own stack.
     pub(crate) scheduler_stack_top: AtomicUsize,
     /// Tops of the trap stacks.
-    pub(crate) trap_stack_tops: [AtomicUsize; Machine::INTERRUPT_STACKS],
+    pub(crate) trap_stack_tops: [AtomicUsize; Traps::STACKS],
     pub(crate) caches: ObjectCaches,
     pub(crate) stock: Owned<Stock>,
     /// Event counts.
@@ -174,7 +174,7 @@ impl Cpu {
             idle: AtomicPtr::new(core::ptr::null_mut()),
             switches_at_tick: AtomicU64::new(0),
             scheduler_stack_top: AtomicUsize::new(0),
-            trap_stack_tops: [const { AtomicUsize::new(0) }; Machine::INTERRUPT_STACKS],
+            trap_stack_tops: [const { AtomicUsize::new(0) }; Traps::STACKS],
             caches: ObjectCaches::new(),
             stock: Owned::new(Stock::new()),
             counters: Counters::default(),
@@ -243,7 +243,7 @@ pub fn all() -> impl Iterator<Item = &'static Cpu> {
 pub(crate) fn this() -> &'static Cpu {
     // SAFETY: the start-up code sets this to a `&'static Cpu` before anything on the CPU calls this
     // function.
-    unsafe { &*(Machine::local() as *const Cpu) }
+    unsafe { &*(Core::local() as *const Cpu) }
 }
 
 /// Returns whether the caller runs in an interrupt handler.

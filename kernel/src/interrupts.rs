@@ -10,7 +10,7 @@ pub use arch_contract::{LineError, LineTrigger};
 use arrayvec::ArrayVec;
 use wire::trace::Kind;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::call::{self, CallError};
 use crate::cpu;
 use crate::lock::SpinLock;
@@ -83,7 +83,7 @@ impl fmt::Display for RegisterError {
 /// Registers the kernel's own handlers. Called once, by the boot CPU.
 pub(crate) fn init() {
     let own: [(u8, fn(usize)); 3] = [
-        (Machine::TIMER_VECTOR, timer::interrupt),
+        (Clock::VECTOR, timer::interrupt),
         (RESCHEDULE_VECTOR, scheduler::reschedule_interrupt),
         (CALL_VECTOR, call::interrupt),
     ];
@@ -217,7 +217,7 @@ pub fn register_line<C: InterruptSafe + 'static>(
     } else if known.is_full() {
         Err(RegisterError::NoFreeVector)
     } else {
-        Machine::route_line(line, vector, cpu, trigger).map_err(RegisterError::Line)
+        Lines::route(line, vector, cpu, trigger).map_err(RegisterError::Line)
     };
     if routed.is_ok() {
         known.push(Line { number: line, vector, cpu, trigger });
@@ -254,7 +254,7 @@ pub fn unregister_line(line: u32) -> Result<(), RegisterError> {
 pub fn retire_line(line: u32) -> Result<(), RegisterError> {
     let known = LINES.lock();
     let entry = known.iter().find(|entry| entry.number == line).ok_or(RegisterError::NotRegistered(line))?;
-    Machine::mask_line(line).map_err(RegisterError::Line)?;
+    Lines::mask(line).map_err(RegisterError::Line)?;
     retire_vector(entry.vector);
     Ok(())
 }
@@ -280,7 +280,7 @@ pub unsafe fn release_line(line: u32) {
 pub fn steer(line: u32, cpu: usize) -> Result<(), RegisterError> {
     let mut known = LINES.lock();
     let entry = known.iter_mut().find(|entry| entry.number == line).ok_or(RegisterError::NotRegistered(line))?;
-    Machine::route_line(line, entry.vector, cpu, entry.trigger).map_err(RegisterError::Line)?;
+    Lines::route(line, entry.vector, cpu, entry.trigger).map_err(RegisterError::Line)?;
     entry.cpu = cpu;
     Ok(())
 }
@@ -300,7 +300,7 @@ pub fn lines() -> ArrayVec<Line, LINE_LIMIT> {
 /// the rest.
 pub fn purpose(vector: u8) -> Purpose {
     match vector {
-        vector if vector == Machine::TIMER_VECTOR => Purpose::Timer,
+        vector if vector == Clock::VECTOR => Purpose::Timer,
         RESCHEDULE_VECTOR => Purpose::Reschedule,
         CALL_VECTOR => Purpose::Call,
         vector => match LINES.lock().iter().find(|line| line.vector == vector) {

@@ -5,7 +5,7 @@ use core::cell::UnsafeCell;
 use core::mem::ManuallyDrop;
 use core::ops::{Deref, DerefMut};
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 pub use raw::RawSpinLock;
 
 pub mod passing;
@@ -23,8 +23,8 @@ impl InterruptGuard {
     /// Turns interrupts off.
     #[inline(always)]
     pub fn new() -> Self {
-        let were_enabled = Machine::interrupts_enabled();
-        Machine::disable_interrupts();
+        let were_enabled = Core::interrupts_enabled();
+        Core::disable_interrupts();
         Self { were_enabled, _not_send: core::marker::PhantomData }
     }
 
@@ -44,7 +44,7 @@ impl Drop for InterruptGuard {
     #[inline(always)]
     fn drop(&mut self) {
         if self.were_enabled {
-            Machine::enable_interrupts();
+            Core::enable_interrupts();
         }
     }
 }

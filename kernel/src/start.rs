@@ -8,8 +8,8 @@ use core::time::Duration;
 use arch_contract::Callbacks;
 use arch_contract::boot::BootInformation;
 
-use crate::arch::{Architecture, Machine};
-use crate::command_line::{self, Options};
+use crate::arch::*;
+use crate::command_line::{self, Options, Unknown};
 use crate::cpu::{self, Cpu};
 use crate::memory::stack::{DEFAULT_SIZE, Stack};
 use crate::memory::{self, OutOfMemory, reclaimer};
@@ -52,8 +52,8 @@ pub struct Parts {
 /// description of the machine is true.
 pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts) -> ! {
     boot::keep(boot);
-    Machine::install(&CALLBACKS);
-    symbols::init(boot.symbols, Machine::physical_to_virtual(boot.image.start) as usize);
+    Traps::install(&CALLBACKS);
+    symbols::init(boot.symbols, AddressSpace::physical_to_virtual(boot.image.start) as usize);
     memory::init(boot);
     time::init(boot.entry_cycles);
     interrupts::init();
@@ -127,7 +127,7 @@ fn create_cpu(index: usize) -> Result<&'static Cpu, OutOfMemory> {
     let cpu: &'static Cpu = if index == 0 {
         let cpu = place_first(data)?;
         // The allocations below find this CPU's object caches through this pointer.
-        Machine::set_local(core::ptr::from_ref(cpu) as usize);
+        Core::set_local(core::ptr::from_ref(cpu) as usize);
         cpu
     } else {
         Box::leak(memory::try_box(data)?)
@@ -159,11 +159,11 @@ fn place_first(cpu: Cpu) -> Result<&'static Cpu, OutOfMemory> {
 /// Turns the running control flow into this CPU's idle thread and publishes the CPU. Interrupts
 /// must be off.
 fn join(cpu: &'static Cpu) {
-    Machine::set_interrupt_stacks(&cpu.trap_stack_tops.each_ref().map(|top| top.load(Ordering::Relaxed)));
+    Traps::set_stacks(&cpu.trap_stack_tops.each_ref().map(|top| top.load(Ordering::Relaxed)));
     // SAFETY: `create_cpu` has stored a pointer to the CPU's idle thread, which lives forever.
     let idle: &'static thread::Thread = unsafe { &*cpu.idle.load(Ordering::Acquire) };
-    cpu.switched_at.store(Machine::cycles(), Ordering::Relaxed);
-    Machine::set_current(core::ptr::from_ref(idle) as usize);
+    cpu.switched_at.store(Core::cycles(), Ordering::Relaxed);
+    Core::set_current(core::ptr::from_ref(idle) as usize);
     cpu.registry.lock().add(idle);
     cpu::publish(cpu);
 }
@@ -185,22 +185,22 @@ fn idle_on_own_stack(cpu: &'static Cpu) -> ! {
     // SAFETY: interrupts are off, nothing else uses the idle thread's context or stack, and the
     // boot stack is not used again.
     unsafe {
-        Machine::prepare(&mut *idle.context.get(), idle.stack().top(), run_idle, 0);
-        Machine::resume(idle.context.get())
+        Contexts::prepare(&mut *idle.context.get(), idle.stack().top(), run_idle, 0);
+        Contexts::resume(idle.context.get())
     }
 }
 
 fn greet(boot: &'static BootInformation) {
-    let cycle_mhz = Machine::cycle_frequency_hz() / 1_000_000;
+    let cycle_mhz = Clock::frequency_hz() / 1_000_000;
     log::info!(
         "Aerokernel {} on {}, by {}, image at {:#x}, {} MiB, {cycle_mhz} MHz, {}, {}",
         env!("CARGO_PKG_VERSION"),
-        Machine::NAME,
+        ARCHITECTURE,
         boot.loader,
         boot.image.start,
         memory::total_bytes() >> 20,
-        Machine::interrupt_controller_name(),
-        Machine::timer_name(),
+        Platform::interrupt_controller(),
+        Clock::name(),
     );
     if boot.times_are_guesses {
         let megahertz = time::cycle_frequency_hz() / 1_000_000;
@@ -212,13 +212,9 @@ fn greet(boot: &'static BootInformation) {
     for notice in boot.notices {
         log::warn!("{} {:#x}", notice.text, notice.value);
     }
-    command_line::parse(boot.command_line, |word| {
-        log::warn!(
-            "command line: \"{}\" with value \"{}\" is ignored; expected {}",
-            word.key,
-            word.value,
-            word.expected
-        );
+    command_line::parse(boot.command_line, |Unknown { key, value, known }| match known {
+        Some(word) => log::warn!("command line: {key}={value} is ignored; expected {key}={}", word.values),
+        None => log::warn!("command line: {key}={value} is ignored: there is no such word; `help boot` lists them"),
     });
 }
 
@@ -240,7 +236,7 @@ fn start_other_cpus(boot: &BootInformation, most: usize) {
             thread::sleep(START_CPU_POLL);
             !deadline.has_passed()
         };
-        let started = Machine::start_cpu(index, cpu.hardware_id, stack_top, local, &mut wait);
+        let started = Platform::start_cpu(index, cpu.hardware_id, stack_top, local, &mut wait);
         while started.is_ok() && cpu::get(index).is_none() && wait() {}
         match started {
             Ok(()) if cpu::get(index).is_some() => log::debug!("CPU {index}: runs"),
@@ -259,6 +255,6 @@ struct VectorState;
 
 impl fmt::Display for VectorState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Machine::vector_state(f)
+        Vectors::describe(f)
     }
 }

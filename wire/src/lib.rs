@@ -8,6 +8,7 @@
 extern crate alloc;
 
 pub mod card;
+pub mod command_line;
 pub mod console;
 pub mod crash_file;
 pub mod packed;

@@ -10,21 +10,33 @@ const ISA_INTERRUPT: u8 = 3;
 const LISTENER: usize = 0;
 
 /// The debugger's UART.
-pub static LINE: Polled = Polled::at(0x2f8);
+static LINE: Polled = Polled::at(0x2f8);
 
-/// Initialises the line; returns false if there is none. The interrupt is routed only once, here: a
-/// CPU that a debugger stops may be in the middle of routing another line.
-pub fn init() -> bool {
-    let is_there = LINE.init();
-    if is_there {
-        // Without an I/O APIC, input on the line interrupts no CPU; a breakpoint or a fault still
-        // reaches the debugger.
-        let _ = io_apic::route_non_maskable(io_apic::line_of_isa(ISA_INTERRUPT), LISTENER);
+/// COM2 as the debugger's line.
+pub struct DebugLine;
+
+impl arch_contract::DebugLine for DebugLine {
+    /// The interrupt is routed only once, here: a CPU that a debugger stops may be in the middle of
+    /// routing another line.
+    fn init() -> bool {
+        let is_there = LINE.init();
+        if is_there {
+            // Without an I/O APIC, input on the line interrupts no CPU; a breakpoint or a fault
+            // still reaches the debugger.
+            let _ = io_apic::route_non_maskable(io_apic::line_of_isa(ISA_INTERRUPT), LISTENER);
+        }
+        is_there
     }
-    is_there
-}
 
-/// Enables or disables the listener's interrupt for received bytes.
-pub fn watch(watch: bool) {
-    LINE.enable_interrupts(if watch { RECEIVED_DATA_INTERRUPT } else { 0 });
+    fn read() -> Option<u8> {
+        LINE.receive()
+    }
+
+    fn write(byte: u8) {
+        LINE.send(byte);
+    }
+
+    fn watch(watch: bool) {
+        LINE.enable_interrupts(if watch { RECEIVED_DATA_INTERRUPT } else { 0 });
+    }
 }

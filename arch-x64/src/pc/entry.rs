@@ -6,7 +6,8 @@
 
 use core::arch::global_asm;
 
-use super::start::start;
+use super::board::Pc;
+use crate::boot::start;
 
 /// Multiboot2 header (Multiboot2 Specification 2.0, 3.1) with tags: relocatable, entry address,
 /// end. Its entry address and the PVH note are in the image's linker script, because they are
@@ -80,11 +81,11 @@ crate::long_mode_entry! {
         "boot_unfit: .byte {refusal}",
         ".asciz \"\\r\\nAerokernel: this CPU has no 64-bit mode or no NX; use another CPU (QEMU: -cpu max)\\r\\n\"",
     ],
-    start: start,
+    start: start::<Pc>,
     link_address: LINK_ADDRESS,
     pvh_magic = const firmware::pvh::MAGIC,
     refusal = const wire::console::NEGATIVE_ACKNOWLEDGE,
 }
 
 /// The image's address in the linker script.
-const LINK_ADDRESS: usize = crate::paging::PHYSICAL_OFFSET + 0x20_0000;
+const LINK_ADDRESS: usize = crate::cpu::paging::PHYSICAL_OFFSET + 0x20_0000;

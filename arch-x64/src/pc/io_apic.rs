@@ -9,8 +9,8 @@ use arrayvec::ArrayVec;
 use firmware::acpi::{Override, Platform};
 use x86_64::instructions::port::Port;
 
-use crate::cpu;
-use crate::paging::{TableSource, map_device};
+use crate::cpu::block;
+use crate::cpu::paging::{TableSource, map_device};
 
 const SELECT: usize = 0x00;
 const WINDOW: usize = 0x10;
@@ -128,35 +128,10 @@ fn controller_of(line: u32) -> Result<(&'static Controller, u32), LineError> {
     found.map(|controller| (controller, line - controller.first_line)).ok_or(LineError::NoSuchLine)
 }
 
-/// Routes a line to a vector on a CPU and unmasks it.
-pub fn route(line: u32, vector: u8, cpu: usize, trigger: LineTrigger) -> Result<(), LineError> {
-    let (controller, index) = controller_of(line)?;
-    let apic_id = cpu::apic_id_of(cpu).filter(|&id| id <= LARGEST_ID).ok_or(LineError::NoSuchCpu)?;
-    // SAFETY: the cell is read-only after `init`, so shared references are sound.
-    let (_, overrides) = unsafe { &*CONTROLLERS.0.get() };
-    let special = overrides.iter().find(|entry| entry.line == line);
-    let (active_low, level) = match special {
-        Some(entry) => (entry.active_low, entry.level),
-        None => (line >= ISA_LINES, line >= ISA_LINES),
-    };
-    let level = match trigger {
-        LineTrigger::Default => level,
-        LineTrigger::Edge => false,
-        LineTrigger::Level => true,
-    };
-    let low = u32::from(vector) | if active_low { ENTRY_ACTIVE_LOW } else { 0 } | if level { ENTRY_LEVEL } else { 0 };
-    let register = FIRST_ENTRY + 2 * index;
-    // Mask the line while its entry is half written.
-    controller.write(register, ENTRY_MASKED);
-    controller.write(register + 1, apic_id << 24);
-    controller.write(register, low);
-    Ok(())
-}
-
 /// Routes a line to a CPU as an NMI (82093AA data sheet, 3.2.4: edge triggered, no vector).
 pub fn route_non_maskable(line: u32, cpu: usize) -> Result<(), LineError> {
     let (controller, index) = controller_of(line)?;
-    let apic_id = cpu::apic_id_of(cpu).filter(|&id| id <= LARGEST_ID).ok_or(LineError::NoSuchCpu)?;
+    let apic_id = block::apic_id_of(cpu).filter(|&id| id <= LARGEST_ID).ok_or(LineError::NoSuchCpu)?;
     let register = FIRST_ENTRY + 2 * index;
     controller.write(register, ENTRY_MASKED);
     controller.write(register + 1, apic_id << 24);
@@ -164,9 +139,42 @@ pub fn route_non_maskable(line: u32, cpu: usize) -> Result<(), LineError> {
     Ok(())
 }
 
-/// Masks a line.
-pub fn mask(line: u32) -> Result<(), LineError> {
-    let (controller, index) = controller_of(line)?;
-    controller.write(FIRST_ENTRY + 2 * index, ENTRY_MASKED);
-    Ok(())
+/// The I/O APICs' lines.
+pub struct Lines;
+
+impl arch_contract::Lines for Lines {
+    fn count() -> u32 {
+        line_count()
+    }
+
+    fn route(line: u32, vector: u8, cpu: usize, trigger: LineTrigger) -> Result<(), LineError> {
+        let (controller, index) = controller_of(line)?;
+        let apic_id = block::apic_id_of(cpu).filter(|&id| id <= LARGEST_ID).ok_or(LineError::NoSuchCpu)?;
+        // SAFETY: the cell is read-only after `init`, so shared references are sound.
+        let (_, overrides) = unsafe { &*CONTROLLERS.0.get() };
+        let special = overrides.iter().find(|entry| entry.line == line);
+        let (active_low, level) = match special {
+            Some(entry) => (entry.active_low, entry.level),
+            None => (line >= ISA_LINES, line >= ISA_LINES),
+        };
+        let level = match trigger {
+            LineTrigger::Default => level,
+            LineTrigger::Edge => false,
+            LineTrigger::Level => true,
+        };
+        let low =
+            u32::from(vector) | if active_low { ENTRY_ACTIVE_LOW } else { 0 } | if level { ENTRY_LEVEL } else { 0 };
+        let register = FIRST_ENTRY + 2 * index;
+        // Mask the line while its entry is half written.
+        controller.write(register, ENTRY_MASKED);
+        controller.write(register + 1, apic_id << 24);
+        controller.write(register, low);
+        Ok(())
+    }
+
+    fn mask(line: u32) -> Result<(), LineError> {
+        let (controller, index) = controller_of(line)?;
+        controller.write(FIRST_ENTRY + 2 * index, ENTRY_MASKED);
+        Ok(())
+    }
 }

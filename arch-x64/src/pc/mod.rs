@@ -1,14 +1,15 @@
 //! The PC platform: everything around a PC's CPUs.
 //!
-//! - [`start`]: from the loader's entry to the kernel's, in order.
 //! - [`machine`]: [`Machine`], which implements the contract.
-//! - [`serial`], [`io_apic`], [`timer`], [`power`]: devices; [`screen`], [`keyboard`]: for a
-//!   person; [`debugging`], [`debug_line`]: for a debugger; [`debug_port`]: for the host of an
+//! - [`entry`]: the loaders' entries; [`board`]: what is a PC's own while it starts.
+//! - [`serial`], [`io_apic`], [`timer`] with [`calibration`], [`power`]: devices; [`screen`],
+//!   [`keyboard`]: for a person; [`debug_line`]: for a debugger; [`debug_port`]: for the host of an
 //!   emulated machine.
 
+mod board;
+mod calibration;
 mod debug_line;
 mod debug_port;
-mod debugging;
 #[expect(bad_asm_style, reason = "symbol differences need AT&T syntax, see the macro `address`")]
 mod entry;
 mod io_apic;
@@ -17,7 +18,6 @@ mod machine;
 mod power;
 mod screen;
 mod serial;
-mod start;
 mod timer;
 mod uart;
 

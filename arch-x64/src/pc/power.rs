@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use arch_contract::PowerAction;
 use x86_64::instructions::port::Port;
 
-use crate::cpu;
+use crate::cpu::interrupts;
 
 /// PM1 control: sleep type in 12:10, sleep enable in 13 (ACPI 6.5, 4.8.3.2).
 const SLEEP_TYPE_SHIFT: u16 = 10;
@@ -55,5 +55,5 @@ pub fn act(action: PowerAction, status: u8) -> ! {
         }
     }
     super::serial::send(b"\r\nThe machine can be switched off.\r\n");
-    cpu::halt_forever()
+    interrupts::halt_forever()
 }

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use arch_contract::Framebuffer;
 use x86_64::instructions::port::Port;
 
-use crate::paging::{self, TableSource};
+use crate::cpu::paging::{self, TableSource};
 
 const WIDTH: usize = 1024;
 const HEIGHT: usize = 768;

@@ -5,11 +5,12 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use arch_contract::ConsoleEvent;
 use x86_64::instructions::port::Port;
 
+use super::io_apic;
 use super::uart::*;
 
 const BASE: u16 = 0x3f8;
 /// ISA interrupt of COM1.
-pub const ISA_INTERRUPT: u8 = 4;
+const ISA_INTERRUPT: u8 = 4;
 
 /// True while the UART accepts nothing because its other end is held up: output is then dropped
 /// instead of waited for.
@@ -83,47 +84,11 @@ fn wait_for_room() -> bool {
     false
 }
 
-/// Takes a received byte, if there is one.
-pub fn receive() -> Option<u8> {
-    let taken = EARLY_TAKEN.load(Ordering::Relaxed);
-    if taken < EARLY_COUNT.load(Ordering::Relaxed) {
-        EARLY_TAKEN.store(taken + 1, Ordering::Relaxed);
-        return Some(EARLY[taken].load(Ordering::Relaxed));
-    }
-    let status = read(LINE_STATUS);
-    (status != ABSENT && status & STATUS_DATA_READY != 0).then(|| read(DATA))
-}
-
-/// Fills the transmit FIFO if it is empty; returns the number of bytes accepted. An absent UART
-/// accepts bytes and drops them.
-pub fn try_send(bytes: &[u8]) -> usize {
-    if read(LINE_STATUS) & STATUS_TRANSMIT_EMPTY == 0 {
-        return 0;
-    }
-    let taken = bytes.len().min(FIFO_SIZE);
-    for &byte in &bytes[..taken] {
-        write(DATA, byte);
-    }
-    taken
-}
-
 const fn interrupt_of(event: ConsoleEvent) -> u8 {
     match event {
         ConsoleEvent::Input => RECEIVED_DATA_INTERRUPT,
         ConsoleEvent::Output => TRANSMIT_EMPTY_INTERRUPT,
     }
-}
-
-/// Enables the interrupt for an event.
-pub fn watch(event: ConsoleEvent) {
-    WATCHED.fetch_or(interrupt_of(event), Ordering::SeqCst);
-    write_interrupt_enable();
-}
-
-/// Disables the interrupt for an event.
-pub fn ignore(event: ConsoleEvent) {
-    WATCHED.fetch_and(!interrupt_of(event), Ordering::SeqCst);
-    write_interrupt_enable();
 }
 
 /// Writes the enabled interrupts to the UART. Input and output change their bits on different CPUs;
@@ -138,11 +103,6 @@ fn write_interrupt_enable() {
     }
 }
 
-/// True while the UART requests an interrupt. The read clears the "transmitter empty" request.
-pub fn is_raised() -> bool {
-    read(INTERRUPT_IDENTIFICATION) & NONE_PENDING == 0
-}
-
 /// Waits until the last bit is on the line, because the machine may be switched off next.
 pub fn wait_until_sent() {
     for _ in 0..TRANSMIT_POLLS {
@@ -150,5 +110,56 @@ pub fn wait_until_sent() {
             return;
         }
         core::hint::spin_loop();
+    }
+}
+
+/// COM1 as the first console.
+pub struct ConsoleDevice;
+
+impl arch_contract::ConsoleDevice for ConsoleDevice {
+    fn write(bytes: &[u8]) {
+        send(bytes);
+    }
+
+    /// Fills the transmit FIFO if it is empty.
+    fn try_write(bytes: &[u8]) -> usize {
+        if read(LINE_STATUS) & STATUS_TRANSMIT_EMPTY == 0 {
+            return 0;
+        }
+        let taken = bytes.len().min(FIFO_SIZE);
+        for &byte in &bytes[..taken] {
+            write(DATA, byte);
+        }
+        taken
+    }
+
+    fn read() -> Option<u8> {
+        let taken = EARLY_TAKEN.load(Ordering::Relaxed);
+        if taken < EARLY_COUNT.load(Ordering::Relaxed) {
+            EARLY_TAKEN.store(taken + 1, Ordering::Relaxed);
+            return Some(EARLY[taken].load(Ordering::Relaxed));
+        }
+        let status = read(LINE_STATUS);
+        (status != ABSENT && status & STATUS_DATA_READY != 0).then(|| read(DATA))
+    }
+
+    fn line() -> Option<u32> {
+        let line = io_apic::line_of_isa(ISA_INTERRUPT);
+        (line < io_apic::line_count()).then_some(line)
+    }
+
+    fn watch(event: ConsoleEvent) {
+        WATCHED.fetch_or(interrupt_of(event), Ordering::SeqCst);
+        write_interrupt_enable();
+    }
+
+    fn ignore(event: ConsoleEvent) {
+        WATCHED.fetch_and(!interrupt_of(event), Ordering::SeqCst);
+        write_interrupt_enable();
+    }
+
+    /// The read clears the "transmitter empty" request.
+    fn is_raised() -> bool {
+        read(INTERRUPT_IDENTIFICATION) & NONE_PENDING == 0
     }
 }

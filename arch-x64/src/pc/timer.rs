@@ -5,8 +5,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use raw_cpuid::{CpuId, Hypervisor};
 use x86_64::instructions::port::Port;
 
-use crate::calibration::{self, Reading, Run};
-use crate::{apic, cpu};
+use super::calibration::{self, Reading, Run};
+use crate::cpu::{apic, model};
 
 /// ACPI power management timer (ACPI 6.5, 4.8.3.3); at least 24 bits are always implemented.
 const PM_TIMER: calibration::Reference = calibration::Reference { hz: 3_579_545, mask: 0xff_ffff };
@@ -51,11 +51,6 @@ pub enum Reference {
     Apic,
     /// No running reference: the rate is a guess.
     None,
-}
-
-/// Rate of the TSC in Hz.
-pub fn cycle_frequency_hz() -> u64 {
-    CYCLE_HZ.load(Ordering::Relaxed)
 }
 
 /// Calibrates the clocks. Called by the boot CPU with its APIC enabled.
@@ -206,7 +201,7 @@ fn run_apic(hz: u64) -> Option<(Run, u64)> {
 
 /// Measures the APIC timer's rate relative to the TSC, whose rate is given.
 fn run_tsc(hz: u64) -> Option<(Run, u64)> {
-    run(calibration::Reference { hz, mask: u64::MAX }, cpu::cycles)
+    run(calibration::Reference { hz, mask: u64::MAX }, model::cycles)
 }
 
 /// Runs all clocks; `read` reads the reference. Returns the elapsed counts and the reference's
@@ -215,10 +210,10 @@ fn run(reference: calibration::Reference, mut read: impl FnMut() -> u64) -> Opti
     apic::enable_counting_only();
     let start = || apic::start_one_shot(u32::MAX);
     let run = calibration::measure(reference, start, || {
-        let before = cpu::cycles();
+        let before = model::cycles();
         let reference = read() & reference.mask;
         let apic = apic::remaining_ticks();
-        Reading { before, reference, apic, after: cpu::cycles() }
+        Reading { before, reference, apic, after: model::cycles() }
     });
     apic::start_one_shot(0);
     Some((run?, reference.hz))
@@ -233,30 +228,38 @@ pub fn enable_on_this_cpu() {
     }
 }
 
-/// Requests an interrupt at `deadline`.
-#[inline(always)]
-pub fn arm(deadline: u64) {
-    if TSC_DEADLINE.load(Ordering::Relaxed) {
-        apic::set_tsc_deadline(deadline.max(1));
-    } else {
-        let cycles = deadline.saturating_sub(cpu::cycles());
-        let product = u128::from(cycles) * u128::from(TICKS_PER_CYCLE.load(Ordering::Relaxed));
-        // Round up: an early interrupt would cost a second one.
-        let ticks = ((product >> RATIO_SHIFT) as u64).saturating_add(1).min(LONGEST_TICKS);
-        apic::start_one_shot(ticks as u32);
-    }
-}
+/// The local APIC's timer, armed by a TSC deadline where the CPU has that mode.
+pub struct Clock;
 
-/// Cancels the timer request.
-pub fn disarm() {
-    if TSC_DEADLINE.load(Ordering::Relaxed) {
-        apic::set_tsc_deadline(0);
-    } else {
-        apic::start_one_shot(0);
-    }
-}
+impl arch_contract::Clock for Clock {
+    const VECTOR: u8 = apic::TIMER_VECTOR;
 
-/// Human-readable kind of the timer.
-pub fn name() -> &'static str {
-    if TSC_DEADLINE.load(Ordering::Relaxed) { "TSC deadline" } else { "APIC one-shot" }
+    fn name() -> &'static str {
+        if TSC_DEADLINE.load(Ordering::Relaxed) { "TSC deadline" } else { "APIC one-shot" }
+    }
+
+    fn frequency_hz() -> u64 {
+        CYCLE_HZ.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn arm(deadline: u64) {
+        if TSC_DEADLINE.load(Ordering::Relaxed) {
+            apic::set_tsc_deadline(deadline.max(1));
+        } else {
+            let cycles = deadline.saturating_sub(model::cycles());
+            let product = u128::from(cycles) * u128::from(TICKS_PER_CYCLE.load(Ordering::Relaxed));
+            // Round up: an early interrupt would cost a second one.
+            let ticks = ((product >> RATIO_SHIFT) as u64).saturating_add(1).min(LONGEST_TICKS);
+            apic::start_one_shot(ticks as u32);
+        }
+    }
+
+    fn disarm() {
+        if TSC_DEADLINE.load(Ordering::Relaxed) {
+            apic::set_tsc_deadline(0);
+        } else {
+            apic::start_one_shot(0);
+        }
+    }
 }

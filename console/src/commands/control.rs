@@ -5,7 +5,7 @@ use core::hint::black_box;
 use core::time::Duration;
 
 use arch_contract::PowerAction;
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::lock::InterruptGuard;
 use kernel::memory::stack::{self, Keep};
 use kernel::time::Deadline;
@@ -249,7 +249,7 @@ fn panic(context: &mut Context<'_>) -> CommandResult {
             Err(CommandError::failed("no log is kept"))
         }
         ["threads"] => break_thread(),
-        ["opcode"] => Machine::execute_invalid_instruction(),
+        ["opcode"] => Core::execute_invalid_instruction(),
         [] => panic!("asked for at the prompt"),
         words => panic!("{}", words.join(" ")),
     }

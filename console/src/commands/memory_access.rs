@@ -2,7 +2,7 @@
 
 use alloc::format;
 
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 
 use super::{Command, CommandError, CommandResult, Context, Needs, parse_number};
 
@@ -56,7 +56,7 @@ fn peek(context: &mut Context<'_>) -> CommandResult {
     for line in (address..end).step_by(BYTES_PER_LINE) {
         let mut buffer = [0; BYTES_PER_LINE];
         let bytes = &mut buffer[..BYTES_PER_LINE.min(end - line)];
-        Machine::probe_read(line, bytes).map_err(CommandError::failed)?;
+        AddressSpace::probe_read(line, bytes).map_err(CommandError::failed)?;
         write!(context.out, "{line:016x} ")?;
         for byte in bytes.iter() {
             write!(context.out, " {byte:02x}")?;
@@ -86,5 +86,5 @@ fn poke(context: &mut Context<'_>) -> CommandResult {
 }
 
 fn write_memory(_: &MayWriteAnyMemory, address: usize, bytes: &[u8]) -> CommandResult {
-    Machine::probe_write(address, bytes).map_err(CommandError::failed)
+    AddressSpace::probe_write(address, bytes).map_err(CommandError::failed)
 }

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arch_contract::LineTrigger;
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::command_line::Keyboard as Layout;
 use kernel::lock::SpinLock;
 use kernel::memory::{OutOfMemory, try_box};
@@ -67,7 +67,7 @@ fn screen() -> Option<&'static Screen> {
 /// # Errors
 /// [`OutOfMemory`].
 pub fn open(layout: Layout, extra: &'static [Command]) -> Result<(), OutOfMemory> {
-    let Some(framebuffer) = Machine::screen() else { return Ok(()) };
+    let Some(framebuffer) = Platform::screen() else { return Ok(()) };
     let screen: &'static Screen = Box::leak(try_box(Screen {
         shown: Channel::new(SHOWN_CAPACITY)?,
         keys: Channel::new(KEYS_CAPACITY)?,
@@ -80,7 +80,8 @@ pub fn open(layout: Layout, extra: &'static [Command]) -> Result<(), OutOfMemory
     let painter = Painter::new(framebuffer);
     let (columns, rows) = painter.size();
     Builder::new("screen").spawn(move || show(screen, &painter)).map_err(|_| OutOfMemory)?.detach();
-    match Machine::keyboard_init().map(|line| interrupts::register_line(line, LineTrigger::Default, 0, screen, pressed))
+    match Platform::keyboard_init()
+        .map(|line| interrupts::register_line(line, LineTrigger::Default, 0, screen, pressed))
     {
         Some(Ok(())) => log::info!("a screen of {columns} x {rows} characters, with a keyboard"),
         Some(Err(error)) => log::warn!("the keyboard's interrupt line cannot be used: {error}"),
@@ -98,7 +99,7 @@ fn converse(screen: &'static Screen, extra: &'static [Command]) {
 
 /// Handles the keyboard's interrupt.
 fn pressed(screen: &Screen) {
-    while let Some(code) = Machine::keyboard_read() {
+    while let Some(code) = Platform::keyboard_read() {
         let meaning = screen.keyboard.lock().take(code);
         match meaning {
             Some(Meaning::View(byte)) => drop(screen.shown.try_send(byte)),
@@ -194,7 +195,7 @@ fn mirror(text: &str) {
 static REPORT_AT: (AtomicUsize, AtomicUsize) = (AtomicUsize::new(0), AtomicUsize::new(0));
 
 fn paint_report(text: &str) {
-    let Some(framebuffer) = Machine::screen() else { return };
+    let Some(framebuffer) = Platform::screen() else { return };
     let painter = Painter::new(framebuffer);
     let (columns, rows) = painter.size();
     let (mut row, mut column) = (REPORT_AT.0.load(Ordering::Relaxed), REPORT_AT.1.load(Ordering::Relaxed));

@@ -14,6 +14,7 @@ use build::project::{MissingTool, root};
 use build::{Image, Which, program};
 use machine::files::gdb_path;
 use machine::{Machine, status};
+use wire::command_line::{GDB, RUN};
 
 use crate::boot;
 
@@ -42,10 +43,15 @@ pub fn run(options: &Options) -> Result<u8> {
     let socket = boot.gdb.take().flatten().map_or_else(gdb_path, Ok)?;
     let console = gdb_path()?.with_extension("console");
     boot.gdb = Some(Some(socket.clone()));
-    // Without `gdb=wait`, commands would run and end the machine before gdb is attached.
-    let line = boot.run.take().map_or_else(String::new, |script| format!("gdb=wait run=\"{script}\""));
-    let view = if options.cpus_only { "gdb=cpus" } else { "" };
-    let mut machine = machine::start(&image, &boot.settings(), &format!("{} {view} {line}", boot.append))?;
+    let mut words = boot.append.clone();
+    if options.cpus_only {
+        words += &format!(" {}", GDB.with("cpus"));
+    }
+    if let Some(script) = boot.run.take() {
+        // Without `wait`, commands would run and end the machine before gdb is attached.
+        words += &format!(" {} {}", GDB.with("wait"), RUN.with(script));
+    }
+    let mut machine = machine::start(&image, &boot.settings(), &words)?;
     let mut log = File::create(&console).with_context(|| format!("{} cannot be written", console.display()))?;
     wait_until_it_listens(&mut *machine, &mut log)?;
     let output = std::mem::replace(machine.output(), std::sync::mpsc::channel().1);

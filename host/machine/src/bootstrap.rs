@@ -18,6 +18,7 @@ use build::knc::DOWNLOAD;
 use build::project::root;
 use build::scratch::Directory;
 use wire::card::{DELAY, SPIN_CYCLES};
+use wire::command_line;
 
 use crate::rings::{self, Rings};
 
@@ -72,7 +73,8 @@ impl Bootstrap {
         let mut bytes = fs::read(image).with_context(|| format!("{} cannot be read", image.display()))?;
         let entry = DOWNLOAD + bzimage::entry(&bytes)? as u32;
         pause_for_delay(&mut bytes);
-        let line = format!("phi.ring={RINGS:#x},{:#x} apic=pc {command_line}\0", rings::REGION_SIZE);
+        let region = command_line::RINGS.with(format_args!("{RINGS:#x},{:#x}", rings::REGION_SIZE));
+        let line = format!("{region} {} {command_line}\0", command_line::APIC.with("pc"));
         memory.write_all_at(&bytes, DOWNLOAD.into())?;
         memory.write_all_at(line.as_bytes(), u64::from(DOWNLOAD) + bytes.len() as u64)?;
         memory.write_all_at(&parameters(&bytes, DOWNLOAD + bytes.len() as u32), PARAMETERS.into())?;
@@ -125,7 +127,7 @@ impl PostCode {
         self.text().strip_prefix('-')?.parse().ok()
     }
 
-    /// Returns why the kernel cannot boot, if its POST code says so. See `arch-knc/src/start.rs`.
+    /// Returns why the kernel cannot boot, if its POST code says so. See `arch-knc/src/board.rs`.
     pub fn error(&self) -> Option<&'static str> {
         match self.text().as_str() {
             "Em" => Some("the boot parameters list no usable memory below 4 GiB"),

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use wire::command_line;
 
 use crate::qmp;
 
@@ -95,7 +96,7 @@ pub fn major_version() -> Result<u32> {
 
 /// Returns the words on the kernel's command line that announce the devices defined here.
 pub fn kernel_words() -> String {
-    format!("debug-exit={DEBUG_EXIT_PORT} crash-port={CRASH_PORT}")
+    format!("{} {}", command_line::DEBUG_EXIT.with(DEBUG_EXIT_PORT), command_line::CRASH_PORT.with(CRASH_PORT))
 }
 
 /// Returns arguments that give the machine a telemetry line at a socket.
@@ -119,7 +120,8 @@ pub fn gdb_arguments(end: RawFd) -> [String; 4] {
 /// Returns the words on the kernel's command line that make the kernel write its trace to the trace
 /// port.
 pub fn trace_words(streams: bool) -> String {
-    format!("trace={} trace-port={TRACE_PORT}", if streams { "stream" } else { "on" })
+    let trace = command_line::TRACE.with(if streams { "stream" } else { "on" });
+    format!("{trace} {}", command_line::TRACE_PORT.with(TRACE_PORT))
 }
 
 /// Returns the kernel's exit status for QEMU's, or `None` if QEMU's is not from the debug-exit

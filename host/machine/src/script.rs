@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use build::Image;
 use serde::Serialize;
+use wire::command_line::{PANIC, RUN};
 use wire::console::{CANCEL, END_OF_TEXT, NEGATIVE_ACKNOWLEDGE, START_OF_TEXT};
 
 use crate::machine::Machine;
@@ -60,7 +61,7 @@ pub enum Ended {
 /// Fails if [`crate::start`] fails, if output cannot be written, or if the kernel reports that it
 /// cannot run on the machine.
 pub fn run(image: &Image, settings: &Settings, script: &str, out: &mut dyn Write) -> Result<Outcome> {
-    let words = format!("panic=exit {} run=\"{script}\"", settings.append);
+    let words = format!("{} {} {}", PANIC.with("exit"), settings.append, RUN.with(script));
     let mut machine = crate::start(image, settings, &words)?;
     let mut listener = Listener { lines: SourceLines::new(image), filter: Filter::default() };
     let timed_out = !listener.follow(&mut *machine, settings.limit, out)?;

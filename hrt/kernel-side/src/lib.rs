@@ -24,7 +24,7 @@ mod pointers;
 mod teams;
 
 use abi::{INVALID, NEVER, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::cpu;
 use kernel::memory::OutOfMemory;
 use kernel::time::Deadline;
@@ -78,9 +78,9 @@ fn blocking<T>(operation: impl FnOnce() -> T) -> Result<T, Status> {
     if cpu::in_interrupt() {
         return Err(refuse_in_handler());
     }
-    let control = Machine::vector_control();
+    let control = Vectors::control();
     let result = operation();
-    Machine::set_vector_control(control);
+    Vectors::set_control(control);
     Ok(result)
 }
 

@@ -1,7 +1,7 @@
 //! Threads, channels and fibers, which the program refers to by handles.
 
 use abi::{ANY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT, ThreadOptions};
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::cpu;
 use kernel::fiber::{Fiber, Fibers};
 use kernel::memory;
@@ -48,7 +48,7 @@ pub unsafe extern "C" fn aero_thread_spawn(
     let handler = attempt!(Handler::new(function, argument));
     let run = move || {
         let handler = handler;
-        Machine::reset_vectors();
+        Vectors::reset();
         // SAFETY: the program passed this function with this argument and is responsible for its
         // effects.
         unsafe { (handler.function)(handler.argument) };
@@ -243,7 +243,7 @@ pub unsafe extern "C" fn aero_fiber_create(
     let place = attempt!(unsafe { place(fiber) });
     let Some(fibers) = Fibers::of_this_thread() else { return INVALID };
     let run = move || {
-        Machine::reset_vectors();
+        Vectors::reset();
         // SAFETY: the program passed this function with this argument and is responsible for its
         // effects.
         unsafe { body(argument) };
@@ -264,9 +264,9 @@ pub unsafe extern "C" fn aero_fiber_create(
 
 /// Runs an operation that switches fibers, and keeps the vector control words.
 fn switching(operation: impl FnOnce()) {
-    let control = Machine::vector_control();
+    let control = Vectors::control();
     operation();
-    Machine::set_vector_control(control);
+    Vectors::set_control(control);
 }
 
 pub unsafe extern "C" fn aero_fiber_yield() {

@@ -4,7 +4,7 @@ use core::fmt;
 use core::ptr::{self, NonNull};
 
 use abi::{ANY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT};
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::memory::{self, Placement};
 use kernel::program::heap::FreeError;
 use kernel::program::{self, Outcome, Program};
@@ -130,12 +130,12 @@ impl Handler {
         extern "C" fn call(handler: usize) {
             // SAFETY: `keep_vectors` passes the address of `self`, which outlives the call.
             let handler = unsafe { &*(handler as *const Handler) };
-            Machine::reset_vectors();
+            Vectors::reset();
             // SAFETY: the program passed this function with this argument and is responsible for
             // its effects.
             unsafe { (handler.function)(handler.argument) };
         }
-        program::as_handler_of(self.program, || Machine::keep_vectors(call, ptr::from_ref(self) as usize));
+        program::as_handler_of(self.program, || Vectors::keep(call, ptr::from_ref(self) as usize));
     }
 }
 
@@ -174,5 +174,5 @@ pub unsafe extern "C" fn aero_time_cycles() -> u64 {
 }
 
 pub unsafe extern "C" fn aero_time_cycle_hz() -> u64 {
-    Machine::cycle_frequency_hz()
+    Clock::frequency_hz()
 }

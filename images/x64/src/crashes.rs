@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
 use console::{CommandError, CommandResult, Context};
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::time::spin_until;
 use kernel::{cpu, thread};
 
@@ -39,7 +39,7 @@ fn crash_while_others_probe() -> CommandResult {
         let prober = thread::Builder::new("prober").cpu(cpu.index).spawn(|| {
             PROBING.fetch_add(1, Ordering::SeqCst);
             loop {
-                let _ = Machine::probe_read(UNMAPPED, &mut [0; 8]);
+                let _ = AddressSpace::probe_read(UNMAPPED, &mut [0; 8]);
             }
         });
         prober.map_err(CommandError::failed)?.detach();

@@ -12,7 +12,7 @@ use serde::Serialize;
 use wire::crash_file::{Backtrace, CpuRegisters, Frame, Header, MAGIC, Memory, VERSION, WaitingThread};
 use wire::trace::Event;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::backtrace;
 use crate::cpu;
 use crate::debug;
@@ -44,14 +44,14 @@ impl Flavor for Exported {
         self.kept[self.length] = byte;
         self.length += 1;
         if self.length == CHUNK {
-            Machine::export(Export::Crash, &self.kept);
+            Platform::export(Export::Crash, &self.kept);
             self.length = 0;
         }
         Ok(())
     }
 
     fn finalize(self) -> postcard::Result<()> {
-        Machine::export(Export::Crash, &self.kept[..self.length]);
+        Platform::export(Export::Crash, &self.kept[..self.length]);
         Ok(())
     }
 }
@@ -77,7 +77,7 @@ fn part_or<T: Serialize>(gather: impl Fn() -> T, otherwise: &T) {
 
 /// Writes the crash file, if there is an export channel. All other CPUs are stopped.
 pub(crate) fn write(what: fmt::Arguments<'_>) {
-    if !Machine::exports(Export::Crash) {
+    if !Platform::exports(Export::Crash) {
         return;
     }
     let header = |what: String| Header {
@@ -189,7 +189,7 @@ fn write_stacks(thread: u64) {
 
 fn write_image_data() {
     let data = crate::boot::information().image_data;
-    let start = Machine::physical_to_virtual(data.start) as usize;
+    let start = AddressSpace::physical_to_virtual(data.start) as usize;
     write_memory(start, start + (data.end - data.start) as usize);
 }
 
@@ -200,7 +200,7 @@ fn write_memory(start: usize, end: usize) {
         let next = (at / PAGE_SIZE + 1).saturating_mul(PAGE_SIZE).min(end);
         part_if(|| {
             let mut bytes = alloc::vec![0; next - at];
-            Machine::probe_read(at, &mut bytes).ok()?;
+            AddressSpace::probe_read(at, &mut bytes).ok()?;
             Some(Memory { start: at as u64, bytes })
         });
         at = next;

@@ -4,12 +4,9 @@ use core::fmt;
 
 use arch_contract::fault::{Access, Fault, FaultKind};
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::memory::stack::Stack;
 use crate::thread::{self, Thread};
-
-/// Vector of the non-maskable interrupt.
-const NON_MASKABLE: u8 = 2;
 
 /// Displays a fault as the first line of its report.
 pub(crate) struct FaultText<'a>(pub &'a Fault);
@@ -38,12 +35,12 @@ impl fmt::Display for FaultText<'_> {
                 if address < arch_contract::PAGE_SIZE { write!(f, " (a null pointer?)") } else { Ok(()) }
             }
             FaultKind::Breakpoint => write!(f, "breakpoint, and no debugger"),
-            FaultKind::Other { vector: NON_MASKABLE, .. } => {
+            FaultKind::NonMaskable => {
                 f.write_str("non-maskable interrupt: somebody outside asks where the kernel is, or hardware has failed")
             }
-            FaultKind::Other { vector, code } => {
-                write!(f, "{} (vector {vector}, code {code:#x})", fault.name)?;
-                Machine::fault_details(vector, f)
+            FaultKind::InvalidInstruction | FaultKind::Other | FaultKind::Machine => {
+                write!(f, "{} (vector {}, code {:#x})", fault.name, fault.vector, fault.code)?;
+                Traps::describe(fault, f)
             }
         }
     }

@@ -12,7 +12,7 @@ use wire::console::{CANCEL, CRASH_STATUS, REPORT_END, REPORT_START};
 
 use super::fault_text::FaultText;
 use super::state;
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::backtrace;
 use crate::command_line::AfterCrash;
 use crate::cpu;
@@ -33,7 +33,7 @@ static NESTED: AtomicBool = AtomicBool::new(false);
 pub fn panicked(info: &PanicInfo<'_>) -> ! {
     sandbox::end_by_panic(format_args!("{}", PanicText(info)));
     debug::before_crash();
-    let registers = Machine::registers_here();
+    let registers = Contexts::registers_here();
     crash(format_args!("{}", PanicText(info)), &registers, None)
 }
 
@@ -64,9 +64,9 @@ pub(crate) fn stopped(registers: &Registers) -> ! {
 }
 
 fn crash(what: fmt::Arguments<'_>, registers: &Registers, fault: Option<&Fault>) -> ! {
-    Machine::disable_interrupts();
+    Core::disable_interrupts();
     // Until CPUs have data, only the boot CPU runs.
-    let here = if Machine::local() == 0 { 0 } else { cpu::this().index };
+    let here = if Core::local() == 0 { 0 } else { cpu::this().index };
     match state::begin(here) {
         Ok(()) => {}
         Err(first) if first != here => stopped(registers),
@@ -78,7 +78,7 @@ fn crash(what: fmt::Arguments<'_>, registers: &Registers, fault: Option<&Fault>)
             end()
         }
     }
-    Machine::stop_other_cpus();
+    Ipi::stop_others();
     output::enter_crash();
     let others = || cpu::all().filter(|cpu| cpu.index != here);
     let all_stopped = spin_until(STOP_LIMIT, || others().all(|cpu| debug::stopped_registers(cpu.index).is_some()));
@@ -123,6 +123,6 @@ fn end() -> ! {
     match state::after_crash() {
         AfterCrash::Exit => output::power(PowerAction::PowerOff, CRASH_STATUS),
         AfterCrash::Reboot => output::power(PowerAction::Reboot, CRASH_STATUS),
-        AfterCrash::Halt => Machine::halt_forever(),
+        AfterCrash::Halt => Core::halt_forever(),
     }
 }

@@ -9,11 +9,10 @@ use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use arch_contract::debug::INTERRUPT_FLAG;
 use arch_contract::fault::{Fault, Registers};
 use arrayvec::ArrayString;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::lock::passing;
 use crate::memory::stack::Stack;
 use crate::memory::{OutOfMemory, aside};
@@ -27,7 +26,7 @@ static STACK_TOP: AtomicUsize = AtomicUsize::new(0);
 
 /// The context the CPU returns to after the function, and the reason if the function was ended.
 struct Way {
-    back: <Machine as Architecture>::Context,
+    back: Context,
     reason: Option<Abandoned>,
 }
 
@@ -89,8 +88,8 @@ pub unsafe fn attempt(function: &mut dyn FnMut()) -> Result<(), Abandoned> {
     if !passing::begin() {
         return Err(Abandoned::new(format_args!("another command runs")));
     }
-    let was_tracing = Machine::is_tracing();
-    Machine::set_tracing(false);
+    let was_tracing = TraceRing::is_on();
+    TraceRing::set_on(false);
     // SAFETY: the caller guarantees that interrupts are off and that the other CPUs, which hold the
     // passed locks, stay stopped until after `end`. `passing::begin` admits one CPU, so this one
     // alone uses `WAY` and the stack.
@@ -99,13 +98,13 @@ pub unsafe fn attempt(function: &mut dyn FnMut()) -> Result<(), Abandoned> {
         let way = (*WAY.0.get()).insert(Way { back: Default::default(), reason: None });
         let back = &raw mut way.back;
         let mut task = Task(function);
-        Machine::switch_through(back, STACK_TOP.load(Ordering::Relaxed), run, &raw mut task as usize);
+        Contexts::switch_through(back, STACK_TOP.load(Ordering::Relaxed), run, &raw mut task as usize);
         let way = (*WAY.0.get()).take();
         aside::end();
         passing::end();
         way.and_then(|way| way.reason)
     };
-    Machine::set_tracing(was_tracing);
+    TraceRing::set_on(was_tracing);
     reason.map_or(Ok(()), Err)
 }
 
@@ -123,8 +122,8 @@ extern "C" fn come_back() -> ! {
     // context on this CPU, and it is resumed once.
     unsafe {
         match &*WAY.0.get() {
-            Some(way) => Machine::resume(&raw const way.back),
-            None => Machine::halt_forever(),
+            Some(way) => Contexts::resume(&raw const way.back),
+            None => Core::halt_forever(),
         }
     }
 }
@@ -145,7 +144,7 @@ pub(crate) fn end_by_fault(fault: &Fault, text: fmt::Arguments<'_>, registers: &
     }
     note(format_args!("{text}, at {:#x}", fault.registers.instruction_pointer));
     registers.go_to(come_back as *const () as usize, STACK_TOP.load(Ordering::Relaxed));
-    registers.flags &= !INTERRUPT_FLAG;
+    registers.disable_interrupts();
     true
 }
 

@@ -21,7 +21,7 @@ use core::ptr::NonNull;
 use arch_contract::PAGE_SIZE;
 use arch_contract::boot::{BootInformation, MAX_NODES};
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::boot;
 use crate::cpu;
 use crate::lock::{InterruptGuard, passing};
@@ -160,7 +160,7 @@ pub(crate) fn page_table_frame() -> Option<u64> {
     // SAFETY: the frame was just allocated, is mapped in the direct map, and belongs to this
     // function alone.
     unsafe { frame.as_ptr().write_bytes(0, PAGE_SIZE) };
-    Some(Machine::virtual_to_physical(frame.as_ptr()))
+    Some(AddressSpace::virtual_to_physical(frame.as_ptr()))
 }
 
 /// Allocates a box, or fails.
@@ -214,7 +214,7 @@ impl DmaBuffer {
 
     /// Returns the physical address at which a device reaches the buffer.
     pub fn physical_address(&self) -> u64 {
-        Machine::virtual_to_physical(self.at.as_ptr())
+        AddressSpace::virtual_to_physical(self.at.as_ptr())
     }
 
     /// Returns the buffer's memory. The driver must keep the device from writing to it while the

@@ -11,14 +11,14 @@ use arch_contract::{PAGE_SIZE, Protection};
 
 use super::zone;
 use super::{OutOfMemory, free, reclaimer};
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::call;
 use crate::cpu;
 use crate::lock::SpinLock;
 use crate::wait::Mutex;
 
 /// Default stack size of a thread, in bytes.
-pub const DEFAULT_SIZE: usize = Machine::DEFAULT_STACK_SIZE;
+pub const DEFAULT_SIZE: usize = DEFAULT_STACK_SIZE;
 /// Size of the largest stack, in bytes.
 pub const LARGEST_SIZE: usize = 64 << 20;
 /// The smallest slot has 8 KiB of address space, for a 4 KiB stack; each class doubles it.
@@ -147,9 +147,9 @@ impl Stack {
         super::may_fail()?;
         let node = cpu::this().node;
         let memory = zone::find_nearest(node, |zone| zone.allocate_bytes(self.size())).ok_or(OutOfMemory)?;
-        let physical = Machine::virtual_to_physical(memory.as_ptr());
+        let physical = AddressSpace::virtual_to_physical(memory.as_ptr());
         let mut table = super::page_table_frame;
-        let mapped = Machine::map_pages(self.bottom, physical, self.size(), Protection::Data, &mut table);
+        let mapped = AddressSpace::map_pages(self.bottom, physical, self.size(), Protection::Data, &mut table);
         mapped.map_err(|_| {
             zone::of(memory).lock().free_block(memory);
             OutOfMemory
@@ -161,9 +161,9 @@ impl Stack {
     fn unmap(&self) -> Option<NonNull<u8>> {
         let mut memory = None;
         for offset in (0..self.size()).step_by(PAGE_SIZE) {
-            let physical = Machine::unmap_page(self.bottom + offset);
+            let physical = AddressSpace::unmap_page(self.bottom + offset);
             if offset == 0 {
-                memory = physical.and_then(|physical| NonNull::new(Machine::physical_to_virtual(physical)));
+                memory = physical.and_then(|physical| NonNull::new(AddressSpace::physical_to_virtual(physical)));
             }
         }
         memory
@@ -250,7 +250,7 @@ impl Stacks {
     }
 
     fn take_fresh(&mut self, class: usize) -> Option<usize> {
-        let window = Machine::stack_window();
+        let window = AddressSpace::stack_window();
         let slot_size = 1usize << (class as u32 + SMALLEST_SLOT_SHIFT);
         let slot = self.fresh.max(window.start).next_multiple_of(slot_size);
         let end = slot.checked_add(slot_size).filter(|&end| end <= window.end)?;

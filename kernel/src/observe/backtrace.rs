@@ -15,7 +15,7 @@ use core::time::Duration;
 
 use arch_contract::fault::{Registers, TrapFrame};
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::call;
 use crate::cpu::{self, Cpu};
 use crate::lock::SpinLock;
@@ -86,11 +86,11 @@ pub fn of_thread(id: u64) -> Option<(Vec<Frame>, bool)> {
         let Some(thread) = registry.iter().find(|thread| thread.id() == id) else { return };
         let is_interrupted = here.in_interrupt.load(Ordering::Relaxed) && !here.thread_serves.load(Ordering::Relaxed);
         let registers = match thread.state() {
-            thread::State::Running if is_interrupted => Machine::interrupted(),
-            thread::State::Running => Machine::registers_here(),
+            thread::State::Running if is_interrupted => Traps::interrupted(),
+            thread::State::Running => Contexts::registers_here(),
             // SAFETY: the thread is suspended, and only its CPU, which runs this function with
             // interrupts off, can resume it and change its context.
-            _ => Machine::suspended_at(unsafe { &*thread.context.get() }),
+            _ => Contexts::suspended_at(unsafe { &*thread.context.get() }),
         };
         let mut list = theirs.lock();
         let room = list.capacity();
@@ -145,7 +145,7 @@ impl Walk {
         let leaves_trap = self.trap.as_ref().is_some_and(|trap| !trap.is_on_stack(next));
         self.frame_pointer = if next > at || leaves_trap { next } else { 0 };
         // A thread that gives way was linked by the interrupt entry to where it was interrupted.
-        let was_interrupted = callee.left_by == LeftBy::Call && Machine::is_interrupt_entry(callee.address);
+        let was_interrupted = callee.left_by == LeftBy::Call && Traps::is_interrupt_entry(callee.address);
         Some(Frame { address, left_by: if was_interrupted { LeftBy::Interrupt } else { LeftBy::Call } })
     }
 }
@@ -159,7 +159,7 @@ struct Trap {
 impl Trap {
     /// Returns the trap whose stack contains `address`.
     fn with(address: usize) -> Option<Self> {
-        let frame = Machine::TRAP_FRAME?;
+        let frame = Traps::FRAME?;
         let mut traps = cpu::all().flat_map(Cpu::trap_stack_tops).map(|stack_top| Self { stack_top, frame });
         traps.find(|trap| trap.is_on_stack(address))
     }
@@ -183,6 +183,6 @@ fn read(at: usize) -> Option<usize> {
     if at == 0 || !at.is_multiple_of(word.len()) {
         return None;
     }
-    Machine::probe_read(at, &mut word).ok()?;
+    AddressSpace::probe_read(at, &mut word).ok()?;
     Some(usize::from_ne_bytes(word))
 }

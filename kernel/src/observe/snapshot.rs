@@ -17,7 +17,7 @@ use wire::snapshot::{
     ThreadState, VERSION,
 };
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 
 use crate::boot;
 use crate::call;
@@ -105,12 +105,12 @@ pub fn take_with(thread_limit: usize) -> Snapshot {
         version: VERSION,
         taken_at_ns,
         machine: MachineState {
-            architecture: Machine::NAME.to_string(),
+            architecture: ARCHITECTURE.to_string(),
             loader: boot.loader.to_string(),
             command_line: boot.command_line.to_string(),
-            cycle_hz: Machine::cycle_frequency_hz(),
-            timer: Machine::timer_name().to_string(),
-            interrupt_controller: Machine::interrupt_controller_name().to_string(),
+            cycle_hz: Clock::frequency_hz(),
+            timer: Clock::name().to_string(),
+            interrupt_controller: Platform::interrupt_controller().to_string(),
             cpus_listed: boot.cpus.len() as u32,
             times_are_guesses: boot::information().times_are_guesses,
             ready_at_ns: boot::ready_at_ns(),
@@ -180,7 +180,7 @@ fn fill(part: &mut Part, cpu: &Cpu, view: View) {
         let suspended = match state {
             // SAFETY: nothing writes a suspended thread's context while its CPU runs this function.
             // A value read from outside may be torn, and is marked uncertain.
-            thread::State::Ready | thread::State::Blocked => Machine::suspended_at(unsafe { &*thread.context.get() }),
+            thread::State::Ready | thread::State::Blocked => Contexts::suspended_at(unsafe { &*thread.context.get() }),
             thread::State::Running if view == View::Stopped => {
                 debug::stopped_registers(cpu.index).copied().unwrap_or_default()
             }

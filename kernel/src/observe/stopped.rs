@@ -2,7 +2,7 @@
 
 use arch_contract::fault::Registers;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::cpu::{self, Cpu};
 use crate::debug;
 use crate::thread;
@@ -41,5 +41,5 @@ pub fn registers_of(id: u64) -> Option<Registers> {
 pub fn suspended_registers(thread: &thread::Thread) -> Registers {
     // SAFETY: nothing changes a context on a stopped machine. The context of a running thread holds
     // outdated values, and no address in it is followed.
-    Machine::suspended_at(unsafe { &*thread.context.get() })
+    Contexts::suspended_at(unsafe { &*thread.context.get() })
 }

@@ -8,7 +8,7 @@ use core::time::Duration;
 use wire::snapshot::Snapshot;
 use wire::telemetry::{Answer, Changes, FRAME_END, MAGIC, Request, VERSION, decode, encode};
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::snapshot;
 use crate::thread::{self, Builder, SpawnError};
 use crate::trace;
@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// # Errors
 /// [`SpawnError`] for the listening thread.
 pub(crate) fn start() -> Result<bool, SpawnError> {
-    if !Machine::telemetry_init() {
+    if !Platform::telemetry_init() {
         return Ok(false);
     }
     Builder::new("telemetry").stack_size(4 * crate::memory::stack::DEFAULT_SIZE).spawn(listen)?.detach();
@@ -44,7 +44,7 @@ fn listen() {
     let mut frame: Vec<u8> = Vec::new();
     let mut session: Option<Session> = None;
     loop {
-        let Some(byte) = Machine::telemetry_read() else {
+        let Some(byte) = Platform::telemetry_read() else {
             thread::sleep(POLL);
             continue;
         };
@@ -60,7 +60,7 @@ fn listen() {
             && let Some(answer) = answer(request, &mut session)
             && let Ok(bytes) = encode(&answer)
         {
-            Machine::telemetry_write(&bytes);
+            Platform::telemetry_write(&bytes);
         }
         frame.clear();
     }

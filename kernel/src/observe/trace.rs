@@ -15,7 +15,7 @@ use arrayvec::ArrayVec;
 use serde::Serialize;
 use wire::trace::{Event, Header, Kind, MAGIC, Part, Ring as RingHeader, Thread as NamedThread, VERSION};
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::cpu;
 use crate::lock::InterruptGuard;
 use crate::memory::OutOfMemory;
@@ -43,17 +43,17 @@ const KIND_BITS: u32 = 8;
 /// Records an event if tracing is on. Interrupts must be off.
 #[inline(always)]
 pub fn event(kind: Kind, first: u64, second: u64) {
-    if Machine::is_tracing() {
+    if TraceRing::is_on() {
         // SAFETY: a CPU that takes part in scheduling always has a running thread.
-        let thread = unsafe { &*(Machine::current() as *const Thread) };
-        Machine::trace(thread.id() << KIND_BITS | kind as u64, first, second);
+        let thread = unsafe { &*(Core::current() as *const Thread) };
+        TraceRing::write(thread.id() << KIND_BITS | kind as u64, first, second);
     }
 }
 
 /// Records a user-defined mark if tracing is on. Callable from any context.
 #[inline(always)]
 pub fn mark(first: u64, second: u64) {
-    if Machine::is_tracing() {
+    if TraceRing::is_on() {
         let _guard = InterruptGuard::new();
         event(Kind::Mark, first, second);
     }
@@ -62,7 +62,7 @@ pub fn mark(first: u64, second: u64) {
 /// Records that a thread was spawned. Interrupts must be off.
 #[inline(always)]
 pub(crate) fn spawned(id: u64, cpu: usize, name: &str) {
-    if Machine::is_tracing() {
+    if TraceRing::is_on() {
         record_spawn(id, cpu, name);
     }
 }
@@ -76,7 +76,7 @@ fn record_spawn(id: u64, cpu: usize, name: &str) {
 
 /// Returns whether events are recorded.
 pub fn is_on() -> bool {
-    Machine::is_tracing()
+    TraceRing::is_on()
 }
 
 /// Discards all recorded events and starts recording.
@@ -95,16 +95,16 @@ pub fn start() -> Result<(), OutOfMemory> {
             ring = Vec::leak(entries).as_mut_ptr();
             place.store(ring, Ordering::Release);
         }
-        Machine::set_trace_ring(cpu.index, ring);
+        TraceRing::set(cpu.index, ring);
     }
     BEGINNINGS.fetch_add(1, Ordering::Release);
-    Machine::set_tracing(true);
+    TraceRing::set_on(true);
     Ok(())
 }
 
 /// Stops recording. The recorded events are kept.
 pub fn stop() {
-    Machine::set_tracing(false);
+    TraceRing::set_on(false);
 }
 
 /// A CPU's ring at one moment.
@@ -117,7 +117,7 @@ struct View {
 fn views() -> impl Iterator<Item = View> {
     (0..cpu::limit()).filter_map(|cpu| {
         let ring = RINGS[cpu].load(Ordering::Acquire).cast_const();
-        (!ring.is_null()).then(|| View { cpu, ring, recorded: Machine::traced(cpu) })
+        (!ring.is_null()).then(|| View { cpu, ring, recorded: TraceRing::written(cpu) })
     })
 }
 
@@ -184,7 +184,7 @@ pub fn for_last(limit: usize, mut each: impl FnMut(usize, &Event)) -> Result<(),
     stop();
     let result = gather(limit);
     if was_on {
-        Machine::set_tracing(true);
+        TraceRing::set_on(true);
     }
     result?.iter().for_each(|(cpu, event)| each(*cpu, event));
     Ok(())
@@ -250,7 +250,7 @@ pub(crate) fn tell_of_loss() -> Result<(), SpawnError> {
 }
 
 fn spawn_writer(work: impl FnOnce() + Send + 'static) -> Result<(), SpawnError> {
-    if Machine::exports(Export::Trace) {
+    if Platform::exports(Export::Trace) {
         thread::Builder::new("tracer").spawn(work)?.detach();
     }
     Ok(())
@@ -297,7 +297,7 @@ impl Written {
             *from = first + events.len();
             // The CPU may have overwritten some of the copied events in the meantime.
             let overwritten =
-                Machine::traced(view.cpu).saturating_sub(TRACE_ENTRIES).saturating_sub(first).min(events.len());
+                TraceRing::written(view.cpu).saturating_sub(TRACE_ENTRIES).saturating_sub(first).min(events.len());
             events.drain(..overwritten);
             lost += overwritten;
             if events.is_empty() && lost == 0 {
@@ -324,7 +324,7 @@ impl Written {
 /// Exports the trace to the host at the end of the machine, if tracing is on and there is an export
 /// channel.
 pub(crate) fn export() {
-    if !is_on() || !Machine::exports(Export::Trace) {
+    if !is_on() || !Platform::exports(Export::Trace) {
         return;
     }
     stop();
@@ -349,6 +349,6 @@ pub(crate) fn export() {
 fn write<T: Serialize>(record: &T) {
     let mut buffer = [0; RECORD_LIMIT];
     if let Ok(bytes) = postcard::to_slice(record, &mut buffer) {
-        Machine::export(Export::Trace, bytes);
+        Platform::export(Export::Trace, bytes);
     }
 }

@@ -12,7 +12,7 @@ use arch_contract::MAX_CPUS;
 use arch_contract::fault::Registers;
 use arrayvec::ArrayString;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::backtrace;
 use crate::call;
 use crate::cpu::{self, Cpu};
@@ -221,7 +221,7 @@ fn look(cpu: &'static Cpu, state: &mut Watched, limit: u64, patience: Duration) 
 fn report(cpu: &Cpu, what: core::fmt::Arguments<'_>) {
     let others = || cpu::all().filter(|cpu| !cpu.is_this());
     SAMPLES.iter().for_each(|sample| sample.instruction_pointer.store(0, Ordering::Relaxed));
-    Machine::sample_other_cpus();
+    Ipi::sample_others();
     let has_answered = |cpu: &Cpu| SAMPLES[cpu.index].instruction_pointer.load(Ordering::Acquire) != 0;
     spin_until(SAMPLE_LIMIT, || others().all(has_answered));
     let running = SAMPLES[cpu.index].thread.load(Ordering::Relaxed);

@@ -11,7 +11,7 @@ use core::time::Duration;
 use arch_contract::{ConsoleEvent, PowerAction};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::cpu;
 use crate::debug;
 use crate::lock::SpinLock;
@@ -77,19 +77,19 @@ impl Device {
                 rest = &rest[QUEUE.push(rest)..];
             }
         } else {
-            Machine::console_write(rest);
+            ConsoleDevice::write(rest);
         }
     }
 
     /// Gives the device as many bytes as it takes, and asks for an interrupt if some are left.
     fn pump(&mut self) {
-        QUEUE.send(Machine::console_try_write);
+        QUEUE.send(ConsoleDevice::try_write);
         let wanted = QUEUE.len() > 0;
         if wanted != self.watched {
             self.watched = wanted;
             match wanted {
-                true => Machine::console_watch(ConsoleEvent::Output),
-                false => Machine::console_ignore(ConsoleEvent::Output),
+                true => ConsoleDevice::watch(ConsoleEvent::Output),
+                false => ConsoleDevice::ignore(ConsoleEvent::Output),
             }
         }
     }
@@ -148,7 +148,7 @@ fn poll_once() -> impl FnMut(&[u8]) -> usize {
         if core::mem::replace(&mut polled, true) {
             return 0;
         }
-        Machine::console_write(bytes);
+        ConsoleDevice::write(bytes);
         bytes.len()
     }
 }
@@ -156,7 +156,7 @@ fn poll_once() -> impl FnMut(&[u8]) -> usize {
 /// Sends everything in the queue by polling the device.
 fn flush() {
     QUEUE.send(|bytes| {
-        Machine::console_write(bytes);
+        ConsoleDevice::write(bytes);
         bytes.len()
     });
 }
@@ -188,7 +188,7 @@ fn with_device(length: usize, write: impl FnOnce(&mut Device)) {
         device.pump();
         false
     };
-    if Machine::interrupts_enabled() {
+    if Core::interrupts_enabled() {
         // If there is no room by then, the line is stuck, and `write` polls the device.
         time::spin_until(DRAIN_LIMIT, has_room);
     }
@@ -228,7 +228,7 @@ pub fn power(action: PowerAction, status: u8) -> ! {
         let _console = CONSOLE.lock();
         flush();
     }
-    Machine::power(action, status)
+    Platform::power(action, status)
 }
 
 /// Address of the function that receives a copy of all output of [`print`] and the log, 0 for none.

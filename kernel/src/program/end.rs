@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use super::heap::{Overrun, Usage};
 use super::{Outcome, Program, deadlock, forget};
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::call;
 use crate::cpu;
 use crate::interrupts;
@@ -50,7 +50,7 @@ pub(super) fn supervise(program: &Arc<Program>) {
         let _ = program.changed.wait_until(Deadline::after(KILL_POLL));
     }
     while program.leaving.load(Ordering::Acquire) != 0 {
-        Machine::spin_hint();
+        Core::spin_hint();
     }
     match program.wait_until_unused() {
         Ok(()) => program.take_everything_back(),

@@ -7,20 +7,11 @@ use arch_contract::fault::{Fault, FaultKind, Registers};
 use arrayvec::ArrayString;
 
 use super::{Outcome, Program, REASON_LIMIT, caller, current};
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::backtrace;
 use crate::cpu;
 use crate::scheduler;
 use crate::thread;
-
-/// The interrupt flag in [`Registers::flags`].
-const INTERRUPTS_ON: u64 = 1 << 9;
-/// Vectors of faults that belong to the machine and not to a thread: NMI, double fault, machine
-/// check.
-const MACHINE_FAULTS: [u8; 3] = [2, 8, 18];
-
-/// The vector of the invalid opcode exception: an instruction that the CPU does not have.
-const INVALID_OPCODE: u8 = 6;
 
 /// Reports the calling thread's program and ends it as failed; does not return. Returns `None` if
 /// the thread belongs to no program.
@@ -34,7 +25,7 @@ pub fn fail_current(reason: fmt::Arguments<'_>) -> Option<core::convert::Infalli
     // SAFETY: the reference is not kept, and the calling thread, which ends below, keeps the
     // program until then.
     let program = unsafe { current() }?;
-    let registers = Machine::registers_here();
+    let registers = Contexts::registers_here();
     report(program, reason, &registers);
     scheduler::exit()
 }
@@ -46,7 +37,7 @@ pub fn fail_handler(reason: fmt::Arguments<'_>) {
     if let Some(program) = unsafe { caller() }
         && !program.is_ending()
     {
-        report(program, reason, &Machine::registers_here());
+        report(program, reason, &Contexts::registers_here());
     }
 }
 
@@ -56,24 +47,21 @@ pub(crate) fn contain(fault: &Fault, text: fmt::Arguments<'_>) {
     // SAFETY: the reference is not kept beyond this call, and the faulting thread keeps the program
     // until then.
     let Some(program) = (unsafe { current() }) else { return };
-    let is_the_threads = match fault.kind {
-        FaultKind::Other { vector, .. } => !MACHINE_FAULTS.contains(&vector),
-        FaultKind::Page { .. } | FaultKind::Breakpoint => true,
-    };
+    let is_the_machines = matches!(fault.kind, FaultKind::NonMaskable | FaultKind::Machine);
     // With interrupts off or in a handler, the kernel may hold locks or be halfway through a
     // change.
-    let in_middle = fault.registers.flags & INTERRUPTS_ON == 0 || cpu::this().in_interrupt.load(Ordering::Relaxed);
-    if !is_the_threads || in_middle {
+    let in_middle = !fault.registers.interrupts_enabled() || cpu::this().in_interrupt.load(Ordering::Relaxed);
+    if is_the_machines || in_middle {
         return;
     }
     match (fault.kind, program.instruction_set()) {
-        (FaultKind::Other { vector: INVALID_OPCODE, .. }, Some(wanted)) => {
-            let here = Machine::instruction_set();
+        (FaultKind::InvalidInstruction, Some(wanted)) => {
+            let here = Core::instruction_set();
             report(program, format_args!("{text}; it was built for {wanted}, this CPU has {here}"), &fault.registers);
         }
         _ => report(program, text, &fault.registers),
     }
-    Machine::fault_contained();
+    Traps::fault_contained();
     scheduler::exit()
 }
 

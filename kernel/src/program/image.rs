@@ -14,7 +14,7 @@ use elf::segment::ProgramHeader;
 
 use super::regions::{Scope, give_pages, take_pages};
 use super::thread_locals::Template;
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::call;
 use crate::cpu;
 use crate::lock::SpinLock;
@@ -343,14 +343,14 @@ impl Image {
     }
 
     fn map(&mut self, segments: &[Segment]) -> Result<(), LoadError> {
-        let physical = Machine::virtual_to_physical(self.memory.as_ptr());
+        let physical = AddressSpace::virtual_to_physical(self.memory.as_ptr());
         let mut table = memory::page_table_frame;
         for segment in segments {
             for offset in segment.pages.clone().step_by(MAPPED_AT_ONCE) {
                 let size = MAPPED_AT_ONCE.min(segment.pages.end - offset);
                 let _window = MAPPED.lock();
                 let place = self.place.start + offset;
-                Machine::map_pages(place, physical + offset as u64, size, segment.protection, &mut table)
+                AddressSpace::map_pages(place, physical + offset as u64, size, segment.protection, &mut table)
                     .map_err(|_| LoadError::OutOfMemory)?;
             }
             if segment.protection == Protection::Code {
@@ -371,7 +371,7 @@ impl Drop for Image {
         if !self.place.is_empty() {
             for page in self.place.clone().step_by(PAGE_SIZE) {
                 let _window = MAPPED.lock();
-                Machine::unmap_page(page);
+                AddressSpace::unmap_page(page);
             }
             if let Err(error) = call::flush_tlbs() {
                 // A CPU that does not answer may still use the old translations, so neither memory
@@ -436,7 +436,7 @@ fn segments(headers: impl Iterator<Item = ProgramHeader>) -> Result<ArrayVec<Seg
 
 /// Reserves addresses for an image, followed by an unmapped page.
 fn take_place(size: usize) -> Result<Range<usize>, LoadError> {
-    let window = Machine::program_window();
+    let window = AddressSpace::program_window();
     let mut mapped = MAPPED.lock();
     let mut start = window.start;
     // The list is in no order, so look again from behind each image in the way.

@@ -28,7 +28,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use arrayvec::{ArrayString, ArrayVec};
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::cpu;
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::{self, OutOfMemory, Placement};
@@ -492,7 +492,7 @@ impl Program {
         let body = move || {
             // SAFETY: a program outlives its threads, and this closure runs on one of them.
             let program = unsafe { &*(owner as *const Self) };
-            Machine::reset_vectors();
+            Vectors::reset();
             program.end(Outcome::Exited(program.run_main(count)));
         };
         let main_name = format!("{}/main", self.name);

@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::cpu::{self, CacheLine};
 use crate::lock::SpinLock;
 use crate::memory::OutOfMemory;
@@ -93,7 +93,7 @@ impl Collective {
             if scheduler::others_are_ready() {
                 break;
             }
-            Machine::spin_hint();
+            Core::spin_hint();
         }
         self.sleep(round, deadline).map(|()| false)
     }

@@ -9,7 +9,7 @@ use core::marker::PhantomData;
 use core::mem::{ManuallyDrop, MaybeUninit, align_of, size_of};
 use core::ptr;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::cpu;
 use crate::memory::OutOfMemory;
 use crate::memory::stack::{DEFAULT_SIZE, Stack};
@@ -17,7 +17,7 @@ use crate::thread::{self, Thread};
 
 /// A fiber as a node of its thread's ring. Only its thread touches it.
 pub(crate) struct Node {
-    context: UnsafeCell<<Machine as Architecture>::Context>,
+    context: UnsafeCell<Context>,
     next: Cell<*const Node>,
     previous: Cell<*const Node>,
     /// The fiber's stack; `None` for the thread's own flow, which runs on the thread's stack.
@@ -211,7 +211,7 @@ impl Fibers {
                 ended: Cell::new(false),
             });
             let fiber = &*start;
-            Machine::prepare(&mut *fiber.node.context.get(), start as usize, run::<F, T>, start as usize);
+            Contexts::prepare(&mut *fiber.node.context.get(), start as usize, run::<F, T>, start as usize);
             // Inserted before the running fiber, so the new one is the last to have its turn.
             let before = current.previous.get();
             fiber.node.previous.set(before);
@@ -246,7 +246,7 @@ impl Fibers {
 }
 
 /// Runs a fiber from its first instruction to its last. Interrupts stay as they were where the
-/// thread yielded: contexts made by [`Machine::prepare`] do not change them.
+/// thread yielded: contexts made by [`Contexts::prepare`] do not change them.
 extern "C" fn run<F, T>(start: usize) -> !
 where
     F: FnOnce() -> T,
@@ -273,7 +273,7 @@ fn switch_to(thread: &Thread, from: &Node, to: &Node) {
     thread.fibers().current.set(to);
     // SAFETY: `from` runs on this thread, and `to` is another node of its ring, so it is suspended
     // or prepared and only this thread can resume it.
-    unsafe { Machine::switch(from.context.get(), to.context.get()) };
+    unsafe { Contexts::switch(from.context.get(), to.context.get()) };
 }
 
 impl<T> Fiber<T> {

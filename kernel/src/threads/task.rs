@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use rest::{Rest, Worker, Workers};
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::cpu::{self, CacheLine, Owned};
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::{self, OutOfMemory};
@@ -277,7 +277,7 @@ impl CpuQueues {
     /// interrupts on.
     #[inline(always)]
     fn run_own(&self, index: usize) -> Result<bool, Elsewhere> {
-        Machine::disable_interrupts();
+        Core::disable_interrupts();
         let task = (cpu::this().index == index).then(|| {
             // SAFETY: the check above makes these the running CPU's own queues, and interrupts are
             // off until they are enabled below.
@@ -286,7 +286,7 @@ impl CpuQueues {
             let goes_first = common == 0 || own.filled.trailing_zeros() <= common.trailing_zeros();
             (own.filled != 0 && goes_first).then(|| own.pop(own.filled.trailing_zeros()))
         });
-        Machine::enable_interrupts();
+        Core::enable_interrupts();
         Ok(task.ok_or(Elsewhere)?.map(Task::run).is_some())
     }
 
@@ -437,7 +437,7 @@ impl Pool {
     /// If interrupts are off, as they are in handlers.
     #[inline]
     pub fn run_one(&self) -> bool {
-        assert!(Machine::interrupts_enabled(), "a task is run where interrupts are off");
+        assert!(Core::interrupts_enabled(), "a task is run where interrupts are off");
         let shared = self.shared();
         let index = cpu::this_index();
         let run = |cpu: &CpuQueues| Ok::<_, Elsewhere>(cpu.run_own(index)? || cpu.run_common());

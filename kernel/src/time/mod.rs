@@ -5,7 +5,7 @@ pub mod timer;
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 pub use timer::Timer;
 
 const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
@@ -21,7 +21,7 @@ static CYCLES_PER_NS: AtomicU64 = AtomicU64::new(1 << SHIFT);
 
 /// Starts the clock. The boot CPU calls this once.
 pub(crate) fn init(epoch_cycles: u64) {
-    let frequency = Machine::cycle_frequency_hz().max(1);
+    let frequency = Clock::frequency_hz().max(1);
     EPOCH.store(epoch_cycles, Ordering::Relaxed);
     NS_PER_CYCLE.store(ratio(NANOSECONDS_PER_SECOND, frequency), Ordering::Relaxed);
     CYCLES_PER_NS.store(ratio(frequency, NANOSECONDS_PER_SECOND), Ordering::Relaxed);
@@ -45,18 +45,18 @@ fn scale_saturating(value: u64, factor: u64) -> u64 {
 /// Returns the nanoseconds since the image was entered. The clock never goes back on one CPU.
 #[inline]
 pub fn now_ns() -> u64 {
-    cycles_to_ns(Machine::cycles().wrapping_sub(EPOCH.load(Ordering::Relaxed)))
+    cycles_to_ns(Core::cycles().wrapping_sub(EPOCH.load(Ordering::Relaxed)))
 }
 
 /// Returns the CPU's time counter, in cycles of [`cycle_frequency_hz`].
 #[inline(always)]
 pub fn cycles() -> u64 {
-    Machine::cycles()
+    Core::cycles()
 }
 
 /// Returns the rate of [`cycles`] in Hz.
 pub fn cycle_frequency_hz() -> u64 {
-    Machine::cycle_frequency_hz()
+    Clock::frequency_hz()
 }
 
 /// Returns the time counter at the moment the image was entered.
@@ -96,7 +96,7 @@ impl Deadline {
     /// Returns the deadline `duration` from now.
     pub fn after(duration: Duration) -> Self {
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        Self { cycles: Machine::cycles().saturating_add(ns_to_cycles(nanoseconds)) }
+        Self { cycles: Core::cycles().saturating_add(ns_to_cycles(nanoseconds)) }
     }
 
     /// Returns the deadline at which [`cycles`] reaches this value.
@@ -116,7 +116,7 @@ impl Deadline {
 
     /// Returns true once the deadline has passed.
     pub fn has_passed(self) -> bool {
-        Machine::cycles() >= self.cycles
+        Core::cycles() >= self.cycles
     }
 }
 
@@ -131,7 +131,7 @@ pub fn spin_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool 
         if deadline.has_passed() {
             return false;
         }
-        Machine::spin_hint();
+        Core::spin_hint();
     }
 }
 

@@ -8,7 +8,7 @@ use intrusive_collections::{KeyAdapter, RBTree, RBTreeLink, UnsafeRef, intrusive
 use wire::trace::Kind;
 
 use super::Deadline;
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::cpu::{self, Cpu};
 use crate::lock::InterruptGuard;
 use crate::memory::OutOfMemory;
@@ -135,7 +135,7 @@ impl TimerQueue {
         let first = self.first().map_or(u64::MAX, |node| node.deadline.load(Ordering::Relaxed));
         self.armed_for = first;
         if first != u64::MAX {
-            Machine::arm_timer(first);
+            Clock::arm(first);
         }
     }
 }
@@ -166,7 +166,7 @@ impl TimerNode {
         queue.insert(self, cycles);
         if cycles < queue.armed_for {
             queue.armed_for = cycles;
-            Machine::arm_timer(cycles);
+            Clock::arm(cycles);
         }
     }
 
@@ -184,7 +184,7 @@ impl TimerNode {
         if !cancelled {
             let _guard = InterruptGuard::new();
             while self.is_running_elsewhere() {
-                Machine::spin_hint();
+                Core::spin_hint();
             }
         }
         cancelled
@@ -228,7 +228,7 @@ pub(crate) fn interrupt(_: usize) {
         let first = queue.first;
         // SAFETY: the pointer is null or leads to a queued node, which is cancelled before it is
         // freed; the lock is held.
-        let due = unsafe { first.as_ref() }.filter(|node| node.deadline.load(Ordering::Relaxed) <= Machine::cycles());
+        let due = unsafe { first.as_ref() }.filter(|node| node.deadline.load(Ordering::Relaxed) <= Core::cycles());
         let Some(node) = due else {
             queue.arm_for_first();
             break;

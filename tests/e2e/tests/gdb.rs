@@ -173,9 +173,9 @@ fn a_command_that_needs_cpus_runs_when_they_do() {
 fn a_message_does_not_end_a_step() {
     let (_shell, socket) = machine("message", &["--cpus", "1"]);
     let mut gdb = Gdb::attach(&socket);
-    gdb.command("break arch::cpu::wait_for_interrupt");
+    gdb.command("break arch::cpu::interrupts::wait_for_interrupt");
     let stopped = gdb.command("continue");
-    assert!(stopped.contains("hit Breakpoint 1, arch::cpu::wait_for_interrupt"), "{stopped}");
+    assert!(stopped.contains("hit Breakpoint 1, arch::cpu::interrupts::wait_for_interrupt"), "{stopped}");
     gdb.command("delete");
     let (mut said, begun_at) = (0, Instant::now());
     while said < 3 {
@@ -212,18 +212,18 @@ fn functions_of_assembly_have_names_and_frames() {
     let (mut shell, socket) = machine("assembly", &["--cpus", "2"]);
     let mut gdb = Gdb::attach(&socket);
     for name in [
-        "arch::context::start",
-        "arch::context::switch_through",
-        "arch::trace::write_entry",
-        "arch::system_call::entry",
+        "arch::cpu::context::start",
+        "arch::cpu::context::switch_through",
+        "arch::cpu::trace::write_entry",
+        "arch::cpu::system_call::entry",
     ] {
         let planted = gdb.command(&format!("break {name}"));
         assert!(planted.contains(" at 0x") && planted.contains(": file arch-x64/src/"), "{planted}");
     }
     gdb.command("delete");
-    let lines = gdb.command("info line arch::cpu::wait_for_interrupt");
-    assert!(lines.contains("arch-x64/src/cpu.rs"), "{lines}");
-    gdb.command("break arch::context::switch");
+    let lines = gdb.command("info line arch::cpu::interrupts::wait_for_interrupt");
+    assert!(lines.contains("arch-x64/src/cpu/interrupts.rs"), "{lines}");
+    gdb.command("break arch::cpu::context::switch");
     let stopped = gdb.command("continue");
     assert!(stopped.contains("context::switch ()"), "{stopped}");
     gdb.command("delete");

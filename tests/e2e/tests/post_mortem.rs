@@ -127,6 +127,8 @@ fn breakpoints_and_steps_need_no_gdb() {
         ("break nonsense", "no function of that name"),
         ("break 0x10", "no code of the kernel is there"),
         ("break context::switch_through", "what stops the CPUs executes it"),
+        ("break trap::handle_exception", "what stops the CPUs executes it"),
+        ("break crash::debug::handle", "what stops the CPUs executes it"),
         ("break 0xyz", "that is no address"),
         ("delete inspect::uptime", "there is none"),
         ("break a b", "too many arguments"),
@@ -156,10 +158,10 @@ fn breakpoints_and_steps_need_no_gdb() {
     shell.keys("break\r");
     shell.wait_for(LIVE_PROMPT);
     ask_live(&mut shell, "delete");
-    assert!(ask_live(&mut shell, "break context::switch").contains("arch::context::switch+0x0"));
+    assert!(ask_live(&mut shell, "break context::switch").contains("arch::cpu::context::switch+0x0"));
     for _ in 0..10 {
         let stopped = ask_live(&mut shell, "continue");
-        assert!(stopped.contains("arch::context::switch+0x0"), "{stopped}");
+        assert!(stopped.contains("arch::cpu::context::switch+0x0"), "{stopped}");
     }
     ask_live(&mut shell, "delete");
     // The shell printed its prompt during an earlier `continue`, so we wait for the command's

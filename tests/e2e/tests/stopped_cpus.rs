@@ -78,7 +78,7 @@ fn a_fault_keeps_its_address_whatever_gdb_looks_at_before_its_handler() {
 fn a_breakpoint_in_what_handles_an_nmi_keeps_no_cpu_from_stopping() {
     let (mut shell, socket) = machine("nmi-breakpoint", &["--cpus", "2"]);
     let mut gdb = Gdb::attach(&socket);
-    gdb.command("hbreak arch::trap::handle_exception");
+    gdb.command("hbreak arch::cpu::trap::handle_exception");
     for _ in 0..3 {
         gdb.type_in("continue");
         // The answer shows that the machine runs and gdb waits for a stop.

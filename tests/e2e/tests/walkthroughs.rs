@@ -192,7 +192,7 @@ fn lldb_attaches_as_it_is_written() {
             }
             _ if line == "thread backtrace" => {
                 lldb.said.wait_for("view::execute::Execution");
-                lldb.said.wait_for("arch::context::start");
+                lldb.said.wait_for("arch::cpu::context::start");
             }
             _ => {}
         }

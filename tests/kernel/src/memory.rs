@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::memory::stack::{self, Keep};
 use kernel::memory::{self, DmaBuffer, OutOfMemory, Placement};
 use kernel::snapshot;
@@ -142,7 +142,7 @@ fn steady_free_bytes() -> u64 {
 /// Checks after [`settle`] that as much memory is free as before, except for page tables, which
 /// stay, and a stack in the stock.
 pub(crate) fn nothing_was_lost(before: u64) -> TestResult {
-    let tolerance = 64 * 1024 + Machine::DEFAULT_STACK_SIZE as u64;
+    let tolerance = 64 * 1024 + DEFAULT_STACK_SIZE as u64;
     let after = steady_free_bytes();
     ensure!(
         after + tolerance >= before,
@@ -229,7 +229,7 @@ fn spawning_without_memory_is_an_error() -> TestResult {
             }
         }
     };
-    fill(Machine::DEFAULT_STACK_SIZE);
+    fill(DEFAULT_STACK_SIZE);
     let large = Builder::new("large").stack_size(32 << 20).spawn(|| ());
     let refused = matches!(large, Err(thread::SpawnError::OutOfMemory));
     drop(hoard);
@@ -244,15 +244,15 @@ fn probes_survive_bad_addresses() -> TestResult {
     for address in [0usize, 8, 0xdead_beef_0000, usize::MAX - 7, guard.start + 8, guard.end - 8] {
         for length in [1, 2, 4, 8, 16] {
             let mut buffer = [0; 16];
-            let result = Machine::probe_read(address.wrapping_sub(length % 2), &mut buffer[..length]);
+            let result = AddressSpace::probe_read(address.wrapping_sub(length % 2), &mut buffer[..length]);
             ensure!(result.is_err(), "{length} bytes at {address:#x} were read");
         }
     }
     let mut value = 7u64;
     let at = core::ptr::from_mut(&mut value) as usize;
-    Machine::probe_write(at, &9u64.to_le_bytes()).map_err(text)?;
+    AddressSpace::probe_write(at, &9u64.to_le_bytes()).map_err(text)?;
     let mut back = [0; 8];
-    Machine::probe_read(at, &mut back).map_err(text)?;
+    AddressSpace::probe_read(at, &mut back).map_err(text)?;
     ensure!(u64::from_le_bytes(back) == 9, "a good address was not written");
     Ok(())
 }
@@ -264,8 +264,8 @@ fn probes_survive_preemption() -> TestResult {
         let value = number as u64;
         for _ in 0..ROUNDS {
             let mut back = [0; 8];
-            ensure!(Machine::probe_read(number * 8, &mut back).is_err(), "address {:#x} was read", number * 8);
-            Machine::probe_read(core::ptr::from_ref(&value) as usize, &mut back).map_err(text)?;
+            ensure!(AddressSpace::probe_read(number * 8, &mut back).is_err(), "address {:#x} was read", number * 8);
+            AddressSpace::probe_read(core::ptr::from_ref(&value) as usize, &mut back).map_err(text)?;
             ensure!(u64::from_ne_bytes(back) == value, "a good address read as {back:?}");
         }
         Ok(())

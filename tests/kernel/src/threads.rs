@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::cpu;
 use kernel::lock::SpinLock;
 use kernel::thread::local::ThreadLocal;
@@ -103,7 +103,7 @@ fn spawn_errors_are_told() -> TestResult {
     let absent = cpu::limit() + 7;
     let result = Builder::new("nowhere").cpu(absent).spawn(|| ());
     ensure!(matches!(result, Err(SpawnError::NoSuchCpu(_))), "a thread was spawned on a CPU that is not there");
-    let large = [1u8; Machine::DEFAULT_STACK_SIZE / 2 + 1];
+    let large = [1u8; DEFAULT_STACK_SIZE / 2 + 1];
     let result = thread::spawn("large", move || large.len());
     ensure!(matches!(result, Err(SpawnError::ClosureTooLarge { .. })), "a closure larger than the stack was accepted");
     let result = Builder::new("huge").stack_size(1 << 40).spawn(|| ());

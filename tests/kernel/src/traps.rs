@@ -6,7 +6,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::cpu::Cpu;
 use kernel::thread::{self, Builder};
 use kernel::time::spin_until;
@@ -43,7 +43,7 @@ fn trap_and_hold() {
     }
     let depth = DEPTH.fetch_add(1, Ordering::SeqCst) + 1;
     DEEPEST.fetch_max(depth, Ordering::SeqCst);
-    let _ = Machine::probe_read(UNMAPPED, &mut [0; 8]);
+    let _ = AddressSpace::probe_read(UNMAPPED, &mut [0; 8]);
     WATCHED.fetch_add(1, Ordering::SeqCst);
     TAKEN.fetch_add(1, Ordering::SeqCst);
     spin_until(LIMIT, || MAY_LEAVE.load(Ordering::SeqCst));
@@ -72,9 +72,9 @@ fn two_nmis_for(other: &Cpu) -> TestResult {
     }
     MAY_LEAVE.store(false, Ordering::SeqCst);
     watchdog::faults::on_samples(Some(trap_and_hold));
-    Machine::sample_other_cpus();
+    Ipi::sample_others();
     let came = spin_until(LIMIT, || TAKEN.load(Ordering::SeqCst) == 1);
-    Machine::sample_other_cpus();
+    Ipi::sample_others();
     // Long enough for the second NMI to arrive if it can.
     spin_until(Duration::from_millis(20), || DEEPEST.load(Ordering::SeqCst) > 1);
     MAY_LEAVE.store(true, Ordering::SeqCst);
@@ -89,7 +89,7 @@ fn two_nmis_for(other: &Cpu) -> TestResult {
 fn nmis_leave_the_frame_of_a_fault_alone() -> TestResult {
     const SAMPLES: u64 = 500;
     fn probe() {
-        let _ = Machine::probe_read(UNMAPPED, &mut [0; 8]);
+        let _ = AddressSpace::probe_read(UNMAPPED, &mut [0; 8]);
         TAKEN.fetch_add(1, Ordering::SeqCst);
     }
     let Some(other) = cpu::all().find(|cpu| cpu.index != cpu::this_index()) else { return Ok(()) };
@@ -98,7 +98,7 @@ fn nmis_leave_the_frame_of_a_fault_alone() -> TestResult {
     PROBED.store(0, Ordering::SeqCst);
     let prober = Builder::new("prober").cpu(other.index).spawn(|| {
         while !MAY_LEAVE.load(Ordering::SeqCst) {
-            let probed = Machine::probe_read(UNMAPPED, &mut [0; 8]);
+            let probed = AddressSpace::probe_read(UNMAPPED, &mut [0; 8]);
             if probed.map_err(|error| error.address) != Err(UNMAPPED) {
                 return false;
             }
@@ -112,7 +112,7 @@ fn nmis_leave_the_frame_of_a_fault_alone() -> TestResult {
     let mut all_came = true;
     for _ in 0..SAMPLES {
         TAKEN.store(0, Ordering::SeqCst);
-        Machine::sample_other_cpus();
+        Ipi::sample_others();
         all_came &= spin_until(LIMIT, || TAKEN.load(Ordering::SeqCst) == cpu::count() as u64 - 1);
     }
     watchdog::faults::on_samples(None);
@@ -176,7 +176,7 @@ fn vector_state_is_kept_on_any_stack() -> TestResult {
     }
     for byte in [0xff, 0x01, 0x80] {
         let left = leave_behind(byte);
-        Machine::keep_vectors(nothing, 0);
+        Vectors::keep(nothing, 0);
         ensure!(left == byte, "{left}");
     }
     Ok(())

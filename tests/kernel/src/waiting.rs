@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use core::time::Duration;
 
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::lock::{InterruptGuard, SpinLock};
 use kernel::thread::{self, Builder, JoinHandle};
 use kernel::time::{Deadline, Timer, spin_until};
@@ -465,7 +465,7 @@ fn whoever_is_woken_runs_at_once_beside_one_that_computes() -> TestResult {
     let computing = Builder::new("computing").cpu(other).spawn(|| {
         while !STOP.load(Ordering::SeqCst) {
             COMPUTED.fetch_add(1, Ordering::SeqCst);
-            Machine::spin_hint();
+            Core::spin_hint();
         }
     });
     let computing = computing.map_err(text)?;
@@ -498,7 +498,7 @@ fn whoever_is_woken_all_the_time_leaves_others_a_share() -> TestResult {
     const BURST: Duration = Duration::from_millis(3);
     /// A piece of work, the same for both threads.
     fn work(count: &AtomicU64) {
-        (0..100).for_each(|_| Machine::spin_hint());
+        (0..100).for_each(|_| Core::spin_hint());
         count.fetch_add(1, Ordering::Relaxed);
     }
     if cpu::count() < 2 {
@@ -558,7 +558,7 @@ fn a_wake_up_passes_over_who_lost_its_wait() -> TestResult {
         let _guard = InterruptGuard::new();
         timer.set(Deadline::at_cycles(before.cycles() + 1));
         while !Deadline::at_cycles(before.cycles() + 2).has_passed() {
-            Machine::spin_hint();
+            Core::spin_hint();
         }
     }
     let (first, second) = (join(first)?, join(second)?);

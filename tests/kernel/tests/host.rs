@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 
 use arch_contract::PowerAction;
 use arch_contract::boot::BootInformation;
-use kernel::arch::{Architecture, Machine};
+use kernel::arch::*;
 use kernel::start::Parts;
 
 #[global_allocator]
@@ -55,7 +55,7 @@ fn boot(machine: &str) -> ! {
     let (cpus, nodes, silent_cpu) = (numbers.next().unwrap_or(1), numbers.next().unwrap_or(1), numbers.next());
     std::panic::set_hook(Box::new(|info| {
         kernel::println!("{info}");
-        Machine::power(PowerAction::PowerOff, 101)
+        Platform::power(PowerAction::PowerOff, 101)
     }));
     let config = arch::Config { cpus, nodes, memory: MEMORY, silent_cpu, command_line: "panic=exit log=warn".into() };
     arch::boot(config, enter)
@@ -70,7 +70,7 @@ fn enter(boot: &'static BootInformation) -> ! {
             let wanted = if silent < listed { silent } else { listed };
             assert_eq!(kernel::cpu::count().to_string(), wanted, "the last CPU does not answer, all others run");
             let failed = kernel_tests::run(kernel_tests::all(), filter, &mut Console);
-            Machine::power(PowerAction::PowerOff, u8::from(failed > 0))
+            Platform::power(PowerAction::PowerOff, u8::from(failed > 0))
         },
         post_mortem: |_| (),
         install_debugger: |_| false,

@@ -44,7 +44,7 @@ const fn benchmark(name: &'static str, cpus: usize, run: fn(Counter) -> Outcome)
 #[inline(always)]
 fn cycles() -> u64 {
     compiler_fence(Ordering::SeqCst);
-    let now = arch_x64::cpu::cycles_in_order();
+    let now = arch_x64::cpu::model::cycles_in_order();
     compiler_fence(Ordering::SeqCst);
     now
 }
@@ -115,10 +115,10 @@ fn run(names: &[String]) -> Result<(), Error> {
 
 fn meta(counter: Counter, cpus: usize) -> Result<Meta, Error> {
     let mut cpu = String::new();
-    arch_x64::identity::processor_name(&mut cpu)?;
+    arch_x64::cpu::identity::processor_name(&mut cpu)?;
     Ok(Meta {
         system: format!("Linux {}", fs::read_to_string("/proc/sys/kernel/osrelease")?.trim()),
-        accelerator: arch_x64::identity::accelerator().into(),
+        accelerator: arch_x64::cpu::identity::accelerator().into(),
         cpu,
         cpus,
         clock_hz: system::counter_frequency(cycles),

@@ -6,6 +6,8 @@ mod trace;
 
 use alloc::format;
 
+use wire::command_line::{WORDS, Word};
+
 use crate::command::{Command, CommandError, CommandResult, Context};
 use crate::state::Needs;
 
@@ -39,26 +41,6 @@ pub const HELP: Command = Command {
     run: help,
 };
 
-const BOOT_HELP: &str = "\
-Words of the kernel's command line (aero boot --append \"...\"):
-  log=off|error|warn|info|debug|trace   most detailed level logged (info)
-  cpus=N                                most CPUs started (all)
-  quantum_us=N                          time slice where several threads are ready (5000)
-  idle=halt|poll                        what a CPU does that has nothing to run; one that polls is woken sooner (halt)
-  panic=halt|exit|reboot                what to do after a crash; halt gives the prompt `post-mortem>` (halt)
-  trace=on|off|stream                   trace from the start (off), written as it is recorded (stream)
-  gdb=wait                              wait for gdb on the second serial line before the first thread runs
-  gdb=cpus                              gdb's threads are the CPUs; without it, they are the kernel's threads
-  watchdog=SECONDS|off                  report CPUs and threads that hang, then give that prompt (off)
-  run=\"CMD; CMD\"                        run commands, then power off with their status
-  keyboard=us|de                        the keyboard's layout, where there is a screen (us)
-  script=\"CMD; CMD\"                     run commands before the first prompt
-  debug-exit=PORT                       port of QEMU's isa-debug-exit device
-  trace-port=PORT                       port of QEMU's isa-debugcon device, which gets the trace at the end
-  crash-port=PORT                       port of another one, which gets the crash file
-  phi.ring=BASE,SIZE                    where a Knights Corner card's host has the console's rings
-  apic=pc                               that card's APIC has a PC's ids: QEMU plays it";
-
 const KEYS_HELP: &str = "\
 Left, Right, Home, End       move          Ctrl-A, Ctrl-E   start, end of line
 Ctrl-Left, Ctrl-Right        move by word  Ctrl-W           delete the word before
@@ -77,7 +59,13 @@ fn help(context: &mut Context<'_>) -> CommandResult {
             writeln!(context.out, "`help COMMAND` says more; also `help boot`, `help keys`.")?;
             Ok(())
         }
-        ["boot"] => Ok(writeln!(context.out, "{BOOT_HELP}")?),
+        ["boot"] => {
+            writeln!(context.out, "Words of the kernel's command line (aero boot --append \"...\"):")?;
+            for Word { key, values, about } in WORDS {
+                writeln!(context.out, "  {:<36} {about}", format!("{key}={values}"))?;
+            }
+            Ok(())
+        }
         ["keys"] => Ok(writeln!(context.out, "{KEYS_HELP}")?),
         [name] => {
             let command = context

@@ -4,10 +4,10 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use arch_contract::debug::{Debugging, HARDWARE_BREAKPOINTS, HardwareBreakpoint};
+use arch_contract::debug::{HARDWARE_BREAKPOINTS, HardwareBreakpoint};
 use arch_contract::fault::Registers;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 
 /// The hardware breakpoints, written only by the host.
 struct Breakpoints(UnsafeCell<[Option<HardwareBreakpoint>; HARDWARE_BREAKPOINTS]>);
@@ -37,7 +37,7 @@ pub fn is_free(index: usize) -> bool {
 /// Loads the host's hardware breakpoints into this CPU.
 pub fn set_here() {
     // SAFETY: the host wrote them before its order, and this CPU reads them after it.
-    Machine::set_hardware_breakpoints(unsafe { &*BREAKPOINTS.0.get() });
+    Debug::set_hardware_breakpoints(unsafe { &*BREAKPOINTS.0.get() });
 }
 
 /// Maximum number of breakpoints planted in the code. The table holds their addresses, 0 for a free
@@ -73,9 +73,9 @@ pub fn before_breakpoint(registers: &mut Registers) -> bool {
 /// Returns false if there is none.
 pub fn before_gone(registers: &mut Registers) -> bool {
     let at = registers.instruction_pointer.wrapping_sub(1);
-    let mut now = [Machine::BREAKPOINT];
+    let mut now = [Debug::BREAKPOINT];
     let is_gone =
-        planted_at(at).is_none() && Machine::probe_read(at, &mut now).is_ok() && now[0] != Machine::BREAKPOINT;
+        planted_at(at).is_none() && AddressSpace::probe_read(at, &mut now).is_ok() && now[0] != Debug::BREAKPOINT;
     if is_gone {
         // The instruction restored there has not been executed yet.
         registers.instruction_pointer = at;
@@ -96,10 +96,10 @@ pub fn plant(address: usize) -> bool {
     }
     let Some(index) = planted_at(0) else { return false };
     let mut original = [0];
-    if address == 0 || Machine::probe_read(address, &mut original).is_err() {
+    if address == 0 || AddressSpace::probe_read(address, &mut original).is_err() {
         return false;
     }
-    if Machine::write_protected(address, &[Machine::BREAKPOINT]).is_err() {
+    if AddressSpace::write_protected(address, &[Debug::BREAKPOINT]).is_err() {
         return false;
     }
     PLANTED.originals[index].store(original[0], Ordering::Relaxed);
@@ -113,8 +113,8 @@ pub fn remove(address: usize) -> bool {
     PLANTED.addresses[index].store(0, Ordering::Relaxed);
     let mut now = [0];
     // Code that was unmapped or rewritten since holds no breakpoint of ours.
-    if Machine::probe_read(address, &mut now).is_ok() && now[0] == Machine::BREAKPOINT {
-        return Machine::write_protected(address, &[PLANTED.originals[index].load(Ordering::Relaxed)]).is_ok();
+    if AddressSpace::probe_read(address, &mut now).is_ok() && now[0] == Debug::BREAKPOINT {
+        return AddressSpace::write_protected(address, &[PLANTED.originals[index].load(Ordering::Relaxed)]).is_ok();
     }
     true
 }
@@ -142,14 +142,14 @@ pub fn hide(address: usize, bytes: &mut [u8]) {
 /// Breakpoint operations for tests.
 #[cfg(feature = "faults")]
 pub mod faults {
-    use arch_contract::debug::{Debugging, HARDWARE_BREAKPOINTS, HardwareBreakpoint, Watch};
+    use arch_contract::debug::{HARDWARE_BREAKPOINTS, HardwareBreakpoint, Watch};
 
-    use crate::arch::Machine;
+    use crate::arch::*;
 
     /// Makes this CPU trap after each write to the byte at `address`; `None` ends that.
     pub fn watch_here(address: Option<usize>) {
         let mut breakpoints = [None; HARDWARE_BREAKPOINTS];
         breakpoints[0] = address.map(|address| HardwareBreakpoint { address, length: 1, watch: Watch::Write });
-        Machine::set_hardware_breakpoints(&breakpoints);
+        Debug::set_hardware_breakpoints(&breakpoints);
     }
 }

@@ -17,10 +17,10 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize
 use core::time::Duration;
 
 use arch_contract::MAX_CPUS;
-use arch_contract::debug::{DebugEvent, Debugging, HARDWARE_BREAKPOINTS, RESUME_FLAG, SystemRegisters, TRAP_FLAG};
+use arch_contract::debug::{DebugEvent, HARDWARE_BREAKPOINTS, SystemRegisters};
 use arch_contract::fault::Registers;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::cpu;
 use crate::crash::fault_text::FaultText;
 use crate::crash::state;
@@ -189,8 +189,8 @@ static IS_READY: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// [`OutOfMemory`]; the kernel then runs without debugging.
 pub(crate) fn init(post_mortem: PostMortem) -> Result<(), OutOfMemory> {
-    let layout = core::alloc::Layout::from_size_align(Machine::vector_layout().size.max(1), VECTOR_ALIGN)
-        .map_err(|_| OutOfMemory)?;
+    let layout =
+        core::alloc::Layout::from_size_align(Vectors::layout().size.max(1), VECTOR_ALIGN).map_err(|_| OutOfMemory)?;
     for slot in &SLOTS[..crate::boot::information().cpus.len()] {
         let area = memory::allocate(layout, memory::Placement::Near)?;
         slot.vectors.store(area.as_ptr(), Ordering::Relaxed);
@@ -210,14 +210,14 @@ pub(crate) fn init(post_mortem: PostMortem) -> Result<(), OutOfMemory> {
 /// Called once, by the boot CPU, before other CPUs start, so that no CPU looks for a debugger
 /// meanwhile. The debugger changes memory and registers at its user's command.
 pub unsafe fn install(debugger: &'static dyn Debugger) -> bool {
-    if !IS_READY.load(Ordering::Acquire) || !Machine::debug_line_init() {
+    if !IS_READY.load(Ordering::Acquire) || !DebugLine::init() {
         return false;
     }
     // SAFETY: the caller guarantees that only the boot CPU runs, and no CPU reads the cell before
     // `IS_INSTALLED` is set.
     unsafe { *INSTALLED.0.get() = Some(debugger) };
     IS_INSTALLED.store(true, Ordering::Release);
-    Machine::debug_line_watch(true);
+    DebugLine::watch(true);
     true
 }
 
@@ -251,7 +251,7 @@ pub fn stops() -> u64 {
 pub fn break_here() -> bool {
     let is_installed = is_installed();
     if is_installed {
-        Machine::breakpoint();
+        Debug::breakpoint();
     }
     is_installed
 }
@@ -259,7 +259,7 @@ pub fn break_here() -> bool {
 /// Lets an attached debugger see a crash before it is reported.
 pub(crate) fn before_crash() {
     if debugger().is_some_and(Debugger::takes_faults) && !is_stopped() {
-        Machine::breakpoint();
+        Debug::breakpoint();
     }
 }
 
@@ -301,7 +301,7 @@ fn stop_for(own: Own) {
         // The breakpoint must hit on the CPU whose slot is marked, with no interrupt in between.
         let _guard = InterruptGuard::new();
         SLOTS[cpu::this().index].own_stop.store(own as u8, Ordering::SeqCst);
-        Machine::breakpoint();
+        Debug::breakpoint();
     }
 }
 
@@ -313,7 +313,7 @@ pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
     {
         return true;
     }
-    if !IS_READY.load(Ordering::Acquire) || Machine::local() == 0 || state::has_crashed() {
+    if !IS_READY.load(Ordering::Acquire) || Core::local() == 0 || state::has_crashed() {
         return false;
     }
     let slot = &SLOTS[cpu::this().index];
@@ -355,7 +355,7 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
         };
         if is_prompts { post_mortem().map(Visitor::PostMortem) } else { debugger.map(Visitor::Debugger) }
     };
-    let started_at = Machine::cycles();
+    let started_at = Core::cycles();
     let here = cpu::this().index;
     let reason = match event {
         DebugEvent::Attention => {
@@ -449,7 +449,7 @@ fn attend<T>(work: impl FnOnce() -> T) -> T {
     static ATTENDED: AtomicBool = AtomicBool::new(false);
     // After a crash, another CPU may have stopped for good inside.
     while ATTENDED.swap(true, Ordering::SeqCst) && !state::has_crashed() {
-        Machine::spin_hint();
+        Core::spin_hint();
     }
     let result = work();
     ATTENDED.store(false, Ordering::SeqCst);
@@ -458,15 +458,15 @@ fn attend<T>(work: impl FnOnce() -> T) -> T {
 
 /// Fills this CPU's slot with its state.
 fn describe(slot: &Slot, registers: &Registers) {
-    slot.thread.store(Machine::current(), Ordering::Relaxed);
+    slot.thread.store(Core::current(), Ordering::Relaxed);
     // SAFETY: the slot is this CPU's, and no host reads it before the CPU counts as stopped; the
     // area was allocated with the layout of the vector state.
     unsafe {
         *slot.registers.get() = *registers;
-        *slot.system.get() = Machine::system_registers();
+        *slot.system.get() = Debug::system_registers();
         let vectors = slot.vectors.load(Ordering::Relaxed);
         if !vectors.is_null() {
-            Machine::save_vectors(vectors);
+            Vectors::save(vectors);
         }
     }
 }
@@ -475,7 +475,7 @@ fn describe(slot: &Slot, registers: &Registers) {
 /// holds.
 fn wait_for_order(slot: &Slot, registers: &mut Registers) -> bool {
     describe(slot, registers);
-    Machine::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
+    Debug::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
     let next_look = Cell::new(Deadline::after(LOOK_INTERVAL));
     let rest = || {
         if !is_stopped() && slot.rendezvous.is_held() && cpu::this_index() == LISTENER {
@@ -483,9 +483,9 @@ fn wait_for_order(slot: &Slot, registers: &mut Registers) -> bool {
                 pass_on_attention();
                 next_look.set(Deadline::after(LOOK_INTERVAL));
             }
-            Machine::spin_hint();
+            Core::spin_hint();
         } else {
-            Machine::wait_for_attention();
+            Debug::wait_for_attention();
         }
     };
     let steps = slot.rendezvous.wait(is_stopped, rest);
@@ -500,7 +500,7 @@ fn pass_on_attention() {
         // The listener may just have been told to run, alone, and must then handle the input
         // itself.
         SLOTS[LISTENER].was_called.store(true, Ordering::SeqCst);
-        Machine::debug_stop_others();
+        Debug::stop_others();
     }
 }
 
@@ -510,12 +510,12 @@ fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) -> bool {
     // SAFETY: the host has given its order and no longer accesses the slot; `describe` has filled
     // the vector state.
     let changed = unsafe {
-        Machine::restore_vectors(slot.vectors.load(Ordering::Relaxed));
+        Vectors::restore(slot.vectors.load(Ordering::Relaxed));
         *slot.registers.get()
     };
     *registers = changed;
     breakpoints::set_here();
-    registers.flags = registers.flags & !TRAP_FLAG | RESUME_FLAG;
+    Debug::resume(registers);
     let goes_on_as_before = slot.keeps_order.swap(false, Ordering::Relaxed);
     if !goes_on_as_before {
         slot.is_stepping.store(steps, Ordering::Relaxed);
@@ -529,15 +529,15 @@ fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) -> bool {
 /// Runs this CPU as the host: stops the other CPUs, runs the visitor, and gives all CPUs their
 /// orders.
 fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers, started_at: u64) {
-    Machine::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
-    Machine::debug_line_watch(false);
+    Debug::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
+    DebugLine::watch(false);
     interrupt_others();
     describe(slot, registers);
     let here = cpu::this().index;
     let others = || cpu::all().filter(|cpu| cpu.index != here);
     let all_stopped = spin_until(STOP_LIMIT, || others().all(|cpu| SLOTS[cpu.index].rendezvous.is_stopped()));
     STOPS.fetch_add(1, Ordering::Relaxed);
-    LAST_STOP_CYCLES.store(Machine::cycles().wrapping_sub(started_at), Ordering::Relaxed);
+    LAST_STOP_CYCLES.store(Core::cycles().wrapping_sub(started_at), Ordering::Relaxed);
     let mut stop = Stop { reason, host: here, all_stopped, orders: [Order::Run; MAX_CPUS], goes_on_as_before: false };
     on_own_stack(&mut Visit { visitor, stop: &mut stop });
     let orders = if stop.goes_on_as_before { last_orders() } else { stop.orders };
@@ -545,7 +545,7 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
     for (slot, order) in SLOTS.iter().zip(orders) {
         slot.rendezvous.give(order);
     }
-    Machine::debug_line_watch(true);
+    DebugLine::watch(true);
     HOST.store(NO_CPU, Ordering::SeqCst);
     // A CPU that is not published yet may wait, too. It is interrupted after `HOST` is cleared, so
     // that it finds its order or no host.
@@ -561,7 +561,7 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
 /// Sends an NMI to all other CPUs, which then look for its cause.
 fn interrupt_others() {
     cpu::all().filter(|cpu| !cpu.is_this()).for_each(|cpu| SLOTS[cpu.index].await_one_more());
-    Machine::debug_stop_others();
+    Debug::stop_others();
 }
 
 /// Returns orders by which each CPU continues what it was doing when it stopped.
@@ -602,7 +602,7 @@ pub(crate) fn after_crash(registers: &Registers, is_access: bool) {
         // The debugger itself crashed.
         return;
     }
-    Machine::debug_line_watch(false);
+    DebugLine::watch(false);
     describe(&SLOTS[here], registers);
     let all_stopped = cpu::all().all(|cpu| cpu.index == here || SLOTS[cpu.index].rendezvous.is_stopped());
     let reason = Reason::Fault { is_access };
@@ -619,7 +619,7 @@ pub(crate) fn stop_for_good(registers: &Registers) -> ! {
         describe(slot, registers);
     }
     slot.rendezvous.stop_for_good();
-    Machine::halt_forever()
+    Core::halt_forever()
 }
 
 /// Returns the registers of a stopped CPU; `None` if the CPU is not stopped.
@@ -647,7 +647,7 @@ struct Visit<'a> {
 
 /// A visit, and the context to return to after it.
 struct Way<'a, 'b> {
-    back: <Machine as Architecture>::Context,
+    back: Context,
     visit: &'a mut Visit<'b>,
 }
 
@@ -662,13 +662,13 @@ fn on_own_stack(visit: &mut Visit<'_>) {
         }
         // SAFETY: `switch_through` suspended this context on this CPU, and it is resumed only here,
         // once.
-        unsafe { Machine::resume(&raw const way.back) }
+        unsafe { Contexts::resume(&raw const way.back) }
     }
     let mut way = Way { back: Default::default(), visit };
     let at = &raw mut way;
     // SAFETY: only the host uses the debugger's stack, and there is one host at a time; `run`
     // resumes this flow.
-    unsafe { Machine::switch_through(&raw mut (*at).back, STACK_TOP.load(Ordering::Relaxed), run, at as usize) };
+    unsafe { Contexts::switch_through(&raw mut (*at).back, STACK_TOP.load(Ordering::Relaxed), run, at as usize) };
 }
 
 /// Returns the cycles from the event to all CPUs stopped, for the last stop.

@@ -3,11 +3,11 @@
 use core::sync::atomic::Ordering;
 
 use arch_contract::MAX_CPUS;
-use arch_contract::debug::{Debugging, HARDWARE_BREAKPOINTS, HardwareBreakpoint, SystemRegisters};
+use arch_contract::debug::{HARDWARE_BREAKPOINTS, HardwareBreakpoint, SystemRegisters};
 use arch_contract::fault::Registers;
 
 use super::{Order, Reason, SLOTS, attend, breakpoints, debugger, look, stopped_thread};
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 
 /// A stop of all CPUs, as the debugger works with it.
 pub struct Stop {
@@ -36,13 +36,13 @@ impl Stop {
         unsafe { &*SLOTS[cpu].system.get() }
     }
 
-    /// Returns a CPU's floating-point and vector state, laid out as [`Debugging::vector_layout`]
+    /// Returns a CPU's floating-point and vector state, laid out as [`Vectors::layout`](arch_contract::Vectors::layout)
     /// says.
     pub fn vectors(&mut self, cpu: usize) -> &mut [u8] {
         let area = SLOTS[cpu].vectors.load(Ordering::Relaxed);
         // SAFETY: the CPU is stopped, `&mut self` makes this the host's only reference, and the
         // area was allocated with that size before anything could stop.
-        unsafe { core::slice::from_raw_parts_mut(area, Machine::vector_layout().size) }
+        unsafe { core::slice::from_raw_parts_mut(area, Vectors::layout().size) }
     }
 
     /// Returns whether the CPU is stopped: it exists and has answered.
@@ -120,7 +120,9 @@ impl Stop {
             let at = address.wrapping_add(done);
             // Up to the page's end: a page is readable as a whole or not at all.
             let length = (arch_contract::PAGE_SIZE - at % arch_contract::PAGE_SIZE).min(bytes.len() - done);
-            if Machine::is_device_memory(at) || Machine::probe_read(at, &mut bytes[done..done + length]).is_err() {
+            if AddressSpace::is_device_memory(at)
+                || AddressSpace::probe_read(at, &mut bytes[done..done + length]).is_err()
+            {
                 break;
             }
             done += length;
@@ -131,6 +133,6 @@ impl Stop {
 
     /// Writes memory, even if it is read-only. Returns false if that is not possible.
     pub fn write(&mut self, address: usize, bytes: &[u8]) -> bool {
-        !Machine::is_device_memory(address) && Machine::write_protected(address, bytes).is_ok()
+        !AddressSpace::is_device_memory(address) && AddressSpace::write_protected(address, bytes).is_ok()
     }
 }

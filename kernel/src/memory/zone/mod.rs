@@ -17,7 +17,7 @@ use arch_contract::boot::{BootInformation, MAX_NODES, MemoryRegion, PhysicalRang
 
 use super::NodeUsage;
 use super::cache::{CLASSES, size_of_class};
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::lock::SpinLock;
 
 /// Number of block orders: block sizes are `PAGE_SIZE << order`, up to 1 GiB.
@@ -172,7 +172,7 @@ pub fn of(at: NonNull<u8>) -> &'static SpinLock<Zone> {
 }
 
 fn of_several(at: NonNull<u8>) -> &'static SpinLock<Zone> {
-    let frame = Machine::virtual_to_physical(at.as_ptr()) / PAGE_SIZE as u64;
+    let frame = AddressSpace::virtual_to_physical(at.as_ptr()) / PAGE_SIZE as u64;
     let owner = (0..NODES.load(Ordering::Relaxed)).filter(|&node| may_contain(node, at)).find(|&node| {
         // Node spans overlap where the memory of nodes interleaves; only the frame's record tells
         // them apart.
@@ -211,7 +211,7 @@ pub fn init(boot: &BootInformation) {
     for (node, span) in SPANS.iter().enumerate().take(count) {
         let regions = || boot.memory.iter().filter(move |region| usize::from(region.node) == node);
         if let Some(zone) = Zone::build(regions) {
-            let start = Machine::physical_to_virtual(zone.base * PAGE_SIZE as u64) as usize;
+            let start = AddressSpace::physical_to_virtual(zone.base * PAGE_SIZE as u64) as usize;
             OWNERS[node].store(zone.owners, Ordering::Relaxed);
             span.0.store(start, Ordering::Relaxed);
             span.1.store(zone.frame_count as usize * PAGE_SIZE, Ordering::Relaxed);
@@ -256,7 +256,7 @@ impl Zone {
         // Place the records at the end of the largest region, away from low memory that devices may
         // need.
         let records_start = host.end - records;
-        zone.frames = Machine::physical_to_virtual(records_start).cast();
+        zone.frames = AddressSpace::physical_to_virtual(records_start).cast();
         zone.record_bytes = records;
         // SAFETY: the record range lies in a region of this zone that is not yet in use. Zero is a
         // valid record (`Kind::Inside`) and a valid owner word, and a record's size is a multiple
@@ -303,11 +303,11 @@ impl Zone {
     }
 
     fn index_of(&self, at: NonNull<u8>) -> u32 {
-        (Machine::virtual_to_physical(at.as_ptr()) / PAGE_SIZE as u64 - self.base) as u32
+        (AddressSpace::virtual_to_physical(at.as_ptr()) / PAGE_SIZE as u64 - self.base) as u32
     }
 
     fn address_of(&self, index: u32) -> NonNull<u8> {
-        let at = Machine::physical_to_virtual((self.base + u64::from(index)) * PAGE_SIZE as u64);
+        let at = AddressSpace::physical_to_virtual((self.base + u64::from(index)) * PAGE_SIZE as u64);
         NonNull::new(at).expect("the direct map does not begin at 0")
     }
 

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
 use wire::trace::Kind;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::call;
 use crate::cpu::{self, Cpu};
 use crate::interrupts::RESCHEDULE_VECTOR;
@@ -53,7 +53,7 @@ fn enqueue(here: &Cpu, thread: &Thread) {
     // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
     // use.
     unsafe { here.run_queue.get() }.push(thread);
-    if !here.tick_armed.load(Ordering::Relaxed) && !is_idle(here, Machine::current()) {
+    if !here.tick_armed.load(Ordering::Relaxed) && !is_idle(here, Core::current()) {
         arm_tick(here);
     }
 }
@@ -145,11 +145,11 @@ fn switch_to(here: &Cpu, current: &Thread, next: &'static Thread) {
     next.set_state(State::Running);
     account(here, current);
     trace::event(Kind::Switch, next.id(), 0);
-    Machine::set_current(core::ptr::from_ref(next) as usize);
+    Core::set_current(core::ptr::from_ref(next) as usize);
     use_thread_locals(next);
     // SAFETY: `current` runs on this CPU; `next` came from this CPU's queue or is its idle thread,
     // so it is suspended or prepared, and no other CPU can resume it.
-    unsafe { Machine::switch(current.context.get(), next.context.get()) };
+    unsafe { Contexts::switch(current.context.get(), next.context.get()) };
 }
 
 /// Loads the thread pointer of the thread being resumed. A thread without thread-local variables
@@ -158,7 +158,7 @@ fn switch_to(here: &Cpu, current: &Thread, next: &'static Thread) {
 fn use_thread_locals(next: &Thread) {
     match next.thread_pointer() {
         0 => (),
-        pointer => Machine::set_thread_pointer(pointer),
+        pointer => Core::set_thread_pointer(pointer),
     }
 }
 
@@ -207,7 +207,7 @@ fn hand_over(here: &Cpu, thread: &'static Thread) {
 /// Charges the cycles since the last switch to the outgoing thread.
 #[inline(always)]
 fn account(here: &Cpu, leaving: &Thread) {
-    let now = Machine::cycles();
+    let now = Core::cycles();
     let ran = now.wrapping_sub(here.switched_at.load(Ordering::Relaxed));
     here.switched_at.store(now, Ordering::Relaxed);
     leaving.run_cycles.store(leaving.run_cycles.load(Ordering::Relaxed).wrapping_add(ran), Ordering::Relaxed);
@@ -218,7 +218,7 @@ fn account(here: &Cpu, leaving: &Thread) {
 #[inline(always)]
 pub(crate) fn block() {
     // Interrupts may be on again if the caller has dropped an outer guard in the meantime.
-    Machine::disable_interrupts();
+    Core::disable_interrupts();
     thread::running().set_state(State::Blocked);
     switch(cpu::this(), Leaving::ToWait);
 }
@@ -249,7 +249,7 @@ fn become_solo(here: &Cpu) {
 pub(crate) fn assert_may_block() {
     let here = cpu::this();
     assert!(
-        !here.in_interrupt.load(Ordering::Relaxed) && !is_idle(here, Machine::current()),
+        !here.in_interrupt.load(Ordering::Relaxed) && !is_idle(here, Core::current()),
         "a blocking operation in an interrupt handler, where no thread can wait; use the `try_` form"
     );
 }
@@ -286,7 +286,7 @@ pub(crate) fn yield_now() {
 /// Makes the interrupted thread yield. Runs on that thread's own stack with interrupts off.
 pub(crate) fn preempt() {
     let here = cpu::this();
-    if is_idle(here, Machine::current()) {
+    if is_idle(here, Core::current()) {
         return;
     }
     // Only a program's threads use floating-point and vector state that must survive the switch.
@@ -295,11 +295,11 @@ pub(crate) fn preempt() {
     }
     // A thread interrupted in the code of an ending program ends here. The program may also start
     // to end while the thread is switched out, hence the second check.
-    let interrupted = Machine::interrupted().instruction_pointer;
+    let interrupted = Traps::interrupted().instruction_pointer;
     if owner::interrupted_in_ending(interrupted) {
         exit();
     }
-    Machine::keep_vectors(give_way, 0);
+    Vectors::keep(give_way, 0);
     if owner::interrupted_in_ending(interrupted) {
         exit();
     }
@@ -320,11 +320,11 @@ extern "C" fn give_way(_: usize) {
     unsafe { here.run_queue.get() }.push(current);
     let was_displaced = here.displaced.load(Ordering::Relaxed);
     here.displaced.store(false, Ordering::Relaxed);
-    let left_at = Machine::cycles();
+    let left_at = Core::cycles();
     switch(here, Leaving::InQueue);
     if was_displaced {
         // The displaced thread now runs undisturbed for as long as it waited, at most one quantum.
-        let back_at = Machine::cycles();
+        let back_at = Core::cycles();
         let waited = back_at.wrapping_sub(left_at).min(QUANTUM_CYCLES.load(Ordering::Relaxed));
         cpu::this().undisturbed_until.store(back_at.wrapping_add(waited), Ordering::Relaxed);
     }
@@ -347,7 +347,7 @@ fn move_away(here: &'static Cpu) {
     // SAFETY: `current` runs on this CPU; the scheduler's stack is used only with interrupts off
     // and only until the next resume, so nothing else uses it now.
     unsafe {
-        Machine::switch_through(
+        Contexts::switch_through(
             current.context.get(),
             stack_top,
             move_suspended,
@@ -370,7 +370,7 @@ extern "C" fn move_suspended(thread: usize) -> ! {
 /// Ends the calling thread. Its stack is left first, so that it can be reused while the rest
 /// happens on the scheduler's stack.
 pub(crate) fn exit() -> ! {
-    Machine::disable_interrupts();
+    Core::disable_interrupts();
     let here = cpu::this();
     assert!(!here.in_interrupt.load(Ordering::Relaxed), "a thread's exit in an interrupt handler, where there is none");
     let current = thread::running();
@@ -378,7 +378,7 @@ pub(crate) fn exit() -> ! {
     // SAFETY: `current` runs on this CPU, the scheduler's stack is free while interrupts are off,
     // and the saved context is never resumed.
     unsafe {
-        Machine::switch_through(
+        Contexts::switch_through(
             current.context.get(),
             stack_top,
             exit_suspended,
@@ -405,11 +405,11 @@ fn resume_next(here: &'static Cpu) -> ! {
     note_if_alone(here);
     next.set_state(State::Running);
     trace::event(Kind::Switch, next.id(), 0);
-    Machine::set_current(core::ptr::from_ref(next) as usize);
+    Core::set_current(core::ptr::from_ref(next) as usize);
     use_thread_locals(next);
     // SAFETY: `next` came from this CPU's queue or is its idle thread, so it is suspended or
     // prepared, and no other CPU can resume it.
-    unsafe { Machine::resume(next.context.get()) }
+    unsafe { Contexts::resume(next.context.get()) }
 }
 
 /// What an idle CPU does.
@@ -440,12 +440,12 @@ fn poll(here: &Cpu) {
     // SAFETY: the run queue is this CPU's own, interrupts are off here, and no reference outlives
     // the check.
     while unsafe { here.run_queue.get() }.is_empty() {
-        Machine::enable_interrupts();
+        Core::enable_interrupts();
         // STI delays interrupts by one instruction, and QEMU's emulator extends that over a spin
         // hint (STI, PAUSE, CLI), so this load stands in between.
         let has_mail = !here.mailbox.is_empty();
-        Machine::spin_hint();
-        Machine::disable_interrupts();
+        Core::spin_hint();
+        Core::disable_interrupts();
         if has_mail {
             break;
         }
@@ -468,7 +468,7 @@ pub(crate) fn idle() -> ! {
                 // The look comes after the publication and writes to the mailbox, so that either it
                 // sees a push or the pusher sees `Asleep` and interrupts.
                 if here.mailbox.is_surely_empty() {
-                    Machine::wait_for_interrupt();
+                    Core::wait_for_interrupt();
                 }
             }
             let ticking = here.tick_armed.load(Ordering::Relaxed);
@@ -484,7 +484,7 @@ pub(crate) fn idle() -> ! {
             continue;
         }
         let before = here.switched_at.load(Ordering::Relaxed);
-        here.counters.idle_cycles.add(Machine::cycles().wrapping_sub(before));
+        here.counters.idle_cycles.add(Core::cycles().wrapping_sub(before));
         let idle = thread::running();
         let next = next_thread(here, idle);
         if core::ptr::eq(next, idle) {
@@ -518,8 +518,8 @@ pub(crate) fn reschedule_interrupt(_: usize) {
     let has_company = !unsafe { here.run_queue.get() }.is_empty();
     if was_alone
         && has_company
-        && !is_idle(here, Machine::current())
-        && Machine::cycles() >= here.undisturbed_until.load(Ordering::Relaxed)
+        && !is_idle(here, Core::current())
+        && Core::cycles() >= here.undisturbed_until.load(Ordering::Relaxed)
     {
         here.displaced.store(true, Ordering::Relaxed);
         here.give_way.store(true, Ordering::Relaxed);
@@ -534,7 +534,7 @@ fn arm_tick(here: &Cpu) {
     here.tick_armed.store(true, Ordering::Relaxed);
     here.switches_at_tick.store(here.counters.switches.read(), Ordering::Relaxed);
     here.attention.publish(Attention::Ticking);
-    let deadline = Machine::cycles().saturating_add(QUANTUM_CYCLES.load(Ordering::Relaxed));
+    let deadline = Core::cycles().saturating_add(QUANTUM_CYCLES.load(Ordering::Relaxed));
     here.tick.set(here, Deadline::at_cycles(deadline));
 }
 
@@ -552,7 +552,7 @@ pub(crate) fn tick(_: usize) {
         // reference.
         others_ready = !unsafe { here.run_queue.get() }.is_empty();
     }
-    if others_ready && !is_idle(here, Machine::current()) {
+    if others_ready && !is_idle(here, Core::current()) {
         let same_thread = here.switches_at_tick.load(Ordering::Relaxed) == here.counters.switches.read();
         if !here.tick_armed.load(Ordering::Relaxed) {
             arm_tick(here);

@@ -18,7 +18,7 @@ use core::time::Duration;
 use arrayvec::ArrayString;
 use intrusive_collections::LinkedListLink;
 
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::cpu;
 use crate::fiber::Ring;
 use crate::lock::{InterruptGuard, SpinLock};
@@ -56,7 +56,7 @@ pub enum State {
 /// A thread. The fields that the scheduler uses come first.
 #[repr(C, align(64))]
 pub struct Thread {
-    pub(crate) context: UnsafeCell<<Machine as Architecture>::Context>,
+    pub(crate) context: UnsafeCell<Context>,
     next: AtomicPtr<Thread>,
     /// The CPU the thread is bound to.
     pub(crate) cpu: AtomicU32,
@@ -229,7 +229,7 @@ impl Thread {
         // The mutex may be gone by now; the read then yields whatever is at its address, or fails.
         match self.wanted_mutex.load(Ordering::Relaxed) {
             0 => None,
-            at => Machine::probe_read(at, &mut state).is_ok().then(|| mutex::owner(usize::from_ne_bytes(state))),
+            at => AddressSpace::probe_read(at, &mut state).is_ok().then(|| mutex::owner(usize::from_ne_bytes(state))),
         }
     }
 
@@ -254,14 +254,14 @@ fn time_out(thread: usize) {
 pub(crate) fn running() -> &'static Thread {
     // SAFETY: the pointer is set before any thread runs. The thread outlives its own code, and the
     // kernel keeps no such reference beyond that.
-    unsafe { &*(Machine::current() as *const Thread) }
+    unsafe { &*(Core::current() as *const Thread) }
 }
 
 /// Returns the calling thread, `None` before this CPU runs threads.
 pub(crate) fn try_running() -> Option<&'static Thread> {
     // SAFETY: the pointer is null before this CPU runs threads, and afterwards leads to the calling
     // thread, which outlives its code.
-    unsafe { (Machine::current() as *const Thread).as_ref() }
+    unsafe { (Core::current() as *const Thread).as_ref() }
 }
 
 /// The calling thread as seen by itself. Gives out copies only: a borrow must not outlive the

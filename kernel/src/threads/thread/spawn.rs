@@ -13,7 +13,7 @@ use intrusive_collections::LinkedListLink;
 
 use super::owner::{self, Owner};
 use super::{Exit, NAME_LIMIT, NoSuchCpu, State, Thread, local, stock::Stock, time_out};
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::cpu::{self, Cpu};
 use crate::fiber::Ring;
 use crate::lock::{InterruptGuard, SpinLock};
@@ -148,7 +148,7 @@ impl<'a> Builder<'a> {
             start.write(Start { body: ManuallyDrop::new(body), result: MaybeUninit::uninit() });
             thread.reset(self.name, target);
             let context = &mut *thread.context.get();
-            Machine::prepare(context, start as usize, run::<F, T>, start as usize);
+            Contexts::prepare(context, start as usize, run::<F, T>, start as usize);
         }
         target.registry.lock().add(thread);
         trace::spawned(thread.id(), target.index, self.name);
@@ -181,9 +181,9 @@ impl<'a> Builder<'a> {
         if first.is_ok() || !interrupts.were_enabled() {
             return Ok(first?);
         }
-        Machine::enable_interrupts();
+        Core::enable_interrupts();
         memory::reclaim();
-        Machine::disable_interrupts();
+        Core::disable_interrupts();
         Ok(Thread::allocate(size)?)
     }
 }
@@ -219,7 +219,7 @@ extern "C" fn run<F, T>(start: usize) -> !
 where
     F: FnOnce() -> T,
 {
-    Machine::enable_interrupts();
+    Core::enable_interrupts();
     let start = start as *mut Start<F, T>;
     // SAFETY: `spawn` wrote the body, and each thread takes its body once, here.
     let body = unsafe { ManuallyDrop::take(&mut (*start).body) };

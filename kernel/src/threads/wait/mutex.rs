@@ -6,7 +6,7 @@ use core::ops::{Deref, DerefMut};
 
 use super::list::TakenOne;
 use super::{Outcome, TimedOut, WaitList, list};
-use crate::arch::{Architecture, Machine};
+use crate::arch::*;
 use crate::atomic::{AtomicUsize, Ordering, const_fn};
 use crate::lock::{SpinGuard, SpinLock};
 use crate::thread;
@@ -80,7 +80,7 @@ impl<T> Mutex<T> {
     /// Every guard of this mutex in the calling thread has been forgotten.
     #[inline(always)]
     pub unsafe fn adopt(&self) -> Option<MutexGuard<'_, T>> {
-        (owner(self.state.load(Ordering::Relaxed)) == Machine::current()).then(|| MutexGuard::new(self))
+        (owner(self.state.load(Ordering::Relaxed)) == Core::current()).then(|| MutexGuard::new(self))
     }
 
     /// Unlocks the mutex if the calling thread holds it. Returns false if it does not.
@@ -101,7 +101,7 @@ impl<T> Mutex<T> {
 
     #[inline(always)]
     fn try_acquire(&self) -> Result<usize, usize> {
-        self.state.compare_exchange(FREE, Machine::current() | LOCKED, Ordering::Acquire, Ordering::Relaxed)
+        self.state.compare_exchange(FREE, Core::current() | LOCKED, Ordering::Acquire, Ordering::Relaxed)
     }
 
     #[cold]
@@ -111,7 +111,7 @@ impl<T> Mutex<T> {
             // Once the state is marked, the unlocking thread looks for waiters under the lock held
             // here.
             if self.state.fetch_or(LOCKED | CONTENDED, Ordering::Acquire) == FREE {
-                self.state.store(Machine::current() | LOCKED | CONTENDED, Ordering::Relaxed);
+                self.state.store(Core::current() | LOCKED | CONTENDED, Ordering::Relaxed);
                 return Ok(());
             }
             // Lets the deadlock watch follow a chain of owners.
@@ -136,7 +136,7 @@ impl<T> Mutex<T> {
     /// in [`Self::release_and_wake`].
     #[inline(always)]
     fn try_release(&self) -> bool {
-        self.state.compare_exchange(Machine::current() | LOCKED, FREE, Ordering::Release, Ordering::Relaxed).is_ok()
+        self.state.compare_exchange(Core::current() | LOCKED, FREE, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
     #[cold]

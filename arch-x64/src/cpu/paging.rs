@@ -5,11 +5,13 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arch_contract::boot::PhysicalRange;
-use arch_contract::{MapError, PAGE_SIZE, Protection};
+use arch_contract::{MapError, PAGE_SIZE, ProbeError, Protection};
 use x86_64::registers::control::{Cr3, Cr3Flags, Cr4, Cr4Flags};
 use x86_64::structures::paging::page_table::PageTableEntry;
 use x86_64::structures::paging::{PageTable, PageTableFlags, PhysFrame};
 use x86_64::{PhysAddr, VirtAddr};
+
+use super::{debug, probe, thread_pointer};
 
 /// Virtual address of physical address 0 in the direct map (DESIGN.md, decision 1).
 pub const PHYSICAL_OFFSET: usize = 0xffff_8000_0000_0000;
@@ -91,12 +93,12 @@ fn largest_page() -> u64 {
 }
 
 /// A page table hierarchy under construction.
-pub struct AddressSpace {
+pub struct Tables {
     root: u64,
     largest_page: u64,
 }
 
-impl AddressSpace {
+impl Tables {
     /// Creates an empty address space.
     pub fn new(source: TableSource) -> Option<Self> {
         Some(Self { root: source()?, largest_page: largest_page() })
@@ -214,69 +216,6 @@ impl From<Protection> for Use {
     }
 }
 
-/// Maps `size` bytes page by page at `at` in the active tables: all of them, or none.
-///
-/// Creates all tables before it maps the first page. A page that was mapped even for a moment may
-/// be in a TLB, if only by a speculative access (SDM Vol. 3A, 4.10.2.3), so undoing the mapping
-/// would need a flush on all CPUs.
-///
-/// # Errors
-/// See [`MapError`].
-pub fn map_pages(
-    at: usize,
-    physical: u64,
-    size: usize,
-    protection: Protection,
-    source: TableSource,
-) -> Result<(), MapError> {
-    let root = ROOT.load(Ordering::Relaxed);
-    let end = at + size;
-    // A last-level table maps 2 MiB, so one lookup serves all its pages.
-    let end_of_table = |place: usize| end.min((place | (SIZE_2M as usize - 1)) + 1);
-    let mut next = end_of_table(at);
-    let mut place = next;
-    while place < end {
-        last_table(root, place, source)?;
-        place = end_of_table(place);
-    }
-    let flags = Use::from(protection).flags();
-    place = at;
-    loop {
-        // SAFETY: the result is a page table of this hierarchy in the direct map, and callers
-        // serialise changes.
-        let table = unsafe { &mut *last_table(root, place, source)? };
-        while place < next {
-            fill(&mut table[place / PAGE_SIZE % ENTRIES], physical + (place - at) as u64, flags)?;
-            place += PAGE_SIZE;
-        }
-        if place >= end {
-            return Ok(());
-        }
-        next = end_of_table(place);
-    }
-}
-
-/// Unmaps a page mapped by [`map_pages`] and returns the frame it mapped.
-pub fn unmap_page(at: usize) -> Option<u64> {
-    let address = VirtAddr::new(at as u64);
-    let mut table = table_at(ROOT.load(Ordering::Relaxed));
-    for index in [address.p4_index(), address.p3_index(), address.p2_index()] {
-        // SAFETY: `table` is a page table of this hierarchy in the direct map, and callers
-        // serialise changes.
-        let entry = unsafe { &(&*table)[index] };
-        if !entry.flags().contains(PageTableFlags::PRESENT) || entry.flags().contains(PageTableFlags::HUGE_PAGE) {
-            return None;
-        }
-        table = table_at(entry.addr().as_u64());
-    }
-    // SAFETY: `table` is the last-level table of this hierarchy in the direct map, and callers
-    // serialise changes.
-    let entry = unsafe { &mut (&mut *table)[address.p1_index()] };
-    let mapped = entry.flags().contains(PageTableFlags::PRESENT).then(|| entry.addr().as_u64());
-    entry.set_unused();
-    mapped
-}
-
 /// Maps device registers uncached and returns their virtual address. Only the boot CPU calls it,
 /// during start-up.
 ///
@@ -297,15 +236,116 @@ pub fn map_device(physical: u64, length: usize, source: TableSource) -> Result<*
     Ok((at + (physical - first) as usize) as *mut u8)
 }
 
-/// Flushes this CPU's TLB, global entries included.
-pub fn flush_tlb() {
-    x86_64::instructions::tlb::flush_all();
-}
-
 /// Sets the control register bits the kernel relies on: CR4.DE, and CR4.FSGSBASE if the CPU has it.
 /// The boot code has already set CR0.WP, so write protection holds in ring 0.
 pub fn control_registers() {
     // SAFETY: debugging extensions only make accesses to reserved debug registers trap.
     unsafe { Cr4::update(|flags| flags.insert(Cr4Flags::DEBUGGING_EXTENSIONS)) };
-    crate::cpu::allow_fs_base();
+    thread_pointer::enable();
+}
+
+/// The kernel's address space, in the active page tables.
+pub struct AddressSpace;
+
+impl arch_contract::AddressSpace for AddressSpace {
+    #[inline(always)]
+    fn physical_to_virtual(physical: u64) -> *mut u8 {
+        physical_to_virtual(physical)
+    }
+
+    #[inline(always)]
+    fn virtual_to_physical(address: *const u8) -> u64 {
+        virtual_to_physical(address)
+    }
+
+    fn stack_window() -> Range<usize> {
+        STACK_WINDOW
+    }
+
+    fn program_window() -> Range<usize> {
+        PROGRAM_WINDOW
+    }
+
+    /// Maps page by page, in the active tables.
+    ///
+    /// Creates all tables before it maps the first page. A page that was mapped even for a moment may
+    /// be in a TLB, if only by a speculative access (SDM Vol. 3A, 4.10.2.3), so undoing the mapping
+    /// would need a flush on all CPUs.
+    fn map_pages(
+        at: usize,
+        physical: u64,
+        size: usize,
+        protection: Protection,
+        source: TableSource,
+    ) -> Result<(), MapError> {
+        let root = ROOT.load(Ordering::Relaxed);
+        let end = at + size;
+        // A last-level table maps 2 MiB, so one lookup serves all its pages.
+        let end_of_table = |place: usize| end.min((place | (SIZE_2M as usize - 1)) + 1);
+        let mut next = end_of_table(at);
+        let mut place = next;
+        while place < end {
+            last_table(root, place, source)?;
+            place = end_of_table(place);
+        }
+        let flags = Use::from(protection).flags();
+        place = at;
+        loop {
+            // SAFETY: the result is a page table of this hierarchy in the direct map, and callers
+            // serialise changes.
+            let table = unsafe { &mut *last_table(root, place, source)? };
+            while place < next {
+                fill(&mut table[place / PAGE_SIZE % ENTRIES], physical + (place - at) as u64, flags)?;
+                place += PAGE_SIZE;
+            }
+            if place >= end {
+                return Ok(());
+            }
+            next = end_of_table(place);
+        }
+    }
+
+    fn unmap_page(at: usize) -> Option<u64> {
+        let address = VirtAddr::new(at as u64);
+        let mut table = table_at(ROOT.load(Ordering::Relaxed));
+        for index in [address.p4_index(), address.p3_index(), address.p2_index()] {
+            // SAFETY: `table` is a page table of this hierarchy in the direct map, and callers
+            // serialise changes.
+            let entry = unsafe { &(&*table)[index] };
+            if !entry.flags().contains(PageTableFlags::PRESENT) || entry.flags().contains(PageTableFlags::HUGE_PAGE) {
+                return None;
+            }
+            table = table_at(entry.addr().as_u64());
+        }
+        // SAFETY: `table` is the last-level table of this hierarchy in the direct map, and callers
+        // serialise changes.
+        let entry = unsafe { &mut (&mut *table)[address.p1_index()] };
+        let mapped = entry.flags().contains(PageTableFlags::PRESENT).then(|| entry.addr().as_u64());
+        entry.set_unused();
+        mapped
+    }
+
+    /// Global entries included.
+    fn flush_tlb() {
+        x86_64::instructions::tlb::flush_all();
+    }
+
+    fn is_device_memory(address: usize) -> bool {
+        DEVICE_WINDOW.contains(&address)
+    }
+
+    #[inline(always)]
+    fn probe_read(address: usize, buffer: &mut [u8]) -> Result<(), ProbeError> {
+        probe::read(address, buffer)
+    }
+
+    #[inline(always)]
+    fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
+        probe::write(address, bytes)
+    }
+
+    #[inline(always)]
+    fn write_protected(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
+        debug::write_protected(address, bytes)
+    }
 }

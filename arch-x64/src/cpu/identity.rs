@@ -44,7 +44,7 @@ pub fn instruction_set() -> &'static str {
     let Some(extended) = id.get_extended_feature_info().filter(|_| second) else {
         return if second { "x86-64-v2" } else { "x86-64" };
     };
-    let on = crate::vectors::components();
+    let on = super::vectors::components();
     let has_state = |wanted: XCr0Flags| on & wanted.bits() == wanted.bits();
     let third = basic.has_avx()
         && has_state(XCr0Flags::AVX)
@@ -66,4 +66,10 @@ pub fn instruction_set() -> &'static str {
         (true, false) => "x86-64-v3",
         _ => "x86-64-v2",
     }
+}
+
+/// Executes UD2, which is invalid on every CPU.
+pub fn execute_invalid_instruction() -> ! {
+    // SAFETY: UD2 always traps, and the trap's handler does not return.
+    unsafe { core::arch::asm!("ud2", options(noreturn)) }
 }

@@ -12,7 +12,7 @@ use x86_64::registers::model_specific::{Efer, EferFlags, LStar, SFMask, Star};
 use x86_64::registers::rflags::RFlags;
 use x86_64::structures::gdt::SegmentSelector;
 
-use crate::naked;
+use super::naked;
 
 /// Result of an unknown system call: Linux's ENOSYS, negative.
 pub const UNKNOWN: isize = -38;
@@ -37,7 +37,7 @@ pub fn init(code: SegmentSelector) {
 #[unsafe(naked)]
 extern "C" fn entry() {
     naked_asm!(
-        naked::begin!("arch::system_call::entry"),
+        naked::begin!("arch::cpu::system_call::entry"),
         // SYSCALL leaves the return address in RCX, not on the stack.
         ".cfi_register rip, rcx",
         ".cfi_def_cfa rsp, 0",

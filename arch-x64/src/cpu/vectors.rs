@@ -10,7 +10,7 @@ use core::arch::{asm, naked_asm};
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use arch_contract::debug::VectorLayout;
+use arch_contract::VectorLayout;
 use raw_cpuid::CpuId;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86_64::registers::xcontrol::XCr0Flags;
@@ -28,7 +28,7 @@ static AREA_SIZE: AtomicU32 = AtomicU32::new(0);
 static COMPONENTS: AtomicU64 = AtomicU64::new(0);
 
 /// Enabled state components, as bits of XCR0; 0 on a CPU without XSAVE.
-pub(crate) fn components() -> u64 {
+pub(super) fn components() -> u64 {
     COMPONENTS.load(Ordering::Relaxed)
 }
 
@@ -74,110 +74,9 @@ pub fn enable() {
     AREA_SIZE.store(size, Ordering::Relaxed);
 }
 
-/// Writes a human-readable summary of the vector state.
-pub fn describe(write: &mut dyn fmt::Write) -> fmt::Result {
-    let components = XCr0Flags::from_bits_truncate(COMPONENTS.load(Ordering::Relaxed));
-    let size = AREA_SIZE.load(Ordering::Relaxed);
-    if components.is_empty() {
-        return write!(write, "x87 SSE by FXSAVE, {size} bytes");
-    }
-    for (_, name) in NAMES.iter().filter(|(component, _)| components.contains(*component)) {
-        write!(write, "{name} ")?;
-    }
-    write!(write, "by XSAVE, {size} bytes")
-}
-
 /// Component numbers (SDM Vol. 1, 13.1).
 const AVX_COMPONENT: u32 = 2;
 const AVX512_COMPONENTS: [u32; 3] = [5, 6, 7];
-
-/// Layout of the area that [`save`] writes.
-pub fn layout() -> VectorLayout {
-    let enabled = XCr0Flags::from_bits_truncate(COMPONENTS.load(Ordering::Relaxed));
-    let id = CpuId::new();
-    // Sub-leaf n of leaf 0xD: EBX is the offset of component n (SDM Vol. 1, 13.2).
-    let offset = |component: u32| {
-        let states = id.get_extended_state_info()?.iter();
-        states.filter(|state| state.subleaf == component).map(|state| state.offset() as usize).next()
-    };
-    let avx = enabled.contains(XCr0Flags::AVX).then(|| offset(AVX_COMPONENT)).flatten();
-    let avx512 = enabled.contains(XCr0Flags::ZMM_HI256).then(|| {
-        let [masks, upper, further] = AVX512_COMPONENTS.map(offset);
-        Some([masks?, upper?, further?])
-    });
-    VectorLayout { size: AREA_SIZE.load(Ordering::Relaxed) as usize, avx, avx512: avx512.flatten() }
-}
-
-/// Saves this CPU's vector state to an area.
-///
-/// # Safety
-/// The area has the size that [`layout`] gives and is aligned to 64 bytes.
-pub unsafe fn save(area: *mut u8) {
-    // SAFETY: the caller guarantees the area's size and alignment. XRSTOR requires zeros in the
-    // header bytes that XSAVE does not write (SDM Vol. 1, 13.8).
-    unsafe {
-        if COMPONENTS.load(Ordering::Relaxed) == 0 {
-            asm!("fxsave64 [{}]", in(reg) area, options(nostack, preserves_flags));
-        } else {
-            area.add(LEGACY_SIZE as usize).write_bytes(0, HEADER_SIZE as usize);
-            asm!("xsave64 [{}]", in(reg) area, in("eax") -1, in("edx") -1, options(nostack, preserves_flags));
-        }
-    }
-}
-
-/// Loads this CPU's vector state from an area.
-///
-/// # Safety
-/// As for [`save`], which wrote the area.
-pub unsafe fn restore(area: *mut u8) {
-    // SAFETY: the caller guarantees that `save` wrote the area, so its size, alignment and header
-    // are right.
-    unsafe {
-        if COMPONENTS.load(Ordering::Relaxed) == 0 {
-            asm!("fxrstor64 [{}]", in(reg) area, options(nostack, preserves_flags));
-        } else {
-            asm!("xrstor64 [{}]", in(reg) area, in("eax") -1, in("edx") -1, options(nostack, preserves_flags));
-        }
-    }
-}
-
-/// Resets the vector state to what a new thread expects.
-pub fn reset() {
-    // SAFETY: the caller is about to enter new code, so no thread's state is lost.
-    unsafe { asm!("fninit", options(nomem, nostack)) };
-    set_control(DEFAULT_CONTROL);
-}
-
-/// The part of the state that the calling convention makes callees preserve (System V ABI AMD64,
-/// 3.2.3): MXCSR, and above it the x87 control word.
-#[inline(always)]
-pub fn control() -> u64 {
-    let mut control = 0u64;
-    // SAFETY: the instructions write four and two bytes, both within `control`.
-    unsafe {
-        asm!("stmxcsr [{0}]", "fnstcw [{0} + 4]", in(reg) &raw mut control, options(nostack, preserves_flags));
-    }
-    control
-}
-
-/// Sets the control words. Discards a pending x87 exception: the next waiting instruction, such as
-/// FLDCW, would raise it in whichever thread runs then (SDM Vol. 1, 8.6). The status word is not
-/// preserved across calls.
-#[inline(always)]
-pub fn set_control(control: u64) {
-    // SAFETY: the instructions only read `control`, whose two words come from the function
-    // `control` or are the default.
-    unsafe {
-        asm!("ldmxcsr [{0}]", "fnclex", "fldcw [{0} + 4]", in(reg) &raw const control, options(nostack, preserves_flags, readonly));
-    }
-}
-
-/// Calls `function(argument)` and then restores all of the interrupted code's state.
-pub fn keep(function: extern "C" fn(usize), argument: usize) {
-    let has_xsave = COMPONENTS.load(Ordering::Relaxed) != 0;
-    // SAFETY: the size and the presence of XSAVE are what `enable` learned from the CPU.
-    unsafe { keep_on_stack(function, argument, AREA_SIZE.load(Ordering::Relaxed) as usize, has_xsave) };
-}
 
 /// Calls `function(argument)` with the state saved on the stack.
 ///
@@ -222,4 +121,99 @@ unsafe extern "C" fn keep_on_stack(function: extern "C" fn(usize), argument: usi
         "ret",
         legacy = const LEGACY_SIZE,
     )
+}
+
+/// Floating-point and vector state of a CPU with SSE.
+pub struct Vectors;
+
+impl arch_contract::Vectors for Vectors {
+    const ARE_USED: bool = true;
+
+    fn keep(function: extern "C" fn(usize), argument: usize) {
+        let has_xsave = COMPONENTS.load(Ordering::Relaxed) != 0;
+        // SAFETY: the size and the presence of XSAVE are what `enable` learned from the CPU.
+        unsafe { keep_on_stack(function, argument, AREA_SIZE.load(Ordering::Relaxed) as usize, has_xsave) };
+    }
+
+    fn describe(write: &mut dyn fmt::Write) -> fmt::Result {
+        let components = XCr0Flags::from_bits_truncate(COMPONENTS.load(Ordering::Relaxed));
+        let size = AREA_SIZE.load(Ordering::Relaxed);
+        if components.is_empty() {
+            return write!(write, "x87 SSE by FXSAVE, {size} bytes");
+        }
+        for (_, name) in NAMES.iter().filter(|(component, _)| components.contains(*component)) {
+            write!(write, "{name} ")?;
+        }
+        write!(write, "by XSAVE, {size} bytes")
+    }
+
+    fn layout() -> VectorLayout {
+        let enabled = XCr0Flags::from_bits_truncate(COMPONENTS.load(Ordering::Relaxed));
+        let id = CpuId::new();
+        // Sub-leaf n of leaf 0xD: EBX is the offset of component n (SDM Vol. 1, 13.2).
+        let offset = |component: u32| {
+            let states = id.get_extended_state_info()?.iter();
+            states.filter(|state| state.subleaf == component).map(|state| state.offset() as usize).next()
+        };
+        let avx = enabled.contains(XCr0Flags::AVX).then(|| offset(AVX_COMPONENT)).flatten();
+        let avx512 = enabled.contains(XCr0Flags::ZMM_HI256).then(|| {
+            let [masks, upper, further] = AVX512_COMPONENTS.map(offset);
+            Some([masks?, upper?, further?])
+        });
+        VectorLayout { size: AREA_SIZE.load(Ordering::Relaxed) as usize, avx, avx512: avx512.flatten() }
+    }
+
+    unsafe fn save(area: *mut u8) {
+        // SAFETY: the caller guarantees the area's size and alignment. XRSTOR requires zeros in the
+        // header bytes that XSAVE does not write (SDM Vol. 1, 13.8).
+        unsafe {
+            if COMPONENTS.load(Ordering::Relaxed) == 0 {
+                asm!("fxsave64 [{}]", in(reg) area, options(nostack, preserves_flags));
+            } else {
+                area.add(LEGACY_SIZE as usize).write_bytes(0, HEADER_SIZE as usize);
+                asm!("xsave64 [{}]", in(reg) area, in("eax") -1, in("edx") -1, options(nostack, preserves_flags));
+            }
+        }
+    }
+
+    unsafe fn restore(area: *mut u8) {
+        // SAFETY: the caller guarantees that `save` wrote the area, so its size, alignment and header
+        // are right.
+        unsafe {
+            if COMPONENTS.load(Ordering::Relaxed) == 0 {
+                asm!("fxrstor64 [{}]", in(reg) area, options(nostack, preserves_flags));
+            } else {
+                asm!("xrstor64 [{}]", in(reg) area, in("eax") -1, in("edx") -1, options(nostack, preserves_flags));
+            }
+        }
+    }
+
+    fn reset() {
+        // SAFETY: the caller is about to enter new code, so no thread's state is lost.
+        unsafe { asm!("fninit", options(nomem, nostack)) };
+        Self::set_control(DEFAULT_CONTROL);
+    }
+
+    /// MXCSR, and above it the x87 control word (System V ABI AMD64, 3.2.3).
+    #[inline(always)]
+    fn control() -> u64 {
+        let mut control = 0u64;
+        // SAFETY: the instructions write four and two bytes, both within `control`.
+        unsafe {
+            asm!("stmxcsr [{0}]", "fnstcw [{0} + 4]", in(reg) &raw mut control, options(nostack, preserves_flags));
+        }
+        control
+    }
+
+    /// Discards a pending x87 exception: the next waiting instruction, such as FLDCW, would raise it
+    /// in whichever thread runs then (SDM Vol. 1, 8.6). The status word is not preserved across
+    /// calls.
+    #[inline(always)]
+    fn set_control(control: u64) {
+        // SAFETY: the instructions only read `control`, whose two words come from the function
+        // `control` or are the default.
+        unsafe {
+            asm!("ldmxcsr [{0}]", "fnclex", "fldcw [{0} + 4]", in(reg) &raw const control, options(nostack, preserves_flags, readonly));
+        }
+    }
 }

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use arch_contract::{IpiError, MAX_CPUS};
 use x86_64::registers::model_specific::Msr;
 
-use crate::cpu;
+use super::{block, interrupts, trap};
 
 /// Vector of an interrupt that vanished before the CPU took it. Needs no acknowledgement.
 pub const SPURIOUS_VECTOR: u8 = 0xff;
@@ -240,35 +240,51 @@ unsafe fn becomes_free(command_low: *mut u32) -> bool {
     (0..COMMAND_POLLS).any(|_| unsafe { command_low.read_volatile() } & COMMAND_PENDING == 0)
 }
 
-/// Sends an IPI to a started CPU. Called with interrupts disabled, so that the two halves of a
-/// command stay together.
-#[inline(always)]
-pub fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
-    let apic_id = cpu::apic_id_of(cpu).ok_or(IpiError::NoSuchCpu)?;
-    command(apic_id, COMMAND_ASSERT | u32::from(vector))
-}
+/// IPIs by the local APIC.
+pub struct Ipi;
 
-/// Sends an IPI to all other CPUs. CPUs that were not started ignore it.
-pub fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
-    command(0, COMMAND_ALL_BUT_SELF | COMMAND_ASSERT | u32::from(vector))
+/// Commands are sent with interrupts disabled, so that their two halves stay together.
+impl arch_contract::Ipi for Ipi {
+    #[inline(always)]
+    fn send(cpu: usize, vector: u8) -> Result<(), IpiError> {
+        let apic_id = block::apic_id_of(cpu).ok_or(IpiError::NoSuchCpu)?;
+        command(apic_id, COMMAND_ASSERT | u32::from(vector))
+    }
+
+    /// CPUs that were not started ignore the interrupt.
+    fn broadcast(vector: u8) -> Result<(), IpiError> {
+        command(0, COMMAND_ALL_BUT_SELF | COMMAND_ASSERT | u32::from(vector))
+    }
+
+    fn stop_others() {
+        // Set the request first, so that the NMI handlers see it.
+        trap::stop_at_next_nmi();
+        broadcast_nmi();
+    }
+
+    fn sample_others() {
+        // Record the requests first, so that the NMI handlers see them.
+        trap::sample_at_next_nmis();
+        broadcast_nmi();
+    }
 }
 
 /// Sends an NMI to each other started CPU. It is no broadcast because a CPU that was not started
 /// would take the NMI in real mode, at least in emulators.
 pub fn broadcast_nmi() {
-    let were_enabled = cpu::interrupts_enabled();
-    cpu::disable_interrupts();
+    let were_enabled = interrupts::are_enabled();
+    interrupts::disable();
     broadcast_nmi_undisturbed();
     if were_enabled {
-        cpu::enable_interrupts();
+        interrupts::enable();
     }
 }
 
 /// [`broadcast_nmi`] with interrupts already disabled, so that the halves of a command stay
 /// together.
 fn broadcast_nmi_undisturbed() {
-    let own = cpu::index();
-    for apic_id in (0..MAX_CPUS).filter(|&index| index != own).filter_map(cpu::apic_id_of) {
+    let own = block::index();
+    for apic_id in (0..MAX_CPUS).filter(|&index| index != own).filter_map(block::apic_id_of) {
         let _ = command(apic_id, COMMAND_ASSERT | COMMAND_NMI);
     }
 }

@@ -158,9 +158,9 @@ macro_rules! long_mode_entry {
             ".globl boot_stack_top",
             "boot_stack_top:",
             ".popsection",
-            boot_offset = const $crate::paging::PHYSICAL_OFFSET,
+            boot_offset = const $crate::cpu::paging::PHYSICAL_OFFSET,
             boot_link_address = const $link_address,
-            boot_stack_size = const $crate::long_mode::BOOT_STACK_SIZE,
+            boot_stack_size = const $crate::boot::long_mode::BOOT_STACK_SIZE,
             boot_start = sym $start,
             $($name = const $value,)*
         );

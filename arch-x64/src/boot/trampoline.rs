@@ -5,10 +5,13 @@ use core::arch::{global_asm, naked_asm};
 use core::ptr::copy_nonoverlapping;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use arch_contract::{IpiError, StartCpuError};
+use arch_contract::boot::PhysicalRange;
+use arch_contract::{IpiError, PAGE_SIZE, StartCpuError};
+use firmware::Notices;
+use firmware::memory_map::{self, RangeList};
 
-use crate::paging::{self, physical_to_virtual};
-use crate::{apic, cpu, naked, trap};
+use crate::cpu::paging::{self, physical_to_virtual};
+use crate::cpu::{apic, interrupts, naked, trap};
 
 // Real mode to 64-bit mode in one step (SDM Vol. 3A, 10.8.5). The start-up page tables map the
 // trampoline page at its physical address.
@@ -104,7 +107,7 @@ struct Data {
 #[unsafe(naked)]
 extern "C" fn landing() -> ! {
     naked_asm!(
-        naked::begin!("arch::trampoline::landing"),
+        naked::begin!("arch::boot::trampoline::landing"),
         // There is no caller; the chain of frames ends here.
         ".cfi_undefined rip",
         "mov cr3, rcx",
@@ -123,18 +126,31 @@ const CR4: u32 = 1 << 5;
 /// EFER: long mode enable, no-execute enable (SDM Vol. 3A, 2.2.1).
 const EFER: u32 = 1 << 8 | 1 << 11;
 
+/// The trampoline must lie below a PC's video memory.
+const TRAMPOLINE_LIMIT: u64 = 0xa_0000;
+
 /// Physical address of the trampoline page, 0 if there is none.
 static PAGE: AtomicUsize = AtomicUsize::new(0);
 
-/// Sets the trampoline page. It must stay unused from now on.
-pub fn set_page(physical: u64) {
-    PAGE.store(physical as usize, Ordering::Relaxed);
+/// Takes a page below 1 MiB out of free memory for the trampoline.
+pub(super) fn take_page(free: &mut RangeList, notices: &mut Notices) -> Option<u64> {
+    let last_page = |range: &PhysicalRange| {
+        let end = range.end.min(TRAMPOLINE_LIMIT);
+        (range.start + PAGE_SIZE as u64 <= end).then(|| end - PAGE_SIZE as u64)
+    };
+    let Some(page) = free.iter().filter_map(last_page).max() else {
+        notices.add("no free page below 1 MiB: only the boot CPU can run; limit", TRAMPOLINE_LIMIT);
+        return None;
+    };
+    memory_map::remove(free, PhysicalRange { start: page, end: page + PAGE_SIZE as u64 }, notices);
+    PAGE.store(page as usize, Ordering::Relaxed);
+    Some(page)
 }
 
 /// Writes code and parameters into the trampoline page and returns its page number for the start-up
 /// message. `tables` is the root of page tables below 4 GiB that map the page at its own address
 /// and the kernel at its usual one.
-pub fn prepare(
+pub(super) fn prepare(
     tables: u64,
     stack_top: usize,
     cpu: usize,
@@ -160,7 +176,7 @@ pub fn prepare(
         tables: paging::root(),
         landing: landing as *const () as u64,
     };
-    // SAFETY: `set_page` reserves the page for the trampoline, it is larger than the code, and no
+    // SAFETY: `take_page` reserves the page for the trampoline, it is larger than the code, and no
     // CPU runs in it now because the boot CPU starts the others one at a time.
     unsafe {
         copy_nonoverlapping(start, to, offset(&raw const trampoline_end));
@@ -169,7 +185,7 @@ pub fn prepare(
         patch(&raw const trampoline_far, page + offset(&raw const trampoline_long));
         to.add(offset(&raw const trampoline_data)).cast::<Data>().write_unaligned(data);
     }
-    u8::try_from(page / arch_contract::PAGE_SIZE).ok()
+    u8::try_from(page / PAGE_SIZE).ok()
 }
 
 /// Set by a CPU that has started, cleared by the boot CPU before it starts one.
@@ -185,14 +201,14 @@ const WAITS_BEFORE_REPEAT: u32 = 6;
 ///
 /// # Errors
 /// [`StartCpuError::NoAnswer`].
-pub fn start(hardware_id: u32, page: u8, wait: &mut dyn FnMut() -> bool) -> Result<(), StartCpuError> {
+pub(super) fn start(hardware_id: u32, page: u8, wait: &mut dyn FnMut() -> bool) -> Result<(), StartCpuError> {
     ANSWERED.store(false, Ordering::Release);
     let send = |message: fn(u32, u8) -> Result<(), IpiError>| {
-        let were_enabled = cpu::interrupts_enabled();
-        cpu::disable_interrupts();
+        let were_enabled = interrupts::are_enabled();
+        interrupts::disable();
         let result = message(hardware_id, page).map_err(|_| StartCpuError::NoAnswer);
         if were_enabled {
-            cpu::enable_interrupts();
+            interrupts::enable();
         }
         result
     };
@@ -216,10 +232,10 @@ pub fn start(hardware_id: u32, page: u8, wait: &mut dyn FnMut() -> bool) -> Resu
 }
 
 /// Reports that this CPU has started, then enters the kernel.
-pub fn enter_kernel(cpu: usize) -> ! {
+pub(super) fn enter_kernel(cpu: usize) -> ! {
     ANSWERED.store(true, Ordering::Release);
     match trap::callbacks() {
         Some(callbacks) => (callbacks.cpu_main)(cpu),
-        None => cpu::halt_forever(),
+        None => interrupts::halt_forever(),
     }
 }

@@ -77,17 +77,17 @@ macro_rules! restore {
 macro_rules! save_preserved {
     () => {
         concat!(
-            $crate::naked::save!("rbp"),
+            $crate::cpu::naked::save!("rbp"),
             "\n",
-            $crate::naked::save!("rbx"),
+            $crate::cpu::naked::save!("rbx"),
             "\n",
-            $crate::naked::save!("r12"),
+            $crate::cpu::naked::save!("r12"),
             "\n",
-            $crate::naked::save!("r13"),
+            $crate::cpu::naked::save!("r13"),
             "\n",
-            $crate::naked::save!("r14"),
+            $crate::cpu::naked::save!("r14"),
             "\n",
-            $crate::naked::save!("r15")
+            $crate::cpu::naked::save!("r15")
         )
     };
 }

@@ -12,7 +12,7 @@ use x86_64::structures::idt::InterruptDescriptorTable;
 use x86_64::structures::tss::TaskStateSegment;
 use x86_64::{PrivilegeLevel, VirtAddr};
 
-use crate::trap;
+use super::{block, system_call, trap};
 
 /// Number of interrupt stacks a CPU needs.
 pub const INTERRUPT_STACKS: usize = 8;
@@ -46,7 +46,7 @@ pub struct Descriptors {
 }
 
 impl Descriptors {
-    pub(crate) const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Self {
             gdt: GlobalDescriptorTable::new(),
             tss: TaskStateSegment::new(),
@@ -112,7 +112,7 @@ pub fn build_idt() {
 /// SYSCALL.
 pub fn load() {
     // SAFETY: the cell belongs to this CPU, and no other reference to it exists (see `CpuBlock`).
-    let descriptors = unsafe { &mut *crate::cpu::block().descriptors.get() }.write(Descriptors::new());
+    let descriptors = unsafe { &mut *block::this().descriptors.get() }.write(Descriptors::new());
     let top = VirtAddr::from_ptr(BOOT_TRAP_STACK.0.get()) + BOOT_STACK_SIZE as u64;
     descriptors.tss.interrupt_stack_table = [top; TABLE_ENTRIES];
     descriptors.other_nmi_stack = top;
@@ -131,14 +131,14 @@ pub fn load() {
         load_tss(tss);
         (*IDT.0.get()).load_unsafe();
     }
-    crate::system_call::init(code);
+    system_call::init(code);
 }
 
 /// Gives this CPU its own guarded trap stacks, by their tops.
 pub fn set_interrupt_stacks(tops: &[usize]) {
     // SAFETY: `load` initialised the cell, which belongs to this CPU; only this CPU's hardware
     // reads the TSS, at traps, and interrupts are disabled.
-    let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
+    let descriptors = unsafe { (*block::this().descriptors.get()).assume_init_mut() };
     let mut table = descriptors.tss.interrupt_stack_table;
     for (entry, &top) in table.iter_mut().zip(tops) {
         *entry = VirtAddr::new(top as u64);
@@ -152,25 +152,24 @@ pub fn set_interrupt_stacks(tops: &[usize]) {
 
 /// True if a stack pointer lies on this CPU's NMI stack that the next NMI would not use, within the
 /// part near the top that entering and leaving a handler reaches.
-pub(crate) fn is_on_other_nmi_stack(pointer: u64) -> bool {
+pub(super) fn is_on_other_nmi_stack(pointer: u64) -> bool {
     const REACH: u64 = 4096;
     other_nmi_stack().checked_sub(pointer).is_some_and(|below| below <= REACH)
 }
 
 /// Top of the NMI stack that is currently not in the table.
-pub(crate) fn other_nmi_stack() -> u64 {
+pub(super) fn other_nmi_stack() -> u64 {
     // SAFETY: `load` initialised the cell; it changes only with NMIs held off, as they are in the
     // callers.
-    unsafe { (*crate::cpu::block().descriptors.get()).assume_init_ref() }.other_nmi_stack.as_u64()
+    unsafe { (*block::this().descriptors.get()).assume_init_ref() }.other_nmi_stack.as_u64()
 }
 
 /// Switches further NMIs of this CPU to the other NMI stack. They stay there until the next call:
 /// the handler that calls it may still be on its own stack after it has admitted others.
-#[cfg(feature = "pc")]
-pub(crate) fn use_other_nmi_stack() {
+pub(super) fn use_other_nmi_stack() {
     // SAFETY: `load` initialised the cell; only this CPU's hardware reads the table, at an NMI, and
     // NMIs are held off.
-    let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
+    let descriptors = unsafe { (*block::this().descriptors.get()).assume_init_mut() };
     let mut table = descriptors.tss.interrupt_stack_table;
     core::mem::swap(&mut table[Stack::NonMaskable as usize], &mut descriptors.other_nmi_stack);
     descriptors.tss.interrupt_stack_table = table;
@@ -180,7 +179,7 @@ pub(crate) fn use_other_nmi_stack() {
 pub fn restore_fault_stack() {
     // SAFETY: `load` initialised the cell; only this CPU's hardware reads the table, and interrupts
     // are disabled.
-    let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
+    let descriptors = unsafe { (*block::this().descriptors.get()).assume_init_mut() };
     let mut table = descriptors.tss.interrupt_stack_table;
     table[Stack::Fault as usize] = descriptors.fault_stack;
     descriptors.tss.interrupt_stack_table = table;
@@ -188,14 +187,14 @@ pub fn restore_fault_stack() {
 
 /// Makes further faults of this CPU use the double fault's stack, because the fault stack is in use
 /// while a fault is reported.
-pub(crate) fn move_fault_stack() {
+pub(super) fn move_fault_stack() {
     use_fault_stack(FaultStack::WhileReporting);
 }
 
 /// Stacks for faults that arrive while another fault's handler may be on the fault stack, even at
 /// its first instructions.
 #[derive(Clone, Copy)]
-pub(crate) enum FaultStack {
+pub(super) enum FaultStack {
     /// For faults while a fault is reported, or while a debugger has stopped the machine at a
     /// breakpoint.
     WhileReporting,
@@ -205,10 +204,10 @@ pub(crate) enum FaultStack {
 
 /// Makes further faults of this CPU use another stack; returns the previous one for
 /// [`put_fault_stack_back`].
-pub(crate) fn use_fault_stack(stack: FaultStack) -> VirtAddr {
+pub(super) fn use_fault_stack(stack: FaultStack) -> VirtAddr {
     // SAFETY: `load` initialised the cell; only this CPU's hardware reads the table, interrupts are
     // disabled, and an NMI handler restores what it changes.
-    let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
+    let descriptors = unsafe { (*block::this().descriptors.get()).assume_init_mut() };
     let table = descriptors.tss.interrupt_stack_table;
     let top = match stack {
         FaultStack::WhileReporting => table[Stack::DoubleFault as usize],
@@ -219,10 +218,10 @@ pub(crate) fn use_fault_stack(stack: FaultStack) -> VirtAddr {
 }
 
 /// Restores the stack that [`use_fault_stack`] returned.
-pub(crate) fn put_fault_stack_back(top: VirtAddr) {
+pub(super) fn put_fault_stack_back(top: VirtAddr) {
     // SAFETY: `load` initialised the cell; only this CPU's hardware reads the table, interrupts are
     // disabled, and an NMI handler restores what it changes.
-    let descriptors = unsafe { (*crate::cpu::block().descriptors.get()).assume_init_mut() };
+    let descriptors = unsafe { (*block::this().descriptors.get()).assume_init_mut() };
     let mut table = descriptors.tss.interrupt_stack_table;
     table[Stack::Fault as usize] = top;
     descriptors.tss.interrupt_stack_table = table;

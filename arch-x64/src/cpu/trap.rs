@@ -6,6 +6,7 @@
 //! interrupt. Exceptions save all registers.
 
 use core::arch::global_asm;
+use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
 use arch_contract::debug::DebugEvent;
@@ -13,9 +14,9 @@ use arch_contract::fault::{Access, Fault, FaultKind, Registers, TrapFrame};
 use arch_contract::{Callbacks, MAX_CPUS};
 use x86_64::registers::control::Cr2;
 
-use crate::descriptors::FaultStack;
-use crate::naked::{restore as pop, save as push};
-use crate::{apic, cpu, descriptors, probe};
+use super::descriptors::FaultStack;
+use super::naked::{restore as pop, save as push};
+use super::{apic, block, debug, descriptors, interrupts, machine_check, probe};
 
 /// Bytes below the stack pointer that compiled code may use (System V ABI AMD64, 3.2.2).
 const RED_ZONE: usize = 128;
@@ -221,7 +222,7 @@ global_asm!(
     words = const INTERRUPT_WORDS,
     red_zone = const RED_ZONE,
     rip = const FRAME_RIP,
-    frame = const cpu::INTERRUPT_FRAME,
+    frame = const block::INTERRUPT_FRAME,
     frame_rip = const core::mem::offset_of!(ExceptionFrame, rip),
     frame_rflags = const core::mem::offset_of!(ExceptionFrame, rflags),
     frame_rsp = const core::mem::offset_of!(ExceptionFrame, rsp),
@@ -240,7 +241,7 @@ const STUB_SIZE: usize = 16;
 const FIRST_INTERRUPT: usize = 32;
 
 /// Address of a vector's stub.
-pub(crate) fn stub_address(vector: usize) -> u64 {
+pub(super) fn stub_address(vector: usize) -> u64 {
     let address = match vector.checked_sub(FIRST_INTERRUPT) {
         Some(index) => (&raw const interrupt_stubs).wrapping_add(index * STUB_SIZE),
         None => (&raw const exception_stubs).wrapping_add(vector * STUB_SIZE),
@@ -248,21 +249,63 @@ pub(crate) fn stub_address(vector: usize) -> u64 {
     address as u64
 }
 
-/// The frame the CPU pushes first on a trap's stack: SS, RSP, RFLAGS, CS, RIP (SDM Vol. 3A,
-/// 6.14.2).
-pub const FRAME_BELOW_TOP: TrapFrame = TrapFrame { instruction_pointer: 40, stack_pointer: 16 };
+/// Vector of [`arch_contract::Traps::interrupt_self`].
+const SELF_VECTOR: u8 = 0xe0;
 
-/// True for an address in `interrupt_common`.
-pub fn is_interrupt_entry(address: usize) -> bool {
-    (&raw const interrupt_common as usize..&raw const interrupt_common_end as usize).contains(&address)
+/// Interrupts and exceptions by the stubs of this module.
+pub struct Traps;
+
+impl arch_contract::Traps for Traps {
+    const STACKS: usize = descriptors::INTERRUPT_STACKS;
+    /// The frame the CPU pushes first on a trap's stack: SS, RSP, RFLAGS, CS, RIP (SDM Vol. 3A,
+    /// 6.14.2).
+    const FRAME: Option<TrapFrame> = Some(TrapFrame { instruction_pointer: 40, stack_pointer: 16 });
+    const SELF_VECTOR: u8 = SELF_VECTOR;
+
+    fn install(callbacks: &'static Callbacks) {
+        CALLBACKS.store(core::ptr::from_ref(callbacks).cast_mut(), Ordering::Release);
+    }
+
+    fn set_stacks(tops: &[usize]) {
+        descriptors::set_interrupt_stacks(tops);
+    }
+
+    /// Takes an interrupt by INT n. The acknowledgement that follows finds no interrupt in service
+    /// and has no effect (SDM Vol. 3A, 11.8.5).
+    #[inline(always)]
+    fn interrupt_self() {
+        // SAFETY: the interrupt's stub preserves all registers and uses a stack of its own.
+        unsafe { core::arch::asm!("int {}", const SELF_VECTOR, options(nostack)) };
+    }
+
+    fn interrupted() -> Registers {
+        let frame = block::interrupt_frame() as *const usize;
+        // SAFETY: the stub stored the address of its frame, which stays until the handler returns;
+        // interrupts do not nest.
+        let word = |index: usize| unsafe { frame.add(index).read() };
+        Registers {
+            instruction_pointer: word(FRAME_RIP),
+            stack_pointer: word(FRAME_RSP),
+            frame_pointer: word(FRAME_RBP),
+            flags: word(FRAME_RFLAGS) as u64,
+            ..Registers::default()
+        }
+    }
+
+    fn is_interrupt_entry(address: usize) -> bool {
+        (&raw const interrupt_common as usize..&raw const interrupt_common_end as usize).contains(&address)
+    }
+
+    fn fault_contained() {
+        descriptors::restore_fault_stack();
+    }
+
+    fn describe(fault: &Fault, write: &mut dyn fmt::Write) -> fmt::Result {
+        if u64::from(fault.vector) == MACHINE_CHECK { machine_check::describe(write) } else { Ok(()) }
+    }
 }
 
 static CALLBACKS: AtomicPtr<Callbacks> = AtomicPtr::new(core::ptr::null_mut());
-
-/// Installs the kernel's callbacks. Called before interrupts are enabled.
-pub fn install(callbacks: &'static Callbacks) {
-    CALLBACKS.store(core::ptr::from_ref(callbacks).cast_mut(), Ordering::Release);
-}
 
 /// The kernel's callbacks, once installed.
 #[inline(always)]
@@ -279,32 +322,6 @@ extern "C" fn interrupt_entry(vector: u32) -> bool {
     let give_way = (callbacks.interrupt)(vector as u8);
     apic::end_of_interrupt();
     give_way
-}
-
-/// Registers of the code interrupted by the interrupt this CPU is handling. Only valid in handlers.
-pub fn interrupted() -> Registers {
-    let frame = cpu::interrupt_frame() as *const usize;
-    // SAFETY: the stub stored the address of its frame, which stays until the handler returns;
-    // interrupts do not nest.
-    let word = |index: usize| unsafe { frame.add(index).read() };
-    Registers {
-        instruction_pointer: word(FRAME_RIP),
-        stack_pointer: word(FRAME_RSP),
-        frame_pointer: word(FRAME_RBP),
-        flags: word(FRAME_RFLAGS) as u64,
-        ..Registers::default()
-    }
-}
-
-/// Vector of [`interrupt_self`].
-pub const SELF_VECTOR: u8 = 0xe0;
-
-/// Takes an interrupt by INT n. The acknowledgement that follows finds no interrupt in service and
-/// has no effect (SDM Vol. 3A, 11.8.5).
-#[inline(always)]
-pub fn interrupt_self() {
-    // SAFETY: the interrupt's stub preserves all registers and uses a stack of its own.
-    unsafe { core::arch::asm!("int {}", const SELF_VECTOR, options(nostack)) };
 }
 
 extern "C" fn preempt_entry() {
@@ -382,11 +399,10 @@ const ACCESS_FAULTS: [u64; 4] = [12, 13, PAGE_FAULT, 17];
 const NON_MASKABLE: u64 = 2;
 const DOUBLE_FAULT: u64 = 8;
 const BREAKPOINT: u64 = 3;
-/// Vector of machine checks.
-pub const MACHINE_CHECK: u8 = 18;
+const INVALID_OPCODE: u64 = 6;
+const MACHINE_CHECK: u64 = 18;
 const DEBUG: u64 = 1;
 /// RFLAGS bit for single steps.
-#[cfg(feature = "pc")]
 const TRAP_FLAG: u64 = 1 << 8;
 const PAGE_FAULT: u64 = 14;
 /// Page fault error code bits (SDM Vol. 3A, 4.7).
@@ -405,10 +421,10 @@ const MOST_NMIS_ON_THEIR_WAY: u8 = 2;
 /// is late with an earlier NMI must not consume another CPU's request, because the other CPU's NMI
 /// would then look like one from outside.
 pub fn sample_at_next_nmis() {
-    let own = cpu::index();
+    let own = block::index();
     let one_more = |due: u8| Some(MOST_NMIS_ON_THEIR_WAY.min(due + 1));
     for (index, due) in SAMPLES_DUE.iter().enumerate() {
-        if index != own && cpu::apic_id_of(index).is_some() {
+        if index != own && block::apic_id_of(index).is_some() {
             let _ = due.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
         }
     }
@@ -416,7 +432,7 @@ pub fn sample_at_next_nmis() {
 
 fn takes_sample() -> bool {
     let one_less = |due: u8| due.checked_sub(1);
-    SAMPLES_DUE[cpu::index()].fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+    SAMPLES_DUE[block::index()].fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
 }
 
 /// Makes every further NMI stop the CPU that takes it.
@@ -430,44 +446,42 @@ extern "C" fn exception_entry(frame: &mut ExceptionFrame) -> bool {
     match frame.vector {
         NON_MASKABLE => {
             handle_nmi(frame);
-            frame.rip = cpu::past_halt(frame.rip);
+            frame.rip = interrupts::past_halt(frame.rip);
             return false;
         }
-        #[cfg(feature = "pc")]
-        DEBUG if cpu::in_nmi() => {
-            crate::debug::ignore_in_nmi();
+        DEBUG if block::in_nmi() => {
+            debug::ignore_in_nmi();
             frame.rflags &= !TRAP_FLAG;
         }
         DEBUG | BREAKPOINT => beside_what_was_interrupted(FaultStack::WhileReporting, || handle_exception(frame)),
         _ => handle_exception(frame),
     }
-    frame.rip = cpu::past_halt(frame.rip);
-    cpu::in_nmi()
+    frame.rip = interrupts::past_halt(frame.rip);
+    block::in_nmi()
 }
 
-/// Handles an NMI. A handler that waits may admit further NMIs ([`cpu::wait_for_nmi`]), which leave
+/// Handles an NMI. A handler that waits may admit further NMIs ([`interrupts::wait_for_nmi`]), which leave
 /// all work to it.
 fn handle_nmi(frame: &mut ExceptionFrame) {
-    match cpu::enter_nmi(frame.rsp) {
-        cpu::InterruptedByNmi::Handler => {
+    match block::enter_nmi(frame.rsp) {
+        block::InterruptedByNmi::Handler => {
             stop_if_wanted(frame);
             return;
         }
         // The interrupted handler had only its return left: this one returns in its place, to the
         // code that handler had interrupted.
-        cpu::InterruptedByNmi::EndOfHandler => {
+        block::InterruptedByNmi::EndOfHandler => {
             let top = descriptors::other_nmi_stack() as *const ExceptionFrame;
             // SAFETY: the interrupted handler's frame is at the top of its stack, where the CPU and
             // the stub pushed it, and stays there until the next NMI on that stack.
             *frame = unsafe { top.sub(1).read() };
         }
-        cpu::InterruptedByNmi::Other => {}
+        block::InterruptedByNmi::Other => {}
     }
     loop {
         beside_what_was_interrupted(FaultStack::InNonMaskable, || handle_exception(frame));
-        #[cfg(feature = "pc")]
-        crate::debug::leave_nmi();
-        if cpu::leave_nmi() {
+        debug::leave_nmi();
+        if block::leave_nmi() {
             return;
         }
     }
@@ -478,7 +492,7 @@ fn stop_if_wanted(frame: &ExceptionFrame) {
     if STOPPING.load(Ordering::SeqCst) {
         match callbacks() {
             Some(callbacks) => (callbacks.stopped)(&frame.registers()),
-            None => cpu::halt_forever(),
+            None => interrupts::halt_forever(),
         }
     }
 }
@@ -517,9 +531,8 @@ fn handle_exception(frame: &mut ExceptionFrame) {
     let taken = match frame.vector {
         NON_MASKABLE => frame.debug(&DebugEvent::Attention),
         BREAKPOINT => frame.debug(&DebugEvent::Breakpoint),
-        #[cfg(feature = "pc")]
         DEBUG => {
-            let (stepped, hit) = crate::debug::take_trap();
+            let (stepped, hit) = debug::take_trap();
             frame.debug(&DebugEvent::Trap { stepped, hit })
         }
         _ => false,
@@ -537,9 +550,18 @@ fn handle_exception(frame: &mut ExceptionFrame) {
             },
         },
         BREAKPOINT => FaultKind::Breakpoint,
-        vector => FaultKind::Other { vector: vector as u8, code: frame.code },
+        INVALID_OPCODE => FaultKind::InvalidInstruction,
+        NON_MASKABLE => FaultKind::NonMaskable,
+        DOUBLE_FAULT | MACHINE_CHECK => FaultKind::Machine,
+        _ => FaultKind::Other,
     };
-    let mut fault = Fault { kind, name: exception_name(frame.vector), registers: frame.registers() };
+    let mut fault = Fault {
+        kind,
+        name: exception_name(frame.vector),
+        vector: frame.vector as u8,
+        code: frame.code,
+        registers: frame.registers(),
+    };
     if frame.vector != DOUBLE_FAULT {
         // The debugger and the crash report probe memory: a fault there must not overwrite the
         // stack in use.
@@ -554,7 +576,7 @@ fn handle_exception(frame: &mut ExceptionFrame) {
     fault.registers = frame.registers();
     match callbacks() {
         Some(callbacks) => (callbacks.fault)(&fault),
-        None => cpu::halt_forever(),
+        None => interrupts::halt_forever(),
     }
 }
 
