@@ -7,7 +7,7 @@
 //! - [`screen`]: a session on a screen with a keyboard.
 //! - [`state`]: the state of this machine, which commands show.
 //! - [`post_mortem`]: the prompt after a crash, and while all CPUs are stopped.
-//! - [`input`]: bytes from the serial interrupt; [`load`]: test load for `spawn`.
+//! - [`load`]: test load for `spawn`.
 #![cfg_attr(not(test), no_std)]
 
 extern crate alloc;
@@ -16,7 +16,6 @@ pub mod breakpoints;
 pub mod commands;
 pub mod editor;
 pub mod execute;
-pub mod input;
 pub mod load;
 pub mod post_mortem;
 pub mod screen;

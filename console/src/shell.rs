@@ -14,7 +14,7 @@ use crate::commands::{self, Command};
 use crate::editor::{Edit, Editor};
 use crate::execute::here;
 use crate::screen;
-use crate::session::{self, Serial, Session, Unattended};
+use crate::session::{Serial, Session, Unattended};
 
 /// Writes to a session a line at a time, so that the output of several CPUs does not mix.
 struct LineWriter<'a> {
@@ -69,9 +69,9 @@ pub fn run(options: &Options<'static>, extra: &'static [Command]) {
         log::error!("console: out of memory for the screen; there is nothing on it");
     }
     if let Some(script) = options.script {
-        execute(script, extra, serial);
+        execute(script, extra, &serial);
     }
-    interact(serial, extra);
+    interact(&serial, extra);
 }
 
 fn run_script(script: &str, extra: &'static [Command]) -> ! {
@@ -110,7 +110,7 @@ pub fn interact(session: &dyn Session, extra: &'static [Command]) {
             Edit::Line(line) => {
                 let status = execute(&line, extra, session);
                 // The Ctrl-C was meant for the command. Keys typed before it are discarded.
-                if session::interrupted() {
+                if session.is_interrupted() {
                     while session.key() != CONTROL_C {}
                 }
                 status
@@ -136,6 +136,10 @@ fn execute(line: &str, extra: &'static [Command], session: &dyn Session) -> u8 {
 struct Attending<'a>(&'a dyn Session);
 
 impl Person for Attending<'_> {
+    fn is_interrupted(&self) -> bool {
+        self.0.is_interrupted()
+    }
+
     fn key(&self) -> u8 {
         let key = self.0.key();
         if key == CONTROL_C {

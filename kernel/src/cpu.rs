@@ -1,6 +1,8 @@
 //! Per-CPU data of the kernel.
 
 use core::cell::UnsafeCell;
+use core::marker::PhantomData;
+use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use arch_contract::MAX_CPUS;
@@ -46,6 +48,61 @@ impl<T> Owned<T> {
     }
 }
 
+/// This CPU while interrupts are off: a proof that the caller may use what belongs to the CPU
+/// alone. An [`InterruptGuard`] gives one; code that runs with interrupts off anyway assumes one. A
+/// switch consumes it, because the thread may resume on another CPU.
+pub(crate) struct Here<'a> {
+    cpu: &'static Cpu,
+    /// The proof belongs to one CPU's flow of control, and ends when interrupts come back.
+    _interrupts_are_off: PhantomData<(&'a (), *const ())>,
+}
+
+impl Here<'static> {
+    /// Takes this CPU without a guard.
+    ///
+    /// # Safety
+    /// Interrupts are off, and the value is not used once they are on or the running thread has
+    /// been suspended.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self { cpu: this(), _interrupts_are_off: PhantomData }
+    }
+}
+
+impl Here<'_> {
+    /// This CPU's run queue.
+    #[inline(always)]
+    pub(crate) fn run_queue(&self) -> &RunQueue {
+        // SAFETY: `self` proves that this is the owning CPU with interrupts off, and the queue is
+        // only ever borrowed shared.
+        unsafe { self.cpu.run_queue.get() }
+    }
+
+    /// This CPU's stock of dead threads.
+    #[inline(always)]
+    pub(crate) fn stock(&self) -> &Stock {
+        // SAFETY: `self` proves that this is the owning CPU with interrupts off, and the stock is
+        // only ever borrowed shared.
+        unsafe { self.cpu.stock.get() }
+    }
+}
+
+impl Deref for Here<'_> {
+    type Target = Cpu;
+    #[inline(always)]
+    fn deref(&self) -> &Cpu {
+        self.cpu
+    }
+}
+
+impl InterruptGuard {
+    /// This CPU, with interrupts off as long as the guard exists.
+    #[inline(always)]
+    pub(crate) fn here(&self) -> Here<'_> {
+        Here { cpu: this(), _interrupts_are_off: PhantomData }
+    }
+}
+
 /// A CPU's event counts since its start. Written by that CPU, read by any.
 #[derive(Default)]
 pub struct Counters {
@@ -83,7 +140,7 @@ impl Counter {
 #[repr(align(64))]
 pub struct CacheLine<T>(pub T);
 
-impl<T> core::ops::Deref for CacheLine<T> {
+impl<T> Deref for CacheLine<T> {
     type Target = T;
     #[inline(always)]
     fn deref(&self) -> &T {

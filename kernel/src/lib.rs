@@ -21,7 +21,7 @@
 //!   lock, channel; [`fiber`]: cooperative contexts in a thread; [`task`]: closures on workers;
 //!   [`collective`]: collective operations.
 //! - [`program`]: runtime developers' programs: loading, supervising and ending them.
-//! - [`output`]: console and log.
+//! - [`output`]: the first console's output and the log; [`input`]: its input.
 //! - `observe/`: [`snapshot`]: the kernel's state; [`mod@trace`]: events with their times;
 //!   [`telemetry`]: both over a serial line; [`backtrace`], [`symbols`]: call chains and function
 //!   names; [`stopped`]: threads of a stopped machine; [`watchdog`]: CPUs and threads that hang.
@@ -38,6 +38,7 @@ pub mod call;
 pub mod command_line;
 pub mod cpu;
 mod crash;
+pub mod input;
 pub mod interrupts;
 pub mod lock;
 pub mod memory;

@@ -6,10 +6,9 @@ use core::time::Duration;
 use kernel::thread;
 
 use super::{Command, CommandError, CommandResult, Context, Needs, parse_number};
-use view::Execution;
+use view::{Execution, Person};
 
 use crate::execute;
-use crate::session;
 
 /// Maximum pause of `watch` and `sleep`, in seconds.
 const PAUSE_LIMIT: u64 = 3600;
@@ -69,17 +68,17 @@ fn watch(context: &mut Context<'_>) -> CommandResult {
         if status != 0 {
             return Err(CommandError::failed("the command failed"));
         }
-        if !pause(Duration::from_secs(seconds)) {
+        if !pause(context.person, Duration::from_secs(seconds)) {
             return Ok(());
         }
     }
 }
 
 /// Waits. Returns false if Ctrl-C came first.
-fn pause(duration: Duration) -> bool {
+fn pause(person: Option<&dyn Person>, duration: Duration) -> bool {
     let deadline = kernel::time::Deadline::after(duration);
     while !deadline.has_passed() {
-        if session::interrupted() {
+        if person.is_some_and(Person::is_interrupted) {
             return false;
         }
         thread::sleep(POLL.min(duration));
@@ -93,7 +92,11 @@ fn sleep(context: &mut Context<'_>) -> CommandResult {
         milliseconds(seconds).filter(|&milliseconds| milliseconds <= PAUSE_LIMIT * 1000).ok_or_else(|| {
             CommandError::usage(format!("`{seconds}` is not a time from 0 to {PAUSE_LIMIT} seconds (`2`, `0.25`)"))
         })?;
-    if pause(Duration::from_millis(milliseconds)) { Ok(()) } else { Err(CommandError::failed("interrupted")) }
+    if pause(context.person, Duration::from_millis(milliseconds)) {
+        Ok(())
+    } else {
+        Err(CommandError::failed("interrupted"))
+    }
 }
 
 /// Converts seconds with up to three decimals to milliseconds.

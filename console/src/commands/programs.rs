@@ -10,9 +10,9 @@ use kernel::program::{self, Left, Outcome, Program};
 use kernel::thread::Builder;
 use kernel::time::Deadline;
 use kernel::wait::{Condition, Mutex};
+use view::Person;
 
 use super::{Command, CommandError, CommandResult, Context, Needs};
-use crate::session;
 
 /// Time between two checks for Ctrl-C.
 const POLL: Duration = Duration::from_millis(20);
@@ -57,7 +57,7 @@ fn run(context: &mut Context<'_>) -> CommandResult {
         return report_end(program);
     }
     while program.wait_until(Deadline::after(POLL)).is_err() {
-        if session::interrupted() {
+        if context.person.is_some_and(Person::is_interrupted) {
             program.end(Outcome::Killed);
         }
     }

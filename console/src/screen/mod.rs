@@ -22,9 +22,10 @@ use kernel::thread::Builder;
 use kernel::time::Deadline;
 use kernel::wait::{Channel, InterruptSafe};
 use kernel::{interrupts, output};
+use wire::console::CONTROL_C;
 
 use crate::commands::Command;
-use crate::session::{self, Place, Session};
+use crate::session::Session;
 use crate::shell;
 use keys::{Keyboard, Meaning};
 use paint::Painter;
@@ -38,7 +39,6 @@ const KEYS_CAPACITY: usize = 256;
 const BATCH: usize = 2048;
 /// Stack size of the screen's session in bytes, the same as for the serial line's.
 const STACK_SIZE: usize = 64 * 1024;
-const CONTROL_C: u8 = 0x03;
 
 /// A screen and its keyboard.
 struct Screen {
@@ -46,6 +46,8 @@ struct Screen {
     keys: Channel<u8>,
     keyboard: SpinLock<Keyboard>,
     typed: SpinLock<TypedLine>,
+    /// Set by Ctrl-C.
+    is_interrupted: AtomicBool,
     /// Set once the session has begun; log output is shown from then on.
     is_open: AtomicBool,
 }
@@ -73,6 +75,7 @@ pub fn open(layout: Layout, extra: &'static [Command]) -> Result<(), OutOfMemory
         keys: Channel::new(KEYS_CAPACITY)?,
         keyboard: SpinLock::new(Keyboard::new(layout)),
         typed: SpinLock::new(TypedLine::new()),
+        is_interrupted: AtomicBool::new(false),
         is_open: AtomicBool::new(true),
     })?);
     SCREEN.store(core::ptr::from_ref(screen) as usize, Ordering::Release);
@@ -88,13 +91,8 @@ pub fn open(layout: Layout, extra: &'static [Command]) -> Result<(), OutOfMemory
         None => log::warn!("a screen, but no keyboard"),
     }
     let session = Builder::new("screen-shell").stack_size(STACK_SIZE);
-    session.spawn(move || converse(screen, extra)).map_err(|_| OutOfMemory)?.detach();
+    session.spawn(move || shell::interact(screen, extra)).map_err(|_| OutOfMemory)?.detach();
     Ok(())
-}
-
-fn converse(screen: &'static Screen, extra: &'static [Command]) {
-    session::is_on_screen();
-    shell::interact(screen, extra);
 }
 
 /// Handles the keyboard's interrupt.
@@ -113,7 +111,7 @@ fn pressed(screen: &Screen) {
 impl Screen {
     fn send_key(&self, byte: u8) {
         if byte == CONTROL_C {
-            session::interrupt(Place::Screen);
+            self.is_interrupted.store(true, Ordering::Relaxed);
         }
         // A key that does not fit is lost, as on any keyboard.
         let _ = self.keys.try_send(byte);
@@ -144,8 +142,12 @@ impl Session for Screen {
         self.typed.lock().edit(change, line).iter().for_each(|piece| self.try_show(piece));
     }
 
+    fn is_interrupted(&self) -> bool {
+        self.is_interrupted.load(Ordering::Relaxed)
+    }
+
     fn clear_interrupted(&self) {
-        session::clear_interrupted(Place::Screen);
+        self.is_interrupted.store(false, Ordering::Relaxed);
     }
 }
 

@@ -34,6 +34,8 @@ impl Catalog {
 pub trait Person {
     /// Waits for a key and returns it.
     fn key(&self) -> u8;
+    /// Returns true if Ctrl-C was typed since the command began. Long commands ask.
+    fn is_interrupted(&self) -> bool;
 }
 
 /// A command.

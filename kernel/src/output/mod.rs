@@ -199,14 +199,14 @@ fn with_device(length: usize, write: impl FnOnce(&mut Device)) {
     }
 }
 
-/// Switches output to the queue. From now on the console's device interrupts, and its handler calls
-/// [`device_interrupted`].
-pub fn use_interrupts() {
+/// Switches output to the queue. From now on the console's device interrupts, and its handler
+/// (`crate::input`) calls [`device_interrupted`].
+pub(crate) fn use_interrupts() {
     CONSOLE.lock().queued = true;
 }
 
 /// Handles an interrupt of the console's device, which may be ready for more output.
-pub fn device_interrupted() {
+pub(crate) fn device_interrupted() {
     let mut device = CONSOLE.lock();
     if device.watched {
         device.pump();

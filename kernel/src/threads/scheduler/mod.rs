@@ -11,7 +11,7 @@ use wire::trace::Kind;
 
 use crate::arch::*;
 use crate::call;
-use crate::cpu::{self, Cpu};
+use crate::cpu::{self, Cpu, Here};
 use crate::interrupts::RESCHEDULE_VECTOR;
 use crate::lock::InterruptGuard;
 use crate::thread::owner;
@@ -38,9 +38,10 @@ pub fn set_quantum(quantum: Duration) {
 pub(crate) fn make_runnable(thread: &Thread) {
     let home = thread.cpu.load(Ordering::Relaxed) as usize;
     trace::event(Kind::Wake, thread.id(), home as u64);
-    let here = cpu::this();
+    // SAFETY: interrupts are off, as the caller guarantees, and nothing here switches.
+    let here = unsafe { Here::assume() };
     if home == here.index {
-        enqueue(here, thread);
+        enqueue(&here, thread);
     } else {
         send(home, thread);
     }
@@ -48,11 +49,9 @@ pub(crate) fn make_runnable(thread: &Thread) {
 
 /// Appends a thread to this CPU's run queue and arms the tick if the thread has to compete.
 #[inline(always)]
-fn enqueue(here: &Cpu, thread: &Thread) {
+fn enqueue(here: &Here<'_>, thread: &Thread) {
     thread.set_state(State::Ready);
-    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
-    // use.
-    unsafe { here.run_queue.get() }.push(thread);
+    here.run_queue().push(thread);
     if !here.tick_armed.load(Ordering::Relaxed) && !is_idle(here, Core::current()) {
         arm_tick(here);
     }
@@ -88,7 +87,7 @@ pub(crate) fn nudge(cpu: usize) {
 
 /// Moves the threads that other CPUs made ready into the run queue.
 #[inline(always)]
-fn take_mail(here: &Cpu) {
+fn take_mail(here: &Here<'_>) {
     if !here.mailbox.is_empty() {
         empty_mailbox(here);
     }
@@ -97,13 +96,13 @@ fn take_mail(here: &Cpu) {
 /// Empties the mailbox by an atomic exchange, which sees every completed push; the plain load in
 /// [`take_mail`] can miss a recent one.
 #[inline(always)]
-fn empty_mailbox(here: &Cpu) {
+fn empty_mailbox(here: &Here<'_>) {
     here.mailbox.drain(|thread| receive(here, thread));
 }
 
 /// Enqueues a thread that was in this CPU's mailbox.
 #[inline(always)]
-fn receive(here: &Cpu, thread: *mut Thread) {
+fn receive(here: &Here<'_>, thread: *mut Thread) {
     here.counters.remote_wakeups.add(1);
     // SAFETY: `send` pushed a valid thread, and draining the mailbox passed the claim on it to this
     // CPU.
@@ -123,11 +122,11 @@ enum Leaving {
 /// the running thread where it waits; if that is the run queue and no other thread is ready, it
 /// continues at once. Interrupts are off.
 #[inline(always)]
-fn switch(here: &'static Cpu, leaving: Leaving) {
+fn switch(here: Here<'_>, leaving: Leaving) {
     let current = thread::running();
-    let next = next_thread(here, current);
+    let next = next_thread(&here, current);
     if leaving == Leaving::ToWait {
-        note_if_alone(here);
+        note_if_alone(&here);
     }
     if core::ptr::eq(next, current) {
         current.set_state(State::Running);
@@ -136,12 +135,12 @@ fn switch(here: &'static Cpu, leaving: Leaving) {
         }
         return;
     }
-    switch_to(here, current, next);
+    switch_to(&here, current, next);
 }
 
 /// Suspends the running thread and resumes another one of this CPU.
 #[inline(always)]
-fn switch_to(here: &Cpu, current: &Thread, next: &'static Thread) {
+fn switch_to(here: &Here<'_>, current: &Thread, next: &'static Thread) {
     next.set_state(State::Running);
     account(here, current);
     trace::event(Kind::Switch, next.id(), 0);
@@ -165,12 +164,10 @@ fn use_thread_locals(next: &Thread) {
 /// Takes the next thread to run and hands over those that have to migrate. The thread `running` is
 /// never handed over here, because this CPU still uses its stack.
 #[inline(always)]
-fn next_thread(here: &Cpu, running: *const Thread) -> &'static Thread {
+fn next_thread(here: &Here<'_>, running: *const Thread) -> &'static Thread {
     take_mail(here);
     loop {
-        // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is
-        // in use.
-        let Some(thread) = unsafe { here.run_queue.get() }.pop() else {
+        let Some(thread) = here.run_queue().pop() else {
             // SAFETY: the idle thread is set before the CPU takes part in scheduling and is never
             // freed.
             return unsafe { &*here.idle.load(Ordering::Relaxed) };
@@ -184,7 +181,7 @@ fn next_thread(here: &Cpu, running: *const Thread) -> &'static Thread {
 /// Hands over a thread that has to migrate and returns false; returns true if it is the running
 /// one, which stays.
 #[cold]
-fn stays(here: &Cpu, thread: &'static Thread, running: *const Thread) -> bool {
+fn stays(here: &Here<'_>, thread: &'static Thread, running: *const Thread) -> bool {
     if core::ptr::eq(thread, running) {
         return true;
     }
@@ -193,7 +190,7 @@ fn stays(here: &Cpu, thread: &'static Thread, running: *const Thread) -> bool {
 }
 
 /// Sends a suspended thread of this CPU to its target CPU.
-fn hand_over(here: &Cpu, thread: &'static Thread) {
+fn hand_over(here: &Here<'_>, thread: &'static Thread) {
     here.registry.lock().remove(thread);
     let to = thread.target_cpu.load(Ordering::Relaxed);
     thread.cpu.store(to, Ordering::SeqCst);
@@ -206,7 +203,7 @@ fn hand_over(here: &Cpu, thread: &'static Thread) {
 
 /// Charges the cycles since the last switch to the outgoing thread.
 #[inline(always)]
-fn account(here: &Cpu, leaving: &Thread) {
+fn account(here: &Here<'_>, leaving: &Thread) {
     let now = Core::cycles();
     let ran = now.wrapping_sub(here.switched_at.load(Ordering::Relaxed));
     here.switched_at.store(now, Ordering::Relaxed);
@@ -220,16 +217,16 @@ pub(crate) fn block() {
     // Interrupts may be on again if the caller has dropped an outer guard in the meantime.
     Core::disable_interrupts();
     thread::running().set_state(State::Blocked);
-    switch(cpu::this(), Leaving::ToWait);
+    // SAFETY: interrupts were turned off above.
+    let here = unsafe { Here::assume() };
+    switch(here, Leaving::ToWait);
 }
 
 /// Publishes [`Attention::Solo`] if the thread about to run is the only one, so that a waker on
 /// another CPU sends an IPI instead of relying on a tick that is still armed.
 #[inline(always)]
-fn note_if_alone(here: &Cpu) {
-    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
-    // use.
-    if here.attention.is(Attention::Ticking) && unsafe { here.run_queue.get() }.is_empty() {
+fn note_if_alone(here: &Here<'_>) {
+    if here.attention.is(Attention::Ticking) && here.run_queue().is_empty() {
         become_solo(here);
     }
 }
@@ -237,7 +234,7 @@ fn note_if_alone(here: &Cpu) {
 /// Publishes [`Attention::Solo`] and takes the mail of pushers that still saw
 /// [`Attention::Ticking`] and sent no IPI.
 #[cold]
-fn become_solo(here: &Cpu) {
+fn become_solo(here: &Here<'_>) {
     here.attention.publish_and_take(Attention::Solo, &here.mailbox, |thread| receive(here, thread));
 }
 
@@ -257,22 +254,18 @@ pub(crate) fn assert_may_block() {
 /// Returns true if another thread of this CPU is ready.
 #[inline(always)]
 pub(crate) fn others_are_ready() -> bool {
-    let _guard = InterruptGuard::new();
-    let here = cpu::this();
-    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
-    // use.
-    !here.mailbox.is_empty() || !unsafe { here.run_queue.get() }.is_empty()
+    let guard = InterruptGuard::new();
+    let here = guard.here();
+    !here.mailbox.is_empty() || !here.run_queue().is_empty()
 }
 
 /// Lets the other ready threads of this CPU run first.
 #[inline]
 pub(crate) fn yield_now() {
-    let _guard = InterruptGuard::new();
-    let here = cpu::this();
-    take_mail(here);
-    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
-    // use.
-    let queue = unsafe { here.run_queue.get() };
+    let guard = InterruptGuard::new();
+    let here = guard.here();
+    take_mail(&here);
+    let queue = here.run_queue();
     if queue.is_empty() {
         return;
     }
@@ -285,8 +278,9 @@ pub(crate) fn yield_now() {
 
 /// Makes the interrupted thread yield. Runs on that thread's own stack with interrupts off.
 pub(crate) fn preempt() {
-    let here = cpu::this();
-    if is_idle(here, Core::current()) {
+    // SAFETY: interrupts are off where a thread is preempted, until the switch.
+    let here = unsafe { Here::assume() };
+    if is_idle(&here, Core::current()) {
         return;
     }
     // Only a program's threads use floating-point and vector state that must survive the switch.
@@ -307,17 +301,16 @@ pub(crate) fn preempt() {
 
 /// Yields or migrates. Runs on the thread's own stack with interrupts off.
 extern "C" fn give_way(_: usize) {
-    let here = cpu::this();
+    // SAFETY: interrupts are off where a thread is preempted, until the switch.
+    let here = unsafe { Here::assume() };
     if thread::running().shall_move() {
         return move_away(here);
     }
     here.counters.preemptions.add(1);
-    take_mail(here);
+    take_mail(&here);
     let current = thread::running();
     current.set_state(State::Ready);
-    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
-    // use.
-    unsafe { here.run_queue.get() }.push(current);
+    here.run_queue().push(current);
     let was_displaced = here.displaced.load(Ordering::Relaxed);
     here.displaced.store(false, Ordering::Relaxed);
     let left_at = Core::cycles();
@@ -332,16 +325,16 @@ extern "C" fn give_way(_: usize) {
 
 /// Migrates the calling thread if it has another target CPU.
 pub(crate) fn move_if_told() {
-    let _guard = InterruptGuard::new();
+    let guard = InterruptGuard::new();
     assert_may_block();
     if thread::running().shall_move() {
-        move_away(cpu::this());
+        move_away(guard.here());
     }
 }
 
 /// Suspends the running thread and hands it over. The hand-over runs on the scheduler's stack,
 /// because once the thread is in the other CPU's mailbox, that CPU may run it on its own stack.
-fn move_away(here: &'static Cpu) {
+fn move_away(here: Here<'_>) {
     let current = thread::running();
     let stack_top = here.scheduler_stack_top.load(Ordering::Relaxed);
     // SAFETY: `current` runs on this CPU; the scheduler's stack is used only with interrupts off
@@ -358,12 +351,13 @@ fn move_away(here: &'static Cpu) {
 
 /// The rest of [`move_away`], on the scheduler's stack.
 extern "C" fn move_suspended(thread: usize) -> ! {
-    let here = cpu::this();
+    // SAFETY: interrupts are off on the scheduler's stack.
+    let here = unsafe { Here::assume() };
     // SAFETY: the argument is the thread that `move_away` suspended, which no other CPU can have
     // yet.
     let thread = unsafe { &*(thread as *const Thread) };
-    account(here, thread);
-    hand_over(here, thread);
+    account(&here, thread);
+    hand_over(&here, thread);
     resume_next(here)
 }
 
@@ -371,7 +365,8 @@ extern "C" fn move_suspended(thread: usize) -> ! {
 /// happens on the scheduler's stack.
 pub(crate) fn exit() -> ! {
     Core::disable_interrupts();
-    let here = cpu::this();
+    // SAFETY: interrupts were turned off above.
+    let here = unsafe { Here::assume() };
     assert!(!here.in_interrupt.load(Ordering::Relaxed), "a thread's exit in an interrupt handler, where there is none");
     let current = thread::running();
     let stack_top = here.scheduler_stack_top.load(Ordering::Relaxed);
@@ -390,19 +385,20 @@ pub(crate) fn exit() -> ! {
 
 /// The rest of [`exit`], on the scheduler's stack.
 extern "C" fn exit_suspended(thread: usize) -> ! {
-    let here = cpu::this();
+    // SAFETY: interrupts are off on the scheduler's stack.
+    let here = unsafe { Here::assume() };
     // SAFETY: the argument is the thread that `exit` suspended; it cannot be freed before `finish`
     // releases its reference.
     let thread = unsafe { &*(thread as *const Thread) };
-    account(here, thread);
+    account(&here, thread);
     thread.finish();
     resume_next(here)
 }
 
 /// Resumes the next thread from the scheduler's stack, which it abandons.
-fn resume_next(here: &'static Cpu) -> ! {
-    let next = next_thread(here, core::ptr::null());
-    note_if_alone(here);
+fn resume_next(here: Here<'_>) -> ! {
+    let next = next_thread(&here, core::ptr::null());
+    note_if_alone(&here);
     next.set_state(State::Running);
     trace::event(Kind::Switch, next.id(), 0);
     Core::set_current(core::ptr::from_ref(next) as usize);
@@ -435,11 +431,9 @@ pub fn set_idle(idle: Idle) {
 
 /// Takes interrupts and polls the mailbox until there is a thread to run. Interrupts are off on
 /// entry and on return.
-fn poll(here: &Cpu) {
+fn poll(here: &Here<'_>) {
     here.attention.publish(Attention::Polling);
-    // SAFETY: the run queue is this CPU's own, interrupts are off here, and no reference outlives
-    // the check.
-    while unsafe { here.run_queue.get() }.is_empty() {
+    while here.run_queue().is_empty() {
         Core::enable_interrupts();
         // STI delays interrupts by one instruction, and QEMU's emulator extends that over a spin
         // hint (STI, PAUSE, CLI), so this load stands in between.
@@ -455,14 +449,14 @@ fn poll(here: &Cpu) {
 /// The idle thread's body: waits until there is a thread to run. Interrupts are off on entry.
 pub(crate) fn idle() -> ! {
     loop {
-        let here = cpu::this();
-        take_mail(here);
-        // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is
-        // in use.
-        if unsafe { here.run_queue.get() }.is_empty() {
+        // SAFETY: interrupts are off in the idle thread but where it waits for one, and it stays on its
+        // CPU.
+        let here = unsafe { Here::assume() };
+        take_mail(&here);
+        if here.run_queue().is_empty() {
             let polls = IDLE_POLLS.load(Ordering::Relaxed);
             if polls {
-                poll(here);
+                poll(&here);
             } else {
                 here.attention.publish(Attention::Asleep);
                 // The look comes after the publication and writes to the mailbox, so that either it
@@ -475,7 +469,7 @@ pub(crate) fn idle() -> ! {
             let awake = if ticking { Attention::Ticking } else { Attention::Solo };
             // A pusher that still saw `Polling` sent no interrupt, so its mail is taken here.
             if polls {
-                here.attention.publish_and_take(awake, &here.mailbox, |thread| receive(here, thread));
+                here.attention.publish_and_take(awake, &here.mailbox, |thread| receive(&here, thread));
             } else {
                 // A pusher that saw `Asleep` has sent an interrupt, and the top of the loop takes
                 // its mail.
@@ -486,20 +480,18 @@ pub(crate) fn idle() -> ! {
         let before = here.switched_at.load(Ordering::Relaxed);
         here.counters.idle_cycles.add(Core::cycles().wrapping_sub(before));
         let idle = thread::running();
-        let next = next_thread(here, idle);
+        let next = next_thread(&here, idle);
         if core::ptr::eq(next, idle) {
             continue; // Every ready thread had to migrate.
         }
         // Threads that became ready while the idle thread was running armed no tick.
-        // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is
-        // in use.
-        let others_ready = !unsafe { here.run_queue.get() }.is_empty();
+        let others_ready = !here.run_queue().is_empty();
         if others_ready && !here.tick_armed.load(Ordering::Relaxed) {
-            arm_tick(here);
+            arm_tick(&here);
         }
-        note_if_alone(here);
+        note_if_alone(&here);
         idle.set_state(State::Ready);
-        switch_to(here, idle, next);
+        switch_to(&here, idle, next);
     }
 }
 
@@ -508,17 +500,14 @@ pub(crate) fn idle() -> ! {
 /// when it resumes it runs undisturbed for as long as it waited, at most one quantum. Where several
 /// threads already take turns, the woken one waits for its turn.
 pub(crate) fn reschedule_interrupt(_: usize) {
-    let here = cpu::this();
-    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
-    // use.
-    let was_alone = unsafe { here.run_queue.get() }.is_empty();
-    empty_mailbox(here);
-    // SAFETY: the run queue is this CPU's own, interrupts are off, and `empty_mailbox` kept no
-    // reference.
-    let has_company = !unsafe { here.run_queue.get() }.is_empty();
+    // SAFETY: interrupts are off in their handlers.
+    let here = unsafe { Here::assume() };
+    let was_alone = here.run_queue().is_empty();
+    empty_mailbox(&here);
+    let has_company = !here.run_queue().is_empty();
     if was_alone
         && has_company
-        && !is_idle(here, Core::current())
+        && !is_idle(&here, Core::current())
         && Core::cycles() >= here.undisturbed_until.load(Ordering::Relaxed)
     {
         here.displaced.store(true, Ordering::Relaxed);
@@ -530,7 +519,7 @@ pub(crate) fn reschedule_interrupt(_: usize) {
 }
 
 #[cold]
-fn arm_tick(here: &Cpu) {
+fn arm_tick(here: &Here<'_>) {
     here.tick_armed.store(true, Ordering::Relaxed);
     here.switches_at_tick.store(here.counters.switches.read(), Ordering::Relaxed);
     here.attention.publish(Attention::Ticking);
@@ -540,22 +529,19 @@ fn arm_tick(here: &Cpu) {
 
 /// Ends a quantum, in the timer interrupt.
 pub(crate) fn tick(_: usize) {
-    let here = cpu::this();
+    // SAFETY: interrupts are off in their handlers.
+    let here = unsafe { Here::assume() };
     here.tick_armed.store(false, Ordering::Relaxed);
-    take_mail(here);
-    // SAFETY: the run queue is this CPU's own and interrupts are off, so no other reference is in
-    // use.
-    let mut others_ready = !unsafe { here.run_queue.get() }.is_empty();
+    take_mail(&here);
+    let mut others_ready = !here.run_queue().is_empty();
     if !others_ready {
-        become_solo(here);
-        // SAFETY: the run queue is this CPU's own, interrupts are off, and `become_solo` kept no
-        // reference.
-        others_ready = !unsafe { here.run_queue.get() }.is_empty();
+        become_solo(&here);
+        others_ready = !here.run_queue().is_empty();
     }
-    if others_ready && !is_idle(here, Core::current()) {
+    if others_ready && !is_idle(&here, Core::current()) {
         let same_thread = here.switches_at_tick.load(Ordering::Relaxed) == here.counters.switches.read();
         if !here.tick_armed.load(Ordering::Relaxed) {
-            arm_tick(here);
+            arm_tick(&here);
         }
         if same_thread {
             // The flag may be stale: the thread told to yield may have ended or migrated instead.

@@ -14,7 +14,7 @@ use intrusive_collections::LinkedListLink;
 use super::owner::{self, Owner};
 use super::{Exit, NAME_LIMIT, NoSuchCpu, State, Thread, local, stock::Stock, time_out};
 use crate::arch::*;
-use crate::cpu::{self, Cpu};
+use crate::cpu::{self, Cpu, Here};
 use crate::fiber::Ring;
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::stack::{DEFAULT_SIZE, Stack};
@@ -129,7 +129,7 @@ impl<'a> Builder<'a> {
             None => here,
             Some(index) => cpu::get(index).ok_or(SpawnError::NoSuchCpu(NoSuchCpu(index)))?,
         };
-        let thread = match self.take_dead(here) {
+        let thread = match self.take_dead(&interrupts.here()) {
             Some(thread) => thread,
             None => self.allocate(&interrupts)?,
         };
@@ -162,13 +162,11 @@ impl<'a> Builder<'a> {
 
     /// Takes a dead thread from this CPU's stock if its stack is large enough.
     #[inline(always)]
-    fn take_dead(&self, here: &Cpu) -> Option<&'static Thread> {
+    fn take_dead(&self, here: &Here<'_>) -> Option<&'static Thread> {
         if self.stack_size > DEFAULT_SIZE {
             return None;
         }
-        // SAFETY: the stock is this CPU's own and interrupts are off, so no other reference is in
-        // use.
-        unsafe { here.stock.get() }.take()
+        here.stock().take()
     }
 
     /// Allocates a thread with a new stack. When memory runs out, reclaims what dead threads and
@@ -191,10 +189,8 @@ impl<'a> Builder<'a> {
 /// Frees the dead threads kept on this CPU; their stacks join the freed stacks.
 pub fn empty_stock() {
     loop {
-        let _guard = InterruptGuard::new();
-        // SAFETY: the stock is this CPU's own and interrupts are off, so no other reference is in
-        // use.
-        match unsafe { cpu::this().stock.get() }.take() {
+        let guard = InterruptGuard::new();
+        match guard.here().stock().take() {
             Some(thread) => thread.deallocate(),
             None => return,
         }
@@ -366,10 +362,8 @@ pub(crate) fn release_reference(thread: &'static Thread) {
     if thread.references.fetch_sub(1, Ordering::AcqRel) != 1 {
         return;
     }
-    let _guard = InterruptGuard::new();
-    // SAFETY: the stock is this CPU's own and the guard keeps interrupts off, so no other reference
-    // is in use.
-    let kept = thread.stack().size() == DEFAULT_SIZE && unsafe { cpu::this().stock.get() }.put(thread);
+    let guard = InterruptGuard::new();
+    let kept = thread.stack().size() == DEFAULT_SIZE && guard.here().stock().put(thread);
     if !kept {
         thread.deallocate();
     }
