@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use bench::Format;
-use console::{Command, CommandError, CommandResult, Context, Needs};
+use console::{Command, CommandError, CommandResult, Context, Needs, Person};
 
 /// The command `bench`.
 pub const BENCH: Command = Command {
@@ -29,7 +29,8 @@ fn bench(context: &mut Context<'_>) -> CommandResult {
             name => names.push(name),
         }
     }
-    let interrupted = console::session::interrupted;
+    let person = context.person;
+    let interrupted = &|| person.is_some_and(Person::is_interrupted);
     let result = match names[..] {
         ["list"] if format == Format::Json => {
             return Err(CommandError::usage("`bench list` is for people; `bench --json` has all names"));

@@ -86,7 +86,7 @@ struct Contest<L> {
     running: AtomicUsize,
 }
 
-fn contend<L: Counting>(setting: &Setting, contenders: usize) -> Outcome {
+fn contend<L: Counting>(setting: &Setting<'_>, contenders: usize) -> Outcome {
     let contest = Arc::new(Contest { lock: L::new(), stop: AtomicBool::new(false), running: AtomicUsize::new(0) });
     let mut others: Vec<JoinHandle<u64>> = Vec::new();
     let mut result: Result<(), String> = Ok(());

@@ -76,7 +76,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
 ];
 
 /// Signals a waiter on `cpu`; `give_way` lets the waiter run if it shares our CPU.
-fn event_on(setting: &Setting, cpu: usize, give_way: fn()) -> Outcome {
+fn event_on(setting: &Setting<'_>, cpu: usize, give_way: fn()) -> Outcome {
     static SIGNAL: Event = Event::new();
     static WOKEN_AT: AtomicU64 = AtomicU64::new(0);
     static STOP: AtomicBool = AtomicBool::new(false);
@@ -106,14 +106,14 @@ fn event_on(setting: &Setting, cpu: usize, give_way: fn()) -> Outcome {
     result.and(ended).map(|()| samples)
 }
 
-fn event_busy_cpu(setting: &Setting) -> Outcome {
+fn event_busy_cpu(setting: &Setting<'_>) -> Outcome {
     let spinners = Spinners::start(core::iter::once(cpu_after(1)))?;
     let samples = event_on(setting, cpu_after(1), || ());
     drop(spinners);
     samples
 }
 
-fn condition(setting: &Setting, cpu: usize, give_way: fn()) -> Outcome {
+fn condition(setting: &Setting<'_>, cpu: usize, give_way: fn()) -> Outcome {
     static ROUND: Mutex<(usize, bool)> = Mutex::new((0, false));
     static CHANGED: Condition = Condition::new();
     static WOKEN_AT: AtomicU64 = AtomicU64::new(0);
@@ -162,7 +162,7 @@ struct Audience {
     stop: AtomicBool,
 }
 
-fn broadcast(setting: &Setting) -> Outcome {
+fn broadcast(setting: &Setting<'_>) -> Outcome {
     broadcast_into(setting.samples()?)
 }
 
@@ -212,7 +212,7 @@ pub fn broadcast_into(mut samples: Samples) -> Outcome {
     result.and(ended).map(|()| samples)
 }
 
-fn semaphores(setting: &Setting) -> Outcome {
+fn semaphores(setting: &Setting<'_>) -> Outcome {
     static PING: Semaphore = Semaphore::new(0);
     static PONG: Semaphore = Semaphore::new(0);
     static STOP: AtomicBool = AtomicBool::new(false);
@@ -249,7 +249,7 @@ fn semaphores(setting: &Setting) -> Outcome {
 /// The message that ends the partner thread.
 const END: u64 = u64::MAX;
 
-fn ping_pong(setting: &Setting, cpu: usize) -> Outcome {
+fn ping_pong(setting: &Setting<'_>, cpu: usize) -> Outcome {
     let there = Arc::new(Channel::new(1).map_err(text)?);
     let back = Arc::new(Channel::new(1).map_err(text)?);
     let (theirs, ours) = (there.clone(), back.clone());
@@ -279,7 +279,7 @@ fn ping_pong(setting: &Setting, cpu: usize) -> Outcome {
 /// Number of messages in a stream.
 const STREAM: u64 = 64;
 
-fn stream(setting: &Setting) -> Outcome {
+fn stream(setting: &Setting<'_>) -> Outcome {
     let messages = Arc::new(Channel::new(STREAM as usize).map_err(text)?);
     let sums = Arc::new(Channel::new(1).map_err(text)?);
     let (theirs, ours) = (messages.clone(), sums.clone());

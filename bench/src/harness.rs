@@ -30,13 +30,16 @@ pub fn deadline() -> Deadline {
     Deadline::after(if is_hollow() { Duration::from_millis(50) } else { Duration::from_secs(5) })
 }
 
+/// Tells whether the user has interrupted the run.
+pub type Interrupted<'a> = dyn Fn() -> bool + Sync + 'a;
+
 /// A benchmark's environment.
 #[derive(Clone, Copy)]
-pub struct Setting {
+pub struct Setting<'a> {
     /// The time counter.
     pub counter: Counter,
     /// Returns true once the user has interrupted the run.
-    pub interrupted: fn() -> bool,
+    pub interrupted: &'a Interrupted<'a>,
 }
 
 /// A benchmark's result: its samples, or the reason for having none.
@@ -68,9 +71,9 @@ pub fn work<R>(operation: impl FnOnce() -> R) -> Option<R> {
     if is_hollow() { None } else { Some(operation()) }
 }
 
-impl Setting {
+impl<'a> Setting<'a> {
     /// Creates a setting, after examining the machine's counter.
-    pub fn new(interrupted: fn() -> bool) -> Self {
+    pub fn new(interrupted: &'a Interrupted<'a>) -> Self {
         Self { counter: Counter::examine(cycles, cycles), interrupted }
     }
 

@@ -43,7 +43,7 @@ pub fn leave_work_out(left_out: bool) {
     harness::HOLLOW.store(left_out, Ordering::Relaxed);
 }
 
-pub use harness::{Outcome, Setting};
+pub use harness::{Interrupted, Outcome, Setting};
 pub use output::Format;
 pub use scale::{FEWEST_THREADS, run as scale};
 
@@ -56,7 +56,7 @@ pub struct Benchmark {
     /// The number of CPUs the benchmark needs.
     pub cpus: usize,
     /// The function that runs the benchmark.
-    pub run: fn(&Setting) -> Outcome,
+    pub run: fn(&Setting<'_>) -> Outcome,
 }
 
 /// Returns all benchmarks that apply to this architecture.
@@ -110,7 +110,7 @@ impl From<fmt::Error> for BenchError {
 }
 
 /// Returns the description of the machine that accompanies figures.
-pub fn meta(setting: &Setting) -> Meta {
+pub fn meta(setting: &Setting<'_>) -> Meta {
     let mut cpu = String::new();
     let _ = Core::processor_name(&mut cpu);
     Meta {
@@ -137,7 +137,12 @@ fn is_wanted(name: &str, wanted: &[&str]) -> bool {
 ///
 /// # Errors
 /// See [`BenchError`].
-pub fn run(names: &[&str], format: Format, interrupted: fn() -> bool, out: &mut dyn Write) -> Result<(), BenchError> {
+pub fn run(
+    names: &[&str],
+    format: Format,
+    interrupted: &Interrupted<'_>,
+    out: &mut dyn Write,
+) -> Result<(), BenchError> {
     if let Some(unknown) = names.iter().find(|name| !all().any(|benchmark| benchmark.name.starts_with(**name))) {
         return Err(BenchError::Unknown((*unknown).into()));
     }

@@ -35,11 +35,11 @@ pub const BENCHMARKS: &[Benchmark] = &[
     },
 ];
 
-fn empty(setting: &Setting) -> Outcome {
+fn empty(setting: &Setting<'_>) -> Outcome {
     setting.repeat_blindly(|| ())
 }
 
-fn mutex(setting: &Setting) -> Outcome {
+fn mutex(setting: &Setting<'_>) -> Outcome {
     static COUNT: Mutex<usize> = Mutex::new(0);
     *COUNT.lock() = 0;
     let samples = setting.repeat_blindly(|| *COUNT.lock() += 1)?;
@@ -47,7 +47,7 @@ fn mutex(setting: &Setting) -> Outcome {
     Ok(samples)
 }
 
-fn spinlock(setting: &Setting) -> Outcome {
+fn spinlock(setting: &Setting<'_>) -> Outcome {
     static COUNT: SpinLock<usize> = SpinLock::new(0);
     *COUNT.lock() = 0;
     let samples = setting.repeat_blindly(|| *COUNT.lock() += 1)?;
@@ -56,7 +56,7 @@ fn spinlock(setting: &Setting) -> Outcome {
 }
 
 /// Takes from one semaphore and gives to another, so that both effects can be checked afterwards.
-fn semaphore(setting: &Setting) -> Outcome {
+fn semaphore(setting: &Setting<'_>) -> Outcome {
     static FROM: Semaphore = Semaphore::new(u32::MAX / 2);
     static TO: Semaphore = Semaphore::new(0);
     let before = (FROM.value(), TO.value());
@@ -69,7 +69,7 @@ fn semaphore(setting: &Setting) -> Outcome {
     Ok(samples)
 }
 
-fn interrupt(setting: &Setting) -> Outcome {
+fn interrupt(setting: &Setting<'_>) -> Outcome {
     let before = kernel::interrupts::count_here(Traps::SELF_VECTOR);
     let samples = setting.repeat_blindly(Traps::interrupt_self)?;
     let taken = kernel::interrupts::count_here(Traps::SELF_VECTOR) - before;
@@ -77,7 +77,7 @@ fn interrupt(setting: &Setting) -> Outcome {
     Ok(samples)
 }
 
-fn system_call(setting: &Setting) -> Outcome {
+fn system_call(setting: &Setting<'_>) -> Outcome {
     // Linux's error for an unknown system call.
     const UNKNOWN: isize = -38;
     setting.repeat(|| Core::system_call(black_box(0)), |result| result == UNKNOWN)
@@ -90,7 +90,7 @@ fn timer() -> Result<Timer, alloc::string::String> {
 
 const LONG: Duration = Duration::from_secs(10);
 
-fn timer_set(setting: &Setting) -> Outcome {
+fn timer_set(setting: &Setting<'_>) -> Outcome {
     let mut timer = timer()?;
     let mut samples = setting.samples()?;
     while !samples.is_complete() {
@@ -103,7 +103,7 @@ fn timer_set(setting: &Setting) -> Outcome {
     Ok(samples)
 }
 
-fn timer_cancel(setting: &Setting) -> Outcome {
+fn timer_cancel(setting: &Setting<'_>) -> Outcome {
     let mut timer = timer()?;
     let mut samples = setting.samples()?;
     while !samples.is_complete() {
@@ -125,7 +125,7 @@ struct Lateness {
 // and never allocates.
 unsafe impl kernel::wait::InterruptSafe for Lateness {}
 
-fn timer_lateness(setting: &Setting) -> Outcome {
+fn timer_lateness(setting: &Setting<'_>) -> Outcome {
     static LATENESS: Lateness = Lateness { at: AtomicU64::new(0), done: Event::new() };
     let mut timer = Timer::new(&LATENESS, |lateness: &Lateness| {
         lateness.at.store(cycles(), Ordering::Relaxed);

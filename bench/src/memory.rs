@@ -51,7 +51,7 @@ fn layout(size: usize) -> Result<Layout, String> {
     Layout::from_size_align(black_box(size), 16).map_err(text)
 }
 
-fn allocate(setting: &Setting, size: usize) -> Outcome {
+fn allocate(setting: &Setting<'_>, size: usize) -> Outcome {
     let layout = layout(size)?;
     let operation = || {
         let at = memory::allocate(layout, Placement::Near).ok()?;
@@ -65,7 +65,7 @@ fn allocate(setting: &Setting, size: usize) -> Outcome {
 
 /// Allocates on one CPU and frees on another, with one thread that migrates between them; the
 /// migrations are not timed.
-fn allocate_remotely(setting: &Setting, size: usize) -> Outcome {
+fn allocate_remotely(setting: &Setting<'_>, size: usize) -> Outcome {
     let (home, other) = (cpu_after(0), cpu_after(1));
     let layout = layout(size)?;
     let overhead = setting.counter.overhead;
@@ -108,7 +108,7 @@ fn is_usable(page: &Stack) -> bool {
     }
 }
 
-fn page_map(setting: &Setting) -> Outcome {
+fn page_map(setting: &Setting<'_>) -> Outcome {
     let mut samples = setting.samples()?;
     while !samples.is_complete() {
         stack::reclaim(Keep::None);
@@ -126,7 +126,7 @@ fn page_map(setting: &Setting) -> Outcome {
 }
 
 /// Times an unmap with threads running on all other CPUs, whose TLBs must be flushed.
-fn page_unmap(setting: &Setting) -> Outcome {
+fn page_unmap(setting: &Setting<'_>) -> Outcome {
     let _spinners = Spinners::start(other_cpus())?;
     let mut samples = setting.samples()?;
     stack::reclaim(Keep::None);
@@ -151,7 +151,7 @@ fn block(byte: u8) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn copy(setting: &Setting) -> Outcome {
+fn copy(setting: &Setting<'_>) -> Outcome {
     let (mut from, mut to) = (block(0)?, block(0)?);
     let mut samples = setting.samples()?;
     let mut round = 0u8;
@@ -167,7 +167,7 @@ fn copy(setting: &Setting) -> Outcome {
     Ok(samples)
 }
 
-fn fill(setting: &Setting) -> Outcome {
+fn fill(setting: &Setting<'_>) -> Outcome {
     let mut bytes = block(0)?;
     let mut samples = setting.samples()?;
     let mut round = 0u8;

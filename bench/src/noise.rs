@@ -21,7 +21,7 @@ const PIECE: Duration = Duration::from_millis(1);
 /// Number of pieces.
 const PIECES: usize = 10_000;
 
-fn noise(setting: &Setting) -> Outcome {
+fn noise(setting: &Setting<'_>) -> Outcome {
     let rounds = rounds_of(ns_to_cycles(PIECE.as_nanos() as u64), cycles);
     let mut samples = setting.samples_of(PIECES)?;
     while !samples.is_complete() {

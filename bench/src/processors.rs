@@ -53,7 +53,7 @@ struct Arrivals {
 // SAFETY: the fields are atomics, whose operations neither lock nor allocate.
 unsafe impl kernel::wait::InterruptSafe for Arrivals {}
 
-fn ipi(setting: &Setting, until: Until) -> Outcome {
+fn ipi(setting: &Setting<'_>, until: Until) -> Outcome {
     static ARRIVALS: Arrivals = Arrivals { number: AtomicUsize::new(0), last_at: AtomicU64::new(0) };
     ARRIVALS.number.store(0, Ordering::Relaxed);
     let vector = match until {
@@ -71,7 +71,7 @@ fn ipi(setting: &Setting, until: Until) -> Outcome {
     result
 }
 
-fn measure_ipi(setting: &Setting, until: Until, vector: u8, arrivals: &Arrivals) -> Outcome {
+fn measure_ipi(setting: &Setting<'_>, until: Until, vector: u8, arrivals: &Arrivals) -> Outcome {
     let _spinners = Spinners::start(other_cpus())?;
     let target = cpu_after(1);
     let answers = if until == Until::AllAnswered { cpu::count() - 1 } else { 1 };
@@ -94,7 +94,7 @@ fn measure_ipi(setting: &Setting, until: Until, vector: u8, arrivals: &Arrivals)
     Ok(samples)
 }
 
-fn remote_call(setting: &Setting) -> Outcome {
+fn remote_call(setting: &Setting<'_>) -> Outcome {
     static RAN: AtomicUsize = AtomicUsize::new(0);
     RAN.store(0, Ordering::Relaxed);
     let _spinners = Spinners::start(core::iter::once(cpu_after(1)))?;
@@ -113,7 +113,7 @@ fn remote_call(setting: &Setting) -> Outcome {
 /// Barriers per sample: the last to arrive passes at once, and it is not always the same CPU.
 const BARRIERS: usize = 16;
 
-fn barrier(setting: &Setting) -> Outcome {
+fn barrier(setting: &Setting<'_>) -> Outcome {
     let collective = Arc::new(Collective::new(cpu::count()).map_err(text)?);
     let mut samples = setting.samples()?;
     let rounds = samples.rounds() * BARRIERS;

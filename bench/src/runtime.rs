@@ -27,7 +27,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "trace_event", about: "an event recorded by the tracer", cpus: 1, run: trace_event },
 ];
 
-fn fiber_switch(setting: &Setting) -> Outcome {
+fn fiber_switch(setting: &Setting<'_>) -> Outcome {
     static LEFT_AT: AtomicU64 = AtomicU64::new(0);
     static STOP: AtomicBool = AtomicBool::new(false);
     STOP.store(false, Ordering::Relaxed);
@@ -56,7 +56,7 @@ fn fiber_switch(setting: &Setting) -> Outcome {
     Ok(samples)
 }
 
-fn fiber_create_run(setting: &Setting) -> Outcome {
+fn fiber_create_run(setting: &Setting<'_>) -> Outcome {
     let fibers = Fibers::of_this_thread().ok_or("not a thread")?;
     let mut number = 0usize;
     let samples = setting.repeat(
@@ -106,7 +106,7 @@ fn link(chain: &'static Chain, queued_at: u64, began_at: u64) {
     if complete { chain.done.signal() } else { queue_link(chain) }
 }
 
-fn task(setting: &Setting) -> Outcome {
+fn task(setting: &Setting<'_>) -> Outcome {
     let pool = Pool::new().map_err(text)?;
     let state = SpinLock::new(Some(setting.samples()?));
     let chain = Chain { pool, cpu: cpu::this_index(), state, done: Event::new() };
@@ -122,7 +122,7 @@ fn task(setting: &Setting) -> Outcome {
     samples.filter(Samples::is_complete).ok_or_else(|| "the chain of tasks broke".into())
 }
 
-fn trace_event(setting: &Setting) -> Outcome {
+fn trace_event(setting: &Setting<'_>) -> Outcome {
     let was_on = trace::is_on();
     trace::start().map_err(text)?;
     let interrupts = InterruptGuard::new();

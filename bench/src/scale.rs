@@ -20,6 +20,7 @@ use kernel::thread::{self, Builder, JoinHandle};
 use kernel::wait::{Event, Semaphore};
 use report::{Row, Samples};
 
+use crate::harness::Interrupted;
 use crate::harness::{Outcome, Setting, check, cpu_after, cycles, deadline, finish, text, wait_until_blocked};
 use crate::output::Rows;
 use crate::{Alone, BenchError, Format, events, meta};
@@ -110,16 +111,16 @@ impl Drop for Crowd {
 }
 
 /// Returns the divisor for a duration of all CPUs together.
-fn sharers(setting: &Setting) -> u64 {
+fn sharers(setting: &Setting<'_>) -> u64 {
     if setting.counter.counts_instructions { cpu::count() as u64 } else { 1 }
 }
 
-fn samples(setting: &Setting) -> Outcome {
+fn samples(setting: &Setting<'_>) -> Outcome {
     Samples::with_warm_up(setting.counter, ROUNDS, 1).ok_or_else(|| "out of memory for the samples".into())
 }
 
 /// Runs an operation on all CPUs at once.
-fn on_all_cpus(setting: &Setting, run: fn(&State) -> bool) -> Outcome {
+fn on_all_cpus(setting: &Setting<'_>, run: fn(&State) -> bool) -> Outcome {
     let mut samples = samples(setting)?;
     while !samples.is_complete() {
         let start = Arc::new(Event::new());
@@ -172,7 +173,7 @@ fn worker(cpu: usize, run: fn(&State) -> bool, start: &Arc<Event>, done: &Arc<Se
 }
 
 /// Times a barrier of all CPUs.
-fn barrier(setting: &Setting) -> Outcome {
+fn barrier(setting: &Setting<'_>) -> Outcome {
     let cpus = cpu::count();
     let mut samples = samples(setting)?;
     while !samples.is_complete() {
@@ -200,7 +201,7 @@ fn barrier(setting: &Setting) -> Outcome {
 }
 
 /// Times a broadcast to a waiter on every CPU, until all have run.
-fn broadcast(setting: &Setting) -> Outcome {
+fn broadcast(setting: &Setting<'_>) -> Outcome {
     let samples = Samples::with_warm_up(setting.counter, BROADCASTS, 1).ok_or("out of memory for the samples")?;
     Ok(events::broadcast_into(samples)?.divided_by(sharers(setting)))
 }
@@ -210,7 +211,7 @@ fn broadcast(setting: &Setting) -> Outcome {
 ///
 /// # Errors
 /// See [`BenchError`].
-pub fn run(most: usize, format: Format, interrupted: fn() -> bool, out: &mut dyn Write) -> Result<(), BenchError> {
+pub fn run(most: usize, format: Format, interrupted: &Interrupted<'_>, out: &mut dyn Write) -> Result<(), BenchError> {
     let _alone = Alone::claim()?;
     let setting = Setting::new(interrupted);
     let meta = meta(&setting);

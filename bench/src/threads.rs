@@ -57,7 +57,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "migration_round_trip", about: "thread to another CPU and back", cpus: 2, run: migrate },
 ];
 
-fn spawn(setting: &Setting) -> Outcome {
+fn spawn(setting: &Setting<'_>) -> Outcome {
     static RAN: AtomicUsize = AtomicUsize::new(0);
     RAN.store(0, Ordering::Relaxed);
     let mut samples = setting.samples()?;
@@ -83,7 +83,7 @@ fn forget_threads() {
     kernel::memory::flush_this_cpus_caches();
 }
 
-fn first_instruction(setting: &Setting, prepare: fn()) -> Outcome {
+fn first_instruction(setting: &Setting<'_>, prepare: fn()) -> Outcome {
     let mut samples = setting.samples()?;
     while !samples.is_complete() {
         prepare();
@@ -94,7 +94,7 @@ fn first_instruction(setting: &Setting, prepare: fn()) -> Outcome {
     Ok(samples)
 }
 
-fn create_join(setting: &Setting, steps: usize) -> Outcome {
+fn create_join(setting: &Setting<'_>, steps: usize) -> Outcome {
     let target = cpu_after(steps);
     setting.repeat(
         || Builder::new("bench").cpu(target).spawn(cpu::this_index).map(thread::JoinHandle::join),
@@ -102,7 +102,7 @@ fn create_join(setting: &Setting, steps: usize) -> Outcome {
     )
 }
 
-fn exit(setting: &Setting) -> Outcome {
+fn exit(setting: &Setting<'_>) -> Outcome {
     let mut samples = setting.samples()?;
     while !samples.is_complete() {
         let handle = thread::spawn("bench", cycles).map_err(text)?;
@@ -128,7 +128,7 @@ fn yield_with_vectors() {
 
 /// Times switches between two threads on one CPU.
 #[inline(always)]
-fn switch(setting: &Setting, yield_now: impl Fn() + Copy + Send + 'static) -> Outcome {
+fn switch(setting: &Setting<'_>, yield_now: impl Fn() + Copy + Send + 'static) -> Outcome {
     static LEFT_AT: AtomicU64 = AtomicU64::new(0);
     static STOP: AtomicBool = AtomicBool::new(false);
     STOP.store(false, Ordering::Relaxed);
@@ -155,11 +155,11 @@ fn switch(setting: &Setting, yield_now: impl Fn() + Copy + Send + 'static) -> Ou
     Ok(samples)
 }
 
-fn yield_alone(setting: &Setting) -> Outcome {
+fn yield_alone(setting: &Setting<'_>) -> Outcome {
     setting.repeat_blindly(thread::yield_now)
 }
 
-fn migrate(setting: &Setting) -> Outcome {
+fn migrate(setting: &Setting<'_>) -> Outcome {
     let (home, other) = (cpu_after(0), cpu_after(1));
     let samples = setting.repeat(
         || {

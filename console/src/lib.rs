@@ -26,3 +26,4 @@ pub mod state;
 pub use commands::{Command, CommandError, CommandResult, Context, Needs};
 pub use execute::{execute_running, execute_stopped, needs_of};
 pub use shell::run;
+pub use view::Person;

@@ -31,7 +31,7 @@ impl Catalog {
 }
 
 /// The person at a session's keys.
-pub trait Person {
+pub trait Person: Sync {
     /// Waits for a key and returns it.
     fn key(&self) -> u8;
     /// Returns true if Ctrl-C was typed since the command began. Long commands ask.
