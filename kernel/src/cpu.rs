@@ -70,6 +70,12 @@ impl Here<'static> {
 }
 
 impl Here<'_> {
+    /// The same proof by value, for the time of a call: an address would keep it in memory.
+    #[inline(always)]
+    pub(crate) fn reborrow(&self) -> Here<'_> {
+        Here { cpu: self.cpu, _interrupts_are_off: PhantomData }
+    }
+
     /// This CPU's run queue.
     #[inline(always)]
     pub(crate) fn run_queue(&self) -> &RunQueue {

@@ -125,6 +125,18 @@ pub fn encode(value: &impl Serialize) -> Result<Vec<u8>, postcard::Error> {
     postcard::to_allocvec_cobs(value)
 }
 
+impl Answer {
+    /// Encodes the answer as a frame. It is no generic function, so that it is compiled here, for
+    /// size.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    #[inline(never)]
+    pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        encode(self)
+    }
+}
+
 /// Decodes a frame, including its final zero byte. The decoding overwrites the frame.
 ///
 /// # Errors

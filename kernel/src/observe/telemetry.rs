@@ -6,7 +6,7 @@ mod latency;
 use alloc::vec::Vec;
 use core::time::Duration;
 use wire::snapshot::Snapshot;
-use wire::telemetry::{Answer, Changes, FRAME_END, MAGIC, Request, VERSION, decode, encode};
+use wire::telemetry::{Answer, Changes, FRAME_END, MAGIC, Request, VERSION, decode};
 
 use crate::arch::*;
 use crate::snapshot;
@@ -58,7 +58,7 @@ fn listen() {
         frame.push(FRAME_END);
         if let Ok(request) = decode::<Request>(&mut frame)
             && let Some(answer) = answer(request, &mut session)
-            && let Ok(bytes) = encode(&answer)
+            && let Ok(bytes) = answer.encode()
         {
             Platform::telemetry_write(&bytes);
         }

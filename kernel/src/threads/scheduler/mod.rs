@@ -53,7 +53,7 @@ fn enqueue(here: &Here<'_>, thread: &Thread) {
     thread.set_state(State::Ready);
     here.run_queue().push(thread);
     if !here.tick_armed.load(Ordering::Relaxed) && !is_idle(here, Core::current()) {
-        arm_tick(here);
+        arm_tick(here.reborrow());
     }
 }
 
@@ -172,7 +172,7 @@ fn next_thread(here: &Here<'_>, running: *const Thread) -> &'static Thread {
             // freed.
             return unsafe { &*here.idle.load(Ordering::Relaxed) };
         };
-        if !thread.shall_move() || stays(here, thread, running) {
+        if !thread.shall_move() || stays(here.reborrow(), thread, running) {
             return thread;
         }
     }
@@ -181,16 +181,16 @@ fn next_thread(here: &Here<'_>, running: *const Thread) -> &'static Thread {
 /// Hands over a thread that has to migrate and returns false; returns true if it is the running
 /// one, which stays.
 #[cold]
-fn stays(here: &Here<'_>, thread: &'static Thread, running: *const Thread) -> bool {
+fn stays(here: Here<'_>, thread: &'static Thread, running: *const Thread) -> bool {
     if core::ptr::eq(thread, running) {
         return true;
     }
-    hand_over(here, thread);
+    hand_over(here.reborrow(), thread);
     false
 }
 
 /// Sends a suspended thread of this CPU to its target CPU.
-fn hand_over(here: &Here<'_>, thread: &'static Thread) {
+fn hand_over(here: Here<'_>, thread: &'static Thread) {
     here.registry.lock().remove(thread);
     let to = thread.target_cpu.load(Ordering::Relaxed);
     thread.cpu.store(to, Ordering::SeqCst);
@@ -227,15 +227,15 @@ pub(crate) fn block() {
 #[inline(always)]
 fn note_if_alone(here: &Here<'_>) {
     if here.attention.is(Attention::Ticking) && here.run_queue().is_empty() {
-        become_solo(here);
+        become_solo(here.reborrow());
     }
 }
 
 /// Publishes [`Attention::Solo`] and takes the mail of pushers that still saw
 /// [`Attention::Ticking`] and sent no IPI.
 #[cold]
-fn become_solo(here: &Here<'_>) {
-    here.attention.publish_and_take(Attention::Solo, &here.mailbox, |thread| receive(here, thread));
+fn become_solo(here: Here<'_>) {
+    here.attention.publish_and_take(Attention::Solo, &here.mailbox, |thread| receive(&here, thread));
 }
 
 /// Asserts that the caller is a thread that can block.
@@ -357,7 +357,7 @@ extern "C" fn move_suspended(thread: usize) -> ! {
     // yet.
     let thread = unsafe { &*(thread as *const Thread) };
     account(&here, thread);
-    hand_over(&here, thread);
+    hand_over(here.reborrow(), thread);
     resume_next(here)
 }
 
@@ -431,7 +431,7 @@ pub fn set_idle(idle: Idle) {
 
 /// Takes interrupts and polls the mailbox until there is a thread to run. Interrupts are off on
 /// entry and on return.
-fn poll(here: &Here<'_>) {
+fn poll(here: Here<'_>) {
     here.attention.publish(Attention::Polling);
     while here.run_queue().is_empty() {
         Core::enable_interrupts();
@@ -456,7 +456,7 @@ pub(crate) fn idle() -> ! {
         if here.run_queue().is_empty() {
             let polls = IDLE_POLLS.load(Ordering::Relaxed);
             if polls {
-                poll(&here);
+                poll(here.reborrow());
             } else {
                 here.attention.publish(Attention::Asleep);
                 // The look comes after the publication and writes to the mailbox, so that either it
@@ -487,7 +487,7 @@ pub(crate) fn idle() -> ! {
         // Threads that became ready while the idle thread was running armed no tick.
         let others_ready = !here.run_queue().is_empty();
         if others_ready && !here.tick_armed.load(Ordering::Relaxed) {
-            arm_tick(&here);
+            arm_tick(here.reborrow());
         }
         note_if_alone(&here);
         idle.set_state(State::Ready);
@@ -519,12 +519,12 @@ pub(crate) fn reschedule_interrupt(_: usize) {
 }
 
 #[cold]
-fn arm_tick(here: &Here<'_>) {
+fn arm_tick(here: Here<'_>) {
     here.tick_armed.store(true, Ordering::Relaxed);
     here.switches_at_tick.store(here.counters.switches.read(), Ordering::Relaxed);
     here.attention.publish(Attention::Ticking);
     let deadline = Core::cycles().saturating_add(QUANTUM_CYCLES.load(Ordering::Relaxed));
-    here.tick.set(here, Deadline::at_cycles(deadline));
+    here.tick.set(&here, Deadline::at_cycles(deadline));
 }
 
 /// Ends a quantum, in the timer interrupt.
@@ -535,13 +535,13 @@ pub(crate) fn tick(_: usize) {
     take_mail(&here);
     let mut others_ready = !here.run_queue().is_empty();
     if !others_ready {
-        become_solo(&here);
+        become_solo(here.reborrow());
         others_ready = !here.run_queue().is_empty();
     }
     if others_ready && !is_idle(&here, Core::current()) {
         let same_thread = here.switches_at_tick.load(Ordering::Relaxed) == here.counters.switches.read();
         if !here.tick_armed.load(Ordering::Relaxed) {
-            arm_tick(&here);
+            arm_tick(here.reborrow());
         }
         if same_thread {
             // The flag may be stale: the thread told to yield may have ended or migrated instead.
