@@ -2,7 +2,8 @@
 //!
 //! - [`cpu`]: the CPU's parts of the contract, shared with Knights Corner.
 //! - [`boot`]: from the loader to the kernel, the same way for every machine with this CPU.
-//! - [`pc`], with feature `pc`: the PC platform, and [`pc::Machine`], which implements the contract.
+//! - [`pc`], with feature `pc`: the PC platform, and [`pc::Machine`], which implements the
+//!   contract.
 #![cfg_attr(not(test), no_std)]
 
 pub mod boot;

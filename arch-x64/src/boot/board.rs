@@ -45,7 +45,8 @@ impl CannotBoot {
 }
 
 /// A machine around this CPU, while it starts. The functions are called in their order here, by the
-/// boot CPU, except for [`Board::enable_vectors`] and [`Board::enable_clock`], which each CPU calls.
+/// boot CPU, except for [`Board::enable_vectors`] and [`Board::enable_clock`], which each CPU
+/// calls.
 pub trait Board: 'static {
     /// The firmware's tables, once read.
     type Firmware: 'static;

@@ -119,12 +119,12 @@ impl arch_contract::Contexts for Contexts {
 
     fn prepare(context: &mut Context, stack_top: usize, entry: extern "C" fn(usize) -> !, argument: usize) {
         let top = stack_top & !15;
-        // Two more words than are popped: `start` begins 16-byte aligned, and the chain of frames ends
-        // in zeros.
+        // Two more words than are popped: `start` begins 16-byte aligned, and the chain of frames
+        // ends in zeros.
         let words = [0, 0, 0, argument, entry as usize, 0, start as *const () as usize, 0, 0];
         let frame = (top - size_of_val(&words)) as *mut usize;
-        // SAFETY: the caller gives an unused stack of at least a page, so the words below its top are
-        // free.
+        // SAFETY: the caller gives an unused stack of at least a page, so the words below its top
+        // are free.
         unsafe { frame.cast::<[usize; SAVED_WORDS + 2]>().write(words) };
         context.stack_pointer = frame as usize;
     }
@@ -152,8 +152,8 @@ impl arch_contract::Contexts for Contexts {
         if frame.is_null() {
             return Registers::default();
         }
-        // SAFETY: the context is suspended, so `switch` or `prepare` wrote these words to its stack,
-        // which stays mapped.
+        // SAFETY: the context is suspended, so `switch` or `prepare` wrote these words to its
+        // stack, which stays mapped.
         let word = |index: usize| unsafe { *frame.add(index) };
         let (frame_pointer, instruction_pointer) = (word(SAVED_RBP), word(SAVED_RETURN));
         let stack_pointer = context.stack_pointer + SAVED_WORDS * size_of::<usize>();

@@ -97,13 +97,13 @@ fn task_priority() -> u64 {
     priority
 }
 
-/// Flags in [`Registers::flags`]: trap after the next instruction (SDM Vol. 3B, 18.3.1.4); ignore an
-/// instruction breakpoint at the next instruction (18.3.1.1).
+/// Flags in [`Registers::flags`]: trap after the next instruction (SDM Vol. 3B, 18.3.1.4); ignore
+/// an instruction breakpoint at the next instruction (18.3.1.1).
 const TRAP_FLAG: u64 = 1 << 8;
 const RESUME_FLAG: u64 = 1 << 16;
 
-/// Opcodes of the instructions that access the interrupt flag or wait for an interrupt (SDM Vol. 2):
-/// PUSHF, POPF, IRET, CLI, STI, HLT.
+/// Opcodes of the instructions that access the interrupt flag or wait for an interrupt (SDM Vol.
+/// 2): PUSHF, POPF, IRET, CLI, STI, HLT.
 const ACCESS_INTERRUPT_FLAG: [u8; 6] = [0x9c, 0x9d, 0xcf, 0xfa, 0xfb, 0xf4];
 /// Prefix of an instruction with 64-bit operands.
 const REX_W: u8 = 0x48;
@@ -139,8 +139,8 @@ impl arch_contract::Debug for Debug {
             control | breakpoint.as_ref().map_or(0, |breakpoint| control_of(index, breakpoint))
         });
         block::breakpoints_off().store(0, Ordering::Relaxed);
-        // SAFETY: the breakpoints are disabled while the addresses change, and debug exceptions have a
-        // handler.
+        // SAFETY: the breakpoints are disabled while the addresses change, and debug exceptions
+        // have a handler.
         unsafe {
             asm!("mov dr7, {}", in(reg) 0u64, options(nomem, nostack, preserves_flags));
             asm!("mov dr0, {}", in(reg) address(0), options(nomem, nostack, preserves_flags));

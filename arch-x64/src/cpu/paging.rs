@@ -268,9 +268,9 @@ impl arch_contract::AddressSpace for AddressSpace {
 
     /// Maps page by page, in the active tables.
     ///
-    /// Creates all tables before it maps the first page. A page that was mapped even for a moment may
-    /// be in a TLB, if only by a speculative access (SDM Vol. 3A, 4.10.2.3), so undoing the mapping
-    /// would need a flush on all CPUs.
+    /// Creates all tables before it maps the first page. A page that was mapped even for a moment
+    /// may be in a TLB, if only by a speculative access (SDM Vol. 3A, 4.10.2.3), so undoing the
+    /// mapping would need a flush on all CPUs.
     fn map_pages(
         at: usize,
         physical: u64,

@@ -460,8 +460,8 @@ extern "C" fn exception_entry(frame: &mut ExceptionFrame) -> bool {
     block::in_nmi()
 }
 
-/// Handles an NMI. A handler that waits may admit further NMIs ([`interrupts::wait_for_nmi`]), which leave
-/// all work to it.
+/// Handles an NMI. A handler that waits may admit further NMIs ([`interrupts::wait_for_nmi`]),
+/// which leave all work to it.
 fn handle_nmi(frame: &mut ExceptionFrame) {
     match block::enter_nmi(frame.rsp) {
         block::InterruptedByNmi::Handler => {

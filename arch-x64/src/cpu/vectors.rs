@@ -177,8 +177,8 @@ impl arch_contract::Vectors for Vectors {
     }
 
     unsafe fn restore(area: *mut u8) {
-        // SAFETY: the caller guarantees that `save` wrote the area, so its size, alignment and header
-        // are right.
+        // SAFETY: the caller guarantees that `save` wrote the area, so its size, alignment and
+        // header are right.
         unsafe {
             if COMPONENTS.load(Ordering::Relaxed) == 0 {
                 asm!("fxrstor64 [{}]", in(reg) area, options(nostack, preserves_flags));
@@ -205,8 +205,8 @@ impl arch_contract::Vectors for Vectors {
         control
     }
 
-    /// Discards a pending x87 exception: the next waiting instruction, such as FLDCW, would raise it
-    /// in whichever thread runs then (SDM Vol. 1, 8.6). The status word is not preserved across
+    /// Discards a pending x87 exception: the next waiting instruction, such as FLDCW, would raise
+    /// it in whichever thread runs then (SDM Vol. 1, 8.6). The status word is not preserved across
     /// calls.
     #[inline(always)]
     fn set_control(control: u64) {

@@ -15,8 +15,8 @@ use super::measure::{self, Setting};
 use build::Image;
 use machine::qemu;
 
-/// The code of a time counter reading, as `arch_x64::cpu::model::cycles_in_order` contains it: LFENCE,
-/// RDTSC, LFENCE.
+/// The code of a time counter reading, as `arch_x64::cpu::model::cycles_in_order` contains it:
+/// LFENCE, RDTSC, LFENCE.
 const READING: [u8; 8] = [0x0f, 0xae, 0xe8, 0x0f, 0x31, 0x0f, 0xae, 0xe8];
 /// Part of the names of all benchmark functions.
 const BENCHMARKS: &str = "bench::";

@@ -36,8 +36,8 @@ impl Stop {
         unsafe { &*SLOTS[cpu].system.get() }
     }
 
-    /// Returns a CPU's floating-point and vector state, laid out as [`Vectors::layout`](arch_contract::Vectors::layout)
-    /// says.
+    /// Returns a CPU's floating-point and vector state, laid out as
+    /// [`Vectors::layout`](arch_contract::Vectors::layout) says.
     pub fn vectors(&mut self, cpu: usize) -> &mut [u8] {
         let area = SLOTS[cpu].vectors.load(Ordering::Relaxed);
         // SAFETY: the CPU is stopped, `&mut self` makes this the host's only reference, and the

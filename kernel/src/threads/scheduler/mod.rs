@@ -449,8 +449,8 @@ fn poll(here: Here<'_>) {
 /// The idle thread's body: waits until there is a thread to run. Interrupts are off on entry.
 pub(crate) fn idle() -> ! {
     loop {
-        // SAFETY: interrupts are off in the idle thread but where it waits for one, and it stays on its
-        // CPU.
+        // SAFETY: interrupts are off in the idle thread but where it waits for one, and it stays on
+        // its CPU.
         let here = unsafe { Here::assume() };
         take_mail(&here);
         if here.run_queue().is_empty() {
