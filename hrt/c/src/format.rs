@@ -187,11 +187,11 @@ pub unsafe fn format(sink: &mut dyn Sink, text: *const c_char, arguments: &mut A
     c_int::try_from(out.written).unwrap_or(-1)
 }
 
-/// Performs the conversion that begins after `%`; returns false if it is unknown.
+/// Parses the flags, the width and the precision of a conversion.
 ///
 /// # Safety
 /// As for [`format`].
-unsafe fn conversion(out: &mut Counted<'_>, text: &[u8], at: &mut usize, arguments: &mut Arguments) -> bool {
+unsafe fn flags(text: &[u8], at: &mut usize, arguments: &mut Arguments) -> Flags {
     let mut flags = Flags::default();
     while let Some(byte) = text.get(*at) {
         match byte {
@@ -224,6 +224,11 @@ unsafe fn conversion(out: &mut Counted<'_>, text: &[u8], at: &mut usize, argumen
             Some(number(text, at))
         };
     }
+    flags
+}
+
+/// Parses the length of a conversion's argument.
+fn length(text: &[u8], at: &mut usize) -> Length {
     let mut length = Length::Int;
     while let Some(byte) = text.get(*at) {
         length = match byte {
@@ -235,6 +240,17 @@ unsafe fn conversion(out: &mut Counted<'_>, text: &[u8], at: &mut usize, argumen
         };
         *at += 1;
     }
+    length
+}
+
+/// Performs the conversion that begins after `%`; returns false if it is unknown.
+///
+/// # Safety
+/// As for [`format`].
+unsafe fn conversion(out: &mut Counted<'_>, text: &[u8], at: &mut usize, arguments: &mut Arguments) -> bool {
+    // SAFETY: the caller guarantees that the arguments are of the kinds that the format names.
+    let mut flags = unsafe { flags(text, at, arguments) };
+    let length = length(text, at);
     let Some(&letter) = text.get(*at) else { return false };
     *at += 1;
     // SAFETY: the caller guarantees that the arguments are of the kinds that the format names.

@@ -28,7 +28,7 @@ use crate::lock::SpinLock;
 use crate::memory;
 use crate::program::{self, Program};
 use crate::sandbox;
-use crate::thread::{self, NAME_LIMIT};
+use crate::thread::{self, NAME_LIMIT, Thread};
 use crate::time;
 
 /// Default maximum of threads described per CPU.
@@ -175,32 +175,7 @@ fn fill(part: &mut Part, cpu: &Cpu, view: View) {
         part.cpu = CpuState { index: cpu.index as u32, hardware_id: cpu.hardware_id, ..CpuState::default() };
         return;
     };
-    for thread in registry.iter().take(part.threads.capacity()) {
-        let state = thread.state();
-        let suspended = match state {
-            // SAFETY: nothing writes a suspended thread's context while its CPU runs this function.
-            // A value read from outside may be torn, and is marked uncertain.
-            thread::State::Ready | thread::State::Blocked => Contexts::suspended_at(unsafe { &*thread.context.get() }),
-            thread::State::Running if view == View::Stopped => {
-                debug::stopped_registers(cpu.index).copied().unwrap_or_default()
-            }
-            _ => Default::default(),
-        };
-        let name = ArrayString::from(thread.name()).unwrap_or_default();
-        part.threads.push(RawThread {
-            id: thread.id(),
-            name,
-            cpu: cpu.index as u32,
-            state,
-            run_cycles: thread.run_cycles.load(Ordering::Relaxed),
-            stack_bottom: thread.stack().bottom(),
-            stack_size: thread.stack().size(),
-            stack_pointer: suspended.stack_pointer,
-            resumes_at: if state == thread::State::Running { 0 } else { suspended.instruction_pointer },
-            address: core::ptr::from_ref(thread) as usize,
-            waits_for: thread.waits_for_thread().filter(|_| state == thread::State::Blocked),
-        });
-    }
+    part.threads.extend(registry.iter().take(part.threads.capacity()).map(|thread| RawThread::of(thread, cpu, view)));
     part.omitted = (registry.len() - part.threads.len()) as u64;
     let (timers_set, first, timers_fired) = timers.summary();
     let ready = &mut part.cpu.ready;
@@ -245,6 +220,33 @@ fn fill(part: &mut Part, cpu: &Cpu, view: View) {
 }
 
 impl RawThread {
+    /// Copies what describes a thread of this CPU.
+    fn of(thread: &Thread, cpu: &Cpu, view: View) -> Self {
+        let state = thread.state();
+        let suspended = match state {
+            // SAFETY: nothing writes a suspended thread's context while its CPU runs this function.
+            // A value read from outside may be torn, and is marked uncertain.
+            thread::State::Ready | thread::State::Blocked => Contexts::suspended_at(unsafe { &*thread.context.get() }),
+            thread::State::Running if view == View::Stopped => {
+                debug::stopped_registers(cpu.index).copied().unwrap_or_default()
+            }
+            _ => Default::default(),
+        };
+        Self {
+            id: thread.id(),
+            name: ArrayString::from(thread.name()).unwrap_or_default(),
+            cpu: cpu.index as u32,
+            state,
+            run_cycles: thread.run_cycles.load(Ordering::Relaxed),
+            stack_bottom: thread.stack().bottom(),
+            stack_size: thread.stack().size(),
+            stack_pointer: suspended.stack_pointer,
+            resumes_at: if state == thread::State::Running { 0 } else { suspended.instruction_pointer },
+            address: core::ptr::from_ref(thread) as usize,
+            waits_for: thread.waits_for_thread().filter(|_| state == thread::State::Blocked),
+        }
+    }
+
     fn describe(&self, certain: bool, waits_for: u64) -> ThreadState {
         let top = self.stack_bottom + self.stack_size;
         let on_stack = (self.stack_bottom..=top).contains(&self.stack_pointer);

@@ -28,7 +28,8 @@ tests![
     a_timer_goes_only_when_its_function_has_returned,
     a_timer_is_not_destroyed_by_its_own_function,
     what_an_ended_thread_lent_stays_until_the_program_ends,
-    every_function_fails_at_every_allocation_and_nothing_has_happened,
+    every_object_fails_at_every_allocation_and_nothing_has_happened,
+    every_operation_fails_at_every_allocation_and_nothing_has_happened,
     a_program_ends_while_it_joins,
     many_objects_and_blocks_end_at_once,
     a_blocking_call_in_a_handler_ends_the_program,
@@ -252,7 +253,7 @@ macro_rules! swept {
     };
 }
 
-fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestResult {
+fn every_object_fails_at_every_allocation_and_nothing_has_happened() -> TestResult {
     reset();
     succeed(|| {
         unsafe fn spawn(at: *mut *mut abi::Thread) -> Status {
@@ -308,39 +309,6 @@ fn every_function_fails_at_every_allocation_and_nothing_has_happened() -> TestRe
         swept!(sweep_maker(big_fiber, aero_fiber_join), 1);
         swept!(sweep_maker(collective, aero_collective_destroy), 1);
         swept!(sweep_maker(aero_pool_create, aero_pool_destroy), 1);
-        for size in [1, 100, 5000, 20_000, 1 << 20] {
-            // SAFETY: any size may be requested, and the block is freed at once without being used.
-            let allocate = || unsafe {
-                let block = aero_allocate(size, 16, ANY);
-                aero_free(block);
-                (if block.is_null() { OUT_OF_MEMORY } else { OK }, false)
-            };
-            swept!(sweep(allocate), 1);
-        }
-        let call = || {
-            // SAFETY: the function belongs to this image and ignores its argument.
-            let status = unsafe { aero_cpu_call(cpu::limit() as u32 - 1, Some(note), ptr::null_mut()) };
-            let ran = RAN.swap(0, Ordering::SeqCst);
-            (status, status != OK && ran != 0)
-        };
-        swept!(sweep(call));
-        let mut pool = ptr::null_mut();
-        // SAFETY: the handle's place is a local that lives through the call.
-        check!(unsafe { aero_pool_create(&raw mut pool) } == OK);
-        let queue = || {
-            let options = abi::TaskOptions { cpu: cpu::limit() as u32 - 1, priority: 1, pinned: 1 };
-            // SAFETY: the pool is alive, the options live through the call, and the function
-            // belongs to this image.
-            let status = unsafe { aero_pool_queue(pool, &raw const options, Some(note), ptr::null_mut()) };
-            if status == OK {
-                eventually("the task runs", || RAN.swap(0, Ordering::SeqCst) == 1).map_or((1, true), |()| (OK, false))
-            } else {
-                (status, false)
-            }
-        };
-        swept!(sweep(queue));
-        // SAFETY: the pool was created above and is not used after this.
-        check!(unsafe { aero_pool_destroy(pool) } == OK);
         0
     })
 }
@@ -397,6 +365,46 @@ fn many_objects_and_blocks_end_at_once() -> TestResult {
                 check!(!unsafe { aero_allocate(32, 16, ANY) }.is_null());
             }
         }
+        0
+    })
+}
+
+fn every_operation_fails_at_every_allocation_and_nothing_has_happened() -> TestResult {
+    reset();
+    succeed(|| {
+        for size in [1, 100, 5000, 20_000, 1 << 20] {
+            // SAFETY: any size may be requested, and the block is freed at once without being used.
+            let allocate = || unsafe {
+                let block = aero_allocate(size, 16, ANY);
+                aero_free(block);
+                (if block.is_null() { OUT_OF_MEMORY } else { OK }, false)
+            };
+            swept!(sweep(allocate), 1);
+        }
+        let call = || {
+            // SAFETY: the function belongs to this image and ignores its argument.
+            let status = unsafe { aero_cpu_call(cpu::limit() as u32 - 1, Some(note), ptr::null_mut()) };
+            let ran = RAN.swap(0, Ordering::SeqCst);
+            (status, status != OK && ran != 0)
+        };
+        swept!(sweep(call));
+        let mut pool = ptr::null_mut();
+        // SAFETY: the handle's place is a local that lives through the call.
+        check!(unsafe { aero_pool_create(&raw mut pool) } == OK);
+        let queue = || {
+            let options = abi::TaskOptions { cpu: cpu::limit() as u32 - 1, priority: 1, pinned: 1 };
+            // SAFETY: the pool is alive, the options live through the call, and the function
+            // belongs to this image.
+            let status = unsafe { aero_pool_queue(pool, &raw const options, Some(note), ptr::null_mut()) };
+            if status == OK {
+                eventually("the task runs", || RAN.swap(0, Ordering::SeqCst) == 1).map_or((1, true), |()| (OK, false))
+            } else {
+                (status, false)
+            }
+        };
+        swept!(sweep(queue));
+        // SAFETY: the pool was created above and is not used after this.
+        check!(unsafe { aero_pool_destroy(pool) } == OK);
         0
     })
 }

@@ -29,136 +29,171 @@ fn main(arguments: Arguments) -> i32 {
         println!("the last run's variables are still there");
         return 100;
     }
-    match arguments.get(1) {
-        Some("null") => {
-            // SAFETY: unsound on purpose: the read of address 0 faults, and the kernel ends the
-            // program.
-            unsafe { black_box(core::ptr::null::<u8>()).read_volatile() as i32 }
-        }
-        Some("wild") => {
-            // SAFETY: unsound on purpose: nothing is mapped at this address, and the kernel ends
-            // the program.
-            unsafe { core::ptr::with_exposed_provenance_mut::<u8>(0xffff_f000_0000_0000).write_volatile(1) };
-            0
-        }
-        Some("code") => {
-            // SAFETY: unsound on purpose: code is not writable, so the write faults and the kernel
-            // ends the program.
-            unsafe { (main as *const () as *mut u8).write_volatile(0xcc) };
-            0
-        }
-        Some("divide") => {
-            // SAFETY: the block declares the registers it changes; the division by zero ends the
-            // program on purpose.
-            unsafe {
-                core::arch::asm!("xor edx, edx", "xor ecx, ecx", "div ecx", out("eax") _, out("ecx") _, out("edx") _)
-            };
-            0
-        }
-        Some("opcode") => {
-            // SAFETY: the invalid instruction accesses no memory and ends the program on purpose.
-            unsafe { core::arch::asm!("ud2") };
-            0
-        }
-        Some("overflow") => recurse(black_box(0)) as i32,
-        Some("fiber-overflow") => {
-            let fiber = fiber::create(|| recurse(black_box(0)) as i32);
-            fiber.map_or(1, fiber::Fiber::join)
-        }
-        Some("elsewhere") => {
-            // Another thread faults on another CPU while this one waits.
-            let faulty = Builder::new("faulty").cpu(cpu::count() - 1).spawn(|| {
-                // SAFETY: unsound on purpose: the read of address 0 faults, and the kernel ends the
-                // program.
-                unsafe { black_box(core::ptr::null::<u8>()).read_volatile() }
-            });
-            faulty.map_or(1, |thread| i32::from(thread.join().unwrap_or(2)))
-        }
-        Some("panic") => panic!("as asked"),
-        Some("handler-panic") => {
-            let Ok(mut timer) = Timer::new(|| panic!("in a handler")) else { return 1 };
-            if timer.set(Deadline::NOW).is_err() {
-                return 1;
-            }
-            thread::sleep(Duration::from_secs(10));
-            0
-        }
-        Some("handler-allocate") => {
-            // The handler allocates until an allocation fails. The resulting panic must not
-            // allocate.
-            let exhaust = || {
-                let mut blocks = Vec::new();
-                while black_box(blocks.len()) < 1 << 20 {
-                    blocks.push(Box::new([0u64; 64]));
-                }
-            };
-            let Ok(mut timer) = Timer::new(exhaust) else { return 1 };
-            if timer.set(Deadline::NOW).is_err() {
-                return 1;
-            }
-            thread::sleep(Duration::from_secs(10));
-            0
-        }
-        Some("free") => {
-            let block = Box::into_raw(Box::new(1u64));
-            // SAFETY: unsound on purpose: the block is valid for the first drop, and the second is
-            // a double free, which the kernel must detect.
-            unsafe {
-                drop(Box::from_raw(block));
-                drop(Box::from_raw(block));
-            }
-            0
-        }
-        Some("leak") => {
-            core::mem::forget(Vec::<u8>::with_capacity(1000));
-            core::mem::forget(Event::new());
-            0
-        }
-        Some("pointer") => bad_pointer(arguments.get(2), arguments.get(3)),
-        Some("behind") => {
-            let block = Box::into_raw(Box::new([0u8; 100])).cast::<u8>();
-            // SAFETY: unsound on purpose: the write exceeds the block's 100 bytes, which the kernel
-            // must detect.
-            unsafe { black_box(block).write_bytes(b'A', 300) };
-            0
-        }
-        Some("x87") => pending_exception(),
-        Some("exit") => {
-            let _ = Builder::new("other").spawn(spin);
-            hrt::exit(7)
-        }
-        Some("spin") => {
-            for index in 0..cpu::count() {
-                let _ = Builder::new("spinner").cpu(index).spawn(spin);
-            }
-            println!("spinning");
-            spin()
-        }
-        Some("deadlock") => deadlock(),
-        Some("overrun") => overrun(),
-        Some("stale") => stale(),
-        Some("status") => arguments.get(2).and_then(|status| status.parse().ok()).unwrap_or(1),
-        Some("arguments") => {
-            println!("{}", arguments.iter().map(|argument| format!("<{argument}>")).collect::<Vec<_>>().join(" "));
-            0
-        }
-        Some("partial-deadlock") => partial_deadlock(),
-        Some("orphaned-mutex") => orphaned_mutex(),
-        Some("tasks") => endless_tasks(),
-        Some("patient") => {
-            // Not a deadlock: this thread waits without a limit, but for a thread that a timer
-            // wakes.
-            let sleeper = thread::spawn(|| thread::sleep(Duration::from_millis(3500)));
-            sleeper.map_or(1, |sleeper| i32::from(sleeper.join().is_none()))
-        }
-        Some("busy") => {
-            everything_at_once();
-            println!("busy");
-            let _ = Event::new().map(|event| event.wait(Deadline::NEVER));
-            1
-        }
-        _ => 0,
+    let misbehaviour = arguments.get(1).and_then(|name| WAYS.iter().find(|way| way.0 == name));
+    misbehaviour.map_or(0, |(_, way)| way(arguments))
+}
+
+/// The ways to misbehave, by name.
+const WAYS: &[(&str, fn(Arguments) -> i32)] = &[
+    ("null", read_null),
+    ("wild", write_wild),
+    ("code", write_code),
+    ("divide", divide_by_zero),
+    ("opcode", execute_invalid),
+    ("overflow", |_| recurse(black_box(0)) as i32),
+    ("fiber-overflow", fiber_overflow),
+    ("elsewhere", fault_elsewhere),
+    ("panic", |_| panic!("as asked")),
+    ("handler-panic", handler_panic),
+    ("handler-allocate", handler_allocate),
+    ("free", free_twice),
+    ("leak", leak_blocks),
+    ("pointer", |arguments| bad_pointer(arguments.get(2), arguments.get(3))),
+    ("behind", write_behind),
+    ("x87", |_| pending_exception()),
+    ("exit", exit_beside_another),
+    ("spin", spin_everywhere),
+    ("deadlock", |_| deadlock()),
+    ("overrun", |_| overrun()),
+    ("stale", |_| stale()),
+    ("status", |arguments| arguments.get(2).and_then(|status| status.parse().ok()).unwrap_or(1)),
+    ("arguments", print_arguments),
+    ("partial-deadlock", |_| partial_deadlock()),
+    ("orphaned-mutex", |_| orphaned_mutex()),
+    ("tasks", |_| endless_tasks()),
+    ("patient", patient),
+    ("busy", busy),
+];
+
+fn read_null(_: Arguments) -> i32 {
+    // SAFETY: unsound on purpose: the read of address 0 faults, and the kernel ends the
+    // program.
+    unsafe { black_box(core::ptr::null::<u8>()).read_volatile() as i32 }
+}
+
+fn write_wild(_: Arguments) -> i32 {
+    // SAFETY: unsound on purpose: nothing is mapped at this address, and the kernel ends
+    // the program.
+    unsafe { core::ptr::with_exposed_provenance_mut::<u8>(0xffff_f000_0000_0000).write_volatile(1) };
+    0
+}
+
+fn write_code(_: Arguments) -> i32 {
+    // SAFETY: unsound on purpose: code is not writable, so the write faults and the kernel
+    // ends the program.
+    unsafe { (main as *const () as *mut u8).write_volatile(0xcc) };
+    0
+}
+
+fn divide_by_zero(_: Arguments) -> i32 {
+    // SAFETY: the block declares the registers it changes; the division by zero ends the
+    // program on purpose.
+    unsafe { core::arch::asm!("xor edx, edx", "xor ecx, ecx", "div ecx", out("eax") _, out("ecx") _, out("edx") _) };
+    0
+}
+
+fn execute_invalid(_: Arguments) -> i32 {
+    // SAFETY: the invalid instruction accesses no memory and ends the program on purpose.
+    unsafe { core::arch::asm!("ud2") };
+    0
+}
+
+fn fiber_overflow(_: Arguments) -> i32 {
+    let fiber = fiber::create(|| recurse(black_box(0)) as i32);
+    fiber.map_or(1, fiber::Fiber::join)
+}
+
+fn fault_elsewhere(_: Arguments) -> i32 {
+    // Another thread faults on another CPU while this one waits.
+    let faulty = Builder::new("faulty").cpu(cpu::count() - 1).spawn(|| {
+        // SAFETY: unsound on purpose: the read of address 0 faults, and the kernel ends the
+        // program.
+        unsafe { black_box(core::ptr::null::<u8>()).read_volatile() }
+    });
+    faulty.map_or(1, |thread| i32::from(thread.join().unwrap_or(2)))
+}
+
+fn handler_panic(_: Arguments) -> i32 {
+    let Ok(mut timer) = Timer::new(|| panic!("in a handler")) else { return 1 };
+    if timer.set(Deadline::NOW).is_err() {
+        return 1;
     }
+    thread::sleep(Duration::from_secs(10));
+    0
+}
+
+fn handler_allocate(_: Arguments) -> i32 {
+    // The handler allocates until an allocation fails. The resulting panic must not
+    // allocate.
+    let exhaust = || {
+        let mut blocks = Vec::new();
+        while black_box(blocks.len()) < 1 << 20 {
+            blocks.push(Box::new([0u64; 64]));
+        }
+    };
+    let Ok(mut timer) = Timer::new(exhaust) else { return 1 };
+    if timer.set(Deadline::NOW).is_err() {
+        return 1;
+    }
+    thread::sleep(Duration::from_secs(10));
+    0
+}
+
+fn free_twice(_: Arguments) -> i32 {
+    let block = Box::into_raw(Box::new(1u64));
+    // SAFETY: unsound on purpose: the block is valid for the first drop, and the second is
+    // a double free, which the kernel must detect.
+    unsafe {
+        drop(Box::from_raw(block));
+        drop(Box::from_raw(block));
+    }
+    0
+}
+
+fn leak_blocks(_: Arguments) -> i32 {
+    core::mem::forget(Vec::<u8>::with_capacity(1000));
+    core::mem::forget(Event::new());
+    0
+}
+
+fn write_behind(_: Arguments) -> i32 {
+    let block = Box::into_raw(Box::new([0u8; 100])).cast::<u8>();
+    // SAFETY: unsound on purpose: the write exceeds the block's 100 bytes, which the kernel
+    // must detect.
+    unsafe { black_box(block).write_bytes(b'A', 300) };
+    0
+}
+
+fn exit_beside_another(_: Arguments) -> i32 {
+    let _ = Builder::new("other").spawn(spin);
+    hrt::exit(7)
+}
+
+fn spin_everywhere(_: Arguments) -> i32 {
+    for index in 0..cpu::count() {
+        let _ = Builder::new("spinner").cpu(index).spawn(spin);
+    }
+    println!("spinning");
+    spin()
+}
+
+fn print_arguments(arguments: Arguments) -> i32 {
+    println!("{}", arguments.iter().map(|argument| format!("<{argument}>")).collect::<Vec<_>>().join(" "));
+    0
+}
+
+fn patient(_: Arguments) -> i32 {
+    // Not a deadlock: this thread waits without a limit, but for a thread that a timer
+    // wakes.
+    let sleeper = thread::spawn(|| thread::sleep(Duration::from_millis(3500)));
+    sleeper.map_or(1, |sleeper| i32::from(sleeper.join().is_none()))
+}
+
+fn busy(_: Arguments) -> i32 {
+    everything_at_once();
+    println!("busy");
+    let _ = Event::new().map(|event| event.wait(Deadline::NEVER));
+    1
 }
 
 /// Addresses by kind: one where nothing is mapped; 0 stands for the address of a constant, which is
