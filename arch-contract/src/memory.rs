@@ -49,13 +49,19 @@ pub trait AddressSpace: 'static {
     ///
     /// # Errors
     /// If an address cannot be written; the bytes before it have been.
-    fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ProbeError>;
+    ///
+    /// # Safety
+    /// No code relies on what was there, or the caller answers for what becomes of it.
+    unsafe fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ProbeError>;
     /// Writes bytes at an address even if it is read-only, code for example. All other CPUs are
     /// stopped.
     ///
     /// # Errors
     /// If nothing is mapped there, or the machine has no debugger's mechanisms.
-    fn write_protected(address: usize, _bytes: &[u8]) -> Result<(), ProbeError> {
+    ///
+    /// # Safety
+    /// As for [`AddressSpace::probe_write`]; code that runs afterwards may be changed too.
+    unsafe fn write_protected(address: usize, _bytes: &[u8]) -> Result<(), ProbeError> {
         Err(ProbeError { address })
     }
 }

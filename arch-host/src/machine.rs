@@ -320,8 +320,9 @@ impl arch_contract::AddressSpace for AddressSpace {
         probe::read(address, buffer)
     }
 
-    fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
-        probe::write(address, bytes)
+    unsafe fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
+        // SAFETY: the caller answers for the write.
+        unsafe { probe::write(address, bytes) }
     }
 }
 

@@ -78,12 +78,17 @@ pub(super) fn leave_nmi() {
 ///
 /// # Errors
 /// If nothing is mapped there.
-pub fn write_protected(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
+///
+/// # Safety
+/// Interrupts are disabled and all other CPUs stopped, and the caller answers for what becomes of
+/// the code or data there.
+pub unsafe fn write_protected(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
     let protected = Cr0::read();
     // SAFETY: interrupts are disabled and all other CPUs stopped, so no other code writes while
     // protection is off.
     unsafe { Cr0::write(protected - Cr0Flags::WRITE_PROTECT) };
-    let written = probe::write(address, bytes);
+    // SAFETY: the caller answers for the write.
+    let written = unsafe { probe::write(address, bytes) };
     // SAFETY: this restores CR0 as it was, with write protection on.
     unsafe { Cr0::write(protected) };
     written

@@ -340,12 +340,14 @@ impl arch_contract::AddressSpace for AddressSpace {
     }
 
     #[inline(always)]
-    fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
-        probe::write(address, bytes)
+    unsafe fn probe_write(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
+        // SAFETY: the caller answers for the write.
+        unsafe { probe::write(address, bytes) }
     }
 
     #[inline(always)]
-    fn write_protected(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
-        debug::write_protected(address, bytes)
+    unsafe fn write_protected(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
+        // SAFETY: the caller answers for the write, with all other CPUs stopped.
+        unsafe { debug::write_protected(address, bytes) }
     }
 }

@@ -61,27 +61,34 @@ pub fn continuation(instruction_pointer: u64) -> Option<u64> {
 /// # Errors
 /// If an address cannot be read.
 pub fn read(address: usize, buffer: &mut [u8]) -> Result<(), ProbeError> {
-    copy(buffer.as_mut_ptr() as usize, address, buffer.len(), address)
+    // SAFETY: the destination is an exclusive slice, and the source is only read.
+    unsafe { copy(buffer.as_mut_ptr() as usize, address, buffer.len(), address) }
 }
 
 /// Writes `bytes` at `address`, in one access if that is 1, 2, 4 or 8 aligned bytes.
 ///
 /// # Errors
 /// If an address cannot be written.
-pub fn write(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
-    copy(address, bytes.as_ptr() as usize, bytes.len(), address)
+///
+/// # Safety
+/// No code relies on what was there, or the caller answers for what becomes of it.
+pub unsafe fn write(address: usize, bytes: &[u8]) -> Result<(), ProbeError> {
+    // SAFETY: the source is a slice, and the caller answers for the destination.
+    unsafe { copy(address, bytes.as_ptr() as usize, bytes.len(), address) }
 }
 
-fn copy(to: usize, from: usize, length: usize, probed: usize) -> Result<(), ProbeError> {
+/// Copies `length` bytes; a trap on the side `probed` ends the copy.
+///
+/// # Safety
+/// The other side is valid for `length` bytes, and the caller answers for what is written.
+unsafe fn copy(to: usize, from: usize, length: usize, probed: usize) -> Result<(), ProbeError> {
     let (copier, unit): (Copier, usize) = match length {
         8 if probed.is_multiple_of(8) => (copy_quadwords, 8),
         4 if probed.is_multiple_of(4) => (copy_doublewords, 4),
         2 if probed.is_multiple_of(2) => (copy_words, 2),
         _ => (copy_bytes, 1),
     };
-    // SAFETY: one side is a Rust slice of `length` bytes; a trap on the other side ends the copy.
-    // The caller asks for a write to arbitrary memory, and the kernel's console guards such
-    // requests.
+    // SAFETY: the caller guarantees the side that is not probed; a trap on the other ends the copy.
     let missing = unsafe { copier(to, from, length / unit) } * unit;
     if missing == 0 { Ok(()) } else { Err(ProbeError { address: probed.wrapping_add(length - missing) }) }
 }

@@ -5,6 +5,7 @@
 //!   themselves as JSON.
 //! - [`Counter`]: what a time counter counts. [`compute`]: a fixed amount of work.
 #![no_std]
+#![forbid(unsafe_code)]
 
 extern crate alloc;
 

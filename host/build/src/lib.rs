@@ -7,6 +7,7 @@
 //!   C++; [`rust_crate`]: a crate compiled as code for programs; [`isa`]: the instruction sets that
 //!   programs may use; [`header`]: the interface's C header.
 //! - [`iso`]: a CD that boots an image; [`archive`]: an initial file system for Linux.
+#![forbid(unsafe_code)]
 
 pub mod archive;
 pub mod bzimage;

@@ -250,7 +250,8 @@ fn probes_survive_bad_addresses() -> TestResult {
     }
     let mut value = 7u64;
     let at = core::ptr::from_mut(&mut value) as usize;
-    AddressSpace::probe_write(at, &9u64.to_le_bytes()).map_err(text)?;
+    // SAFETY: the address is a local variable's, which is only read by a probe afterwards.
+    unsafe { AddressSpace::probe_write(at, &9u64.to_le_bytes()) }.map_err(text)?;
     let mut back = [0; 8];
     AddressSpace::probe_read(at, &mut back).map_err(text)?;
     ensure!(u64::from_le_bytes(back) == 9, "a good address was not written");

@@ -1,1 +1,2 @@
 //! Only tests; see `tests/knc.rs`.
+#![forbid(unsafe_code)]

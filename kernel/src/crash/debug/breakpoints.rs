@@ -99,7 +99,9 @@ pub fn plant(address: usize) -> bool {
     if address == 0 || AddressSpace::probe_read(address, &mut original).is_err() {
         return false;
     }
-    if AddressSpace::write_protected(address, &[Debug::BREAKPOINT]).is_err() {
+    // SAFETY: only a debugger plants breakpoints, while all CPUs are stopped; a CPU that executes
+    // one enters the debugger, which executes the original instruction in its place.
+    if unsafe { AddressSpace::write_protected(address, &[Debug::BREAKPOINT]) }.is_err() {
         return false;
     }
     PLANTED.originals[index].store(original[0], Ordering::Relaxed);
@@ -114,7 +116,9 @@ pub fn remove(address: usize) -> bool {
     let mut now = [0];
     // Code that was unmapped or rewritten since holds no breakpoint of ours.
     if AddressSpace::probe_read(address, &mut now).is_ok() && now[0] == Debug::BREAKPOINT {
-        return AddressSpace::write_protected(address, &[PLANTED.originals[index].load(Ordering::Relaxed)]).is_ok();
+        let original = [PLANTED.originals[index].load(Ordering::Relaxed)];
+        // SAFETY: this restores the byte that `plant` replaced, while all CPUs are stopped.
+        return unsafe { AddressSpace::write_protected(address, &original) }.is_ok();
     }
     true
 }

@@ -9,7 +9,9 @@ use arch_contract::fault::Registers;
 use super::{Order, Reason, SLOTS, attend, breakpoints, debugger, look, stopped_thread};
 use crate::arch::*;
 
-/// A stop of all CPUs, as the debugger works with it.
+/// A stop of all CPUs, as the debugger works with it. It is the right to change the machine's state
+/// as a whole, its memory too: the kernel lends one to the debugger that [`super::install`] was
+/// called for, and to the prompt for stopped CPUs, for the time of a stop.
 pub struct Stop {
     /// Reason of the stop.
     pub reason: Reason,
@@ -133,6 +135,8 @@ impl Stop {
 
     /// Writes memory, even if it is read-only. Returns false if that is not possible.
     pub fn write(&mut self, address: usize, bytes: &[u8]) -> bool {
-        !AddressSpace::is_device_memory(address) && AddressSpace::write_protected(address, bytes).is_ok()
+        // SAFETY: the stop is lent to a debugger only, whose person answers for the write, and all
+        // CPUs that answer are stopped.
+        !AddressSpace::is_device_memory(address) && unsafe { AddressSpace::write_protected(address, bytes) }.is_ok()
     }
 }
