@@ -1,4 +1,4 @@
-//! Waking other threads: events, condition variables, channels.
+//! Waking other threads: events, condition variables, message queues.
 
 use alloc::format;
 use alloc::sync::Arc;
@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use kernel::cpu;
 use kernel::thread::{self, Builder, JoinHandle};
-use kernel::wait::{Channel, Condition, Event, Mutex, Semaphore};
+use kernel::wait::{Condition, Event, MessageQueue, Mutex, Semaphore};
 
 use report::Samples;
 
@@ -61,18 +61,18 @@ pub const BENCHMARKS: &[Benchmark] = &[
         run: semaphores,
     },
     Benchmark {
-        name: "channel_ping_pong_local",
+        name: "message_ping_pong_local",
         about: "message there and back, same CPU",
         cpus: 1,
         run: |setting| ping_pong(setting, cpu_after(0)),
     },
     Benchmark {
-        name: "channel_ping_pong_remote",
+        name: "message_ping_pong_remote",
         about: "message there and back, other CPU",
         cpus: 2,
         run: |setting| ping_pong(setting, cpu_after(1)),
     },
-    Benchmark { name: "channel_message", about: "a message of a stream of 64 to another CPU", cpus: 2, run: stream },
+    Benchmark { name: "message_stream", about: "a message of a stream of 64 to another CPU", cpus: 2, run: stream },
 ];
 
 /// Signals a waiter on `cpu`; `give_way` lets the waiter run if it shares our CPU.
@@ -250,8 +250,8 @@ fn semaphores(setting: &Setting<'_>) -> Outcome {
 const END: u64 = u64::MAX;
 
 fn ping_pong(setting: &Setting<'_>, cpu: usize) -> Outcome {
-    let there = Arc::new(Channel::new(1).map_err(text)?);
-    let back = Arc::new(Channel::new(1).map_err(text)?);
+    let there = Arc::new(MessageQueue::new(1).map_err(text)?);
+    let back = Arc::new(MessageQueue::new(1).map_err(text)?);
     let (theirs, ours) = (there.clone(), back.clone());
     let partner = Builder::new("bench").cpu(cpu).spawn(move || {
         loop {
@@ -280,8 +280,8 @@ fn ping_pong(setting: &Setting<'_>, cpu: usize) -> Outcome {
 const STREAM: u64 = 64;
 
 fn stream(setting: &Setting<'_>) -> Outcome {
-    let messages = Arc::new(Channel::new(STREAM as usize).map_err(text)?);
-    let sums = Arc::new(Channel::new(1).map_err(text)?);
+    let messages = Arc::new(MessageQueue::new(STREAM as usize).map_err(text)?);
+    let sums = Arc::new(MessageQueue::new(1).map_err(text)?);
     let (theirs, ours) = (messages.clone(), sums.clone());
     let consumer = Builder::new("bench").cpu(cpu_after(1)).spawn(move || {
         loop {

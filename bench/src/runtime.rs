@@ -9,7 +9,7 @@ use kernel::task::{Place, Pool, Priority};
 use kernel::wait::Event;
 use kernel::{cpu, trace};
 use report::Samples;
-use wire::trace::Kind;
+use wire::trace::EventKind;
 
 use crate::Benchmark;
 use crate::harness::{Outcome, Setting, check, cycles, deadline, text, work};
@@ -126,7 +126,7 @@ fn trace_event(setting: &Setting<'_>) -> Outcome {
     let was_on = trace::is_on();
     trace::start().map_err(text)?;
     let interrupts = InterruptGuard::new();
-    let samples = setting.repeat_blindly(|| trace::event(Kind::Mark, 1, 2));
+    let samples = setting.repeat_blindly(|| trace::event(EventKind::Mark, 1, 2));
     drop(interrupts);
     let (kept, lost) = trace::counts();
     if !was_on {

@@ -50,7 +50,7 @@ fn enter(boot: &'static BootInformation) -> ! {
 /// Returns whether a benchmark succeeds as it is and fails without its work. Prints the reason if
 /// not.
 fn is_right(benchmark: &bench::Benchmark) -> bool {
-    let setting = bench::Setting::new(|| false);
+    let setting = bench::Setting::new(&|| false);
     bench::leave_work_out(false);
     if benchmark.name != LONG
         && let Err(reason) = (benchmark.run)(&setting)

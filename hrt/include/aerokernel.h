@@ -38,7 +38,7 @@ typedef struct aero_semaphore { uint64_t words[8]; } __attribute__((aligned(16))
 typedef struct aero_barrier { uint64_t words[8]; } __attribute__((aligned(16))) aero_barrier;
 typedef struct aero_reader_writer { uint64_t words[12]; } __attribute__((aligned(16))) aero_reader_writer;
 typedef struct aero_thread aero_thread;
-typedef struct aero_channel aero_channel;
+typedef struct aero_message_queue aero_message_queue;
 typedef struct aero_timer aero_timer;
 typedef struct aero_interrupt aero_interrupt;
 typedef struct aero_fiber aero_fiber;
@@ -234,21 +234,21 @@ int32_t aero_reader_writer_write(const aero_reader_writer *lock, uint64_t deadli
  * `lock` points to an initialised aero_reader_writer. */
 int32_t aero_reader_writer_write_unlock(const aero_reader_writer *lock);
 
-/* Creates a channel with room for `capacity` words, at least one. `channel` points to
+/* Creates a message queue with room for `capacity` words, at least one. `queue` points to
  * memory for the handle. */
-int32_t aero_channel_create(size_t capacity, aero_channel **channel);
+int32_t aero_message_queue_create(size_t capacity, aero_message_queue **queue);
 
-/* Destroys a channel. AERO_BUSY while other threads wait in it. `channel` is a handle
- * from aero_channel_create. */
-int32_t aero_channel_destroy(aero_channel *channel);
+/* Destroys a message queue. AERO_BUSY while other threads wait in it. `queue` is a handle
+ * from aero_message_queue_create. */
+int32_t aero_message_queue_destroy(aero_message_queue *queue);
 
-/* Puts a word into a channel, waiting for room. `channel` is a handle from
- * aero_channel_create. */
-int32_t aero_channel_send(const aero_channel *channel, uint64_t word, uint64_t deadline_ns);
+/* Puts a word into a message queue, waiting for room. `queue` is a handle from
+ * aero_message_queue_create. */
+int32_t aero_message_queue_send(const aero_message_queue *queue, uint64_t word, uint64_t deadline_ns);
 
-/* Takes a word out of a channel, waiting for one. `channel` is a handle from
- * aero_channel_create; `word` points to memory for the word. */
-int32_t aero_channel_receive(const aero_channel *channel, uint64_t *word, uint64_t deadline_ns);
+/* Takes a word out of a message queue, waiting for one. `queue` is a handle from
+ * aero_message_queue_create; `word` points to memory for the word. */
+int32_t aero_message_queue_receive(const aero_message_queue *queue, uint64_t *word, uint64_t deadline_ns);
 
 /* Creates a timer that calls `function(argument)`. `function` runs in an interrupt and
  * must not block. `timer` points to memory for the handle. */

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use arch_contract::{FIRST_VECTOR, IpiError, MAX_CPUS};
-use wire::trace::Kind;
+use wire::trace::EventKind;
 
 use crate::arch::*;
 use crate::boot;
@@ -477,7 +477,7 @@ fn flush_tlbs_once_there_is_memory() -> Result<(), CallError> {
 /// until it can. Interrupts must be off.
 #[inline(always)]
 pub(crate) fn tell(target: &Cpu, vector: u8) {
-    trace::event(Kind::Ipi, target.index as u64, u64::from(vector));
+    trace::event(EventKind::Ipi, target.index as u64, u64::from(vector));
     if send(target.index, vector).is_err() {
         tell_later(target);
     }
@@ -553,7 +553,7 @@ pub mod faults {
 pub fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
     assert!(vector >= FIRST_VECTOR, "vector {vector} is an exception's");
     let _guard = InterruptGuard::new();
-    trace::event(Kind::Ipi, cpu as u64, u64::from(vector));
+    trace::event(EventKind::Ipi, cpu as u64, u64::from(vector));
     Ipi::send(cpu, vector)
 }
 
@@ -567,6 +567,6 @@ pub fn send_ipi(cpu: usize, vector: u8) -> Result<(), IpiError> {
 pub fn broadcast_ipi(vector: u8) -> Result<(), IpiError> {
     assert!(vector >= FIRST_VECTOR, "vector {vector} is an exception's");
     let _guard = InterruptGuard::new();
-    trace::event(Kind::Ipi, u64::MAX, u64::from(vector));
+    trace::event(EventKind::Ipi, u64::MAX, u64::from(vector));
     Ipi::broadcast(vector)
 }

@@ -13,7 +13,7 @@ use crate::lock::SpinLock;
 use crate::memory::{OutOfMemory, try_box};
 use crate::output;
 use crate::time::Deadline;
-use crate::wait::{Channel, InterruptSafe};
+use crate::wait::{InterruptSafe, MessageQueue};
 
 /// Bytes queued before the device has to hold back further input.
 const CAPACITY: usize = 4096;
@@ -22,18 +22,18 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// The input of the first console.
 pub struct Input {
-    bytes: Channel<u8>,
+    bytes: MessageQueue<u8>,
     has_interrupt: AtomicBool,
-    /// Serialises the CPUs that move bytes from the device to the channel.
+    /// Serialises the CPUs that move bytes from the device to the message queue.
     pump: SpinLock<()>,
-    /// Set while the device holds back input because the channel is full.
+    /// Set while the device holds back input because the message queue is full.
     is_held_back: AtomicBool,
     /// Set by Ctrl-C.
     is_interrupted: AtomicBool,
 }
 
-// SAFETY: the interrupt handler uses `try_send` of the channel, atomics and a spin lock, and never
-// allocates.
+// SAFETY: the interrupt handler uses `try_send` of the message queue, atomics and a spin lock, and
+// never allocates.
 unsafe impl InterruptSafe for Input {}
 
 /// Handles the device's interrupt. Serves the device until it no longer raises its line: an
@@ -55,7 +55,7 @@ impl Input {
     /// [`OutOfMemory`].
     pub fn open() -> Result<&'static Self, OutOfMemory> {
         let input: &'static Self = Box::leak(try_box(Self {
-            bytes: Channel::new(CAPACITY)?,
+            bytes: MessageQueue::new(CAPACITY)?,
             has_interrupt: AtomicBool::new(false),
             pump: SpinLock::new(()),
             is_held_back: AtomicBool::new(false),
@@ -78,9 +78,9 @@ impl Input {
         Ok(input)
     }
 
-    /// Moves bytes from the device to the channel while there is room. Once the channel is full,
-    /// the input interrupt is disabled and the device holds back further input until
-    /// [`Input::next`] finds the channel empty.
+    /// Moves bytes from the device to the message queue while there is room. Once the message queue
+    /// is full, the input interrupt is disabled and the device holds back further input until
+    /// [`Input::next`] finds the message queue empty.
     fn pump(&self) {
         // The line may be steered to a CPU other than the reader's. The lock keeps the bytes in the
         // order in which they come from the device.
@@ -90,7 +90,7 @@ impl Input {
             if byte == CONTROL_C {
                 self.is_interrupted.store(true, Ordering::Relaxed);
             }
-            // The channel has room: only this function sends, on one CPU at a time.
+            // The message queue has room: only this function sends, on one CPU at a time.
             let _ = self.bytes.try_send(byte);
         }
         self.is_held_back.store(true, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use core::time::Duration;
 use arch_contract::{FIRST_VECTOR, MAX_CPUS};
 pub use arch_contract::{LineError, LineTrigger};
 use arrayvec::ArrayVec;
-use wire::trace::Kind;
+use wire::trace::EventKind;
 
 use crate::arch::*;
 use crate::call::{self, CallError};
@@ -98,7 +98,7 @@ pub(crate) fn init() {
 pub(crate) fn dispatch(vector: u8) -> bool {
     let here = cpu::this();
     here.interrupt_counts[usize::from(vector)].add(1);
-    trace::event(Kind::InterruptBegin, u64::from(vector), 0);
+    trace::event(EventKind::InterruptBegin, u64::from(vector), 0);
     let handler = &HANDLERS[usize::from(vector)];
     let function = handler.function.load(Ordering::Acquire);
     if function != 0 {
@@ -109,7 +109,7 @@ pub(crate) fn dispatch(vector: u8) -> bool {
         function(handler.argument.load(Ordering::Relaxed));
         here.in_interrupt.store(false, Ordering::Relaxed);
     }
-    trace::event(Kind::InterruptEnd, u64::from(vector), 0);
+    trace::event(EventKind::InterruptEnd, u64::from(vector), 0);
     if here.give_way.load(Ordering::Relaxed) {
         here.give_way.store(false, Ordering::Relaxed);
         return true;

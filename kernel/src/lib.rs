@@ -18,8 +18,8 @@
 //! - [`memory`]: NUMA zones, per-CPU caches, stacks; [`per_cpu`]: a value for each CPU.
 //! - `threads/`: [`thread`]: spawn, join, migrate; [`scheduler`]: run queues and switches;
 //!   [`wait`]: wait queue, event, mutex, condition variable, semaphore, barrier, reader-writer
-//!   lock, channel; [`fiber`]: cooperative contexts in a thread; [`task`]: closures on workers;
-//!   [`collective`]: collective operations.
+//!   lock, message queue; [`fiber`]: cooperative contexts in a thread; [`task`]: closures on
+//!   workers; [`collective`]: collective operations.
 //! - [`program`]: runtime developers' programs: loading, supervising and ending them.
 //! - [`output`]: the first console's output and the log; [`input`]: its input.
 //! - `observe/`: [`snapshot`]: the kernel's state; [`mod@trace`]: events with their times;

@@ -71,17 +71,17 @@ pub struct Event {
     /// Id of the thread that was running.
     pub thread: u64,
     /// The kind of event.
-    pub kind: Kind,
-    /// The first detail, as [`Kind`] defines it.
+    pub kind: EventKind,
+    /// The first detail, as [`EventKind`] defines it.
     pub first: u64,
-    /// The second detail, as [`Kind`] defines it.
+    /// The second detail, as [`EventKind`] defines it.
     pub second: u64,
 }
 
 /// The kinds of events, with the meaning of `first` and `second`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
-pub enum Kind {
+pub enum EventKind {
     /// The CPU switches to another thread: its id.
     Switch,
     /// A thread was made ready: its id, its CPU.
@@ -108,7 +108,7 @@ pub enum Kind {
     Mark,
 }
 
-impl Kind {
+impl EventKind {
     /// All kinds, indexed by their number.
     pub const ALL: [Self; 12] = [
         Self::Switch,
@@ -130,31 +130,31 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (first, second) = (self.first, self.second);
         match self.kind {
-            Kind::Switch => write!(f, "switch to thread {first}"),
-            Kind::Wake => write!(f, "wake thread {first} on CPU {second}"),
-            Kind::Spawn => write!(f, "spawn thread {first} on CPU {second}"),
-            Kind::Name => write!(f, "named \"{}\"", name(first, second)),
-            Kind::Ipi if first == u64::MAX => write!(f, "IPI {second:#x} to all others"),
-            Kind::Ipi => write!(f, "IPI {second:#x} to CPU {first}"),
-            Kind::InterruptBegin => write!(f, "interrupt {first:#x} begins"),
-            Kind::InterruptEnd => write!(f, "interrupt {first:#x} ends"),
-            Kind::TimerSet => write!(f, "timer set for {first}"),
-            Kind::TimerFire => write!(f, "timer fires, due {first}"),
-            Kind::Allocate => write!(f, "allocate {first} B at {second:#x}"),
-            Kind::Free => write!(f, "free {first} B at {second:#x}"),
-            Kind::Mark => write!(f, "mark {first:#x} {second:#x}"),
+            EventKind::Switch => write!(f, "switch to thread {first}"),
+            EventKind::Wake => write!(f, "wake thread {first} on CPU {second}"),
+            EventKind::Spawn => write!(f, "spawn thread {first} on CPU {second}"),
+            EventKind::Name => write!(f, "named \"{}\"", name(first, second)),
+            EventKind::Ipi if first == u64::MAX => write!(f, "IPI {second:#x} to all others"),
+            EventKind::Ipi => write!(f, "IPI {second:#x} to CPU {first}"),
+            EventKind::InterruptBegin => write!(f, "interrupt {first:#x} begins"),
+            EventKind::InterruptEnd => write!(f, "interrupt {first:#x} ends"),
+            EventKind::TimerSet => write!(f, "timer set for {first}"),
+            EventKind::TimerFire => write!(f, "timer fires, due {first}"),
+            EventKind::Allocate => write!(f, "allocate {first} B at {second:#x}"),
+            EventKind::Free => write!(f, "free {first} B at {second:#x}"),
+            EventKind::Mark => write!(f, "mark {first:#x} {second:#x}"),
         }
     }
 }
 
-/// Returns the name encoded in the words of a [`Kind::Name`].
+/// Returns the name encoded in the words of a [`EventKind::Name`].
 pub fn name(first: u64, second: u64) -> String {
     let bytes = [first.to_le_bytes(), second.to_le_bytes()].concat();
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// Returns the words of a [`Kind::Name`] for a name, of which they hold the first 16 bytes.
+/// Returns the words of a [`EventKind::Name`] for a name, of which they hold the first 16 bytes.
 pub fn name_words(name: &str) -> (u64, u64) {
     let mut bytes = [0u8; 16];
     let length = name.len().min(bytes.len());
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn kinds_have_their_numbers() {
-        for (number, kind) in Kind::ALL.iter().enumerate() {
+        for (number, kind) in EventKind::ALL.iter().enumerate() {
             assert_eq!(*kind as usize, number);
         }
     }
@@ -292,7 +292,7 @@ mod tests {
         let header = Header { magic: MAGIC, version: VERSION, cycle_hz: 1, epoch: 2 };
         let thread = Thread { id: 7, name: "main".into() };
         let ring = Ring { cpu: 0, events: 1, lost: 3, idle: 1 };
-        let event = Event { cycles: u64::MAX, thread: 7, kind: Kind::Mark, first: 1, second: 2 };
+        let event = Event { cycles: u64::MAX, thread: 7, kind: EventKind::Mark, first: 1, second: 2 };
         let mut bytes = postcard::to_allocvec(&header).unwrap();
         let behind_header = bytes.len();
         for _ in 0..2 {

@@ -1,8 +1,8 @@
 //! The console on a screen with a keyboard: a session separate from the serial line's, and a copy
 //! of the kernel's log.
 //!
-//! All text passes through a channel to one thread, which alone keeps the text and paints it. After
-//! a crash, when no thread runs, the report is painted directly, from the top.
+//! All text passes through a message queue to one thread, which alone keeps the text and paints it.
+//! After a crash, when no thread runs, the report is painted directly, from the top.
 
 mod keys;
 mod paint;
@@ -20,7 +20,7 @@ use kernel::memory::{OutOfMemory, try_box};
 use kernel::output::TypedLine;
 use kernel::thread::Builder;
 use kernel::time::Deadline;
-use kernel::wait::{Channel, InterruptSafe};
+use kernel::wait::{InterruptSafe, MessageQueue};
 use kernel::{interrupts, output};
 use wire::console::CONTROL_C;
 
@@ -42,8 +42,8 @@ const STACK_SIZE: usize = 64 * 1024;
 
 /// A screen and its keyboard.
 struct Screen {
-    shown: Channel<u8>,
-    keys: Channel<u8>,
+    shown: MessageQueue<u8>,
+    keys: MessageQueue<u8>,
     keyboard: SpinLock<Keyboard>,
     typed: SpinLock<TypedLine>,
     /// Set by Ctrl-C.
@@ -53,7 +53,7 @@ struct Screen {
 }
 
 // SAFETY: interrupt handlers use only the keyboard decoder, the typed line and `try_send` of the
-// channels, which take only spin locks and never allocate.
+// message queues, which take only spin locks and never allocate.
 unsafe impl InterruptSafe for Screen {}
 
 /// Address of the screen, 0 until `open` has created it.
@@ -71,8 +71,8 @@ fn screen() -> Option<&'static Screen> {
 pub fn open(layout: Layout, extra: &'static [Command]) -> Result<(), OutOfMemory> {
     let Some(framebuffer) = Platform::screen() else { return Ok(()) };
     let screen: &'static Screen = Box::leak(try_box(Screen {
-        shown: Channel::new(SHOWN_CAPACITY)?,
-        keys: Channel::new(KEYS_CAPACITY)?,
+        shown: MessageQueue::new(SHOWN_CAPACITY)?,
+        keys: MessageQueue::new(KEYS_CAPACITY)?,
         keyboard: SpinLock::new(Keyboard::new(layout)),
         typed: SpinLock::new(TypedLine::new()),
         is_interrupted: AtomicBool::new(false),
@@ -117,7 +117,7 @@ impl Screen {
         let _ = self.keys.try_send(byte);
     }
 
-    /// Shows as much of the text as the channel has room for.
+    /// Shows as much of the text as the message queue has room for.
     fn try_show(&self, text: &str) {
         text.bytes().try_for_each(|byte| self.shown.try_send(byte).map_err(drop)).ok();
     }
@@ -184,7 +184,7 @@ fn mirror(text: &str) {
         return paint_report(text);
     }
     let Some(screen) = screen().filter(|screen| screen.is_open.load(Ordering::Relaxed)) else { return };
-    // Text that the channel has no room for appears only on the serial line.
+    // Text that the message queue has no room for appears only on the serial line.
     let mut typed = screen.typed.lock();
     screen.try_show(typed.hide());
     screen.try_show(text);

@@ -2,13 +2,13 @@
 
 use alloc::sync::Arc;
 
-use platform::{Channel, Thread};
+use platform::{MessageQueue, Thread};
 
 /// Capacity of a mailbox, in messages; senders to a full mailbox wait.
 const CAPACITY: usize = 64;
 
 /// The address of a mailbox, to which messages are sent.
-pub struct Address<M>(Arc<Channel<M>>);
+pub struct Address<M>(Arc<MessageQueue<M>>);
 
 impl<M> Clone for Address<M> {
     fn clone(&self) -> Self {
@@ -17,7 +17,7 @@ impl<M> Clone for Address<M> {
 }
 
 /// The receiving end of an actor's messages.
-pub struct Mailbox<M>(Arc<Channel<M>>);
+pub struct Mailbox<M>(Arc<MessageQueue<M>>);
 
 /// A spawned actor, to be joined.
 pub struct Actor<M> {
@@ -27,8 +27,8 @@ pub struct Actor<M> {
 
 /// Creates a mailbox, for an actor or for the caller itself.
 pub fn mailbox<M: Send>() -> (Address<M>, Mailbox<M>) {
-    let channel = Arc::new(Channel::new(CAPACITY));
-    (Address(channel.clone()), Mailbox(channel))
+    let queue = Arc::new(MessageQueue::new(CAPACITY));
+    (Address(queue.clone()), Mailbox(queue))
 }
 
 /// Spawns an actor on a CPU.

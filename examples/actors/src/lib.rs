@@ -1,5 +1,5 @@
-//! A message-passing runtime over channels, and programs on it: on the Aerokernel and as a Linux
-//! process.
+//! A message-passing runtime over message queues, and programs on it: on the Aerokernel and as a
+//! Linux process.
 //!
 //! - [`actor`]: the runtime: an actor is a thread with a mailbox.
 //! - [`sieve`], [`ring`]: the programs. Their results are the same on any number of CPUs and on

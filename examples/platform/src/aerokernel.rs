@@ -115,20 +115,20 @@ impl Collective {
 }
 
 /// A bounded queue of messages.
-pub struct Channel<T>(wait::Channel<T>);
+pub struct MessageQueue<T>(wait::MessageQueue<T>);
 
-impl<T: Send> Channel<T> {
-    /// Creates a channel for `capacity` messages.
+impl<T: Send> MessageQueue<T> {
+    /// Creates a message queue for `capacity` messages.
     pub fn new(capacity: usize) -> Self {
-        Self(wait::Channel::new(capacity).expect("there is memory for a channel"))
+        Self(wait::MessageQueue::new(capacity).expect("there is memory for a message queue"))
     }
 
-    /// Sends a message; waits while the channel is full.
+    /// Sends a message; waits while the message queue is full.
     pub fn send(&self, message: T) {
         assert!(self.0.send(message, Deadline::NEVER).is_ok(), "a wait without a deadline is not late");
     }
 
-    /// Takes a message; waits while the channel is empty.
+    /// Takes a message; waits while the message queue is empty.
     pub fn receive(&self) -> T {
         self.0.receive(Deadline::NEVER).expect("a wait without a deadline is not late")
     }

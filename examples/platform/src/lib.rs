@@ -2,7 +2,7 @@
 //! can be checked and measured against itself.
 //!
 //! - [`cpu_count`], [`spawn`], [`move_to`]: threads, bound to CPUs.
-//! - [`Event`], [`Collective`], [`Channel`]: objects to wait on. No wait has a deadline: these
+//! - [`Event`], [`Collective`], [`MessageQueue`]: objects to wait on. No wait has a deadline: these
 //!   programs always end.
 //! - [`cycles`], [`pause`], [`square_root`]: the CPU.
 //! - [`Samples`]: latencies, and their report.

@@ -139,24 +139,24 @@ impl Collective {
 }
 
 /// A bounded queue of messages.
-pub struct Channel<T> {
+pub struct MessageQueue<T> {
     sender: mpsc::SyncSender<T>,
     receiver: Mutex<mpsc::Receiver<T>>,
 }
 
-impl<T: Send> Channel<T> {
-    /// Creates a channel for `capacity` messages.
+impl<T: Send> MessageQueue<T> {
+    /// Creates a message queue for `capacity` messages.
     pub fn new(capacity: usize) -> Self {
         let (sender, receiver) = mpsc::sync_channel(capacity);
         Self { sender, receiver: Mutex::new(receiver) }
     }
 
-    /// Sends a message; waits while the channel is full.
+    /// Sends a message; waits while the message queue is full.
     pub fn send(&self, message: T) {
         assert!(self.sender.send(message).is_ok(), "the receiver lives as long as the sender");
     }
 
-    /// Takes a message; waits while the channel is empty.
+    /// Takes a message; waits while the message queue is empty.
     pub fn receive(&self) -> T {
         let receiver = self.receiver.lock().expect("nobody fails with it");
         receiver.recv().expect("the sender lives as long as the receiver")

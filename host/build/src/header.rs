@@ -37,7 +37,7 @@ const OBJECTS: [(&str, usize); 6] = [
     ("barrier", size_of::<abi::Barrier>()),
     ("reader_writer", size_of::<abi::ReaderWriterLock>()),
 ];
-const HANDLES: [&str; 8] = ["thread", "channel", "timer", "interrupt", "fiber", "pool", "collective", "line"];
+const HANDLES: [&str; 8] = ["thread", "message_queue", "timer", "interrupt", "fiber", "pool", "collective", "line"];
 
 const HEAD: &str = "\
 /* The Aerokernel's interface for programs in C and C++. Generated from hrt/abi by `cargo test -p aero-build`; docs/HRT.md
@@ -169,7 +169,7 @@ fn declare(kind: &str, name: &str) -> String {
         "Barrier" => "aero_barrier",
         "ReaderWriterLock" => "aero_reader_writer",
         "Thread" => "aero_thread",
-        "Channel" => "aero_channel",
+        "MessageQueue" => "aero_message_queue",
         "Timer" => "aero_timer",
         "Interrupt" => "aero_interrupt",
         "Fiber" => "aero_fiber",

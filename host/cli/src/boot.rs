@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use build::{Image, Isa, Which, program};
 use machine::script::{self, Ended, Outcome};
 use machine::source_lines::SourceLines;
-use machine::{Accelerator, Clock, End, Kind, Machine, Settings, status};
+use machine::{Accelerator, Clock, End, Machine, MachineKind, Settings, status};
 use serde::Serialize;
 use wire::console::{CONTROL_C, PROMPT};
 
@@ -98,7 +98,7 @@ impl Options {
     /// Returns the configuration of the machine that the options describe.
     pub fn settings(&self) -> Settings {
         Settings {
-            kind: Kind::Pc,
+            kind: MachineKind::Pc,
             cpus: self.cpus,
             memory: self.mem.clone(),
             accelerator: self.accel,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use build::{Which, image};
-use machine::{Kind, Settings};
+use machine::{MachineKind, Settings};
 
 use crate::boot::{self, Task};
 
@@ -45,7 +45,7 @@ pub fn run(command: Command) -> Result<u8> {
     let image = image::build(Which::Knc)?;
     let limit = timeout.map(Duration::from_secs);
     let settings = Settings {
-        kind: Kind::Card,
+        kind: MachineKind::Card,
         cpus: threads,
         append,
         arguments: qemu,

@@ -16,7 +16,7 @@ use machine::linux;
 use machine::qemu;
 use machine::script::{self, Outcome};
 use machine::status;
-use machine::{Kind, Settings};
+use machine::{MachineKind, Settings};
 
 /// A kind of test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -232,7 +232,7 @@ fn bochs() -> Result<()> {
 fn succeed_in_bochs(image: &Image, script: &str, parts: &[&str]) -> Result<()> {
     eprintln!("aero: `{script}` in Bochs, {BOCHS_CPUS} CPUs");
     let mut output = Vec::new();
-    let settings = Settings { kind: Kind::Bochs, cpus: BOCHS_CPUS, ..Settings::for_commands(BOCHS_LIMIT) };
+    let settings = Settings { kind: MachineKind::Bochs, cpus: BOCHS_CPUS, ..Settings::for_commands(BOCHS_LIMIT) };
     let outcome = script::run(image, &settings, script, &mut output)?;
     check(&outcome, &output, parts)
 }
@@ -285,7 +285,7 @@ fn linux() -> Result<Ran> {
 
 /// One primitive of each kind.
 const LINUX_PRIMITIVES: [&str; 6] =
-    ["empty", "mutex_uncontended", "context_switch", "event_wake_remote_idle", "page_unmap", "channel_ping_pong_local"];
+    ["empty", "mutex_uncontended", "context_switch", "event_wake_remote_idle", "page_unmap", "message_ping_pong_local"];
 
 const LINUX_TESTS: [&str; 5] = [
     "forkjoin quicksort:5000 2",

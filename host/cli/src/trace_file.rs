@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use wire::trace::{Event, Kind, Trace};
+use wire::trace::{Event, EventKind, Trace};
 
 /// The format's processes, which group its tracks.
 const CPUS: u32 = 1;
@@ -85,18 +85,18 @@ fn chrome(trace: &Trace) -> Value {
         for event in events {
             let at = microseconds(event);
             match event.kind {
-                Kind::Switch => {
+                EventKind::Switch => {
                     if let Some((thread, from)) = running.replace((event.first, at)) {
                         ran(thread, from, at);
                     }
                 }
-                Kind::InterruptBegin => interrupts.push((event.first, at)),
-                Kind::InterruptEnd => {
+                EventKind::InterruptBegin => interrupts.push((event.first, at)),
+                EventKind::InterruptEnd => {
                     if let Some((vector, from)) = interrupts.pop() {
                         handled.push((vector, from, at));
                     }
                 }
-                Kind::Name => {}
+                EventKind::Name => {}
                 _ => points.push((at, event)),
             }
         }
@@ -135,7 +135,11 @@ fn thread_names(trace: &Trace) -> BTreeMap<u64, String> {
     let mut names = BTreeMap::new();
     for (_, events) in &trace.rings {
         for pair in events.windows(2) {
-            if let [Event { kind: Kind::Spawn, first: id, .. }, Event { kind: Kind::Name, first, second, .. }] = pair {
+            if let [
+                Event { kind: EventKind::Spawn, first: id, .. },
+                Event { kind: EventKind::Name, first, second, .. },
+            ] = pair
+            {
                 names.insert(*id, wire::trace::name(*first, *second));
             }
         }

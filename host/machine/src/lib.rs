@@ -33,7 +33,7 @@ use build::Image;
 
 pub use machine::{End, Machine};
 pub use qemu::{Accelerator, Clock};
-pub use settings::{Kind, Settings};
+pub use settings::{MachineKind, Settings};
 
 /// Boots an image on a machine, with further words on the kernel's command line.
 ///
@@ -42,8 +42,8 @@ pub use settings::{Kind, Settings};
 /// contradict each other.
 pub fn start(image: &Image, settings: &Settings, words: &str) -> Result<Box<dyn Machine>> {
     Ok(match settings.kind {
-        Kind::Pc => Box::new(pc::Pc::start(image, settings, words)?),
-        Kind::Card => Box::new(card::Card::start(image, settings, words)?),
-        Kind::Bochs => Box::new(bochs::Bochs::start(image, settings.cpus, words)?),
+        MachineKind::Pc => Box::new(pc::Pc::start(image, settings, words)?),
+        MachineKind::Card => Box::new(card::Card::start(image, settings, words)?),
+        MachineKind::Bochs => Box::new(bochs::Bochs::start(image, settings.cpus, words)?),
     })
 }

@@ -7,7 +7,7 @@ use crate::qemu::{Accelerator, Clock};
 
 /// The kind of machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MachineKind {
     /// A PC, in QEMU.
     Pc,
     /// A Knights Corner card, played by QEMU.
@@ -21,7 +21,7 @@ pub enum Kind {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The kind of machine.
-    pub kind: Kind,
+    pub kind: MachineKind,
     /// Number of CPUs, or of a card's hardware threads.
     pub cpus: u32,
     /// Memory size, in QEMU's syntax.
@@ -59,7 +59,7 @@ impl Settings {
     /// Returns the default options for a scripted run with this time limit, in QEMU's emulator.
     pub fn for_commands(limit: Duration) -> Self {
         Self {
-            kind: Kind::Pc,
+            kind: MachineKind::Pc,
             cpus: 2,
             memory: "512M".into(),
             accelerator: Accelerator::Tcg,

@@ -136,18 +136,18 @@ macro_rules! functions {
             /// `lock` points to an initialised aero_reader_writer.
             fn aero_reader_writer_write_unlock(lock: *const ReaderWriterLock) -> i32;
 
-            /// Creates a channel with room for `capacity` words, at least one. `channel` points to
-            /// memory for the handle.
-            fn aero_channel_create(capacity: usize, channel: *mut *mut Channel) -> i32;
-            /// Destroys a channel. AERO_BUSY while other threads wait in it. `channel` is a handle
-            /// from aero_channel_create.
-            fn aero_channel_destroy(channel: *mut Channel) -> i32;
-            /// Puts a word into a channel, waiting for room. `channel` is a handle from
-            /// aero_channel_create.
-            fn aero_channel_send(channel: *const Channel, word: u64, deadline_ns: u64) -> i32;
-            /// Takes a word out of a channel, waiting for one. `channel` is a handle from
-            /// aero_channel_create; `word` points to memory for the word.
-            fn aero_channel_receive(channel: *const Channel, word: *mut u64, deadline_ns: u64) -> i32;
+            /// Creates a message queue with room for `capacity` words, at least one. `queue` points
+            /// to memory for the handle.
+            fn aero_message_queue_create(capacity: usize, queue: *mut *mut MessageQueue) -> i32;
+            /// Destroys a message queue. AERO_BUSY while other threads wait in it. `queue` is a
+            /// handle from aero_message_queue_create.
+            fn aero_message_queue_destroy(queue: *mut MessageQueue) -> i32;
+            /// Puts a word into a message queue, waiting for room. `queue` is a handle from
+            /// aero_message_queue_create.
+            fn aero_message_queue_send(queue: *const MessageQueue, word: u64, deadline_ns: u64) -> i32;
+            /// Takes a word out of a message queue, waiting for one. `queue` is a handle from
+            /// aero_message_queue_create; `word` points to memory for the word.
+            fn aero_message_queue_receive(queue: *const MessageQueue, word: *mut u64, deadline_ns: u64) -> i32;
 
             /// Creates a timer that calls `function(argument)`. `function` runs in an interrupt and
             /// must not block. `timer` points to memory for the handle.

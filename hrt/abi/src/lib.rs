@@ -8,7 +8,7 @@
 //! negative number for an error. Times are in nanoseconds; deadlines are points of [`time_ns`'s
 //! clock](functions!), and [`NEVER`] is none. Objects (`event`, `mutex`, ...) live in the program's
 //! own memory, at a fixed address from their `init` until their last use; memory that is not such
-//! an object is [`INVALID`]. A handle (`*mut Thread`, `*mut Channel`, ...) is a number, not an
+//! an object is [`INVALID`]. A handle (`*mut Thread`, `*mut MessageQueue`, ...) is a number, not an
 //! address; a stale handle, or one of another kind or another program, is [`INVALID`]. A pointer to
 //! inaccessible memory ends the program. No function takes or returns floating-point values.
 #![no_std]
@@ -165,7 +165,7 @@ pub struct Thread {
 
 /// A bounded queue of words.
 #[repr(C)]
-pub struct Channel {
+pub struct MessageQueue {
     _private: [u8; 0],
 }
 

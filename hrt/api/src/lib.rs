@@ -16,7 +16,8 @@
 //!
 //! - [`thread`], [`fiber`], [`task`], [`collective`]: flows of control; [`cpu`]: the CPUs they run
 //!   on, and per-CPU variables.
-//! - [`wait`]: event, mutex, condition variable, semaphore, barrier, reader-writer lock, channel.
+//! - [`wait`]: event, mutex, condition variable, semaphore, barrier, reader-writer lock, message
+//!   queue.
 //! - [`memory`]: the allocator behind `alloc`, and placement on NUMA nodes.
 //! - [`time`]: clock, deadlines, timers; [`interrupt`]: inter-processor interrupts and device
 //!   lines.

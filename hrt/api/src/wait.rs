@@ -335,27 +335,27 @@ impl<T> Drop for WriteGuard<'_, T> {
 }
 
 /// A bounded queue of messages. A message of at most one word is stored inline, a larger one in a
-/// box. Dropping the channel drops the messages in it.
-pub struct Channel<T> {
-    channel: *mut abi::Channel,
+/// box. Dropping the message queue drops the messages in it.
+pub struct MessageQueue<T> {
+    queue: *mut abi::MessageQueue,
     _messages: PhantomData<T>,
 }
 
-// SAFETY: the kernel's channel locks internally, and the messages may change threads.
-unsafe impl<T: Send> Sync for Channel<T> {}
+// SAFETY: the kernel's message queue locks internally, and the messages may change threads.
+unsafe impl<T: Send> Sync for MessageQueue<T> {}
 // SAFETY: the handle is valid on every thread, and the messages may change threads.
-unsafe impl<T: Send> Send for Channel<T> {}
+unsafe impl<T: Send> Send for MessageQueue<T> {}
 
-impl<T: Send> Channel<T> {
-    /// Creates a channel for this many messages.
+impl<T: Send> MessageQueue<T> {
+    /// Creates a message queue for this many messages.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`]; [`Error::Invalid`] for a capacity of zero.
     pub fn new(capacity: usize) -> Result<Self, Error> {
-        let mut channel = core::ptr::null_mut();
-        // SAFETY: `channel` is a valid place for the handle during the call.
-        check(unsafe { raw::aero_channel_create(capacity, &raw mut channel) })?;
-        Ok(Self { channel, _messages: PhantomData })
+        let mut queue = core::ptr::null_mut();
+        // SAFETY: `queue` is a valid place for the handle during the call.
+        check(unsafe { raw::aero_message_queue_create(capacity, &raw mut queue) })?;
+        Ok(Self { queue, _messages: PhantomData })
     }
 
     /// Sends a message, waiting for room. Blocks.
@@ -364,8 +364,8 @@ impl<T: Send> Channel<T> {
     /// The message, if there is no room until the deadline.
     pub fn send(&self, message: T, deadline: Deadline) -> Result<(), T> {
         let message = pack(message);
-        // SAFETY: the handle names a live channel, which is destroyed only in `drop`.
-        match unsafe { raw::aero_channel_send(self.channel, message, deadline.0) } {
+        // SAFETY: the handle names a live message queue, which is destroyed only in `drop`.
+        match unsafe { raw::aero_message_queue_send(self.queue, message, deadline.0) } {
             abi::OK => Ok(()),
             // SAFETY: the word was packed above and not sent, so it is unpacked only here.
             _ => Err(unsafe { unpack(message) }),
@@ -378,24 +378,25 @@ impl<T: Send> Channel<T> {
     /// [`Error::TimedOut`].
     pub fn receive(&self, deadline: Deadline) -> Result<T, Error> {
         let mut word = 0;
-        // SAFETY: the handle names a live channel, and `word` is a valid place for the message.
-        check(unsafe { raw::aero_channel_receive(self.channel, &raw mut word, deadline.0) })?;
-        // SAFETY: only `send` puts words into the channel, each a packed `T`, and each is received
-        // once.
+        // SAFETY: the handle names a live message queue, and `word` is a valid place for the
+        // message.
+        check(unsafe { raw::aero_message_queue_receive(self.queue, &raw mut word, deadline.0) })?;
+        // SAFETY: only `send` puts words into the message queue, each a packed `T`, and each is
+        // received once.
         Ok(unsafe { unpack(word) })
     }
 }
 
-impl<T> Drop for Channel<T> {
+impl<T> Drop for MessageQueue<T> {
     fn drop(&mut self) {
         let mut word = 0;
-        // SAFETY: `&mut self` excludes other users of the live channel, and each word, a packed
-        // `T`, is received once.
+        // SAFETY: `&mut self` excludes other users of the live message queue, and each word, a
+        // packed `T`, is received once.
         unsafe {
-            while raw::aero_channel_receive(self.channel, &raw mut word, 0) == abi::OK {
+            while raw::aero_message_queue_receive(self.queue, &raw mut word, 0) == abi::OK {
                 drop(unpack::<T>(word));
             }
-            raw::aero_channel_destroy(self.channel);
+            raw::aero_message_queue_destroy(self.queue);
         }
     }
 }

@@ -7,7 +7,7 @@ use abi::{ANY, BUSY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT}
 use kernel::call::{self, CallError};
 use kernel::interrupts::{self, LineError, LineTrigger, RegisterError};
 use kernel::program::Program;
-use kernel::program::objects::{Kind, Object};
+use kernel::program::objects::{Object, ObjectKind};
 use kernel::time::{Deadline, Timer};
 use kernel::wait::InterruptSafe;
 
@@ -65,7 +65,7 @@ struct OwnedTimer {
 
 // SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for OwnedTimer {
-    const KIND: Kind = Kind::Timer;
+    const KIND: ObjectKind = ObjectKind::Timer;
 
     fn silence(&self) -> bool {
         self.timer.withdraw();
@@ -147,7 +147,7 @@ struct OwnedInterrupt {
 
 // SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for OwnedInterrupt {
-    const KIND: Kind = Kind::Interrupt;
+    const KIND: ObjectKind = ObjectKind::Interrupt;
 
     fn silence(&self) -> bool {
         interrupts::retire_vector(self.vector);
@@ -205,7 +205,7 @@ struct OwnedLine {
 
 // SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for OwnedLine {
-    const KIND: Kind = Kind::Line;
+    const KIND: ObjectKind = ObjectKind::Line;
 
     fn silence(&self) -> bool {
         // A line that could not be masked may still interrupt.

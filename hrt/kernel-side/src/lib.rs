@@ -6,9 +6,9 @@
 //! program that is ending.
 //!
 //! - `objects`: events, mutexes and the other objects in the program's own memory.
-//! - `owned`: threads, channels and fibers, which the program owns through handles; `teams`: task
-//!   pools and collectives; `handlers`: timers, interrupts and device lines; `handles`: the lookup
-//!   from a handle to its object.
+//! - `owned`: threads, message queues and fibers, which the program owns through handles; `teams`:
+//!   task pools and collectives; `handlers`: timers, interrupts and device lines; `handles`: the
+//!   lookup from a handle to its object.
 //! - `plain`: text, memory, time, topology. `pointers`: checked access through a program's
 //!   pointers.
 #![no_std]

@@ -1,4 +1,4 @@
-//! Threads, channels and fibers, which the program refers to by handles.
+//! Threads, message queues and fibers, which the program refers to by handles.
 
 use abi::{ANY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT, ThreadOptions};
 use kernel::arch::*;
@@ -6,9 +6,9 @@ use kernel::cpu;
 use kernel::fiber::{Fiber, Fibers};
 use kernel::memory;
 
-use kernel::program::objects::{Kind, Object};
+use kernel::program::objects::{Object, ObjectKind};
 use kernel::thread::{self, Builder, JoinHandle, SpawnError};
-use kernel::wait::Channel;
+use kernel::wait::MessageQueue;
 
 use crate::handles::{borrow, keep, reserve, take};
 use crate::plain::Handler;
@@ -20,7 +20,7 @@ struct Joinable(Option<JoinHandle<()>>);
 
 // SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for Joinable {
-    const KIND: Kind = Kind::Thread;
+    const KIND: ObjectKind = ObjectKind::Thread;
 }
 
 pub unsafe extern "C" fn aero_thread_spawn(
@@ -144,49 +144,53 @@ pub unsafe extern "C" fn aero_thread_id() -> u64 {
     thread::current().id()
 }
 
-/// A channel of words.
-struct WordChannel(Channel<u64>);
+/// A message queue of words.
+struct WordQueue(MessageQueue<u64>);
 
 // SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
-unsafe impl Object for WordChannel {
-    const KIND: Kind = Kind::Channel;
+unsafe impl Object for WordQueue {
+    const KIND: ObjectKind = ObjectKind::MessageQueue;
 }
 
-pub unsafe extern "C" fn aero_channel_create(capacity: usize, channel: *mut *mut abi::Channel) -> Status {
-    // SAFETY: by the interface's contract, `channel` is null or the program's memory for the
+pub unsafe extern "C" fn aero_message_queue_create(capacity: usize, queue: *mut *mut abi::MessageQueue) -> Status {
+    // SAFETY: by the interface's contract, `queue` is null or the program's memory for the
     // handle.
-    let channel = attempt!(unsafe { place(channel) });
+    let queue = attempt!(unsafe { place(queue) });
     if capacity == 0 {
         return INVALID;
     }
     let reserved = attempt!(reserve());
-    let Ok(made) = Channel::new(capacity) else { return OUT_OF_MEMORY };
-    channel.write(keep(reserved, WordChannel(made)));
+    let Ok(made) = MessageQueue::new(capacity) else { return OUT_OF_MEMORY };
+    queue.write(keep(reserved, WordQueue(made)));
     OK
 }
 
-pub unsafe extern "C" fn aero_channel_destroy(channel: *mut abi::Channel) -> Status {
-    attempt!(take::<WordChannel, _>(channel)).remove();
+pub unsafe extern "C" fn aero_message_queue_destroy(queue: *mut abi::MessageQueue) -> Status {
+    attempt!(take::<WordQueue, _>(queue)).remove();
     OK
 }
 
-pub unsafe extern "C" fn aero_channel_send(channel: *const abi::Channel, word: u64, deadline_ns: u64) -> Status {
-    let channel = attempt!(borrow::<WordChannel, _>(channel));
-    match attempt!(blocking(|| channel.0.send_until(word, deadline(deadline_ns)))) {
+pub unsafe extern "C" fn aero_message_queue_send(
+    queue: *const abi::MessageQueue,
+    word: u64,
+    deadline_ns: u64,
+) -> Status {
+    let queue = attempt!(borrow::<WordQueue, _>(queue));
+    match attempt!(blocking(|| queue.0.send_until(word, deadline(deadline_ns)))) {
         Ok(()) => OK,
         Err(_) => TIMED_OUT,
     }
 }
 
-pub unsafe extern "C" fn aero_channel_receive(
-    channel: *const abi::Channel,
+pub unsafe extern "C" fn aero_message_queue_receive(
+    queue: *const abi::MessageQueue,
     word: *mut u64,
     deadline_ns: u64,
 ) -> Status {
     // SAFETY: by the interface's contract, `word` is null or the program's memory for a word.
     let word = attempt!(unsafe { place(word) });
-    let channel = attempt!(borrow::<WordChannel, _>(channel));
-    match attempt!(blocking(|| channel.0.receive_until(deadline(deadline_ns)))) {
+    let queue = attempt!(borrow::<WordQueue, _>(queue));
+    match attempt!(blocking(|| queue.0.receive_until(deadline(deadline_ns)))) {
         Ok(received) => {
             word.write(received);
             OK
@@ -211,7 +215,7 @@ unsafe impl Sync for OwnedFiber {}
 
 // SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for OwnedFiber {
-    const KIND: Kind = Kind::Fiber;
+    const KIND: ObjectKind = ObjectKind::Fiber;
 }
 
 impl OwnedFiber {

@@ -4,7 +4,7 @@ use abi::{ANY, BUSY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT,
 use kernel::collective::Collective;
 use kernel::task::{Place, Pool, Priority, QueueError};
 
-use kernel::program::objects::{Borrowed, Kind, Object};
+use kernel::program::objects::{Borrowed, Object, ObjectKind};
 
 use crate::handles::{borrow, keep, reserve, take};
 use crate::plain::Handler;
@@ -16,7 +16,7 @@ struct OwnedPool(Pool);
 
 // SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for OwnedPool {
-    const KIND: Kind = Kind::Pool;
+    const KIND: ObjectKind = ObjectKind::Pool;
 }
 
 /// A program's collective.
@@ -24,7 +24,7 @@ struct OwnedCollective(Collective);
 
 // SAFETY: no other type has this kind, so a handle of this kind always refers to this type.
 unsafe impl Object for OwnedCollective {
-    const KIND: Kind = Kind::Collective;
+    const KIND: ObjectKind = ObjectKind::Collective;
 }
 
 pub unsafe extern "C" fn aero_pool_create(pool: *mut *mut abi::Pool) -> Status {

@@ -27,7 +27,7 @@ use crate::cpu;
 use crate::lock::{InterruptGuard, passing};
 use crate::trace;
 use cache::{CACHED_LIMIT, class_of};
-use wire::trace::Kind;
+use wire::trace::EventKind;
 use zone::{NodeSet, ZONES, Zone};
 
 /// Not enough memory of the requested kind is available.
@@ -84,7 +84,7 @@ pub fn allocate(layout: Layout, placement: Placement) -> Result<NonNull<u8>, Out
 
 #[inline(always)]
 fn trace_allocation(size: usize, found: Option<NonNull<u8>>) {
-    trace::event(Kind::Allocate, size as u64, found.map_or(0, |at| at.as_ptr() as u64));
+    trace::event(EventKind::Allocate, size as u64, found.map_or(0, |at| at.as_ptr() as u64));
 }
 
 #[cold]
@@ -129,7 +129,7 @@ pub(crate) fn allocate_first(layout: Layout) -> Result<NonNull<u8>, OutOfMemory>
 pub unsafe fn free(at: NonNull<u8>, layout: Layout) {
     let size = layout.size().max(layout.align());
     let _guard = InterruptGuard::new();
-    trace::event(Kind::Free, size as u64, at.as_ptr() as u64);
+    trace::event(EventKind::Free, size as u64, at.as_ptr() as u64);
     if size <= CACHED_LIMIT {
         let here = cpu::this();
         // SAFETY: the guard keeps interrupts disabled, and the caches are this CPU's; the caller

@@ -13,7 +13,7 @@ use core::time::Duration;
 use arch_contract::{Export, MAX_CPUS, TRACE_ENTRIES, TraceEntry};
 use arrayvec::ArrayVec;
 use serde::Serialize;
-use wire::trace::{Event, Header, Kind, MAGIC, Part, Ring as RingHeader, Thread as NamedThread, VERSION};
+use wire::trace::{Event, EventKind, Header, MAGIC, Part, Ring as RingHeader, Thread as NamedThread, VERSION};
 
 use crate::arch::*;
 use crate::cpu;
@@ -42,7 +42,7 @@ const KIND_BITS: u32 = 8;
 
 /// Records an event if tracing is on. Interrupts must be off.
 #[inline(always)]
-pub fn event(kind: Kind, first: u64, second: u64) {
+pub fn event(kind: EventKind, first: u64, second: u64) {
     if TraceRing::is_on() {
         // SAFETY: a CPU that takes part in scheduling always has a running thread.
         let thread = unsafe { &*(Core::current() as *const Thread) };
@@ -55,7 +55,7 @@ pub fn event(kind: Kind, first: u64, second: u64) {
 pub fn mark(first: u64, second: u64) {
     if TraceRing::is_on() {
         let _guard = InterruptGuard::new();
-        event(Kind::Mark, first, second);
+        event(EventKind::Mark, first, second);
     }
 }
 
@@ -69,9 +69,9 @@ pub(crate) fn spawned(id: u64, cpu: usize, name: &str) {
 
 #[cold]
 fn record_spawn(id: u64, cpu: usize, name: &str) {
-    event(Kind::Spawn, id, cpu as u64);
+    event(EventKind::Spawn, id, cpu as u64);
     let (first, second) = wire::trace::name_words(name);
-    event(Kind::Name, first, second);
+    event(EventKind::Name, first, second);
 }
 
 /// Returns whether events are recorded.
@@ -137,7 +137,7 @@ impl View {
         // SAFETY: `at` is within the ring, which is never freed. The entry is copied by a volatile
         // read, because its CPU may be overwriting it; a torn copy is still only numbers.
         let [cycles, tag, first, second] = unsafe { self.ring.add(at).read_volatile() };
-        let kind = Kind::ALL.get((tag & ((1 << KIND_BITS) - 1)) as usize).copied().unwrap_or(Kind::Mark);
+        let kind = EventKind::ALL.get((tag & ((1 << KIND_BITS) - 1)) as usize).copied().unwrap_or(EventKind::Mark);
         Event { cycles, thread: tag >> KIND_BITS, kind, first, second }
     }
 }

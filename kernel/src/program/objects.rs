@@ -21,11 +21,11 @@ use crate::time::Deadline;
 /// The kind of object that a handle names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum ObjectKind {
     /// A thread that can be joined.
     Thread,
-    /// A channel.
-    Channel,
+    /// A message queue.
+    MessageQueue,
     /// A timer.
     Timer,
     /// An interrupt vector with a handler.
@@ -44,10 +44,10 @@ pub enum Kind {
 /// program's end.
 ///
 /// # Safety
-/// No other type has the same [`Kind`], which alone identifies the type of an object.
+/// No other type has the same [`ObjectKind`], which alone identifies the type of an object.
 pub unsafe trait Object: Send + Sync + 'static {
     /// The kind of the type's handles.
-    const KIND: Kind;
+    const KIND: ObjectKind;
 
     /// Keeps the object from calling the program from now on; returns false if it may still do so.
     /// Called at the program's end, before anything of the program is given back, repeatedly until
@@ -90,7 +90,7 @@ struct Slot {
 
 /// The content of a slot, written only while the slot is free or held exclusively.
 struct Content {
-    kind: Kind,
+    kind: ObjectKind,
     object: *mut u8,
     drop: unsafe fn(*mut u8),
     silence: unsafe fn(*const u8) -> bool,

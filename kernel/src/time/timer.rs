@@ -5,7 +5,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use intrusive_collections::{KeyAdapter, RBTree, RBTreeLink, UnsafeRef, intrusive_adapter};
-use wire::trace::Kind;
+use wire::trace::EventKind;
 
 use super::Deadline;
 use crate::arch::*;
@@ -158,7 +158,7 @@ impl TimerNode {
     #[inline(always)]
     pub(crate) fn set(&self, here: &Cpu, deadline: Deadline) {
         let cycles = deadline.cycles();
-        trace::event(Kind::TimerSet, cycles, 0);
+        trace::event(EventKind::TimerSet, cycles, 0);
         let mut queue = here.timers.lock();
         self.deadline.store(cycles, Ordering::Relaxed);
         self.queued_on.store(here.index as u32, Ordering::Relaxed);
@@ -241,7 +241,7 @@ pub(crate) fn interrupt(_: usize) {
         let (function, argument) = (node.function, node.argument);
         let deadline = node.deadline.load(Ordering::Relaxed);
         drop(queue);
-        trace::event(Kind::TimerFire, deadline, 0);
+        trace::event(EventKind::TimerFire, deadline, 0);
         function(argument);
         RUNNING[here.index].store(ptr::null_mut(), Ordering::Release);
     }

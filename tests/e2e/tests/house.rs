@@ -219,7 +219,7 @@ fn long_functions(text: &str) -> Vec<(usize, &str)> {
         let end = |line: &&str| line.starts_with(&" ".repeat(indent)) && matches!(&line[indent..], "}" | ");" | "};");
         // A function without a body ends in a semicolon on its first line, or on that of its `)`.
         let has_body = !lines[first].ends_with(';') && !lines[first].ends_with('}');
-        has_body && lines[first..].iter().position(|line| end(line)).is_some_and(|last| last + 1 > LONGEST)
+        has_body && lines[first..].iter().position(end).is_some_and(|last| last + 1 > LONGEST)
     };
     let firsts = (0..lines.len()).filter(|&line| name(lines[line]));
     firsts.filter(is_long).map(|first| (first + 1, lines[first].trim())).collect()

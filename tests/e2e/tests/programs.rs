@@ -231,7 +231,7 @@ fn a_bad_pointer_ends_the_program_and_nothing_else() {
         "reader_writer_read_unlock",
         "reader_writer_write",
         "reader_writer_write_unlock",
-        "channel_create",
+        "message_queue_create",
         "timer_create",
         "interrupt_register",
         "line_register",

@@ -271,9 +271,9 @@ fn every_object_fails_at_every_allocation_and_nothing_has_happened() -> TestResu
             // SAFETY: the options live through the call, and the function belongs to this image.
             unsafe { aero_thread_spawn(&raw const options, Some(note), ptr::null_mut(), at) }
         }
-        unsafe fn channel(at: *mut *mut abi::Channel) -> Status {
+        unsafe fn message_queue(at: *mut *mut abi::MessageQueue) -> Status {
             // SAFETY: the caller provides a place for the handle.
-            unsafe { aero_channel_create(1000, at) }
+            unsafe { aero_message_queue_create(1000, at) }
         }
         unsafe fn timer(at: *mut *mut abi::Timer) -> Status {
             // SAFETY: the function belongs to this image, and the caller provides the handle's
@@ -302,7 +302,7 @@ fn every_object_fails_at_every_allocation_and_nothing_has_happened() -> TestResu
         swept!(sweep_maker(spawn, join), 1);
         thread::empty_stock();
         swept!(sweep_maker(big_thread, join), 2);
-        swept!(sweep_maker(channel, aero_channel_destroy), 1);
+        swept!(sweep_maker(message_queue, aero_message_queue_destroy), 1);
         swept!(sweep_maker(timer, aero_timer_destroy), 3);
         swept!(sweep_maker(interrupt, aero_interrupt_unregister), 2);
         swept!(sweep_maker(small_fiber, aero_fiber_join), 1);
@@ -357,9 +357,9 @@ fn a_program_ends_while_it_joins() -> TestResult {
 fn many_objects_and_blocks_end_at_once() -> TestResult {
     succeed(|| {
         for _ in 0..5000 {
-            let mut channel = ptr::null_mut();
+            let mut queue = ptr::null_mut();
             // SAFETY: the handle's place is a local that lives through the call.
-            check!(unsafe { aero_channel_create(1, &raw mut channel) } == OK);
+            check!(unsafe { aero_message_queue_create(1, &raw mut queue) } == OK);
             for _ in 0..40 {
                 // SAFETY: any size may be requested, and the block is not used.
                 check!(!unsafe { aero_allocate(32, 16, ANY) }.is_null());

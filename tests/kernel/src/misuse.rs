@@ -165,14 +165,14 @@ fn a_mutex_is_unlocked_by_its_owner_only() -> TestResult {
 
 /// Creates one object of each kind and returns the handles.
 fn one_of_each() -> Result<[*mut u8; 7], i32> {
-    let (mut thread, mut channel, mut timer, mut interrupt) =
+    let (mut thread, mut queue, mut timer, mut interrupt) =
         (ptr::null_mut(), ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
     let (mut fiber, mut pool, mut collective) = (ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
     // SAFETY: the functions belong to this image, and the handles' places are live locals.
     let made = unsafe {
         [
             aero_thread_spawn(ptr::null(), Some(wait_for_ever), ptr::null_mut(), &raw mut thread),
-            aero_channel_create(1, &raw mut channel),
+            aero_message_queue_create(1, &raw mut queue),
             aero_timer_create(Some(note), ptr::null_mut(), &raw mut timer),
             aero_interrupt_register(Some(note), ptr::null_mut(), &raw mut interrupt),
             aero_fiber_create(Some(note), ptr::null_mut(), 0, &raw mut fiber),
@@ -183,7 +183,7 @@ fn one_of_each() -> Result<[*mut u8; 7], i32> {
     if made != [OK; 7] {
         return Err(line!() as i32);
     }
-    Ok([thread.cast(), channel.cast(), timer.cast(), interrupt.cast(), fiber.cast(), pool.cast(), collective.cast()])
+    Ok([thread.cast(), queue.cast(), timer.cast(), interrupt.cast(), fiber.cast(), pool.cast(), collective.cast()])
 }
 
 /// A function that takes a handle. [`USES`] lists each with the index of its kind in
@@ -197,9 +197,9 @@ const USES: [(usize, Use); 20] = {
     [
         (0, call!(|at| aero_thread_join(at.cast(), 0))),
         (0, call!(|at| aero_thread_detach(at.cast()))),
-        (1, call!(|at| aero_channel_send(at.cast(), 1, 0))),
-        (1, call!(|at| aero_channel_receive(at.cast(), word(), 0))),
-        (1, call!(|at| aero_channel_destroy(at.cast()))),
+        (1, call!(|at| aero_message_queue_send(at.cast(), 1, 0))),
+        (1, call!(|at| aero_message_queue_receive(at.cast(), word(), 0))),
+        (1, call!(|at| aero_message_queue_destroy(at.cast()))),
         (2, call!(|at| aero_timer_set(at.cast(), NEVER))),
         (2, call!(|at| aero_timer_cancel(at.cast()))),
         (2, call!(|at| aero_timer_destroy(at.cast()))),

@@ -36,16 +36,16 @@ fn an_overrun_harms_nobody_else_and_is_named() -> TestResult {
             *block = unsafe { aero_allocate(100, 16, ANY) };
             check!(!block.is_null());
         }
-        let mut channel = ptr::null_mut();
+        let mut queue = ptr::null_mut();
         // SAFETY: the handle's place is a live local. The writes beyond blocks are the subject of
         // the test and hit only memory that belongs to the program.
         unsafe {
-            check!(aero_channel_create(1, &raw mut channel) == OK);
+            check!(aero_message_queue_create(1, &raw mut queue) == OK);
             blocks[3].write_bytes(b'A', 300);
             blocks[7].sub(64).write_bytes(b'A', 64);
             // The kernel's records of the blocks are intact.
             aero_free(blocks[0]);
-            check!(aero_channel_send(channel, 1, NEVER) == OK);
+            check!(aero_message_queue_send(queue, 1, NEVER) == OK);
         }
         0
     })?;

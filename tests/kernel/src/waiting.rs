@@ -12,7 +12,8 @@ use kernel::lock::{InterruptGuard, SpinLock};
 use kernel::thread::{self, Builder, JoinHandle};
 use kernel::time::{Deadline, Timer, spin_until};
 use kernel::wait::{
-    Arrival, Barrier, Channel, Condition, Event, Mutex, ReaderWriterLock, Semaphore, TimedOut, TrySendError, WaitQueue,
+    Arrival, Barrier, Condition, Event, MessageQueue, Mutex, ReaderWriterLock, Semaphore, TimedOut, TrySendError,
+    WaitQueue,
 };
 use kernel::{call, cpu, interrupts, scheduler};
 
@@ -33,8 +34,8 @@ tests![
     barrier_times_out_and_can_be_used_again,
     readers_share_and_writers_exclude,
     readers_let_a_writer_that_waits_go_first,
-    channel_keeps_order_and_loses_nothing,
-    channel_is_bounded,
+    message_queue_keeps_order_and_loses_nothing,
+    message_queue_is_bounded,
     interrupt_handlers_wake_threads,
     whoever_is_woken_runs_at_once_beside_one_that_computes,
     whoever_is_woken_all_the_time_leaves_others_a_share,
@@ -196,11 +197,11 @@ fn every_wait_times_out_and_works_afterwards() -> TestResult {
     drop(writer);
     ensure!(lock.read_until(soon()).is_ok(), "reader after a writer's timeout");
 
-    let channel = Channel::new(1).map_err(text)?;
-    ensure!(takes_at_least(SHORT, || channel.receive_until(soon()))? == Err(TimedOut), "receive");
-    channel.send(1);
-    ensure!(takes_at_least(SHORT, || channel.send_until(2, soon()))? == Err(TrySendError(2)), "send");
-    ensure!(channel.receive() == 1, "channel after timeouts");
+    let queue = MessageQueue::new(1).map_err(text)?;
+    ensure!(takes_at_least(SHORT, || queue.receive_until(soon()))? == Err(TimedOut), "receive");
+    queue.send(1);
+    ensure!(takes_at_least(SHORT, || queue.send_until(2, soon()))? == Err(TrySendError(2)), "send");
+    ensure!(queue.receive() == 1, "message queue after timeouts");
     Ok(())
 }
 
@@ -380,11 +381,11 @@ fn readers_share_and_writers_exclude() -> TestResult {
     Ok(())
 }
 
-fn channel_keeps_order_and_loses_nothing() -> TestResult {
-    let channel = Arc::new(Channel::new(8).map_err(text)?);
+fn message_queue_keeps_order_and_loses_nothing() -> TestResult {
+    let queue = Arc::new(MessageQueue::new(8).map_err(text)?);
     let count = 2000u64;
     let senders = 3;
-    let theirs = channel.clone();
+    let theirs = queue.clone();
     let sending = crew(senders, move |number| {
         for message in 0..count {
             theirs.send((number, message));
@@ -393,20 +394,20 @@ fn channel_keeps_order_and_loses_nothing() -> TestResult {
     let mut next = [0u64; 3];
     for _ in 0..count * senders as u64 {
         let (sender, message) =
-            channel.receive_until(Deadline::after(LIMIT)).map_err(|_| alloc::format!("stuck at {next:?}"))?;
+            queue.receive_until(Deadline::after(LIMIT)).map_err(|_| alloc::format!("stuck at {next:?}"))?;
         ensure!(message == next[sender], "sender {sender}: {message} came instead of {}", next[sender]);
         next[sender] += 1;
     }
     sending.into_iter().try_for_each(join)?;
-    ensure!(channel.is_empty(), "a message came twice");
+    ensure!(queue.is_empty(), "a message came twice");
     Ok(())
 }
 
-fn channel_is_bounded() -> TestResult {
-    let channel = Channel::new(2).map_err(text)?;
-    ensure!(channel.try_send(1).is_ok() && channel.try_send(2).is_ok(), "no room for two of two");
-    ensure!(channel.try_send(3) == Err(TrySendError(3)), "a third of two was taken");
-    ensure!(channel.try_receive() == Some(1) && channel.len() == 1, "wrong first");
+fn message_queue_is_bounded() -> TestResult {
+    let queue = MessageQueue::new(2).map_err(text)?;
+    ensure!(queue.try_send(1).is_ok() && queue.try_send(2).is_ok(), "no room for two of two");
+    ensure!(queue.try_send(3) == Err(TrySendError(3)), "a third of two was taken");
+    ensure!(queue.try_receive() == Some(1) && queue.len() == 1, "wrong first");
     Ok(())
 }
 

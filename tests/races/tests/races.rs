@@ -1,5 +1,5 @@
-//! The run queue mailbox, the attention word, the spin lock, wait lists, events and channels, in
-//! all interleavings that loom finds. The included files are the kernel's own; the parts of the
+//! The run queue mailbox, the attention word, the spin lock, wait lists, events and message queues,
+//! in all interleavings that loom finds. The included files are the kernel's own; the parts of the
 //! kernel they use are modelled in `support`.
 #![cfg(loom)]
 #![allow(
@@ -40,7 +40,7 @@ use rendezvous::{Order, Rendezvous};
 use rest::{Rest, Worker, Workers};
 use support::raw::RawSpinLock;
 use wait::claim::Claim;
-use wait::{Arrival, Barrier, Channel, Event, Mutex as KernelMutex, Semaphore, TimedOut};
+use wait::{Arrival, Barrier, Event, MessageQueue, Mutex as KernelMutex, Semaphore, TimedOut};
 
 /// Runs a model in all interleavings with up to three preemptions; higher bounds have found nothing
 /// more and take hours.
@@ -404,20 +404,20 @@ fn a_signal_wakes_a_waiter_whenever_it_comes() {
 }
 
 #[test]
-fn a_channel_of_one_place_passes_everything_in_order() {
+fn a_message_queue_of_one_place_passes_everything_in_order() {
     explore(|| {
-        let channel: &'static Channel<u8> = Box::leak(Box::new(Channel::new(1).unwrap()));
-        assert!(channel.is_empty());
+        let queue: &'static MessageQueue<u8> = Box::leak(Box::new(MessageQueue::new(1).unwrap()));
+        assert!(queue.is_empty());
         let sender = loom::thread::spawn(move || {
             thread::set_current(Box::leak(Box::new(thread::Thread::new())));
-            channel.send(1);
-            channel.send(2);
+            queue.send(1);
+            queue.send(2);
         });
         thread::set_current(Box::leak(Box::new(thread::Thread::new())));
-        assert_eq!(channel.receive(), 1);
-        assert_eq!(channel.receive(), 2);
+        assert_eq!(queue.receive(), 1);
+        assert_eq!(queue.receive(), 2);
         sender.join().unwrap();
-        assert_eq!(channel.receive_until(time::Deadline::NOW), Err(TimedOut));
+        assert_eq!(queue.receive_until(time::Deadline::NOW), Err(TimedOut));
     });
 }
 

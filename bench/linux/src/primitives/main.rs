@@ -5,12 +5,12 @@
 //! Linux is fastest.
 //!
 //! - [`system`]: pinning, priorities, helpers on other CPUs.
-//! - [`local`], [`memory`], [`threads`], [`waiting`], [`channels`], [`processes`], [`noise`]: the
+//! - [`local`], [`memory`], [`threads`], [`waiting`], [`messages`], [`processes`], [`noise`]: the
 //!   benchmarks.
 
-mod channels;
 mod local;
 mod memory;
+mod messages;
 mod noise;
 mod processes;
 mod system;
@@ -96,7 +96,7 @@ fn run(names: &[String]) -> Result<(), Error> {
         memory::BENCHMARKS,
         threads::BENCHMARKS,
         waiting::BENCHMARKS,
-        channels::BENCHMARKS,
+        messages::BENCHMARKS,
         processes::BENCHMARKS,
         noise::BENCHMARKS,
     ];

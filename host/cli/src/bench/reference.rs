@@ -212,13 +212,13 @@ pub const REFERENCES: &[Reference] = &[
     row("semaphore_ping_pong", 64, "twice: count, queue push, switch")
         .linux("sem_ping_pong")
         .rest("as event_wake_local, twice"),
-    row("channel_ping_pong_local", 80, "twice: a word stored and fetched, queue push, switch")
+    row("message_ping_pong_local", 80, "twice: a word stored and fetched, queue push, switch")
         .linux("eventfd_ping_pong_local")
         .rest("as event_wake_local, twice; ring, lock and who waits, at each of four accesses (205)"),
-    row("channel_ping_pong_remote", 150, "twice: a word stored and fetched, mailbox push, IPI, switch")
+    row("message_ping_pong_remote", 150, "twice: a word stored and fetched, mailbox push, IPI, switch")
         .linux("eventfd_ping_pong_remote")
-        .rest("as channel_ping_pong_local and event_wake_remote_idle, twice"),
-    row("channel_message", 24, "lock, store, unlock; lock, fetch, unlock")
+        .rest("as message_ping_pong_local and event_wake_remote_idle, twice"),
+    row("message_stream", 24, "lock, store, unlock; lock, fetch, unlock")
         .linux("pipe_message")
         .rest("67 here and 88 there, of which the ring and its bounds 41 and 42, calls 9 and 14, lock and interrupts 9 and 12; the wake-up is shared by all"),
     row("ipi_one_way", 17, "one register written, entry, call")

@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 use wire::telemetry::Histogram;
-use wire::trace::{Event, Kind};
+use wire::trace::{Event, EventKind};
 
 use crate::time::cycles_to_ns;
 use crate::trace::Position;
@@ -38,14 +38,14 @@ fn of(events: &[(usize, Event)]) -> Vec<Histogram> {
     let mut begun: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
     for (cpu, event) in events {
         match event.kind {
-            Kind::Wake => drop(woken.insert(event.first, event.cycles)),
-            Kind::Switch => {
+            EventKind::Wake => drop(woken.insert(event.first, event.cycles)),
+            EventKind::Switch => {
                 if let Some(at) = woken.remove(&event.first) {
                     turns.add(cycles_to_ns(event.cycles.saturating_sub(at)));
                 }
             }
-            Kind::InterruptBegin => begun.entry(*cpu).or_default().push(event.cycles),
-            Kind::InterruptEnd => {
+            EventKind::InterruptBegin => begun.entry(*cpu).or_default().push(event.cycles),
+            EventKind::InterruptEnd => {
                 if let Some(at) = begun.get_mut(cpu).and_then(Vec::pop) {
                     interrupts.add(cycles_to_ns(event.cycles.saturating_sub(at)));
                 }

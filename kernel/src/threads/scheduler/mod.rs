@@ -7,7 +7,7 @@ pub(crate) mod run_queue;
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use core::time::Duration;
-use wire::trace::Kind;
+use wire::trace::EventKind;
 
 use crate::arch::*;
 use crate::call;
@@ -37,7 +37,7 @@ pub fn set_quantum(quantum: Duration) {
 #[inline(always)]
 pub(crate) fn make_runnable(thread: &Thread) {
     let home = thread.cpu.load(Ordering::Relaxed) as usize;
-    trace::event(Kind::Wake, thread.id(), home as u64);
+    trace::event(EventKind::Wake, thread.id(), home as u64);
     // SAFETY: interrupts are off, as the caller guarantees, and nothing here switches.
     let here = unsafe { Here::assume() };
     if home == here.index {
@@ -143,7 +143,7 @@ fn switch(here: Here<'_>, leaving: Leaving) {
 fn switch_to(here: &Here<'_>, current: &Thread, next: &'static Thread) {
     next.set_state(State::Running);
     account(here, current);
-    trace::event(Kind::Switch, next.id(), 0);
+    trace::event(EventKind::Switch, next.id(), 0);
     Core::set_current(core::ptr::from_ref(next) as usize);
     use_thread_locals(next);
     // SAFETY: `current` runs on this CPU; `next` came from this CPU's queue or is its idle thread,
@@ -400,7 +400,7 @@ fn resume_next(here: Here<'_>) -> ! {
     let next = next_thread(&here, core::ptr::null());
     note_if_alone(&here);
     next.set_state(State::Running);
-    trace::event(Kind::Switch, next.id(), 0);
+    trace::event(EventKind::Switch, next.id(), 0);
     Core::set_current(core::ptr::from_ref(next) as usize);
     use_thread_locals(next);
     // SAFETY: `next` came from this CPU's queue or is its idle thread, so it is suspended or

@@ -9,11 +9,11 @@
 //! non-blocking methods work there; the blocking ones panic with the reason.
 
 mod barrier;
-mod channel;
 pub(crate) mod claim;
 mod condition;
 mod event;
 pub(crate) mod list;
+mod message_queue;
 pub(crate) mod mutex;
 mod queue;
 mod reader_writer;
@@ -22,10 +22,10 @@ mod semaphore;
 use core::fmt;
 
 pub use barrier::{Arrival, Barrier};
-pub use channel::{Channel, TrySendError};
 pub use condition::Condition;
 pub use event::Event;
 pub use list::{Outcome, WaitList};
+pub use message_queue::{MessageQueue, TrySendError};
 pub use mutex::{Mutex, MutexGuard};
 pub use queue::WaitQueue;
 pub use reader_writer::{ReadGuard, ReaderWriterLock, WriteGuard};

@@ -15,7 +15,7 @@ use hrt::collective::Collective;
 use hrt::task::{Place, Pool, Priority};
 use hrt::thread::{self, Builder};
 use hrt::time::{Deadline, Timer};
-use hrt::wait::{Channel, Event, Mutex};
+use hrt::wait::{Event, MessageQueue, Mutex};
 use hrt::{Arguments, cpu, fiber, println};
 
 hrt::program!(main);
@@ -236,7 +236,7 @@ fn bad_pointer(function: Option<&str>, kind: Option<&str>) -> i32 {
             Some("reader_writer_read_unlock") => status = aero_reader_writer_read_unlock(at as _),
             Some("reader_writer_write") => status = aero_reader_writer_write(at as _, 0),
             Some("reader_writer_write_unlock") => status = aero_reader_writer_write_unlock(at as _),
-            Some("channel_create") => status = aero_channel_create(1, at as _),
+            Some("message_queue_create") => status = aero_message_queue_create(1, at as _),
             Some("timer_create") => status = aero_timer_create(Some(nothing), null, at as _),
             Some("interrupt_register") => status = aero_interrupt_register(Some(nothing), null, at as _),
             Some("line_register") => status = aero_line_register(3, 0, 0, Some(nothing), null, at as _),
@@ -420,11 +420,11 @@ fn print_from_handler() {
 /// Creates everything that a program can own when it is killed: threads that wait, sleep, compute
 /// and yield, timers that fire, fibers, messages in flight.
 fn everything_at_once() {
-    let Ok(channel) = Channel::<Box<u64>>::new(4) else { return };
-    let channel = Arc::new(channel);
+    let Ok(queue) = MessageQueue::<Box<u64>>::new(4) else { return };
+    let queue = Arc::new(queue);
     for index in 0..cpu::count() {
         let builder = Builder::new("worker").cpu(index);
-        let (sender, receiver) = (channel.clone(), channel.clone());
+        let (sender, receiver) = (queue.clone(), queue.clone());
         let _ = builder.spawn(move || {
             loop {
                 let _ = sender.send(Box::new(1), Deadline::NEVER);

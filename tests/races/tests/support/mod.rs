@@ -212,18 +212,14 @@ pub mod thread {
     }
 }
 
-/// A machine that knows which thread runs.
+/// A CPU that knows which thread runs.
 pub mod arch {
     use super::thread::running;
 
-    pub trait Architecture {
-        fn current() -> usize;
-    }
+    pub struct Core;
 
-    pub struct Machine;
-
-    impl Architecture for Machine {
-        fn current() -> usize {
+    impl Core {
+        pub fn current() -> usize {
             std::ptr::from_ref(running()) as usize
         }
     }

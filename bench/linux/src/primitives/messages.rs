@@ -14,7 +14,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
     benchmark("pipe_message", 2, stream),
 ];
 
-/// The two ends of a channel: one to write to, one to read from.
+/// The two ends of a message queue: one to write to, one to read from.
 #[derive(Clone, Copy)]
 struct Ends {
     write: i32,

@@ -1,4 +1,4 @@
-//! The message channel: a bounded queue of values between threads, and from interrupt handlers to
+//! The message queue: a bounded queue of values between threads, and from interrupt handlers to
 //! threads.
 
 use alloc::collections::VecDeque;
@@ -10,7 +10,7 @@ use crate::time::Deadline;
 
 /// A queue of at most `capacity` messages with any number of senders and receivers. Messages keep
 /// their order and none is lost.
-pub struct Channel<T> {
+pub struct MessageQueue<T> {
     state: SpinLock<State<T>>,
 }
 
@@ -24,14 +24,14 @@ struct State<T> {
 
 // SAFETY: `try_send` and `try_receive` take a spin lock only, and the queue's memory is reserved at
 // creation.
-unsafe impl<T: Send> InterruptSafe for Channel<T> {}
+unsafe impl<T: Send> InterruptSafe for MessageQueue<T> {}
 
 /// A message that was not sent, returned to the sender.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TrySendError<T>(pub T);
 
-impl<T> Channel<T> {
-    /// Creates an empty channel for up to `capacity` messages; 0 counts as 1.
+impl<T> MessageQueue<T> {
+    /// Creates an empty message queue for up to `capacity` messages; 0 counts as 1.
     ///
     /// # Errors
     /// [`OutOfMemory`] if there is no memory for the messages.
@@ -123,12 +123,12 @@ impl<T> Channel<T> {
         Some(message)
     }
 
-    /// Returns the number of messages in the channel at some moment during the call.
+    /// Returns the number of messages in the message queue at some moment during the call.
     pub fn len(&self) -> usize {
         self.state.lock().messages.len()
     }
 
-    /// Returns true if the channel was empty at some moment during the call.
+    /// Returns true if the message queue was empty at some moment during the call.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
