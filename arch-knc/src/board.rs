@@ -42,7 +42,7 @@ impl Board for Card {
     }
 
     /// The host sees two characters: `Em` no memory, `Ep` no memory for page tables, `Er` registers
-    /// cannot be mapped, `Ec` the card's registers name no clock.
+    /// cannot be mapped, `Ec` the card's registers give no clock rate.
     fn stop(why: CannotBoot) -> ! {
         platform::show_post_code(match why {
             CannotBoot::NoMemory(_) => *b"Em",

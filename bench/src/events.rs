@@ -139,7 +139,7 @@ fn condition(setting: &Setting<'_>, cpu: usize, give_way: fn()) -> Outcome {
         let start = cycles();
         let woken = work(|| CHANGED.signal());
         give_way();
-        result = result.and(check(woken == Some(true), "a signal woke nobody"));
+        result = result.and(check(woken == Some(true), "a signal woke no thread"));
         result = result.and(spin_for("a wake-up got lost", || WOKEN_AT.load(Ordering::Relaxed) >= start));
         samples.add(start, WOKEN_AT.load(Ordering::Relaxed));
     }

@@ -111,7 +111,7 @@ impl<'a> Setting<'a> {
             samples.add(start, end);
             wrong += usize::from(!result.is_some_and(&mut is_right));
         }
-        check(wrong == 0, "what was measured did not happen, or not rightly")?;
+        check(wrong == 0, "the measured operation did not happen, or went wrong")?;
         Ok(samples)
     }
 }
@@ -130,7 +130,7 @@ pub fn other_cpus() -> impl Iterator<Item = usize> {
 pub fn wait_until_blocked<T>(handle: &JoinHandle<T>) -> Result<(), String> {
     let deadline = deadline();
     while handle.thread().state() != thread::State::Blocked {
-        check(!deadline.has_passed(), "a thread that shall wait does not")?;
+        check(!deadline.has_passed(), "a thread that should block does not")?;
         // Sleeping lets the other CPUs run under any emulator, and reach their idle loops.
         thread::sleep(Duration::from_micros(20));
     }
@@ -165,7 +165,7 @@ fn spin_long(what: &str, condition: &mut dyn FnMut() -> bool) -> Result<(), Stri
 
 /// Joins a thread, which must end before the deadline.
 pub fn finish<T>(handle: JoinHandle<T>) -> Result<T, String> {
-    let ended = handle.join_until(deadline()).map_err(|_| "a thread does not come to its end")?;
+    let ended = handle.join_until(deadline()).map_err(|_| "a thread does not end")?;
     ended.map_err(text)
 }
 

@@ -17,7 +17,7 @@ use crate::harness::{Outcome, Setting, check, cycles, deadline, text, work};
 /// The benchmarks.
 pub const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "fiber_switch", about: "fiber to fiber by yield, one way", cpus: 1, run: fiber_switch },
-    Benchmark { name: "fiber_create_run", about: "fiber made, run empty, joined", cpus: 1, run: fiber_create_run },
+    Benchmark { name: "fiber_create_run", about: "fiber created, run empty, joined", cpus: 1, run: fiber_create_run },
     Benchmark {
         name: "task_queue_run",
         about: "from queueing a task to its first instruction, worker awake",
@@ -52,7 +52,7 @@ fn fiber_switch(setting: &Setting<'_>) -> Outcome {
     }
     STOP.store(true, Ordering::Relaxed);
     let switches: usize = partner.join();
-    check(switches >= samples.rounds(), "not as many switches happened as were measured")?;
+    check(switches >= samples.rounds(), "fewer switches happened than were measured")?;
     Ok(samples)
 }
 

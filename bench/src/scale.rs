@@ -133,7 +133,7 @@ fn on_all_cpus(setting: &Setting<'_>, run: fn(&State) -> bool) -> Outcome {
         start.latch();
         let workers = all?;
         for _ in &workers {
-            done.down_until(deadline()).map_err(|_| "a CPU does not come to an end")?;
+            done.down_until(deadline()).map_err(|_| "a CPU does not finish")?;
         }
         let end = cycles();
         for worker in workers {

@@ -42,7 +42,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
     },
     Benchmark {
         name: "thread_exit",
-        about: "from a thread's last instruction to who joins it, same CPU",
+        about: "from a thread's last instruction to its joiner, same CPU",
         cpus: 1,
         run: exit,
     },
@@ -53,7 +53,7 @@ pub const BENCHMARKS: &[Benchmark] = &[
         cpus: 1,
         run: |s| switch(s, yield_with_vectors),
     },
-    Benchmark { name: "yield_alone", about: "yield with nobody else to run", cpus: 1, run: yield_alone },
+    Benchmark { name: "yield_alone", about: "yield with no other thread ready", cpus: 1, run: yield_alone },
     Benchmark { name: "migration_round_trip", about: "thread to another CPU and back", cpus: 2, run: migrate },
 ];
 
@@ -151,7 +151,7 @@ fn switch(setting: &Setting<'_>, yield_now: impl Fn() + Copy + Send + 'static) -
     }
     STOP.store(true, Ordering::Relaxed);
     let switches: usize = finish(partner)?;
-    check(switches > samples.rounds(), "not as many switches happened as were measured")?;
+    check(switches > samples.rounds(), "fewer switches happened than were measured")?;
     Ok(samples)
 }
 

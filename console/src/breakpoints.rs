@@ -159,17 +159,17 @@ impl Breakpoints {
         // Planting tests whether a breakpoint can be set here. A program's code is refused, because
         // its address may belong to another program when the breakpoint is next planted.
         if place.function.is_none() || place.program.is_some() || !stop.plant(address) {
-            return Err("no code of the kernel is there that can be changed".into());
+            return Err("there is no kernel code there that can be changed".into());
         }
         if place.function.is_some_and(|(name, _)| is_on_the_way(name)) {
             stop.remove(address);
-            return Err("what stops the CPUs executes it".into());
+            return Err("the code that stops the CPUs executes it".into());
         }
         stop.remove(address);
         self.kept
             .addresses
             .try_push(address)
-            .map_err(|_| Reasoned::from("there are too many; `delete` takes them away"))?;
+            .map_err(|_| Reasoned::from("there are too many breakpoints; `delete` removes them"))?;
         Ok(writeln!(out, "a breakpoint at {}", symbols::resolve(address)))
     }
 

@@ -118,8 +118,7 @@ pub fn interact(session: &dyn Session, extra: &'static [Command]) {
             Edit::TooLong(length) => {
                 let limit = crate::editor::LINE_LIMIT;
                 let mut out = LineWriter::new(session);
-                let _ =
-                    writeln!(out, "error: the line of {length} characters is longer than {limit}; nothing was done");
+                let _ = writeln!(out, "error: the line of {length} characters is longer than {limit}; it was not run");
                 2
             }
             Edit::Cancelled | Edit::More => 0,

@@ -54,7 +54,7 @@ typedef struct aero_thread_options {
     size_t stack_size;
 } aero_thread_options;
 
-/* What a task shall do, and where: CPU or AERO_ANY, one of AERO_PRIORITY_*, not 0 if nobody may steal it. */
+/* What a task does, and where: a CPU or AERO_ANY, one of AERO_PRIORITY_*, and not 0 if no other worker may steal it. */
 typedef struct aero_task_options {
     uint32_t cpu;
     uint32_t priority;
@@ -234,12 +234,12 @@ int32_t aero_reader_writer_write(const aero_reader_writer *lock, uint64_t deadli
  * `lock` points to an initialised aero_reader_writer. */
 int32_t aero_reader_writer_write_unlock(const aero_reader_writer *lock);
 
-/* Creates a message queue with room for `capacity` words, at least one. `queue` points to
- * memory for the handle. */
+/* Creates a message queue with room for `capacity` words, at least one. `queue` points
+ * to memory for the handle. */
 int32_t aero_message_queue_create(size_t capacity, aero_message_queue **queue);
 
-/* Destroys a message queue. AERO_BUSY while other threads wait in it. `queue` is a handle
- * from aero_message_queue_create. */
+/* Destroys a message queue. AERO_BUSY while other threads wait in it. `queue` is a
+ * handle from aero_message_queue_create. */
 int32_t aero_message_queue_destroy(aero_message_queue *queue);
 
 /* Puts a word into a message queue, waiting for room. `queue` is a handle from

@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use arch_contract::Callbacks;
 use arch_contract::boot::BootInformation;
+use wire::console::{GDB_CAN_ATTACH, WAITING_FOR_GDB};
 
 use crate::arch::*;
 use crate::command_line::{self, Options, Unknown};
@@ -70,16 +71,16 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
     scheduler::set_idle(options.idle);
     greet(boot);
     if let Err(OutOfMemory) = debug::init(parts.post_mortem) {
-        log::warn!("out of memory for debugging: there is no gdb, and no prompt after a crash");
+        log::warn!("out of memory for debugging: no gdb, and no prompt after a crash");
     }
     // SAFETY: this is called once, by the boot CPU, before other CPUs start, as `debug::install`
     // demands.
     match unsafe { (parts.install_debugger)(&options) } {
         true if options.waits_for_debugger => {
-            log::info!("waiting for gdb on the second serial line");
+            log::info!("{WAITING_FOR_GDB}");
             debug::break_here();
         }
-        true => log::info!("gdb is listened to on the second serial line"),
+        true => log::info!("{GDB_CAN_ATTACH}"),
         false if options.waits_for_debugger => log::warn!("gdb=wait, but there is no second serial line"),
         false => {}
     }
@@ -112,7 +113,7 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
     };
     match thread::Builder::new("main").stack_size(MAIN_STACK_SIZE).spawn(start) {
         Ok(main) => main.detach(),
-        Err(error) => panic!("the first thread cannot be made: {error}"),
+        Err(error) => panic!("the first thread cannot be created: {error}"),
     }
     idle_on_own_stack(boot_cpu)
 }

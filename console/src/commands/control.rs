@@ -38,7 +38,7 @@ pub const COMMANDS: &[Command] = &[
         arguments: "N | all",
         about: "ends a program, or test load started by `spawn`",
         details: "N is a program's number in `programs`, or a load thread's in `threads`. Other threads cannot be killed:\n\
-                  nobody could say what they leave behind.",
+                  what they leave behind would not be known.",
         words: &["all"],
         run: kill,
     },
@@ -46,7 +46,7 @@ pub const COMMANDS: &[Command] = &[
         name: "reclaim",
         needs: Needs::Cpus,
         arguments: "",
-        about: "gives back the memory that dead threads and freed stacks keep for reuse",
+        about: "frees the memory that dead threads and freed stacks keep for reuse",
         details: "The kernel does that by itself when memory is short.",
         words: &[],
         run: reclaim,
@@ -181,7 +181,7 @@ fn kill(context: &mut Context<'_>) -> CommandResult {
                 return Err(CommandError::failed(format!("{id} is neither a program nor load started by `spawn`")));
             }
             Err(KillError::NotStopping) => {
-                return Err(CommandError::failed(format!("thread {id} did not notice within 5 s; it goes on")));
+                return Err(CommandError::failed(format!("thread {id} did not end within 5 s; it keeps running")));
             }
         }
     }
@@ -277,7 +277,7 @@ fn break_thread() -> CommandResult {
     let deadline = Deadline::after(call::DEFAULT_LIMIT);
     while sleeper.thread().state() != thread::State::Blocked {
         if deadline.has_passed() {
-            return Err(CommandError::failed("the victim does not go to sleep"));
+            return Err(CommandError::failed("the victim does not block"));
         }
         thread::yield_now();
     }

@@ -67,9 +67,9 @@ fn run(context: &mut Context<'_>) -> CommandResult {
         writeln!(context.out, "program {program} left {} B in {} blocks; taken back", leaked.bytes, leaked.blocks)?;
     }
     match program.outcome() {
-        Some(Outcome::Exited(0)) | None => left.overrun.map_or(Ok(()), |overrun| {
-            Err(CommandError::failed(format!("`{name}` was wrong with its memory: {overrun}")))
-        }),
+        Some(Outcome::Exited(0)) | None => left
+            .overrun
+            .map_or(Ok(()), |overrun| Err(CommandError::failed(format!("`{name}` misused its memory: {overrun}")))),
         Some(Outcome::Exited(status)) => {
             let error = CommandError::failed(format!("`{name}` exited with status {status}"));
             Err(error.with_status(u8::try_from(status).unwrap_or(u8::MAX)))

@@ -57,9 +57,9 @@ impl<'a> Filter<'a> {
                 let lines = words.get(1).map_or(Ok(PAGE_LINES), |word| count(word))?;
                 person
                     .map(|person| Kind::More(lines.max(2), person))
-                    .ok_or_else(|| "nobody is here to press a key".into())
+                    .ok_or_else(|| "there is no keyboard to press a key on".into())
             }
-            _ => Err("behind `|` there can be: grep [-v] TEXT, head LINES, tail LINES, more [LINES]".into()),
+            _ => Err("after `|` there can be: grep [-v] TEXT, head LINES, tail LINES, more [LINES]".into()),
         }
     }
 

@@ -44,7 +44,7 @@ fn own_file(language: Language, question: &[&str]) -> Result<PathBuf> {
     let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     ensure!(
         path.is_file(),
-        "{compiler} does not tell where its library is (`{compiler} {}` says {}); `./aero doctor` says more",
+        "{compiler} does not report where its library is (`{compiler} {}` says {}); `./aero doctor` says more",
         question.join(" "),
         path.display()
     );

@@ -105,7 +105,7 @@ fn describe(directory: &Path) -> Result<Description> {
         return Ok(Description::default());
     }
     let text = fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("{} is not as docs/HRT.md describes it", path.display()))
+    toml::from_str(&text).with_context(|| format!("{} does not follow docs/HRT.md", path.display()))
 }
 
 fn sources(directory: &Path, description: &Description) -> Result<Vec<(PathBuf, Language)>> {

@@ -114,7 +114,7 @@ pub fn generate() -> String {
         "\n/* How a thread shall be: name (not NUL-terminated, may be null), CPU or AERO_ANY, stack in bytes or 0. */\n\
          typedef struct aero_thread_options {\n    const char *name;\n    size_t name_length;\n    uint32_t cpu;\n    \
          size_t stack_size;\n} aero_thread_options;\n\n\
-         /* What a task shall do, and where: CPU or AERO_ANY, one of AERO_PRIORITY_*, not 0 if nobody may steal it. */\n\
+         /* What a task does, and where: a CPU or AERO_ANY, one of AERO_PRIORITY_*, and not 0 if no other worker may steal it. */\n\
          typedef struct aero_task_options {\n    uint32_t cpu;\n    uint32_t priority;\n    uint32_t pinned;\n\
          } aero_task_options;\n\n\
          /* What an image says of itself; see AERO_PROGRAM. */\n\

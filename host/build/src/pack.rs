@@ -176,7 +176,7 @@ pub fn flat(bytes: &[u8], entry: &str) -> Result<Vec<u8>> {
 /// that the boot code handles.
 fn check_relocations(file: &object::File) -> Result<()> {
     let others = file.section_by_name(".rela.dyn").map_or(0, |section| section.size());
-    ensure!(others == 0, "it has {others} bytes of relocations of a kind that the boot code does not know");
+    ensure!(others == 0, "it has {others} bytes of relocations that the boot code cannot apply");
     Ok(())
 }
 

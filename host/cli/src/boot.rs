@@ -89,7 +89,7 @@ pub struct Options {
 /// double quotes inside them become single ones.
 fn parse_script(text: &str) -> Result<String, String> {
     match text.contains('"') && text.contains('\'') {
-        true => Err("quotes in commands are all single or all double ones".into()),
+        true => Err("commands may have single or double quotes, not both".into()),
         false => Ok(text.replace('"', "'")),
     }
 }
@@ -207,7 +207,7 @@ fn interact(image: &Image, settings: &Settings, limit: Option<Duration>) -> Resu
     drop(terminal);
     match stop {
         Stop::Quit => Ok(status::DONE),
-        Stop::TimedOut => bail!("the machine did not end in time, and was ended; --timeout S gives it more"),
+        Stop::TimedOut => bail!("the machine did not end in time and was stopped; --timeout S gives it more"),
         Stop::Ended => match end {
             End { refusal: Some(refusal), .. } if is_silent => bail!("{refusal}"),
             End { status: Some(status), .. } => Ok(status),

@@ -15,6 +15,7 @@ use build::{Image, Which, program};
 use machine::files::gdb_path;
 use machine::{Machine, status};
 use wire::command_line::{GDB, RUN};
+use wire::console::{GDB_CAN_ATTACH, WAITING_FOR_GDB};
 
 use crate::boot;
 
@@ -31,7 +32,7 @@ pub struct Options {
 }
 
 /// Messages with which the kernel announces that it listens to gdb.
-const LISTENS: [&str; 2] = ["gdb is listened to", "waiting for gdb"];
+const LISTENS: [&str; 2] = [GDB_CAN_ATTACH, WAITING_FOR_GDB];
 /// Time limit for that message.
 const LISTEN_LIMIT: Duration = Duration::from_secs(60);
 
@@ -113,7 +114,7 @@ fn wait_until_it_listens(machine: &mut dyn Machine, log: &mut File) -> Result<()
                 seen.push_str(&String::from_utf8_lossy(&bytes));
             }
             Err(RecvTimeoutError::Timeout) => {
-                bail!("the kernel does not listen to gdb within {} s:\n{seen}", LISTEN_LIMIT.as_secs())
+                bail!("the kernel did not accept gdb within {} s:\n{seen}", LISTEN_LIMIT.as_secs())
             }
             Err(RecvTimeoutError::Disconnected) => bail!("QEMU ended:\n{seen}"),
         }

@@ -100,7 +100,7 @@ pub fn run(options: &Options) -> Result<u8> {
     let is_terminal = io::stdin().is_terminal();
     writeln!(out, "CPU {} crashed: {}", crash.header.cpu, crash.header.what)?;
     if crash.snapshot.is_none() {
-        writeln!(out, "its state could not be told any more")?;
+        writeln!(out, "its state could not be recorded any more")?;
     }
     if is_terminal {
         writeln!(out, "`help` lists the commands; Ctrl-D ends")?;

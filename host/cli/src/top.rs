@@ -42,7 +42,7 @@ fn newest_socket() -> Result<PathBuf> {
     entries.sort_by_key(|entry| entry.metadata().and_then(|file| file.modified()).ok());
     // An `aero` that was killed leaves its socket behind, but connecting to it fails.
     let mut running = entries.iter().rev().map(fs::DirEntry::path).filter(|path| UnixStream::connect(path).is_ok());
-    running.next().context("no machine is running that was booted with --telemetry")
+    running.next().context("no running machine was booted with --telemetry")
 }
 
 /// The connection to a kernel.
@@ -54,7 +54,7 @@ struct Line {
 impl Line {
     fn connect(socket: &Path) -> Result<Self> {
         let stream = UnixStream::connect(socket)
-            .with_context(|| format!("nobody listens at {}; boot with --telemetry", socket.display()))?;
+            .with_context(|| format!("no machine listens at {}; boot with --telemetry", socket.display()))?;
         Ok(Self { stream, frame: Vec::new() })
     }
 
@@ -157,7 +157,7 @@ pub fn run(options: &Options) -> Result<u8> {
 fn look(line: &mut Line, view: &mut View) -> Result<()> {
     match line.ask(Request::Look)? {
         Answer::Changes(changes) => view.take(changes),
-        other => bail!("the kernel answers {other:?} to a look"),
+        other => bail!("the kernel gives the unexpected answer {other:?}"),
     }
     Ok(())
 }

@@ -170,7 +170,9 @@ fn histogram(latencies: &Histogram) -> Vec<String> {
 
 fn latency_lines(view: &View) -> Vec<String> {
     if !view.tracing {
-        return vec!["latencies are there while events are recorded: `t` begins, or `trace on` at the prompt".into()];
+        return vec![
+            "latencies are shown while events are recorded: press `t`, or type `trace on` at the prompt".into(),
+        ];
     }
     view.latencies.iter().flat_map(histogram).collect()
 }
@@ -224,6 +226,6 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
     let table = table.header(Row::new(THREAD_HEADS).style(head));
     frame.render_widget(table.block(Block::bordered().title("threads, busiest first")), threads);
     let lines: Vec<Line<'_>> = latencies.into_iter().map(Line::from).collect();
-    let block = Block::bordered().title("latencies").title_bottom("q quits, t records events or no longer");
+    let block = Block::bordered().title("latencies").title_bottom("q quits, t starts and stops recording events");
     frame.render_widget(Paragraph::new(lines).block(block), bottom);
 }

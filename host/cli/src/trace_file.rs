@@ -28,7 +28,7 @@ pub fn convert(to: &Path, was_streamed: bool) -> Result<()> {
     let bytes = fs::read(&raw).with_context(|| format!("the machine left no trace in {}", raw.display()))?;
     ensure!(
         !bytes.is_empty(),
-        "the machine left no trace: it was ended from outside; `--stream` keeps what there is until then"
+        "the machine left no trace: it was killed; `--stream` keeps what was recorded until then"
     );
     let trace = wire::trace::read(&bytes).context("the machine's trace cannot be read")?;
     let text = serde_json::to_vec(&chrome(&trace))?;
@@ -41,7 +41,7 @@ pub fn convert(to: &Path, was_streamed: bool) -> Result<()> {
         (lost, true) => format!("; {lost} were overwritten before they could be written"),
         (lost, false) => format!("; {lost} were overwritten, which `--stream` avoids"),
     };
-    let end = if trace.is_whole { "" } else { "; the machine was ended before it had written all" };
+    let end = if trace.is_whole { "" } else { "; the machine was killed before it had written all" };
     eprintln!("aero: {events} events in {}{lost}{end}; open it in Perfetto", to.display());
     Ok(())
 }

@@ -133,7 +133,7 @@ impl PostCode {
             "Em" => Some("the boot parameters list no usable memory below 4 GiB"),
             "Ep" => Some("there is not enough memory for page tables, or the memory map contradicts itself"),
             "Er" => Some("the APIC's registers cannot be mapped"),
-            "Ec" => Some("the card's registers name no clock"),
+            "Ec" => Some("the card's registers give no clock rate"),
             _ => None,
         }
     }

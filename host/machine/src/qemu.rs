@@ -91,7 +91,7 @@ pub fn major_version() -> Result<u32> {
     let output = Command::new("qemu-system-x86_64").arg("--version").output().context("QEMU cannot be run")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text.split_once("version ").and_then(|(_, version)| version.split('.').next()?.parse().ok());
-    version.with_context(|| format!("QEMU does not say its version: {}", text.trim()))
+    version.with_context(|| format!("QEMU's version cannot be read from its output: {}", text.trim()))
 }
 
 /// Returns the words on the kernel's command line that announce the devices defined here.

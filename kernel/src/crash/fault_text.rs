@@ -31,12 +31,12 @@ impl fmt::Display for FaultText<'_> {
                     Access::Write => "write to",
                     Access::Execute => "execution of",
                 };
-                write!(f, "{}: {access} {address:#x}, where nothing allows it", fault.name)?;
+                write!(f, "{}: {access} {address:#x}, which is not mapped or does not allow it", fault.name)?;
                 if address < arch_contract::PAGE_SIZE { write!(f, " (a null pointer?)") } else { Ok(()) }
             }
             FaultKind::Breakpoint => write!(f, "breakpoint, and no debugger"),
             FaultKind::NonMaskable => {
-                f.write_str("non-maskable interrupt: somebody outside asks where the kernel is, or hardware has failed")
+                f.write_str("non-maskable interrupt: sent from outside, or a sign that hardware has failed")
             }
             FaultKind::InvalidInstruction | FaultKind::Other | FaultKind::Machine => {
                 write!(f, "{} (vector {}, code {:#x})", fault.name, fault.vector, fault.code)?;

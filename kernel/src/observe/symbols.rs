@@ -111,7 +111,7 @@ pub enum NameError {
 impl fmt::Display for NameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown => f.write_str("the kernel has no function of that name; an address will do, too"),
+            Self::Unknown => f.write_str("the kernel has no function of that name; an address works too"),
             Self::Ambiguous(count) => write!(f, "{count} functions have that name; more of the path tells them apart"),
         }
     }

@@ -161,7 +161,7 @@ fn report(program: &Program, found: &Standstill) {
             "program {program}: deadlock: {threads} of its threads wait for each other's mutexes; `kill {id}` ends it"
         ),
         Kind::Circle | Kind::Orphaned => crate::println!(
-            "program {program}: deadlock: a thread waits for a mutex that nobody will unlock; `kill {id}` ends it"
+            "program {program}: deadlock: a thread waits for a mutex that no thread will unlock; `kill {id}` ends it"
         ),
     }
     for thread in &found.threads {

@@ -77,7 +77,7 @@ impl fmt::Display for LoadError {
             Self::NotElf => f.write_str("its image is no ELF file, or a damaged one"),
             Self::WrongKind => f.write_str("its image is not a position independent one for x86-64"),
             Self::NoEntry => write!(f, "its image has no entry: it exports no `{}`", ::abi::PROGRAM_SYMBOL),
-            Self::BadEntry => write!(f, "its image has no entry: `{}` is not what it should be", ::abi::PROGRAM_SYMBOL),
+            Self::BadEntry => write!(f, "its image has no entry: `{}` is malformed", ::abi::PROGRAM_SYMBOL),
             Self::WrongVersion(version) => {
                 write!(f, "it was built for version {version} of the interface, this kernel has {}", ::abi::VERSION)
             }
@@ -85,7 +85,7 @@ impl fmt::Display for LoadError {
                 write!(f, "its image of {} MiB is larger than the {} MiB allowed", size >> 20, SIZE_LIMIT >> 20)
             }
             Self::UnknownFunction(name) => write!(f, "it needs `{name}`, which this kernel does not have"),
-            Self::UnknownRelocation(kind) => write!(f, "its image has a relocation of kind {kind}, which is not known"),
+            Self::UnknownRelocation(kind) => write!(f, "its image has a relocation of the unknown kind {kind}"),
             Self::ThreadLocals => {
                 f.write_str("the template of its thread-local variables is damaged, or aligned to more than a page")
             }

@@ -68,7 +68,11 @@ fn arguments_in_quotes_are_one() {
         );
     }
     let both = boot_and_run("run x 'a' \"b\"", &[]);
-    assert!(both.status.code() == Some(2) && stderr(&both).contains("all single or all double"), "{}", stderr(&both));
+    assert!(
+        both.status.code() == Some(2) && stderr(&both).contains("single or double quotes, not both"),
+        "{}",
+        stderr(&both)
+    );
 }
 
 #[test]

@@ -125,10 +125,10 @@ fn breakpoints_and_steps_need_no_gdb() {
     assert!(ask_live(&mut shell, "help").contains("delete [ADDRESS | FUNCTION]"));
     for (line, reason) in [
         ("break nonsense", "no function of that name"),
-        ("break 0x10", "no code of the kernel is there"),
-        ("break context::switch_through", "what stops the CPUs executes it"),
-        ("break trap::handle_exception", "what stops the CPUs executes it"),
-        ("break crash::debug::handle", "what stops the CPUs executes it"),
+        ("break 0x10", "there is no kernel code there"),
+        ("break context::switch_through", "the code that stops the CPUs executes it"),
+        ("break trap::handle_exception", "the code that stops the CPUs executes it"),
+        ("break crash::debug::handle", "the code that stops the CPUs executes it"),
         ("break 0xyz", "that is no address"),
         ("delete inspect::uptime", "there is none"),
         ("break a b", "too many arguments"),

@@ -182,7 +182,7 @@ fn a_program_that_misbehaves_is_named_and_the_kernel_goes_on() {
         ("elsewhere", "\"faulty\" on CPU 1"),
         ("panic", "misbehave` failed: panic: as asked"),
         ("free", "which is not allocated"),
-        ("behind", "misbehave` was wrong with its memory: a block of 100 bytes"),
+        ("behind", "misbehave` misused its memory: a block of 100 bytes"),
         ("leak", "left 1064 B in 2 blocks; taken back"),
         ("exit", "exited with status 7"),
     ] {
@@ -324,7 +324,7 @@ fn a_deadlock_and_an_endless_loop_are_named() {
     shell.keys("kill all\r");
     shell.wait_for("aero> ");
     shell.command("run misbehave orphaned-mutex &");
-    shell.wait_for("deadlock: a thread waits for a mutex that nobody will unlock");
+    shell.wait_for("deadlock: a thread waits for a mutex that no thread will unlock");
     let owner = shell.wait_for("had when it ended, at:");
     assert!(owner.contains("\"orphan\" waits for a mutex that ") && owner.contains("\"forgetful\""), "{owner}");
     shell.wait_for("misbehave::orphaned_mutex");

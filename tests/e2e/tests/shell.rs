@@ -170,7 +170,7 @@ fn filters_aliases_pages_repetition_and_a_script() {
     assert_eq!(listed.lines().filter(|line| !line.trim().is_empty()).count(), 3, "{listed}");
     assert_eq!(shell.command("threads | grep -v load | head 1").trim().lines().count(), 1);
     assert!(shell.command("help | tail 1").contains("`help COMMAND` says more"));
-    assert!(shell.command("threads | sort").contains("behind `|` there can be"));
+    assert!(shell.command("threads | sort").contains("after `|` there can be"));
     assert!(shell.command("alias").contains("threads | grep load"));
     shell.command("alias l");
     assert!(shell.command("l").contains("there is no command `l`"));

@@ -41,7 +41,7 @@ fn it_shows_what_runs_and_how_long_it_takes() {
     assert_eq!(shell.end(), 0);
     assert!(!socket.exists(), "the machine is gone, its socket is not");
     let output = once(&socket);
-    assert!(output.status.code() == Some(1) && stderr(&output).contains("nobody listens"), "{}", stderr(&output));
+    assert!(output.status.code() == Some(1) && stderr(&output).contains("no machine listens"), "{}", stderr(&output));
 }
 
 #[test]

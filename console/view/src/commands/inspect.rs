@@ -52,8 +52,8 @@ pub const COMMANDS: &[Command] = &[
         name: "bt",
         needs: Needs::Nothing,
         arguments: "N | cpu N",
-        about: "a thread's backtrace, or that of what runs on a CPU",
-        details: "For a thread that is running on another CPU, from where that CPU was interrupted to look.",
+        about: "the backtrace of a thread, or of the thread that a CPU runs",
+        details: "A thread that runs on another CPU is interrupted for its backtrace.",
         words: &[],
         run: backtrace,
     },
@@ -62,7 +62,7 @@ pub const COMMANDS: &[Command] = &[
         needs: Needs::Nothing,
         arguments: "[cpu N | thread N]",
         about: "registers of all CPUs, of one, or of a thread, on a machine that is stopped",
-        details: "After a crash, and from gdb by `monitor`. Of a thread that waits, those that a callee preserves.",
+        details: "After a crash, and from gdb by `monitor`. A waiting thread has only those that a callee preserves.",
         words: &["cpu", "thread"],
         run: registers,
     },
@@ -106,7 +106,7 @@ pub const COMMANDS: &[Command] = &[
         name: "acpi",
         needs: Needs::Nothing,
         arguments: "",
-        about: "firmware tables, APIC ids, and what was wrong with them",
+        about: "firmware tables, APIC ids, and the irregularities found in them",
         details: "",
         words: &[],
         run: view!(render::firmware, with_threads: false),
@@ -154,7 +154,7 @@ fn running_on(state: &dyn State, text: &str) -> Result<u64, CommandError> {
 fn registers(context: &mut Context<'_>) -> CommandResult {
     if context.state.offers() == Needs::Cpus {
         return Err(CommandError::failed(
-            "all CPUs run: they have registers to show after a crash, and when gdb has stopped them",
+            "all CPUs run: registers can be shown after a crash, and when gdb has stopped the CPUs",
         ));
     }
     let threads = match context.arguments {
@@ -216,7 +216,7 @@ fn log_level(context: &mut Context<'_>) -> CommandResult {
             Ok(())
         }
         [_] if context.state.offers() == Needs::Nothing => {
-            Err(CommandError::failed("the machine is gone, and logs no more"))
+            Err(CommandError::failed("the machine is gone and logs nothing more"))
         }
         [name] => {
             let level: LevelFilter =

@@ -37,7 +37,7 @@ fn trace_command(context: &mut Context<'_>) -> CommandResult {
         },
         ["on" | "off"] if context.state.offers() == Needs::Nothing => Err(CommandError::failed(GONE)),
         ["on"] if context.state.offers() == Needs::Machine => {
-            Err(CommandError::failed("recording begins while the machine runs, and it does not"))
+            Err(CommandError::failed("recording can only begin while the machine runs"))
         }
         ["on"] => context.state.set_tracing(Tracing::On).map_err(CommandError::failed),
         ["off"] => context.state.set_tracing(Tracing::Off).map_err(CommandError::failed),

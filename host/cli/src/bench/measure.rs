@@ -47,7 +47,7 @@ impl Report {
     fn find_in(output: &str) -> Result<Self> {
         let begin = output.find("{\"meta\"").context("there is no report in the output")?;
         let end = output[begin..].find(report::END).context("the report has no end")? + begin + report::END.len();
-        let report: Self = serde_json::from_str(&output[begin..end]).context("the report is not as it should be")?;
+        let report: Self = serde_json::from_str(&output[begin..end]).context("the report is malformed")?;
         ensure!(!report.results.is_empty(), "the report has no results");
         Ok(report)
     }

@@ -144,7 +144,7 @@ impl Log {
 pub fn run(image: &Image, setting: Setting, name: &str) -> Result<()> {
     ensure!(
         qemu::major_version()? < 9,
-        "QEMU before version 9 is needed, which has -singlestep; this one is {}",
+        "this needs a QEMU with -singlestep, before version 9; this one is {}",
         qemu::major_version()?
     );
     let bytes = std::fs::read(&image.debug).with_context(|| format!("{} cannot be read", image.debug.display()))?;

@@ -241,7 +241,7 @@ pub const REFERENCES: &[Reference] = &[
         .rest("as ipi_round_trip; a request that outlives a caller who gives up, made, counted and given up (45), mailbox (25)")
         .close("Linux offers no such call to programs: membarrier interrupts as well, but calls nothing"),
     row("barrier_all", 14, "on 2 CPUs, each: count down, branch, see the round change")
-        .rest("looks for the others, before each whether somebody else wants the CPU, in pauses; the result passed on").linux("pthread_barrier").at_most(250),
+        .rest("polls for the others with pauses, before each poll a look whether another thread wants the CPU; the result passed on").linux("pthread_barrier").at_most(250),
     row("mutex_contended_2", 110, "wait: queue, switch; woken: mailbox, IPI, switch")
         .linux("pthread_mutex_contended_2")
         .rest("two waits and two wake-ups, each as event_wake_remote_idle: both CPUs' instructions count"),
