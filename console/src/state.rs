@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use arch_contract::fault::Registers;
 use kernel::backtrace::Frame;
 use kernel::{backtrace, output, program, sandbox, snapshot, stopped, symbols, time, trace};
-use view::state::{DoesNotAnswer, Needs, NoMemory, State, Tracer, Tracing};
+use view::state::{Detail, DoesNotAnswer, Needs, NoMemory, State, Tracer, Tracing};
 use wire::snapshot::Snapshot;
 use wire::trace::Event;
 
@@ -21,12 +21,12 @@ impl State for Here {
         if sandbox::is_active() { Needs::Machine } else { Needs::Cpus }
     }
 
-    fn snapshot(&self, with_threads: bool) -> Snapshot {
-        if with_threads { snapshot::take() } else { snapshot::take_without_threads() }
-    }
-
-    fn snapshot_of_all(&self) -> Snapshot {
-        snapshot::take_with(ALL_THREADS)
+    fn snapshot(&self, detail: Detail) -> Snapshot {
+        match detail {
+            Detail::Threads => snapshot::take(),
+            Detail::NoThreads => snapshot::take_without_threads(),
+            Detail::AllThreads => snapshot::take_with(ALL_THREADS),
+        }
     }
 
     fn backtrace(&self, thread: u64) -> Option<Result<Vec<String>, DoesNotAnswer>> {

@@ -28,7 +28,7 @@ use crate::commands::Command;
 use crate::session::Session;
 use crate::shell;
 use keys::{Keyboard, Meaning};
-use paint::Painter;
+use paint::{Look, Painter};
 use text::{Cell, PLAIN, Text};
 
 /// Maximum number of bytes that wait to be painted.
@@ -159,11 +159,11 @@ fn show(screen: &Screen, painter: &Painter) {
     let mut cursor = None;
     loop {
         text.take_changed(|row, cells| {
-            cells.iter().enumerate().for_each(|(column, &cell)| painter.cell(row, column, cell, false));
+            cells.iter().enumerate().for_each(|(column, &cell)| painter.cell(row, column, cell, Look::Plain));
         });
         let blank = Cell { character: ' ', color: PLAIN };
         if let Some((row, column)) = text.cursor().filter(|&at| Some(at) != cursor || batch.len() > 1) {
-            painter.cell(row, column, blank, true);
+            painter.cell(row, column, blank, Look::Cursor);
         }
         cursor = text.cursor();
         batch.clear();
@@ -206,9 +206,9 @@ fn paint_report(text: &str) {
         let ends = character == '\n';
         let cell = Cell { character, ..blank };
         if ends {
-            (column..columns).for_each(|column| painter.cell(row, column, blank, false));
+            (column..columns).for_each(|column| painter.cell(row, column, blank, Look::Plain));
         } else if !character.is_control() {
-            painter.cell(row, column, cell, false);
+            painter.cell(row, column, cell, Look::Plain);
             column += 1;
         }
         if ends || column == columns {

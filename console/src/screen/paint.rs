@@ -22,6 +22,15 @@ pub struct Painter {
     cell: (usize, usize),
 }
 
+/// How a cell is painted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// As it is.
+    Plain,
+    /// In inverse, as the cursor is shown.
+    Cursor,
+}
+
 impl Painter {
     /// Creates a painter for a screen.
     pub fn new(screen: Framebuffer) -> Self {
@@ -40,8 +49,8 @@ impl Painter {
         unsafe { (pixel as *mut u32).write_volatile(color) };
     }
 
-    /// Paints a cell, or its inverse. A position outside the screen is ignored.
-    pub fn cell(&self, row: usize, column: usize, cell: Cell, inverse: bool) {
+    /// Paints a cell. A position outside the screen is ignored.
+    pub fn cell(&self, row: usize, column: usize, cell: Cell, look: Look) {
         let (width, height) = self.cell;
         let (columns, rows) = self.size();
         if row >= rows || column >= columns {
@@ -52,7 +61,10 @@ impl Painter {
         for y in 0..height {
             for x in 0..width {
                 let drawn = raster.as_ref().and_then(|raster| raster.pixel(x, y)).unwrap_or(0);
-                let weight = u32::from(if inverse { u8::MAX - drawn } else { drawn });
+                let weight = u32::from(match look {
+                    Look::Plain => drawn,
+                    Look::Cursor => u8::MAX - drawn,
+                });
                 self.put(column * width + x, row * height + y, dimmed(color, weight));
             }
         }

@@ -8,18 +8,14 @@ use wire::crash_file::{CpuRegisters, CrashFile};
 use wire::snapshot::Snapshot;
 use wire::trace::Event;
 
-use crate::state::{DoesNotAnswer, Needs, NoMemory, State};
+use crate::state::{Detail, DoesNotAnswer, Needs, NoMemory, State};
 
 impl State for CrashFile {
     fn offers(&self) -> Needs {
         Needs::Nothing
     }
 
-    fn snapshot(&self, _: bool) -> Snapshot {
-        self.snapshot_of_all()
-    }
-
-    fn snapshot_of_all(&self) -> Snapshot {
+    fn snapshot(&self, _: Detail) -> Snapshot {
         self.snapshot.clone().unwrap_or_default()
     }
 

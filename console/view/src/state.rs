@@ -21,14 +21,23 @@ pub enum Needs {
     Cpus,
 }
 
+/// What a snapshot has of threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// None: their list is not read, since it may be broken.
+    NoThreads,
+    /// As many of each CPU as fit a list.
+    Threads,
+    /// All.
+    AllThreads,
+}
+
 /// The source of what commands show.
 pub trait State {
     /// Returns what the state offers.
     fn offers(&self) -> Needs;
-    /// Returns a snapshot. Without threads, their list is not read, since it may be broken.
-    fn snapshot(&self, with_threads: bool) -> Snapshot;
-    /// Returns a snapshot like [`State::snapshot`], with all threads.
-    fn snapshot_of_all(&self) -> Snapshot;
+    /// Returns a snapshot.
+    fn snapshot(&self, detail: Detail) -> Snapshot;
     /// Returns the frames of a thread as text, innermost first; `None` if there is no such thread.
     ///
     /// # Errors

@@ -57,20 +57,14 @@ impl Region {
         self.map[page / 64] >> (page % 64) & 1 != 0
     }
 
-    fn mark(&mut self, page: usize, count: usize, free: bool) {
-        for page in page..page + count {
-            let bit = 1 << (page % 64);
-            if free {
-                self.map[page / 64] |= bit;
-            } else {
-                self.map[page / 64] &= !bit;
-            }
-        }
-        if free {
-            self.free += count;
-        } else {
-            self.free -= count;
-        }
+    fn mark_free(&mut self, page: usize, count: usize) {
+        (page..page + count).for_each(|page| self.map[page / 64] |= 1 << (page % 64));
+        self.free += count;
+    }
+
+    fn mark_used(&mut self, page: usize, count: usize) {
+        (page..page + count).for_each(|page| self.map[page / 64] &= !(1 << (page % 64)));
+        self.free -= count;
     }
 
     /// Returns the first page of the first run of `count` free pages.
@@ -170,7 +164,7 @@ impl Regions {
         // reference to it.
         let region = unsafe { at.as_mut() };
         let page = region.find(count)?;
-        region.mark(page, count, false);
+        region.mark_used(page, count);
         // SAFETY: `find` returned a page inside the region, so the address is inside it too.
         let found = unsafe { region.start.add(page * PAGE_SIZE) };
         if region.free == 0 {
@@ -186,7 +180,7 @@ impl Regions {
         // exclusively.
         let region = unsafe { at.as_mut() };
         let was_full = region.free == 0;
-        region.mark((start.as_ptr() as usize - region.start.as_ptr() as usize) / PAGE_SIZE, count, true);
+        region.mark_free((start.as_ptr() as usize - region.start.as_ptr() as usize) / PAGE_SIZE, count);
         let is_empty = region.is_empty();
         if was_full {
             self.link(at);
@@ -230,7 +224,7 @@ impl Regions {
         self.next_pages = (self.next_pages * 2).min(MOST_PAGES);
         region.start = start;
         region.pages = pages;
-        region.mark(1, pages - 2, true);
+        region.mark_free(1, pages - 2);
         let at = NonNull::from(Box::leak(region));
         self.link(at);
         Ok(at)

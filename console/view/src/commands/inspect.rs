@@ -6,14 +6,14 @@ use log::LevelFilter;
 
 use crate::command::{Command, CommandError, CommandResult, Context, parse_number};
 use crate::render::{self, Time};
-use crate::state::{Needs, State};
+use crate::state::{Detail, Needs, State};
 
 /// Makes the function of a command that renders a snapshot.
 macro_rules! view {
-    ($render:path, with_threads: $with_threads:literal) => {
+    ($render:path, $detail:ident) => {
         |context| {
             context.no_arguments()?;
-            Ok($render(&context.state.snapshot($with_threads), context.out)?)
+            Ok($render(&context.state.snapshot(Detail::$detail), context.out)?)
         }
     };
 }
@@ -27,7 +27,7 @@ pub const COMMANDS: &[Command] = &[
         about: "CPUs: what each runs, and counts of switches, preemptions, mail, calls",
         details: "ready: threads in the run queue. mail: threads made ready by other CPUs. calls: functions run for other CPUs.",
         words: &[],
-        run: view!(render::cpus, with_threads: true),
+        run: view!(render::cpus, Threads),
     },
     Command {
         name: "threads",
@@ -37,7 +37,7 @@ pub const COMMANDS: &[Command] = &[
         details: "Each CPU describes its own threads, so a line is true of one moment. Where a CPU does not answer,\n\
                   the state has a question mark. At most 512 threads per CPU are shown.",
         words: &[],
-        run: view!(render::threads, with_threads: true),
+        run: view!(render::threads, Threads),
     },
     Command {
         name: "thread",
@@ -73,7 +73,7 @@ pub const COMMANDS: &[Command] = &[
         about: "ready threads of each CPU, next first",
         details: "",
         words: &[],
-        run: view!(render::run_queues, with_threads: true),
+        run: view!(render::run_queues, Threads),
     },
     Command {
         name: "mem",
@@ -82,7 +82,7 @@ pub const COMMANDS: &[Command] = &[
         about: "memory by NUMA node, object caches, stacks",
         details: "records: what the allocator needs for itself. largest: the largest block that can be allocated.",
         words: &[],
-        run: view!(render::memory, with_threads: false),
+        run: view!(render::memory, NoThreads),
     },
     Command {
         name: "irqs",
@@ -91,7 +91,7 @@ pub const COMMANDS: &[Command] = &[
         about: "interrupts by vector and CPU, and where lines are steered",
         details: "",
         words: &[],
-        run: view!(render::interrupts, with_threads: false),
+        run: view!(render::interrupts, NoThreads),
     },
     Command {
         name: "timers",
@@ -100,7 +100,7 @@ pub const COMMANDS: &[Command] = &[
         about: "the clock, and the timers set on each CPU",
         details: "",
         words: &[],
-        run: view!(render::timers, with_threads: false),
+        run: view!(render::timers, NoThreads),
     },
     Command {
         name: "acpi",
@@ -109,7 +109,7 @@ pub const COMMANDS: &[Command] = &[
         about: "firmware tables, APIC ids, and the irregularities found in them",
         details: "",
         words: &[],
-        run: view!(render::firmware, with_threads: false),
+        run: view!(render::firmware, NoThreads),
     },
     Command {
         name: "uptime",
@@ -133,7 +133,7 @@ pub const COMMANDS: &[Command] = &[
 
 fn thread(context: &mut Context<'_>) -> CommandResult {
     let id = context.one_number("the thread's number")?;
-    let snapshot = context.state.snapshot_of_all();
+    let snapshot = context.state.snapshot(Detail::AllThreads);
     let thread = snapshot.threads.iter().find(|thread| thread.id == id).ok_or_else(|| no_such_thread(id))?;
     Ok(render::thread(thread, context.state, context.out)?)
 }
@@ -145,7 +145,7 @@ fn no_such_thread(id: u64) -> CommandError {
 /// Returns the number of the thread that runs on a CPU.
 fn running_on(state: &dyn State, text: &str) -> Result<u64, CommandError> {
     let wanted = parse_number(text, "the CPU")?;
-    let snapshot = state.snapshot(true);
+    let snapshot = state.snapshot(Detail::Threads);
     let cpu = snapshot.cpus.iter().find(|cpu| u64::from(cpu.index) == wanted);
     cpu.map(|cpu| cpu.running)
         .ok_or_else(|| CommandError::failed(format!("there is no CPU {wanted}; `cpus` lists them")))
@@ -158,7 +158,7 @@ fn registers(context: &mut Context<'_>) -> CommandResult {
         ));
     }
     let threads = match context.arguments {
-        [] => context.state.snapshot(true).cpus.iter().map(|cpu| (Some(cpu.index), cpu.running)).collect(),
+        [] => context.state.snapshot(Detail::Threads).cpus.iter().map(|cpu| (Some(cpu.index), cpu.running)).collect(),
         ["cpu", number] => alloc::vec![(None, running_on(context.state, number)?)],
         ["thread", number] => alloc::vec![(None, parse_number(number, "the thread's number")?)],
         _ => return Err(CommandError::usage("needs a CPU, a thread, or nothing")),
@@ -188,7 +188,7 @@ fn backtrace(context: &mut Context<'_>) -> CommandResult {
 
 fn uptime(context: &mut Context<'_>) -> CommandResult {
     context.no_arguments()?;
-    let state = context.state.snapshot(false);
+    let state = context.state.snapshot(Detail::NoThreads);
     writeln!(context.out, "up {}, ready after {}", Time(state.taken_at_ns), Time(state.machine.ready_at_ns))?;
     if state.machine.times_are_guesses {
         writeln!(

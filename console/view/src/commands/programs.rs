@@ -2,7 +2,7 @@
 
 use crate::command::Command;
 use crate::render;
-use crate::state::Needs;
+use crate::state::{Detail, Needs};
 
 /// The commands of this module.
 pub const COMMANDS: &[Command] = &[Command {
@@ -26,6 +26,6 @@ pub const COMMANDS: &[Command] = &[Command {
                 writeln!(context.out, "the image has no programs; `aero boot --hrt DIR` puts some in")?;
             }
         }
-        Ok(render::programs(&context.state.snapshot(false), context.out)?)
+        Ok(render::programs(&context.state.snapshot(Detail::NoThreads), context.out)?)
     },
 }];
