@@ -61,3 +61,14 @@ fn the_cards_console_takes_more_than_its_ring_holds() {
     session.keys("poweroff\r");
     assert_eq!(session.end(), 0);
 }
+
+#[test]
+fn a_ctrl_c_reaches_a_command_on_the_cards_polled_console() {
+    let mut session = Session::start_command(&["knc", "boot", "--threads", "2"], "aero> ");
+    session.keys("watch 1 uptime\r");
+    session.wait_for("every 1 s: uptime");
+    session.keys("\x03");
+    session.wait_for("aero> ");
+    session.keys("poweroff\r");
+    assert_eq!(session.end(), 0);
+}
