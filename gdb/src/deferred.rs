@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use console::{Command, execute_running};
+use kernel::capability::StopAllCpus;
 use kernel::thread::{self, Builder};
 use kernel::{debug, println};
 
@@ -18,6 +19,10 @@ pub const LINE_LIMIT: usize = 256;
 const POLL: Duration = Duration::from_millis(50);
 /// Stack size of the thread that executes commands, the same as the console's.
 const STACK_SIZE: usize = 64 * 1024;
+
+/// The right to stop all CPUs for a message.
+// SAFETY: the message is the output of a command that a person has typed in gdb.
+static STOP: StopAllCpus = unsafe { StopAllCpus::claim() };
 
 /// A pending command line: the stub writes it while `length` is 0, the thread reads it while it is
 /// not.
@@ -82,7 +87,7 @@ fn execute_all(extra: &'static [Command]) {
         println!("gdb: {line}\n{}", said.trim_end());
         OUTPUT.1.store(said.len(), Ordering::Relaxed);
         OUTPUT.0.store(said.as_ptr().cast_mut(), Ordering::Release);
-        debug::stop_for_message();
+        debug::stop_for_message(&STOP);
         OUTPUT.0.store(core::ptr::null_mut(), Ordering::Release);
     }
 }

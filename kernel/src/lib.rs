@@ -21,6 +21,7 @@
 //!   lock, message queue; [`fiber`]: cooperative contexts in a thread; [`task`]: closures on
 //!   workers; [`collective`]: collective operations.
 //! - [`program`]: runtime developers' programs: loading, supervising and ending them.
+//! - [`capability`]: rights over the machine as a whole.
 //! - [`output`]: the first console's output and the log; [`input`]: its input.
 //! - `observe/`: [`snapshot`]: the kernel's state; [`mod@trace`]: events with their times;
 //!   [`telemetry`]: both over a serial line; [`backtrace`], [`symbols`]: call chains and function
@@ -35,6 +36,7 @@ pub mod arch;
 mod atomic;
 pub mod boot;
 pub mod call;
+pub mod capability;
 pub mod command_line;
 pub mod cpu;
 mod crash;

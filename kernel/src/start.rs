@@ -10,6 +10,7 @@ use arch_contract::boot::BootInformation;
 use wire::console::{GDB_CAN_ATTACH, WAITING_FOR_GDB};
 
 use crate::arch::*;
+use crate::capability::StopAllCpus;
 use crate::command_line::{self, Options, Unknown};
 use crate::cpu::{self, Cpu};
 use crate::memory::stack::{DEFAULT_SIZE, Stack};
@@ -78,7 +79,8 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
     match unsafe { (parts.install_debugger)(&options) } {
         true if options.waits_for_debugger => {
             log::info!("{WAITING_FOR_GDB}");
-            debug::break_here();
+            // SAFETY: `gdb=wait` asks for this stop.
+            debug::break_here(&unsafe { StopAllCpus::claim() });
         }
         true => log::info!("{GDB_CAN_ATTACH}"),
         false if options.waits_for_debugger => log::warn!("gdb=wait, but there is no second serial line"),

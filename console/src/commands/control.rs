@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use arch_contract::PowerAction;
 use kernel::arch::*;
+use kernel::capability::StopAllCpus;
 use kernel::lock::InterruptGuard;
 use kernel::memory::stack::{self, Keep};
 use kernel::time::Deadline;
@@ -18,6 +19,10 @@ use crate::load::{self, KillError, Kind};
 
 /// Maximum number of load threads spawned by one command.
 const SPAWN_LIMIT: u64 = 100_000;
+
+/// The right of the command `break`.
+// SAFETY: a person types the command.
+static STOP: StopAllCpus = unsafe { StopAllCpus::claim() };
 
 /// The commands of this module.
 pub const COMMANDS: &[Command] = &[
@@ -70,7 +75,7 @@ pub const COMMANDS: &[Command] = &[
         words: &[],
         run: |context| {
             context.no_arguments()?;
-            if !debug::break_here() && !debug::break_for_person() {
+            if !debug::break_here(&STOP) && !debug::break_for_person(&STOP) {
                 return Err(CommandError::failed(
                     "there is neither a line to gdb (`aero gdb` boots with one) nor a person at the console (`panic=exit`)",
                 ));

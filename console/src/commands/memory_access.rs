@@ -3,6 +3,7 @@
 use alloc::format;
 
 use kernel::arch::*;
+use kernel::capability::WriteAnyMemory;
 
 use super::{Command, CommandError, CommandResult, Context, Needs, parse_number};
 
@@ -10,8 +11,9 @@ use super::{Command, CommandError, CommandResult, Context, Needs, parse_number};
 const PEEK_LIMIT: u64 = 4096;
 const BYTES_PER_LINE: usize = 16;
 
-/// Proof that a command may write to any memory; only `poke` creates it.
-struct MayWriteAnyMemory(());
+/// The right of the command `poke`.
+// SAFETY: a person types the address and the value.
+static WRITE: WriteAnyMemory = unsafe { WriteAnyMemory::claim() };
 
 /// The commands of this module.
 pub const COMMANDS: &[Command] = &[
@@ -82,10 +84,5 @@ fn poke(context: &mut Context<'_>) -> CommandResult {
     if width < 8 && value >> (8 * width) != 0 {
         return Err(CommandError::usage(format!("{value:#x} does not fit {width} bytes")));
     }
-    write_memory(&MayWriteAnyMemory(()), address, &value.to_le_bytes()[..width as usize])
-}
-
-fn write_memory(_: &MayWriteAnyMemory, address: usize, bytes: &[u8]) -> CommandResult {
-    // SAFETY: the token shows that a person has asked for this write, and answers for it.
-    unsafe { AddressSpace::probe_write(address, bytes) }.map_err(CommandError::failed)
+    WRITE.write(address, &value.to_le_bytes()[..width as usize]).map_err(CommandError::failed)
 }

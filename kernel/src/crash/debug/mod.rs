@@ -21,6 +21,7 @@ use arch_contract::debug::{DebugEvent, HARDWARE_BREAKPOINTS, SystemRegisters};
 use arch_contract::fault::Registers;
 
 use crate::arch::*;
+use crate::capability::StopAllCpus;
 use crate::cpu;
 use crate::crash::fault_text::FaultText;
 use crate::crash::state;
@@ -248,7 +249,7 @@ pub fn stops() -> u64 {
 }
 
 /// Stops all CPUs here for a debugger. Returns false if there is no line to one.
-pub fn break_here() -> bool {
+pub fn break_here(_: &StopAllCpus) -> bool {
     let is_installed = is_installed();
     if is_installed {
         Debug::breakpoint();
@@ -271,7 +272,7 @@ pub(crate) fn stop_for_watchdog() {
 
 /// Stops all CPUs here for a person at the console. Returns false if no person can be there or
 /// stopping is not possible.
-pub fn break_for_person() -> bool {
+pub fn break_for_person(_: &StopAllCpus) -> bool {
     let is_possible = IS_READY.load(Ordering::Acquire) && state::halts_after_crash();
     if is_possible {
         stop_for(Own::Person);
@@ -281,7 +282,7 @@ pub fn break_for_person() -> bool {
 
 /// Stops all CPUs for a moment in which the debugger can send a message to its user. Does nothing
 /// without a debugger.
-pub fn stop_for_message() {
+pub fn stop_for_message(_: &StopAllCpus) {
     if is_installed() {
         stop_for(Own::Message);
     }
