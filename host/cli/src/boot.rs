@@ -1,31 +1,23 @@
 //! `aero boot`: runs the kernel in QEMU, interactively or with commands to run.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use build::{Image, Isa, Which, program};
 use machine::script::{self, Ended, Outcome};
 use machine::source_lines::SourceLines;
-use machine::{Accelerator, Clock, End, Machine, MachineKind, Settings, status};
+use machine::{Accelerator, Clock, End, MachineKind, Settings, status};
 use serde::Serialize;
 use wire::console::{CONTROL_C, PROMPT};
 
+use crate::session::{Session, Stop};
 use crate::terminal::RawTerminal;
 use crate::trace_file;
 
-/// Ctrl-A, which introduces a command to `aero` itself at the terminal.
-const ESCAPE_KEY: u8 = 0x01;
 /// Default time limit of `--run`.
 const DEFAULT_RUN_LIMIT: Duration = Duration::from_secs(60);
-/// Interval at which a silent machine is checked.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// How long a machine may take to end after its input has ended.
-const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// Options of `aero boot`.
 #[derive(clap::Args, Clone, Debug)]
@@ -202,7 +194,17 @@ fn interact(image: &Image, settings: &Settings, limit: Option<Duration>) -> Resu
         eprint!("aero: `gdb {debug} -ex 'target remote {socket}'` attaches to it\r\n");
     }
     let mut lines = SourceLines::new(image);
-    let (stop, is_silent) = attend(&mut *machine, &mut lines, terminal.is_interactive(), limit)?;
+    let mut with_lines = |bytes: &[u8]| lines.add(bytes);
+    let session = Session {
+        is_interactive: terminal.is_interactive(),
+        ready: PROMPT,
+        // Ctrl-C discards what stands on the line. Once the pipe is closed, only this `poweroff`
+        // can end the machine in order.
+        at_end_of_input: [&[CONTROL_C], &b"poweroff\r"[..]].concat(),
+        limit,
+        show: &mut with_lines,
+    };
+    let (stop, is_silent) = session.attend(&mut *machine)?;
     let end = machine.end()?;
     drop(terminal);
     match stop {
@@ -215,126 +217,4 @@ fn interact(image: &Image, settings: &Settings, limit: Option<Duration>) -> Resu
             End { how, .. } => bail!("{how}"),
         },
     }
-}
-
-/// Why an interactive session ended.
-enum Stop {
-    /// The machine sends no more output.
-    Ended,
-    /// The user quit.
-    Quit,
-    /// The time limit passed.
-    TimedOut,
-}
-
-/// Forwards typed keys and the machine's output until the session ends. Also returns whether the
-/// machine has sent nothing.
-fn attend(
-    machine: &mut dyn Machine,
-    lines: &mut SourceLines,
-    is_interactive: bool,
-    limit: Option<Duration>,
-) -> Result<(Stop, bool)> {
-    let (ended_by_person, ended_input) = mpsc::channel();
-    let keys = read_keys(is_interactive, ended_by_person);
-    // Keys are held back until the first prompt, because a serial port loses what arrives before
-    // the kernel listens.
-    let mut listens = Some(write_keys(machine.take_input().context("the machine has no input")?, keys));
-    let mut seen = Vec::new();
-    let mut deadline = limit.map(|limit| Instant::now() + limit);
-    let mut out = std::io::stdout();
-    let mut is_silent = true;
-    loop {
-        match machine.output().recv_timeout(LOOK_INTERVAL) {
-            Ok(bytes) => {
-                is_silent = false;
-                out.write_all(&lines.add(&bytes))?;
-                out.flush()?;
-                if listens.is_some() {
-                    seen.extend(bytes);
-                    if seen.windows(PROMPT.len()).any(|window| window == PROMPT.as_bytes()) {
-                        listens.take().and_then(|listens| listens.send(()).ok());
-                    }
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Ok((Stop::Ended, is_silent)),
-        }
-        for note in [machine.crash_note(), machine.loss_note()].into_iter().flatten() {
-            eprint!("\raero: {note}\r\n");
-        }
-        match ended_input.try_recv() {
-            Ok(InputEnd::Quit) => return Ok((Stop::Quit, is_silent)),
-            // The commands typed before may still run; `read_keys` has sent `poweroff` behind them.
-            Ok(InputEnd::EndOfFile) => deadline = deadline.or(Some(Instant::now() + END_LIMIT)),
-            Err(_) => {}
-        }
-        if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-            return Ok((Stop::TimedOut, is_silent));
-        }
-    }
-}
-
-enum InputEnd {
-    /// Ctrl-A x.
-    Quit,
-    /// The input, which is not a terminal, has ended.
-    EndOfFile,
-}
-
-/// Reads the input until its end and forwards the keys meant for the machine.
-fn read_keys(interactive: bool, ended: mpsc::Sender<InputEnd>) -> Receiver<Vec<u8>> {
-    let (send, keys) = mpsc::channel();
-    thread::spawn(move || {
-        let mut escaped = false;
-        let mut buffer = [0; 1024];
-        loop {
-            let length = match std::io::stdin().read(&mut buffer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) => 0,
-            };
-            if length == 0 {
-                // Ctrl-C discards what stands on the line. Once the pipe is closed, only this
-                // `poweroff` can end the machine in order.
-                let _ = send.send([&[CONTROL_C], &b"poweroff\r"[..]].concat());
-                let _ = ended.send(InputEnd::EndOfFile);
-                return;
-            }
-            let mut bytes = Vec::with_capacity(length);
-            for &byte in &buffer[..length] {
-                match (escaped, byte) {
-                    (true, b'x' | b'X') => {
-                        let _ = ended.send(InputEnd::Quit);
-                        return;
-                    }
-                    (false, ESCAPE_KEY) if interactive => escaped = true,
-                    _ => {
-                        bytes.push(byte);
-                        escaped = false;
-                    }
-                }
-            }
-            if send.send(bytes).is_err() {
-                return;
-            }
-        }
-    });
-    keys
-}
-
-/// Forwards keys to the machine, starting when the returned sender signals that the kernel listens.
-fn write_keys(mut to: Box<dyn Write + Send>, keys: Receiver<Vec<u8>>) -> mpsc::Sender<()> {
-    let (listens, wait) = mpsc::channel();
-    thread::spawn(move || {
-        if wait.recv().is_err() {
-            return;
-        }
-        for bytes in keys {
-            if to.write_all(&bytes).and_then(|()| to.flush()).is_err() {
-                return;
-            }
-        }
-    });
-    listens
 }

@@ -1,7 +1,8 @@
 //! The `aero` command.
 //!
 //! - [`boot`]: runs the kernel on a machine, with a [`terminal`] or for commands; [`gdb`]: with gdb
-//!   attached; [`knc`]: on a card.
+//!   attached; [`knc`]: on a card. [`ros`]: runs a Linux beside which it can run. [`session`]: a
+//!   person or a pipe at a machine's console.
 //! - [`trace_file`]: writes a trace for Perfetto. [`inspect`]: examines a crashed kernel's state,
 //!   also as a [`core_file`].
 //! - [`top`]: a live view of a running kernel; [`top_view`]: its contents. [`bench`]: measures;
@@ -13,6 +14,8 @@ mod core_file;
 mod gdb;
 mod inspect;
 mod knc;
+mod ros;
+mod session;
 mod terminal;
 mod test;
 mod top;
@@ -70,6 +73,9 @@ enum Command {
     /// The kernel for Knights Corner (Xeon Phi), on a card that QEMU plays
     #[command(subcommand)]
     Knc(knc::Command),
+    /// Boot a Linux with a KVM that can be relied on, in QEMU, for a shell or for the command behind
+    /// `--`
+    Ros(ros::Options),
     /// Run the tests: all, or the named parts
     Test {
         /// unit: on the host. model: races, explored. kernel: in QEMU. e2e: the shell, by a
@@ -98,6 +104,7 @@ fn main() -> ExitCode {
         Command::Inspect(options) => inspect::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Knc(command) => knc::run(command),
+        Command::Ros(options) => ros::run(&options),
         Command::Test { parts } => test::run(&parts),
     };
     match result {

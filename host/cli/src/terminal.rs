@@ -3,6 +3,15 @@
 use std::io::IsTerminal;
 use std::os::fd::AsRawFd;
 
+/// Returns the rows and columns of the terminal on standard output, if it is one.
+pub fn size() -> Option<(u16, u16)> {
+    // SAFETY: winsize is a C structure of integers, for which all zeros is a valid value.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: the call writes only to `size`, a winsize, and fails where there is no terminal.
+    let result = unsafe { libc::ioctl(std::io::stdout().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_row > 0).then_some((size.ws_row, size.ws_col))
+}
+
 /// A terminal in raw mode. Its previous settings return when this value is dropped.
 pub struct RawTerminal {
     before: Option<libc::termios>,

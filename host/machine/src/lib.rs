@@ -7,8 +7,9 @@
 //!   [`gdb_line`] and a [`qmp`] socket; [`memory`]: checks that an image fits into it.
 //! - [`card`]: a Knights Corner card that QEMU plays, prepared by a [`bootstrap`], with its
 //!   console's [`rings`].
-//! - [`bochs`]: Bochs, with CPU features that QEMU's emulator lacks. [`linux`]: Linux in QEMU.
-//! - [`process`]: an emulator as a process.
+//! - [`bochs`]: Bochs, with CPU features that QEMU's emulator lacks. [`linux`]: Linux in QEMU;
+//!   [`ros`]: a Linux with a KVM, to run beside.
+//! - [`process`]: an emulator as a process; [`packages`]: Debian packages, fetched and unpacked.
 
 mod bochs;
 mod bootstrap;
@@ -18,11 +19,13 @@ mod gdb_line;
 pub mod linux;
 mod machine;
 mod memory;
+mod packages;
 mod pc;
 mod process;
 pub mod qemu;
 pub mod qmp;
 mod rings;
+pub mod ros;
 pub mod script;
 mod settings;
 pub mod source_lines;

@@ -2,16 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use build::archive::Archive;
-use build::project::{cargo, root, run};
+use build::project::{MissingTool, cargo, root, run};
 use build::scratch::Directory;
 
 use crate::machine::{End, Machine};
+use crate::packages::{Apt, Suite};
 use crate::process::{die_with_parent, pump, qemu_missing};
 use crate::qemu::{self, Accelerator, Clock};
 
@@ -29,6 +30,19 @@ const END: &str = "linux: end ";
 const COMMAND_LINE: &str = "console=ttyS0 quiet mitigations=off nokaslr norandmaps clocksource=tsc tsc=reliable \
                             cryptomgr.notests panic=-1";
 
+/// A Linux kernel with the modules that make it a host for virtual machines.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// The kernel, a bzImage.
+    pub image: PathBuf,
+    /// The modules' files, in the order in which they are loaded.
+    pub modules: Vec<PathBuf>,
+}
+
+/// The modules of KVM for an AMD CPU, by their paths below a kernel's modules.
+const MODULES: [&str; 3] =
+    ["kernel/virt/lib/irqbypass.ko", "kernel/arch/x86/kvm/kvm.ko", "kernel/arch/x86/kvm/kvm-amd.ko"];
+
 /// Returns the kernel's path: `given`, or a kernel from Debian's package, which is fetched once and
 /// kept.
 pub fn kernel(given: Option<&Path>) -> Result<PathBuf> {
@@ -36,45 +50,47 @@ pub fn kernel(given: Option<&Path>) -> Result<PathBuf> {
         ensure!(path.is_file(), "{} is no file; give a bzImage", path.display());
         return Ok(path.to_path_buf());
     }
-    let kept = root().join("target/linux/vmlinuz");
-    if !kept.is_file() {
-        fetch(&kept)?;
-    }
-    Ok(kept)
+    Ok(kernel_with_modules().context("give a Linux kernel with --linux FILE")?.image)
 }
 
-/// Fetches the kernel and stores it at `kept`.
-fn fetch(kept: &Path) -> Result<()> {
-    let advice = "where there is no apt-get, give a Linux kernel with --linux FILE";
-    let fetch = root().join("target/linux/fetch");
-    let _ = fs::remove_dir_all(&fetch);
-    fs::create_dir_all(&fetch)?;
-    eprintln!("aero: fetching Debian's {PACKAGE}");
-    let described = output(Command::new("apt-cache").args(["depends", PACKAGE])).context(advice)?;
-    let package = described
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "))
-        .find(|name| name.starts_with("linux-image"))
-        .with_context(|| format!("apt knows no kernel for {PACKAGE}; run `apt-get update`, or {advice}"))?;
-    output(Command::new("apt-get").args(["-q", "download", package]).current_dir(&fetch)).context(advice)?;
-    let find = |directory: &Path, begin: &str| -> Result<PathBuf> {
-        let mut paths = fs::read_dir(directory)?.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-        let found = paths.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(begin)));
-        found.with_context(|| format!("the package {package} has no {begin} file"))
+/// Returns a kernel with its modules from Debian's package, which is fetched once and kept.
+///
+/// # Errors
+/// Fails if the package cannot be fetched.
+pub fn kernel_with_modules() -> Result<Kernel> {
+    let kept = root().join("target/linux/kernel");
+    let kernel = |directory: &Path| -> Kernel {
+        let modules = MODULES.map(|module| directory.join(Path::new(module).file_name().unwrap_or_default()));
+        Kernel { image: directory.join("vmlinuz"), modules: modules.into() }
     };
-    let archive = find(&fetch, "linux-image")?;
-    output(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&fetch)).context(advice)?;
-    fs::rename(find(&fetch.join("boot"), "vmlinuz")?, kept)?;
-    fs::remove_dir_all(&fetch)?;
-    Ok(())
+    if !kept.is_dir() {
+        fetch(&kept).context(MissingTool("a Linux kernel"))?;
+    }
+    Ok(kernel(&kept))
 }
 
-/// Runs a command and returns its standard output.
-fn output(command: &mut Command) -> Result<String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().with_context(|| format!("{name} cannot be run"))?;
-    ensure!(output.status.success(), "{name} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+/// Fetches the kernel and its modules into the directory `kept`.
+fn fetch(kept: &Path) -> Result<()> {
+    let apt = Apt::new()?;
+    let package = apt.dependency(PACKAGE, "linux-image")?;
+    let parent = kept.parent().context("the root has no kernels")?;
+    fs::create_dir_all(parent)?;
+    let unpacked = Directory::new(parent.join(format!("fetch-{}", std::process::id())))?;
+    apt.unpack(Suite::Release, &[&package], &unpacked.path)?;
+    let version = package.strip_prefix("linux-image-").context("the package is no kernel's")?;
+    let whole = unpacked.path.join("kernel");
+    fs::create_dir_all(&whole)?;
+    fs::rename(unpacked.path.join("boot").join(format!("vmlinuz-{version}")), whole.join("vmlinuz"))?;
+    for module in MODULES {
+        let from = unpacked.path.join("lib/modules").join(version).join(module);
+        fs::rename(&from, whole.join(from.file_name().unwrap_or_default()))
+            .with_context(|| format!("{package} has no {module}"))?;
+    }
+    // Last, so that what is there is whole.
+    match fs::rename(&whole, kept) {
+        Err(_) if kept.is_dir() => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 /// Builds a crate's binary, linked statically, and returns its path.

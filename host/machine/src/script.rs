@@ -142,7 +142,7 @@ impl Listener {
 
 /// Separates the commands' output from everything else a machine sends.
 #[derive(Default)]
-struct Filter {
+pub(crate) struct Filter {
     state: State,
     other: Vec<u8>,
     digits: String,
@@ -163,7 +163,7 @@ enum State {
 
 impl Filter {
     /// Returns the part of the machine's next bytes that is output of commands.
-    fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut inside = Vec::new();
         for &byte in bytes {
             match (&self.state, byte) {
@@ -201,13 +201,23 @@ impl Filter {
         self.other.is_empty() && self.state == State::Before
     }
 
+    /// Returns true once the exit status has arrived whole.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state == State::After
+    }
+
+    /// Returns everything that is no output of commands, as text.
+    pub(crate) fn other(&self) -> String {
+        String::from_utf8_lossy(&self.other).into_owned()
+    }
+
     /// Returns true if a crash report has begun.
     fn has_crashed(&self) -> bool {
         self.state == State::Crashed
     }
 
     /// Returns the commands' exit status, once it has arrived.
-    fn status(&self) -> Option<u8> {
+    pub(crate) fn status(&self) -> Option<u8> {
         (self.state == State::After || self.state == State::Status).then(|| self.digits.parse().ok()).flatten()
     }
 }

@@ -1,0 +1,69 @@
+//! `aero ros`: a Debian Linux with a KVM that can be relied on, for a shell or a command.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use machine::ros::{Ros, Settings, Task};
+use machine::{Machine, status};
+
+use crate::session::{Session, Stop};
+use crate::terminal::{self, RawTerminal};
+
+/// The shell's prompt.
+const PROMPT: &str = "# ";
+
+/// Options of `aero ros`.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// Number of CPUs
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
+    /// Memory, as QEMU takes it
+    #[arg(long, default_value = "1G", value_name = "SIZE")]
+    mem: String,
+    /// Put a file of this host into the Linux, into the directory where commands run. May be given
+    /// several times
+    #[arg(long = "with", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Seconds after which the machine is ended; for a command 300 unless given
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+    /// Run this command line instead of a shell, print its output, and end with its status
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// Default time limit of a command.
+const COMMAND_LIMIT: Duration = Duration::from_secs(300);
+
+/// Runs `aero ros`.
+pub fn run(options: &Options) -> Result<u8> {
+    let settings = Settings { cpus: options.cpus, memory: &options.mem, files: &options.files };
+    let limit = options.timeout.map(Duration::from_secs);
+    if !options.command.is_empty() {
+        let line = options.command.join(" ");
+        return Ros::execute(&settings, &line, limit.unwrap_or(COMMAND_LIMIT), &mut std::io::stdout());
+    }
+    let mut ros = Ros::start(&settings, Task::Shell { size: terminal::size() })?;
+    let terminal = RawTerminal::enter();
+    if terminal.is_interactive() {
+        eprint!("aero: booting a Linux; Ctrl-A x ends it, Ctrl-A Ctrl-A sends Ctrl-A\r\n");
+    }
+    let session = Session {
+        is_interactive: terminal.is_interactive(),
+        ready: PROMPT,
+        at_end_of_input: b"\nexit\n".into(),
+        limit,
+        show: &mut |bytes| bytes.to_vec(),
+    };
+    let (stop, _) = session.attend(&mut ros)?;
+    let end = ros.end()?;
+    drop(terminal);
+    match stop {
+        Stop::Quit => Ok(status::DONE),
+        Stop::TimedOut => bail!("the Linux did not end in time and was stopped; --timeout S gives it more"),
+        Stop::Ended if end.is_switched_off => Ok(status::DONE),
+        Stop::Ended => bail!("{}", end.how),
+    }
+}

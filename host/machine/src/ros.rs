@@ -1,0 +1,273 @@
+//! A Debian Linux with a KVM that can be relied on: the regular operating system (ROS) beside which
+//! a hybrid runtime runs where this host has no usable KVM.
+//!
+//! QEMU emulates an AMD CPU with SVM, in which the Linux's own KVM runs virtual machines. Before
+//! version 10, QEMU's emulator loses interrupts there and forgets the shadow of STI, so an older
+//! one is never used: its place takes a newer one from Debian's backports.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use build::archive::Archive;
+use build::project::{MissingTool, root};
+use build::scratch::Directory;
+
+use crate::linux::{self, Kernel};
+use crate::machine::{End, Machine};
+use crate::packages::{Apt, Suite};
+use crate::process::{die_with_parent, pump, qemu_missing};
+use crate::qemu;
+use crate::script::Filter;
+
+/// The first version of QEMU whose emulated SVM a KVM can be trusted with.
+const QEMU_VERSION: u32 = 10;
+/// Packages of Debian's backports that make up such a QEMU; its libraries are those of the release.
+const QEMU_PACKAGES: [&str; 4] = ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
+const BUSYBOX_PACKAGE: &str = "busybox-static";
+/// Only a failure of the Linux itself may appear between the lines of a command.
+const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off tsc=reliable nokaslr audit=0";
+/// Where files of the host are put; commands run here.
+const HOME: &str = "/root";
+
+/// The configuration of a Linux to run beside.
+#[derive(Clone, Debug)]
+pub struct Settings<'a> {
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Memory size, in QEMU's syntax.
+    pub memory: &'a str,
+    /// Files of the host to put into the Linux, by their names, as executables.
+    pub files: &'a [PathBuf],
+}
+
+/// What the Linux is booted for.
+#[derive(Clone, Copy, Debug)]
+pub enum Task<'a> {
+    /// A shell at the console, whose terminal has so many rows and columns.
+    Shell {
+        /// Rows and columns, if they are known.
+        size: Option<(u16, u16)>,
+    },
+    /// A command line, without input.
+    Command(&'a str),
+}
+
+/// A QEMU.
+#[derive(Clone, Debug)]
+struct Emulator {
+    program: PathBuf,
+    /// Where its firmware is.
+    data: Vec<PathBuf>,
+}
+
+/// Returns a QEMU whose emulated SVM is right: the system's, or one from Debian's backports, which
+/// is fetched once and kept.
+fn emulator() -> Result<Emulator> {
+    if qemu::major_version().is_ok_and(|version| version >= QEMU_VERSION) {
+        return Ok(Emulator { program: "qemu-system-x86_64".into(), data: Vec::new() });
+    }
+    let kept = root().join("target/ros/qemu");
+    if !kept.is_dir() {
+        unpack_once(&kept, Suite::Backports, &QEMU_PACKAGES)
+            .context(MissingTool("QEMU 10 or later, whose emulated virtual machines are right,"))?;
+    }
+    Ok(Emulator {
+        program: kept.join("usr/bin/qemu-system-x86_64"),
+        data: ["usr/share/seabios", "usr/share/qemu"].map(|part| kept.join(part)).into(),
+    })
+}
+
+/// Returns a static busybox, which is fetched once and kept.
+fn busybox() -> Result<PathBuf> {
+    let kept = root().join("target/ros/busybox");
+    if !kept.is_dir() {
+        unpack_once(&kept, Suite::Release, &[BUSYBOX_PACKAGE]).context(MissingTool("a static busybox"))?;
+    }
+    Ok(kept.join("bin/busybox"))
+}
+
+/// Fetches packages and unpacks them into the directory `kept`, which is there only once it is
+/// whole.
+fn unpack_once(kept: &Path, suite: Suite, packages: &[&str]) -> Result<()> {
+    let parent = kept.parent().context("the root is no place for packages")?;
+    fs::create_dir_all(parent)?;
+    let unpacked = Directory::new(parent.join(format!("unpack-{}", std::process::id())))?;
+    let whole = unpacked.path.join("whole");
+    fs::create_dir_all(&whole)?;
+    Apt::new()?.unpack(suite, packages, &whole)?;
+    match fs::rename(&whole, kept) {
+        // Another `aero` was faster.
+        Err(_) if kept.is_dir() => Ok(()),
+        result => Ok(result?),
+    }
+}
+
+/// Returns the script of the first process.
+fn first_process(kernel: &Kernel, task: Task<'_>) -> String {
+    let modules: String = kernel.modules.iter().map(|module| format!("insmod {}\n", module_place(module))).collect();
+    let task = match task {
+        Task::Shell { size } => {
+            let size = size.map_or_else(String::new, |(rows, columns)| format!("stty rows {rows} cols {columns}\n"));
+            format!("{size}setsid cttyhack sh\n")
+        }
+        // The framing that a kernel's `run=` uses, in octal.
+        Task::Command(_) => "printf '\\002'\nsh /command </dev/null 2>&1\nprintf '\\003%d\\n' $?\n".into(),
+    };
+    format!(
+        "#!/bin/busybox sh\n\
+         /bin/busybox mkdir -p /proc /sys /dev /tmp {HOME}\n\
+         /bin/busybox --install -s /bin\n\
+         mount -t proc proc /proc\n\
+         mount -t sysfs sysfs /sys\n\
+         mount -t devtmpfs devtmpfs /dev\n\
+         mkdir -p /dev/pts /dev/shm\n\
+         mount -t devpts devpts /dev/pts\n\
+         mount -t tmpfs tmpfs /dev/shm\n\
+         mount -t tmpfs tmpfs /tmp\n\
+         {modules}\
+         ip link set lo up\n\
+         hostname ros\n\
+         export HOME={HOME} PATH=/bin:{HOME} TERM=linux\n\
+         cd {HOME}\n\
+         {task}\
+         poweroff -f\n"
+    )
+}
+
+/// The place of a module in the Linux.
+fn module_place(module: &Path) -> String {
+    format!("/modules/{}", module.file_name().unwrap_or_default().display())
+}
+
+/// A Linux with a KVM, in QEMU.
+pub struct Ros {
+    child: Child,
+    output: Receiver<Vec<u8>>,
+    /// Holds the initial file system, and is removed with the machine.
+    _directory: Directory,
+}
+
+impl Ros {
+    /// Boots for a task.
+    ///
+    /// # Errors
+    /// Fails if a QEMU, a Linux or a busybox is missing and cannot be fetched, or if files cannot
+    /// be read or created.
+    pub fn start(settings: &Settings<'_>, task: Task<'_>) -> Result<Self> {
+        let (emulator, kernel, busybox) = (emulator()?, linux::kernel_with_modules()?, busybox()?);
+        let mut archive = Archive::default();
+        archive.add_file(Path::new("/bin/busybox"), &busybox)?;
+        for module in &kernel.modules {
+            archive.add_file(Path::new(&module_place(module)), module)?;
+        }
+        for file in settings.files {
+            let name = file.file_name().with_context(|| format!("{} is no file", file.display()))?;
+            archive.add_file(&Path::new(HOME).join(name), file)?;
+        }
+        archive.add("/init", first_process(&kernel, task).as_bytes());
+        if let Task::Command(line) = task {
+            archive.add("/command", format!("{line}\n").as_bytes());
+        }
+        let directory = Directory::new(root().join(format!("target/ros/run-{}", std::process::id())))?;
+        let initrd = directory.path.join("initrd");
+        fs::write(&initrd, archive.finish()).with_context(|| format!("{} cannot be written", initrd.display()))?;
+        let mut command = Command::new(&emulator.program);
+        for data in &emulator.data {
+            command.arg("-L").arg(data);
+        }
+        command.args(["-nodefaults", "-no-user-config", "-machine", "q35", "-cpu", "max"]);
+        // With one thread for all CPUs, this emulator delivers an interrupt twice now and then.
+        command.args(["-accel", "tcg,thread=multi", "-smp", &settings.cpus.to_string(), "-m", settings.memory]);
+        command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);
+        command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initrd).args(["-append", COMMAND_LINE]);
+        die_with_parent(&mut command);
+        let input = if matches!(task, Task::Shell { .. }) { Stdio::piped() } else { Stdio::null() };
+        let mut child = command.stdin(input).stdout(Stdio::piped()).spawn().map_err(qemu_missing)?;
+        let output = pump(child.stdout.take().context("QEMU has no output")?);
+        Ok(Self { child, output, _directory: directory })
+    }
+
+    /// Boots, runs a command, writes its output as it comes, and returns its exit status.
+    ///
+    /// # Errors
+    /// Fails as [`Ros::start`] does, if the command does not finish within the limit, or if the
+    /// Linux ends before it. The error has what the Linux itself said.
+    pub fn execute(settings: &Settings<'_>, command: &str, limit: Duration, out: &mut dyn Write) -> Result<u8> {
+        let mut ros = Self::start(settings, Task::Command(command))?;
+        let deadline = Instant::now() + limit;
+        let mut filter = Filter::default();
+        let timed_out = loop {
+            match ros.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(bytes) => {
+                    out.write_all(&filter.take(&bytes))?;
+                    out.flush()?;
+                }
+                Err(RecvTimeoutError::Timeout) => break true,
+                Err(RecvTimeoutError::Disconnected) => break false,
+            }
+            if filter.has_ended() {
+                break false;
+            }
+        };
+        let end = ros.end()?;
+        match filter.status() {
+            Some(status) if filter.has_ended() => Ok(status),
+            _ if timed_out => bail!(
+                "`{command}` did not finish within {} s; --timeout S gives it more\n{}",
+                limit.as_secs(),
+                filter.other().trim()
+            ),
+            _ => bail!(
+                "the Linux ended before `{command}` did, {}; with more memory (--mem) it may not\n{}",
+                end.how,
+                filter.other().trim()
+            ),
+        }
+    }
+}
+
+impl Machine for Ros {
+    fn output(&mut self) -> &mut Receiver<Vec<u8>> {
+        &mut self.output
+    }
+
+    fn take_input(&mut self) -> Option<Box<dyn Write + Send>> {
+        self.child.stdin.take().map(|input| Box::new(input) as _)
+    }
+
+    fn end(&mut self) -> Result<End> {
+        if self.child.try_wait()?.is_none() {
+            self.child.kill()?;
+        }
+        let code = self.child.wait()?.code();
+        let how = format!("QEMU ended with {code:?}");
+        Ok(End { status: None, is_switched_off: code == Some(0), how, refusal: None })
+    }
+}
+
+impl Drop for Ros {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_loaded_before_the_task_begins() {
+        let kernel = Kernel { image: "vmlinuz".into(), modules: vec!["/x/kvm.ko".into(), "/x/kvm-amd.ko".into()] };
+        let script = first_process(&kernel, Task::Command("true"));
+        let places = ["insmod /modules/kvm.ko", "insmod /modules/kvm-amd.ko", "sh /command", "poweroff"];
+        let at: Vec<Option<usize>> = places.iter().map(|place| script.find(place)).collect();
+        assert!(at.iter().all(Option::is_some) && at.is_sorted(), "{script}");
+        assert!(first_process(&kernel, Task::Shell { size: Some((24, 80)) }).contains("stty rows 24 cols 80"));
+    }
+}
