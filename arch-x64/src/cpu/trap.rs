@@ -3,7 +3,7 @@
 //! An interrupt saves the registers a function call may change and calls the kernel on the
 //! interrupt stack. To preempt the interrupted thread, the stub first moves the frame to that
 //! thread's own stack, below its red zone, because the interrupt stack is needed for the next
-//! interrupt. Exceptions save all registers.
+//! interrupt. Exceptions save all registers, because a debugger reads and changes them.
 
 use core::arch::global_asm;
 use core::fmt;
@@ -18,7 +18,8 @@ use super::descriptors::FaultStack;
 use super::naked::{restore as pop, save as push};
 use super::{apic, block, debug, descriptors, interrupts, machine_check, probe};
 
-/// Bytes below the stack pointer that compiled code may use (System V ABI AMD64, 3.2.2).
+/// Bytes below the stack pointer that compiled code may use (System V ABI AMD64, 3.2.2). Programs
+/// are compiled to use them, the kernel is not.
 const RED_ZONE: usize = 128;
 /// Words of an interrupt's frame: 10 registers, the vector, and the CPU's 5.
 const INTERRUPT_WORDS: usize = 16;
@@ -43,7 +44,9 @@ macro_rules! trap_frame {
 global_asm!(
     // For gdb only; nothing in the image reads it.
     ".cfi_sections .debug_frame",
-    // Interrupts: one 16-byte stub per vector from 32.
+    // Interrupts: one 16-byte stub per vector from 32. All have one size, so that an address
+    // follows from its vector (`stub_address`); PUSH and JMP take at most 10 bytes of it. The
+    // padding is INT3, so that a stray jump into it does not go on into a stub.
     ".globl interrupt_stubs",
     ".balign 16, 0xcc",
     "interrupt_stubs:",
@@ -61,6 +64,9 @@ global_asm!(
     ".type interrupt_common, @function",
     "interrupt_common:",
     trap_frame!(48),
+    // RBP is saved although a callee preserves it: `Traps::interrupted` reads it from the frame for
+    // backtraces, and the link for a preempted thread changes it. Vector registers are not saved,
+    // because the kernel uses none, and `Vectors::keep` surrounds whatever else runs.
     push!("rbp"),
     push!("rax"),
     push!("rcx"),
@@ -71,9 +77,13 @@ global_asm!(
     push!("r9"),
     push!("r10"),
     push!("r11"),
+    // The ABI demands a clear direction flag at a call, and the interrupted code may have set it.
     "cld",
     "mov edi, [rsp + 80]",
+    // GS base is this CPU's block whatever code was interrupted, because there is no user mode.
     "mov gs:[{frame}], rsp",
+    // The 16 words of the frame leave the stack aligned for a call, since the CPU begins at an
+    // aligned top.
     "call {interrupt}",
     "test al, al",
     "jnz 3f",
@@ -99,6 +109,8 @@ global_asm!(
     ".cfi_def_cfa_offset {words} * 8",
     "mov rdi, [rsp + {words} * 8 - 16]",
     "sub rdi, {red_zone} + {words} * 8",
+    // The interrupted RSP has any alignment, and the call below needs 16; IRET takes RSP from the
+    // frame, so nothing is lost by rounding.
     "and rdi, -16",
     "mov rdx, rdi",
     "mov rsi, rsp",
@@ -106,12 +118,15 @@ global_asm!(
     "rep movsq",
     "mov rsp, rdx",
     // A link in the chain of frames, so that a backtrace shows where the thread was interrupted.
+    // Its two words keep the stack aligned for the call.
     "push [rsp + {rip} * 8]",
     ".cfi_adjust_cfa_offset 8",
     "push rbp",
     ".cfi_adjust_cfa_offset 8",
     "mov rbp, rsp",
     "call {preempt}",
+    // The thread may have resumed on another CPU. Its frame came along on its stack, and nothing
+    // from here on refers to the CPU that took the interrupt.
     "add rsp, 16",
     ".cfi_adjust_cfa_offset -16",
     "jmp 2b",
@@ -120,6 +135,8 @@ global_asm!(
     "interrupt_common_end:",
     ".size interrupt_common, . - interrupt_common",
     // Exceptions: one 16-byte stub per vector below 32; those without an error code push a zero.
+    // All frames are then one structure, `ExceptionFrame`, whose 22 words leave the stack aligned
+    // for the call.
     ".globl exception_stubs",
     ".balign 16, 0xcc",
     "exception_stubs:",
@@ -183,7 +200,8 @@ global_asm!(
     "iretq",
     // Return into an NMI handler without an IRET, which would admit the next NMI onto the stack
     // that handler is using. Flags and address go onto the interrupted stack for POPFQ and RET; the
-    // kernel's code has no red zone.
+    // kernel's code has no red zone. An exception runs on a stack of its own, so the interrupted
+    // one is whole and free below its pointer.
     "4:",
     ".cfi_restore_state",
     "mov rdi, [rsp + {frame_rsp}]",
@@ -208,7 +226,8 @@ global_asm!(
     pop!("rcx"),
     pop!("rbx"),
     pop!("rax"),
-    // Skip vector, code, RIP, CS and RFLAGS.
+    // Skip vector, code, RIP, CS and RFLAGS. This comes last, because it gives up the frame: POPFQ
+    // and RET need no register but RSP.
     "mov rsp, [rsp + 40]",
     ".cfi_def_cfa rsp, 16",
     "popfq",
@@ -249,7 +268,8 @@ pub(super) fn stub_address(vector: usize) -> u64 {
     address as u64
 }
 
-/// Vector of [`arch_contract::Traps::interrupt_self`].
+/// Vector of [`arch_contract::Traps::interrupt_self`]. It is the first one above those that the
+/// kernel hands out (`FREE_VECTORS`), so no handler is ever registered for it.
 const SELF_VECTOR: u8 = 0xe0;
 
 /// Interrupts and exceptions by the stubs of this module.
@@ -307,7 +327,8 @@ impl arch_contract::Traps for Traps {
 
 static CALLBACKS: AtomicPtr<Callbacks> = AtomicPtr::new(core::ptr::null_mut());
 
-/// The kernel's callbacks, once installed.
+/// The kernel's callbacks, once installed. The load is relaxed, because what the pointer leads to
+/// is a constant and needs no earlier write to be visible.
 #[inline(always)]
 pub fn callbacks() -> Option<&'static Callbacks> {
     // SAFETY: the pointer is null or comes from the `&'static Callbacks` given to `install`.
@@ -316,10 +337,15 @@ pub fn callbacks() -> Option<&'static Callbacks> {
 
 extern "C" fn interrupt_entry(vector: u32) -> bool {
     if vector == u32::from(apic::SPURIOUS_VECTOR) {
+        // The APIC does not count a spurious interrupt as in service, so there is nothing to
+        // acknowledge.
         return false;
     }
     let Some(callbacks) = callbacks() else { return false };
     let give_way = (callbacks.interrupt)(vector as u8);
+    // After the handler, because a level-triggered line would interrupt again until its device is
+    // served. Before a preemption, because the thread may resume much later and on another CPU,
+    // while this one needs further interrupts.
     apic::end_of_interrupt();
     give_way
 }
@@ -358,7 +384,9 @@ struct ExceptionFrame {
 }
 
 impl ExceptionFrame {
-    /// Sets the registers with which the interrupted code resumes.
+    /// Sets the registers with which the interrupted code resumes. The stack pointer and the frame
+    /// pointer come from `general`, which a debugger edits; their copies beside it serve
+    /// backtraces.
     fn set_registers(&mut self, registers: &Registers) {
         self.rip = registers.instruction_pointer as u64;
         self.rflags = registers.flags;
@@ -409,7 +437,8 @@ const PAGE_FAULT: u64 = 14;
 const PAGE_FAULT_WRITE: u64 = 1 << 1;
 const PAGE_FAULT_FETCH: u64 = 1 << 4;
 
-/// Set once all other CPUs are to stop at their next NMI.
+/// Set once all other CPUs are to stop at their next NMI. It is never cleared, because a crash
+/// stops the CPUs for good.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
 /// Number of sampling NMIs under way to each CPU. A CPU has at most one NMI in its handler and one
@@ -424,6 +453,8 @@ pub fn sample_at_next_nmis() {
     let own = block::index();
     let one_more = |due: u8| Some(MOST_NMIS_ON_THEIR_WAY.min(due + 1));
     for (index, due) in SAMPLES_DUE.iter().enumerate() {
+        // Only CPUs that `apic::broadcast_nmi` reaches: a CPU that starts later would take an NMI
+        // from outside for the request left over.
         if index != own && block::apic_id_of(index).is_some() {
             let _ = due.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
         }
@@ -445,14 +476,22 @@ pub fn stop_at_next_nmi() {
 extern "C" fn exception_entry(frame: &mut ExceptionFrame) -> bool {
     match frame.vector {
         NON_MASKABLE => {
+            // The NMI handler itself returns by IRET, which admits the next NMI. `in_nmi` says
+            // nothing here: it is still set if this NMI interrupted a handler that waits.
             handle_nmi(frame);
+            // Only now, because the handler may have put another frame in this one's place.
             frame.rip = interrupts::past_halt(frame.rip);
             return false;
         }
+        // A debug exception in an NMI handler is not passed on: the debugger's own code runs there
+        // and claims none, so that a hardware breakpoint in it would be reported as a crash.
         DEBUG if block::in_nmi() => {
             debug::ignore_in_nmi();
+            // A step would otherwise trap again after each instruction of the NMI handler.
             frame.rflags &= !TRAP_FLAG;
         }
+        // These two can come at any instruction, also on the first ones of a fault's handler. The
+        // faults of the debugger's probes must then not use the fault stack.
         DEBUG | BREAKPOINT => beside_what_was_interrupted(FaultStack::WhileReporting, || handle_exception(frame)),
         _ => handle_exception(frame),
     }
@@ -465,11 +504,14 @@ extern "C" fn exception_entry(frame: &mut ExceptionFrame) -> bool {
 fn handle_nmi(frame: &mut ExceptionFrame) {
     match block::enter_nmi(frame.rsp) {
         block::InterruptedByNmi::Handler => {
+            // At once, because the handler that waits may wait for the very CPU that has crashed.
             stop_if_wanted(frame);
             return;
         }
         // The interrupted handler had only its return left: this one returns in its place, to the
-        // code that handler had interrupted.
+        // code that handler had interrupted. If this handler waited and then returned into that
+        // one, an NMI in between would have come onto the other stack and overwritten the frame
+        // that is still needed there.
         block::InterruptedByNmi::EndOfHandler => {
             let top = descriptors::other_nmi_stack() as *const ExceptionFrame;
             // SAFETY: the interrupted handler's frame is at the top of its stack, where the CPU and
@@ -479,6 +521,8 @@ fn handle_nmi(frame: &mut ExceptionFrame) {
         block::InterruptedByNmi::Other => {}
     }
     loop {
+        // An NMI that came while this handler waited has only left a note: its meaning is asked for
+        // in another round.
         beside_what_was_interrupted(FaultStack::InNonMaskable, || handle_exception(frame));
         debug::leave_nmi();
         if block::leave_nmi() {
@@ -512,12 +556,17 @@ fn beside_what_was_interrupted(stack: FaultStack, handler: impl FnOnce()) {
 }
 
 fn handle_exception(frame: &mut ExceptionFrame) {
+    // Probes come first, because they run while a fault is reported and while a debugger is at
+    // work, where any other fault is an error. Only faults of an access count: an NMI at a probe's
+    // instruction says nothing of the access.
     let is_access_fault = ACCESS_FAULTS.contains(&frame.vector);
     if let Some(next) = probe::continuation(frame.rip).filter(|_| is_access_fault) {
         frame.rip = next;
         return;
     }
     if frame.vector == NON_MASKABLE {
+        // A crash goes before a sample: one NMI may stand for both, and answering the sample alone
+        // would let this CPU run on.
         stop_if_wanted(frame);
     }
     if frame.vector == NON_MASKABLE && takes_sample() {
@@ -542,6 +591,7 @@ fn handle_exception(frame: &mut ExceptionFrame) {
     }
     let kind = match frame.vector {
         PAGE_FAULT => FaultKind::Page {
+            // Still this fault's address: a handler that came in between has restored it.
             address: Cr2::read_raw() as usize,
             access: match frame.code {
                 code if code & PAGE_FAULT_FETCH != 0 => Access::Execute,
@@ -562,6 +612,8 @@ fn handle_exception(frame: &mut ExceptionFrame) {
         code: frame.code,
         registers: frame.registers(),
     };
+    // A double fault is already on the stack that further faults are moved to, so during its report
+    // they stay on the fault stack.
     if frame.vector != DOUBLE_FAULT {
         // The debugger and the crash report probe memory: a fault there must not overwrite the
         // stack in use.

@@ -19,7 +19,8 @@ use crate::memory::{OutOfMemory, aside};
 
 /// Size of the stack a function runs on, in bytes.
 const STACK_SIZE: usize = 64 * 1024;
-/// Maximum length of a kept reason, in bytes.
+/// Maximum length of a kept reason, in bytes. The text is not allocated, because it outlives the
+/// memory set aside.
 const REASON_LIMIT: usize = 120;
 
 static STACK_TOP: AtomicUsize = AtomicUsize::new(0);
@@ -35,6 +36,7 @@ struct WayCell(UnsafeCell<Option<Way>>);
 // SAFETY: only the CPU that passes locks accesses the cell, and there is at most one such CPU.
 unsafe impl Sync for WayCell {}
 
+// A static, because a fault's or a panic's handler has to find it.
 static WAY: WayCell = WayCell(UnsafeCell::new(None));
 
 /// Why a function was ended.
@@ -85,10 +87,13 @@ pub unsafe fn attempt(function: &mut dyn FnMut()) -> Result<(), Abandoned> {
     if !aside::exists() {
         return Err(Abandoned::new(format_args!("there is no memory set aside for commands")));
     }
+    // This refuses an attempt inside another one, too, so that there is one stack, one way back and
+    // one memory.
     if !passing::begin() {
         return Err(Abandoned::new(format_args!("another command runs")));
     }
     let was_tracing = TraceRing::is_on();
+    // The function's own events would otherwise overwrite those that led to the stop.
     TraceRing::set_on(false);
     // SAFETY: the caller guarantees that interrupts are off and that the other CPUs, which hold the
     // passed locks, stay stopped until after `end`. `passing::begin` admits one CPU, so this one
@@ -96,10 +101,16 @@ pub unsafe fn attempt(function: &mut dyn FnMut()) -> Result<(), Abandoned> {
     let reason = unsafe {
         aside::begin();
         let way = (*WAY.0.get()).insert(Way { back: Default::default(), reason: None });
+        // A pointer and not the reference, because a fault's handler accesses the cell in the
+        // meantime.
         let back = &raw mut way.back;
         let mut task = Task(function);
+        // On a stack of its own, so that the function can be left at any depth, also after an
+        // overflow, by resuming the flow that waits here.
         Contexts::switch_through(back, STACK_TOP.load(Ordering::Relaxed), run, &raw mut task as usize);
         let way = (*WAY.0.get()).take();
+        // Before `passing::end`, because the right to pass locks is also the right to the memory
+        // set aside.
         aside::end();
         passing::end();
         way.and_then(|way| way.reason)
@@ -123,6 +134,7 @@ extern "C" fn come_back() -> ! {
     unsafe {
         match &*WAY.0.get() {
             Some(way) => Contexts::resume(&raw const way.back),
+            // Cannot occur: `attempt` fills the cell before the function runs and empties it after.
             None => Core::halt_forever(),
         }
     }
@@ -137,7 +149,8 @@ fn note(reason: fmt::Arguments<'_>) {
 
 /// Ends the function this CPU runs, which has faulted: changes `registers` so that the CPU
 /// continues after the function, with interrupts off, and returns true. Returns false if this CPU
-/// runs no function.
+/// runs no function. The CPU goes there by the trap's return, so that the trap's stack is free
+/// again. The stack is used from its top, because it may be the one that overflowed.
 pub(crate) fn end_by_fault(fault: &Fault, text: fmt::Arguments<'_>, registers: &mut Registers) -> bool {
     if !is_active() {
         return false;
@@ -149,7 +162,8 @@ pub(crate) fn end_by_fault(fault: &Fault, text: fmt::Arguments<'_>, registers: &
 }
 
 /// Ends the function this CPU runs, which has panicked, and does not return. Does nothing if this
-/// CPU runs no function.
+/// CPU runs no function. A panic is in the function's own flow, so it resumes the waiting one at
+/// once.
 pub(crate) fn end_by_panic(text: fmt::Arguments<'_>) {
     if is_active() {
         note(text);

@@ -67,12 +67,15 @@ impl core::fmt::Display for QueueError {
     }
 }
 
-/// Size limit, in words, of a closure that is kept in the queue.
+/// Size limit, in words, of a closure that is kept in the queue. A task of a program has as many: a
+/// function, its argument and the program.
 const INLINE_WORDS: usize = 3;
 
+// A closure's words may contain padding, which is no valid integer.
 type Word = MaybeUninit<u64>;
 
-/// A closure of any type, to be called once. Its words are passed in registers.
+/// A closure of any type, to be called once. Its words are passed in registers. It has no
+/// destructor, so that a ring can be freed with tasks in it, functions of a program that has ended.
 #[derive(Clone, Copy)]
 struct Task {
     call: unsafe fn(Word, Word, Word),
@@ -144,6 +147,7 @@ impl Ring {
     fn grow(&mut self) -> Result<(), OutOfMemory> {
         let capacity = (2 * self.slots.len()).max(Self::FIRST_CAPACITY);
         let mut slots = Vec::new();
+        // Before the first task moves, so that a failure changes nothing.
         slots.try_reserve_exact(capacity).map_err(|_| OutOfMemory)?;
         let count = self.put.wrapping_sub(self.taken);
         slots.extend((0..count).map(|_| MaybeUninit::new(self.pop())));
@@ -225,7 +229,8 @@ struct CpuQueues {
     own: Owned<Rings>,
     /// Tasks that other CPUs have put here or may steal.
     common: SpinLock<Rings>,
-    /// The filled rings of `common`, written under its lock.
+    /// The filled rings of `common`, written under its lock. Other workers read it without the
+    /// lock, so that a look at an empty CPU does not disturb that CPU's pushes.
     filled: AtomicU32,
     /// False for a CPU that does not run.
     is_present: bool,
@@ -242,6 +247,7 @@ impl CpuQueues {
             own: Owned::new(Rings::new()),
             common: SpinLock::new(Rings::new()),
             filled: AtomicU32::new(0),
+            // Workers are spawned for these CPUs, and only once.
             is_present: cpu::get(index).is_some(),
             worker: Worker::new(),
             wake: Event::new(),
@@ -259,6 +265,8 @@ impl CpuQueues {
 
     /// Takes the first task of the common rings in `allowed`.
     fn take_common(&self, allowed: u32) -> Option<Task> {
+        // Relaxed, because a worker that misses a task here looks again before it sleeps
+        // (`has_tasks_for`).
         if self.filled.load(Ordering::Relaxed) & allowed == 0 {
             return None;
         }
@@ -268,6 +276,7 @@ impl CpuQueues {
             return None;
         }
         let task = common.pop(filled.trailing_zeros());
+        // No barrier as in `put`: a bit that is seen too late costs a useless look.
         self.filled.store(common.filled, Ordering::Relaxed);
         Some(task)
     }
@@ -277,16 +286,21 @@ impl CpuQueues {
     /// interrupts on.
     #[inline(always)]
     fn run_own(&self, index: usize) -> Result<bool, Elsewhere> {
+        // Without a guard, which would save the flag: the caller has interrupts on. The CPU is
+        // compared inside, because the thread may have been moved before.
         Core::disable_interrupts();
         let task = (cpu::this().index == index).then(|| {
             // SAFETY: the check above makes these the running CPU's own queues, and interrupts are
             // off until they are enabled below.
             let own = unsafe { self.own.get() };
             let common = self.filled.load(Ordering::Relaxed);
+            // Of equal rings the own one goes first. That the word may be out of date only changes
+            // the order of tasks that are queued at the same time.
             let goes_first = common == 0 || own.filled.trailing_zeros() <= common.trailing_zeros();
             (own.filled != 0 && goes_first).then(|| own.pop(own.filled.trailing_zeros()))
         });
         Core::enable_interrupts();
+        // With interrupts on, because a task is a thread's code and may block.
         Ok(task.ok_or(Elsewhere)?.map(Task::run).is_some())
     }
 
@@ -354,6 +368,7 @@ impl Pool {
         cpus.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
         cpus.extend((0..cpu::limit()).map(|index| CacheLine(CpuQueues::new(index))));
         let mut threads = Vec::new();
+        // Now, because a push that allocated would panic when memory is out.
         threads.try_reserve_exact(cpu::limit()).map_err(|_| OutOfMemory)?;
         let (cpus, threads) = (cpus.into_boxed_slice(), SpinLock::new(threads));
         let shared = memory::try_box(Shared { cpus, threads, workers: Workers::new() })?;
@@ -400,11 +415,15 @@ impl Pool {
             // interrupts off.
             unsafe { cpu.own.get() }.push(2 * priority as usize, task).map_err(|_| QueueError::OutOfMemory)?;
             drop(guard);
+            // The worker runs on the same CPU: either it announced itself before the push, and is
+            // seen here, or it looks after the push.
             if !cpu.worker.is_awake_here() {
                 shared.wake_worker(index, true);
             }
             return Ok(());
         }
+        // Before the closure is boxed, because an allocation reclaims memory only with interrupts
+        // on.
         drop(guard);
         let task = Task::new(closure).map_err(|OutOfMemory| QueueError::OutOfMemory)?;
         match place {
@@ -422,6 +441,7 @@ impl Pool {
         let ring = 2 * priority as usize + usize::from(!is_pinned);
         cpu.put(ring, task).map_err(|OutOfMemory| QueueError::OutOfMemory)?;
         let wanted = match is_pinned {
+            // A pinned task is for this worker alone; any sleeping worker may take the other kind.
             true => !cpu.worker.is_awake(),
             false => shared.workers.may_sleep(),
         };
@@ -437,6 +457,7 @@ impl Pool {
     /// If interrupts are off, as they are in handlers.
     #[inline]
     pub fn run_one(&self) -> bool {
+        // `run_own` turns interrupts on, which would break the caller's critical section.
         assert!(Core::interrupts_enabled(), "a task is run where interrupts are off");
         let shared = self.shared();
         let index = cpu::this_index();
@@ -459,6 +480,8 @@ impl Pool {
         if threads.is_empty() {
             return;
         }
+        // The number is set before the workers are told: each falls asleep once more, and the last
+        // one finds that all do.
         shared.workers.end_when_asleep(threads.len());
         shared.tell_all();
         for mut worker in threads {
@@ -489,6 +512,7 @@ impl Shared {
         let others = self.cpus.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, cpu)| cpu);
         let candidates = core::iter::once(&self.cpus[index]).chain(others);
         for cpu in candidates.take(if pinned { 1 } else { self.cpus.len() }) {
+            // The worker of a CPU that does not run is never asleep, so it is not chosen.
             if self.workers.wake(&cpu.worker) {
                 cpu.wake.signal();
                 return;
@@ -504,6 +528,7 @@ impl Shared {
     /// none.
     fn run_stolen(&self, thief: usize) -> bool {
         let count = self.cpus.len();
+        // Each thief begins behind its own CPU, so that not all of them begin at the same one.
         let stolen = (1..count).find_map(|distance| self.cpus[(thief + distance) % count].take_common(SHARED));
         stolen.map(Task::run).is_some()
     }
@@ -513,6 +538,7 @@ impl Shared {
     #[inline(never)]
     fn run_all(&self, index: usize) -> Result<(), Elsewhere> {
         let queues = &self.cpus[index];
+        // After each task the search begins anew, because a more urgent one may have been queued.
         while queues.run_own(index)? || queues.run_common() || self.run_stolen(index) {}
         Ok(())
     }
@@ -522,6 +548,8 @@ impl Shared {
         self.cpus[index].has_own_tasks()
             || self.cpus.iter().enumerate().any(|(other, cpu)| {
                 let mine = if other == index { ALL } else { SHARED };
+                // The other side of the exchange in `put`: the worker has announced itself before
+                // (`Workers::rest`).
                 cpu.filled.load(Ordering::SeqCst) & mine != 0
             })
     }
@@ -537,6 +565,7 @@ impl Shared {
             }
             let rest = self.workers.rest(&queues.worker, || self.has_tasks_for(index));
             if rest == Rest::End {
+                // This worker is told too, so the wait below passes at once.
                 self.tell_all();
             }
             if rest != Rest::None {
@@ -545,6 +574,7 @@ impl Shared {
                 let _ = queues.wake.wait_until(Deadline::NEVER);
                 thread::leave_if_ending();
             }
+            // Also when it did not sleep, because it has announced itself as looking.
             self.workers.wake(&queues.worker);
         }
     }

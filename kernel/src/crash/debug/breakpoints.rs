@@ -49,6 +49,8 @@ struct Planted {
     originals: [AtomicU8; BREAKPOINT_LIMIT],
 }
 
+// A table of atomics, because a stopped machine must not allocate or lock. They need no ordering of
+// their own: other CPUs look only after the order by which they resume.
 static PLANTED: Planted = Planted {
     addresses: [const { AtomicUsize::new(0) }; BREAKPOINT_LIMIT],
     originals: [const { AtomicU8::new(0) }; BREAKPOINT_LIMIT],
@@ -61,6 +63,7 @@ fn planted_at(address: usize) -> Option<usize> {
 /// Moves the instruction pointer back to a planted breakpoint that was just executed. Returns false
 /// if there is none.
 pub fn before_breakpoint(registers: &mut Registers) -> bool {
+    // The instruction has one byte, and the trap comes after it.
     let at = registers.instruction_pointer.wrapping_sub(1);
     let is_planted = planted_at(at).is_some();
     if is_planted {
@@ -74,6 +77,8 @@ pub fn before_breakpoint(registers: &mut Registers) -> bool {
 pub fn before_gone(registers: &mut Registers) -> bool {
     let at = registers.instruction_pointer.wrapping_sub(1);
     let mut now = [Debug::BREAKPOINT];
+    // A breakpoint instruction that is still there was compiled in, as by `Debug::breakpoint`, and
+    // is not the debugger's. The read may fail, because a program's code may be gone.
     let is_gone =
         planted_at(at).is_none() && AddressSpace::probe_read(at, &mut now).is_ok() && now[0] != Debug::BREAKPOINT;
     if is_gone {
@@ -85,12 +90,14 @@ pub fn before_gone(registers: &mut Registers) -> bool {
 
 /// Returns whether a breakpoint of the debugger is planted at `address`.
 pub fn is_planted(address: usize) -> bool {
+    // Address 0 would be found, because 0 marks the free places.
     address != 0 && planted_at(address).is_some()
 }
 
 /// Plants a breakpoint in the code. Returns false if nothing is mapped there, or there are too many
 /// breakpoints.
 pub fn plant(address: usize) -> bool {
+    // A second breakpoint there would take the first one's instruction for the original code.
     if planted_at(address).is_some() {
         return true;
     }
@@ -104,6 +111,7 @@ pub fn plant(address: usize) -> bool {
     if unsafe { AddressSpace::write_protected(address, &[Debug::BREAKPOINT]) }.is_err() {
         return false;
     }
+    // Entered only now, so that a write that fails leaves no entry.
     PLANTED.originals[index].store(original[0], Ordering::Relaxed);
     PLANTED.addresses[index].store(address, Ordering::Relaxed);
     true
@@ -137,6 +145,7 @@ pub fn remove_planted() {
 pub fn hide(address: usize, bytes: &mut [u8]) {
     for (place, original) in PLANTED.addresses.iter().zip(&PLANTED.originals) {
         let offset = place.load(Ordering::Relaxed).wrapping_sub(address);
+        // For a place below `address` the offset wraps around and is too large.
         if place.load(Ordering::Relaxed) != 0 && offset < bytes.len() {
             bytes[offset] = original.load(Ordering::Relaxed);
         }

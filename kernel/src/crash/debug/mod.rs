@@ -5,7 +5,7 @@
 //! own with interrupts off. The other CPUs wait where they are, with their registers in their
 //! slots, until the host has given each an order. After a crash or a report of the watchdog the
 //! host runs the post-mortem prompt instead. Apart from `init`, nothing here takes a lock or
-//! allocates.
+//! allocates, because a stopped CPU may hold any lock and be halfway through an allocation.
 
 mod breakpoints;
 mod rendezvous;
@@ -39,13 +39,15 @@ pub use stop::Stop;
 
 /// Size of the debugger's stack, in bytes.
 const STACK_SIZE: usize = 64 * 1024;
-/// Time the other CPUs have to stop.
+/// Time the other CPUs have to stop. A CPU that is late is left out, so that a dead CPU does not
+/// keep the debugger from the others.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
-/// Alignment of a saved vector state, in bytes.
+/// Alignment of a saved vector state, in bytes. XSAVE demands it.
 const VECTOR_ALIGN: usize = 64;
 
 /// The CPU that input on the line interrupts, and the interval at which it polls the line while it
-/// is kept stopped.
+/// is kept stopped. The interval is shorter than a byte takes at 115,200 baud, and long enough for
+/// an emulated device to receive in between.
 const LISTENER: usize = 0;
 const LOOK_INTERVAL: Duration = Duration::from_micros(20);
 
@@ -107,7 +109,8 @@ struct Slot {
     awaited: AtomicU8,
     /// Set by an NMI that found the CPU in this module's code.
     was_called: AtomicBool,
-    /// The CPU was told to execute one instruction.
+    /// The CPU was told to execute one instruction. Once it is cleared, a trap that still arrives
+    /// for the step is ignored.
     is_stepping: AtomicBool,
     /// Interrupts are off only for a step and were on before.
     masked_for_step: AtomicBool,
@@ -192,6 +195,7 @@ static IS_READY: AtomicBool = AtomicBool::new(false);
 pub(crate) fn init(post_mortem: PostMortem) -> Result<(), OutOfMemory> {
     let layout =
         core::alloc::Layout::from_size_align(Vectors::layout().size.max(1), VECTOR_ALIGN).map_err(|_| OutOfMemory)?;
+    // Not only for the CPUs that run: any other one may be stopped as soon as it starts.
     for slot in &SLOTS[..crate::boot::information().cpus.len()] {
         let area = memory::allocate(layout, memory::Placement::Near)?;
         slot.vectors.store(area.as_ptr(), Ordering::Relaxed);
@@ -218,6 +222,7 @@ pub unsafe fn install(debugger: &'static dyn Debugger) -> bool {
     // `IS_INSTALLED` is set.
     unsafe { *INSTALLED.0.get() = Some(debugger) };
     IS_INSTALLED.store(true, Ordering::Release);
+    // Last, because input may raise an NMI at once, and its handler asks for the debugger.
     DebugLine::watch(true);
     true
 }
@@ -259,6 +264,8 @@ pub fn break_here(_: &StopAllCpus) -> bool {
 
 /// Lets an attached debugger see a crash before it is reported.
 pub(crate) fn before_crash() {
+    // On a stopped machine it is the host that panics: a breakpoint inside this module is claimed
+    // by no debugger and would be reported in place of the panic.
     if debugger().is_some_and(Debugger::takes_faults) && !is_stopped() {
         Debug::breakpoint();
     }
@@ -309,11 +316,15 @@ fn stop_for(own: Own) {
 /// Handles a debug event on this CPU; the arch crate calls this. `registers` are the interrupted
 /// context; edits take effect on resume. Returns false if no debugger claims the event.
 pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
+    // The sandbox comes first, because it also runs after a crash and on a host, where every fault
+    // is refused below.
     if let DebugEvent::Fault(fault) = event
         && sandbox::end_by_fault(fault, format_args!("{}", FaultText(fault)), registers)
     {
         return true;
     }
+    // A CPU that starts can fault before it has data. After a crash no CPU can go on from a stop: a
+    // further event there is part of the crash.
     if !IS_READY.load(Ordering::Acquire) || Core::local() == 0 || state::has_crashed() {
         return false;
     }
@@ -325,9 +336,12 @@ pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
         slot.was_called.store(true, Ordering::SeqCst);
         return matches!(event, DebugEvent::Attention);
     }
+    // Before the registers are shown or kept: the debugger must not see the flags of its own step.
     slot.stopped_in_step.store(step::finish(slot, registers), Ordering::Relaxed);
     let taken = handle(slot, event, registers);
     loop {
+        // The flag is cleared before the look: an NMI that comes between the two finds the CPU
+        // outside and is handled on its own.
         slot.is_inside.store(false, Ordering::SeqCst);
         if !slot.was_called.swap(false, Ordering::SeqCst) {
             return taken;
@@ -344,6 +358,12 @@ enum Visitor {
     PostMortem(PostMortem),
 }
 
+/// Handles an event of a CPU that is not inside this module yet. A fault is refused at once unless
+/// a debugger is attached or the CPU steps, because `panic::fault` ends only the program whose
+/// fault it is. A stale event is told from a new one before the instruction pointer is moved back
+/// to a breakpoint, because both look at the place before it. A CPU that is not the first to become
+/// the host stops like any other, and afterwards examines its own event again, of which no debugger
+/// knows yet.
 fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
     let debugger = debugger();
     let visitor_of = |reason: Reason, is_planted: bool| {
@@ -431,6 +451,8 @@ fn is_stale(slot: &Slot, reason: Reason, registers: &mut Registers) -> bool {
         Reason::Breakpoint => breakpoints::before_gone(registers),
         Reason::Hardware(index) => breakpoints::is_free(index),
         Reason::Stepped => {
+            // The step is complete, so going on as before must not repeat it. An order to run,
+            // given since, has cleared the other flag: the step is then no longer wanted.
             slot.stopped_in_step.store(false, Ordering::Relaxed);
             !slot.is_stepping.swap(false, Ordering::Relaxed)
         }
@@ -465,6 +487,8 @@ fn describe(slot: &Slot, registers: &Registers) {
     unsafe {
         *slot.registers.get() = *registers;
         *slot.system.get() = Debug::system_registers();
+        // The kernel has no code that uses vector registers, so they still are the interrupted
+        // code's. The area is missing only in a crash before `init`.
         let vectors = slot.vectors.load(Ordering::Relaxed);
         if !vectors.is_null() {
             Vectors::save(vectors);
@@ -476,9 +500,11 @@ fn describe(slot: &Slot, registers: &Registers) {
 /// holds.
 fn wait_for_order(slot: &Slot, registers: &mut Registers) -> bool {
     describe(slot, registers);
+    // This CPU goes on executing this module's code, where a breakpoint would be taken for a fault.
     Debug::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
     let next_look = Cell::new(Deadline::after(LOOK_INTERVAL));
     let rest = || {
+        // While there is a host, that CPU alone reads the line.
         if !is_stopped() && slot.rendezvous.is_held() && cpu::this_index() == LISTENER {
             if next_look.get().has_passed() {
                 pass_on_attention();
@@ -501,6 +527,8 @@ fn pass_on_attention() {
         // The listener may just have been told to run, alone, and must then handle the input
         // itself.
         SLOTS[LISTENER].was_called.store(true, Ordering::SeqCst);
+        // Not counted as awaited: where there is a debugger, no NMI is reported as one from
+        // outside.
         Debug::stop_others();
     }
 }
@@ -518,6 +546,7 @@ fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) -> bool {
     breakpoints::set_here();
     Debug::resume(registers);
     let goes_on_as_before = slot.keeps_order.swap(false, Ordering::Relaxed);
+    // Otherwise a step whose trap is still to be handled stays one, although its order is to run.
     if !goes_on_as_before {
         slot.is_stepping.store(steps, Ordering::Relaxed);
     }
@@ -530,8 +559,12 @@ fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) -> bool {
 /// Runs this CPU as the host: stops the other CPUs, runs the visitor, and gives all CPUs their
 /// orders.
 fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers, started_at: u64) {
+    // The debugger reads and writes watched memory and runs code that may hold a breakpoint, and
+    // inside this module neither can be reported.
     Debug::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
+    // The host polls the line, so further NMIs for it would only disturb CPU 0.
     DebugLine::watch(false);
+    // Before this CPU describes itself, so that the others stop in the meantime.
     interrupt_others();
     describe(slot, registers);
     let here = cpu::this().index;
@@ -546,6 +579,8 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
     for (slot, order) in SLOTS.iter().zip(orders) {
         slot.rendezvous.give(order);
     }
+    // Before `HOST` is free, because the next host turns this off, and it must stay off for that
+    // one.
     DebugLine::watch(true);
     HOST.store(NO_CPU, Ordering::SeqCst);
     // A CPU that is not published yet may wait, too. It is interrupted after `HOST` is cleared, so
@@ -561,6 +596,7 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
 
 /// Sends an NMI to all other CPUs, which then look for its cause.
 fn interrupt_others() {
+    // Counted first, because an NMI may arrive before this function returns.
     cpu::all().filter(|cpu| !cpu.is_this()).for_each(|cpu| SLOTS[cpu.index].await_one_more());
     Debug::stop_others();
 }
@@ -573,6 +609,8 @@ fn last_orders() -> [Order; MAX_CPUS] {
             (true, _) => Order::Stay,
             (false, is_step) => {
                 let is_here = cpu == HOST.load(Ordering::Relaxed);
+                // Only where an order is about to be taken: a flag left over would hold at the
+                // CPU's next stop.
                 slot.keeps_order.store(is_here || slot.rendezvous.is_stopped(), Ordering::Relaxed);
                 if is_step { Order::Step } else { Order::Run }
             }
@@ -595,7 +633,7 @@ pub(crate) fn with_crashed(registers: &Registers, function: impl FnOnce()) {
 }
 
 /// Runs the post-mortem prompt, if there is one. This CPU has crashed, and the others that answer
-/// have stopped for good.
+/// have stopped for good. The CPU stays the host, because nothing goes on after a crash.
 pub(crate) fn after_crash(registers: &Registers, is_access: bool) {
     let Some(post_mortem) = post_mortem() else { return };
     let here = cpu::this().index;
@@ -626,6 +664,7 @@ pub(crate) fn stop_for_good(registers: &Registers) -> ! {
 /// Returns the registers of a stopped CPU; `None` if the CPU is not stopped.
 pub(crate) fn stopped_registers(cpu: usize) -> Option<&'static Registers> {
     let slot = SLOTS.get(cpu)?;
+    // The host has filled its slot without stopping, so its meeting point does not show it.
     let is_there = HOST.load(Ordering::Relaxed) == cpu || slot.rendezvous.is_stopped();
     // SAFETY: the CPU wrote them before it counted as stopped; from then on only the host writes
     // them, and the host is the caller.
@@ -659,6 +698,7 @@ fn on_own_stack(visit: &mut Visit<'_>) {
         let way = unsafe { &mut *(way as *mut Way<'_, '_>) };
         match way.visit.visitor {
             Visitor::Debugger(debugger) => attend(|| debugger.stopped(way.visit.stop)),
+            // Not inside `attend`, which does not nest: the prompt attends to the debugger itself.
             Visitor::PostMortem(post_mortem) => post_mortem(way.visit.stop),
         }
         // SAFETY: `switch_through` suspended this context on this CPU, and it is resumed only here,

@@ -33,7 +33,8 @@ const TO_STEP: u8 = 4;
 pub struct Rendezvous {
     /// One of the phases above.
     phase: AtomicU8,
-    /// The last host wants the CPU to stay after the host is gone.
+    /// The last host wants the CPU to stay after the host is gone. It is no phase, because it also
+    /// holds for a CPU that has not arrived yet.
     is_held: AtomicBool,
     /// The CPU waits and may have halted.
     may_halt: AtomicBool,
@@ -83,6 +84,7 @@ impl Rendezvous {
             Order::Run => TO_RUN,
             Order::Step => TO_STEP,
         };
+        // A CPU that is away gets no order, because it would take it at its next stop.
         let told = |phase| matches!(phase, STOPPED | LEAVING).then_some(next);
         let _ = self.phase.fetch_update(Ordering::SeqCst, Ordering::SeqCst, told);
     }
@@ -95,12 +97,16 @@ impl Rendezvous {
         // The order of the two reads matters: a host gives its orders before it ceases to be the
         // host.
         let is_free = || !has_host() && !self.is_held.load(Ordering::SeqCst);
+        // Before the phase, so that a host that finds the CPU stopped also finds that it may halt.
+        // An exchange, because it then comes before or after the one in `may_halt`: the host sends
+        // an NMI, or this CPU sees what the host has done.
         self.may_halt.swap(true, Ordering::SeqCst);
         self.phase.store(STOPPED, Ordering::SeqCst);
         let steps = loop {
             let may_leave = is_free();
             let phase = self.phase.load(Ordering::SeqCst);
             if phase != STOPPED {
+                // A plain store, because hosts leave an order alone: only this CPU changes it.
                 self.phase.store(AWAY, Ordering::SeqCst);
                 break phase == TO_STEP;
             }
@@ -110,10 +116,14 @@ impl Rendezvous {
                 if is_free() && change(LEAVING, AWAY) {
                     break false;
                 }
+                // If this fails, a host has stopped the CPU or given its order, and the next round
+                // finds that.
                 change(LEAVING, STOPPED);
             }
             rest();
         };
+        // A host that still reads true sends an NMI for nothing, but has announced it
+        // (`Slot::await_one_more`).
         self.may_halt.store(false, Ordering::SeqCst);
         steps
     }

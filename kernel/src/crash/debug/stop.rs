@@ -81,11 +81,13 @@ impl Stop {
     }
 
     /// Returns whether a CPU is on the stack of the thread that runs on it, or of that thread's
-    /// fiber. It is not while it executes the last instructions of the thread before it.
+    /// fiber. It is not while it executes the last instructions of the thread before it, because
+    /// the scheduler records the next one before it changes stacks.
     pub fn is_on_own_stack(&mut self, cpu: usize) -> bool {
         let pointer = self.registers(cpu).stack_pointer;
         stopped_thread(cpu).is_some_and(|thread| {
             let stacks = [Some(thread.stack()), thread.fibers().running_stack()];
+            // The top counts too, because the stack pointer is there while the stack is empty.
             stacks.into_iter().flatten().any(|stack| (stack.bottom()..=stack.top()).contains(&pointer))
         })
     }
@@ -98,6 +100,8 @@ impl Stop {
     /// Lets the debugger work on the stop, if there is one and it has sent input. Returns false
     /// otherwise.
     pub fn attend_debugger(&mut self) -> bool {
+        // `look` has left `attend` before the call below enters it: nested, the inner one would
+        // wait for ever for the outer one.
         let Some(debugger) = debugger().filter(|debugger| look(*debugger)) else { return false };
         attend(|| debugger.stopped(self));
         true
@@ -122,6 +126,7 @@ impl Stop {
             let at = address.wrapping_add(done);
             // Up to the page's end: a page is readable as a whole or not at all.
             let length = (arch_contract::PAGE_SIZE - at % arch_contract::PAGE_SIZE).min(bytes.len() - done);
+            // A read of a device's register can change the device's state.
             if AddressSpace::is_device_memory(at)
                 || AddressSpace::probe_read(at, &mut bytes[done..done + length]).is_err()
             {

@@ -3,7 +3,8 @@
 use crate::atomic::{AtomicU8, Ordering, const_fn};
 use crate::scheduler::mailbox::{Linked, Mailbox};
 
-/// What a CPU is doing, as far as a pusher to its mailbox must know.
+/// What a CPU is doing, as far as a pusher to its mailbox must know. Those that want an interrupt
+/// have the smaller numbers, so that a pusher decides by one comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Attention {
@@ -31,14 +32,16 @@ impl AttentionWord {
         }
     }
 
-    /// Publishes `attention`. The owner looks into its mailbox afterwards.
+    /// Publishes `attention`. The owner looks into its mailbox afterwards. A plain store suffices:
+    /// the write to the mailbox that follows orders it before every later push.
     #[inline(always)]
     pub fn publish(&self, attention: Attention) {
         self.0.store(attention as u8, Ordering::Release);
     }
 
     /// Publishes `attention` and drains the mailbox: an earlier pusher may have read a word that
-    /// wanted no interrupt.
+    /// wanted no interrupt. This takes the exchange of `drain`, because a plain load could miss
+    /// that push.
     #[inline(always)]
     pub fn publish_and_take<T: Linked>(&self, attention: Attention, mailbox: &Mailbox<T>, each: impl FnMut(*mut T)) {
         self.publish(attention);
@@ -48,6 +51,7 @@ impl AttentionWord {
     /// Returns true if `attention` was published last. Only the owner calls this.
     #[inline(always)]
     pub fn is(&self, attention: Attention) -> bool {
+        // Relaxed, because only the owner writes the word.
         self.0.load(Ordering::Relaxed) == attention as u8
     }
 

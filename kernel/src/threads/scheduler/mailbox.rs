@@ -24,7 +24,8 @@ impl<T: Linked> Mailbox<T> {
         }
     }
 
-    /// Returns true if the mailbox was empty at some moment during the call.
+    /// Returns true if the mailbox was empty at some moment during the call. The plain load is
+    /// cheaper than an exchange, but can miss the most recent push.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.newest.load(Ordering::Relaxed).is_null()
@@ -52,6 +53,10 @@ impl<T: Linked> Mailbox<T> {
             // SAFETY: the caller guarantees that `item` is valid and in no list, so no other CPU
             // writes its link.
             unsafe { (*item).next().store(newest, Ordering::Relaxed) };
+            // Release, so that the owner sees the item. Acquire, so that a pusher that comes after
+            // the owner's look sees what the owner published before. That `newest` was taken and
+            // pushed again in between does no harm, because the link is to it and to nothing behind
+            // it.
             match self.newest.compare_exchange_weak(newest, item, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return newest.is_null(),
                 Err(now) => newest = now,
@@ -62,6 +67,8 @@ impl<T: Linked> Mailbox<T> {
     /// Takes everything, oldest first, and passes each item to `each`. Only the owner calls this.
     #[inline(always)]
     pub fn drain(&self, mut each: impl FnMut(*mut T)) {
+        // Everything at once, because taking single items from a stack would meet items that come
+        // back (ABA). Release as in `is_surely_empty`, for later pushers.
         let mut newest = self.newest.swap(ptr::null_mut(), Ordering::AcqRel);
         let mut oldest = ptr::null_mut::<T>();
         // Pushing makes a stack; reversing it restores the order of arrival.
@@ -69,6 +76,8 @@ impl<T: Linked> Mailbox<T> {
             // SAFETY: pushed items stay valid until taken, and the exchange made all of them the
             // owner's.
             let item = unsafe { &*newest };
+            // Relaxed, because the exchange has made all links visible, and no other CPU touches
+            // them now.
             let following = item.next().load(Ordering::Relaxed);
             item.next().store(oldest, Ordering::Relaxed);
             oldest = newest;

@@ -36,6 +36,8 @@ pub fn set_quantum(quantum: Duration) {
 /// sole claim on the thread.
 #[inline(always)]
 pub(crate) fn make_runnable(thread: &Thread) {
+    // Relaxed, because a thread that waits does not change its CPU: `hand_over` changes it only for
+    // ready and running ones.
     let home = thread.cpu.load(Ordering::Relaxed) as usize;
     trace::event(EventKind::Wake, thread.id(), home as u64);
     // SAFETY: interrupts are off, as the caller guarantees, and nothing here switches.
@@ -52,6 +54,7 @@ pub(crate) fn make_runnable(thread: &Thread) {
 fn enqueue(here: &Here<'_>, thread: &Thread) {
     thread.set_state(State::Ready);
     here.run_queue().push(thread);
+    // The idle thread needs no tick, because it looks into the queue before it sleeps.
     if !here.tick_armed.load(Ordering::Relaxed) && !is_idle(here, Core::current()) {
         arm_tick(here.reborrow());
     }
@@ -70,6 +73,8 @@ fn send(to: usize, thread: &Thread) {
     // SAFETY: the caller of `make_runnable` holds the sole claim on the thread, which is in no
     // queue.
     let first = unsafe { cpu.mailbox.push(thread) };
+    // A later pusher leaves the interrupt to the first one, because the owner takes all mail at
+    // once. The word is read after the push, so that either side sees the other (`AttentionWord`).
     if first && cpu.attention.wants_interrupt() {
         call::tell(cpu, RESCHEDULE_VECTOR);
     }
@@ -79,13 +84,16 @@ fn send(to: usize, thread: &Thread) {
 pub(crate) fn nudge(cpu: usize) {
     let _guard = InterruptGuard::new();
     if let Some(cpu) = cpu::get(cpu)
+        // On this CPU the caller runs, so the other thread does not: it moves or ends at its next
+        // turn.
         && !cpu.is_this()
     {
         call::tell(cpu, RESCHEDULE_VECTOR);
     }
 }
 
-/// Moves the threads that other CPUs made ready into the run queue.
+/// Moves the threads that other CPUs made ready into the run queue. A push that the plain load
+/// misses has sent an interrupt, or is found at the next tick or poll.
 #[inline(always)]
 fn take_mail(here: &Here<'_>) {
     if !here.mailbox.is_empty() {
@@ -125,11 +133,14 @@ enum Leaving {
 fn switch(here: Here<'_>, leaving: Leaving) {
     let current = thread::running();
     let next = next_thread(&here, current);
+    // Only now, because the mail that was just taken may be company.
     if leaving == Leaving::ToWait {
         note_if_alone(&here);
     }
     if core::ptr::eq(next, current) {
         current.set_state(State::Running);
+        // `next_thread` does not hand over the running thread, because its stack is in use;
+        // `move_away` leaves that first.
         if current.shall_move() {
             move_away(here);
         }
@@ -144,6 +155,8 @@ fn switch_to(here: &Here<'_>, current: &Thread, next: &'static Thread) {
     next.set_state(State::Running);
     account(here, current);
     trace::event(EventKind::Switch, next.id(), 0);
+    // Before the switch, because behind it each thread continues somewhere else, a new one in its
+    // own first function.
     Core::set_current(core::ptr::from_ref(next) as usize);
     use_thread_locals(next);
     // SAFETY: `current` runs on this CPU; `next` came from this CPU's queue or is its idle thread,
@@ -191,13 +204,18 @@ fn stays(here: Here<'_>, thread: &'static Thread, running: *const Thread) -> boo
 
 /// Sends a suspended thread of this CPU to its target CPU.
 fn hand_over(here: Here<'_>, thread: &'static Thread) {
+    // The two registries are locked one after the other: if both were held at once, two CPUs that
+    // hand threads to each other could wait for each other.
     here.registry.lock().remove(thread);
     let to = thread.target_cpu.load(Ordering::Relaxed);
+    // `JoinHandle::migrate` stores the target and then loads this. Both are `SeqCst`, so that it
+    // finds the new CPU to interrupt, or the new CPU finds its target.
     thread.cpu.store(to, Ordering::SeqCst);
     if let Some(target) = cpu::get(to as usize) {
         target.registry.lock().add(thread);
     }
-    // Last, because the target may run the thread as soon as it is in the mailbox.
+    // Last, because the target may run the thread as soon as it is in the mailbox. Not `send`,
+    // because the target may have been set back to this CPU in the meantime.
     make_runnable(thread);
 }
 
@@ -214,7 +232,9 @@ fn account(here: &Here<'_>, leaving: &Thread) {
 /// Suspends the calling thread until it is made runnable, which may already have happened.
 #[inline(always)]
 pub(crate) fn block() {
-    // Interrupts may be on again if the caller has dropped an outer guard in the meantime.
+    // Interrupts may be on again if the caller has dropped an outer guard in the meantime. A waker
+    // on another CPU may have pushed the thread into this CPU's mailbox by now, but only this CPU
+    // takes it out, below, so no other one resumes it while its stack is in use.
     Core::disable_interrupts();
     thread::running().set_state(State::Blocked);
     // SAFETY: interrupts were turned off above.
@@ -272,6 +292,7 @@ pub(crate) fn yield_now() {
     assert!(!here.in_interrupt.load(Ordering::Relaxed), "a yield in an interrupt handler, where no thread gives way");
     let current = thread::running();
     current.set_state(State::Ready);
+    // Behind the mail that was taken above, so that it lets those threads run first, too.
     queue.push(current);
     switch(here, Leaving::InQueue);
 }
@@ -289,6 +310,8 @@ pub(crate) fn preempt() {
     }
     // A thread interrupted in the code of an ending program ends here. The program may also start
     // to end while the thread is switched out, hence the second check.
+    // The address is read before the switch, because the next interrupt on this CPU overwrites the
+    // frame.
     let interrupted = Traps::interrupted().instruction_pointer;
     if owner::interrupted_in_ending(interrupted) {
         exit();
@@ -307,10 +330,12 @@ extern "C" fn give_way(_: usize) {
         return move_away(here);
     }
     here.counters.preemptions.add(1);
+    // The woken threads come first, among them the one for which this thread gives way.
     take_mail(&here);
     let current = thread::running();
     current.set_state(State::Ready);
     here.run_queue().push(current);
+    // Kept on the thread's own stack, because the CPU's flag is for the next thread from here on.
     let was_displaced = here.displaced.load(Ordering::Relaxed);
     here.displaced.store(false, Ordering::Relaxed);
     let left_at = Core::cycles();
@@ -319,6 +344,7 @@ extern "C" fn give_way(_: usize) {
         // The displaced thread now runs undisturbed for as long as it waited, at most one quantum.
         let back_at = Core::cycles();
         let waited = back_at.wrapping_sub(left_at).min(QUANTUM_CYCLES.load(Ordering::Relaxed));
+        // Not `here`: the thread may have resumed on another CPU.
         cpu::this().undisturbed_until.store(back_at.wrapping_add(waited), Ordering::Relaxed);
     }
 }
@@ -356,6 +382,7 @@ extern "C" fn move_suspended(thread: usize) -> ! {
     // SAFETY: the argument is the thread that `move_away` suspended, which no other CPU can have
     // yet.
     let thread = unsafe { &*(thread as *const Thread) };
+    // Before the hand-over, after which the thread may run on its new CPU and belongs to that one.
     account(&here, thread);
     hand_over(here.reborrow(), thread);
     resume_next(here)
@@ -367,6 +394,8 @@ pub(crate) fn exit() -> ! {
     Core::disable_interrupts();
     // SAFETY: interrupts were turned off above.
     let here = unsafe { Here::assume() };
+    // In a handler, the running thread is the interrupted one, perhaps in the middle of the
+    // kernel's code.
     assert!(!here.in_interrupt.load(Ordering::Relaxed), "a thread's exit in an interrupt handler, where there is none");
     let current = thread::running();
     let stack_top = here.scheduler_stack_top.load(Ordering::Relaxed);
@@ -390,6 +419,7 @@ extern "C" fn exit_suspended(thread: usize) -> ! {
     // SAFETY: the argument is the thread that `exit` suspended; it cannot be freed before `finish`
     // releases its reference.
     let thread = unsafe { &*(thread as *const Thread) };
+    // Before `finish`, which may free the thread.
     account(&here, thread);
     thread.finish();
     resume_next(here)
@@ -397,6 +427,7 @@ extern "C" fn exit_suspended(thread: usize) -> ! {
 
 /// Resumes the next thread from the scheduler's stack, which it abandons.
 fn resume_next(here: Here<'_>) -> ! {
+    // No thread's stack is in use on this CPU now, so all that have to migrate are handed over.
     let next = next_thread(&here, core::ptr::null());
     note_if_alone(&here);
     next.set_state(State::Running);
@@ -454,13 +485,16 @@ pub(crate) fn idle() -> ! {
         let here = unsafe { Here::assume() };
         take_mail(&here);
         if here.run_queue().is_empty() {
+            // Read once, because the two modes leave in different ways below, and the setting can
+            // change meanwhile.
             let polls = IDLE_POLLS.load(Ordering::Relaxed);
             if polls {
                 poll(here.reborrow());
             } else {
                 here.attention.publish(Attention::Asleep);
                 // The look comes after the publication and writes to the mailbox, so that either it
-                // sees a push or the pusher sees `Asleep` and interrupts.
+                // sees a push or the pusher sees `Asleep` and interrupts. A push that it sees is
+                // also seen at the top of the loop, because only this CPU empties the mailbox.
                 if here.mailbox.is_surely_empty() {
                     Core::wait_for_interrupt();
                 }
@@ -502,11 +536,15 @@ pub(crate) fn idle() -> ! {
 pub(crate) fn reschedule_interrupt(_: usize) {
     // SAFETY: interrupts are off in their handlers.
     let here = unsafe { Here::assume() };
+    // Before the mail comes in, which makes company.
     let was_alone = here.run_queue().is_empty();
+    // Not `take_mail`, because no further interrupt comes for a push that its plain load would
+    // miss.
     empty_mailbox(&here);
     let has_company = !here.run_queue().is_empty();
     if was_alone
         && has_company
+        // The idle thread gives way by itself when the interrupt has woken it.
         && !is_idle(&here, Core::current())
         && Core::cycles() >= here.undisturbed_until.load(Ordering::Relaxed)
     {
@@ -522,6 +560,8 @@ pub(crate) fn reschedule_interrupt(_: usize) {
 fn arm_tick(here: Here<'_>) {
     here.tick_armed.store(true, Ordering::Relaxed);
     here.switches_at_tick.store(here.counters.switches.read(), Ordering::Relaxed);
+    // No look into the mailbox follows: a push without an interrupt waits for the tick that is set
+    // here.
     here.attention.publish(Attention::Ticking);
     let deadline = Core::cycles().saturating_add(QUANTUM_CYCLES.load(Ordering::Relaxed));
     here.tick.set(&here, Deadline::at_cycles(deadline));
@@ -531,6 +571,7 @@ fn arm_tick(here: Here<'_>) {
 pub(crate) fn tick(_: usize) {
     // SAFETY: interrupts are off in their handlers.
     let here = unsafe { Here::assume() };
+    // First, because `enqueue` arms the next tick if mail has come.
     here.tick_armed.store(false, Ordering::Relaxed);
     take_mail(&here);
     let mut others_ready = !here.run_queue().is_empty();
@@ -539,6 +580,8 @@ pub(crate) fn tick(_: usize) {
         others_ready = !here.run_queue().is_empty();
     }
     if others_ready && !is_idle(&here, Core::current()) {
+        // A thread that was switched to since the tick was armed has not had a whole quantum yet.
+        // It keeps the CPU until the next tick, so that a switch need not set the timer.
         let same_thread = here.switches_at_tick.load(Ordering::Relaxed) == here.counters.switches.read();
         if !here.tick_armed.load(Ordering::Relaxed) {
             arm_tick(here.reborrow());

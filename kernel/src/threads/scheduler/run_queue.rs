@@ -8,7 +8,8 @@ use super::mailbox::Linked;
 use crate::atomic::Ordering;
 use crate::thread::Thread;
 
-/// The threads that are ready to run on one CPU.
+/// The threads that are ready to run on one CPU. The fields are cells, because the queue is
+/// borrowed shared: a function that holds it may call another one that enqueues.
 pub struct RunQueue {
     first: Cell<*const Thread>,
     last: Cell<*const Thread>,
@@ -38,6 +39,8 @@ impl RunQueue {
         // SAFETY: a thread under the scheduler's control is valid, and only this CPU touches the
         // queue and the links of the threads in it.
         unsafe {
+            // The link may still hold its value from a mailbox. Atomic only because the mailbox
+            // shares it.
             (*thread).next().store(ptr::null_mut(), Ordering::Relaxed);
             if self.first.get().is_null() {
                 self.first.set(thread);
@@ -54,6 +57,7 @@ impl RunQueue {
     pub fn pop(&self) -> Option<&'static Thread> {
         // SAFETY: `first` is null or a queued thread, and a queued thread stays valid.
         let thread = unsafe { self.first.get().as_ref() }?;
+        // `last` may now lead to a thread that has left: `push` reads it only while `first` is set.
         self.first.set(thread.next().load(Ordering::Relaxed));
         self.length.set(self.length.get() - 1);
         Some(thread)
