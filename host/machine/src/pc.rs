@@ -7,16 +7,14 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, TryRecvError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::Receiver;
 
 use anyhow::{Context, Result, ensure};
 use build::{Image, iso};
 
 use crate::gdb_line::GdbLine;
 use crate::machine::{End, Machine};
-use crate::process::{die_with_parent, inherit, interrogate, pump, qemu_missing};
+use crate::process::{die_with_parent, exit_code, inherit, interrogate, pump, qemu_missing};
 use crate::qemu::{self, Medium};
 use crate::settings::Settings;
 use crate::{files, memory, qmp};
@@ -24,8 +22,6 @@ use crate::{files, memory, qmp};
 /// Longest command line of the kernel, in bytes. The kernel keeps 4,096 bytes, but loaders pass on
 /// only this many reliably.
 const LINE_LIMIT: usize = 4000;
-/// How long QEMU may take to end after it has closed its output.
-const EXIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A PC in QEMU.
 pub struct Pc {
@@ -117,20 +113,6 @@ impl Pc {
             gdb: gdb.map(|(line, _)| line),
         })
     }
-
-    /// Returns QEMU's exit code and kills QEMU if it does not end by itself.
-    fn exit_code(&mut self) -> Result<Option<i32>> {
-        // QEMU closes its output right before it ends by itself.
-        let deadline = Instant::now() + EXIT_LIMIT;
-        while self.output.try_recv() == Err(TryRecvError::Disconnected) && Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status.code());
-            }
-            thread::sleep(Duration::from_millis(1));
-        }
-        let _ = self.child.kill();
-        Ok(self.child.wait()?.code())
-    }
 }
 
 impl Machine for Pc {
@@ -150,7 +132,7 @@ impl Machine for Pc {
     }
 
     fn end(&mut self) -> Result<End> {
-        let code = self.exit_code()?;
+        let code = exit_code(&mut self.child, &self.output)?;
         let refusal = || {
             format!(
                 "QEMU did not start the machine and ended with status {}; what it said is above. It is about the machine's options: \

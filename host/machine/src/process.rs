@@ -4,13 +4,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{ChildStdout, Command};
+use std::process::{Child, ChildStdout, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use build::project::MissingTool;
 
 /// Most attempts to ask a kernel where its CPUs are.
@@ -40,6 +41,24 @@ pub fn pump(mut from: ChildStdout) -> Receiver<Vec<u8>> {
         }
     });
     output
+}
+
+/// How long an emulator may take to end after it has closed its output.
+const EXIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Returns an emulator's exit code, and kills it if it does not end by itself. `output` is what
+/// [`pump`] returned for it.
+pub fn exit_code(child: &mut Child, output: &Receiver<Vec<u8>>) -> Result<Option<i32>> {
+    // An emulator closes its output right before it ends by itself.
+    let deadline = Instant::now() + EXIT_LIMIT;
+    while output.try_recv() == Err(TryRecvError::Disconnected) && Instant::now() < deadline {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.code());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    let _ = child.kill();
+    Ok(child.wait()?.code())
 }
 
 /// Returns a flag that is set once a process has closed its output. The output itself is discarded.

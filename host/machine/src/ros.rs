@@ -20,7 +20,7 @@ use build::scratch::Directory;
 use crate::linux::{self, Kernel};
 use crate::machine::{End, Machine};
 use crate::packages::{Apt, Suite};
-use crate::process::{die_with_parent, pump, qemu_missing};
+use crate::process::{die_with_parent, exit_code, pump, qemu_missing};
 use crate::qemu;
 use crate::script::Filter;
 
@@ -241,10 +241,7 @@ impl Machine for Ros {
     }
 
     fn end(&mut self) -> Result<End> {
-        if self.child.try_wait()?.is_none() {
-            self.child.kill()?;
-        }
-        let code = self.child.wait()?.code();
+        let code = exit_code(&mut self.child, &self.output)?;
         let how = format!("QEMU ended with {code:?}");
         Ok(End { status: None, is_switched_off: code == Some(0), how, refusal: None })
     }
