@@ -187,8 +187,19 @@ pub fn restore_fault_stack() {
 
 /// Makes further faults of this CPU use the double fault's stack, because the fault stack is in use
 /// while a fault is reported.
-pub(super) fn move_fault_stack() {
-    use_fault_stack(FaultStack::WhileReporting);
+///
+/// Returns the previous stack for [`put_fault_stack_back`]. If further faults already use that
+/// stack, this fault is on it, and they move on to the one for NMI handlers.
+pub(super) fn move_fault_stack() -> VirtAddr {
+    let previous = use_fault_stack(FaultStack::WhileReporting);
+    // SAFETY: `load` initialised the cell; only this CPU's hardware reads the table, and interrupts
+    // are disabled.
+    let descriptors = unsafe { (*block::this().descriptors.get()).assume_init_ref() };
+    let table = descriptors.tss.interrupt_stack_table;
+    if previous == table[Stack::DoubleFault as usize] {
+        use_fault_stack(FaultStack::InNonMaskable);
+    }
+    previous
 }
 
 /// Stacks for faults that arrive while another fault's handler may be on the fault stack, even at

@@ -612,15 +612,13 @@ fn handle_exception(frame: &mut ExceptionFrame) {
         code: frame.code,
         registers: frame.registers(),
     };
-    // A double fault is already on the stack that further faults are moved to, so during its report
-    // they stay on the fault stack.
-    if frame.vector != DOUBLE_FAULT {
-        // The debugger and the crash report probe memory: a fault there must not overwrite the
-        // stack in use.
-        descriptors::move_fault_stack();
-    }
+    // The debugger and the crash report probe memory: a fault there must not overwrite the stack in
+    // use. A double fault is already on the stack that further faults are moved to, so during its
+    // report they stay on the fault stack.
+    let previous = (frame.vector != DOUBLE_FAULT).then(descriptors::move_fault_stack);
     if frame.debug(&DebugEvent::Fault(&fault)) {
-        descriptors::restore_fault_stack();
+        // Not the fault stack itself: this fault's handler may have interrupted code on it.
+        previous.into_iter().for_each(descriptors::put_fault_stack_back);
         return;
     }
     // Read the registers again: a step that ended in this fault ran with interrupts disabled, and

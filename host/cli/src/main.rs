@@ -73,8 +73,8 @@ enum Command {
     /// The kernel for Knights Corner (Xeon Phi), on a card that QEMU plays
     #[command(subcommand)]
     Knc(knc::Command),
-    /// Boot a Linux with a KVM that can be relied on, in QEMU, for a shell or for the command behind
-    /// `--`
+    /// Boot a Linux with a KVM that can be relied on, in QEMU, for a shell or for the command
+    /// behind `--`
     Ros(ros::Options),
     /// Run the tests: all, or the named parts
     Test {

@@ -135,7 +135,8 @@ fn source(release: &str) -> Result<Source> {
     }
 }
 
-/// Finds the source of a release in a file of apt's, in either of its two formats (sources.list(5)).
+/// Finds the source of a release in a file of apt's, in either of its two formats
+/// (sources.list(5)).
 fn source_in(text: &str, release: &str) -> Option<Source> {
     let one_line = text.lines().find_map(|line| {
         let rest = line.trim().strip_prefix("deb ")?.trim_start();

@@ -1,6 +1,7 @@
 //! Task pools and collectives: many threads at one job.
 
 use abi::{ANY, BUSY, INVALID, NO_SUCH_CPU, OK, OUT_OF_MEMORY, Status, TIMED_OUT, TaskOptions};
+use kernel::arch::*;
 use kernel::collective::Collective;
 use kernel::task::{Place, Pool, Priority, QueueError};
 
@@ -61,9 +62,14 @@ pub unsafe extern "C" fn aero_pool_queue(
     let handler = attempt!(Handler::new(function, argument));
     let task = move || {
         let handler = handler;
+        // The worker has the control words of the thread that ran before it on its CPU, and a
+        // thread that runs tasks while it waits wants its own back.
+        let control = Vectors::control();
+        Vectors::reset();
         // SAFETY: the program passed this function with this argument and is responsible for its
         // effects.
         unsafe { (handler.function)(handler.argument) };
+        Vectors::set_control(control);
     };
     match pool.0.queue(place, priority, task) {
         Ok(()) => OK,

@@ -101,6 +101,21 @@ fn every_cpu_is_a_thread_if_that_is_wanted() {
         let stopped = gdb.wait_for_prompt();
         assert!(stopped.contains("SIGINT"), "CPU {}: {stopped}", cpu - 1);
     }
+    // CPU 1 has run the debugger in this stop, and stays stopped in the next order. It keeps what
+    // gdb has set.
+    gdb.command("set $before = $r11");
+    gdb.command("set $r11 = 0x13572468");
+    gdb.command("thread 3");
+    gdb.command("set $place = $pc");
+    gdb.command("stepi");
+    let moved = gdb.command("print $pc != $place");
+    assert!(moved.contains(" = 1"), "a CPU that was kept stopped does not step: {moved}");
+    gdb.command("thread 2");
+    // What gdb remembers would not show what the CPU has.
+    gdb.command("maintenance flush register-cache");
+    let kept = gdb.command("print/x $r11");
+    assert!(kept.contains("0x13572468"), "{kept}");
+    gdb.command("set $r11 = $before");
     gdb.command("set scheduler-locking off");
     // A debugger must not read the local APIC's registers.
     assert!(gdb.command("x/wx 0xffffa00000000000").contains("Cannot access memory"));

@@ -98,11 +98,12 @@ pub fn is_planted(address: usize) -> bool {
 /// breakpoints.
 pub fn plant(address: usize) -> bool {
     // A second breakpoint there would take the first one's instruction for the original code.
-    if planted_at(address).is_some() {
+    if is_planted(address) {
         return true;
     }
     let Some(index) = planted_at(0) else { return false };
     let mut original = [0];
+    // Address 0 marks the free places.
     if address == 0 || AddressSpace::probe_read(address, &mut original).is_err() {
         return false;
     }

@@ -116,6 +116,8 @@ struct Slot {
     masked_for_step: AtomicBool,
     /// The CPU stopped before it executed the instruction of its step.
     stopped_in_step: AtomicBool,
+    /// The CPU has carried out an order during the event at hand.
+    took_order: AtomicBool,
     /// The CPU continues under its last order; an unfinished step is still one.
     keeps_order: AtomicBool,
 }
@@ -153,6 +155,7 @@ static SLOTS: [Slot; MAX_CPUS] = [const {
         is_stepping: AtomicBool::new(false),
         masked_for_step: AtomicBool::new(false),
         stopped_in_step: AtomicBool::new(false),
+        took_order: AtomicBool::new(false),
         keeps_order: AtomicBool::new(false),
     }
 }; MAX_CPUS];
@@ -329,25 +332,33 @@ pub(crate) fn event(event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
         return false;
     }
     let slot = &SLOTS[cpu::this().index];
+    // Counted off once for each NMI: a second time would take the count of one still on its way.
+    let is_awaited = matches!(event, DebugEvent::Attention) && slot.take_awaited();
     if slot.is_inside.swap(true, Ordering::SeqCst) {
         // An NMI found the CPU in this module. A waiting CPU is woken by it; one that is stopping
         // or leaving handles it in the loop below before it leaves. No other event is claimed here.
-        slot.take_awaited();
         slot.was_called.store(true, Ordering::SeqCst);
         return matches!(event, DebugEvent::Attention);
     }
     // Before the registers are shown or kept: the debugger must not see the flags of its own step.
-    slot.stopped_in_step.store(step::finish(slot, registers), Ordering::Relaxed);
-    let taken = handle(slot, event, registers);
+    let was_in_step = step::finish(slot, registers);
+    slot.stopped_in_step.store(was_in_step, Ordering::Relaxed);
+    slot.took_order.store(false, Ordering::Relaxed);
+    let taken = handle(slot, event, registers, is_awaited);
     loop {
         // The flag is cleared before the look: an NMI that comes between the two finds the CPU
         // outside and is handled on its own.
         slot.is_inside.store(false, Ordering::SeqCst);
         if !slot.was_called.swap(false, Ordering::SeqCst) {
+            // An NMI that stops nothing, such as the one that woke this CPU for its step, must not
+            // end the step.
+            if was_in_step && matches!(event, DebugEvent::Attention) && !slot.took_order.load(Ordering::Relaxed) {
+                step::begin(slot, registers);
+            }
             return taken;
         }
         slot.is_inside.store(true, Ordering::SeqCst);
-        handle(slot, &DebugEvent::Attention, registers);
+        handle(slot, &DebugEvent::Attention, registers, true);
     }
 }
 
@@ -363,8 +374,8 @@ enum Visitor {
 /// fault it is. A stale event is told from a new one before the instruction pointer is moved back
 /// to a breakpoint, because both look at the place before it. A CPU that is not the first to become
 /// the host stops like any other, and afterwards examines its own event again, of which no debugger
-/// knows yet.
-fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> bool {
+/// knows yet. `is_awaited` is true for an NMI that a host may have sent.
+fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers, is_awaited: bool) -> bool {
     let debugger = debugger();
     let visitor_of = |reason: Reason, is_planted: bool| {
         let is_prompts = match reason {
@@ -380,7 +391,7 @@ fn handle(slot: &Slot, event: &DebugEvent<'_>, registers: &mut Registers) -> boo
     let here = cpu::this().index;
     let reason = match event {
         DebugEvent::Attention => {
-            let (was_stopped, is_awaited) = (is_stopped(), slot.take_awaited());
+            let was_stopped = is_stopped();
             if was_stopped {
                 wait_for_order(slot, registers);
             }
@@ -536,13 +547,8 @@ fn pass_on_attention() {
 /// Applies the registers and breakpoints that the debugger has set for this CPU. Returns whether
 /// the previous order still holds.
 fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) -> bool {
-    // SAFETY: the host has given its order and no longer accesses the slot; `describe` has filled
-    // the vector state.
-    let changed = unsafe {
-        Vectors::restore(slot.vectors.load(Ordering::Relaxed));
-        *slot.registers.get()
-    };
-    *registers = changed;
+    take_changes(slot, registers);
+    slot.took_order.store(true, Ordering::Relaxed);
     breakpoints::set_here();
     Debug::resume(registers);
     let goes_on_as_before = slot.keeps_order.swap(false, Ordering::Relaxed);
@@ -554,6 +560,17 @@ fn go_on(slot: &Slot, registers: &mut Registers, steps: bool) -> bool {
         step::begin(slot, registers);
     }
     goes_on_as_before
+}
+
+/// Takes the registers and the vector state that the debugger has set for this CPU.
+fn take_changes(slot: &Slot, registers: &mut Registers) {
+    // SAFETY: the host has given its order and no longer accesses the slot; `describe` has filled
+    // the vector state.
+    let changed = unsafe {
+        Vectors::restore(slot.vectors.load(Ordering::Relaxed));
+        *slot.registers.get()
+    };
+    *registers = changed;
 }
 
 /// Runs this CPU as the host: stops the other CPUs, runs the visitor, and gives all CPUs their
@@ -589,7 +606,11 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
         interrupt_others();
     }
     match orders[here] {
-        Order::Stay => wait_for_order(slot, registers),
+        Order::Stay => {
+            // The wait describes this CPU anew, with what the debugger has changed.
+            take_changes(slot, registers);
+            wait_for_order(slot, registers)
+        }
         order => go_on(slot, registers, order == Order::Step),
     };
 }

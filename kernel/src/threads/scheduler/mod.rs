@@ -384,6 +384,9 @@ extern "C" fn move_suspended(thread: usize) -> ! {
     let thread = unsafe { &*(thread as *const Thread) };
     // Before the hand-over, after which the thread may run on its new CPU and belongs to that one.
     account(&here, thread);
+    let idle = here.idle.load(Ordering::Relaxed);
+    // An NMI reads the running thread, which must stay valid: the other CPU may free this one.
+    Core::set_current(idle as usize);
     hand_over(here.reborrow(), thread);
     resume_next(here)
 }
@@ -416,12 +419,14 @@ pub(crate) fn exit() -> ! {
 extern "C" fn exit_suspended(thread: usize) -> ! {
     // SAFETY: interrupts are off on the scheduler's stack.
     let here = unsafe { Here::assume() };
-    // SAFETY: the argument is the thread that `exit` suspended; it cannot be freed before `finish`
-    // releases its reference.
+    // SAFETY: the argument is the thread that `exit` suspended; it cannot be freed before its
+    // reference is released below.
     let thread = unsafe { &*(thread as *const Thread) };
-    // Before `finish`, which may free the thread.
     account(&here, thread);
     thread.finish();
+    // An NMI reads the running thread, which must stay valid: the release may free this one.
+    Core::set_current(here.idle.load(Ordering::Relaxed) as usize);
+    thread::release_reference(thread);
     resume_next(here)
 }
 
@@ -429,6 +434,10 @@ extern "C" fn exit_suspended(thread: usize) -> ! {
 fn resume_next(here: Here<'_>) -> ! {
     // No thread's stack is in use on this CPU now, so all that have to migrate are handed over.
     let next = next_thread(&here, core::ptr::null());
+    // Threads that became ready while the idle thread counted as running armed no tick.
+    if !here.tick_armed.load(Ordering::Relaxed) && !here.run_queue().is_empty() {
+        arm_tick(here.reborrow());
+    }
     note_if_alone(&here);
     next.set_state(State::Running);
     trace::event(EventKind::Switch, next.id(), 0);
@@ -571,7 +580,10 @@ fn arm_tick(here: Here<'_>) {
 pub(crate) fn tick(_: usize) {
     // SAFETY: interrupts are off in their handlers.
     let here = unsafe { Here::assume() };
-    // First, because `enqueue` arms the next tick if mail has come.
+    // A thread that was switched to since the tick was armed has not had a whole quantum yet. It
+    // keeps the CPU until the next tick, so that a switch need not set the timer. Compared before
+    // the mail is taken, because `enqueue` arms the next tick if some has come.
+    let same_thread = here.switches_at_tick.load(Ordering::Relaxed) == here.counters.switches.read();
     here.tick_armed.store(false, Ordering::Relaxed);
     take_mail(&here);
     let mut others_ready = !here.run_queue().is_empty();
@@ -580,9 +592,6 @@ pub(crate) fn tick(_: usize) {
         others_ready = !here.run_queue().is_empty();
     }
     if others_ready && !is_idle(&here, Core::current()) {
-        // A thread that was switched to since the tick was armed has not had a whole quantum yet.
-        // It keeps the CPU until the next tick, so that a switch need not set the timer.
-        let same_thread = here.switches_at_tick.load(Ordering::Relaxed) == here.counters.switches.read();
         if !here.tick_armed.load(Ordering::Relaxed) {
             arm_tick(here.reborrow());
         }

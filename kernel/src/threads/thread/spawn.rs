@@ -351,7 +351,6 @@ impl Thread {
             // not ended.
             unsafe { owner::leave(owner, self) };
         }
-        release_reference(self);
     }
 }
 
