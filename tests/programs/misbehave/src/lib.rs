@@ -33,8 +33,11 @@ fn main(arguments: Arguments) -> i32 {
     misbehaviour.map_or(0, |(_, way)| way(arguments))
 }
 
+/// A way to misbehave.
+type Way = fn(Arguments) -> i32;
+
 /// The ways to misbehave, by name.
-const WAYS: &[(&str, fn(Arguments) -> i32)] = &[
+const WAYS: &[(&str, Way)] = &[
     ("null", read_null),
     ("wild", write_wild),
     ("code", write_code),
