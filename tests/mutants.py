@@ -2,6 +2,9 @@
 """Changes the kernel in one place after the other, and looks whether the tests notice.
 
     tests/mutants.py [NUMBER ...]
+    tests/mutants.py --check
+
+The second form only looks whether the code that each mutant changes is still there.
 
 Each mutant is one wrong piece of code that a tired author might write. It is put into a copy of the last commit, and the tests of
 the part that owns it must fail: by a failed check, a crash, or a time-out. What survives is recorded with the reason in
@@ -36,16 +39,16 @@ def mutant(part, file, right, wrong):
 
 
 S='kernel/src/threads/scheduler/mod.rs'; W='kernel/src/threads/wait/'
-mutant('suite', S,"if !here.tick_armed.load(Ordering::Relaxed) && !is_idle(here, Machine::current()) {\n        arm_tick(here);","if false {\n        arm_tick(here);")
+mutant('suite', S,"if !here.tick_armed.load(Ordering::Relaxed) && !is_idle(here, Core::current()) {\n        arm_tick(here.reborrow());","if false {\n        arm_tick(here.reborrow());")
 mutant('suite', S,"    if first && cpu.attention.wants_interrupt() {","    if first && false {")
-mutant("suite", S,"        if !thread.shall_move() || stays(here, thread, running) {","        if true {")
+mutant("suite", S,"        if !thread.shall_move() || stays(here.reborrow(), thread, running) {","        if true {")
 mutant('suite', S,"    thread.cpu.store(to, Ordering::SeqCst);","")
-mutant('suite', S,"    if here.attention.is(Attention::Ticking) && unsafe { here.run_queue.get() }.is_empty() {","    if false {")
+mutant('suite', S,"    if here.attention.is(Attention::Ticking) && here.run_queue().is_empty() {","    if false {")
 mutant('model', 'kernel/src/threads/scheduler/attention.rs',"        mailbox.drain(each);","        let _ = (mailbox, each);")
 mutant('suite', S,"    here.displaced.store(false, Ordering::Relaxed);\n    let left_at","    let left_at")
 mutant('suite', S,"let waited = back_at.wrapping_sub(left_at).min(QUANTUM_CYCLES.load(Ordering::Relaxed));","let waited = 0;")
 mutant('suite', S,"            move_away(here);\n        }\n        return;","        }\n        return;")
-mutant('suite', S,"        !here.in_interrupt.load(Ordering::Relaxed) && !is_idle(here, Machine::current()),","        true,")
+mutant('suite', S,"        !here.in_interrupt.load(Ordering::Relaxed) && !is_idle(here, Core::current()),","        true,")
 mutant('suite', W+'list.rs',"        if thread.is_in_wait_list() {","        if false {")
 mutant('suite', W+'list.rs',"    if limited {\n        thread.end_timeout();\n    }","")
 mutant('suite', W+'event.rs',"if taken.is_none() && state.memory == Memory::Clear {","if false {")
@@ -65,7 +68,7 @@ mutant('suite', W+'reader_writer.rs',"                guard.writers_waiting -= 1
 mutant('suite', W+'message_queue.rs',"            if guard.messages.len() < guard.capacity {","            if guard.messages.len() <= guard.capacity {")
 mutant('suite', W+'message_queue.rs',"            if let Some(message) = guard.messages.pop_front() {\n                guard.senders.take_one().wake(guard);","            if let Some(message) = guard.messages.pop_front() {")
 mutant('suite', W+'condition.rs',"        let waiters = self.waiters.lock();\n        // Unlocked only once the thread is in the list, so a signal after the unlock finds it.\n        let unlock = || MutexGuard::release_forgotten(mutex);","        MutexGuard::release_forgotten(mutex);\n        let waiters = self.waiters.lock();\n        let unlock = || ();")
-mutant('model', W+'mutex.rs',"                self.state.store(Machine::current() | LOCKED | CONTENDED, Ordering::Relaxed);","                self.state.store(Machine::current() | LOCKED, Ordering::Relaxed);")
+mutant('model', W+'mutex.rs',"                self.state.store(Core::current() | LOCKED | CONTENDED, Ordering::Relaxed);","                self.state.store(Core::current() | LOCKED, Ordering::Relaxed);")
 mutant('model', W+'mutex.rs',"            if next.is_none() {\n                next = waiters.take_one();\n            }","            next = waiters.take_one();")
 T='kernel/src/time/timer.rs'
 mutant('suite', T,"            Some(first) if deadline < first.deadline.load(Ordering::Relaxed) => {","            Some(first) if deadline < first.deadline.load(Ordering::Relaxed) && false => {")
@@ -78,7 +81,7 @@ mutant('suite', 'kernel/src/call.rs',"        target.untold.set(cpu::this(), Dea
 mutant('suite', 'kernel/src/call.rs',"    here.handler_waits.store(in_handler, Ordering::Relaxed);","    here.handler_waits.store(false, Ordering::Relaxed);")
 mutant('suite', 'kernel/src/call.rs',"            if serve {\n                serve_while_waiting();\n            }","")
 mutant('suite', 'kernel/src/memory/zone/mod.rs',"        done |= 1 << next;","        done |= 1 << next | 1;")
-mutant('suite', 'kernel/src/memory/cache.rs',"        if cache.count > cache.limit {","        if false {")
+mutant('suite', 'kernel/src/memory/cache.rs',"        if cache.count() > limit {","        if false {")
 mutant('suite', 'kernel/src/memory/cache.rs',"    if !passing::is_here() {\n        zone::of(at).lock().free_object(at, class);\n    }","")
 mutant('suite', 'kernel/src/memory/stack.rs',"            if flushed.is_ok() {","            if false {")
 mutant('suite', 'kernel/src/threads/thread/local.rs',"        if thread.fibers.has_others() {","        if false {")
@@ -122,7 +125,19 @@ def reason(output):
     return (lines or ["a hang behind: " + (started or ["the start"])[-1]])[0].strip()[:140]
 
 
+def check():
+    gone = [f"{number}: {file}" for number, (_, file, right, _) in enumerate(MUTANTS) if not is_there(file, right)]
+    sys.exit("the code of these mutants is not there any more:\n" + "\n".join(gone) if gone else 0)
+
+
+def is_there(file, right):
+    path = os.path.join(ROOT, file)
+    return os.path.exists(path) and right in open(path).read()
+
+
 def main():
+    if sys.argv[1:] == ["--check"]:
+        check()
     chosen = [int(number) for number in sys.argv[1:]] or range(len(MUTANTS))
     survivors = 0
     with tempfile.TemporaryDirectory(prefix="aero-mutants-") as copy:
