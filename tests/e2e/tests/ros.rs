@@ -44,7 +44,8 @@ fn a_shell_is_a_terminal_that_takes_ctrl_c() {
         return;
     }
     let mut shell = Session::start_command(&["ros"], "/root # ");
-    shell.keys("tty; sleep 1000\r");
+    // One job, so that the process that is interrupted is there once the text is.
+    shell.keys("sh -c 'tty; exec sleep 1000'\r");
     shell.wait_for("/dev/ttyS0");
     shell.keys("\x03");
     shell.wait_for("/root # ");

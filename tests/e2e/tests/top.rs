@@ -36,7 +36,7 @@ fn it_shows_what_runs_and_how_long_it_takes() {
     // `aero top` can be started again, and ended threads are gone.
     shell.command("trace off; kill all");
     let out = stdout(&once(&socket));
-    assert!(!out.contains("load-") && out.contains("`t` begins"), "{out}");
+    assert!(!out.contains("load-") && out.contains("press `t`"), "{out}");
     shell.keys("poweroff\r");
     assert_eq!(shell.end(), 0);
     assert!(!socket.exists(), "the machine is gone, its socket is not");
