@@ -1,10 +1,7 @@
 //! `aero test`: runs every kind of test and prints one summary.
 
-use std::fs::{self, File};
 use std::io::Write;
-use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::thread;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +14,7 @@ use build::{Isa, program};
 use machine::Accelerator;
 use machine::linux;
 use machine::qemu;
-use machine::script;
+use machine::script::{self, Outcome};
 use machine::status;
 use machine::{MachineKind, Settings};
 
@@ -47,113 +44,54 @@ pub enum Part {
     Soak,
 }
 
-/// All parts: what runs side by side, lane by lane, and what follows alone. The lanes are about as
-/// long on two cores: one compiles and waits for terminals, the other emulates.
-const LANES: [&[Part]; 2] = [
-    &[Part::Unit, Part::Model, Part::E2e],
-    &[Part::Knc, Part::Bochs, Part::Kernel, Part::Bench, Part::Kvm, Part::Linux],
+const ALL: [Part; 10] = [
+    Part::Unit,
+    Part::Model,
+    Part::Knc,
+    Part::Kernel,
+    Part::Bench,
+    Part::Bochs,
+    Part::Kvm,
+    Part::E2e,
+    Part::Linux,
+    Part::Soak,
 ];
-const LAST: [Part; 1] = [Part::Soak];
-
 /// Numbers of CPUs that the kernel's suite runs with.
 const SUITE_CPUS: [u32; 3] = [1, 2, 4];
 const BOCHS_CPUS: u32 = 2;
 
-/// Runs the given parts one after the other, or all parts if none is given, some of them side by
-/// side. A failed part does not keep the others from running.
+/// Runs the given parts, or all parts if none is given. A failed part does not keep the others from
+/// running.
 pub fn run(parts: &[Part]) -> Result<u8> {
-    let results = if parts.is_empty() { run_all() } else { parts.iter().map(|&part| (part, run_here(part))).collect() };
-    let of = |wanted: Outcome| -> Vec<Part> {
-        results.iter().filter(|(_, outcome)| *outcome == wanted).map(|&(part, _)| part).collect()
-    };
-    let (passed, skipped, failed) = (of(Outcome::Passed), of(Outcome::Skipped), of(Outcome::Failed));
+    let parts = if parts.is_empty() { &ALL } else { parts };
+    let (mut passed, mut skipped, mut failed) = (0, Vec::new(), Vec::new());
+    for &part in parts {
+        let start = Instant::now();
+        let result = run_part(part);
+        let seconds = start.elapsed().as_secs_f32();
+        match result {
+            Ok(Ran::Whole) => {
+                passed += 1;
+                eprintln!("aero: {part:?} tests passed in {seconds:.1} s");
+            }
+            Ok(Ran::Not(reason)) => {
+                skipped.push(part);
+                eprintln!("aero: {part:?} tests SKIPPED: {reason}");
+            }
+            Err(error) => {
+                failed.push(part);
+                eprintln!("aero: {part:?} tests FAILED in {seconds:.1} s: {error:#}");
+            }
+        }
+    }
     println!(
-        "parts: {} passed, {} skipped{}, {} failed{}",
-        passed.len(),
+        "parts: {passed} passed, {} skipped{}, {} failed{}",
         skipped.len(),
         names(&skipped),
         failed.len(),
         names(&failed)
     );
     Ok(if failed.is_empty() { status::DONE } else { status::FAILED })
-}
-
-/// How a part ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Passed,
-    Skipped,
-    Failed,
-}
-
-/// Runs all parts, each as a process of its own whose output is shown when it ends.
-fn run_all() -> Vec<(Part, Outcome)> {
-    let shown = Mutex::new(());
-    let run_lane =
-        |lane: &[Part]| -> Vec<(Part, Outcome)> { lane.iter().map(|&part| (part, run_apart(part, &shown))).collect() };
-    let mut results: Vec<_> = thread::scope(|scope| {
-        let lanes = LANES.map(|lane| scope.spawn(move || run_lane(lane)));
-        lanes.into_iter().flat_map(|lane| lane.join().expect("a lane does not panic")).collect()
-    });
-    results.extend(run_lane(&LAST));
-    results
-}
-
-/// Runs a part as a process of its own.
-fn run_apart(part: Part, shown: &Mutex<()>) -> Outcome {
-    let name = part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string());
-    let path = root().join("target").join(format!("test-{name}.log"));
-    let run = || -> Result<(bool, Vec<u8>)> {
-        let log = File::create(&path).with_context(|| format!("{} cannot be written", path.display()))?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["test", &name]).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let succeeded = command.status().context("aero cannot be run")?.success();
-        Ok((succeeded, fs::read(&path)?))
-    };
-    eprintln!("aero: {part:?} tests run");
-    let result = run();
-    let _alone = shown.lock();
-    match result {
-        Ok((succeeded, output)) => {
-            // A closed standard output ends the tests no sooner.
-            let _ = std::io::stdout().write_all(&output);
-            match succeeded {
-                true if String::from_utf8_lossy(&output).contains(&skipped(part)) => Outcome::Skipped,
-                true => Outcome::Passed,
-                false => Outcome::Failed,
-            }
-        }
-        Err(error) => {
-            eprintln!("aero: {part:?} tests FAILED: {error:#}");
-            Outcome::Failed
-        }
-    }
-}
-
-/// The beginning of the line that says that a part was skipped.
-fn skipped(part: Part) -> String {
-    format!("aero: {part:?} tests SKIPPED: ")
-}
-
-/// Runs a part in this process.
-fn run_here(part: Part) -> Outcome {
-    let start = Instant::now();
-    let result = run_part(part);
-    let seconds = start.elapsed().as_secs_f32();
-    match result {
-        Ok(Ran::Whole) => {
-            eprintln!("aero: {part:?} tests passed in {seconds:.1} s");
-            Outcome::Passed
-        }
-        Ok(Ran::Not(reason)) => {
-            eprintln!("{}{reason}", skipped(part));
-            Outcome::Skipped
-        }
-        Err(error) => {
-            eprintln!("aero: {part:?} tests FAILED in {seconds:.1} s: {error:#}");
-            Outcome::Failed
-        }
-    }
 }
 
 /// Formats parts as ` (Kvm, Linux)`, or as nothing if there are none.
@@ -264,7 +202,7 @@ fn suite_settings(seconds: u64) -> Settings {
 }
 
 /// Runs a command of the suite image in QEMU.
-fn run_in_suite(settings: &Settings, command: &str, out: &mut dyn Write) -> Result<script::Outcome> {
+fn run_in_suite(settings: &Settings, command: &str, out: &mut dyn Write) -> Result<Outcome> {
     let image = image::build(Which::Suite)?;
     eprintln!("aero: `{command}` in the kernel, {} CPUs", settings.cpus);
     script::run(&image, settings, command, out)
@@ -301,7 +239,7 @@ fn succeed_in_bochs(image: &Image, script: &str, parts: &[&str]) -> Result<()> {
 
 /// Prints a machine's output. Fails unless the machine ended well and the output contains the given
 /// parts.
-fn check(outcome: &script::Outcome, output: &[u8], parts: &[&str]) -> Result<()> {
+fn check(outcome: &Outcome, output: &[u8], parts: &[&str]) -> Result<()> {
     let output = String::from_utf8_lossy(output);
     print!("{output}");
     ensure!(outcome.status == status::DONE, "status {}\n{}", outcome.status, outcome.report);
@@ -375,7 +313,7 @@ const CRASH_CPUS: u32 = 4;
 fn crash(crash: &Crash) -> Result<()> {
     for _ in 0..crash.times {
         let settings = Settings { cpus: CRASH_CPUS, ..suite_settings(60) };
-        let script::Outcome { status, report, .. } = run_in_suite(&settings, crash.command, &mut std::io::stdout())?;
+        let Outcome { status, report, .. } = run_in_suite(&settings, crash.command, &mut std::io::stdout())?;
         ensure!(status == status::CRASHED, "`{}`: status {status}\n{report}", crash.command);
         let stopped = (1..CRASH_CPUS).map(|cpu| format!("CPU {cpu} was at:"));
         let parts = [crash.reason, "backtrace", "*** end of report ***"].map(String::from);
