@@ -20,6 +20,7 @@ unsafe extern "C" {
 const SYMBOLS_LIMIT: u32 = 16 << 20;
 /// Largest size of the packed programs accepted, in bytes.
 const PROGRAMS_LIMIT: u32 = 1 << 30;
+
 /// Returns the symbols and programs packed behind the image. Without symbols there are no programs
 /// either.
 pub fn parts() -> (&'static [u8], &'static [u8]) {

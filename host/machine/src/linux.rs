@@ -12,7 +12,7 @@ use build::project::{MissingTool, cargo, root, run};
 use build::scratch::Directory;
 
 use crate::machine::{End, Machine};
-use crate::packages::{Apt, Suite};
+use crate::packages::{self, Apt, Suite};
 use crate::process::{die_with_parent, pump, qemu_missing};
 use crate::qemu::{self, Accelerator, Clock};
 
@@ -63,34 +63,24 @@ pub fn kernel_with_modules() -> Result<Kernel> {
         let modules = MODULES.map(|module| directory.join(Path::new(module).file_name().unwrap_or_default()));
         Kernel { image: directory.join("vmlinuz"), modules: modules.into() }
     };
-    if !kept.is_dir() {
-        fetch(&kept).context(MissingTool("a Linux kernel"))?;
-    }
+    packages::keep(&kept, fetch).context(MissingTool("a Linux kernel"))?;
     Ok(kernel(&kept))
 }
 
-/// Fetches the kernel and its modules into the directory `kept`.
-fn fetch(kept: &Path) -> Result<()> {
-    let apt = Apt::new()?;
+/// Fetches the kernel and its modules into a directory.
+fn fetch(apt: &Apt, into: &Path) -> Result<()> {
     let package = apt.dependency(PACKAGE, "linux-image")?;
-    let parent = kept.parent().context("the root has no kernels")?;
-    fs::create_dir_all(parent)?;
-    let unpacked = Directory::new(parent.join(format!("fetch-{}", std::process::id())))?;
-    apt.unpack(Suite::Release, &[&package], &unpacked.path)?;
     let version = package.strip_prefix("linux-image-").context("the package is no kernel's")?;
-    let whole = unpacked.path.join("kernel");
-    fs::create_dir_all(&whole)?;
-    fs::rename(unpacked.path.join("boot").join(format!("vmlinuz-{version}")), whole.join("vmlinuz"))?;
+    let unpacked = Directory::new(into.join("package"))?;
+    apt.unpack(Suite::Release, &[&package], &unpacked.path)?;
+    fs::rename(unpacked.path.join("boot").join(format!("vmlinuz-{version}")), into.join("vmlinuz"))
+        .with_context(|| format!("{package} has no kernel"))?;
     for module in MODULES {
         let from = unpacked.path.join("lib/modules").join(version).join(module);
-        fs::rename(&from, whole.join(from.file_name().unwrap_or_default()))
+        fs::rename(&from, into.join(from.file_name().unwrap_or_default()))
             .with_context(|| format!("{package} has no {module}"))?;
     }
-    // Last, so that what is there is whole.
-    match fs::rename(&whole, kept) {
-        Err(_) if kept.is_dir() => Ok(()),
-        result => Ok(result?),
-    }
+    Ok(())
 }
 
 /// Builds a crate's binary, linked statically, and returns its path.

@@ -1,8 +1,10 @@
 //! Debian packages, fetched from the system's own mirror and unpacked without being installed.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use build::project::root;
@@ -33,7 +35,7 @@ impl Apt {
     ///
     /// # Errors
     /// Fails on a system that is not Debian, or whose mirror cannot be reached.
-    pub fn new() -> Result<Self> {
+    fn new() -> Result<Self> {
         let release = debian_release().context("this system is not Debian")?;
         let Source { mirror, key } = source(&release)?;
         let directory = root().join("target/apt");
@@ -52,6 +54,9 @@ impl Apt {
             set("Dir::Etc::SourceParts", Path::new("/dev/null")),
             // The files are this user's; apt's own user may not be able to write them.
             ["-o".into(), "APT::Sandbox::User=root".into()],
+            // A mirror that falls silent, in seconds.
+            ["-o".into(), "Acquire::http::Timeout=30".into()],
+            ["-o".into(), "Acquire::https::Timeout=30".into()],
         ];
         let apt = Self { options: options.into_iter().flatten().collect(), release };
         apt.run("apt-get", &["-qq", "update"]).context("the package lists cannot be read")?;
@@ -94,8 +99,41 @@ impl Apt {
     }
 }
 
+/// How long another `aero` may take that fetches packages.
+const FETCH_LIMIT: Duration = Duration::from_secs(600);
+
+/// Fills the directory `kept` once, by `fill` in another place: it is there only once it is whole.
+/// Waits for another `aero` that fetches packages, because apt's lists have one user at a time.
+///
+/// # Errors
+/// Fails if `fill` fails, or if the other `aero` takes too long.
+pub fn keep(kept: &Path, fill: impl FnOnce(&Apt, &Path) -> Result<()>) -> Result<()> {
+    if kept.is_dir() {
+        return Ok(());
+    }
+    let directory = root().join("target/apt");
+    fs::create_dir_all(&directory)?;
+    // The system releases the lock when the file is closed, however this process ends.
+    let lock = File::create(directory.join("lock"))?;
+    let deadline = Instant::now() + FETCH_LIMIT;
+    while lock.try_lock().is_err() {
+        ensure!(Instant::now() < deadline, "another `aero` has been fetching packages for {FETCH_LIMIT:?}; end it");
+        thread::sleep(Duration::from_millis(100));
+    }
+    if kept.is_dir() {
+        return Ok(());
+    }
+    let parent = kept.parent().context("the root is no place for packages")?;
+    fs::create_dir_all(parent)?;
+    let unpacked = Directory::new(parent.join(format!("fetch-{}", std::process::id())))?;
+    let whole = unpacked.path.join("whole");
+    fs::create_dir_all(&whole)?;
+    fill(&Apt::new()?, &whole)?;
+    fs::rename(&whole, kept).with_context(|| format!("{} cannot be made", kept.display()))
+}
+
 /// Runs a command and returns its standard output.
-pub fn output(command: &mut Command) -> Result<String> {
+fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("{name} cannot be run"))?;
     ensure!(output.status.success(), "{name} failed: {}", String::from_utf8_lossy(&output.stderr).trim());

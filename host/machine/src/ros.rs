@@ -19,7 +19,7 @@ use build::scratch::Directory;
 
 use crate::linux::{self, Kernel};
 use crate::machine::{End, Machine};
-use crate::packages::{Apt, Suite};
+use crate::packages::{self, Suite};
 use crate::process::{die_with_parent, exit_code, pump, qemu_missing};
 use crate::qemu;
 use crate::script::Filter;
@@ -72,10 +72,8 @@ fn emulator() -> Result<Emulator> {
         return Ok(Emulator { program: "qemu-system-x86_64".into(), data: Vec::new() });
     }
     let kept = root().join("target/ros/qemu");
-    if !kept.is_dir() {
-        unpack_once(&kept, Suite::Backports, &QEMU_PACKAGES)
-            .context(MissingTool("QEMU 10 or later, whose emulated virtual machines are right,"))?;
-    }
+    packages::keep(&kept, |apt, into| apt.unpack(Suite::Backports, &QEMU_PACKAGES, into))
+        .context(MissingTool("QEMU 10 or later, whose emulated virtual machines are right,"))?;
     Ok(Emulator {
         program: kept.join("usr/bin/qemu-system-x86_64"),
         data: ["usr/share/seabios", "usr/share/qemu"].map(|part| kept.join(part)).into(),
@@ -85,26 +83,9 @@ fn emulator() -> Result<Emulator> {
 /// Returns a static busybox, which is fetched once and kept.
 fn busybox() -> Result<PathBuf> {
     let kept = root().join("target/ros/busybox");
-    if !kept.is_dir() {
-        unpack_once(&kept, Suite::Release, &[BUSYBOX_PACKAGE]).context(MissingTool("a static busybox"))?;
-    }
+    packages::keep(&kept, |apt, into| apt.unpack(Suite::Release, &[BUSYBOX_PACKAGE], into))
+        .context(MissingTool("a static busybox"))?;
     Ok(kept.join("bin/busybox"))
-}
-
-/// Fetches packages and unpacks them into the directory `kept`, which is there only once it is
-/// whole.
-fn unpack_once(kept: &Path, suite: Suite, packages: &[&str]) -> Result<()> {
-    let parent = kept.parent().context("the root is no place for packages")?;
-    fs::create_dir_all(parent)?;
-    let unpacked = Directory::new(parent.join(format!("unpack-{}", std::process::id())))?;
-    let whole = unpacked.path.join("whole");
-    fs::create_dir_all(&whole)?;
-    Apt::new()?.unpack(suite, packages, &whole)?;
-    match fs::rename(&whole, kept) {
-        // Another `aero` was faster.
-        Err(_) if kept.is_dir() => Ok(()),
-        result => Ok(result?),
-    }
 }
 
 /// Returns the script of the first process.
