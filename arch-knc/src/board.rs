@@ -6,11 +6,13 @@ use arch_x64::boot::memory::{FrameSource, StartUpMemory};
 use arch_x64::boot::storage::{Place, Storage, keep_line};
 use arch_x64::boot::{Board, CannotBoot, Loaded};
 use arch_x64::cpu::{apic, interrupts};
+use arch_x64::rings::Channel;
 use arrayvec::ArrayVec;
 use firmware::{linux, memory_map, sfi, words};
 use wire::command_line;
+use wire::rings::channel::KIND_CONSOLE;
 
-use crate::{platform, ring};
+use crate::platform;
 
 /// The bootstrap's data in the first page, and its tables; both are left alone.
 const FIRMWARE_DATA: [PhysicalRange; 2] =
@@ -22,6 +24,9 @@ const REGION_LIMIT: u64 = 64 << 20;
 
 static STORAGE: Place<sfi::Tables> =
     Place::new(sfi::Tables { cpus: ArrayVec::new_const(), tables: ArrayVec::new_const() });
+
+/// The console: both sides poll its rings (3120A).
+pub static CONSOLE: Channel = Channel::new();
 
 /// A card while it starts.
 pub struct Card;
@@ -38,7 +43,7 @@ impl Board for Card {
     fn open_console() {}
 
     fn say(stage: &str) {
-        ring::send(stage.as_bytes());
+        CONSOLE.send(stage.as_bytes());
     }
 
     /// The host sees two characters: `Em` no memory, `Ep` no memory for page tables, `Er` registers
@@ -86,7 +91,10 @@ impl Board for Card {
         }
         platform::show_post_code(*b"A1");
         match loaded.shared {
-            Some(region) if ring::init(region) => Self::say("kernel: traps, memory, paging"),
+            Some(region) if CONSOLE.open(region, KIND_CONSOLE) => {
+                CONSOLE.set_up(true);
+                Self::say("kernel: traps, memory, paging");
+            }
             Some(region) => storage.notices.add("there are no console rings at", region.start),
             None => storage.notices.add("phi.ring=BASE,SIZE does not say where the console's rings are", 0),
         }

@@ -4,7 +4,7 @@
 //!
 //! - [`machine`]: [`Machine`], which implements the contract.
 //! - [`entry`]: the bootstrap's entry; [`board`]: what is the card's own while it starts.
-//! - [`platform`]: the card's registers; [`ring`]: the console.
+//! - [`platform`]: the card's registers; the console is a channel of rings.
 //!
 //! Not implemented yet, and reported as errors: vector state, programs, gdb's line, telemetry.
 //!
@@ -16,6 +16,5 @@ mod board;
 mod entry;
 mod machine;
 mod platform;
-mod ring;
 
 pub use machine::Machine;

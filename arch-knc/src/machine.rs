@@ -5,8 +5,8 @@ use arch_x64::boot;
 use arch_x64::cpu::{self, apic, interrupts, model, thread_pointer};
 use wire::card::{DELAY, SPIN_CYCLES};
 
-use crate::board::Card;
-use crate::{platform, ring};
+use crate::board::{CONSOLE, Card};
+use crate::platform;
 
 /// A Knights Corner card.
 pub struct Machine;
@@ -112,15 +112,15 @@ pub struct Rings;
 
 impl arch_contract::ConsoleDevice for Rings {
     fn write(bytes: &[u8]) {
-        ring::send(bytes);
+        CONSOLE.send(bytes);
     }
 
     fn try_write(bytes: &[u8]) -> usize {
-        ring::try_send(bytes)
+        CONSOLE.try_send(bytes)
     }
 
     fn read() -> Option<u8> {
-        ring::receive()
+        CONSOLE.receive()
     }
 }
 
@@ -149,9 +149,9 @@ impl arch_contract::Platform for Platform {
     fn power(_: PowerAction, status: u8) -> ! {
         interrupts::disable();
         <cpu::Ipi as arch_contract::Ipi>::stop_others();
-        ring::wait_until_taken();
+        CONSOLE.wait_until_taken();
         platform::show_post_code([b'-', b'0' + status.min(9)]);
-        ring::set_up(false);
+        CONSOLE.set_up(false);
         interrupts::halt_forever()
     }
 }

@@ -12,6 +12,7 @@ pub mod command_line;
 pub mod console;
 pub mod crash_file;
 pub mod packed;
+pub mod rings;
 pub mod snapshot;
 pub mod telemetry;
 pub mod trace;

@@ -1,12 +1,15 @@
 //! [`Board`]: in what the machines with this CPU differ while they start.
 
+use arch_contract::StartCpuError;
 use arch_contract::boot::{CpuDescription, FirmwareTable, MAX_NODES, MAX_REGIONS, MemoryRegion, PhysicalRange};
 use arrayvec::ArrayVec;
 use firmware::Notices;
 use firmware::memory_map::RangeList;
 
+use super::landing::Landing;
 use super::memory::FrameSource;
 use super::storage::{Place, Storage};
+use super::trampoline;
 use crate::cpu::apic;
 
 /// What the loader passed.
@@ -52,6 +55,8 @@ pub trait Board: 'static {
     type Firmware: 'static;
     /// The kind of those tables.
     const FIRMWARE: &'static str;
+    /// The other CPUs start in real mode, on a page below 1 MiB.
+    const STARTS_IN_REAL_MODE: bool = true;
 
     /// Where the boot keeps what it learns.
     fn storage() -> &'static Place<Self::Firmware>;
@@ -99,6 +104,13 @@ pub trait Board: 'static {
     /// The number of NUMA nodes and their distances; one node unless the firmware lists more.
     fn nodes(_firmware: &Self::Firmware) -> (usize, &[[u8; MAX_NODES]; MAX_NODES]) {
         (1, &ALL_LOCAL)
+    }
+    /// Sends another CPU to its landing; see [`arch_contract::Platform::start_cpu`].
+    ///
+    /// # Errors
+    /// See [`StartCpuError`].
+    fn send_cpu(hardware_id: u32, landing: &Landing, wait: &mut dyn FnMut() -> bool) -> Result<(), StartCpuError> {
+        trampoline::send(hardware_id, landing, wait)
     }
     /// The firmware's tables, for the console.
     fn firmware_tables(firmware: &Self::Firmware) -> &[FirmwareTable];

@@ -111,52 +111,14 @@ macro_rules! long_mode_entry {
             "add rax, rbx",
             "jmp rax",
             "6:",
-            "lea rsp, [rip + boot_stack_top]",
-            // Relocate: an even entry is the address of a word to relocate, an odd one has a bit
-            // for each of the 63 words that follow the previous ones (generic ABI, SHT_RELR).
-            // Packing the image checks that there are no other relocations.
-            "lea rcx, [rip + __image_start]",
-            "movabs rax, {boot_link_address}",
-            "sub rcx, rax",
-            "lea rdx, [rip + __relocations_start]",
-            "lea r8, [rip + __relocations_end]",
-            "7: cmp rdx, r8",
-            "jae 8f",
-            "mov rax, [rdx]",
-            "add rdx, 8",
-            "test al, 1",
-            "jnz 4f",
-            "add [rax + rcx], rcx",
-            "lea r9, [rax + rcx + 8]",
-            "jmp 7b",
-            "4: mov r10, r9",
-            "5: shr rax, 1",
-            "jz 9f",
-            "test al, 1",
-            "jz 3f",
-            "add [r10], rcx",
-            "3: add r10, 8",
-            "jmp 5b",
-            "9: add r9, 63 * 8",
-            "jmp 7b",
-            "8:",
-            "stage 0x6f",
-            "mov edi, edi",
-            "mov esi, esi",
-            "xor ebp, ebp",
-            "push rbp",
-            "push rbp",
-            "call {boot_start}",
-            "ud2",
+            $crate::relocate_and_start!(),
             "boot_end:",
             ".popsection",
             ".pushsection .bss.boot, \"aw\", @nobits",
             ".balign 4096",
             ".globl boot_tables",
             "boot_tables: .skip 6 * 4096",
-            "boot_stack: .skip {boot_stack_size}",
-            ".globl boot_stack_top",
-            "boot_stack_top:",
+            $crate::boot_stack!(),
             ".popsection",
             boot_offset = const $crate::cpu::paging::PHYSICAL_OFFSET,
             boot_link_address = const $link_address,
@@ -164,5 +126,63 @@ macro_rules! long_mode_entry {
             boot_start = sym $start,
             $($name = const $value,)*
         );
+    };
+}
+
+/// The end of an image's first instructions, in 64-bit mode at the direct map's addresses: takes
+/// the boot stack, relocates the image and calls `boot_start` with edi and esi, which must be the
+/// arguments of [`start`](crate::boot::start). Uses the assembler macro `stage` of
+/// [`long_mode_entry!`] and its operands `boot_link_address` and `boot_start`.
+#[macro_export]
+macro_rules! relocate_and_start {
+    () => {
+        concat!(
+            "lea rsp, [rip + boot_stack_top]\n",
+            // Relocate: an even entry is the address of a word to relocate, an odd one has a bit
+            // for each of the 63 words that follow the previous ones (generic ABI, SHT_RELR).
+            // Packing the image checks that there are no other relocations.
+            "lea rcx, [rip + __image_start]\n",
+            "movabs rax, {boot_link_address}\n",
+            "sub rcx, rax\n",
+            "lea rdx, [rip + __relocations_start]\n",
+            "lea r8, [rip + __relocations_end]\n",
+            "7: cmp rdx, r8\n",
+            "jae 8f\n",
+            "mov rax, [rdx]\n",
+            "add rdx, 8\n",
+            "test al, 1\n",
+            "jnz 4f\n",
+            "add [rax + rcx], rcx\n",
+            "lea r9, [rax + rcx + 8]\n",
+            "jmp 7b\n",
+            "4: mov r10, r9\n",
+            "5: shr rax, 1\n",
+            "jz 9f\n",
+            "test al, 1\n",
+            "jz 3f\n",
+            "add [r10], rcx\n",
+            "3: add r10, 8\n",
+            "jmp 5b\n",
+            "9: add r9, 63 * 8\n",
+            "jmp 7b\n",
+            "8:\n",
+            "stage 0x6f\n",
+            "mov edi, edi\n",
+            "mov esi, esi\n",
+            "xor ebp, ebp\n",
+            "push rbp\n",
+            "push rbp\n",
+            "call {boot_start}\n",
+            "ud2\n",
+        )
+    };
+}
+
+/// The boot CPU's stack, in an image's zeroed data. Uses the operand `boot_stack_size` of
+/// [`long_mode_entry!`].
+#[macro_export]
+macro_rules! boot_stack {
+    () => {
+        "boot_stack: .skip {boot_stack_size}\n.globl boot_stack_top\nboot_stack_top:"
     };
 }

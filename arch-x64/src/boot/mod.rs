@@ -3,11 +3,13 @@
 //! - [`long_mode`]: the image's first instructions, up to 64-bit mode.
 //! - [`start`]: the boot CPU's way to the kernel, a step per call. What differs between machines is
 //!   a [`Board`].
-//! - [`start_cpu`]: the other CPUs' way, from real mode on the `trampoline`.
+//! - [`start_cpu`]: the other CPUs' way to their [`landing`], usually from real mode on the
+//!   `trampoline`.
 //! - [`memory`]: page tables and frames while the kernel starts; [`packed`]: the image and what is
 //!   packed behind it; [`storage`]: where the boot keeps what it learns.
 
 mod board;
+pub mod landing;
 pub mod long_mode;
 pub mod memory;
 pub mod packed;

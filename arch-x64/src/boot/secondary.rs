@@ -1,10 +1,10 @@
-//! The other CPUs' way from the trampoline to the kernel.
+//! The other CPUs' way to the kernel.
 
 use arch_contract::StartCpuError;
 
 use super::board::Board;
+use super::landing::{self, Landing};
 use super::start::prepare_this_cpu;
-use super::{memory, trampoline};
 use crate::cpu::{apic, block};
 
 /// Starts a CPU; see [`arch_contract::Platform::start_cpu`].
@@ -18,9 +18,7 @@ pub fn start_cpu<B: Board>(
     local: usize,
     wait: &mut dyn FnMut() -> bool,
 ) -> Result<(), StartCpuError> {
-    let page = trampoline::prepare(memory::start_up_tables(), stack_top, cpu, local, start::<B>)
-        .ok_or(StartCpuError::NoTrampoline)?;
-    trampoline::start(hardware_id, page, wait)
+    B::send_cpu(hardware_id, &Landing::new(stack_top, cpu, local, start::<B>), wait)
 }
 
 /// The first Rust code of a secondary CPU, on its own stack.
@@ -31,5 +29,5 @@ extern "C" fn start<B: Board>(cpu: usize, local: usize) -> ! {
     block::set_local(local);
     B::enable_clock();
     block::mark_started();
-    trampoline::enter_kernel(cpu)
+    landing::enter_kernel(cpu)
 }

@@ -37,7 +37,8 @@ pub extern "C" fn start<B: Board>(magic: u32, information: u64) -> ! {
 
     let frames = FrameSource::take(&mut loaded.free);
     let mut tables = frames.unwrap_or_else(|reason| B::stop(CannotBoot::NoMemory(reason)));
-    let trampoline = trampoline::take_page(&mut loaded.free, &mut storage.notices);
+    let trampoline =
+        B::STARTS_IN_REAL_MODE.then(|| trampoline::take_page(&mut loaded.free, &mut storage.notices)).flatten();
     memory::build_address_space(&loaded.free, loaded.shared, image, trampoline, &mut tables)
         .unwrap_or_else(|reason| B::stop(CannotBoot::NoPageTables(reason)));
     B::say(", paging");

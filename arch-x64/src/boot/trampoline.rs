@@ -1,17 +1,19 @@
 //! The trampoline: a page of code and parameters below 1 MiB that takes a secondary CPU from real
 //! mode to the kernel.
 
-use core::arch::{global_asm, naked_asm};
+use core::arch::global_asm;
 use core::ptr::copy_nonoverlapping;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use arch_contract::boot::PhysicalRange;
 use arch_contract::{IpiError, PAGE_SIZE, StartCpuError};
 use firmware::Notices;
 use firmware::memory_map::{self, RangeList};
 
-use crate::cpu::paging::{self, physical_to_virtual};
-use crate::cpu::{apic, interrupts, naked, trap};
+use super::landing::{self, Landing};
+use super::memory;
+use crate::cpu::paging::physical_to_virtual;
+use crate::cpu::{apic, interrupts};
 
 // Real mode to 64-bit mode in one step (SDM Vol. 3A, 10.8.5). The start-up page tables map the
 // trampoline page at its physical address.
@@ -93,30 +95,7 @@ struct Data {
     cr3: u32,
     cr4: u32,
     efer: u32,
-    stack: u64,
-    cpu: u64,
-    local: u64,
-    entry: u64,
-    tables: u64,
-    landing: u64,
-}
-
-/// The first code in the image, which switches to the kernel's page tables and stack: only the
-/// kernel's tables map that stack, and they do not map the trampoline page. rdi and rsi hold the
-/// arguments of the entry in r8, rdx the stack, rcx the page tables.
-#[unsafe(naked)]
-extern "C" fn landing() -> ! {
-    naked_asm!(
-        naked::begin!("arch::boot::trampoline::landing"),
-        // There is no caller; the chain of frames ends here.
-        ".cfi_undefined rip",
-        "mov cr3, rcx",
-        "mov rsp, rdx",
-        "xor ebp, ebp",
-        "call r8",
-        "ud2",
-        naked::end!(),
-    )
+    landing: Landing,
 }
 
 /// CR0: protected mode, extension type, numeric error, write protect, paging (SDM Vol. 3A, 2.5).
@@ -148,15 +127,8 @@ pub(super) fn take_page(free: &mut RangeList, notices: &mut Notices) -> Option<u
 }
 
 /// Writes code and parameters into the trampoline page and returns its page number for the start-up
-/// message. `tables` is the root of page tables below 4 GiB that map the page at its own address
-/// and the kernel at its usual one.
-pub(super) fn prepare(
-    tables: u64,
-    stack_top: usize,
-    cpu: usize,
-    local: usize,
-    entry: extern "C" fn(usize, usize) -> !,
-) -> Option<u8> {
+/// message.
+fn prepare(landing: &Landing) -> Option<u8> {
     let page = PAGE.load(Ordering::Relaxed);
     if page == 0 {
         return None;
@@ -166,15 +138,11 @@ pub(super) fn prepare(
     let to = physical_to_virtual(page as u64);
     let data = Data {
         cr0: CR0,
-        cr3: u32::try_from(tables).ok()?,
+        // They map the page at its own address and the kernel at its usual one.
+        cr3: u32::try_from(memory::start_up_tables()).ok()?,
         cr4: CR4,
         efer: EFER,
-        stack: stack_top as u64,
-        cpu: cpu as u64,
-        local: local as u64,
-        entry: entry as usize as u64,
-        tables: paging::root(),
-        landing: landing as *const () as u64,
+        landing: *landing,
     };
     // SAFETY: `take_page` reserves the page for the trampoline, it is larger than the code, and no
     // CPU runs in it now because the boot CPU starts the others one at a time.
@@ -188,21 +156,19 @@ pub(super) fn prepare(
     u8::try_from(page / PAGE_SIZE).ok()
 }
 
-/// Set by a CPU that has started, cleared by the boot CPU before it starts one.
-static ANSWERED: AtomicBool = AtomicBool::new(false);
-
 /// Waits until the start-up message is repeated. The SDM asks for 200 us (Vol. 3A, 9.4.4); a wait
 /// is a quarter of that. The 10 ms pause after INIT is only needed by CPUs from before 1995 and is
 /// left out.
 const WAITS_BEFORE_REPEAT: u32 = 6;
 
-/// Starts a CPU at the page number from [`prepare`]. `wait` waits briefly and returns false once
+/// Sends a CPU from the trampoline page to its landing. `wait` waits briefly and returns false once
 /// the time is up.
 ///
 /// # Errors
-/// [`StartCpuError::NoAnswer`].
-pub(super) fn start(hardware_id: u32, page: u8, wait: &mut dyn FnMut() -> bool) -> Result<(), StartCpuError> {
-    ANSWERED.store(false, Ordering::Release);
+/// [`StartCpuError::NoTrampoline`], [`StartCpuError::NoAnswer`].
+pub(super) fn send(hardware_id: u32, landing: &Landing, wait: &mut dyn FnMut() -> bool) -> Result<(), StartCpuError> {
+    let page = prepare(landing).ok_or(StartCpuError::NoTrampoline)?;
+    landing::expect_answer();
     let send = |message: fn(u32, u8) -> Result<(), IpiError>| {
         let were_enabled = interrupts::are_enabled();
         interrupts::disable();
@@ -216,7 +182,7 @@ pub(super) fn start(hardware_id: u32, page: u8, wait: &mut dyn FnMut() -> bool) 
     wait();
     send(apic::send_startup)?;
     let mut waits = 0;
-    while !ANSWERED.load(Ordering::Acquire) {
+    while !landing::has_answered() {
         if waits == WAITS_BEFORE_REPEAT {
             send(apic::send_startup)?;
         }
@@ -229,13 +195,4 @@ pub(super) fn start(hardware_id: u32, page: u8, wait: &mut dyn FnMut() -> bool) 
         }
     }
     Ok(())
-}
-
-/// Reports that this CPU has started, then enters the kernel.
-pub(super) fn enter_kernel(cpu: usize) -> ! {
-    ANSWERED.store(true, Ordering::Release);
-    match trap::callbacks() {
-        Some(callbacks) => (callbacks.cpu_main)(cpu),
-        None => interrupts::halt_forever(),
-    }
 }

@@ -5,6 +5,9 @@ use core::fmt;
 use raw_cpuid::{CpuId, Hypervisor};
 use x86_64::registers::xcontrol::XCr0Flags;
 
+/// The local APIC timer's rate in KVM and QEMU; see [`apic_hz`].
+const EMULATED_APIC_HZ: u64 = 1_000_000_000;
+
 /// Writes the CPU's model: leaves 80000002h to 80000004h, or the vendor's name from leaf 0.
 pub fn processor_name(write: &mut dyn fmt::Write) -> fmt::Result {
     let id = CpuId::new();
@@ -66,6 +69,26 @@ pub fn instruction_set() -> &'static str {
         (true, false) => "x86-64-v3",
         _ => "x86-64-v2",
     }
+}
+
+/// Whether the local APIC has an x2APIC mode.
+pub fn has_x2apic() -> bool {
+    CpuId::new().get_feature_info().is_some_and(|features| features.has_x2apic())
+}
+
+/// The rate of the local APIC's timer in Hz, if it is known. The sources, in order: a hypervisor's statement
+/// (40000010h EBX in kHz); the crystal (SDM Vol. 2A, CPUID 15h ECX; Vol. 3A, 11.5.4); the rate that
+/// KVM and QEMU emulate (KVM's API, KVM_CAP_X86_APIC_BUS_CYCLES_NS: a nanosecond by default; QEMU's
+/// APIC counts its virtual clock's nanoseconds).
+pub fn apic_hz() -> Option<u64> {
+    let cpuid = CpuId::new();
+    let hypervisor = cpuid.get_hypervisor_info();
+    let stated = hypervisor.as_ref().and_then(|info| info.apic_frequency()).map(|khz| u64::from(khz) * 1000);
+    let crystal = cpuid.get_tsc_info().map(|info| u64::from(info.nominal_frequency()));
+    let emulated = hypervisor
+        .filter(|info| matches!(info.identify(), Hypervisor::KVM | Hypervisor::QEMU))
+        .map(|_| EMULATED_APIC_HZ);
+    stated.or(crystal).filter(|&frequency| frequency > 1_000_000).or(emulated)
 }
 
 /// Executes UD2, which is invalid on every CPU.

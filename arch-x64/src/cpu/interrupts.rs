@@ -81,11 +81,15 @@ pub(super) fn wait_for_nmi() {
         // No other CPU can send this one an NMI yet.
         return;
     }
-    if block.in_nmi.load(Ordering::Relaxed) && !block.nmis_open.load(Ordering::Relaxed) {
-        // Change stacks before the IRET admits further NMIs: this handler is still on the current
-        // one.
-        super::descriptors::use_other_nmi_stack();
-        block.nmis_open.store(true, Ordering::Relaxed);
+    if block.in_nmi.load(Ordering::Relaxed) {
+        if !block.nmis_open.load(Ordering::Relaxed) {
+            // Change stacks before the IRET admits further NMIs: this handler is still on the
+            // current one.
+            super::descriptors::use_other_nmi_stack();
+            block.nmis_open.store(true, Ordering::Relaxed);
+        }
+        // Before each halt, although the first IRET has admitted NMIs and a handler in between ends
+        // with an IRET too: QEMU 7.2 has been seen to halt here with NMIs blocked and one pending.
         open_nmis();
     }
     if !block.nmi_came.swap(false, Ordering::Relaxed) {

@@ -5,11 +5,12 @@
 //! - [`context`]: the context switch. [`vectors`]: floating-point and vector state.
 //! - [`trap`]: entry and exit of interrupts and exceptions, on the stacks of [`descriptors`];
 //!   [`machine_check`]: hardware errors; `system_call`: SYSCALL from ring 0.
-//! - [`apic`]: the local APIC. [`trace`]: the trace ring. [`debug`]: debug registers.
+//! - [`apic`]: the local APIC; [`apic_clock`]: its timer. [`trace`]: the trace ring. [`debug`]: debug registers.
 //! - [`paging`]: page tables, the direct map, write-xor-execute for the image; [`probe`]: memory
 //!   accesses that may fail.
 
 pub mod apic;
+pub mod apic_clock;
 pub mod block;
 pub mod context;
 pub mod debug;
@@ -30,7 +31,7 @@ pub mod vectors;
 pub use apic::Ipi;
 pub use context::Contexts;
 pub use debug::Debug;
-pub use model::{Core, Model};
+pub use model::{Core, Model, WithSse2};
 pub use paging::AddressSpace;
 pub use trace::TraceRing;
 pub use trap::Traps;

@@ -4,7 +4,7 @@ use core::arch::asm;
 use core::fmt;
 use core::marker::PhantomData;
 
-use super::{block, identity, interrupts, system_call};
+use super::{block, identity, interrupts, system_call, thread_pointer};
 
 /// Instructions in which the models of this CPU differ.
 pub trait Model: 'static {
@@ -14,6 +14,26 @@ pub trait Model: 'static {
     fn cycles_in_order() -> u64;
     /// See [`arch_contract::Core::set_thread_pointer`].
     fn set_thread_pointer(address: usize);
+}
+
+/// A CPU with SSE2, whose instructions are all there.
+pub struct WithSse2;
+
+impl Model for WithSse2 {
+    #[inline(always)]
+    fn spin_hint() {
+        core::hint::spin_loop();
+    }
+
+    #[inline(always)]
+    fn cycles_in_order() -> u64 {
+        cycles_in_order()
+    }
+
+    #[inline(always)]
+    fn set_thread_pointer(address: usize) {
+        thread_pointer::set(address);
+    }
 }
 
 /// A CPU of some model.

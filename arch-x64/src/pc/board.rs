@@ -8,14 +8,13 @@ use arrayvec::ArrayVec;
 use firmware::acpi::{self, Platform};
 use firmware::memory_map::{self, RangeList};
 use firmware::{Notices, PhysicalMemory, multiboot2, pvh, words};
-use raw_cpuid::CpuId;
 use wire::command_line::{CRASH_PORT, DEBUG_EXIT, TRACE_PORT, Word};
 
 use super::{debug_port, io_apic, power, screen, serial, timer};
 use crate::boot::memory::{FrameSource, StartUpMemory};
 use crate::boot::storage::{Place, Storage, keep_line};
 use crate::boot::{Board, CannotBoot, Loaded};
-use crate::cpu::{apic, paging, vectors};
+use crate::cpu::{apic, apic_clock, identity, paging, vectors};
 
 /// The interrupt vector table and the BIOS data area, which are left alone.
 const FIRMWARE_DATA: PhysicalRange = PhysicalRange { start: 0, end: 0x1000 };
@@ -102,8 +101,7 @@ impl Board for Pc {
     }
 
     fn local_apic(storage: &mut Storage<Self::Firmware>) -> (apic::Mode, u64) {
-        let has_x2apic = CpuId::new().get_feature_info().is_some_and(|features| features.has_x2apic());
-        let mode = if has_x2apic { apic::Mode::X2Apic } else { apic::Mode::XApic };
+        let mode = if identity::has_x2apic() { apic::Mode::X2Apic } else { apic::Mode::XApic };
         (mode, platform(&mut storage.firmware).local_apic)
     }
 
@@ -126,7 +124,7 @@ impl Board for Pc {
     }
 
     fn enable_clock() {
-        timer::enable_on_this_cpu();
+        apic_clock::enable_on_this_cpu();
     }
 
     /// Memory that no node claims belongs to node 0.

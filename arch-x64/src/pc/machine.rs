@@ -6,11 +6,10 @@ use super::board::Pc;
 use super::debug_line::DebugLine;
 use super::io_apic::{self, Lines};
 use super::serial::ConsoleDevice;
-use super::timer::Clock;
 use super::uart::Polled;
 use super::{debug_port, keyboard, power, screen};
 use crate::boot;
-use crate::cpu::{self, apic, model, thread_pointer};
+use crate::cpu::{self, apic};
 
 /// A PC.
 pub struct Machine;
@@ -18,39 +17,19 @@ pub struct Machine;
 impl Architecture for Machine {
     const NAME: &'static str = "x86-64";
     const DEFAULT_STACK_SIZE: usize = 16 * 1024;
-    type Core = cpu::Core<Model>;
+    type Core = cpu::Core<cpu::WithSse2>;
     type Contexts = cpu::Contexts;
     type Vectors = cpu::Vectors;
     type Traps = cpu::Traps;
     type Ipi = cpu::Ipi;
     type Lines = Lines;
-    type Clock = Clock;
+    type Clock = cpu::apic_clock::Clock;
     type AddressSpace = cpu::AddressSpace;
     type TraceRing = cpu::TraceRing;
     type ConsoleDevice = ConsoleDevice;
     type Platform = Platform;
     type Debug = cpu::Debug;
     type DebugLine = DebugLine;
-}
-
-/// A CPU with SSE2.
-pub struct Model;
-
-impl cpu::Model for Model {
-    #[inline(always)]
-    fn spin_hint() {
-        core::hint::spin_loop();
-    }
-
-    #[inline(always)]
-    fn cycles_in_order() -> u64 {
-        model::cycles_in_order()
-    }
-
-    #[inline(always)]
-    fn set_thread_pointer(address: usize) {
-        thread_pointer::set(address);
-    }
 }
 
 /// COM3, the telemetry line, which is polled.

@@ -1,12 +1,10 @@
-//! The rates of the TSC and the local APIC timer, and arming the timer.
+//! The rates of the TSC and the local APIC timer.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use raw_cpuid::{CpuId, Hypervisor};
+use raw_cpuid::CpuId;
 use x86_64::instructions::port::Port;
 
 use super::calibration::{self, Reading, Run};
-use crate::cpu::{apic, model};
+use crate::cpu::{apic, apic_clock, identity, model};
 
 /// ACPI power management timer (ACPI 6.5, 4.8.3.3); at least 24 bits are always implemented.
 const PM_TIMER: calibration::Reference = calibration::Reference { hz: 3_579_545, mask: 0xff_ffff };
@@ -17,24 +15,12 @@ const PIT: calibration::Reference = calibration::Reference { hz: 1_193_182, mask
 const RTC: calibration::Reference = calibration::Reference { hz: 64, mask: u64::MAX };
 const RTC_INDEX: u16 = 0x70;
 const RTC_DATA: u16 = 0x71;
-/// The APIC timer's rate in KVM and QEMU; see [`apic_frequency`].
-const EMULATED_APIC_HZ: u64 = 1_000_000_000;
 const PIT_CHANNEL_2: u16 = 0x42;
 const PIT_COMMAND: u16 = 0x43;
 /// System control port B, which has the gate of PIT channel 2.
 const CONTROL_B: u16 = 0x61;
 const CONTROL_B_GATE: u8 = 1 << 0;
 const CONTROL_B_SPEAKER: u8 = 1 << 1;
-
-/// Longest one-shot, limited so that the count fits its register; the kernel re-arms the timer.
-const LONGEST_TICKS: u64 = u32::MAX as u64;
-/// Position of the binary point in [`TICKS_PER_CYCLE`].
-const RATIO_SHIFT: u32 = 32;
-
-static CYCLE_HZ: AtomicU64 = AtomicU64::new(1_000_000_000);
-/// APIC timer ticks per TSC cycle, times 2^32.
-static TICKS_PER_CYCLE: AtomicU64 = AtomicU64::new(1 << RATIO_SHIFT);
-static TSC_DEADLINE: AtomicBool = AtomicBool::new(false);
 
 /// Reference that the clock was calibrated against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +41,10 @@ pub enum Reference {
 
 /// Calibrates the clocks. Called by the boot CPU with its APIC enabled.
 pub fn calibrate(pm_timer_port: u16) -> Reference {
-    let deadline_mode = CpuId::new().get_feature_info().is_some_and(|features| features.has_tsc_deadline());
-    TSC_DEADLINE.store(deadline_mode, Ordering::Relaxed);
+    let deadline_mode = apic_clock::use_deadlines();
     let stated = stated_frequency();
     if let Some(frequency) = stated {
-        CYCLE_HZ.store(frequency, Ordering::Relaxed);
+        apic_clock::set_cycle_hz(frequency);
         if deadline_mode {
             return Reference::Cpuid;
         }
@@ -69,7 +54,7 @@ pub fn calibrate(pm_timer_port: u16) -> Reference {
         .map(|run| (run, Reference::PmTimer))
         .or_else(|| Some((run_pit()?, Reference::Pit)))
         .or_else(|| Some((run_rtc()?, Reference::Rtc)));
-    let (measured, reference) = match (outside, stated, apic_frequency()) {
+    let (measured, reference) = match (outside, stated, identity::apic_hz()) {
         (Some((run, reference)), None, _) => (Some(run), reference),
         (Some((run, _)), Some(_), _) => (Some(run), Reference::Cpuid),
         // No reference outside of the CPU runs.
@@ -78,30 +63,15 @@ pub fn calibrate(pm_timer_port: u16) -> Reference {
         (None, None, None) => (run_tsc(guessed_frequency()), Reference::None),
     };
     let Some((run, reference_hz)) = measured.filter(|(run, _)| run.cycles > 0 && run.apic_ticks > 0) else {
-        CYCLE_HZ.store(stated.unwrap_or_else(guessed_frequency), Ordering::Relaxed);
+        apic_clock::set_cycle_hz(stated.unwrap_or_else(guessed_frequency));
         return Reference::None;
     };
-    TICKS_PER_CYCLE.store((run.apic_ticks << RATIO_SHIFT) / run.cycles, Ordering::Relaxed);
+    apic_clock::set_ticks(run.apic_ticks, run.cycles);
     if stated.is_none() {
         let frequency = u128::from(run.cycles) * u128::from(reference_hz) / u128::from(run.reference_ticks);
-        CYCLE_HZ.store(frequency as u64, Ordering::Relaxed);
+        apic_clock::set_cycle_hz(frequency as u64);
     }
     reference
-}
-
-/// The APIC timer's rate, if it is known. The sources, in order: a hypervisor's statement
-/// (40000010h EBX in kHz); the crystal (SDM Vol. 2A, CPUID 15h ECX; Vol. 3A, 11.5.4); the rate that
-/// KVM and QEMU emulate (KVM's API, KVM_CAP_X86_APIC_BUS_CYCLES_NS: a nanosecond by default; QEMU's
-/// APIC counts its virtual clock's nanoseconds).
-fn apic_frequency() -> Option<u64> {
-    let cpuid = CpuId::new();
-    let hypervisor = cpuid.get_hypervisor_info();
-    let stated = hypervisor.as_ref().and_then(|info| info.apic_frequency()).map(|khz| u64::from(khz) * 1000);
-    let crystal = cpuid.get_tsc_info().map(|info| u64::from(info.nominal_frequency()));
-    let emulated = hypervisor
-        .filter(|info| matches!(info.identify(), Hypervisor::KVM | Hypervisor::QEMU))
-        .map(|_| EMULATED_APIC_HZ);
-    stated.or(crystal).filter(|&frequency| frequency > 1_000_000).or(emulated)
 }
 
 /// A guess of the TSC's rate if nothing states it: the CPU's base frequency (SDM Vol. 2A, CPUID 16h
@@ -217,49 +187,4 @@ fn run(reference: calibration::Reference, mut read: impl FnMut() -> u64) -> Opti
     });
     apic::start_one_shot(0);
     Some((run?, reference.hz))
-}
-
-/// Configures this CPU's timer.
-pub fn enable_on_this_cpu() {
-    if TSC_DEADLINE.load(Ordering::Relaxed) {
-        apic::enable_tsc_deadline();
-    } else {
-        apic::enable_one_shot();
-    }
-}
-
-/// The local APIC's timer, armed by a TSC deadline where the CPU has that mode.
-pub struct Clock;
-
-impl arch_contract::Clock for Clock {
-    const VECTOR: u8 = apic::TIMER_VECTOR;
-
-    fn name() -> &'static str {
-        if TSC_DEADLINE.load(Ordering::Relaxed) { "TSC deadline" } else { "APIC one-shot" }
-    }
-
-    fn frequency_hz() -> u64 {
-        CYCLE_HZ.load(Ordering::Relaxed)
-    }
-
-    #[inline(always)]
-    fn arm(deadline: u64) {
-        if TSC_DEADLINE.load(Ordering::Relaxed) {
-            apic::set_tsc_deadline(deadline.max(1));
-        } else {
-            let cycles = deadline.saturating_sub(model::cycles());
-            let product = u128::from(cycles) * u128::from(TICKS_PER_CYCLE.load(Ordering::Relaxed));
-            // Round up: an early interrupt would cost a second one.
-            let ticks = ((product >> RATIO_SHIFT) as u64).saturating_add(1).min(LONGEST_TICKS);
-            apic::start_one_shot(ticks as u32);
-        }
-    }
-
-    fn disarm() {
-        if TSC_DEADLINE.load(Ordering::Relaxed) {
-            apic::set_tsc_deadline(0);
-        } else {
-            apic::start_one_shot(0);
-        }
-    }
 }

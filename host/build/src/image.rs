@@ -17,6 +17,8 @@ pub enum Which {
     Suite,
     /// Knights Corner
     Knc,
+    /// Hybrid virtual machines, beside Linux
+    Hrt,
     /// All of them
     All,
 }
@@ -25,34 +27,39 @@ pub enum Which {
 /// image.
 pub fn build(which: Which) -> Result<Image> {
     match which {
-        Which::X64 => build_x64("x64", &[]),
-        Which::Suite => build_x64("suite", &["--features", "aero-image-x64/suite"]),
+        Which::X64 => build_for_pc("x64", "x64", &[]),
+        Which::Suite => build_for_pc("suite", "x64", &["--features", "aero-image-x64/suite"]),
+        Which::Hrt => build_for_pc("hrt", "hrt", &[]),
         Which::Knc => knc::build(),
         Which::All => {
             knc::build()?;
-            build_x64("suite", &["--features", "aero-image-x64/suite"])?;
-            build_x64("x64", &[])
+            build(Which::Hrt)?;
+            build(Which::Suite)?;
+            build(Which::X64)
         }
     }
 }
 
 /// Returns the paths of the PC image that [`build`] produces.
 pub fn built_x64() -> Image {
-    paths_of("x64")
+    paths_of("x64", "x64")
 }
 
-fn paths_of(name: &str) -> Image {
-    // Both variants have the same file name, so each needs its own directory.
+fn paths_of(name: &str, package: &str) -> Image {
+    // Variants have the same file name, so each needs its own directory.
     let directory = root().join("target/kernel").join(name);
-    let debug = directory.join("x86_64-unknown-none/kernel/aerokernel-x64");
-    Image { boot: directory.join("aerokernel-x64.boot"), debug, programs: Vec::new() }
+    let debug = directory.join(format!("x86_64-unknown-none/kernel/aerokernel-{package}"));
+    Image { boot: directory.join(format!("aerokernel-{package}.boot")), debug, programs: Vec::new() }
 }
 
-fn build_x64(name: &str, features: &[&str]) -> Result<Image> {
-    let image = paths_of(name);
+fn build_for_pc(name: &str, package: &str, features: &[&str]) -> Result<Image> {
+    let image = paths_of(name, package);
     let directory = root().join("target/kernel").join(name);
-    let mut command = kernel_cargo("build", &directory, "-C force-frame-pointers=yes");
-    command.args(["-p", "aero-image-x64", "--target", "x86_64-unknown-none"]).args(features);
+    // The platform around the CPU, which kernel/Cargo.toml selects by.
+    let platform = if package == "hrt" { "hvm" } else { "pc" };
+    let flags = format!("-C force-frame-pointers=yes --cfg aero_platform=\"{platform}\"");
+    let mut command = kernel_cargo("build", &directory, &flags);
+    command.args(["-p", &format!("aero-image-{package}"), "--target", "x86_64-unknown-none"]).args(features);
     run(command)?;
     pack::pack(&image.debug, &[], &image.boot)?;
     Ok(image)

@@ -23,7 +23,7 @@ pub struct Image {
 }
 
 /// The linker script's symbol for the physical address at which boot loaders enter the image.
-const PHYSICAL_ENTRY: &str = "pvh_entry_physical";
+const PHYSICAL_ENTRY: &str = "physical_entry";
 /// Alignment of segments in the file, in bytes.
 const PAGE: usize = 4096;
 /// Longest function name kept, in bytes.

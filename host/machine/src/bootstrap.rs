@@ -20,7 +20,7 @@ use build::scratch::Directory;
 use wire::card::{DELAY, SPIN_CYCLES};
 use wire::command_line;
 
-use crate::rings::{self, Rings};
+use rings::{self, Rings};
 
 /// Sizes in bytes of memory and of the register block, with the block's address. The block is
 /// larger than the registers because QEMU requires it as a memory module of its own.

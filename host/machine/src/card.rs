@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use build::Image;
+use rings::Rings;
 
 use crate::bootstrap::{Bootstrap, PostCode};
 use crate::machine::{End, Machine};
 use crate::process::{die_with_parent, end_of, inherit, interrogate, qemu_missing};
 use crate::qemu;
-use crate::rings::Rings;
 use crate::settings::Settings;
 
 /// Interval at which the console's rings are polled.

@@ -24,7 +24,6 @@ mod pc;
 mod process;
 pub mod qemu;
 pub mod qmp;
-mod rings;
 pub mod ros;
 pub mod script;
 mod settings;

@@ -4,7 +4,7 @@
 
 extern crate alloc;
 
-#[path = "../../bench_command.rs"]
+#[path = "../../common/bench_command.rs"]
 mod bench_command;
 
 use arch_contract::boot::BootInformation;

@@ -124,6 +124,11 @@ impl Gdb {
         self.command(&format!("thread {number}"));
     }
 
+    /// Returns all output so far.
+    pub fn all(&self) -> &str {
+        self.output.all()
+    }
+
     /// Interrupts gdb as Ctrl-C at its terminal does.
     pub fn interrupt(&mut self) {
         // SAFETY: `kill` accesses no memory of ours; the group is that of our child, which is not

@@ -246,12 +246,12 @@ fn functions_of_assembly_have_names_and_frames() {
     for _ in 0..15 {
         let trace = gdb.command("backtrace");
         let last = trace.trim_end().lines().last().unwrap_or_default();
-        assert!(last.contains("context::start ()") || last.contains("trampoline::landing ()"), "{trace}");
+        assert!(last.contains("context::start ()") || last.contains("landing::land ()"), "{trace}");
         assert!(trace.contains("kernel::threads::scheduler::switch_to"), "{trace}");
         gdb.command("stepi");
     }
     let traces = gdb.command("thread apply all backtrace");
-    let ends = traces.matches("context::start ()").count() + traces.matches("trampoline::landing ()").count();
+    let ends = traces.matches("context::start ()").count() + traces.matches("landing::land ()").count();
     assert_eq!(ends, traces.matches("\n#0 ").count(), "{traces}");
     assert!(!traces.contains("Backtrace stopped"), "{traces}");
     gdb.command("detach");

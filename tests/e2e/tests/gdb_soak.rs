@@ -58,7 +58,7 @@ fn a_thousand_gdbs_lose_no_stop_and_get_none_too_many() {
         gdb.command("tbreak kernel::time::timer::interrupt");
         gdb.type_in("continue");
         let stopped = gdb.wait_for_prompt();
-        assert!(stopped.contains("hit Temporary breakpoint"), "gdb {number}: {stopped}");
+        assert!(stopped.contains("hit Temporary breakpoint"), "gdb {number}: {stopped}; all of it:\n{}", gdb.all());
         gdb.command("detach");
     }
     shell.keys("kill all\r");

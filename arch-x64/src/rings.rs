@@ -1,20 +1,19 @@
-//! The console: one ring per direction in a region of the card's memory that the host reads and
-//! writes. Both sides poll (3120A, its loader's layout, version 1). The card does not trust the
-//! host's data: a region that makes no sense is no console.
+//! The kernel's side of the rings of bytes to its host; see [`wire::rings`]. The host's data is not
+//! trusted: a region that makes no sense has no channels.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use arch_contract::boot::PhysicalRange;
-use arch_x64::cpu::model;
-use arch_x64::cpu::paging::physical_to_virtual;
-use wire::card::{REGION_MAGIC, VERSION, channel, region, ring};
+use wire::rings::{REGION_MAGIC, VERSION, channel, region, ring};
+
+use crate::cpu::model;
+use crate::cpu::paging::physical_to_virtual;
 
 /// Maximum number of channels examined.
 const CHANNEL_LIMIT: u32 = 16;
 /// Time counter cycles without progress by the host until output is dropped: some seconds. After
 /// that, output is dropped without waiting until the host reads again.
 const PATIENCE: u64 = 4_000_000_000;
-static IS_STUCK: AtomicBool = AtomicBool::new(false);
 
 /// A ring whose descriptor was checked.
 struct Ring {
@@ -23,13 +22,8 @@ struct Ring {
     size: AtomicU32,
 }
 
-static INPUT: Ring = Ring::new();
-static OUTPUT: Ring = Ring::new();
-/// Physical address of the region, 0 if there is none.
-static REGION: AtomicU64 = AtomicU64::new(0);
-
 fn word(physical: u64) -> &'static AtomicU32 {
-    // SAFETY: the address is aligned and inside the region, which the caller of `init` guarantees
+    // SAFETY: the address is aligned and inside the region, which the caller of `open` guarantees
     // to be mapped memory shared only with the host; its words are only accessed as atomics.
     unsafe { &*physical_to_virtual(physical).cast() }
 }
@@ -104,72 +98,93 @@ fn find(there: PhysicalRange, descriptor: u64) -> Option<(u64, u32)> {
     (fits && is_ring()).then_some((at, size))
 }
 
-/// Looks for the console in a region that is mapped and shared only with the host; returns false if
-/// there is none.
-pub fn init(there: PhysicalRange) -> bool {
+/// Returns whether there is a region, in mapped memory that is shared only with the host.
+pub fn is_region(there: PhysicalRange) -> bool {
     let header = |offset| word(there.start + offset).load(Ordering::Relaxed);
-    let is_region = there.len() >= region::FIRST_CHANNEL + region::CHANNEL_SIZE
+    there.len() >= region::FIRST_CHANNEL + region::CHANNEL_SIZE
         && [header(0), header(4)] == [REGION_MAGIC, VERSION]
-        && u64::from(header(region::SIZE)) <= there.len();
-    if !is_region {
-        return false;
-    }
-    let channels = (0..u64::from(header(region::CHANNELS).min(CHANNEL_LIMIT)))
-        .map(|number| there.start + region::FIRST_CHANNEL + number * region::CHANNEL_SIZE)
-        .take_while(|at| at + region::CHANNEL_SIZE <= there.end);
-    let console =
-        channels.into_iter().find(|&at| word(at + channel::KIND).load(Ordering::Relaxed) == channel::KIND_CONSOLE);
-    let rings = console.and_then(|at| Some((find(there, at + channel::TO_CARD)?, find(there, at + channel::TO_HOST)?)));
-    if let Some((input, output)) = rings {
-        INPUT.set(input);
-        OUTPUT.set(output);
-        REGION.store(there.start, Ordering::Relaxed);
-        set_up(true);
-    }
-    rings.is_some()
+        && u64::from(header(region::SIZE)) <= there.len()
 }
 
-/// Tells the host whether the card runs.
-pub fn set_up(is_up: bool) {
-    let at = REGION.load(Ordering::Relaxed);
-    if at != 0 {
-        word(at + region::CARD_FLAGS).store(if is_up { region::CARD_IS_UP } else { 0 }, Ordering::Release);
+/// A channel: a ring to the kernel and one to the host.
+pub struct Channel {
+    input: Ring,
+    output: Ring,
+    /// Physical address of the region, 0 if there is none.
+    region: AtomicU64,
+    is_stuck: AtomicBool,
+}
+
+impl Channel {
+    /// Creates a channel without rings.
+    pub const fn new() -> Self {
+        Self { input: Ring::new(), output: Ring::new(), region: AtomicU64::new(0), is_stuck: AtomicBool::new(false) }
     }
-}
 
-/// Sends as many bytes as fit; returns their number.
-pub fn try_send(bytes: &[u8]) -> usize {
-    OUTPUT.send(bytes)
-}
+    /// Looks for a channel of a kind in a region that is mapped and shared only with the host;
+    /// returns false if there is none.
+    pub fn open(&self, there: PhysicalRange, kind: u32) -> bool {
+        if !is_region(there) {
+            return false;
+        }
+        let count = word(there.start + region::CHANNELS).load(Ordering::Relaxed).min(CHANNEL_LIMIT);
+        let channels = (0..u64::from(count))
+            .map(|number| there.start + region::FIRST_CHANNEL + number * region::CHANNEL_SIZE)
+            .take_while(|at| at + region::CHANNEL_SIZE <= there.end);
+        let found = channels.into_iter().find(|&at| word(at + channel::KIND).load(Ordering::Relaxed) == kind);
+        let rings =
+            found.and_then(|at| Some((find(there, at + channel::TO_KERNEL)?, find(there, at + channel::TO_HOST)?)));
+        if let Some((input, output)) = rings {
+            self.input.set(input);
+            self.output.set(output);
+            self.region.store(there.start, Ordering::Relaxed);
+        }
+        rings.is_some()
+    }
 
-/// Sends bytes and waits for the host to take them; drops the rest if the host takes none for some
-/// seconds.
-pub fn send(mut bytes: &[u8]) {
-    let mut since = model::cycles();
-    while !bytes.is_empty() {
-        let sent = OUTPUT.send(bytes);
-        bytes = &bytes[sent..];
-        if sent > 0 {
-            IS_STUCK.store(false, Ordering::Relaxed);
-            since = model::cycles();
-        } else if IS_STUCK.load(Ordering::Relaxed) || model::cycles().wrapping_sub(since) > PATIENCE {
-            IS_STUCK.store(true, Ordering::Relaxed);
-            return;
+    /// Tells the host whether the kernel runs.
+    pub fn set_up(&self, is_up: bool) {
+        let at = self.region.load(Ordering::Relaxed);
+        if at != 0 {
+            let flags = if is_up { region::KERNEL_IS_UP } else { 0 };
+            word(at + region::KERNEL_FLAGS).store(flags, Ordering::Release);
         }
     }
-}
 
-/// Waits until the host has taken all output, for some seconds at most.
-pub fn wait_until_taken() {
-    let since = model::cycles();
-    let Some((at, _)) = OUTPUT.get() else { return };
-    while word(at + ring::HEAD).load(Ordering::Relaxed) != word(at + ring::TAIL).load(Ordering::Acquire)
-        && !IS_STUCK.load(Ordering::Relaxed)
-        && model::cycles().wrapping_sub(since) <= PATIENCE
-    {}
-}
+    /// Sends as many bytes as fit; returns their number.
+    pub fn try_send(&self, bytes: &[u8]) -> usize {
+        self.output.send(bytes)
+    }
 
-/// Takes a byte sent by the host, if there is one.
-pub fn receive() -> Option<u8> {
-    INPUT.receive()
+    /// Sends bytes and waits for the host to take them; drops the rest if the host takes none for
+    /// some seconds.
+    pub fn send(&self, mut bytes: &[u8]) {
+        let mut since = model::cycles();
+        while !bytes.is_empty() {
+            let sent = self.output.send(bytes);
+            bytes = &bytes[sent..];
+            if sent > 0 {
+                self.is_stuck.store(false, Ordering::Relaxed);
+                since = model::cycles();
+            } else if self.is_stuck.load(Ordering::Relaxed) || model::cycles().wrapping_sub(since) > PATIENCE {
+                self.is_stuck.store(true, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    /// Waits until the host has taken all output, for some seconds at most.
+    pub fn wait_until_taken(&self) {
+        let since = model::cycles();
+        let Some((at, _)) = self.output.get() else { return };
+        while word(at + ring::HEAD).load(Ordering::Relaxed) != word(at + ring::TAIL).load(Ordering::Acquire)
+            && !self.is_stuck.load(Ordering::Relaxed)
+            && model::cycles().wrapping_sub(since) <= PATIENCE
+        {}
+    }
+
+    /// Takes a byte sent by the host, if there is one.
+    pub fn receive(&self) -> Option<u8> {
+        self.input.receive()
+    }
 }

@@ -4,8 +4,7 @@ use console::Command;
 #[cfg(feature = "suite")]
 use console::{CommandError, CommandResult, Context, Needs};
 
-#[path = "../../bench_command.rs"]
-mod bench_command;
+use super::bench_command;
 
 /// The additional commands.
 pub static COMMANDS: &[Command] = &[
@@ -27,8 +26,8 @@ pub static COMMANDS: &[Command] = &[
         arguments: "frames | probing",
         about: "crashes in a way that is hard on the report",
         details: "",
-        words: crate::crashes::KINDS,
-        run: crate::crashes::crash,
+        words: super::crashes::KINDS,
+        run: super::crashes::crash,
     },
     #[cfg(feature = "suite")]
     Command {

@@ -1,23 +1,26 @@
-//! The host's side of the rings in a card's memory; see [`wire::card`]. The card's indices are not
-//! trusted.
+//! The host's side of the rings in a kernel's memory; see [`wire::rings`]. The kernel's indices are
+//! not trusted.
+#![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Duration;
-use wire::card::ring::{self, DATA, HEAD, TAIL};
-use wire::card::{REGION_MAGIC, VERSION, channel, region};
+
+use wire::rings::ring::{self, DATA, HEAD, TAIL};
+use wire::rings::{REGION_MAGIC, VERSION, channel, region};
 
 /// Size of the region in bytes.
 pub const REGION_SIZE: u64 = 1 << 20;
 /// Interval at which a full ring is polled.
 const INTERVAL: Duration = Duration::from_millis(1);
 /// Offsets of the console's rings in the region, and their data sizes in bytes.
-const TO_CARD: u32 = 0x1000;
+const TO_KERNEL: u32 = 0x1000;
 const TO_HOST: u32 = 0x4000;
-const TO_CARD_SIZE: u32 = 4 << 10;
+const TO_KERNEL_SIZE: u32 = 4 << 10;
 const TO_HOST_SIZE: u32 = 64 << 10;
+
 /// Returns the region as the host prepares it, with a console's two rings.
 pub fn empty_region() -> Vec<u8> {
     let mut bytes = vec![0; TO_HOST as usize + DATA as usize];
@@ -31,15 +34,15 @@ pub fn empty_region() -> Vec<u8> {
     put(region::CHANNELS as usize, &[1]);
     let console = region::FIRST_CHANNEL;
     put((console + channel::KIND) as usize, &[channel::KIND_CONSOLE]);
-    put((console + channel::TO_CARD) as usize, &[TO_CARD, TO_CARD_SIZE]);
+    put((console + channel::TO_KERNEL) as usize, &[TO_KERNEL, TO_KERNEL_SIZE]);
     put((console + channel::TO_HOST) as usize, &[TO_HOST, TO_HOST_SIZE]);
-    for (at, size) in [(TO_CARD, TO_CARD_SIZE), (TO_HOST, TO_HOST_SIZE)] {
+    for (at, size) in [(TO_KERNEL, TO_KERNEL_SIZE), (TO_HOST, TO_HOST_SIZE)] {
         put(at as usize, &[ring::MAGIC, size]);
     }
     bytes
 }
 
-/// The rings of a card whose memory is a file.
+/// The rings of a kernel whose memory, or the part with the region, is a file.
 pub struct Rings {
     memory: File,
     region: u64,
@@ -63,10 +66,10 @@ impl Rings {
 
     /// Returns true while the kernel's flag says that it runs.
     pub fn is_up(&self) -> io::Result<bool> {
-        Ok(self.word(region::CARD_FLAGS)? & region::CARD_IS_UP != 0)
+        Ok(self.word(region::KERNEL_FLAGS)? & region::KERNEL_IS_UP != 0)
     }
 
-    /// Takes the bytes that the card has sent.
+    /// Takes the bytes that the kernel has sent.
     pub fn receive(&self) -> io::Result<Vec<u8>> {
         let at = u64::from(TO_HOST);
         let (head, tail) = (self.word(at + HEAD)?, self.word(at + TAIL)?);
@@ -83,12 +86,12 @@ impl Rings {
 
     /// Sends as many bytes as fit into the ring and returns their number.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        let at = u64::from(TO_CARD);
+        let at = u64::from(TO_KERNEL);
         let (head, tail) = (self.word(at + HEAD)?, self.word(at + TAIL)?);
-        let room = TO_CARD_SIZE.saturating_sub(head.wrapping_sub(tail)) as usize;
+        let room = TO_KERNEL_SIZE.saturating_sub(head.wrapping_sub(tail)) as usize;
         let count = bytes.len().min(room);
         for (index, &byte) in bytes[..count].iter().enumerate() {
-            let offset = head.wrapping_add(index as u32) & (TO_CARD_SIZE - 1);
+            let offset = head.wrapping_add(index as u32) & (TO_KERNEL_SIZE - 1);
             self.memory.write_all_at(&[byte], self.region + at + DATA + u64::from(offset))?;
         }
         self.set_word(at + HEAD, head.wrapping_add(count as u32))?;
@@ -97,7 +100,7 @@ impl Rings {
 }
 
 impl io::Write for Rings {
-    /// Waits while the ring to the card is full.
+    /// Waits while the ring to the kernel is full.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.send(bytes)? {
@@ -126,9 +129,9 @@ mod tests {
         file.set_len(REGION_SIZE).unwrap();
         file.write_all_at(&empty_region(), 0).unwrap();
         let rings = Rings::new(file, 0);
-        assert_eq!(rings.send(&[7; 5000]).unwrap(), TO_CARD_SIZE as usize);
+        assert_eq!(rings.send(&[7; 5000]).unwrap(), TO_KERNEL_SIZE as usize);
         assert_eq!(rings.send(b"x").unwrap(), 0, "the ring is full");
-        // Plays the card's part, with bytes that wrap around the ring's end.
+        // Plays the kernel's part, with bytes that wrap around the ring's end.
         let at = u64::from(TO_HOST);
         rings.set_word(at + TAIL, TO_HOST_SIZE - 2).unwrap();
         rings.set_word(at + HEAD, TO_HOST_SIZE + 2).unwrap();

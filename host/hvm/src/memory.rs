@@ -1,0 +1,75 @@
+//! The HRT's own memory: a private mapping of this process that KVM gives the HRT.
+
+use std::ptr::NonNull;
+
+use crate::Error;
+
+/// A mapping of this process.
+pub struct Mapping {
+    start: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: the mapping is plain memory; it is accessed by copies only, and what the HRT writes
+// meanwhile is not trusted.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps zeroed memory that this process alone has. Memory that is not touched costs nothing.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn private(size: usize) -> Result<Self, Error> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        Self::map(size, flags, -1, "the reservation of the HRT's memory")
+    }
+
+    /// Maps a file, which others may map too.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn shared(file: &std::fs::File, size: usize) -> Result<Self, Error> {
+        use std::os::fd::AsRawFd;
+        Self::map(size, libc::MAP_SHARED, file.as_raw_fd(), "the mapping of the HRT's rings")
+    }
+
+    fn map(size: usize, flags: i32, file: i32, what: &'static str) -> Result<Self, Error> {
+        // SAFETY: a new mapping at an address that Linux chooses changes no other memory.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, flags, file, 0) };
+        match NonNull::new(at.cast()) {
+            Some(start) if at != libc::MAP_FAILED => Ok(Self { start, size }),
+            _ => Err(Error::last(what)),
+        }
+    }
+
+    /// The mapping's address.
+    pub fn address(&self) -> u64 {
+        self.start.as_ptr() as u64
+    }
+
+    /// The mapping's size, in bytes.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Copies bytes into the memory. Returns false, with nothing changed, if they do not fit.
+    #[must_use]
+    pub fn write(&self, at: u64, bytes: &[u8]) -> bool {
+        let Some(end) = at.checked_add(bytes.len() as u64) else { return false };
+        if end > self.size as u64 {
+            return false;
+        }
+        // SAFETY: the range was checked to lie in the mapping, of which there are no references.
+        unsafe { self.start.add(at as usize).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        true
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and its owner drops it after KVM has let go of it.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.size) };
+    }
+}

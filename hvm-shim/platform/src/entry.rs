@@ -1,0 +1,158 @@
+//! The first instructions, at which all CPUs of the HRT enter the image at once.
+
+use core::arch::global_asm;
+use core::cell::UnsafeCell;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use arch_contract::StartCpuError;
+use arch_x64::boot::landing::{self, Landing};
+use arch_x64::boot::start;
+use arch_x64::cpu::paging::PHYSICAL_OFFSET;
+use protocol::boot::{FIRST_APIC_ID, HEADER_MAGIC, HEADER_TAG, HEADER_TAG_SIZE, INFORMATION_TAG, flags};
+use protocol::call::CHARACTER_PORT;
+
+use crate::board::Hvm;
+
+/// The image's address in the linker script.
+const LINK_ADDRESS: usize = PHYSICAL_OFFSET + 0x20_0000;
+/// Physical memory that the start-up page tables are to map: [`arch_x64::boot::memory`] reads the
+/// loader's data through them.
+const MAP_LIMIT: u64 = 4 << 30;
+/// Length of the Multiboot2 header: its words, the HRT tag, the tag that ends it.
+const HEADER_LENGTH: u32 = 16 + HEADER_TAG_SIZE + 8;
+
+global_asm!(
+    // Multiboot2 header (Multiboot2 Specification 2.0, 3.1) with the HRT tag.
+    ".pushsection .multiboot2, \"a\"",
+    ".balign 8",
+    ".long {header_magic}, 0, {header_length}, {header_checksum}",
+    ".word {tag}, 0",
+    ".long {tag_size}",
+    ".quad {flags}, {map_limit}, {offset}, hrt_entry_linked",
+    // The monitor chooses the page for requests and the vector.
+    ".quad 0, 0",
+    ".word 0, 0",
+    ".long 8",
+    ".popsection",
+    ".pushsection .boot, \"ax\"",
+    ".macro stage letter",
+    "mov edx, {character_port}",
+    "mov al, \\letter",
+    "out dx, al",
+    ".endm",
+    // RAX holds the magic number, RBX the physical address of the boot information.
+    ".globl hrt_entry",
+    "hrt_entry:",
+    "cli",
+    "cld",
+    "mov edi, eax",
+    "mov rsi, rbx",
+    // Find the APIC id of the boot CPU in the information; without a tag this is the boot CPU.
+    "movabs rax, {offset}",
+    "lea r8, [rsi + rax + 8]",
+    "2: mov eax, [r8]",
+    "cmp eax, {information_tag}",
+    "je 3f",
+    "test eax, eax",
+    "jz 4f",
+    "mov eax, [r8 + 4]",
+    "add rax, 7",
+    "and rax, -8",
+    "jz 4f",
+    "add r8, rax",
+    "jmp 2b",
+    // This CPU's id (SDM Vol. 2A, CPUID: leaf 0Bh EDX, or leaf 1 EBX bits 31 to 24).
+    "3: mov r8d, [r8 + {first_apic_id}]",
+    "xor eax, eax",
+    "cpuid",
+    "cmp eax, 0xb",
+    "jb 5f",
+    "mov eax, 0xb",
+    "xor ecx, ecx",
+    "cpuid",
+    "test ebx, ebx",
+    "jz 5f",
+    "mov r9d, edx",
+    "jmp 6f",
+    "5: mov eax, 1",
+    "cpuid",
+    "shr ebx, 24",
+    "mov r9d, ebx",
+    "6: cmp r9d, r8d",
+    "jne hrt_park",
+    "4: stage 0x41",
+    "lea rsp, [rip + boot_stack_top]",
+    "stage 0x72",
+    arch_x64::relocate_and_start!(),
+    // The other CPUs wait until the kernel sends them to their landing.
+    "hrt_park: pause",
+    "cmp [rip + {sent_id}], r9d",
+    "jne hrt_park",
+    "lea rax, [rip + {sent}]",
+    "mov rdi, [rax + {cpu}]",
+    "mov rsi, [rax + {local}]",
+    "mov rdx, [rax + {stack}]",
+    "mov rcx, [rax + {tables}]",
+    "mov r8, [rax + {function}]",
+    "jmp [rax + {landing}]",
+    ".popsection",
+    ".pushsection .bss.boot, \"aw\", @nobits",
+    ".balign 4096",
+    arch_x64::boot_stack!(),
+    ".popsection",
+    header_magic = const HEADER_MAGIC,
+    header_length = const HEADER_LENGTH,
+    header_checksum = const 0u32.wrapping_sub(HEADER_MAGIC).wrapping_sub(HEADER_LENGTH),
+    tag = const HEADER_TAG,
+    tag_size = const HEADER_TAG_SIZE,
+    flags = const flags::MAP_1_GIB,
+    map_limit = const MAP_LIMIT,
+    offset = const PHYSICAL_OFFSET,
+    character_port = const CHARACTER_PORT,
+    information_tag = const INFORMATION_TAG,
+    first_apic_id = const FIRST_APIC_ID,
+    sent_id = sym SENT_ID,
+    sent = sym SENT,
+    cpu = const offset_of!(Landing, cpu),
+    local = const offset_of!(Landing, local),
+    stack = const offset_of!(Landing, stack),
+    tables = const offset_of!(Landing, tables),
+    function = const offset_of!(Landing, entry),
+    landing = const offset_of!(Landing, landing),
+    boot_link_address = const LINK_ADDRESS,
+    boot_stack_size = const arch_x64::boot::long_mode::BOOT_STACK_SIZE,
+    boot_start = sym start::<Hvm>,
+);
+
+/// No CPU has this APIC id.
+const NONE: u32 = u32::MAX;
+/// The APIC id of the CPU that is sent to its landing.
+static SENT_ID: AtomicU32 = AtomicU32::new(NONE);
+
+/// A landing that the boot CPU writes and the CPU that is sent there reads.
+struct Sent(UnsafeCell<Landing>);
+
+// SAFETY: it is written while no CPU's id is in `SENT_ID`, and read only by the CPU whose id is
+// there.
+unsafe impl Sync for Sent {}
+
+static SENT: Sent = Sent(UnsafeCell::new(Landing { stack: 0, cpu: 0, local: 0, entry: 0, tables: 0, landing: 0 }));
+
+/// Sends a waiting CPU to its landing. `wait` waits briefly and returns false once the time is up.
+///
+/// # Errors
+/// [`StartCpuError::NoAnswer`]; the CPU then waits on.
+pub fn send_cpu(id: u32, landing: &Landing, wait: &mut dyn FnMut() -> bool) -> Result<(), StartCpuError> {
+    // SAFETY: no CPU reads it, because `SENT_ID` names none and CPUs are sent one at a time.
+    unsafe { *SENT.0.get() = *landing };
+    landing::expect_answer();
+    SENT_ID.store(id, Ordering::Release);
+    while !landing::has_answered() {
+        if !wait() && SENT_ID.compare_exchange(id, NONE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            return Err(StartCpuError::NoAnswer);
+        }
+    }
+    SENT_ID.store(NONE, Ordering::Release);
+    Ok(())
+}

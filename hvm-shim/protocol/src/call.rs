@@ -1,0 +1,55 @@
+//! Downcalls: requests to the monitor.
+//!
+//! A downcall has [`MARK`] in RAX and [`SECOND_MARK`] in RBX, its number in RCX and arguments in
+//! RDX, RSI, RDI and R8 to R11; its result comes back in RAX, [`FAILED`] for an error. It is carried
+//! by the instruction VMMCALL or VMCALL, or by `out` of EAX to [`PORT`], which KVM hands to user
+//! space.
+
+/// RAX of a downcall.
+pub const MARK: u64 = 0xf00d;
+/// RBX of a downcall.
+pub const SECOND_MARK: u64 = 0x6464_6464_6464_6464;
+/// Result of a downcall that failed.
+pub const FAILED: u64 = u64::MAX;
+/// The I/O port that carries downcalls. It fits the instruction `out imm8, eax`, so no register is
+/// needed for it.
+pub const PORT: u8 = 0xdc;
+/// The I/O port to which an HRT writes characters, one byte at a time (Palacios).
+pub const CHARACTER_PORT: u16 = 0xc0c0;
+
+/// Numbers of Palacios's downcalls.
+pub mod number {
+    /// Does nothing.
+    pub const NULL: u64 = 0x0;
+    /// Resets the ROS.
+    pub const RESET_ROS: u64 = 0x1;
+    /// Resets the HRT.
+    pub const RESET_HRT: u64 = 0x2;
+    /// Resets both.
+    pub const RESET_BOTH: u64 = 0x3;
+}
+
+/// Numbers of our extensions.
+pub mod extension {
+    /// Ends the HRT. Arguments: a [`super::Ending`], and the status for the ROS.
+    pub const END: u64 = 0x1000;
+}
+
+/// How an HRT ends itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Ending {
+    /// It is switched off.
+    PowerOff = 0,
+    /// It wants to be booted again.
+    Reboot = 1,
+    /// It could not boot; it has said why on the console.
+    CannotBoot = 2,
+}
+
+impl Ending {
+    /// The ending with a number.
+    pub fn from_number(number: u64) -> Option<Self> {
+        [Self::PowerOff, Self::Reboot, Self::CannotBoot].into_iter().find(|&ending| ending as u64 == number)
+    }
+}
