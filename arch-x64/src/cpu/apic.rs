@@ -114,7 +114,7 @@ const fn x2apic_msr(register: Register) -> u32 {
 /// fences it needs.
 #[inline(always)]
 fn uses_msrs() -> bool {
-    cfg!(feature = "pc") && MODE.load(Ordering::Relaxed) == Mode::X2Apic as u8
+    cfg!(feature = "x2apic") && MODE.load(Ordering::Relaxed) == Mode::X2Apic as u8
 }
 
 #[inline(always)]

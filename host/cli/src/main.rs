@@ -1,7 +1,7 @@
 //! The `aero` command.
 //!
 //! - [`boot`]: runs the kernel on a machine, with a [`terminal`] or for commands; [`gdb`]: with gdb
-//!   attached; [`knc`]: on a card. [`ros`]: runs a Linux beside which it can run. [`session`]: a
+//!   attached; [`knc`]: on a card; [`hvm`]: beside Linux. [`ros`]: runs a Linux beside which it can. [`session`]: a
 //!   person or a pipe at a machine's console.
 //! - [`trace_file`]: writes a trace for Perfetto. [`inspect`]: examines a crashed kernel's state,
 //!   also as a [`core_file`].
@@ -12,6 +12,7 @@ mod bench;
 mod boot;
 mod core_file;
 mod gdb;
+mod hvm;
 mod inspect;
 mod knc;
 mod ros;
@@ -29,6 +30,7 @@ use std::process::ExitCode;
 use build::project::MissingTool;
 use build::{Isa, Which, program};
 use clap::{Parser, Subcommand};
+use machine::hvm::NoKvm;
 use machine::status;
 
 /// The Aerokernel: a thin kernel layer for hybrid runtimes.
@@ -73,6 +75,9 @@ enum Command {
     /// The kernel for Knights Corner (Xeon Phi), on a card that QEMU plays
     #[command(subcommand)]
     Knc(knc::Command),
+    /// The kernel as a hybrid runtime beside Linux, in a hybrid virtual machine on KVM
+    #[command(subcommand)]
+    Hvm(hvm::Command),
     /// Boot a Linux with a KVM that can be relied on, in QEMU, for a shell or for the command
     /// behind `--`
     Ros(ros::Options),
@@ -104,6 +109,7 @@ fn main() -> ExitCode {
         Command::Inspect(options) => inspect::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Knc(command) => knc::run(command),
+        Command::Hvm(command) => hvm::run(command),
         Command::Ros(options) => ros::run(&options),
         Command::Test { parts } => test::run(&parts),
     };
@@ -113,7 +119,7 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::from(status::PIPE_CLOSED),
         Err(error) => {
             eprintln!("aero: {error:#}");
-            let missing = error.downcast_ref::<MissingTool>().is_some();
+            let missing = error.is::<MissingTool>() || error.is::<NoKvm>();
             ExitCode::from(if missing { status::MISSING_TOOL } else { status::FAILED })
         }
     }

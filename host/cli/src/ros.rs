@@ -39,20 +39,28 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs `aero ros`.
 pub fn run(options: &Options) -> Result<u8> {
-    let settings = Settings { cpus: options.cpus, memory: &options.mem, files: &options.files };
+    let settings = Settings { cpus: options.cpus, memory: &options.mem, files: &options.files, programs: &[] };
     let limit = options.timeout.map(Duration::from_secs);
     if !options.command.is_empty() {
         let line = options.command.join(" ");
         return Ros::execute(&settings, &line, limit.unwrap_or(COMMAND_LIMIT), &mut std::io::stdout());
     }
-    let mut ros = Ros::start(&settings, Task::Shell { size: terminal::size() })?;
+    attend(&settings, Task::Shell { size: terminal::size() }, PROMPT, limit)
+}
+
+/// Boots a Linux for a task at the terminal, which listens once it has said `ready`.
+///
+/// # Errors
+/// Fails as [`Ros::start`] does, or if the Linux does not end in time or in order.
+pub fn attend(settings: &Settings<'_>, task: Task<'_>, ready: &str, limit: Option<Duration>) -> Result<u8> {
+    let mut ros = Ros::start(settings, task)?;
     let terminal = RawTerminal::enter();
     if terminal.is_interactive() {
         eprint!("aero: booting a Linux; Ctrl-A x ends it, Ctrl-A Ctrl-A sends Ctrl-A\r\n");
     }
     let session = Session {
         is_interactive: terminal.is_interactive(),
-        ready: PROMPT,
+        ready,
         at_end_of_input: b"\nexit\n".into(),
         limit,
         show: &mut |bytes| bytes.to_vec(),

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_userspace_memory_region};
@@ -102,19 +102,18 @@ impl<'a> Builder<'a> {
             cpu::identify(&mut cpuid, id as u32, has_deadlines);
             cpu::prepare(cpu, &cpuid, &image.request, &places)?;
         }
-        let mut hvm = Hvm {
-            state: Arc::default(),
-            runners: Vec::new(),
-            rings_file,
-            _vm: vm,
-            _kvm: kvm,
-            _memory: [memory, rings],
-        };
-        // If one cannot be started, dropping the HVM stops the others.
+        let mut runners = Vec::new();
+        let state = Arc::default();
         for (index, cpu) in cpus.into_iter().enumerate() {
-            hvm.runners.push(Runner::start(index as u32, cpu, &hvm.state)?);
+            match Runner::start(index as u32, cpu, &state) {
+                Ok(runner) => runners.push(runner),
+                Err(error) => {
+                    stop(&state, runners);
+                    return Err(error);
+                }
+            }
         }
-        Ok(hvm)
+        Ok(Hvm { state, runners: runners.into(), rings_file, _vm: vm, _kvm: kvm, _memory: [memory, rings] })
     }
 }
 
@@ -162,7 +161,7 @@ fn has_large_pages(cpuid: &kvm_bindings::CpuId) -> bool {
 /// An HRT beside this process. Dropping it stops the HRT.
 pub struct Hvm {
     state: Arc<State>,
-    runners: Vec<Runner>,
+    runners: Mutex<Vec<Runner>>,
     rings_file: File,
     // In this order: the machine goes before its memory.
     _vm: VmFd,
@@ -201,19 +200,21 @@ impl Hvm {
     }
 
     /// Stops the HRT. Returns how it ended, which may be by itself just before.
-    pub fn stop(mut self) -> End {
-        self.stop_cpus();
-        self.state.ended().unwrap_or(End::Stopped)
-    }
-
-    fn stop_cpus(&mut self) {
-        self.state.end(End::Stopped);
-        self.runners.drain(..).for_each(Runner::join);
+    pub fn stop(&self) -> End {
+        let runners = std::mem::take(&mut *self.runners.lock().unwrap_or_else(PoisonError::into_inner));
+        stop(&self.state, runners)
     }
 }
 
 impl Drop for Hvm {
     fn drop(&mut self) {
-        self.stop_cpus();
+        self.stop();
     }
+}
+
+/// Ends the HRT unless it has ended, and waits for its threads. Returns how it ended.
+fn stop(state: &State, runners: Vec<Runner>) -> End {
+    let end = state.end(End::Stopped);
+    runners.into_iter().for_each(Runner::join);
+    end
 }

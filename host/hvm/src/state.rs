@@ -58,10 +58,11 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl State {
-    /// Records how the HRT ended. The first end counts.
-    pub fn end(&self, end: End) {
-        locked(&self.end).get_or_insert(end);
+    /// Records how the HRT ended. The first end counts, and is returned.
+    pub fn end(&self, end: End) -> End {
+        let first = locked(&self.end).get_or_insert(end).clone();
         self.has_ended.notify_all();
+        first
     }
 
     /// How the HRT ended, if it has.

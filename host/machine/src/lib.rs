@@ -6,9 +6,9 @@
 //! - [`pc`]: a PC that QEMU emulates, by [`qemu`]'s arguments, with [`files`] of its own, a
 //!   [`gdb_line`] and a [`qmp`] socket; [`memory`]: checks that an image fits into it.
 //! - [`card`]: a Knights Corner card that QEMU plays, prepared by a [`bootstrap`], with its
-//!   console's [`rings`].
+//!   console's rings.
 //! - [`bochs`]: Bochs, with CPU features that QEMU's emulator lacks. [`linux`]: Linux in QEMU;
-//!   [`ros`]: a Linux with a KVM, to run beside.
+//!   [`ros`]: a Linux with a KVM, to run beside. [`hvm`]: beside this very process.
 //! - [`process`]: an emulator as a process; [`packages`]: Debian packages, fetched and unpacked.
 
 mod bochs;
@@ -16,6 +16,7 @@ mod bootstrap;
 mod card;
 pub mod files;
 mod gdb_line;
+pub mod hvm;
 pub mod linux;
 mod machine;
 mod memory;
@@ -46,6 +47,7 @@ pub fn start(image: &Image, settings: &Settings, words: &str) -> Result<Box<dyn 
     Ok(match settings.kind {
         MachineKind::Pc => Box::new(pc::Pc::start(image, settings, words)?),
         MachineKind::Card => Box::new(card::Card::start(image, settings, words)?),
+        MachineKind::Hvm => Box::new(hvm::Hrt::start(image, settings, words)?),
         MachineKind::Bochs => Box::new(bochs::Bochs::start(image, settings.cpus, words)?),
     })
 }

@@ -32,7 +32,7 @@ pub fn check(image: &Path, given: &str) -> Result<()> {
 }
 
 /// Parses a number with a unit, MiB without one, into bytes.
-fn bytes_of(size: &str) -> Option<u64> {
+pub fn bytes_of(size: &str) -> Option<u64> {
     let digits = size.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
     let shift = match size[digits.len()..].to_ascii_uppercase().as_str() {
         "K" => 10,

@@ -43,6 +43,8 @@ pub struct Settings<'a> {
     pub memory: &'a str,
     /// Files of the host to put into the Linux, by their names, as executables.
     pub files: &'a [PathBuf],
+    /// Programs of the host to put there likewise, with the libraries they need.
+    pub programs: &'a [PathBuf],
 }
 
 /// What the Linux is booted for.
@@ -50,6 +52,13 @@ pub struct Settings<'a> {
 pub enum Task<'a> {
     /// A shell at the console, whose terminal has so many rows and columns.
     Shell {
+        /// Rows and columns, if they are known.
+        size: Option<(u16, u16)>,
+    },
+    /// A command line at the console, as with a shell.
+    Terminal {
+        /// The command line.
+        line: &'a str,
         /// Rows and columns, if they are known.
         size: Option<(u16, u16)>,
     },
@@ -92,10 +101,8 @@ fn busybox() -> Result<PathBuf> {
 fn first_process(kernel: &Kernel, task: Task<'_>) -> String {
     let modules: String = kernel.modules.iter().map(|module| format!("insmod {}\n", module_place(module))).collect();
     let task = match task {
-        Task::Shell { size } => {
-            let size = size.map_or_else(String::new, |(rows, columns)| format!("stty rows {rows} cols {columns}\n"));
-            format!("{size}setsid cttyhack sh\n")
-        }
+        Task::Shell { size } => format!("{}setsid cttyhack sh\n", set_size(size)),
+        Task::Terminal { size, .. } => format!("{}setsid cttyhack sh /command\n", set_size(size)),
         // The framing that a kernel's `run=` uses, in octal.
         Task::Command(_) => "printf '\\002'\nsh /command </dev/null 2>&1\nprintf '\\003%d\\n' $?\n".into(),
     };
@@ -118,6 +125,19 @@ fn first_process(kernel: &Kernel, task: Task<'_>) -> String {
          {task}\
          poweroff -f\n"
     )
+}
+
+fn set_size(size: Option<(u16, u16)>) -> String {
+    size.map_or_else(String::new, |(rows, columns)| format!("stty rows {rows} cols {columns}\n"))
+}
+
+/// Returns the libraries of a program, by the absolute paths at which it looks for them.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output().context("ldd cannot be run")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // "NAME => PATH (ADDRESS)", or "PATH (ADDRESS)" for the loader.
+    let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    Ok(paths.map(PathBuf::from).collect())
 }
 
 /// The place of a module in the Linux.
@@ -150,8 +170,15 @@ impl Ros {
             let name = file.file_name().with_context(|| format!("{} is no file", file.display()))?;
             archive.add_file(&Path::new(HOME).join(name), file)?;
         }
+        for program in settings.programs {
+            let name = program.file_name().with_context(|| format!("{} is no file", program.display()))?;
+            archive.add_file(&Path::new(HOME).join(name), program)?;
+            for library in libraries(program)? {
+                archive.add_file(&library, &library)?;
+            }
+        }
         archive.add("/init", first_process(&kernel, task).as_bytes());
-        if let Task::Command(line) = task {
+        if let Task::Command(line) | Task::Terminal { line, .. } = task {
             archive.add("/command", format!("{line}\n").as_bytes());
         }
         let directory = Directory::new(root().join(format!("target/ros/run-{}", std::process::id())))?;
@@ -167,7 +194,7 @@ impl Ros {
         command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);
         command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initrd).args(["-append", COMMAND_LINE]);
         die_with_parent(&mut command);
-        let input = if matches!(task, Task::Shell { .. }) { Stdio::piped() } else { Stdio::null() };
+        let input = if matches!(task, Task::Command(_)) { Stdio::null() } else { Stdio::piped() };
         let mut child = command.stdin(input).stdout(Stdio::piped()).spawn().map_err(qemu_missing)?;
         let output = pump(child.stdout.take().context("QEMU has no output")?);
         Ok(Self { child, output, _directory: directory })

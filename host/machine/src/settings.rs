@@ -14,6 +14,8 @@ pub enum MachineKind {
     Card,
     /// A PC, in Bochs.
     Bochs,
+    /// A hybrid virtual machine beside this process, on KVM.
+    Hvm,
 }
 
 /// The configuration of a machine. Machines other than a PC in QEMU use only the settings that
