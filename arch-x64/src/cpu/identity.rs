@@ -76,10 +76,10 @@ pub fn has_x2apic() -> bool {
     CpuId::new().get_feature_info().is_some_and(|features| features.has_x2apic())
 }
 
-/// The rate of the local APIC's timer in Hz, if it is known. The sources, in order: a hypervisor's statement
-/// (40000010h EBX in kHz); the crystal (SDM Vol. 2A, CPUID 15h ECX; Vol. 3A, 11.5.4); the rate that
-/// KVM and QEMU emulate (KVM's API, KVM_CAP_X86_APIC_BUS_CYCLES_NS: a nanosecond by default; QEMU's
-/// APIC counts its virtual clock's nanoseconds).
+/// The rate of the local APIC's timer in Hz, if it is known. The sources, in order: a hypervisor's
+/// statement (40000010h EBX in kHz); the crystal (SDM Vol. 2A, CPUID 15h ECX; Vol. 3A, 11.5.4); the
+/// rate that KVM and QEMU emulate (KVM's API, KVM_CAP_X86_APIC_BUS_CYCLES_NS: a nanosecond by
+/// default; QEMU's APIC counts its virtual clock's nanoseconds).
 pub fn apic_hz() -> Option<u64> {
     let cpuid = CpuId::new();
     let hypervisor = cpuid.get_hypervisor_info();

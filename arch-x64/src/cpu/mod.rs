@@ -5,7 +5,8 @@
 //! - [`context`]: the context switch. [`vectors`]: floating-point and vector state.
 //! - [`trap`]: entry and exit of interrupts and exceptions, on the stacks of [`descriptors`];
 //!   [`machine_check`]: hardware errors; `system_call`: SYSCALL from ring 0.
-//! - [`apic`]: the local APIC; [`apic_clock`]: its timer. [`trace`]: the trace ring. [`debug`]: debug registers.
+//! - [`apic`]: the local APIC; [`apic_clock`]: its timer. [`trace`]: the trace ring. [`debug`]:
+//!   debug registers.
 //! - [`paging`]: page tables, the direct map, write-xor-execute for the image; [`probe`]: memory
 //!   accesses that may fail.
 

@@ -19,6 +19,8 @@ pub enum Which {
     Knc,
     /// Hybrid virtual machines, beside Linux
     Hrt,
+    /// The same, with the kernel's test suite
+    HrtSuite,
     /// All of them
     All,
 }
@@ -30,10 +32,12 @@ pub fn build(which: Which) -> Result<Image> {
         Which::X64 => build_for_pc("x64", "x64", &[]),
         Which::Suite => build_for_pc("suite", "x64", &["--features", "aero-image-x64/suite"]),
         Which::Hrt => build_for_pc("hrt", "hrt", &[]),
+        Which::HrtSuite => build_for_pc("hrt-suite", "hrt", &["--features", "aero-image-hrt/suite"]),
         Which::Knc => knc::build(),
         Which::All => {
             knc::build()?;
             build(Which::Hrt)?;
+            build(Which::HrtSuite)?;
             build(Which::Suite)?;
             build(Which::X64)
         }

@@ -1,11 +1,13 @@
 //! `aero hvm`: the Aerokernel beside Linux, in a hybrid virtual machine.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 use build::{Image, Which, image};
 use machine::ros::{Ros, Task};
+use machine::source_lines::SourceLines;
 use machine::{MachineKind, Settings, ros};
 use wire::console::PROMPT;
 
@@ -15,7 +17,8 @@ use crate::{boot, terminal};
 const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 /// Time in addition for an emulated Linux to boot and end.
 const LINUX_LIMIT: Duration = Duration::from_secs(60);
-/// Memory of an emulated Linux.
+/// CPUs and memory of an emulated Linux.
+const LINUX_CPUS: u32 = 2;
 const LINUX_MEMORY: &str = "2G";
 
 /// `aero hvm`.
@@ -58,46 +61,89 @@ pub fn run(command: Command) -> Result<u8> {
         Some(path) => Image { boot: path.clone(), debug: path.clone(), programs: Vec::new() },
         None => image::build(Which::Hrt)?,
     };
-    if options.emulate { boot_emulated(&image, &options) } else { boot_here(&image, &options) }
-}
-
-fn boot_here(image: &Image, options: &Options) -> Result<u8> {
     let limit = options.timeout.map(Duration::from_secs);
     let settings = Settings {
         kind: MachineKind::Hvm,
         cpus: options.cpus,
-        memory: options.mem.clone(),
-        append: options.append.clone(),
+        memory: options.mem,
+        append: options.append,
         ..Settings::for_commands(limit.unwrap_or(DEFAULT_LIMIT))
     };
-    boot::run_image(image, &settings, &boot::Task { script: options.run.as_deref(), limit, json: None })
+    match (options.emulate, &options.run) {
+        (false, script) => {
+            boot::run_image(&image, &settings, &boot::Task { script: script.as_deref(), limit, json: None })
+        }
+        (true, Some(script)) => run_emulated(&image, &settings, script, &mut std::io::stdout()),
+        (true, None) => attend_emulated(&image, &settings, limit),
+    }
 }
 
-/// Does the same in an emulated Linux, with this very program.
-fn boot_emulated(image: &Image, options: &Options) -> Result<u8> {
-    let own = std::env::current_exe()?;
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut words = vec![format!("./{}", name(&own)), "hvm".into(), "boot".into(), name(&image.boot)];
-    words.extend(["--cpus".into(), options.cpus.to_string(), "--mem".into(), options.mem.clone()]);
-    words.extend([format!("--append={}", options.append)]);
-    words.extend(options.run.iter().map(|script| format!("--run={script}")));
-    words.extend(options.timeout.map(|limit| format!("--timeout={limit}")));
-    let line: Vec<String> = words.iter().map(|word| quoted(word)).collect();
-    let settings = ros::Settings { cpus: 2, memory: LINUX_MEMORY, files: &[image.boot.clone()], programs: &[own] };
-    let limit = options.timeout.map(|limit| Duration::from_secs(limit) + LINUX_LIMIT);
-    match options.run {
-        Some(_) => {
-            let limit = limit.unwrap_or(DEFAULT_LIMIT + LINUX_LIMIT);
-            Ros::execute(&settings, &line.join(" "), limit, &mut std::io::stdout())
-        }
-        None => {
-            let task = Task::Terminal { line: &line.join(" "), size: terminal::size() };
-            crate::ros::attend(&settings, task, PROMPT, limit)
-        }
+/// Boots an image as a hybrid runtime in an emulated Linux, by this very program, runs the commands
+/// of a script, and writes their output as it comes. Returns the exit status.
+///
+/// # Errors
+/// Fails as [`Ros::execute`] does.
+pub fn run_emulated(image: &Image, settings: &Settings, script: &str, out: &mut dyn Write) -> Result<u8> {
+    let timeout = format!("--timeout={}", settings.limit.as_secs());
+    let line = line_of(image, settings, &[format!("--run={script}"), timeout])?;
+    // The Linux has the image without its debug information.
+    let mut out = WithLines { lines: SourceLines::new(image), out };
+    in_linux(image, |linux| Ros::execute(linux, &line, settings.limit + LINUX_LIMIT, &mut out))
+}
+
+/// Boots an image as a hybrid runtime in an emulated Linux, with this terminal at its console.
+fn attend_emulated(image: &Image, settings: &Settings, limit: Option<Duration>) -> Result<u8> {
+    let line = line_of(image, settings, &[])?;
+    let task = Task::Terminal { line: &line, size: terminal::size() };
+    let (mut lines, limit) = (SourceLines::new(image), limit.map(|limit| limit + LINUX_LIMIT));
+    in_linux(image, |linux| crate::ros::attend(linux, task, PROMPT, limit, &mut |bytes| lines.add(bytes)))
+}
+
+/// Output with file and line in its backtraces.
+struct WithLines<'a> {
+    lines: SourceLines,
+    out: &'a mut dyn Write,
+}
+
+impl Write for WithLines<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write_all(&self.lines.add(bytes))?;
+        Ok(bytes.len())
     }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Returns the command line that boots the image in the Linux.
+fn line_of(image: &Image, settings: &Settings, further: &[String]) -> Result<String> {
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut words = vec![format!("./{}", name(&std::env::current_exe()?)), "hvm".into(), "boot".into()];
+    words.extend([name(&image.boot), format!("--cpus={}", settings.cpus), format!("--mem={}", settings.memory)]);
+    words.push(format!("--append={}", settings.append));
+    words.extend_from_slice(further);
+    Ok(words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "))
+}
+
+/// Does something in a Linux that has the image and this very program.
+fn in_linux<T>(image: &Image, work: impl FnOnce(&ros::Settings<'_>) -> Result<T>) -> Result<T> {
+    let (files, programs) = ([image.boot.clone()], [std::env::current_exe()?]);
+    work(&ros::Settings { cpus: LINUX_CPUS, memory: LINUX_MEMORY, files: &files, programs: &programs })
 }
 
 /// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn a_shell_takes_a_quoted_word_as_it_is() {
+        assert_eq!(quoted("a b;$c"), "'a b;$c'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+    }
 }

@@ -1,8 +1,8 @@
 //! The `aero` command.
 //!
 //! - [`boot`]: runs the kernel on a machine, with a [`terminal`] or for commands; [`gdb`]: with gdb
-//!   attached; [`knc`]: on a card; [`hvm`]: beside Linux. [`ros`]: runs a Linux beside which it can. [`session`]: a
-//!   person or a pipe at a machine's console.
+//!   attached; [`knc`]: on a card; [`hvm`]: beside Linux. [`ros`]: runs a Linux beside which it can
+//!   run. [`session`]: a person or a pipe at a machine's console.
 //! - [`trace_file`]: writes a trace for Perfetto. [`inspect`]: examines a crashed kernel's state,
 //!   also as a [`core_file`].
 //! - [`top`]: a live view of a running kernel; [`top_view`]: its contents. [`bench`]: measures;
@@ -86,9 +86,9 @@ enum Command {
         /// unit: on the host. model: races, explored. kernel: in QEMU. e2e: the shell, by a
         /// pseudo-terminal. bench: no primitive dearer than in bench/baseline.json. knc:
         /// instructions of the Knights Corner image. bochs: the suite with x2APIC, the TSC deadline
-        /// and AVX-512, in Bochs. kvm: the same with figures in cycles, where there is KVM. linux:
-        /// programs beside themselves on Linux, where its kernel can be had. soak: two minutes of
-        /// everything
+        /// and AVX-512, in Bochs. kvm: the same with figures in cycles, where there is KVM. hvm:
+        /// the suite as a hybrid runtime beside Linux. linux: programs beside themselves on Linux,
+        /// where its kernel can be had. soak: two minutes of everything
         #[arg(value_enum)]
         parts: Vec<test::Part>,
     },

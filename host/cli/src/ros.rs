@@ -45,26 +45,28 @@ pub fn run(options: &Options) -> Result<u8> {
         let line = options.command.join(" ");
         return Ros::execute(&settings, &line, limit.unwrap_or(COMMAND_LIMIT), &mut std::io::stdout());
     }
-    attend(&settings, Task::Shell { size: terminal::size() }, PROMPT, limit)
+    attend(&settings, Task::Shell { size: terminal::size() }, PROMPT, limit, &mut |bytes| bytes.to_vec())
 }
 
-/// Boots a Linux for a task at the terminal, which listens once it has said `ready`.
+/// Boots a Linux for a task at the terminal, which listens once it has said `ready`. `show` turns
+/// its output into what is shown of it.
 ///
 /// # Errors
 /// Fails as [`Ros::start`] does, or if the Linux does not end in time or in order.
-pub fn attend(settings: &Settings<'_>, task: Task<'_>, ready: &str, limit: Option<Duration>) -> Result<u8> {
+pub fn attend(
+    settings: &Settings<'_>,
+    task: Task<'_>,
+    ready: &str,
+    limit: Option<Duration>,
+    show: &mut dyn FnMut(&[u8]) -> Vec<u8>,
+) -> Result<u8> {
     let mut ros = Ros::start(settings, task)?;
     let terminal = RawTerminal::enter();
     if terminal.is_interactive() {
         eprint!("aero: booting a Linux; Ctrl-A x ends it, Ctrl-A Ctrl-A sends Ctrl-A\r\n");
     }
-    let session = Session {
-        is_interactive: terminal.is_interactive(),
-        ready,
-        at_end_of_input: b"\nexit\n".into(),
-        limit,
-        show: &mut |bytes| bytes.to_vec(),
-    };
+    let session =
+        Session { is_interactive: terminal.is_interactive(), ready, at_end_of_input: b"\nexit\n".into(), limit, show };
     let (stop, _) = session.attend(&mut ros)?;
     let end = ros.end()?;
     drop(terminal);

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::bench;
-use build::project::{cargo, root};
+use build::project::{MissingTool, cargo, root};
 use build::{Image, Which, image};
 use build::{Isa, program};
 use machine::Accelerator;
@@ -17,6 +16,9 @@ use machine::qemu;
 use machine::script::{self, Outcome};
 use machine::status;
 use machine::{MachineKind, Settings};
+
+use crate::bench;
+use crate::hvm::run_emulated;
 
 /// A kind of test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,6 +37,9 @@ pub enum Part {
     Bochs,
     /// x2APIC, the TSC deadline and figures in cycles on KVM; skipped where there is none
     Kvm,
+    /// The kernel's suite as a hybrid runtime beside Linux: on this host's KVM where it is usable,
+    /// and in an emulated Linux
+    Hvm,
     /// The benchmarks: no row worse than in bench/baseline.json, none below what is possible
     Bench,
     /// Programs beside themselves as Linux processes in QEMU; skipped where no Linux kernel can be
@@ -44,7 +49,7 @@ pub enum Part {
     Soak,
 }
 
-const ALL: [Part; 10] = [
+const ALL: [Part; 11] = [
     Part::Unit,
     Part::Model,
     Part::Knc,
@@ -52,6 +57,7 @@ const ALL: [Part; 10] = [
     Part::Bench,
     Part::Bochs,
     Part::Kvm,
+    Part::Hvm,
     Part::E2e,
     Part::Linux,
     Part::Soak,
@@ -128,6 +134,10 @@ fn run_part(part: Part) -> Result<Ran> {
                 "--exclude",
                 "aero-arch-knc",
                 "--exclude",
+                "aero-image-hrt",
+                "--exclude",
+                "aero-hvm-platform",
+                "--exclude",
                 "aero-test-knc-isa",
             ]);
             succeed(tests)?;
@@ -175,6 +185,7 @@ fn run_part(part: Part) -> Result<Ran> {
         }
         Part::Bochs => bochs(),
         Part::Kvm => return kvm(),
+        Part::Hvm => return hvm(),
         Part::Linux => return linux(),
     };
     result.map(|()| Ran::Whole)
@@ -264,6 +275,35 @@ fn kvm() -> Result<Ran> {
         Err(error) => Ok(Ran::Not(format!("the suite passed, but there is no Linux for figures in cycles: {error:#}"))),
     }
 }
+
+/// Runs the kernel's suite as a hybrid runtime, on this host's KVM and in an emulated Linux.
+fn hvm() -> Result<Ran> {
+    let image = image::build(Which::HrtSuite)?;
+    let settings = |cpus| Settings { kind: MachineKind::Hvm, cpus, ..Settings::for_commands(HVM_LIMIT) };
+    match ::hvm::support::check() {
+        Ok(()) => {
+            for cpus in HVM_CPUS {
+                let outcome = script::run(&image, &settings(cpus), "test", &mut std::io::stdout())?;
+                ensure!(outcome.status == status::DONE, "{cpus} CPUs: status {}\n{}", outcome.status, outcome.report);
+            }
+        }
+        Err(error) => eprintln!("aero: not on this host's KVM: {error}"),
+    }
+    for cpus in HVM_CPUS {
+        eprintln!("aero: `test` as a hybrid runtime in an emulated Linux, {cpus} CPUs");
+        match run_emulated(&image, &settings(cpus), "test", &mut std::io::stdout()) {
+            Ok(status) => ensure!(status == status::DONE, "with {cpus} CPUs: status {status}"),
+            Err(error) if error.is::<MissingTool>() => return Ok(Ran::Not(format!("{error:#}"))),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Ran::Whole)
+}
+
+/// Numbers of CPUs of the hybrid runtime. An emulated Linux has two.
+const HVM_CPUS: [u32; 2] = [1, 2];
+/// Time limit for the suite as a hybrid runtime.
+const HVM_LIMIT: Duration = Duration::from_secs(300);
 
 /// Primitives that involve one CPU only, whose figures vary least.
 const KVM_PRIMITIVES: [&str; 6] =

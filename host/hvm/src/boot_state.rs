@@ -23,7 +23,8 @@ const THIRD: u64 = 8 * PAGE;
 const LEAST_MAPPED: u64 = 4 * GIB;
 /// Memory that one table of the second level maps, in bytes.
 const MOST_MAPPED: u64 = 512 * GIB;
-/// Bits of page table entries (SDM Vol. 3A, 4.5): present and writable, and a leaf of a higher level.
+/// Bits of page table entries (SDM Vol. 3A, 4.5): present and writable, and a leaf of a higher
+/// level.
 const PRESENT: u64 = 0x3;
 const LEAF: u64 = 0x80;
 /// The descriptors: none, 64-bit code, data (SDM Vol. 3A, 3.4.5).

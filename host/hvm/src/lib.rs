@@ -6,6 +6,25 @@
 //! - [`error`]: what can fail. `image`: HRT images; `memory`: the HRT's memory; `boot_state`: what
 //!   its CPUs find when they enter; `cpu`: a CPU and the thread that runs it; `state`: how the HRT
 //!   ends.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use hvm::Hvm;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let image = std::fs::read("target/kernel/hrt/aerokernel-hrt.boot")?;
+//! let hrt = Hvm::builder(&image).cpus(2).memory(64 << 20).command_line("run=uptime").boot()?;
+//! let console = hrt.console()?;
+//! match hrt.wait(Duration::from_secs(10)) {
+//!     Some(end) => println!("{end}"),
+//!     None => println!("{}", hrt.stop()),
+//! }
+//! print!("{}", String::from_utf8_lossy(&console.receive()?));
+//! # Ok(())
+//! # }
+//! ```
+
 mod boot_state;
 mod cpu;
 pub mod error;

@@ -13,7 +13,7 @@ use protocol::boot::{EXTENSION_TAG, Extension, INFORMATION_TAG, Information, tag
 use protocol::call::{Ending, extension};
 use wire::rings::channel::KIND_CONSOLE;
 
-use crate::{downcall, entry};
+use crate::{downcall, parked};
 
 /// Physical address of the local APIC's registers, where there is no x2APIC (SDM Vol. 3A, 11.4.1).
 const LOCAL_APIC: u64 = 0xfee0_0000;
@@ -131,7 +131,7 @@ impl Board for Hvm {
     }
 
     fn send_cpu(hardware_id: u32, landing: &Landing, wait: &mut dyn FnMut() -> bool) -> Result<(), StartCpuError> {
-        entry::send_cpu(hardware_id, landing, wait)
+        parked::send_cpu(hardware_id, landing, wait)
     }
 
     fn firmware_tables(_: &Self::Firmware) -> &[FirmwareTable] {

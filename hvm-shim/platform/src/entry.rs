@@ -1,18 +1,16 @@
 //! The first instructions, at which all CPUs of the HRT enter the image at once.
 
 use core::arch::global_asm;
-use core::cell::UnsafeCell;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicU32, Ordering};
 
-use arch_contract::StartCpuError;
-use arch_x64::boot::landing::{self, Landing};
+use arch_x64::boot::landing::Landing;
 use arch_x64::boot::start;
 use arch_x64::cpu::paging::PHYSICAL_OFFSET;
 use protocol::boot::{FIRST_APIC_ID, HEADER_MAGIC, HEADER_TAG, HEADER_TAG_SIZE, INFORMATION_TAG, flags};
 use protocol::call::CHARACTER_PORT;
 
 use crate::board::Hvm;
+use crate::parked::{SENT, SENT_ID};
 
 /// The image's address in the linker script.
 const LINK_ADDRESS: usize = PHYSICAL_OFFSET + 0x20_0000;
@@ -82,6 +80,7 @@ global_asm!(
     "6: cmp r9d, r8d",
     "jne hrt_park",
     "4: stage 0x41",
+    "stage 0x65",
     "lea rsp, [rip + boot_stack_top]",
     "stage 0x72",
     arch_x64::relocate_and_start!(),
@@ -124,35 +123,3 @@ global_asm!(
     boot_stack_size = const arch_x64::boot::long_mode::BOOT_STACK_SIZE,
     boot_start = sym start::<Hvm>,
 );
-
-/// No CPU has this APIC id.
-const NONE: u32 = u32::MAX;
-/// The APIC id of the CPU that is sent to its landing.
-static SENT_ID: AtomicU32 = AtomicU32::new(NONE);
-
-/// A landing that the boot CPU writes and the CPU that is sent there reads.
-struct Sent(UnsafeCell<Landing>);
-
-// SAFETY: it is written while no CPU's id is in `SENT_ID`, and read only by the CPU whose id is
-// there.
-unsafe impl Sync for Sent {}
-
-static SENT: Sent = Sent(UnsafeCell::new(Landing { stack: 0, cpu: 0, local: 0, entry: 0, tables: 0, landing: 0 }));
-
-/// Sends a waiting CPU to its landing. `wait` waits briefly and returns false once the time is up.
-///
-/// # Errors
-/// [`StartCpuError::NoAnswer`]; the CPU then waits on.
-pub fn send_cpu(id: u32, landing: &Landing, wait: &mut dyn FnMut() -> bool) -> Result<(), StartCpuError> {
-    // SAFETY: no CPU reads it, because `SENT_ID` names none and CPUs are sent one at a time.
-    unsafe { *SENT.0.get() = *landing };
-    landing::expect_answer();
-    SENT_ID.store(id, Ordering::Release);
-    while !landing::has_answered() {
-        if !wait() && SENT_ID.compare_exchange(id, NONE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            return Err(StartCpuError::NoAnswer);
-        }
-    }
-    SENT_ID.store(NONE, Ordering::Release);
-    Ok(())
-}

@@ -1,10 +1,11 @@
 //! The Aerokernel's mechanisms as a hybrid runtime (HRT) in a hybrid virtual machine (HVM).
 //!
-//! The CPU's part is `arch-x64`'s. Around it there is only what the monitor gives: an APIC, rings of
-//! bytes, and downcalls.
+//! The CPU's part is `arch-x64`'s. Around it there is only what the monitor gives: an APIC, rings
+//! of bytes, and downcalls.
 //!
 //! - [`machine`]: [`Machine`], which implements the contract.
-//! - [`entry`]: the entry of all CPUs; [`board`]: what is the HVM's own while it starts.
+//! - [`entry`]: the entry of all CPUs; [`parked`]: where all but one wait; [`board`]: what is the
+//!   HVM's own while it starts.
 //! - [`downcall`]: requests to the monitor.
 #![no_std]
 
@@ -12,5 +13,6 @@ mod board;
 mod downcall;
 mod entry;
 mod machine;
+mod parked;
 
 pub use machine::Machine;

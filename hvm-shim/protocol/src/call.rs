@@ -1,9 +1,9 @@
 //! Downcalls: requests to the monitor.
 //!
 //! A downcall has [`MARK`] in RAX and [`SECOND_MARK`] in RBX, its number in RCX and arguments in
-//! RDX, RSI, RDI and R8 to R11; its result comes back in RAX, [`FAILED`] for an error. It is carried
-//! by the instruction VMMCALL or VMCALL, or by `out` of EAX to [`PORT`], which KVM hands to user
-//! space.
+//! RDX, RSI, RDI and R8 to R11; its result comes back in RAX, [`FAILED`] for an error. It is
+//! carried by the instruction VMMCALL or VMCALL, or by `out` of EAX to [`PORT`], which KVM hands to
+//! user space.
 
 /// RAX of a downcall.
 pub const MARK: u64 = 0xf00d;

@@ -1,0 +1,85 @@
+//! `aero hvm`: the kernel as a hybrid runtime (HRT) beside Linux. What needs a KVM runs in an
+//! emulated Linux, which is there on any machine.
+
+use std::process::Output;
+
+use e2e::{Session, aero, stderr, stdout};
+
+/// Exit status for something that is missing and cannot be fetched.
+const MISSING: i32 = 4;
+
+/// Runs commands in an HRT; `None` where there is no Linux to be had.
+fn run(options: &[&str], script: &str) -> Option<Output> {
+    let output =
+        aero().args(["hvm", "boot", "--emulate", "--run", script]).args(options).output().expect("aero can be run");
+    if output.status.code() == Some(MISSING) {
+        eprintln!("skipped: {}", stderr(&output));
+        return None;
+    }
+    Some(output)
+}
+
+#[test]
+fn an_hrt_has_its_cpus_and_its_memory_and_its_status_is_aeros() {
+    let Some(output) = run(&["--cpus", "2", "--mem", "64M"], "cpus; mem; spawn yield 3; threads; nonsense") else {
+        return;
+    };
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}\n{}", stderr(&output));
+    assert!(said.contains("load-yield") && said.contains("there is no command `nonsense`"), "{said}");
+    assert!(said.contains("thread 6 on CPU 1"), "two CPUs:\n{said}");
+}
+
+#[test]
+fn a_crash_in_an_hrt_is_reported_and_linux_goes_on() {
+    let Some(output) = run(&["--cpus", "2"], "panic null") else { return };
+    assert_eq!(output.status.code(), Some(3), "{}", stdout(&output));
+    let said = stdout(&output);
+    for part in ["page fault", "console/src/commands/control.rs:", "CPU 1 was at:", "the kernel crashed"] {
+        assert!(said.contains(part), "no {part:?}:\n{said}");
+    }
+}
+
+#[test]
+fn what_is_no_hrt_is_refused_by_what_is_wrong() {
+    let directory = std::env::temp_dir().join(format!("aero-hvm-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory can be made");
+    let image = directory.join("no-image");
+    std::fs::write(&image, "no image").expect("a file can be written");
+    let output =
+        aero().args(["hvm", "boot", "--run", "uptime", "--emulate"]).arg(&image).output().expect("aero can be run");
+    std::fs::remove_dir_all(&directory).expect("the directory can be removed");
+    if output.status.code() == Some(MISSING) {
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let said = stdout(&output);
+    assert!(said.contains("no-image does not boot") && said.contains("it is no ELF file"), "{said}");
+}
+
+#[test]
+fn without_a_usable_kvm_it_says_what_is_missing() {
+    let output = aero().args(["hvm", "boot", "--run", "uptime"]).output().expect("aero can be run");
+    match output.status.code() {
+        Some(0) => assert!(stdout(&output).contains("up "), "{}", stdout(&output)),
+        code => {
+            assert_eq!(code, Some(MISSING), "{}", stderr(&output));
+            assert!(stderr(&output).contains("no usable KVM: ") && stderr(&output).contains("--emulate"));
+        }
+    }
+}
+
+#[test]
+fn an_hrts_console_is_at_the_terminal_and_takes_ctrl_c() {
+    if run(&[], "uptime").is_none() {
+        return;
+    }
+    let mut shell = Session::start_command(&["hvm", "boot", "--emulate"], "aero> ");
+    assert!(shell.command("uptime").contains("up "));
+    shell.keys("watch 1 uptime\r");
+    shell.wait_for("up ");
+    shell.keys("\x03");
+    shell.wait_for("aero");
+    shell.keys("\rpoweroff\r");
+    assert_eq!(shell.end(), 0);
+}
