@@ -80,7 +80,7 @@ impl Board for Card {
             );
         }
         storage.firmware = sfi::parse(&memory, notices);
-        Loaded { loader: "the card's bootstrap", free, shared: usable, firmware: 0 }
+        Loaded { loader: "the card's bootstrap", free, shared: usable.into_iter().collect(), firmware: 0 }
     }
 
     /// The tables have been read already; the registers that show the host how far the boot is, and
@@ -90,7 +90,7 @@ impl Board for Card {
             Self::stop(CannotBoot::NoRegisters("the card's registers cannot be mapped"));
         }
         platform::show_post_code(*b"A1");
-        match loaded.shared {
+        match loaded.shared.first().copied() {
             Some(region) if CONSOLE.open(region, KIND_CONSOLE) => {
                 CONSOLE.set_up(true);
                 Self::say("kernel: traps, memory, paging");

@@ -17,6 +17,7 @@ static ALLOCATOR: KernelAllocator = KernelAllocator;
 fn aerokernel_main(boot: &'static BootInformation) -> ! {
     static PARTS: Parts = Parts {
         first: |options| {
+            crate::start_services();
             gdb::serve(commands::COMMANDS);
             console::run(options, commands::COMMANDS);
         },

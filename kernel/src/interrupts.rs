@@ -123,9 +123,31 @@ pub(crate) fn dispatch(vector: u8) -> bool {
 /// # Errors
 /// [`RegisterError::NoFreeVector`].
 pub fn register_vector<C: InterruptSafe + 'static>(context: &'static C, handler: fn(&C)) -> Result<u8, RegisterError> {
+    register_among(FREE_VECTORS, context, handler)
+}
+
+/// Registers `handler(context)` as [`register_vector`] does, at the given vector, which something
+/// outside the kernel has chosen.
+///
+/// # Errors
+/// [`RegisterError::NoFreeVector`], if the vector is taken or is not for devices.
+pub fn register_vector_at<C: InterruptSafe + 'static>(
+    vector: u8,
+    context: &'static C,
+    handler: fn(&C),
+) -> Result<(), RegisterError> {
+    let is_free = FREE_VECTORS.contains(&vector);
+    let among = if is_free { vector..vector + 1 } else { 0..0 };
+    register_among(among, context, handler).map(|_| ())
+}
+
+fn register_among<C: InterruptSafe + 'static>(
+    mut among: core::ops::Range<u8>,
+    context: &'static C,
+    handler: fn(&C),
+) -> Result<u8, RegisterError> {
     let _lines = LINES.lock();
-    let vector = FREE_VECTORS
-        .clone()
+    let vector = among
         .find(|&vector| HANDLERS[usize::from(vector)].function.load(Ordering::Relaxed) == 0)
         .ok_or(RegisterError::NoFreeVector)?;
     let slot = &HANDLERS[usize::from(vector)];

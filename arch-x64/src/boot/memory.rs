@@ -93,7 +93,7 @@ impl FrameSource {
 /// A human-readable reason.
 pub fn build_address_space(
     free: &RangeList,
-    shared: Option<PhysicalRange>,
+    shared: &[PhysicalRange],
     image: PhysicalRange,
     trampoline: Option<u64>,
     tables: &mut FrameSource,
@@ -104,7 +104,7 @@ pub fn build_address_space(
     let mut source = || tables.next();
     let mut build = || {
         let mut space = Tables::new(&mut source).ok_or(MapError::OutOfMemory)?;
-        for range in free.iter().chain(&shared) {
+        for range in free.iter().chain(shared) {
             space.map_direct(*range, Use::Data, &mut source)?;
         }
         space.map_direct(own_tables, Use::Data, &mut source)?;

@@ -39,7 +39,7 @@ pub extern "C" fn start<B: Board>(magic: u32, information: u64) -> ! {
     let mut tables = frames.unwrap_or_else(|reason| B::stop(CannotBoot::NoMemory(reason)));
     let trampoline =
         B::STARTS_IN_REAL_MODE.then(|| trampoline::take_page(&mut loaded.free, &mut storage.notices)).flatten();
-    memory::build_address_space(&loaded.free, loaded.shared, image, trampoline, &mut tables)
+    memory::build_address_space(&loaded.free, &loaded.shared, image, trampoline, &mut tables)
         .unwrap_or_else(|reason| B::stop(CannotBoot::NoPageTables(reason)));
     B::say(", paging");
 

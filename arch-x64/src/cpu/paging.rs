@@ -236,6 +236,27 @@ pub fn map_device(physical: u64, length: usize, source: TableSource) -> Result<*
     Ok((at + (physical - first) as usize) as *mut u8)
 }
 
+/// Makes the lower half of the kernel's address space that of other page tables, or empty. Other
+/// CPUs may still use the previous one until they have flushed their TLBs.
+///
+/// # Safety
+/// `from` is the physical address of a root table in the direct map, whose lower half maps nothing
+/// that the kernel uses otherwise; its tables stay where they are until the lower half is set
+/// again.
+pub unsafe fn set_lower_half(from: Option<u64>) {
+    const LOWER: usize = ENTRIES / 2;
+    let root = table_at(root());
+    for index in 0..LOWER {
+        // SAFETY: both are root tables in the direct map, as the caller guarantees for `from`; the
+        // kernel itself maps nothing in the lower half, so no other code changes it.
+        unsafe {
+            let entry = from.map_or(PageTableEntry::new(), |from| (&*table_at(from))[index].clone());
+            (&mut *root)[index] = entry;
+        }
+    }
+    x86_64::instructions::tlb::flush_all();
+}
+
 /// Sets the control register bits the kernel relies on: CR4.DE, and CR4.FSGSBASE if the CPU has it.
 /// The boot code has already set CR0.WP, so write protection holds in ring 0.
 pub fn control_registers() {

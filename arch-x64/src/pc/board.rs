@@ -83,7 +83,7 @@ impl Board for Pc {
         memory_map::remove(&mut free, image, notices);
         memory_map::remove(&mut free, FIRMWARE_DATA, notices);
         set_ports(&storage.command_line);
-        Loaded { loader, free, shared: None, firmware }
+        Loaded { loader, free, shared: ArrayVec::new(), firmware }
     }
 
     fn read_firmware(loaded: &Loaded, storage: &mut Storage<Self::Firmware>, tables: &mut FrameSource) {

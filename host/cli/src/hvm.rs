@@ -4,11 +4,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use ::hvm::support;
+use anyhow::{Context, Result};
+use build::project::{self, cargo, root};
 use build::{Image, Which, image};
+use machine::hvm::NoKvm;
 use machine::ros::{Ros, Task};
 use machine::source_lines::SourceLines;
-use machine::{MachineKind, Settings, ros};
+use machine::{MachineKind, Settings, ros, status};
 use wire::console::PROMPT;
 
 use crate::{boot, terminal};
@@ -27,6 +30,12 @@ pub enum Command {
     /// Boot the kernel as a hybrid runtime beside this process, on KVM, and attach this terminal to
     /// its console (Ctrl-A x ends it)
     Boot(Options),
+    /// Sum numbers that Linux has in memory, in place, on the CPUs of a hybrid runtime
+    Demo {
+        /// Do this in an emulated Linux that has a KVM (`aero ros`)
+        #[arg(long)]
+        emulate: bool,
+    },
 }
 
 /// Options of `aero hvm boot`.
@@ -56,7 +65,10 @@ pub struct Options {
 
 /// Runs `aero hvm`.
 pub fn run(command: Command) -> Result<u8> {
-    let Command::Boot(options) = command;
+    let options = match command {
+        Command::Boot(options) => options,
+        Command::Demo { emulate } => return demo(emulate),
+    };
     let image = match &options.image {
         Some(path) => Image { boot: path.clone(), debug: path.clone(), programs: Vec::new() },
         None => image::build(Which::Hrt)?,
@@ -77,6 +89,28 @@ pub fn run(command: Command) -> Result<u8> {
         (true, None) => attend_emulated(&image, &settings, limit),
     }
 }
+
+/// Builds the demonstration and runs it, here or in an emulated Linux.
+fn demo(emulate: bool) -> Result<u8> {
+    let image = image::build(Which::Hrt)?;
+    let directory = root().join("target/hvm");
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--release", "-p", "aero-hvm", "--example", DEMO, "--target-dir"]).arg(&directory);
+    project::run(build)?;
+    let program = directory.join("release/examples").join(DEMO);
+    if emulate {
+        let line = format!("./{DEMO} ./{} {LINUX_CPUS}", image.boot.file_name().unwrap_or_default().display());
+        let linux = ros::Settings { cpus: LINUX_CPUS, memory: LINUX_MEMORY, files: &[image.boot, program] };
+        return Ros::execute(&linux, &line, DEFAULT_LIMIT + LINUX_LIMIT, &mut std::io::stdout());
+    }
+    support::check().map_err(NoKvm::from)?;
+    let status = std::process::Command::new(&program).arg(&image.boot).status();
+    let status = status.with_context(|| format!("{} cannot be run", program.display()))?;
+    Ok(if status.success() { status::DONE } else { status::FAILED })
+}
+
+/// The demonstration, an example of the library.
+const DEMO: &str = "hvm-sum";
 
 /// Boots an image as a hybrid runtime in an emulated Linux, by this very program, runs the commands
 /// of a script, and writes their output as it comes. Returns the exit status.
@@ -128,8 +162,8 @@ fn line_of(image: &Image, settings: &Settings, further: &[String]) -> Result<Str
 
 /// Does something in a Linux that has the image and this very program.
 fn in_linux<T>(image: &Image, work: impl FnOnce(&ros::Settings<'_>) -> Result<T>) -> Result<T> {
-    let (files, programs) = ([image.boot.clone()], [std::env::current_exe()?]);
-    work(&ros::Settings { cpus: LINUX_CPUS, memory: LINUX_MEMORY, files: &files, programs: &programs })
+    let files = [image.boot.clone(), std::env::current_exe()?];
+    work(&ros::Settings { cpus: LINUX_CPUS, memory: LINUX_MEMORY, files: &files })
 }
 
 /// Quotes a word for a shell.

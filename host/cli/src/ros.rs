@@ -22,8 +22,8 @@ pub struct Options {
     /// Memory, as QEMU takes it
     #[arg(long, default_value = "1G", value_name = "SIZE")]
     mem: String,
-    /// Put a file of this host into the Linux, into the directory where commands run. May be given
-    /// several times
+    /// Put a file of this host into the Linux, into the directory where commands run; a program
+    /// with its libraries. May be given several times
     #[arg(long = "with", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Seconds after which the machine is ended; for a command 300 unless given
@@ -39,7 +39,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs `aero ros`.
 pub fn run(options: &Options) -> Result<u8> {
-    let settings = Settings { cpus: options.cpus, memory: &options.mem, files: &options.files, programs: &[] };
+    let settings = Settings { cpus: options.cpus, memory: &options.mem, files: &options.files };
     let limit = options.timeout.map(Duration::from_secs);
     if !options.command.is_empty() {
         let line = options.command.join(" ");

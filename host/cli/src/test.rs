@@ -138,6 +138,8 @@ fn run_part(part: Part) -> Result<Ran> {
                 "--exclude",
                 "aero-hvm-platform",
                 "--exclude",
+                "aero-hvm-transport",
+                "--exclude",
                 "aero-test-knc-isa",
             ]);
             succeed(tests)?;

@@ -17,6 +17,7 @@ const ROOT: u64 = 0;
 const SECOND: u64 = PAGE;
 const DESCRIPTORS: u64 = 2 * PAGE;
 const COMMUNICATION_PAGE: u64 = 3 * PAGE;
+const MERGED_ROOT: u64 = 7 * PAGE;
 const INFORMATION: u64 = 4 * PAGE;
 const THIRD: u64 = 8 * PAGE;
 /// Memory that is mapped at least, and without pages of 1 GiB at most, in bytes.
@@ -45,6 +46,10 @@ pub struct Places {
     pub descriptors_size: u16,
     /// Physical address of the boot information.
     pub information: u64,
+    /// Physical address of the communication page.
+    pub communication_page: u64,
+    /// Physical address of the page for the root table of the merged address space.
+    pub merged_root: u64,
 }
 
 /// The machine to describe.
@@ -112,6 +117,8 @@ pub fn write(memory: &Mapping, request: &Request, machine: &Machine<'_>) -> Resu
         descriptors: start + DESCRIPTORS,
         descriptors_size: size_of_val(&SEGMENTS) as u16,
         information: start + INFORMATION,
+        communication_page: start + COMMUNICATION_PAGE,
+        merged_root: start + MERGED_ROOT,
     })
 }
 

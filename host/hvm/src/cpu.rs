@@ -13,7 +13,7 @@ use protocol::call::{self, Ending, FAILED, MARK, SECOND_MARK, extension, number}
 
 use crate::Error;
 use crate::boot_state::Places;
-use crate::state::{End, State};
+use crate::state::{End, State, Transaction};
 
 /// CR0 when an HRT's CPU enters: protected mode, extension type, numeric error, write protect,
 /// paging (SDM Vol. 3A, 2.5).
@@ -158,7 +158,7 @@ fn run(index: u32, mut cpu: VcpuFd, state: &State) -> End {
             Ok(VcpuExit::IoOut(port, bytes)) if port == call::CHARACTER_PORT => {
                 bytes.iter().for_each(|&byte| state.say(byte));
             }
-            Ok(VcpuExit::IoOut(port, _)) if port == u16::from(call::PORT) => match downcall(&cpu) {
+            Ok(VcpuExit::IoOut(port, _)) if port == u16::from(call::PORT) => match downcall(&cpu, state) {
                 Ok(Some(end)) => return end,
                 Ok(None) => {}
                 Err(error) => return failed(format!("made a downcall that KVM lost: {error}")),
@@ -173,18 +173,26 @@ fn run(index: u32, mut cpu: VcpuFd, state: &State) -> End {
             Ok(VcpuExit::Intr) => {}
             Ok(exit) => return failed(format!("left the guest in a way that is not handled: {exit:?}")),
             Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {}
+            // Linux refused an access through a window. KVM does not say at which address.
+            Err(error) if error.errno() == libc::EFAULT => {
+                let at = cpu.get_regs().map_or(0, |registers| registers.rip);
+                return failed(format!("accessed memory that this process has not, or not so, from {at:#x}"));
+            }
             Err(error) => return failed(format!("cannot be run by KVM: {error}")),
         }
     }
 }
 
 /// Serves a downcall. Returns how the HRT ended, if it did.
-fn downcall(cpu: &VcpuFd) -> Result<Option<End>, kvm_ioctls::Error> {
+fn downcall(cpu: &VcpuFd, state: &State) -> Result<Option<End>, kvm_ioctls::Error> {
     let mut registers = cpu.get_regs()?;
     let is_downcall = registers.rax == MARK && registers.rbx == SECOND_MARK;
+    let answered = |was_asked: bool| (if was_asked { 0 } else { FAILED }, None);
     let (result, end) = match registers.rcx {
         _ if !is_downcall => (FAILED, None),
         number::NULL => (0, None),
+        number::INVOKE_DONE => answered(state.answer(&[Transaction::Call, Transaction::ParallelCall], registers.rdx)),
+        number::MERGE_DONE => answered(state.answer(&[Transaction::Merge], registers.rdx)),
         extension::END => match Ending::from_number(registers.rdx) {
             Some(ending) => (0, Some(End::Ended { ending, status: registers.rsi as u8 })),
             None => (FAILED, None),

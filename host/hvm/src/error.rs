@@ -34,6 +34,9 @@ pub enum Error {
     },
     /// The kernel's command line is longer than an HRT takes, in bytes.
     LongCommandLine(usize),
+    /// The process uses more memory than the CPU's physical addresses have room for windows; how
+    /// many are open.
+    TooManyWindows(usize),
     /// A request to Linux or KVM failed.
     Refused {
         /// The request.
@@ -67,6 +70,12 @@ impl fmt::Display for Error {
             Self::BadCpus { asked, most } => write!(f, "an HRT cannot have {asked} CPUs: this KVM gives 1 to {most}"),
             Self::LongCommandLine(length) => {
                 write!(f, "the kernel's command line has {length} bytes; it can have {}", crate::boot_state::LINE_LIMIT)
+            }
+            Self::TooManyWindows(open) => {
+                write!(
+                    f,
+                    "the process's memory is too far apart: {open} windows of 1 GiB are open, and there is no room for more"
+                )
             }
             Self::Refused { what, why } => write!(f, "{what} failed: {why}"),
         }

@@ -1,25 +1,31 @@
 //! [`Hvm`]: an HRT beside this process.
 
 use std::fs::File;
+use std::mem::offset_of;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_msi};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use protocol::boot::Extension;
+use protocol::upcall::{Page, Record, request};
 use rings::{REGION_SIZE, Rings};
 
-use crate::boot_state::{self, Machine};
+use crate::boot_state::{self, Machine, Places};
 use crate::cpu::{self, Runner};
 use crate::image::Image;
-use crate::memory::Mapping;
-use crate::state::{End, State};
+use crate::memory::{Mapping, add_region};
+use crate::state::{CallError, End, State, Transaction};
+use crate::windows::Windows;
 use crate::{Error, support};
 
 /// Physical address of the rings' region; the HRT's memory ends below it.
 const RINGS: u64 = 3 << 30;
+/// Physical address of the windows' page tables.
+const WINDOW_TABLES: u64 = RINGS + REGION_SIZE;
 /// Physical addresses that KVM uses itself on some CPUs (KVM's API, KVM_SET_TSS_ADDR and
 /// KVM_SET_IDENTITY_MAP_ADDR); nothing else is there.
 const KVMS_OWN: u64 = 0xfffb_d000;
@@ -27,6 +33,10 @@ const KVMS_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Lines of the I/O APIC that the ROS could raise; the HRT has no I/O APIC, but KVM takes no 0.
 const NO_LINES: u64 = 24;
 const PAGE: u64 = 4096;
+/// The first memory slot behind those of the HRT's own memory and of the rings.
+const FIRST_FREE_SLOT: u32 = 2;
+/// The address of a message that interrupts APIC id 0 (SDM Vol. 3A, 11.11.1).
+const FIRST_APIC: u32 = 0xfee0_0000;
 /// Largest number of CPUs: the kernel's.
 const MOST_CPUS: u32 = 256;
 
@@ -37,6 +47,7 @@ pub struct Builder<'a> {
     cpus: u32,
     memory: u64,
     line: &'a str,
+    limit: Duration,
 }
 
 impl<'a> Builder<'a> {
@@ -56,6 +67,12 @@ impl<'a> Builder<'a> {
     /// The kernel's command line.
     pub fn command_line(mut self, line: &'a str) -> Self {
         self.line = line;
+        self
+    }
+
+    /// How long a request to the HRT waits for its answer; 10 seconds unless set.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
         self
     }
 
@@ -79,7 +96,7 @@ impl<'a> Builder<'a> {
         let rings = Mapping::shared(&rings_file, REGION_SIZE as usize)?;
         prepare_apics(&vm)?;
         for (slot, (at, mapping)) in [(0, &memory), (RINGS, &rings)].into_iter().enumerate() {
-            add_memory(&vm, slot as u32, at, mapping)?;
+            add_region(&vm, slot as u32, at, mapping)?;
         }
         image.load(&memory)?;
         let mut cpuid =
@@ -102,6 +119,8 @@ impl<'a> Builder<'a> {
             cpu::identify(&mut cpuid, id as u32, has_deadlines);
             cpu::prepare(cpu, &cpuid, &image.request, &places)?;
         }
+        let windows =
+            Windows::new(&vm, WINDOW_TABLES, FIRST_FREE_SLOT, machine.has_large_pages, support::address_bits())?;
         let mut runners = Vec::new();
         let state = Arc::default();
         for (index, cpu) in cpus.into_iter().enumerate() {
@@ -113,7 +132,21 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        Ok(Hvm { state, runners: runners.into(), rings_file, _vm: vm, _kvm: kvm, _memory: [memory, rings] })
+        Ok(Hvm {
+            state,
+            runners: runners.into(),
+            rings_file,
+            cpus: self.cpus,
+            limit: self.limit,
+            offset: image.request.offset,
+            vector: image.request.vector,
+            places,
+            windows: Mutex::new(Merged { windows, is_merged: false }),
+            vm,
+            memory,
+            _kvm: kvm,
+            _rings: rings,
+        })
     }
 }
 
@@ -139,19 +172,6 @@ fn prepare_apics(vm: &VmFd) -> Result<(), Error> {
     vm.enable_cap(&apics).map_err(Error::refused("creating the APICs"))
 }
 
-fn add_memory(vm: &VmFd, slot: u32, at: u64, mapping: &Mapping) -> Result<(), Error> {
-    let region = kvm_userspace_memory_region {
-        slot,
-        flags: 0,
-        guest_phys_addr: at,
-        memory_size: mapping.size() as u64,
-        userspace_addr: mapping.address(),
-    };
-    // SAFETY: the mapping lives until the virtual machine is gone (`Hvm`), and nothing refers to
-    // its content.
-    unsafe { vm.set_user_memory_region(region) }.map_err(Error::refused("giving the HRT memory"))
-}
-
 /// Whether the guest's page tables may have leaves of 1 GiB (SDM Vol. 2A, CPUID 80000001h: EDX bit
 /// 26).
 fn has_large_pages(cpuid: &kvm_bindings::CpuId) -> bool {
@@ -163,16 +183,32 @@ pub struct Hvm {
     state: Arc<State>,
     runners: Mutex<Vec<Runner>>,
     rings_file: File,
+    cpus: u32,
+    limit: Duration,
+    offset: u64,
+    vector: u8,
+    places: Places,
     // In this order: the machine goes before its memory.
-    _vm: VmFd,
+    vm: VmFd,
+    windows: Mutex<Merged>,
+    memory: Mapping,
     _kvm: Kvm,
-    _memory: [Mapping; 2],
+    _rings: Mapping,
 }
+
+/// What the HRT sees of the process.
+struct Merged {
+    windows: Windows,
+    is_merged: bool,
+}
+
+/// A function of this process that an HRT calls: it gets its argument and the index of the CPU.
+pub type Function = extern "C" fn(argument: u64, cpu: u64) -> u64;
 
 impl Hvm {
     /// Describes an HVM that boots an image: the bytes of an ELF file.
     pub fn builder(image: &[u8]) -> Builder<'_> {
-        Builder { image, cpus: 1, memory: 256 << 20, line: "" }
+        Builder { image, cpus: 1, memory: 256 << 20, line: "", limit: Duration::from_secs(10) }
     }
 
     /// Returns the ROS's side of the HRT's console.
@@ -197,6 +233,114 @@ impl Hvm {
     /// Waits until the HRT has ended; `None` if it has not in time.
     pub fn wait(&self, limit: Duration) -> Option<End> {
         self.state.wait(limit)
+    }
+
+    /// Merges the address spaces: the HRT sees all memory of this process, at the process's own
+    /// addresses, and may write to it. Memory that is mapped later is seen if other memory was
+    /// mapped in the same GiB; merging again adds the rest.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    ///
+    /// # Safety
+    /// The HRT is trusted as a thread of this process is.
+    pub unsafe fn merge(&self) -> Result<(), CallError> {
+        let mut merged = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        merged.windows.open_all(&self.vm).map_err(|error| CallError::Refused(error.to_string()))?;
+        let root: Vec<u8> = merged.windows.root().iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        // The page is part of the boot state.
+        let _ = self.memory.write(self.places.merged_root, &root);
+        self.request(Transaction::Merge, request::MERGE, self.places.merged_root, 1)?;
+        merged.is_merged = true;
+        Ok(())
+    }
+
+    /// Takes the address spaces apart again.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn unmerge(&self) -> Result<(), CallError> {
+        let mut merged = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        self.request(Transaction::Merge, request::UNMERGE, 0, 1)?;
+        merged.is_merged = false;
+        Ok(())
+    }
+
+    /// Calls a function of this process in the HRT, on its first CPU, and returns its result.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    ///
+    /// # Safety
+    /// The function runs in the kernel's mode, on a stack of 256 KiB, on a thread that is none of
+    /// this process: it must make no system call and use no thread-local variable.
+    pub unsafe fn call(&self, function: Function, argument: u64) -> Result<u64, CallError> {
+        let results = self.invoke(Transaction::Call, request::INVOKE, function, argument, 1)?;
+        Ok(results[0])
+    }
+
+    /// Calls a function of this process on all CPUs of the HRT at once, and returns the results as
+    /// they came.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    ///
+    /// # Safety
+    /// As for [`Hvm::call`].
+    pub unsafe fn call_all(&self, function: Function, argument: u64) -> Result<Vec<u64>, CallError> {
+        self.invoke(Transaction::ParallelCall, request::INVOKE_ALL, function, argument, self.cpus)
+    }
+
+    fn invoke(
+        &self,
+        what: Transaction,
+        request: u64,
+        function: Function,
+        argument: u64,
+        answers: u32,
+    ) -> Result<Vec<u64>, CallError> {
+        if !self.windows.lock().unwrap_or_else(PoisonError::into_inner).is_merged {
+            return Err(CallError::NotMerged);
+        }
+        self.state.begin(what, answers)?;
+        let record = self.places.communication_page + offset_of!(Page, record) as u64;
+        self.put(record + offset_of!(Record, function) as u64, function as usize as u64);
+        self.put(record + offset_of!(Record, argument) as u64, argument);
+        self.send(request, self.offset + record)?;
+        self.state.answers(self.limit)
+    }
+
+    /// Makes a request with so many answers, and waits for them.
+    fn request(&self, what: Transaction, request: u64, argument: u64, answers: u32) -> Result<(), CallError> {
+        self.state.begin(what, answers)?;
+        self.send(request, argument)?;
+        match self.state.answers(self.limit)?.iter().all(|&answer| answer == 0) {
+            true => Ok(()),
+            false => Err(CallError::Failed(what)),
+        }
+    }
+
+    /// Writes a request to the communication page and interrupts the HRT's first CPU. The
+    /// transaction has begun.
+    fn send(&self, request: u64, argument: u64) -> Result<(), CallError> {
+        let page = self.places.communication_page;
+        self.put(page + offset_of!(Page, argument) as u64, argument);
+        self.put(page + offset_of!(Page, request) as u64, request);
+        let message = kvm_msi { address_lo: FIRST_APIC, data: self.vector.into(), ..Default::default() };
+        match self.vm.signal_msi(message) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.put(page + offset_of!(Page, request) as u64, request::NULL);
+                self.state.cancel();
+                Err(CallError::Refused(format!("the HRT cannot be interrupted: {error}")))
+            }
+        }
+    }
+
+    /// Writes a word of the boot state.
+    fn put(&self, at: u64, word: u64) {
+        // The boot state is part of the memory.
+        self.memory.word(at).into_iter().for_each(|place| place.store(word, Ordering::Release));
     }
 
     /// Stops the HRT. Returns how it ended, which may be by itself just before.

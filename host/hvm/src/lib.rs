@@ -3,9 +3,9 @@
 //!
 //! - [`Hvm`]: a running HVM; [`Builder`] describes and boots one.
 //! - [`support`]: whether this machine's KVM can be used, and what is missing if not.
-//! - [`error`]: what can fail. `image`: HRT images; `memory`: the HRT's memory; `boot_state`: what
-//!   its CPUs find when they enter; `cpu`: a CPU and the thread that runs it; `state`: how the HRT
-//!   ends.
+//! - [`error`]: what can fail. `image`: HRT images; `memory`: the HRT's memory; `windows`: what it
+//!   sees of the process's; `boot_state`: what its CPUs find when they enter; `cpu`: a CPU and the
+//!   thread that runs it; `state`: what the HRT is doing, and how it ends.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -33,7 +33,8 @@ mod image;
 mod memory;
 mod state;
 pub mod support;
+mod windows;
 
 pub use error::Error;
 pub use hvm::{Builder, Hvm};
-pub use state::End;
+pub use state::{CallError, End, Transaction};

@@ -1,8 +1,30 @@
 //! The HRT's own memory: a private mapping of this process that KVM gives the HRT.
 
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
 
 use crate::Error;
+
+/// Gives the HRT a mapping, in a memory slot, at a physical address. The mapping must outlive the
+/// virtual machine.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub fn add_region(vm: &VmFd, slot: u32, at: u64, mapping: &Mapping) -> Result<(), Error> {
+    let region = kvm_userspace_memory_region {
+        slot,
+        flags: 0,
+        guest_phys_addr: at,
+        memory_size: mapping.size() as u64,
+        userspace_addr: mapping.address(),
+    };
+    // SAFETY: the mapping outlives the virtual machine, as the caller guarantees, and nothing
+    // refers to its content.
+    unsafe { vm.set_user_memory_region(region) }.map_err(Error::refused("giving the HRT memory"))
+}
 
 /// A mapping of this process.
 pub struct Mapping {
@@ -52,6 +74,14 @@ impl Mapping {
     /// The mapping's size, in bytes.
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// Returns the word at an offset; `None` if it is not in the mapping.
+    pub fn word(&self, at: u64) -> Option<&AtomicU64> {
+        let is_inside = at.is_multiple_of(8) && at.checked_add(8)? <= self.size as u64;
+        // SAFETY: the word was checked to lie in the mapping, aligned; other references to it are
+        // atomics too.
+        is_inside.then(|| unsafe { self.start.add(at as usize).cast().as_ref() })
     }
 
     /// Copies bytes into the memory. Returns false, with nothing changed, if they do not fit.

@@ -1,4 +1,4 @@
-//! How an HRT ends, and who waits for it.
+//! What an HRT is doing for the ROS, how it ends, and who waits for it.
 
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -45,51 +45,211 @@ impl fmt::Display for End {
     }
 }
 
-/// The end of an HRT, once it is known.
-#[derive(Default)]
-pub struct State {
-    end: Mutex<Option<End>>,
-    has_ended: Condvar,
-    said: Mutex<Vec<u8>>,
+/// What the HRT is doing for the ROS: one thing at a time (Palacios: the transaction's state).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transaction {
+    /// Nothing.
+    Idle,
+    /// A call of a function on one CPU.
+    Call,
+    /// A call of a function on all CPUs.
+    ParallelCall,
+    /// Merging the address spaces, or taking them apart.
+    Merge,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl fmt::Display for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Idle => "nothing",
+            Self::Call => "a call",
+            Self::ParallelCall => "a call on all CPUs",
+            Self::Merge => "a merge of address spaces",
+        })
+    }
+}
+
+/// Why a request to an HRT failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallError {
+    /// The HRT is still busy with an earlier request, which may have been given up.
+    Busy(Transaction),
+    /// The address spaces are not merged, so the HRT cannot reach the function.
+    NotMerged,
+    /// The HRT did not answer within the limit. It may still be at it.
+    NoAnswer(Duration),
+    /// The HRT has ended.
+    Ended(End),
+    /// The HRT could not do it.
+    Failed(Transaction),
+    /// Linux or KVM refused what the request needs; a sentence.
+    Refused(String),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Busy(with) => write!(f, "the HRT is still busy with {with}: wait for it, or boot another one"),
+            Self::NotMerged => f.write_str("the HRT cannot reach this process's functions: call `merge` first"),
+            Self::NoAnswer(limit) => {
+                write!(f, "the HRT did not answer within {limit:?}: its console shows what it does; see `limit`")
+            }
+            Self::Ended(end) => end.fmt(f),
+            Self::Failed(what) => write!(f, "the HRT could not do {what}; its console says why"),
+            Self::Refused(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+/// The state of an HRT that its CPUs' threads and the ROS share.
+pub struct State {
+    shared: Mutex<Shared>,
+    has_changed: Condvar,
+}
+
+struct Shared {
+    end: Option<End>,
+    transaction: Transaction,
+    /// Answers that are still to come.
+    awaited: u32,
+    results: Vec<u64>,
+    said: Vec<u8>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let shared =
+            Shared { end: None, transaction: Transaction::Idle, awaited: 0, results: Vec::new(), said: Vec::new() };
+        Self { shared: Mutex::new(shared), has_changed: Condvar::new() }
+    }
 }
 
 impl State {
+    fn locked(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until something is there; `None` if the limit passes first.
+    fn wait_for<T>(&self, limit: Duration, found: impl Fn(&mut Shared) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + limit;
+        let mut shared = self.locked();
+        loop {
+            if let Some(found) = found(&mut shared) {
+                return Some(found);
+            }
+            let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+            shared = self.has_changed.wait_timeout(shared, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// Records how the HRT ended. The first end counts, and is returned.
     pub fn end(&self, end: End) -> End {
-        let first = locked(&self.end).get_or_insert(end).clone();
-        self.has_ended.notify_all();
+        let first = self.locked().end.get_or_insert(end).clone();
+        self.has_changed.notify_all();
         first
     }
 
     /// How the HRT ended, if it has.
     pub fn ended(&self) -> Option<End> {
-        locked(&self.end).clone()
+        self.locked().end.clone()
     }
 
     /// Waits until the HRT has ended; `None` if it has not in time.
     pub fn wait(&self, limit: Duration) -> Option<End> {
-        let deadline = Instant::now() + limit;
-        let mut end = locked(&self.end);
-        loop {
-            if end.is_some() {
-                return end.clone();
-            }
-            let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
-            end = self.has_ended.wait_timeout(end, left).unwrap_or_else(PoisonError::into_inner).0;
+        self.wait_for(limit, |shared| shared.end.clone())
+    }
+
+    /// Begins a transaction with so many answers.
+    ///
+    /// # Errors
+    /// [`CallError::Ended`], [`CallError::Busy`].
+    pub fn begin(&self, what: Transaction, answers: u32) -> Result<(), CallError> {
+        let mut shared = self.locked();
+        if let Some(end) = &shared.end {
+            return Err(CallError::Ended(end.clone()));
         }
+        if shared.transaction != Transaction::Idle {
+            return Err(CallError::Busy(shared.transaction));
+        }
+        (shared.transaction, shared.awaited) = (what, answers);
+        shared.results.clear();
+        Ok(())
+    }
+
+    /// Ends a transaction that was not requested after all.
+    pub fn cancel(&self) {
+        let mut shared = self.locked();
+        (shared.transaction, shared.awaited) = (Transaction::Idle, 0);
+    }
+
+    /// Takes an answer of the HRT. Returns false if it answers nothing that was asked.
+    pub fn answer(&self, to: &[Transaction], result: u64) -> bool {
+        let mut shared = self.locked();
+        if !to.contains(&shared.transaction) || shared.awaited == 0 {
+            return false;
+        }
+        shared.results.push(result);
+        shared.awaited -= 1;
+        // An answer that is no longer waited for makes room for the next request, too.
+        if shared.awaited == 0 {
+            shared.transaction = Transaction::Idle;
+        }
+        self.has_changed.notify_all();
+        true
+    }
+
+    /// Waits for the answers of the transaction that was begun, and returns them as they came.
+    ///
+    /// # Errors
+    /// [`CallError::NoAnswer`], [`CallError::Ended`].
+    pub fn answers(&self, limit: Duration) -> Result<Vec<u64>, CallError> {
+        let found = self.wait_for(limit, |shared| match &shared.end {
+            _ if shared.transaction == Transaction::Idle => Some(Ok(std::mem::take(&mut shared.results))),
+            Some(end) => Some(Err(CallError::Ended(end.clone()))),
+            None => None,
+        });
+        found.unwrap_or(Err(CallError::NoAnswer(limit)))
     }
 
     /// Keeps a character that the HRT wrote to the port.
     pub fn say(&self, byte: u8) {
-        locked(&self.said).push(byte);
+        self.locked().said.push(byte);
     }
 
     /// Takes the characters that the HRT wrote to the port.
     pub fn take_said(&self) -> Vec<u8> {
-        std::mem::take(&mut locked(&self.said))
+        std::mem::take(&mut self.locked().said)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(10);
+
+    #[test]
+    fn a_request_has_its_answers_and_no_others() {
+        let state = State::default();
+        assert!(!state.answer(&[Transaction::Call], 1), "nothing was asked");
+        state.begin(Transaction::ParallelCall, 2).unwrap();
+        assert_eq!(state.begin(Transaction::Call, 1), Err(CallError::Busy(Transaction::ParallelCall)));
+        assert!(!state.answer(&[Transaction::Merge], 1) && state.answer(&[Transaction::ParallelCall], 5));
+        assert_eq!(state.answers(SOON), Err(CallError::NoAnswer(SOON)));
+        assert!(state.answer(&[Transaction::ParallelCall], 6) && !state.answer(&[Transaction::ParallelCall], 7));
+        assert_eq!(state.answers(SOON), Ok(vec![5, 6]));
+    }
+
+    #[test]
+    fn the_end_of_an_hrt_answers_everything() {
+        let state = State::default();
+        state.begin(Transaction::Call, 1).unwrap();
+        assert_eq!(state.wait(SOON), None);
+        assert_eq!(state.end(End::TripleFault { cpu: 1 }), End::TripleFault { cpu: 1 });
+        assert_eq!(state.end(End::Stopped), End::TripleFault { cpu: 1 });
+        assert_eq!(state.answers(SOON), Err(CallError::Ended(End::TripleFault { cpu: 1 })));
+        assert_eq!(state.begin(Transaction::Call, 1), Err(CallError::Ended(End::TripleFault { cpu: 1 })));
     }
 }

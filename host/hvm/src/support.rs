@@ -68,6 +68,11 @@ impl fmt::Display for Missing {
     }
 }
 
+/// Bits of a physical address (SDM Vol. 2A, CPUID 80000008h; 36 without that leaf).
+pub(crate) fn address_bits() -> u8 {
+    CpuId::new().get_processor_capacity_feature_info().map_or(36, |info| info.physical_address_bits())
+}
+
 /// Opens KVM.
 ///
 /// # Errors
@@ -115,7 +120,7 @@ fn open_kvm() -> Result<Kvm, Missing> {
     if let Some((_, name)) = needed.into_iter().find(|(needed, _)| !kvm.check_extension(*needed)) {
         return Err(Missing::Lacks(name));
     }
-    let bits = id.get_processor_capacity_feature_info().map_or(36, |info| info.physical_address_bits());
+    let bits = address_bits();
     if bits < LEAST_ADDRESS_BITS {
         return Err(Missing::AddressBits(bits));
     }

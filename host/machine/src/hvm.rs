@@ -31,6 +31,12 @@ impl std::fmt::Display for NoKvm {
 
 impl std::error::Error for NoKvm {}
 
+impl From<Error> for NoKvm {
+    fn from(error: Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// An HRT beside this process.
 pub struct Hrt {
     hvm: Arc<Hvm>,
@@ -49,7 +55,7 @@ impl Hrt {
             .with_context(|| format!("`--mem {}` is no size, such as 256M", settings.memory))?;
         let booted = Hvm::builder(&bytes).cpus(settings.cpus).memory(memory).command_line(words).boot();
         let hvm = Arc::new(booted.map_err(|error| match error {
-            Error::Unusable(missing) => NoKvm(missing.to_string()).into(),
+            error @ Error::Unusable(_) => NoKvm::from(error).into(),
             error => anyhow::Error::from(error).context(format!("{} does not boot", image.boot.display())),
         })?);
         let output = receive(&hvm)?;

@@ -41,10 +41,9 @@ pub struct Settings<'a> {
     pub cpus: u32,
     /// Memory size, in QEMU's syntax.
     pub memory: &'a str,
-    /// Files of the host to put into the Linux, by their names, as executables.
+    /// Files of the host to put into the Linux, by their names, as executables. Programs have the
+    /// libraries they need with them.
     pub files: &'a [PathBuf],
-    /// Programs of the host to put there likewise, with the libraries they need.
-    pub programs: &'a [PathBuf],
 }
 
 /// What the Linux is booted for.
@@ -131,9 +130,15 @@ fn set_size(size: Option<(u16, u16)>) -> String {
     size.map_or_else(String::new, |(rows, columns)| format!("stty rows {rows} cols {columns}\n"))
 }
 
-/// Returns the libraries of a program, by the absolute paths at which it looks for them.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").arg(program).output().context("ldd cannot be run")?;
+/// Returns the libraries of a program, by the absolute paths at which it looks for them; none for
+/// another file.
+fn libraries(file: &Path) -> Result<Vec<PathBuf>> {
+    let is_program = fs::read(file).is_ok_and(|bytes| bytes.starts_with(b"\x7fELF"));
+    if !is_program {
+        return Ok(Vec::new());
+    }
+    // A static program's answer names none.
+    let output = Command::new("ldd").arg(file).output().context("ldd cannot be run")?;
     let text = String::from_utf8_lossy(&output.stdout);
     // "NAME => PATH (ADDRESS)", or "PATH (ADDRESS)" for the loader.
     let paths = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
@@ -169,11 +174,7 @@ impl Ros {
         for file in settings.files {
             let name = file.file_name().with_context(|| format!("{} is no file", file.display()))?;
             archive.add_file(&Path::new(HOME).join(name), file)?;
-        }
-        for program in settings.programs {
-            let name = program.file_name().with_context(|| format!("{} is no file", program.display()))?;
-            archive.add_file(&Path::new(HOME).join(name), program)?;
-            for library in libraries(program)? {
+            for library in libraries(file)? {
                 archive.add_file(&library, &library)?;
             }
         }

@@ -13,12 +13,16 @@ use protocol::boot::{EXTENSION_TAG, Extension, INFORMATION_TAG, Information, tag
 use protocol::call::{Ending, extension};
 use wire::rings::channel::KIND_CONSOLE;
 
-use crate::{downcall, parked};
+use crate::{downcall, parked, upcall};
 
 /// Physical address of the local APIC's registers, where there is no x2APIC (SDM Vol. 3A, 11.4.1).
 const LOCAL_APIC: u64 = 0xfee0_0000;
 /// The first page: address 0 is nowhere.
 const FIRST_PAGE: PhysicalRange = PhysicalRange { start: 0, end: 0x1000 };
+/// Size of the part of memory that starts with the start-up page tables and has the communication
+/// page, in bytes.
+const BOOT_STATE_SIZE: u64 = 64 << 10;
+
 /// The console.
 pub static CONSOLE: Channel = Channel::new();
 
@@ -84,19 +88,26 @@ impl Board for Hvm {
         }
         let extension = tag(bytes, EXTENSION_TAG).and_then(Extension::from_tag).unwrap_or_default();
         let rings = PhysicalRange { start: extension.rings, end: extension.rings.saturating_add(extension.rings_size) };
-        let first_own = storage.firmware.first_own;
+        let information = &storage.firmware;
+        let boot_state = PhysicalRange {
+            start: information.boot_state,
+            end: information.boot_state.saturating_add(BOOT_STATE_SIZE),
+        };
+        let first_own = information.first_own;
         let mut free = memory_map::usable(info.memory_map(), notices);
         let not_ours = PhysicalRange { start: 0, end: first_own };
-        for range in [image, own, FIRST_PAGE, not_ours, rings] {
+        for range in [image, own, FIRST_PAGE, not_ours, rings, boot_state] {
             memory_map::remove(&mut free, range, notices);
         }
-        Loaded { loader: "an HVM", free, shared: (!rings.is_empty()).then_some(rings), firmware: 0 }
+        let shared = [rings, boot_state].into_iter().filter(|range| !range.is_empty()).collect();
+        Loaded { loader: "an HVM", free, shared, firmware: 0 }
     }
 
     /// The tags have been read already; the rings lie in the kernel's own address space from now
     /// on.
     fn read_firmware(loaded: &Loaded, storage: &mut Storage<Self::Firmware>, _: &mut FrameSource) {
-        match loaded.shared {
+        upcall::keep(&storage.firmware);
+        match loaded.shared.first().copied() {
             Some(region) if CONSOLE.open(region, KIND_CONSOLE) => CONSOLE.set_up(true),
             Some(region) => storage.notices.add("HRT: there are no console rings at", region.start),
             None => storage.notices.add("HRT: there is no region of rings; the console only writes, to port", 0xc0c0),

@@ -11,6 +11,7 @@ use protocol::call::CHARACTER_PORT;
 
 use crate::board::Hvm;
 use crate::parked::{SENT, SENT_ID};
+use crate::upcall::VECTOR;
 
 /// The image's address in the linker script.
 const LINK_ADDRESS: usize = PHYSICAL_OFFSET + 0x20_0000;
@@ -28,8 +29,8 @@ global_asm!(
     ".word {tag}, 0",
     ".long {tag_size}",
     ".quad {flags}, {map_limit}, {offset}, hrt_entry_linked",
-    // The monitor chooses the page for requests and the vector.
-    ".quad 0, 0",
+    // The monitor chooses the page for requests.
+    ".quad 0, {vector}",
     ".word 0, 0",
     ".long 8",
     ".popsection",
@@ -108,6 +109,7 @@ global_asm!(
     flags = const flags::MAP_1_GIB,
     map_limit = const MAP_LIMIT,
     offset = const PHYSICAL_OFFSET,
+    vector = const VECTOR,
     character_port = const CHARACTER_PORT,
     information_tag = const INFORMATION_TAG,
     first_apic_id = const FIRST_APIC_ID,

@@ -6,13 +6,14 @@
 //! - [`machine`]: [`Machine`], which implements the contract.
 //! - [`entry`]: the entry of all CPUs; [`parked`]: where all but one wait; [`board`]: what is the
 //!   HVM's own while it starts.
-//! - [`downcall`]: requests to the monitor.
+//! - [`downcall`]: requests to the monitor; [`upcall`]: requests from there.
 #![no_std]
 
 mod board;
-mod downcall;
+pub mod downcall;
 mod entry;
 mod machine;
 mod parked;
+pub mod upcall;
 
 pub use machine::Machine;

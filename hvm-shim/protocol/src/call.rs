@@ -27,6 +27,11 @@ pub mod number {
     pub const RESET_HRT: u64 = 0x2;
     /// Resets both.
     pub const RESET_BOTH: u64 = 0x3;
+    /// A call is done, on one CPU. Argument: its result (our extension).
+    pub const INVOKE_DONE: u64 = 0x2f;
+    /// The address spaces are merged, or no longer are. Argument: 0, or 1 if that failed (our
+    /// extension).
+    pub const MERGE_DONE: u64 = 0x3f;
 }
 
 /// Numbers of our extensions.

@@ -2,7 +2,7 @@
 //! a regular OS (ROS): that of Palacios (vmm_hvm, vmm_multiboot), and our extensions.
 //!
 //! - [`boot`]: what an HRT image asks for, and what its CPUs find when they enter it.
-//! - [`call`]: downcalls, from the HRT or the ROS to the monitor.
+//! - [`call`]: downcalls, from the HRT to the monitor; [`upcall`]: requests to the HRT.
 //!
 //! Both sides use these definitions, and neither trusts the other's data.
 #![no_std]
@@ -11,3 +11,4 @@
 pub mod boot;
 mod bytes;
 pub mod call;
+pub mod upcall;

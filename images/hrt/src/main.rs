@@ -6,3 +6,8 @@ extern crate alloc;
 
 #[path = "../../common/mod.rs"]
 mod common;
+
+/// Serves the regular OS.
+fn start_services() {
+    transport::start();
+}

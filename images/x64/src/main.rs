@@ -6,3 +6,6 @@ extern crate alloc;
 
 #[path = "../../common/mod.rs"]
 mod common;
+
+/// A PC has no services beside those of every image.
+fn start_services() {}

@@ -83,3 +83,42 @@ fn an_hrts_console_is_at_the_terminal_and_takes_ctrl_c() {
     shell.keys("\rpoweroff\r");
     assert_eq!(shell.end(), 0);
 }
+
+#[test]
+fn the_demonstration_sums_what_linux_has_in_memory() {
+    let output = aero().args(["hvm", "demo", "--emulate"]).output().expect("aero can be run");
+    if output.status.code() == Some(MISSING) {
+        eprintln!("skipped: {}", stderr(&output));
+        return;
+    }
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", stderr(&output));
+    // Two rounds on two CPUs.
+    assert!(said.contains("the same; 4 shares were done, as Linux sees"), "{said}");
+}
+
+#[test]
+fn what_an_hrt_cannot_do_fails_and_harms_nobody() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let built = aero().args(["build", "hrt"]).status().expect("aero can be run");
+    assert!(built.success(), "the image can be built");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = std::process::Command::new(cargo)
+        .args(["build", "--quiet", "--release", "-p", "aero-hvm", "--example", "hvm-abuse", "--target-dir"])
+        .arg(format!("{root}/target/hvm"))
+        .status();
+    assert!(built.is_ok_and(|status| status.success()), "the program can be built");
+    let output = aero()
+        .args(["ros", "--mem", "2G", "--with", &format!("{root}/target/hvm/release/examples/hvm-abuse")])
+        .args(["--with", &format!("{root}/target/kernel/hrt/aerokernel-hrt.boot")])
+        .args(["--", "./hvm-abuse", "./aerokernel-hrt.boot"])
+        .output()
+        .expect("aero can be run");
+    if output.status.code() == Some(MISSING) {
+        eprintln!("skipped: {}", stderr(&output));
+        return;
+    }
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", stderr(&output));
+    assert!(said.contains("all is right") && !said.contains("WRONG"), "{said}");
+}
