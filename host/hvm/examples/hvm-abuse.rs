@@ -129,6 +129,28 @@ fn waits_have_an_end(image: &[u8]) -> Checked {
     check("an HRT in an endless loop can be stopped", hrt.stop() == End::Stopped)
 }
 
+fn a_fork_leaves_the_hrt_to_its_parent(image: &[u8]) -> Checked {
+    let hrt = described(image).boot()?;
+    // SAFETY: the function makes no system call. The child uses nothing that another thread may
+    // have held at the fork.
+    unsafe {
+        hrt.merge()?;
+        let child = libc::fork();
+        if child == 0 {
+            let is_right = hrt.call(add_cpu, 1) == Err(CallError::OtherProcess);
+            drop(hrt);
+            libc::_exit(if is_right { 0 } else { 1 });
+        }
+        let mut status = 0;
+        libc::waitpid(child, &mut status, 0);
+        check(
+            "a fork is told that the HRT is its parent's",
+            libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+        )?;
+        check("the parent's HRT goes on", hrt.call(add_cpu, 3) == Ok(3))
+    }
+}
+
 fn main() -> Checked {
     let path = std::env::args().nth(1).ok_or("the image is missing: hvm-abuse IMAGE")?;
     let image = fs::read(&path).map_err(|error| format!("{path} cannot be read: {error}"))?;
@@ -137,11 +159,14 @@ fn main() -> Checked {
     calls_are_answered(&image)?;
     faults_end_the_hrt_alone(&image)?;
     waits_have_an_end(&image)?;
+    a_fork_leaves_the_hrt_to_its_parent(&image)?;
     for _ in 0..20 {
         // Also while they boot.
         drop(described(&image).cpus(2).boot()?);
     }
-    check("nothing is left of 24 HRTs", (open_files(), threads()) == before)?;
+    check("nothing is left of 25 HRTs", (open_files(), threads()) == before)?;
+    // The process ends with an HRT that runs.
+    std::mem::forget(described(&image).boot()?);
     println!("all is right");
     Ok(())
 }

@@ -111,6 +111,7 @@ impl Runner {
         let thread = thread::Builder::new()
             .name(format!("hrt-cpu-{index}"))
             .spawn(move || {
+                take_only_kicks();
                 let end = run(index, cpu, &state);
                 left.store(true, Ordering::Release);
                 state.end(end);
@@ -144,6 +145,17 @@ fn ignore_kicks() {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = nothing as *const () as usize;
         libc::sigaction(kick_signal(), &action, std::ptr::null_mut());
+    }
+}
+
+/// Leaves all signals but the kick to the process's own threads.
+fn take_only_kicks() {
+    // SAFETY: the set is valid once it is filled, and only this thread's mask changes.
+    unsafe {
+        let mut signals: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut signals);
+        libc::sigdelset(&mut signals, kick_signal());
+        libc::pthread_sigmask(libc::SIG_SETMASK, &signals, std::ptr::null_mut());
     }
 }
 

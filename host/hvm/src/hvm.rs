@@ -136,6 +136,7 @@ impl<'a> Builder<'a> {
             state,
             runners: runners.into(),
             rings_file,
+            process: std::process::id(),
             cpus: self.cpus,
             limit: self.limit,
             offset: image.request.offset,
@@ -183,6 +184,8 @@ pub struct Hvm {
     state: Arc<State>,
     runners: Mutex<Vec<Runner>>,
     rings_file: File,
+    /// The process that booted the HRT.
+    process: u32,
     cpus: u32,
     limit: Duration,
     offset: u64,
@@ -245,6 +248,7 @@ impl Hvm {
     /// # Safety
     /// The HRT is trusted as a thread of this process is.
     pub unsafe fn merge(&self) -> Result<(), CallError> {
+        self.check_process()?;
         let mut merged = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         merged.windows.open_all(&self.vm).map_err(|error| CallError::Refused(error.to_string()))?;
         let root: Vec<u8> = merged.windows.root().iter().flat_map(|entry| entry.to_le_bytes()).collect();
@@ -260,6 +264,7 @@ impl Hvm {
     /// # Errors
     /// See [`CallError`].
     pub fn unmerge(&self) -> Result<(), CallError> {
+        self.check_process()?;
         let mut merged = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         self.request(Transaction::Merge, request::UNMERGE, 0, 1)?;
         merged.is_merged = false;
@@ -299,6 +304,7 @@ impl Hvm {
         argument: u64,
         answers: u32,
     ) -> Result<Vec<u64>, CallError> {
+        self.check_process()?;
         if !self.windows.lock().unwrap_or_else(PoisonError::into_inner).is_merged {
             return Err(CallError::NotMerged);
         }
@@ -308,6 +314,11 @@ impl Hvm {
         self.put(record + offset_of!(Record, argument) as u64, argument);
         self.send(request, self.offset + record)?;
         self.state.answers(self.limit)
+    }
+
+    /// Fails in a fork, where the HRT's threads are not, and locks may be held for ever.
+    fn check_process(&self) -> Result<(), CallError> {
+        if std::process::id() == self.process { Ok(()) } else { Err(CallError::OtherProcess) }
     }
 
     /// Makes a request with so many answers, and waits for them.
@@ -343,8 +354,12 @@ impl Hvm {
         self.memory.word(at).into_iter().for_each(|place| place.store(word, Ordering::Release));
     }
 
-    /// Stops the HRT. Returns how it ended, which may be by itself just before.
+    /// Stops the HRT. Returns how it ended, which may be by itself just before. In a fork of the
+    /// process it does nothing.
     pub fn stop(&self) -> End {
+        if self.check_process().is_err() {
+            return End::Stopped;
+        }
         let runners = std::mem::take(&mut *self.runners.lock().unwrap_or_else(PoisonError::into_inner));
         stop(&self.state, runners)
     }
@@ -353,6 +368,11 @@ impl Hvm {
 impl Drop for Hvm {
     fn drop(&mut self) {
         self.stop();
+        if self.check_process().is_err() {
+            // The handles of threads that are not here cannot be used, not even to let them go.
+            let runners = self.runners.get_mut().unwrap_or_else(PoisonError::into_inner);
+            runners.drain(..).for_each(std::mem::forget);
+        }
     }
 }
 

@@ -80,6 +80,8 @@ pub enum CallError {
     NoAnswer(Duration),
     /// The HRT has ended.
     Ended(End),
+    /// This process is a fork of the one that booted the HRT, which stays with that one.
+    OtherProcess,
     /// The HRT could not do it.
     Failed(Transaction),
     /// Linux or KVM refused what the request needs; a sentence.
@@ -95,6 +97,9 @@ impl fmt::Display for CallError {
                 write!(f, "the HRT did not answer within {limit:?}: its console shows what it does; see `limit`")
             }
             Self::Ended(end) => end.fmt(f),
+            Self::OtherProcess => {
+                f.write_str("the HRT belongs to the process that this one was forked from: boot another one here")
+            }
             Self::Failed(what) => write!(f, "the HRT could not do {what}; its console says why"),
             Self::Refused(why) => f.write_str(why),
         }
