@@ -50,6 +50,9 @@ const VECTOR_ALIGN: usize = 64;
 /// an emulated device to receive in between.
 const LISTENER: usize = 0;
 const LOOK_INTERVAL: Duration = Duration::from_micros(20);
+/// Time for which a stopped CPU spins before it halts: most stops are shorter, and end sooner for a
+/// CPU that need not be woken.
+const SPIN_LIMIT: Duration = Duration::from_millis(200);
 
 const NO_CPU: usize = usize::MAX;
 
@@ -514,6 +517,7 @@ fn wait_for_order(slot: &Slot, registers: &mut Registers) -> bool {
     // This CPU goes on executing this module's code, where a breakpoint would be taken for a fault.
     Debug::set_hardware_breakpoints(&[None; HARDWARE_BREAKPOINTS]);
     let next_look = Cell::new(Deadline::after(LOOK_INTERVAL));
+    let spins_until = Deadline::after(SPIN_LIMIT);
     let rest = || {
         // While there is a host, that CPU alone reads the line.
         if !is_stopped() && slot.rendezvous.is_held() && cpu::this_index() == LISTENER {
@@ -522,8 +526,10 @@ fn wait_for_order(slot: &Slot, registers: &mut Registers) -> bool {
                 next_look.set(Deadline::after(LOOK_INTERVAL));
             }
             Core::spin_hint();
-        } else {
+        } else if spins_until.has_passed() {
             Debug::wait_for_attention();
+        } else {
+            Core::spin_hint();
         }
     };
     let steps = slot.rendezvous.wait(is_stopped, rest);
