@@ -58,6 +58,10 @@ pub struct Callbacks {
     pub interrupt: fn(vector: u8) -> bool,
     /// Ends the interrupted thread's turn; returns when the thread is scheduled again.
     pub preempt: fn(),
+    /// Deals with a fault of which the regular OS beside the kernel may know the cause, before it
+    /// is reported. Returns true if the code continues, with the registers as they are then. Called
+    /// on the trap's stack, with interrupts off.
+    pub resolve: fn(&Fault, &mut Registers) -> bool,
     /// Handles a trap that no probe caused. Never returns.
     pub fault: fn(&Fault) -> !,
     /// Stops this CPU for good at another CPU's request ([`Ipi::stop_others`]). Never returns.

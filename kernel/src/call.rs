@@ -505,7 +505,7 @@ fn tell_later(target: &Cpu) {
 /// Retries an interrupt that could not be sent. Runs in the timer interrupt. Either mailbox may
 /// hold the item, so both vectors are sent.
 pub(crate) fn tell_again(cpu: usize) {
-    let Some(target) = cpu::get(cpu) else { return };
+    let Some(target) = cpu::known(cpu) else { return };
     target.is_untold.store(false, Ordering::Release);
     tell(target, CALL_VECTOR);
     tell(target, RESCHEDULE_VECTOR);

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering
 use arch_contract::MAX_CPUS;
 
 use crate::arch::*;
+use crate::boot;
 use crate::call::{self, CallNode};
 use crate::lock::{InterruptGuard, SpinLock};
 use crate::memory::cache::ObjectCaches;
@@ -215,6 +216,7 @@ pub struct Cpu {
 
 static CPUS: [AtomicPtr<Cpu>; MAX_CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+static KNOWN: AtomicUsize = AtomicUsize::new(0);
 
 impl Cpu {
     /// Creates the data of a CPU that does not run yet.
@@ -265,6 +267,11 @@ impl Cpu {
         self.attention.is_idle()
     }
 
+    /// Returns whether the CPU runs only while its partner thread wants ([`crate::hybrid`]).
+    pub fn has_partner(&self) -> bool {
+        self.index >= limit()
+    }
+
     /// Returns whether this is the CPU the caller runs on. The answer is stable only with
     /// interrupts off.
     pub fn is_this(&self) -> bool {
@@ -272,10 +279,14 @@ impl Cpu {
     }
 }
 
-/// Makes a CPU visible to the others. CPUs that never answered are not published.
+/// Makes a CPU visible to the others. CPUs that never answered are not published. A CPU that a
+/// partner thread runs ([`crate::hybrid`]) is visible to [`known`] and [`all_known`] only.
 pub(crate) fn publish(cpu: &'static Cpu) {
     CPUS[cpu.index].store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Release);
-    COUNT.fetch_max(cpu.index + 1, Ordering::Release);
+    KNOWN.fetch_max(cpu.index + 1, Ordering::Release);
+    if cpu.index < boot::information().cpus.len() {
+        COUNT.fetch_max(cpu.index + 1, Ordering::Release);
+    }
 }
 
 /// Returns one more than the largest index of a running CPU.
@@ -291,6 +302,18 @@ pub fn count() -> usize {
 /// Returns the running CPU with this index.
 #[inline(always)]
 pub fn get(index: usize) -> Option<&'static Cpu> {
+    if index < limit() { known(index) } else { None }
+}
+
+/// Returns all running CPUs, and those that run only while their partner threads want. The latter
+/// answer no call.
+pub fn all_known() -> impl Iterator<Item = &'static Cpu> {
+    (0..KNOWN.load(Ordering::Acquire)).filter_map(known)
+}
+
+/// Returns the CPU with this index, of [`all_known`].
+#[inline(always)]
+pub(crate) fn known(index: usize) -> Option<&'static Cpu> {
     // SAFETY: each entry is null or a pointer that `publish` made from a `&'static Cpu`.
     unsafe { CPUS.get(index)?.load(Ordering::Acquire).as_ref() }
 }

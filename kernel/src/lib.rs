@@ -21,6 +21,7 @@
 //!   lock, message queue; [`fiber`]: cooperative contexts in a thread; [`task`]: closures on
 //!   workers; [`collective`]: collective operations.
 //! - [`program`]: runtime developers' programs: loading, supervising and ending them.
+//! - [`hybrid`]: execution groups and event channels, with a regular OS beside this kernel.
 //! - [`capability`]: rights over the machine as a whole.
 //! - [`output`]: the first console's output and the log; [`input`]: its input.
 //! - `observe/`: [`snapshot`]: the kernel's state; [`mod@trace`]: events with their times;
@@ -40,6 +41,7 @@ pub mod capability;
 pub mod command_line;
 pub mod cpu;
 mod crash;
+pub mod hybrid;
 pub mod input;
 pub mod interrupts;
 pub mod lock;

@@ -5,8 +5,8 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
-use arch_contract::Callbacks;
-use arch_contract::boot::BootInformation;
+use arch_contract::boot::{BootInformation, CpuDescription};
+use arch_contract::{Callbacks, MAX_CPUS};
 use wire::console::{GDB_CAN_ATTACH, WAITING_FOR_GDB};
 
 use crate::arch::*;
@@ -17,7 +17,7 @@ use crate::memory::stack::{DEFAULT_SIZE, Stack};
 use crate::memory::{self, OutOfMemory, reclaimer};
 use crate::thread;
 use crate::time::{self, Deadline};
-use crate::{boot, call, debug, interrupts, output, panic, scheduler, symbols, telemetry, trace, watchdog};
+use crate::{boot, call, debug, hybrid, interrupts, output, panic, scheduler, symbols, telemetry, trace, watchdog};
 
 /// Time a CPU has to answer its start-up signal. Real CPUs take less than a millisecond; an
 /// emulator on a busy host can take long.
@@ -29,6 +29,7 @@ const START_CPU_POLL: Duration = Duration::from_micros(50);
 static CALLBACKS: Callbacks = Callbacks {
     interrupt: interrupts::dispatch,
     preempt: scheduler::preempt,
+    resolve: hybrid::resolve,
     fault: panic::fault,
     stopped: panic::stopped,
     sampled: watchdog::sampled,
@@ -60,7 +61,7 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
     time::init(boot.entry_cycles);
     interrupts::init();
 
-    let boot_cpu = match create_cpu(0) {
+    let boot_cpu = match create_cpu(0, &boot.cpus[0]) {
         Ok(cpu) => cpu,
         Err(OutOfMemory) => panic!("out of memory for the boot CPU's data: give the machine more"),
     };
@@ -124,8 +125,7 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
 const MAIN_STACK_SIZE: usize = 4 * DEFAULT_SIZE;
 
 /// Creates everything a CPU needs to run: its data, its idle thread, its stacks.
-fn create_cpu(index: usize) -> Result<&'static Cpu, OutOfMemory> {
-    let description = boot::information().cpus[index];
+fn create_cpu(index: usize, description: &CpuDescription) -> Result<&'static Cpu, OutOfMemory> {
     let data = Cpu::new(index, usize::from(description.node), description.hardware_id);
     let cpu: &'static Cpu = if index == 0 {
         let cpu = place_first(data)?;
@@ -226,31 +226,74 @@ fn greet(boot: &'static BootInformation) {
 fn start_other_cpus(boot: &BootInformation, most: usize) {
     let wanted = boot.cpus.len().min(most);
     for index in 1..wanted {
-        let Ok(cpu) = create_cpu(index) else {
+        let Ok(cpu) = create_cpu(index, &boot.cpus[index]) else {
             log::warn!("CPUs from {index} on stay off: out of memory for their stacks; give the machine more");
             break;
         };
-        // SAFETY: `create_cpu` has stored a pointer to the CPU's idle thread, which lives forever.
-        let stack_top = unsafe { &*cpu.idle.load(Ordering::Acquire) }.stack().top();
-        let local = core::ptr::from_ref(cpu) as usize;
-        log::debug!("CPU {index}: starting");
-        let deadline = Deadline::after(START_CPU_LIMIT);
-        let mut wait = || {
-            thread::sleep(START_CPU_POLL);
-            !deadline.has_passed()
-        };
-        let started = Platform::start_cpu(index, cpu.hardware_id, stack_top, local, &mut wait);
-        while started.is_ok() && cpu::get(index).is_none() && wait() {}
-        match started {
-            Ok(()) if cpu::get(index).is_some() => log::debug!("CPU {index}: runs"),
-            Ok(()) => log::warn!("CPU {index} (id {}) started and then stopped answering", cpu.hardware_id),
-            Err(error) => log::warn!("CPU {index} (id {}) stays off: {error}", cpu.hardware_id),
-        }
+        start_cpu(cpu);
     }
     if wanted > 1 {
         log::info!("{} of {wanted} CPUs run", cpu::count());
     }
     log::info!("vector state: {VectorState}");
+}
+
+/// Starts a CPU that has been created. Returns whether it runs.
+fn start_cpu(cpu: &'static Cpu) -> bool {
+    let index = cpu.index;
+    // SAFETY: `create_cpu` has stored a pointer to the CPU's idle thread, which lives forever.
+    let stack_top = unsafe { &*cpu.idle.load(Ordering::Acquire) }.stack().top();
+    let local = core::ptr::from_ref(cpu) as usize;
+    log::debug!("CPU {index}: starting");
+    let deadline = Deadline::after(START_CPU_LIMIT);
+    let mut wait = || {
+        thread::sleep(START_CPU_POLL);
+        !deadline.has_passed()
+    };
+    let started = Platform::start_cpu(index, cpu.hardware_id, stack_top, local, &mut wait);
+    while started.is_ok() && cpu::known(index).is_none() && wait() {}
+    match started {
+        Ok(()) if cpu::known(index).is_some() => log::debug!("CPU {index}: runs"),
+        Ok(()) => log::warn!("CPU {index} (id {}) started and then stopped answering", cpu.hardware_id),
+        Err(error) => log::warn!("CPU {index} (id {}) stays off: {error}", cpu.hardware_id),
+    }
+    cpu::known(index).is_some()
+}
+
+/// Starts a CPU that a partner thread runs ([`crate::hybrid`]): number `number` of these, with an
+/// id at its interrupt controller. One thread at a time may call this.
+///
+/// # Errors
+/// [`PartnerCpuError`].
+pub fn start_cpu_of_partner(number: usize, hardware_id: u32) -> Result<usize, PartnerCpuError> {
+    let index = boot::information().cpus.len() + number;
+    if index >= MAX_CPUS {
+        return Err(PartnerCpuError::TooMany);
+    }
+    let description = CpuDescription { hardware_id, ..boot::information().cpus[0] };
+    let cpu = create_cpu(index, &description).map_err(|OutOfMemory| PartnerCpuError::OutOfMemory)?;
+    if start_cpu(cpu) { Ok(index) } else { Err(PartnerCpuError::NoAnswer) }
+}
+
+/// Why a CPU that a partner thread runs was not started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartnerCpuError {
+    /// There are as many CPUs as the kernel supports.
+    TooMany,
+    /// There is no memory for the CPU's stacks and data.
+    OutOfMemory,
+    /// The CPU did not answer in time.
+    NoAnswer,
+}
+
+impl fmt::Display for PartnerCpuError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooMany => "the kernel supports no more CPUs",
+            Self::OutOfMemory => "out of memory for a CPU's stacks",
+            Self::NoAnswer => "the CPU did not answer in time",
+        })
+    }
 }
 
 /// Displays the floating-point and vector state that threads have.

@@ -8,7 +8,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Version of the format. It changes with every change of these types.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The kernel's state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub memory: MemoryState,
     /// The interrupt vectors that were used or have a handler.
     pub interrupts: Vec<InterruptState>,
+    /// The execution groups, with their event channels.
+    pub groups: Vec<GroupState>,
     /// The firmware tables.
     pub tables: Vec<TableState>,
     /// Irregularities found at start-up.
@@ -202,6 +204,69 @@ pub struct InterruptState {
     pub purpose: String,
     /// Number of interrupts taken, by CPU.
     pub counts: Vec<u64>,
+}
+
+/// An execution group and its event channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupState {
+    /// The group's number.
+    pub number: u32,
+    /// What it is doing.
+    pub state: String,
+    /// Its partner thread's id in the regular OS.
+    pub partner: u64,
+    /// Id of its thread here.
+    pub thread: u64,
+    /// Its CPU's index.
+    pub cpu: u32,
+    /// Sequence number of its channel's latest event.
+    pub sequence: u64,
+    /// The event that its partner is serving.
+    pub serving: Option<ServingState>,
+    /// Statistics of the channel's events, by kind.
+    pub kinds: Vec<EventStatistics>,
+    /// The latest events that are over, oldest first.
+    pub events: Vec<ChannelEvent>,
+}
+
+/// An event that is being served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServingState {
+    /// The event.
+    pub what: String,
+    /// How long it has taken so far, in ns.
+    pub ns: u64,
+}
+
+/// Statistics of the events of one kind on a channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventStatistics {
+    /// The kind.
+    pub kind: String,
+    /// Number of events.
+    pub count: u64,
+    /// How long they took together, in ns.
+    pub ns: u64,
+    /// How long the longest took, in ns.
+    pub longest_ns: u64,
+    /// How many took how long: entry n counts those of at least 2^n cycles, but fewer than
+    /// 2^(n+1). Zeros at the end are left out.
+    pub classes: Vec<u32>,
+}
+
+/// An event that is over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelEvent {
+    /// Its sequence number.
+    pub sequence: u64,
+    /// The event.
+    pub what: String,
+    /// Its result.
+    pub result: u64,
+    /// Time at which it began, in ns since the kernel's image was entered.
+    pub began_ns: u64,
+    /// How long it took, in ns.
+    pub ns: u64,
 }
 
 /// A firmware table.

@@ -19,7 +19,7 @@ pub struct Loaded {
     /// Usable memory, without the image and the loader's data.
     pub free: RangeList,
     /// Memory shared with the host, mapped like free memory.
-    pub shared: ArrayVec<PhysicalRange, 2>,
+    pub shared: ArrayVec<PhysicalRange, 3>,
     /// Physical address of the firmware's tables, 0 if the loader did not pass one.
     pub firmware: u64,
 }

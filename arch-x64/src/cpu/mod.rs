@@ -4,7 +4,7 @@
 //!   [`interrupts`]: its interrupt flag and halting; [`thread_pointer`]: FS base; [`identity`].
 //! - [`context`]: the context switch. [`vectors`]: floating-point and vector state.
 //! - [`trap`]: entry and exit of interrupts and exceptions, on the stacks of [`descriptors`];
-//!   [`machine_check`]: hardware errors; `system_call`: SYSCALL from ring 0.
+//!   [`machine_check`]: hardware errors; [`system_call`]: SYSCALL from ring 0.
 //! - [`apic`]: the local APIC; [`apic_clock`]: its timer. [`trace`]: the trace ring. [`debug`]:
 //!   debug registers.
 //! - [`paging`]: page tables, the direct map, write-xor-execute for the image; [`probe`]: memory
@@ -23,7 +23,7 @@ pub mod model;
 pub(crate) mod naked;
 pub mod paging;
 pub mod probe;
-mod system_call;
+pub mod system_call;
 pub mod thread_pointer;
 pub mod trace;
 pub mod trap;

@@ -34,6 +34,16 @@ pub fn init(code: SegmentSelector) {
     }
 }
 
+/// Makes this CPU's SYSCALL lead to other code, with the flags as they are.
+///
+/// # Safety
+/// The code returns to the address in RCX with only RAX, RCX and R11 changed. It may use no stack
+/// without regard to the red zone.
+pub unsafe fn set_entry(code: *const ()) {
+    LStar::write(VirtAddr::from_ptr(code));
+    SFMask::write(RFlags::empty());
+}
+
 #[unsafe(naked)]
 extern "C" fn entry() {
     naked_asm!(

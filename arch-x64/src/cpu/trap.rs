@@ -589,22 +589,7 @@ fn handle_exception(frame: &mut ExceptionFrame) {
     if taken {
         return;
     }
-    let kind = match frame.vector {
-        PAGE_FAULT => FaultKind::Page {
-            // Still this fault's address: a handler that came in between has restored it.
-            address: Cr2::read_raw() as usize,
-            access: match frame.code {
-                code if code & PAGE_FAULT_FETCH != 0 => Access::Execute,
-                code if code & PAGE_FAULT_WRITE != 0 => Access::Write,
-                _ => Access::Read,
-            },
-        },
-        BREAKPOINT => FaultKind::Breakpoint,
-        INVALID_OPCODE => FaultKind::InvalidInstruction,
-        NON_MASKABLE => FaultKind::NonMaskable,
-        DOUBLE_FAULT | MACHINE_CHECK => FaultKind::Machine,
-        _ => FaultKind::Other,
-    };
+    let kind = kind_of(frame);
     let mut fault = Fault {
         kind,
         name: exception_name(frame.vector),
@@ -612,6 +597,15 @@ fn handle_exception(frame: &mut ExceptionFrame) {
         code: frame.code,
         registers: frame.registers(),
     };
+    if !matches!(kind, FaultKind::NonMaskable | FaultKind::Machine)
+        && let Some(callbacks) = callbacks()
+    {
+        let mut registers = fault.registers;
+        if (callbacks.resolve)(&fault, &mut registers) {
+            frame.set_registers(&registers);
+            return;
+        }
+    }
     // The debugger and the crash report probe memory: a fault there must not overwrite the stack in
     // use. A double fault is already on the stack that further faults are moved to, so during its
     // report they stay on the fault stack.
@@ -627,6 +621,26 @@ fn handle_exception(frame: &mut ExceptionFrame) {
     match callbacks() {
         Some(callbacks) => (callbacks.fault)(&fault),
         None => interrupts::halt_forever(),
+    }
+}
+
+/// The kind of fault that an exception is.
+fn kind_of(frame: &ExceptionFrame) -> FaultKind {
+    match frame.vector {
+        PAGE_FAULT => FaultKind::Page {
+            // Still this fault's address: a handler that came in between has restored it.
+            address: Cr2::read_raw() as usize,
+            access: match frame.code {
+                code if code & PAGE_FAULT_FETCH != 0 => Access::Execute,
+                code if code & PAGE_FAULT_WRITE != 0 => Access::Write,
+                _ => Access::Read,
+            },
+        },
+        BREAKPOINT => FaultKind::Breakpoint,
+        INVALID_OPCODE => FaultKind::InvalidInstruction,
+        NON_MASKABLE => FaultKind::NonMaskable,
+        DOUBLE_FAULT | MACHINE_CHECK => FaultKind::Machine,
+        _ => FaultKind::Other,
     }
 }
 

@@ -6,13 +6,14 @@ mod memory_access;
 mod programs;
 
 use view::command::Catalog;
-use view::commands::{HELP, INSPECT, PROGRAMS, TRACE};
+use view::commands::{GROUPS, HELP, INSPECT, PROGRAMS, TRACE};
 pub use view::{Command, CommandError, CommandResult, Context, Needs, parse_number};
 
 /// The console's own commands, in the order `help` lists them.
 static COMMANDS: &[&[Command]] = &[
     &[HELP],
     INSPECT,
+    GROUPS,
     memory_access::COMMANDS,
     programs::COMMANDS,
     PROGRAMS,

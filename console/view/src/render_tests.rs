@@ -65,6 +65,7 @@ fn recorded() -> Snapshot {
             cached_stacks: 32_768,
         },
         interrupts: vec![InterruptState { vector: 0xf0, purpose: "timer".into(), counts: vec![12, 0] }],
+        groups: Vec::new(),
         tables: vec![TableState { signature: "APIC".into(), address: 0x7fe_0000, length: 120, intact: false }],
         notices: vec!["MADT: a CPU is listed twice, APIC id 0x1".into()],
     }

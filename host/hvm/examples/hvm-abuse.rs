@@ -68,19 +68,19 @@ fn calls_are_answered(image: &[u8]) -> Checked {
     let hrt = described(image).cpus(2).boot()?;
     // SAFETY: the function makes no system call and uses no thread-local variable.
     unsafe {
-        check("a call before the merge fails", hrt.call(add_cpu, 1) == Err(CallError::NotMerged))?;
+        check("a call before the merge fails", hrt.call_alone(add_cpu, 1) == Err(CallError::NotMerged))?;
         hrt.merge()?;
         hrt.merge()?;
-        check("a call returns its result", hrt.call(add_cpu, 41) == Ok(41))?;
+        check("a call returns its result", hrt.call_alone(add_cpu, 41) == Ok(41))?;
         let mut results = hrt.call_all(add_cpu, 10)?;
         results.sort();
         check("a call on all CPUs returns all results", results == [10, 11])?;
         hrt.unmerge()?;
-        check("a call after the merge is undone fails", hrt.call(add_cpu, 1) == Err(CallError::NotMerged))?;
+        check("a call after the merge is undone fails", hrt.call_alone(add_cpu, 1) == Err(CallError::NotMerged))?;
         hrt.merge()?;
-        check("a call after another merge works", hrt.call(add_cpu, 1) == Ok(1))?;
+        check("a call after another merge works", hrt.call_alone(add_cpu, 1) == Ok(1))?;
         let start = Instant::now();
-        let many = (0..1000).all(|number| hrt.call(add_cpu, number) == Ok(number));
+        let many = (0..1000).all(|number| hrt.call_alone(add_cpu, number) == Ok(number));
         println!("1,000 calls took {:?}", start.elapsed());
         check("1,000 calls return their results", many)
     }
@@ -92,8 +92,14 @@ fn faults_end_the_hrt_alone(image: &[u8]) -> Checked {
     unsafe {
         hrt.merge()?;
         let end = End::Ended { ending: protocol::call::Ending::PowerOff, status: 3 };
-        check("a fault ends the HRT, and the call", hrt.call(read, NOWHERE) == Err(CallError::Ended(end.clone())))?;
-        check("a call to an HRT that has ended fails", hrt.call(add_cpu, 1) == Err(CallError::Ended(end.clone())))?;
+        check(
+            "a fault ends the HRT, and the call",
+            hrt.call_alone(read, NOWHERE) == Err(CallError::Ended(end.clone())),
+        )?;
+        check(
+            "a call to an HRT that has ended fails",
+            hrt.call_alone(add_cpu, 1) == Err(CallError::Ended(end.clone())),
+        )?;
         let said = String::from_utf8_lossy(&hrt.console()?.receive()?).into_owned();
         check("its console has the report", said.contains("*** end of report ***"))?;
         check("it stays how it ended", hrt.stop() == end && hrt.stop() == end)?;
@@ -104,7 +110,7 @@ fn faults_end_the_hrt_alone(image: &[u8]) -> Checked {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         let forbidden = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_NONE, flags, -1, 0);
         hrt.merge()?;
-        hrt.call(read, forbidden as u64)
+        hrt.call_alone(read, forbidden as u64)
     };
     let is_named = |why: &str| why.contains("accessed memory that this process has not");
     let is_right = matches!(&ended, Err(CallError::Ended(End::Failed { cpu: 0, why })) if is_named(why));
@@ -117,14 +123,14 @@ fn waits_have_an_end(image: &[u8]) -> Checked {
     unsafe {
         // The kernel boots in the meantime.
         while matches!(hrt.merge(), Err(CallError::NoAnswer(_) | CallError::Busy(_))) {}
-        check("an endless call has a deadline", hrt.call(loop_until_told, 0) == Err(CallError::NoAnswer(LIMIT)))?;
+        check("an endless call has a deadline", hrt.call_alone(loop_until_told, 0) == Err(CallError::NoAnswer(LIMIT)))?;
         let busy = Err(CallError::Busy(Transaction::Call));
-        check("until it is done, the HRT is busy", hrt.call(add_cpu, 1) == busy)?;
+        check("until it is done, the HRT is busy", hrt.call_alone(add_cpu, 1) == busy)?;
         MAY_END.store(true, Ordering::Relaxed);
-        while hrt.call(add_cpu, 5) == busy {}
-        check("afterwards it takes calls again", hrt.call(add_cpu, 5) == Ok(5))?;
+        while hrt.call_alone(add_cpu, 5) == busy {}
+        check("afterwards it takes calls again", hrt.call_alone(add_cpu, 5) == Ok(5))?;
         MAY_END.store(false, Ordering::Relaxed);
-        let _ = hrt.call(loop_until_told, 0);
+        let _ = hrt.call_alone(loop_until_told, 0);
     }
     check("an HRT in an endless loop can be stopped", hrt.stop() == End::Stopped)
 }
@@ -137,7 +143,7 @@ fn a_fork_leaves_the_hrt_to_its_parent(image: &[u8]) -> Checked {
         hrt.merge()?;
         let child = libc::fork();
         if child == 0 {
-            let is_right = hrt.call(add_cpu, 1) == Err(CallError::OtherProcess);
+            let is_right = hrt.call_alone(add_cpu, 1) == Err(CallError::OtherProcess);
             drop(hrt);
             libc::_exit(if is_right { 0 } else { 1 });
         }
@@ -147,7 +153,7 @@ fn a_fork_leaves_the_hrt_to_its_parent(image: &[u8]) -> Checked {
             "a fork is told that the HRT is its parent's",
             libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
         )?;
-        check("the parent's HRT goes on", hrt.call(add_cpu, 3) == Ok(3))
+        check("the parent's HRT goes on", hrt.call_alone(add_cpu, 3) == Ok(3))
     }
 }
 

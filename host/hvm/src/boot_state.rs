@@ -60,8 +60,8 @@ pub struct Machine<'a> {
     pub cycle_khz: u64,
     /// KVM can map pages of 1 GiB.
     pub has_large_pages: bool,
-    /// The rings' region.
-    pub rings: Extension,
+    /// Our extensions.
+    pub extension: Extension,
     /// The kernel's command line.
     pub line: &'a str,
 }
@@ -138,7 +138,7 @@ fn boot_information(machine: &Machine<'_>, information: &Information, end: u64) 
     entry.extend([USABLE, 0].map(u32::to_le_bytes).concat());
     tag(&[TAG_MEMORY_MAP, entry.len() as u32, 0], &entry);
     bytes.extend(information.to_tag());
-    bytes.extend(machine.rings.to_tag());
+    bytes.extend(machine.extension.to_tag());
     bytes.extend([0u32, 8].map(u32::to_le_bytes).concat());
     let length = bytes.len() as u32;
     bytes[..4].copy_from_slice(&length.to_le_bytes());
@@ -153,13 +153,13 @@ mod tests {
 
     #[test]
     fn the_boot_information_has_what_the_kernel_looks_for() {
-        let rings = Extension { rings: 3 << 30, rings_size: 1 << 20 };
-        let machine = Machine { cpus: 3, cycle_khz: 5, has_large_pages: true, rings, line: "log=debug" };
+        let extension = Extension { rings: 3 << 30, rings_size: 1 << 20, groups: 2 << 30, most_groups: 8 };
+        let machine = Machine { cpus: 3, cycle_khz: 5, has_large_pages: true, extension, line: "log=debug" };
         let information = Information { apic_count: 3, cycle_khz: 5, ..Information::default() };
         let bytes = boot_information(&machine, &information, 1 << 28);
         assert_eq!(tag(&bytes, TAG_COMMAND_LINE).map(|tag| &tag[8..17]), Some(&b"log=debug"[..]));
         assert_eq!(tag(&bytes, INFORMATION_TAG).and_then(Information::from_tag), Some(information));
-        assert_eq!(tag(&bytes, EXTENSION_TAG).and_then(Extension::from_tag), Some(rings));
+        assert_eq!(tag(&bytes, EXTENSION_TAG).and_then(Extension::from_tag), Some(extension));
         let map = tag(&bytes, TAG_MEMORY_MAP).unwrap();
         assert_eq!((map.len(), map[8], map[16 + 8 + 3]), (40, 24, 0x10), "{map:?}");
     }

@@ -36,7 +36,9 @@ pub enum Error {
     LongCommandLine(usize),
     /// The process uses more memory than the CPU's physical addresses have room for windows; how
     /// many are open.
-    TooManyWindows(usize),
+    TooManyWindows(u64),
+    /// No process can have memory at this address.
+    NoAddress(u64),
     /// A request to Linux or KVM failed.
     Refused {
         /// The request.
@@ -77,6 +79,7 @@ impl fmt::Display for Error {
                     "the process's memory is too far apart: {open} windows of 1 GiB are open, and there is no room for more"
                 )
             }
+            Self::NoAddress(address) => write!(f, "no process can have memory at {address:#x}"),
             Self::Refused { what, why } => write!(f, "{what} failed: {why}"),
         }
     }

@@ -4,20 +4,24 @@ use std::fs::File;
 use std::mem::offset_of;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_msi};
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use protocol::boot::Extension;
+use protocol::group;
 use protocol::upcall::{Page, Record, request};
 use rings::{REGION_SIZE, Rings};
 
-use crate::boot_state::{self, Machine, Places};
-use crate::cpu::{self, Runner};
+use crate::boot_state::{self, Machine};
+use crate::core::{Core, MOST_CPUS, Template};
 use crate::image::Image;
 use crate::memory::{Mapping, add_region};
+use crate::partner;
+use crate::partners::Partners;
+use crate::runner::Runner;
 use crate::state::{CallError, End, State, Transaction};
 use crate::windows::Windows;
 use crate::{Error, support};
@@ -26,6 +30,8 @@ use crate::{Error, support};
 const RINGS: u64 = 3 << 30;
 /// Physical address of the windows' page tables.
 const WINDOW_TABLES: u64 = RINGS + REGION_SIZE;
+/// Physical address of the execution groups' pages.
+const GROUPS: u64 = RINGS + (256 << 20);
 /// Physical addresses that KVM uses itself on some CPUs (KVM's API, KVM_SET_TSS_ADDR and
 /// KVM_SET_IDENTITY_MAP_ADDR); nothing else is there.
 const KVMS_OWN: u64 = 0xfffb_d000;
@@ -33,12 +39,8 @@ const KVMS_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Lines of the I/O APIC that the ROS could raise; the HRT has no I/O APIC, but KVM takes no 0.
 const NO_LINES: u64 = 24;
 const PAGE: u64 = 4096;
-/// The first memory slot behind those of the HRT's own memory and of the rings.
-const FIRST_FREE_SLOT: u32 = 2;
-/// The address of a message that interrupts APIC id 0 (SDM Vol. 3A, 11.11.1).
-const FIRST_APIC: u32 = 0xfee0_0000;
-/// Largest number of CPUs: the kernel's.
-const MOST_CPUS: u32 = 256;
+/// The first memory slot behind those of the HRT's own memory, the rings and the groups.
+const FIRST_FREE_SLOT: u32 = 3;
 
 /// Describes an HVM.
 #[derive(Clone, Debug)]
@@ -94,60 +96,61 @@ impl<'a> Builder<'a> {
         let vm = kvm.create_vm().map_err(Error::refused("creating a virtual machine"))?;
         let (memory, rings_file) = (Mapping::private(size as usize)?, rings_file()?);
         let rings = Mapping::shared(&rings_file, REGION_SIZE as usize)?;
+        let groups = Mapping::private(MOST_CPUS as usize * group::SIZE)?;
+        let here = Mapping::wiped_in_forks()?;
+        here.word(0).into_iter().for_each(|word| word.store(1, Ordering::Relaxed));
         prepare_apics(&vm)?;
-        for (slot, (at, mapping)) in [(0, &memory), (RINGS, &rings)].into_iter().enumerate() {
+        for (slot, (at, mapping)) in [(0, &memory), (RINGS, &rings), (GROUPS, &groups)].into_iter().enumerate() {
             add_region(&vm, slot as u32, at, mapping)?;
         }
         image.load(&memory)?;
-        let mut cpuid =
-            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::refused("reading KVM's features"))?;
+        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::refused("reading KVM's features"))?;
         let first = vm.create_vcpu(0).map_err(Error::refused("creating a CPU"))?;
         let machine = Machine {
             cpus: self.cpus,
             cycle_khz: first.get_tsc_khz().map_err(Error::refused("reading the time counter's rate"))?.into(),
             has_large_pages: has_large_pages(&cpuid),
-            rings: Extension { rings: RINGS, rings_size: REGION_SIZE },
+            extension: Extension {
+                rings: RINGS,
+                rings_size: REGION_SIZE,
+                groups: GROUPS,
+                most_groups: u64::from(MOST_CPUS - self.cpus),
+            },
             line: self.line,
         };
         let places = boot_state::write(&memory, &image.request, &machine)?;
-        let mut cpus = vec![first];
-        for id in 1..self.cpus {
-            cpus.push(vm.create_vcpu(id.into()).map_err(Error::refused("creating a CPU"))?);
-        }
-        let has_deadlines = kvm.check_extension(Cap::TscDeadlineTimer);
-        for (id, cpu) in cpus.iter().enumerate() {
-            cpu::identify(&mut cpuid, id as u32, has_deadlines);
-            cpu::prepare(cpu, &cpuid, &image.request, &places)?;
-        }
         let windows =
             Windows::new(&vm, WINDOW_TABLES, FIRST_FREE_SLOT, machine.has_large_pages, support::address_bits())?;
+        let has_deadlines = kvm.check_extension(Cap::TscDeadlineTimer);
+        let core = Arc::new(Core {
+            state: State::default(),
+            partners: Partners::default(),
+            limit: self.limit,
+            is_merged: AtomicBool::new(false),
+            vm,
+            windows: Mutex::new(windows),
+            memory,
+            groups,
+            places,
+            template: Template { cpuid, has_deadlines, request: image.request },
+            cpus: self.cpus,
+            cycle_khz: machine.cycle_khz,
+            here,
+        });
+        core.prepare(&first, 0)?;
+        let others = (1..self.cpus).map(|id| core.create_cpu(id));
+        let cpus: Vec<VcpuFd> = std::iter::once(Ok(first)).chain(others).collect::<Result<_, _>>()?;
         let mut runners = Vec::new();
-        let state = Arc::default();
         for (index, cpu) in cpus.into_iter().enumerate() {
-            match Runner::start(index as u32, cpu, &state) {
+            match Runner::start(index as u32, cpu, &core) {
                 Ok(runner) => runners.push(runner),
                 Err(error) => {
-                    stop(&state, runners);
+                    stop(&core, runners);
                     return Err(error);
                 }
             }
         }
-        Ok(Hvm {
-            state,
-            runners: runners.into(),
-            rings_file,
-            process: std::process::id(),
-            cpus: self.cpus,
-            limit: self.limit,
-            offset: image.request.offset,
-            vector: image.request.vector,
-            places,
-            windows: Mutex::new(Merged { windows, is_merged: false }),
-            vm,
-            memory,
-            _kvm: kvm,
-            _rings: rings,
-        })
+        Ok(Hvm { core, runners: runners.into(), rings_file, _kvm: kvm, _rings: rings })
     }
 }
 
@@ -181,28 +184,11 @@ fn has_large_pages(cpuid: &kvm_bindings::CpuId) -> bool {
 
 /// An HRT beside this process. Dropping it stops the HRT.
 pub struct Hvm {
-    state: Arc<State>,
+    core: Arc<Core>,
     runners: Mutex<Vec<Runner>>,
     rings_file: File,
-    /// The process that booted the HRT.
-    process: u32,
-    cpus: u32,
-    limit: Duration,
-    offset: u64,
-    vector: u8,
-    places: Places,
-    // In this order: the machine goes before its memory.
-    vm: VmFd,
-    windows: Mutex<Merged>,
-    memory: Mapping,
     _kvm: Kvm,
     _rings: Mapping,
-}
-
-/// What the HRT sees of the process.
-struct Merged {
-    windows: Windows,
-    is_merged: bool,
 }
 
 /// A function of this process that an HRT calls: it gets its argument and the index of the CPU.
@@ -225,17 +211,17 @@ impl Hvm {
     /// Takes the characters that the HRT wrote to the character port, which it does before its
     /// console runs.
     pub fn take_characters(&self) -> Vec<u8> {
-        self.state.take_said()
+        self.core.state.take_said()
     }
 
     /// How the HRT ended, if it has.
     pub fn ended(&self) -> Option<End> {
-        self.state.ended()
+        self.core.state.ended()
     }
 
     /// Waits until the HRT has ended; `None` if it has not in time.
     pub fn wait(&self, limit: Duration) -> Option<End> {
-        self.state.wait(limit)
+        self.core.state.wait(limit)
     }
 
     /// Merges the address spaces: the HRT sees all memory of this process, at the process's own
@@ -248,14 +234,18 @@ impl Hvm {
     /// # Safety
     /// The HRT is trusted as a thread of this process is.
     pub unsafe fn merge(&self) -> Result<(), CallError> {
-        self.check_process()?;
-        let mut merged = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        merged.windows.open_all(&self.vm).map_err(|error| CallError::Refused(error.to_string()))?;
-        let root: Vec<u8> = merged.windows.root().iter().flat_map(|entry| entry.to_le_bytes()).collect();
+        let core = &self.core;
+        core.check_process()?;
+        let root = {
+            let mut windows = core.windows();
+            windows.open_all(&core.vm).map_err(|error| CallError::Refused(error.to_string()))?;
+            windows.root()
+        };
+        let root: Vec<u8> = root.iter().flat_map(|entry| entry.to_le_bytes()).collect();
         // The page is part of the boot state.
-        let _ = self.memory.write(self.places.merged_root, &root);
-        self.request(Transaction::Merge, request::MERGE, self.places.merged_root, 1)?;
-        merged.is_merged = true;
+        let _ = core.memory.write(core.places.merged_root, &root);
+        self.request(Transaction::Merge, request::MERGE, core.places.merged_root)?;
+        core.is_merged.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -264,14 +254,29 @@ impl Hvm {
     /// # Errors
     /// See [`CallError`].
     pub fn unmerge(&self) -> Result<(), CallError> {
-        self.check_process()?;
-        let mut merged = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        self.request(Transaction::Merge, request::UNMERGE, 0, 1)?;
-        merged.is_merged = false;
+        self.core.check_process()?;
+        self.request(Transaction::Merge, request::UNMERGE, 0)?;
+        self.core.is_merged.store(false, Ordering::Release);
         Ok(())
     }
 
-    /// Calls a function of this process in the HRT, on its first CPU, and returns its result.
+    /// Calls a function of this process in the HRT and returns its result. The calling thread
+    /// becomes the partner thread of an execution group for this: it runs the CPU on which the
+    /// function runs, and makes the function's system calls.
+    ///
+    /// # Errors
+    /// See [`CallError`]. A call that was given up goes on when the thread makes its next one.
+    ///
+    /// # Safety
+    /// The function runs in the kernel's mode, on a stack of 256 KiB, as the calling thread would
+    /// run it. It does not unwind, nor jump out of itself, nor fork.
+    pub unsafe fn call(&self, function: Function, argument: u64) -> Result<u64, CallError> {
+        self.check_merged()?;
+        partner::call(&self.core, function as usize as u64, argument)
+    }
+
+    /// Calls a function of this process on a thread of the HRT's first CPU, which has no partner
+    /// thread, and returns its result.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -279,7 +284,7 @@ impl Hvm {
     /// # Safety
     /// The function runs in the kernel's mode, on a stack of 256 KiB, on a thread that is none of
     /// this process: it must make no system call and use no thread-local variable.
-    pub unsafe fn call(&self, function: Function, argument: u64) -> Result<u64, CallError> {
+    pub unsafe fn call_alone(&self, function: Function, argument: u64) -> Result<u64, CallError> {
         let results = self.invoke(Transaction::Call, request::INVOKE, function, argument, 1)?;
         Ok(results[0])
     }
@@ -291,9 +296,14 @@ impl Hvm {
     /// See [`CallError`].
     ///
     /// # Safety
-    /// As for [`Hvm::call`].
+    /// As for [`Hvm::call_alone`].
     pub unsafe fn call_all(&self, function: Function, argument: u64) -> Result<Vec<u64>, CallError> {
-        self.invoke(Transaction::ParallelCall, request::INVOKE_ALL, function, argument, self.cpus)
+        self.invoke(Transaction::ParallelCall, request::INVOKE_ALL, function, argument, self.core.cpus())
+    }
+
+    fn check_merged(&self) -> Result<(), CallError> {
+        self.core.check_process()?;
+        if self.core.is_merged.load(Ordering::Acquire) { Ok(()) } else { Err(CallError::NotMerged) }
     }
 
     fn invoke(
@@ -304,71 +314,41 @@ impl Hvm {
         argument: u64,
         answers: u32,
     ) -> Result<Vec<u64>, CallError> {
-        self.check_process()?;
-        if !self.windows.lock().unwrap_or_else(PoisonError::into_inner).is_merged {
-            return Err(CallError::NotMerged);
-        }
-        self.state.begin(what, answers)?;
-        let record = self.places.communication_page + offset_of!(Page, record) as u64;
-        self.put(record + offset_of!(Record, function) as u64, function as usize as u64);
-        self.put(record + offset_of!(Record, argument) as u64, argument);
-        self.send(request, self.offset + record)?;
-        self.state.answers(self.limit)
+        self.check_merged()?;
+        let core = &self.core;
+        core.state.begin(what, answers)?;
+        let record = core.places.communication_page + offset_of!(Page, record) as u64;
+        core.put(record + offset_of!(Record, function) as u64, function as usize as u64);
+        core.put(record + offset_of!(Record, argument) as u64, argument);
+        core.send(request, core.template.request.offset + record)?;
+        core.state.answers(core.limit)
     }
 
-    /// Fails in a fork, where the HRT's threads are not, and locks may be held for ever.
-    fn check_process(&self) -> Result<(), CallError> {
-        if std::process::id() == self.process { Ok(()) } else { Err(CallError::OtherProcess) }
-    }
-
-    /// Makes a request with so many answers, and waits for them.
-    fn request(&self, what: Transaction, request: u64, argument: u64, answers: u32) -> Result<(), CallError> {
-        self.state.begin(what, answers)?;
-        self.send(request, argument)?;
-        match self.state.answers(self.limit)?.iter().all(|&answer| answer == 0) {
+    /// Makes a request, and waits for its answer.
+    fn request(&self, what: Transaction, request: u64, argument: u64) -> Result<(), CallError> {
+        self.core.state.begin(what, 1)?;
+        self.core.send(request, argument)?;
+        match self.core.state.answers(self.core.limit)?.iter().all(|&answer| answer == 0) {
             true => Ok(()),
             false => Err(CallError::Failed(what)),
         }
     }
 
-    /// Writes a request to the communication page and interrupts the HRT's first CPU. The
-    /// transaction has begun.
-    fn send(&self, request: u64, argument: u64) -> Result<(), CallError> {
-        let page = self.places.communication_page;
-        self.put(page + offset_of!(Page, argument) as u64, argument);
-        self.put(page + offset_of!(Page, request) as u64, request);
-        let message = kvm_msi { address_lo: FIRST_APIC, data: self.vector.into(), ..Default::default() };
-        match self.vm.signal_msi(message) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                self.put(page + offset_of!(Page, request) as u64, request::NULL);
-                self.state.cancel();
-                Err(CallError::Refused(format!("the HRT cannot be interrupted: {error}")))
-            }
-        }
-    }
-
-    /// Writes a word of the boot state.
-    fn put(&self, at: u64, word: u64) {
-        // The boot state is part of the memory.
-        self.memory.word(at).into_iter().for_each(|place| place.store(word, Ordering::Release));
-    }
-
     /// Stops the HRT. Returns how it ended, which may be by itself just before. In a fork of the
     /// process it does nothing.
     pub fn stop(&self) -> End {
-        if self.check_process().is_err() {
+        if !self.core.is_here() {
             return End::Stopped;
         }
         let runners = std::mem::take(&mut *self.runners.lock().unwrap_or_else(PoisonError::into_inner));
-        stop(&self.state, runners)
+        stop(&self.core, runners)
     }
 }
 
 impl Drop for Hvm {
     fn drop(&mut self) {
         self.stop();
-        if self.check_process().is_err() {
+        if !self.core.is_here() {
             // The handles of threads that are not here cannot be used, not even to let them go.
             let runners = self.runners.get_mut().unwrap_or_else(PoisonError::into_inner);
             runners.drain(..).for_each(std::mem::forget);
@@ -377,8 +357,9 @@ impl Drop for Hvm {
 }
 
 /// Ends the HRT unless it has ended, and waits for its threads. Returns how it ended.
-fn stop(state: &State, runners: Vec<Runner>) -> End {
-    let end = state.end(End::Stopped);
+fn stop(core: &Core, runners: Vec<Runner>) -> End {
+    let end = core.state.end(End::Stopped);
     runners.into_iter().for_each(Runner::join);
+    partner::join_all(core);
     end
 }

@@ -26,15 +26,21 @@
 //! ```
 
 mod boot_state;
+mod core;
 mod cpu;
 pub mod error;
 mod hvm;
 mod image;
+mod kick;
 mod memory;
+mod partner;
+mod partners;
+mod runner;
 mod state;
 pub mod support;
+mod system_call;
 mod windows;
 
 pub use error::Error;
 pub use hvm::{Builder, Hvm};
-pub use state::{CallError, End, Transaction};
+pub use state::{CallError, End, Exception, Transaction};

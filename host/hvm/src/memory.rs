@@ -26,6 +26,9 @@ pub fn add_region(vm: &VmFd, slot: u32, at: u64, mapping: &Mapping) -> Result<()
     unsafe { vm.set_user_memory_region(region) }.map_err(Error::refused("giving the HRT memory"))
 }
 
+/// Size of the part of a stack that may not be accessed, in bytes.
+const GUARD: usize = 4096;
+
 /// A mapping of this process.
 pub struct Mapping {
     start: NonNull<u8>,
@@ -57,6 +60,32 @@ impl Mapping {
         Self::map(size, libc::MAP_SHARED, file.as_raw_fd(), "the mapping of the HRT's rings")
     }
 
+    /// Maps a stack for code of this process; an access below it is refused.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn stack(size: usize) -> Result<Self, Error> {
+        let stack = Self::private(GUARD + size)?;
+        // SAFETY: the lowest page of the new mapping is not used.
+        if unsafe { libc::mprotect(stack.start.as_ptr().cast(), GUARD, libc::PROT_NONE) } != 0 {
+            return Err(Error::last("guarding a stack"));
+        }
+        Ok(stack)
+    }
+
+    /// Maps a page that reads as zeros in a fork of this process.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn wiped_in_forks() -> Result<Self, Error> {
+        let page = Self::private(GUARD)?;
+        // SAFETY: the advice changes the page in forks only.
+        if unsafe { libc::madvise(page.start.as_ptr().cast(), GUARD, libc::MADV_WIPEONFORK) } != 0 {
+            return Err(Error::last("marking a page for forks"));
+        }
+        Ok(page)
+    }
+
     fn map(size: usize, flags: i32, file: i32, what: &'static str) -> Result<Self, Error> {
         // SAFETY: a new mapping at an address that Linux chooses changes no other memory.
         let at = unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, flags, file, 0) };
@@ -69,6 +98,11 @@ impl Mapping {
     /// The mapping's address.
     pub fn address(&self) -> u64 {
         self.start.as_ptr() as u64
+    }
+
+    /// The address behind the mapping.
+    pub fn end(&self) -> u64 {
+        self.address() + self.size as u64
     }
 
     /// The mapping's size, in bytes.

@@ -1,6 +1,7 @@
 //! What an HRT is doing for the ROS, how it ends, and who waits for it.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,8 @@ pub enum Transaction {
     ParallelCall,
     /// Merging the address spaces, or taking them apart.
     Merge,
+    /// Adding an execution group.
+    AddGroup,
 }
 
 impl fmt::Display for Transaction {
@@ -65,7 +68,34 @@ impl fmt::Display for Transaction {
             Self::Call => "a call",
             Self::ParallelCall => "a call on all CPUs",
             Self::Merge => "a merge of address spaces",
+            Self::AddGroup => "the start of an execution group",
         })
+    }
+}
+
+/// An exception that a function caused in the HRT, which ended its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// Its vector (SDM Vol. 3A, table 6-1).
+    pub vector: u8,
+    /// Its error code, 0 if it has none.
+    pub code: u64,
+    /// The instruction's address.
+    pub at: u64,
+    /// The address accessed, of a page fault.
+    pub address: u64,
+}
+
+impl fmt::Display for Exception {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vector, code, at, address } = self;
+        match vector {
+            0 => write!(f, "the function divided by zero at {at:#x}"),
+            6 => write!(f, "the function has an invalid instruction at {at:#x}"),
+            14 => write!(f, "the function accessed {address:#x} from {at:#x}, where no process has memory"),
+            _ => write!(f, "the function caused exception {vector} at {at:#x} (error code {code:#x})"),
+        }?;
+        f.write_str(", and was left there")
     }
 }
 
@@ -82,6 +112,13 @@ pub enum CallError {
     Ended(End),
     /// This process is a fork of the one that booted the HRT, which stays with that one.
     OtherProcess,
+    /// The function caused an exception.
+    Exception(Exception),
+    /// Linux refuses an access of the function.
+    RefusedAccess {
+        /// The instruction's address.
+        at: u64,
+    },
     /// The HRT could not do it.
     Failed(Transaction),
     /// Linux or KVM refused what the request needs; a sentence.
@@ -100,6 +137,11 @@ impl fmt::Display for CallError {
             Self::OtherProcess => {
                 f.write_str("the HRT belongs to the process that this one was forked from: boot another one here")
             }
+            Self::Exception(exception) => exception.fmt(f),
+            Self::RefusedAccess { at } => write!(
+                f,
+                "the function accessed memory that this process has not, or not so, from {at:#x}, and was left there"
+            ),
             Self::Failed(what) => write!(f, "the HRT could not do {what}; its console says why"),
             Self::Refused(why) => f.write_str(why),
         }
@@ -110,6 +152,8 @@ impl std::error::Error for CallError {}
 
 /// The state of an HRT that its CPUs' threads and the ROS share.
 pub struct State {
+    /// Set once `end` is.
+    has_ended: AtomicBool,
     shared: Mutex<Shared>,
     has_changed: Condvar,
 }
@@ -123,11 +167,25 @@ struct Shared {
     said: Vec<u8>,
 }
 
+impl Shared {
+    fn begin(&mut self, what: Transaction, answers: u32) -> Result<(), CallError> {
+        if let Some(end) = &self.end {
+            return Err(CallError::Ended(end.clone()));
+        }
+        if self.transaction != Transaction::Idle {
+            return Err(CallError::Busy(self.transaction));
+        }
+        (self.transaction, self.awaited) = (what, answers);
+        self.results.clear();
+        Ok(())
+    }
+}
+
 impl Default for State {
     fn default() -> Self {
         let shared =
             Shared { end: None, transaction: Transaction::Idle, awaited: 0, results: Vec::new(), said: Vec::new() };
-        Self { shared: Mutex::new(shared), has_changed: Condvar::new() }
+        Self { has_ended: AtomicBool::new(false), shared: Mutex::new(shared), has_changed: Condvar::new() }
     }
 }
 
@@ -152,12 +210,16 @@ impl State {
     /// Records how the HRT ended. The first end counts, and is returned.
     pub fn end(&self, end: End) -> End {
         let first = self.locked().end.get_or_insert(end).clone();
+        self.has_ended.store(true, Ordering::Release);
         self.has_changed.notify_all();
         first
     }
 
     /// How the HRT ended, if it has.
     pub fn ended(&self) -> Option<End> {
+        if !self.has_ended.load(Ordering::Acquire) {
+            return None;
+        }
         self.locked().end.clone()
     }
 
@@ -171,16 +233,16 @@ impl State {
     /// # Errors
     /// [`CallError::Ended`], [`CallError::Busy`].
     pub fn begin(&self, what: Transaction, answers: u32) -> Result<(), CallError> {
-        let mut shared = self.locked();
-        if let Some(end) = &shared.end {
-            return Err(CallError::Ended(end.clone()));
-        }
-        if shared.transaction != Transaction::Idle {
-            return Err(CallError::Busy(shared.transaction));
-        }
-        (shared.transaction, shared.awaited) = (what, answers);
-        shared.results.clear();
-        Ok(())
+        self.locked().begin(what, answers)
+    }
+
+    /// Begins a transaction as soon as no other is under way.
+    ///
+    /// # Errors
+    /// As [`State::begin`], when the limit has passed.
+    pub fn begin_when_idle(&self, what: Transaction, limit: Duration) -> Result<(), CallError> {
+        let begun = self.wait_for(limit, |shared| shared.begin(what, 1).is_ok().then_some(()));
+        begun.map_or_else(|| self.begin(what, 1), Ok)
     }
 
     /// Ends a transaction that was not requested after all.

@@ -1,8 +1,8 @@
 //! Windows onto this process's memory: 1 GiB of its addresses each, at the same addresses in the
 //! HRT's lower half. KVM gives the HRT what Linux gives the process there, page by page.
 
-use std::collections::BTreeMap;
 use std::fs;
+use std::sync::atomic::Ordering;
 
 use kvm_ioctls::VmFd;
 
@@ -16,6 +16,8 @@ const TABLE_ENTRIES: u64 = 512;
 const ROOT_ENTRIES: u64 = 256;
 /// One past the last address that a process can have (Linux, Documentation/arch/x86/x86_64/mm.rst).
 const END: u64 = 0x7fff_ffff_f000;
+/// GiB of addresses that a process can have.
+const GIBS: usize = 1 << 17;
 /// Most windows without pages of 1 GiB: each takes a table.
 const SMALL_WINDOWS: u64 = 512;
 /// Size of the tables, in bytes; what is not used costs nothing.
@@ -35,8 +37,10 @@ pub struct Windows {
     has_large_pages: bool,
     /// Bits of a physical address.
     address_bits: u8,
-    /// The physical address of each window, by the GiB of the process's addresses.
-    open: BTreeMap<u64, u64>,
+    /// A bit for each GiB of the process's addresses that has a window. Nothing is allocated when
+    /// a window is opened, because the HRT may run this process's allocator just then.
+    open: Box<[u64]>,
+    count: u64,
     next_slot: u32,
 }
 
@@ -49,7 +53,15 @@ impl Windows {
     pub fn new(vm: &VmFd, at: u64, next_slot: u32, has_large_pages: bool, address_bits: u8) -> Result<Self, Error> {
         let tables = Mapping::private(TABLES as usize)?;
         add_region(vm, next_slot, at, &tables)?;
-        Ok(Self { tables, at, has_large_pages, address_bits, open: BTreeMap::new(), next_slot: next_slot + 1 })
+        Ok(Self {
+            tables,
+            at,
+            has_large_pages,
+            address_bits,
+            open: vec![0; GIBS / 64].into(),
+            count: 0,
+            next_slot: next_slot + 1,
+        })
     }
 
     /// The lower half of a root table that leads to the windows.
@@ -72,15 +84,24 @@ impl Windows {
         Ok(())
     }
 
-    /// Opens a window, unless it is open.
+    /// Opens the window with an address, unless it is open. Allocates nothing.
+    ///
+    /// # Errors
+    /// As [`Windows::open_all`]; [`Error::NoAddress`].
+    pub fn open_at(&mut self, vm: &VmFd, address: u64) -> Result<(), Error> {
+        if address < END { self.open(vm, address / GIB) } else { Err(Error::NoAddress(address)) }
+    }
+
+    /// Opens a window, unless it is open. The GiB is one of the process's addresses.
     fn open(&mut self, vm: &VmFd, gib: u64) -> Result<(), Error> {
-        if self.open.contains_key(&gib) {
+        let (word, bit) = (gib as usize / 64, 1 << (gib % 64));
+        if self.open[word] & bit != 0 {
             return Ok(());
         }
-        let number = self.open.len() as u64;
+        let number = self.count;
         let physical = FIRST + number * GIB;
         if physical + GIB > 1 << self.address_bits || (!self.has_large_pages && number == SMALL_WINDOWS) {
-            return Err(Error::TooManyWindows(self.open.len()));
+            return Err(Error::TooManyWindows(number));
         }
         let start = gib * GIB;
         let size = GIB.min(END - start);
@@ -100,19 +121,22 @@ impl Windows {
             physical | LEAF | PRESENT
         } else {
             let table = (ROOT_ENTRIES + number) * PAGE;
-            let leaves: Vec<u64> = (0..TABLE_ENTRIES).map(|page| physical + (page << 21) | LEAF | PRESENT).collect();
-            self.put(table, &leaves);
+            for page in 0..TABLE_ENTRIES {
+                self.put(table + page * 8, physical + (page << 21) | LEAF | PRESENT);
+            }
             self.at + table | PRESENT
         };
-        self.put(gib * 8, &[entry]);
-        self.open.insert(gib, physical);
+        self.put(gib * 8, entry);
+        self.open[word] |= bit;
+        self.count += 1;
         Ok(())
     }
 
-    fn put(&self, at: u64, words: &[u64]) {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    fn put(&self, at: u64, entry: u64) {
         // The tables have room for all windows.
-        let _ = self.tables.write(at, &bytes);
+        if let Some(word) = self.tables.word(at) {
+            word.store(entry, Ordering::Release);
+        }
     }
 }
 

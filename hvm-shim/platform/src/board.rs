@@ -11,9 +11,10 @@ use arch_x64::rings::Channel;
 use firmware::{PhysicalMemory, memory_map, multiboot2};
 use protocol::boot::{EXTENSION_TAG, Extension, INFORMATION_TAG, Information, tag};
 use protocol::call::{Ending, extension};
+use protocol::group;
 use wire::rings::channel::KIND_CONSOLE;
 
-use crate::{downcall, parked, upcall};
+use crate::{downcall, parked, ros_code, upcall};
 
 /// Physical address of the local APIC's registers, where there is no x2APIC (SDM Vol. 3A, 11.4.1).
 const LOCAL_APIC: u64 = 0xfee0_0000;
@@ -88,6 +89,9 @@ impl Board for Hvm {
         }
         let extension = tag(bytes, EXTENSION_TAG).and_then(Extension::from_tag).unwrap_or_default();
         let rings = PhysicalRange { start: extension.rings, end: extension.rings.saturating_add(extension.rings_size) };
+        ros_code::keep(&extension);
+        let pages = extension.most_groups.saturating_mul(group::SIZE as u64);
+        let groups = PhysicalRange { start: extension.groups, end: extension.groups.saturating_add(pages) };
         let information = &storage.firmware;
         let boot_state = PhysicalRange {
             start: information.boot_state,
@@ -96,10 +100,10 @@ impl Board for Hvm {
         let first_own = information.first_own;
         let mut free = memory_map::usable(info.memory_map(), notices);
         let not_ours = PhysicalRange { start: 0, end: first_own };
-        for range in [image, own, FIRST_PAGE, not_ours, rings, boot_state] {
+        for range in [image, own, FIRST_PAGE, not_ours, rings, boot_state, groups] {
             memory_map::remove(&mut free, range, notices);
         }
-        let shared = [rings, boot_state].into_iter().filter(|range| !range.is_empty()).collect();
+        let shared = [rings, boot_state, groups].into_iter().filter(|range| !range.is_empty()).collect();
         Loaded { loader: "an HVM", free, shared, firmware: 0 }
     }
 

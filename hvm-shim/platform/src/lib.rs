@@ -6,7 +6,8 @@
 //! - [`machine`]: [`Machine`], which implements the contract.
 //! - [`entry`]: the entry of all CPUs; [`parked`]: where all but one wait; [`board`]: what is the
 //!   HVM's own while it starts.
-//! - [`downcall`]: requests to the monitor; [`upcall`]: requests from there.
+//! - [`downcall`]: requests to the monitor; [`upcall`]: requests from there; [`ros_code`]: the
+//!   ROS's functions on CPUs that partner threads run.
 #![no_std]
 
 mod board;
@@ -14,6 +15,7 @@ pub mod downcall;
 mod entry;
 mod machine;
 mod parked;
+pub mod ros_code;
 pub mod upcall;
 
 pub use machine::Machine;

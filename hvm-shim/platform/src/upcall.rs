@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use arch_x64::cpu::paging::{self, PHYSICAL_OFFSET, physical_to_virtual};
+use arch_x64::cpu::paging::{self, physical_to_virtual};
 use protocol::boot::Information;
 use protocol::upcall::Page;
 
@@ -35,9 +35,4 @@ pub fn page() -> Option<&'static Page> {
 pub unsafe fn merge(root: Option<u64>) {
     // SAFETY: the caller answers for it.
     unsafe { paging::set_lower_half(root) };
-}
-
-/// Whether an address lies in the half that belongs to the ROS.
-pub fn is_of_ros(address: u64) -> bool {
-    address < PHYSICAL_OFFSET as u64
 }

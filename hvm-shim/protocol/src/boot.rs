@@ -136,7 +136,7 @@ pub const INFORMATION_TAG: u32 = 0xf00d_f00d;
 /// Type of the tag with our extensions.
 pub const EXTENSION_TAG: u32 = 0xf00d_f00e;
 /// Version of our extensions.
-pub const EXTENSION_VERSION: u32 = 1;
+pub const EXTENSION_VERSION: u32 = 2;
 
 /// The machine of an HRT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -209,10 +209,15 @@ pub struct Extension {
     pub rings: u64,
     /// Size of that region, in bytes.
     pub rings_size: u64,
+    /// Physical address of the pages of execution groups ([`crate::group::Group`]); 0 if there are
+    /// none.
+    pub groups: u64,
+    /// Largest number of groups.
+    pub most_groups: u64,
 }
 
 /// Size of the tag of an [`Extension`], in bytes.
-pub const EXTENSION_SIZE: usize = 32;
+pub const EXTENSION_SIZE: usize = 48;
 
 impl Extension {
     /// Writes the tag.
@@ -222,7 +227,8 @@ impl Extension {
         for (word, place) in words.iter().zip(tag.chunks_exact_mut(4)) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        for (word, place) in [self.rings, self.rings_size].iter().zip(tag[16..].chunks_exact_mut(8)) {
+        let words = [self.rings, self.rings_size, self.groups, self.most_groups];
+        for (word, place) in words.iter().zip(tag[16..].chunks_exact_mut(8)) {
             place.copy_from_slice(&word.to_le_bytes());
         }
         tag
@@ -231,7 +237,12 @@ impl Extension {
     /// Reads the tag; `None` if it is too short or of another version.
     pub fn from_tag(tag: &[u8]) -> Option<Self> {
         (u32_at(tag, 8)? == EXTENSION_VERSION).then_some(())?;
-        Some(Self { rings: u64_at(tag, 16)?, rings_size: u64_at(tag, 24)? })
+        Some(Self {
+            rings: u64_at(tag, 16)?,
+            rings_size: u64_at(tag, 24)?,
+            groups: u64_at(tag, 32)?,
+            most_groups: u64_at(tag, 40)?,
+        })
     }
 }
 
@@ -318,7 +329,7 @@ mod tests {
             communication_page: 0x1000,
             vector: 0xf1,
         };
-        let extension = Extension { rings: 1 << 31, rings_size: 1 << 20 };
+        let extension = Extension { rings: 1 << 31, rings_size: 1 << 20, groups: 1 << 30, most_groups: 3 };
         let mut bytes = [0; 8].to_vec();
         bytes.extend(extension.to_tag());
         bytes.extend(information.to_tag());

@@ -38,6 +38,10 @@ pub mod number {
 pub mod extension {
     /// Ends the HRT. Arguments: a [`super::Ending`], and the status for the ROS.
     pub const END: u64 = 0x1000;
+    /// Lets the HRT see memory of the ROS, of which it has no window yet. Argument: the address.
+    pub const OPEN_WINDOW: u64 = 0x1001;
+    /// Answers [`crate::upcall::request::ADD_GROUP`]. Argument: 0, or 1 if that failed.
+    pub const GROUP_ADDED: u64 = 0x1002;
 }
 
 /// How an HRT ends itself.

@@ -3,6 +3,8 @@
 //!
 //! - [`boot`]: what an HRT image asks for, and what its CPUs find when they enter it.
 //! - [`call`]: downcalls, from the HRT to the monitor; [`upcall`]: requests to the HRT.
+//! - [`group`]: execution groups and their event channels.
+//! - [`system_call`]: names of system calls.
 //!
 //! Both sides use these definitions, and neither trusts the other's data.
 #![no_std]
@@ -11,4 +13,6 @@
 pub mod boot;
 mod bytes;
 pub mod call;
+pub mod group;
+pub mod system_call;
 pub mod upcall;

@@ -40,4 +40,8 @@ pub mod request {
     pub const MERGE: u64 = 0x30;
     /// Makes the lower half empty again; answered likewise.
     pub const UNMERGE: u64 = 0x31;
+    /// Starts the CPU of an execution group (our extension). Argument: the group's number; the
+    /// CPU's id follows those of the HRT's own CPUs. The answer is
+    /// [`crate::call::extension::GROUP_ADDED`].
+    pub const ADD_GROUP: u64 = 0x1000;
 }

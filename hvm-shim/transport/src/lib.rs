@@ -7,6 +7,8 @@
 
 extern crate alloc;
 
+mod groups;
+
 use core::mem::transmute;
 use core::sync::atomic::Ordering;
 
@@ -14,9 +16,10 @@ use kernel::call;
 use kernel::interrupts::register_vector_at;
 use kernel::thread::{self, JoinHandle};
 use kernel::wait::{Event, InterruptSafe};
+use platform::downcall;
+use platform::ros_code::is_of_ros;
 use platform::upcall::{self, VECTOR};
-use platform::{downcall, upcall::is_of_ros};
-use protocol::call::{FAILED, number};
+use protocol::call::{FAILED, extension, number};
 use protocol::upcall::{Page, Record, request};
 
 /// Stack of a thread that calls functions of the ROS, in bytes.
@@ -36,6 +39,7 @@ type Function = unsafe extern "C" fn(argument: u64, cpu: u64) -> u64;
 /// Starts to serve requests. Without a monitor that sends any, nothing happens.
 pub fn start() {
     let Some(page) = upcall::page() else { return };
+    groups::install();
     if let Err(error) = register_vector_at(VECTOR, &REQUESTED, |requested| requested.0.signal()) {
         log::warn!("HVM: requests cannot be served: vector {VECTOR:#x}: {error}");
         return;
@@ -72,6 +76,10 @@ fn serve_one(what: u64, argument: u64) {
             unsafe { upcall::merge(root) };
             let flushed = call::flush_tlbs();
             downcall::call(number::MERGE_DONE, [u64::from(flushed.is_err()), 0]);
+        }
+        request::ADD_GROUP => {
+            let is_there = groups::add(argument);
+            downcall::call(extension::GROUP_ADDED, [u64::from(!is_there), 0]);
         }
         other => log::warn!("HVM: request {other:#x} is unknown and ignored"),
     }

@@ -256,7 +256,7 @@ pub fn node_usage(node: usize) -> Option<NodeUsage> {
 pub fn cached_bytes() -> u64 {
     let bytes = |cpu: &cpu::Cpu| aside::own_cached_bytes(cpu.index).unwrap_or_else(|| cpu.caches.bytes());
     let in_slabs = (0..MAX_NODES).filter_map(node_usage).map(|usage| usage.free_in_slabs).sum::<u64>();
-    cpu::all().map(bytes).sum::<u64>() + in_slabs
+    cpu::all_known().map(bytes).sum::<u64>() + in_slabs
 }
 
 /// Returns the bytes that are not allocated: free pages and free small objects.

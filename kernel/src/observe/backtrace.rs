@@ -76,7 +76,7 @@ pub fn of_thread(id: u64) -> Option<(Vec<Frame>, bool)> {
         return stopped::registers_of(id).map(|registers| (frames(&registers).collect(), true));
     }
     let is_there = |cpu: &&Cpu| cpu.registry.lock().iter().any(|thread| thread.id() == id);
-    let cpu = cpu::all().find(is_there)?;
+    let cpu = cpu::all_known().find(is_there)?;
     let found = Arc::new(SpinLock::new(Vec::new()));
     let _ = found.lock().try_reserve(FRAME_LIMIT);
     let theirs = found.clone();
@@ -160,7 +160,7 @@ impl Trap {
     /// Returns the trap whose stack contains `address`.
     fn with(address: usize) -> Option<Self> {
         let frame = Traps::FRAME?;
-        let mut traps = cpu::all().flat_map(Cpu::trap_stack_tops).map(|stack_top| Self { stack_top, frame });
+        let mut traps = cpu::all_known().flat_map(Cpu::trap_stack_tops).map(|stack_top| Self { stack_top, frame });
         traps.find(|trap| trap.is_on_stack(address))
     }
 

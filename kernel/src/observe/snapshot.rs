@@ -23,6 +23,7 @@ use crate::boot;
 use crate::call;
 use crate::cpu::{self, Cpu};
 use crate::debug;
+use crate::hybrid;
 use crate::interrupts::{self, Purpose};
 use crate::lock::SpinLock;
 use crate::memory;
@@ -88,7 +89,7 @@ pub fn take_without_threads() -> Snapshot {
 /// Takes a snapshot like [`take`], with at most `thread_limit` threads described per CPU.
 pub fn take_with(thread_limit: usize) -> Snapshot {
     let taken_at_ns = time::now_ns();
-    let mut parts: Vec<Part> = cpu::all().map(|cpu| describe(cpu, thread_limit)).collect();
+    let mut parts: Vec<Part> = cpu::all_known().map(|cpu| describe(cpu, thread_limit)).collect();
     let id_at = |address: usize| {
         let mut all = parts.iter().flat_map(|part| &part.threads);
         all.find(|raw| raw.address == address).map_or(0, |raw| raw.id)
@@ -122,6 +123,7 @@ pub fn take_with(thread_limit: usize) -> Snapshot {
         threads_omitted: omitted,
         memory: describe_memory(),
         interrupts: describe_interrupts(),
+        groups: hybrid::describe(),
         tables: boot.tables.iter().map(describe_table).collect(),
         notices: boot.notices.iter().map(|notice| alloc::format!("{} {:#x}", notice.text, notice.value)).collect(),
     }
@@ -137,6 +139,10 @@ fn describe(cpu: &'static Cpu, thread_limit: usize) -> Part {
     let _ = part.cpu.ready.try_reserve_exact(READY_LIMIT);
     if sandbox::is_active() {
         fill(&mut part, cpu, View::Stopped);
+        return part;
+    }
+    if cpu.has_partner() {
+        fill(&mut part, cpu, View::Outside);
         return part;
     }
     let shared = Arc::new(SpinLock::new(part));
@@ -289,7 +295,7 @@ fn describe_memory() -> MemoryState {
 fn describe_interrupts() -> Vec<InterruptState> {
     let mut list = Vec::new();
     for vector in arch_contract::FIRST_VECTOR..=u8::MAX {
-        let counts: Vec<u64> = cpu::all().map(|cpu| cpu.interrupt_counts[usize::from(vector)].read()).collect();
+        let counts: Vec<u64> = cpu::all_known().map(|cpu| cpu.interrupt_counts[usize::from(vector)].read()).collect();
         let purpose = interrupts::purpose(vector);
         if purpose == Purpose::Other && counts.iter().all(|&count| count == 0) {
             continue;

@@ -9,7 +9,7 @@ use crate::thread;
 
 /// Calls `each` with every thread of a stopped machine and its CPU.
 pub fn for_each_thread(mut each: impl FnMut(&thread::Thread, usize)) {
-    for cpu in cpu::all() {
+    for cpu in cpu::all_known() {
         cpu.registry.lock().iter().for_each(|thread| each(thread, cpu.index));
     }
 }
@@ -18,7 +18,7 @@ pub fn for_each_thread(mut each: impl FnMut(&thread::Thread, usize)) {
 /// thread.
 pub fn with_thread<T>(id: u64, work: impl FnOnce(&thread::Thread, usize) -> T) -> Option<T> {
     let mut work = Some(work);
-    cpu::all().find_map(|cpu| {
+    cpu::all_known().find_map(|cpu| {
         let registry = cpu.registry.lock();
         let thread = registry.iter().find(|thread| thread.id() == id)?;
         work.take().map(|work| work(thread, cpu.index))

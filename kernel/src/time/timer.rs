@@ -195,7 +195,7 @@ impl TimerNode {
     fn withdraw(&self) -> bool {
         loop {
             let index = self.queued_on.load(Ordering::Acquire);
-            let Some(cpu) = cpu::get(index as usize) else { return false };
+            let Some(cpu) = cpu::known(index as usize) else { return false };
             let mut queue = cpu.timers.lock();
             // The timer may have fired, or even been set again elsewhere, before the lock was
             // taken.
@@ -210,7 +210,7 @@ impl TimerNode {
     /// Returns true if the timer's function is running on another CPU, where it may set the timer
     /// again.
     fn is_running_elsewhere(&self) -> bool {
-        let last = cpu::get(self.last_on.load(Ordering::Relaxed) as usize);
+        let last = cpu::known(self.last_on.load(Ordering::Relaxed) as usize);
         last.is_some_and(|cpu| !cpu.is_this() && ptr::eq(RUNNING[cpu.index].load(Ordering::Acquire), self))
     }
 }

@@ -99,19 +99,30 @@ fn the_demonstration_sums_what_linux_has_in_memory() {
 
 #[test]
 fn what_an_hrt_cannot_do_fails_and_harms_nobody() {
+    an_example_finds_all_right("hvm-abuse");
+}
+
+#[test]
+fn functions_in_the_hrt_live_as_in_their_thread_and_what_they_do_wrong_ends_their_calls() {
+    an_example_finds_all_right("hvm-partners");
+}
+
+/// Builds an example of the library and runs it in an emulated Linux.
+fn an_example_finds_all_right(example: &str) {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let built = aero().args(["build", "hrt"]).status().expect("aero can be run");
     assert!(built.success(), "the image can be built");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = std::process::Command::new(cargo)
-        .args(["build", "--quiet", "--release", "-p", "aero-hvm", "--example", "hvm-abuse", "--target-dir"])
+        .args(["build", "--quiet", "--release", "-p", "aero-hvm", "--example", example, "--target-dir"])
         .arg(format!("{root}/target/hvm"))
         .status();
     assert!(built.is_ok_and(|status| status.success()), "the program can be built");
     let output = aero()
-        .args(["ros", "--mem", "2G", "--with", &format!("{root}/target/hvm/release/examples/hvm-abuse")])
+        .args(["ros", "--mem", "2G", "--timeout", "240"])
+        .args(["--with", &format!("{root}/target/hvm/release/examples/{example}")])
         .args(["--with", &format!("{root}/target/kernel/hrt/aerokernel-hrt.boot")])
-        .args(["--", "./hvm-abuse", "./aerokernel-hrt.boot"])
+        .args(["--", &format!("./{example}"), "./aerokernel-hrt.boot"])
         .output()
         .expect("aero can be run");
     if output.status.code() == Some(MISSING) {

@@ -1,5 +1,6 @@
 //! Commands that only inspect.
 
+mod groups;
 mod inspect;
 mod programs;
 mod trace;
@@ -11,6 +12,8 @@ use wire::command_line::{WORDS, Word};
 use crate::command::{Command, CommandError, CommandResult, Context};
 use crate::state::Needs;
 
+/// The commands `groups`, `channel` and others.
+pub use groups::COMMANDS as GROUPS;
 /// The commands that inspect the kernel: `cpus`, `threads` and others.
 pub use inspect::COMMANDS as INSPECT;
 /// The command `programs`.
@@ -26,7 +29,7 @@ pub const ON_A_MACHINE: &[&str] = &[
 ];
 
 /// All inspecting commands, in the order in which `help` lists them.
-pub static ALL: &[&[Command]] = &[&[HELP], INSPECT, PROGRAMS, TRACE];
+pub static ALL: &[&[Command]] = &[&[HELP], INSPECT, PROGRAMS, GROUPS, TRACE];
 
 /// The command `help`.
 pub const HELP: Command = Command {

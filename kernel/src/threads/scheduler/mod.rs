@@ -69,7 +69,7 @@ fn is_idle(here: &Cpu, thread: usize) -> bool {
 /// itself.
 fn send(to: usize, thread: &Thread) {
     // Threads are only ever bound to CPUs that run.
-    let Some(cpu) = cpu::get(to) else { return };
+    let Some(cpu) = cpu::known(to) else { return };
     // SAFETY: the caller of `make_runnable` holds the sole claim on the thread, which is in no
     // queue.
     let first = unsafe { cpu.mailbox.push(thread) };
@@ -83,7 +83,7 @@ fn send(to: usize, thread: &Thread) {
 /// Interrupts another CPU so that it checks whether its running thread has to migrate or end.
 pub(crate) fn nudge(cpu: usize) {
     let _guard = InterruptGuard::new();
-    if let Some(cpu) = cpu::get(cpu)
+    if let Some(cpu) = cpu::known(cpu)
         // On this CPU the caller runs, so the other thread does not: it moves or ends at its next
         // turn.
         && !cpu.is_this()
@@ -211,7 +211,7 @@ fn hand_over(here: Here<'_>, thread: &'static Thread) {
     // `JoinHandle::migrate` stores the target and then loads this. Both are `SeqCst`, so that it
     // finds the new CPU to interrupt, or the new CPU finds its target.
     thread.cpu.store(to, Ordering::SeqCst);
-    if let Some(target) = cpu::get(to as usize) {
+    if let Some(target) = cpu::known(to as usize) {
         target.registry.lock().add(thread);
     }
     // Last, because the target may run the thread as soon as it is in the mailbox. Not `send`,

@@ -68,6 +68,7 @@ impl fmt::Display for JoinError {
 pub struct Builder<'a> {
     name: &'a str,
     cpu: Option<usize>,
+    has_partner: bool,
     stack_size: usize,
     owner: *const Owner,
 }
@@ -88,12 +89,17 @@ impl<'a> Builder<'a> {
     /// Starts with a thread called `name` (cut to 31 bytes) on the caller's CPU with the default
     /// stack.
     pub fn new(name: &'a str) -> Self {
-        Self { name, cpu: None, stack_size: DEFAULT_SIZE, owner: ptr::null() }
+        Self { name, cpu: None, has_partner: false, stack_size: DEFAULT_SIZE, owner: ptr::null() }
     }
 
     /// Binds the thread to this CPU.
     pub fn cpu(self, cpu: usize) -> Self {
         Self { cpu: Some(cpu), ..self }
+    }
+
+    /// Binds the thread to this CPU, which a partner thread runs ([`crate::hybrid`]).
+    pub fn cpu_with_partner(self, cpu: usize) -> Self {
+        Self { cpu: Some(cpu), has_partner: true, ..self }
     }
 
     /// Makes this owner the thread's, instead of the caller's owner.
@@ -127,6 +133,7 @@ impl<'a> Builder<'a> {
         let here = cpu::this();
         let target = match self.cpu {
             None => here,
+            Some(index) if self.has_partner => cpu::known(index).ok_or(SpawnError::NoSuchCpu(NoSuchCpu(index)))?,
             Some(index) => cpu::get(index).ok_or(SpawnError::NoSuchCpu(NoSuchCpu(index)))?,
         };
         let thread = match self.take_dead(&interrupts.here()) {

@@ -1,0 +1,187 @@
+//! [`Core`]: the part of an HVM that the threads running its CPUs share.
+
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kvm_bindings::{CpuId, kvm_msi};
+use kvm_ioctls::{VcpuFd, VmFd};
+use protocol::boot::Request;
+use protocol::call::{Ending, FAILED, MARK, SECOND_MARK, extension, number};
+use protocol::group::{self, Group, SIZE};
+use protocol::upcall::{Page, request};
+
+use crate::boot_state::Places;
+use crate::memory::Mapping;
+use crate::partners::Partners;
+use crate::state::{CallError, End, State, Transaction};
+use crate::windows::Windows;
+use crate::{Error, cpu};
+
+/// The address of a message that interrupts APIC id 0 (SDM Vol. 3A, 11.11.1).
+const FIRST_APIC: u32 = 0xfee0_0000;
+/// Largest number of CPUs: the kernel's.
+pub const MOST_CPUS: u32 = 256;
+
+/// What the threads that run an HVM's CPUs share.
+pub struct Core {
+    /// What the HRT does, and how it ended.
+    pub state: State,
+    /// The execution groups.
+    pub partners: Partners,
+    /// How long a request waits for its answer.
+    pub limit: Duration,
+    /// Whether the address spaces are merged.
+    pub is_merged: AtomicBool,
+    pub(crate) vm: VmFd,
+    pub(crate) windows: Mutex<Windows>,
+    /// The HRT's own memory.
+    pub(crate) memory: Mapping,
+    pub(crate) groups: Mapping,
+    pub(crate) places: Places,
+    pub(crate) template: Template,
+    pub(crate) cpus: u32,
+    pub(crate) cycle_khz: u64,
+    /// A word that reads 0 in a fork of the process that booted the HRT.
+    pub(crate) here: Mapping,
+}
+
+/// What every CPU of the HVM begins with.
+pub struct Template {
+    /// KVM's features.
+    pub cpuid: CpuId,
+    /// KVM's timer has deadlines.
+    pub has_deadlines: bool,
+    /// What the image asks for.
+    pub request: Request,
+}
+
+impl Core {
+    /// Creates a CPU that enters the image when it is run.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn create_cpu(&self, id: u32) -> Result<VcpuFd, Error> {
+        let vcpu = self.vm.create_vcpu(id.into()).map_err(Error::refused("creating a CPU"))?;
+        self.prepare(&vcpu, id)?;
+        Ok(vcpu)
+    }
+
+    /// Makes a new CPU one that enters the image.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn prepare(&self, vcpu: &VcpuFd, id: u32) -> Result<(), Error> {
+        let Template { cpuid, has_deadlines, request } = &self.template;
+        let mut cpuid = cpuid.clone();
+        cpu::identify(&mut cpuid, id, *has_deadlines);
+        cpu::prepare(vcpu, &cpuid, request, &self.places)
+    }
+
+    /// The number of CPUs without partners.
+    pub fn cpus(&self) -> u32 {
+        self.cpus
+    }
+
+    /// The largest number of execution groups.
+    pub fn most_groups(&self) -> u64 {
+        u64::from(MOST_CPUS - self.cpus)
+    }
+
+    /// A group's page.
+    pub fn group(&self, number: u64) -> &Group {
+        let at = number.min(u64::from(MOST_CPUS) - 1) * SIZE as u64;
+        // SAFETY: the mapping has a page for each number, and both sides use its words as atomics.
+        unsafe { &*((self.groups.address() + at) as *const Group) }
+    }
+
+    /// Converts a duration to cycles.
+    pub fn cycles(&self, duration: Duration) -> u64 {
+        (duration.as_micros() as u64).saturating_mul(self.cycle_khz) / 1000
+    }
+
+    /// Whether this is the process that booted the HRT, and no fork of it.
+    pub fn is_here(&self) -> bool {
+        self.here.word(0).is_some_and(|word| word.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Fails in a fork, where the HRT's threads are not, and locks may be held for ever.
+    ///
+    /// # Errors
+    /// [`CallError::OtherProcess`].
+    pub fn check_process(&self) -> Result<(), CallError> {
+        if self.is_here() { Ok(()) } else { Err(CallError::OtherProcess) }
+    }
+
+    /// The windows.
+    pub fn windows(&self) -> MutexGuard<'_, Windows> {
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the window with an address; false if that cannot be.
+    pub fn open_window(&self, address: u64) -> bool {
+        self.is_merged.load(Ordering::Relaxed) && self.windows().open_at(&self.vm, address).is_ok()
+    }
+
+    /// Writes a request to the communication page and interrupts the HRT's first CPU. The
+    /// transaction has begun.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`].
+    pub fn send(&self, request: u64, argument: u64) -> Result<(), CallError> {
+        let page = self.places.communication_page;
+        self.put(page + offset_of!(Page, argument) as u64, argument);
+        self.put(page + offset_of!(Page, request) as u64, request);
+        let vector = self.template.request.vector;
+        let message = kvm_msi { address_lo: FIRST_APIC, data: vector.into(), ..Default::default() };
+        match self.vm.signal_msi(message) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.put(page + offset_of!(Page, request) as u64, request::NULL);
+                self.state.cancel();
+                Err(CallError::Refused(format!("the HRT cannot be interrupted: {error}")))
+            }
+        }
+    }
+
+    /// Writes a word of the boot state.
+    pub fn put(&self, at: u64, word: u64) {
+        // The boot state is part of the memory.
+        self.memory.word(at).into_iter().for_each(|place| place.store(word, Ordering::Release));
+    }
+
+    /// Serves a downcall. Returns how the HRT ended, if it did.
+    ///
+    /// # Errors
+    /// KVM's, if the CPU's registers cannot be read or written.
+    pub fn downcall(&self, cpu: &VcpuFd) -> Result<Option<End>, kvm_ioctls::Error> {
+        let mut registers = cpu.get_regs()?;
+        let is_downcall = registers.rax == MARK && registers.rbx == SECOND_MARK;
+        let done = |was_done: bool| (if was_done { 0 } else { FAILED }, None);
+        let answer = |to: &[Transaction]| self.state.answer(to, registers.rdx);
+        let (result, end) = match registers.rcx {
+            _ if !is_downcall => (FAILED, None),
+            number::NULL => (0, None),
+            number::INVOKE_DONE => done(answer(&[Transaction::Call, Transaction::ParallelCall])),
+            number::MERGE_DONE => done(answer(&[Transaction::Merge])),
+            extension::GROUP_ADDED => {
+                if registers.rdx != 0 {
+                    self.partners.give_up_start(|number| {
+                        self.group(number).state.load(Ordering::Acquire) == group::state::STARTING
+                    });
+                }
+                done(answer(&[Transaction::AddGroup]))
+            }
+            extension::OPEN_WINDOW => done(self.open_window(registers.rdx)),
+            extension::END => match Ending::from_number(registers.rdx) {
+                Some(ending) => (0, Some(End::Ended { ending, status: registers.rsi as u8 })),
+                None => (FAILED, None),
+            },
+            _ => (FAILED, None),
+        };
+        registers.rax = result;
+        cpu.set_regs(&registers)?;
+        Ok(end)
+    }
+}

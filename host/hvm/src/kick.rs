@@ -1,0 +1,33 @@
+//! The signal that makes a thread leave the HRT.
+
+use std::time::Duration;
+
+/// Interval at which a thread that does not leave the HRT is interrupted again.
+pub const INTERVAL: Duration = Duration::from_millis(1);
+
+/// The signal that makes a CPU's thread leave the guest.
+pub fn kick_signal() -> i32 {
+    libc::SIGRTMIN()
+}
+
+/// Installs an empty handler for the signal, so that it interrupts system calls.
+pub fn ignore_kicks() {
+    extern "C" fn nothing(_: i32) {}
+    // SAFETY: the structure is valid when zeroed, and the handler does nothing.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as *const () as usize;
+        libc::sigaction(kick_signal(), &action, std::ptr::null_mut());
+    }
+}
+
+/// Leaves all signals but the kick to the process's own threads.
+pub fn take_only_kicks() {
+    // SAFETY: the set is valid once it is filled, and only this thread's mask changes.
+    unsafe {
+        let mut signals: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut signals);
+        libc::sigdelset(&mut signals, kick_signal());
+        libc::pthread_sigmask(libc::SIG_SETMASK, &signals, std::ptr::null_mut());
+    }
+}

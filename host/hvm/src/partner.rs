@@ -1,0 +1,368 @@
+//! Partner threads: a thread of this process that calls functions in the HRT runs the CPU on which
+//! they run itself, and serves what they cannot do there. The two are an execution group.
+//!
+//! What runs between two entries of the HRT must be as careful as a signal handler: the function in
+//! the HRT uses this thread's errno, its thread-local variables, and may hold the allocator's lock.
+
+use std::arch::x86_64::_rdtsc;
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, TryLockError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug};
+use kvm_ioctls::{SyncReg, VcpuExit};
+use protocol::call::{CHARACTER_PORT, FAILED, MARK, PORT, SECOND_MARK, extension};
+use protocol::group::{Begun, Group, Kind, outcome, port, state};
+use protocol::upcall::request;
+
+use crate::core::Core;
+use crate::memory::Mapping;
+use crate::partners::{Partner, PartnerCpu, locked};
+use crate::{cpu, kick};
+
+use crate::state::{CallError, End, Exception, Transaction};
+use crate::system_call;
+
+/// Stack of a function in the HRT, in bytes.
+const STACK_SIZE: usize = 256 << 10;
+/// Longest interval at which calls are compared with their limit.
+const LONGEST_WATCH: Duration = Duration::from_millis(250);
+/// A function that makes no step in so many intervals is stuck at an instruction: KVM tries again
+/// for ever where Linux has no data for a mapped page, as behind a file's end.
+const STEP_TRIES: u32 = 8;
+/// Addresses from here on are no process's (Linux, Documentation/arch/x86/x86_64/mm.rst).
+const END_OF_ROS: u64 = 1 << 47;
+/// RFLAGS of a context that leaves a call early: the reserved bit, interrupts enabled.
+const FLAGS: u64 = 1 << 1 | 1 << 9;
+
+/// A thread's part in an execution group. It gives the group back when the thread ends.
+struct Membership {
+    core: Weak<Core>,
+    partner: Arc<Partner>,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        // A thread that ends within a call never gets here.
+        if let Some(core) = self.core.upgrade()
+            && core.is_here()
+        {
+            locked(&core.partners.free).push(Arc::clone(&self.partner));
+        }
+    }
+}
+
+thread_local! {
+    static MINE: RefCell<Vec<Membership>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls a function in the HRT on the calling thread's group.
+///
+/// # Errors
+/// See [`CallError`].
+pub fn call(core: &Arc<Core>, function: u64, argument: u64) -> Result<u64, CallError> {
+    // The partner is kept alive by the thread's membership, but that may end meanwhile.
+    let partner = match of_this_thread(core) {
+        Some(partner) => partner,
+        None => join(core)?,
+    };
+    let mut cpu = match partner.cpu.try_lock() {
+        Ok(cpu) => cpu,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        // A signal handler that interrupted this thread's call.
+        Err(TryLockError::WouldBlock) => return Err(CallError::Busy(Transaction::Call)),
+    };
+    let group = core.group(partner.number);
+    if let Some(begun) = cpu.unfinished.take() {
+        finish(core, &partner, &mut cpu, group, begun)?;
+    }
+    if let Some(end) = core.state.ended() {
+        return Err(CallError::Ended(end));
+    }
+    group.function.store(function, Ordering::Relaxed);
+    group.argument.store(argument, Ordering::Relaxed);
+    let begun = group.channel.begin(Kind::Call, function, now());
+    finish(core, &partner, &mut cpu, group, begun)
+}
+
+/// The calling thread's partner, if it has one.
+fn of_this_thread(core: &Arc<Core>) -> Option<Arc<Partner>> {
+    MINE.with_borrow(|mine| {
+        let is_its = |member: &&Membership| member.core.as_ptr() == Arc::as_ptr(core);
+        mine.iter().find(is_its).map(|member| Arc::clone(&member.partner))
+    })
+}
+
+/// Makes the calling thread the partner of a group that is free, or of a new one.
+fn join(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
+    let free = locked(&core.partners.free).pop();
+    let partner = match free {
+        Some(partner) => partner,
+        None => make(core)?,
+    };
+    {
+        let cpu = locked(&partner.cpu);
+        core.group(partner.number).partner.store(system_call::thread_id(), Ordering::Relaxed);
+        // The thread's own variables are reached through FS (System V ABI AMD64, 3.4.2).
+        let refused = |error| CallError::Refused(format!("the thread's FS base cannot be set: {error}"));
+        let mut special = cpu.vcpu.get_sregs().map_err(refused)?;
+        special.fs.base = system_call::fs_base();
+        cpu.vcpu.set_sregs(&special).map_err(refused)?;
+    }
+    MINE.with_borrow_mut(|mine| {
+        mine.retain(|member| member.core.strong_count() > 0);
+        mine.push(Membership { core: Arc::downgrade(core), partner: Arc::clone(&partner) });
+    });
+    Ok(partner)
+}
+
+/// Makes a group: a CPU, and the HRT's thread on it.
+fn make(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
+    let _making = locked(&core.partners.making);
+    let number = locked(&core.partners.all).len() as u64;
+    if number >= core.most_groups() {
+        return Err(CallError::Refused(format!("the HRT can have {number} execution groups, and has")));
+    }
+    let refused = |error: crate::Error| CallError::Refused(error.to_string());
+    let mut vcpu = core.create_cpu(core.cpus() + number as u32).map_err(refused)?;
+    vcpu.set_sync_valid_reg(SyncReg::Register);
+    let stack = Mapping::stack(STACK_SIZE).map_err(refused)?;
+    let group = core.group(number);
+    group.channel.clear();
+    group.partner.store(system_call::thread_id(), Ordering::Relaxed);
+    group.stack.store(stack.end(), Ordering::Relaxed);
+    group.state.store(state::STARTING, Ordering::Release);
+    let cpu = Mutex::new(PartnerCpu { vcpu, _stack: stack, unfinished: None });
+    let partner = Arc::new(Partner { number, cpu, since: AtomicU64::new(0), gives_up: AtomicBool::new(false) });
+    locked(&core.partners.all).push(Arc::clone(&partner));
+    watch(core)?;
+    core.state.begin_when_idle(Transaction::AddGroup, core.limit)?;
+    core.send(request::ADD_GROUP, number)?;
+    let ran = {
+        let mut cpu = locked(&partner.cpu);
+        partner.since.store(now(), Ordering::Release);
+        let ran = run(core, &partner, &mut cpu, group);
+        partner.since.store(0, Ordering::Release);
+        ran
+    };
+    let was_added = core.state.answers(core.limit).map(|answers| answers.iter().all(|&answer| answer == 0));
+    match (was_added, ran) {
+        (Ok(true), Ok(())) => Ok(partner),
+        (was_added, ran) => {
+            group.state.store(state::LOST, Ordering::Release);
+            Err(was_added.err().or(ran.err()).unwrap_or(CallError::Failed(Transaction::AddGroup)))
+        }
+    }
+}
+
+/// Runs a call to its end, and returns the function's result.
+fn finish(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group, begun: Begun) -> Result<u64, CallError> {
+    let now = now();
+    partner.since.store(now, Ordering::Release);
+    group.state.store(state::RUNNING, Ordering::Release);
+    let ran = run(core, partner, cpu, group);
+    partner.since.store(0, Ordering::Release);
+    if let Err(error) = ran {
+        partner.gives_up.store(false, Ordering::Relaxed);
+        if matches!(error, CallError::NoAnswer(_)) {
+            group.state.store(state::GIVEN_UP, Ordering::Release);
+            cpu.unfinished = Some(begun);
+        }
+        return Err(error);
+    }
+    let result = group.result.load(Ordering::Relaxed);
+    let ended = match group.outcome.load(Ordering::Relaxed) {
+        outcome::RETURNED => Ok(result),
+        outcome::REFUSED => Err(CallError::RefusedAccess { at: group.exception[2].load(Ordering::Relaxed) }),
+        _ => {
+            let [vector, code, at, address] = group.exception.each_ref().map(|word| word.load(Ordering::Relaxed));
+            let end = self::now();
+            let event = group.channel.begin(Kind::Exception, vector, end);
+            group.channel.end(event, at, end);
+            Err(CallError::Exception(Exception { vector: vector as u8, code, at, address }))
+        }
+    };
+    group.channel.end(begun, result, self::now());
+    ended
+}
+
+/// Runs the group's CPU until its context is done with the call.
+fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> Result<(), CallError> {
+    let failed = |why: String| {
+        let index = core.cpus() + partner.number as u32;
+        CallError::Ended(core.state.end(End::Failed { cpu: index, why }))
+    };
+    let mut tries = 0;
+    loop {
+        let errno = system_call::errno();
+        let exit = cpu.vcpu.run();
+        if exit.is_err() {
+            system_call::set_errno(errno);
+        }
+        let was_interrupted = match &exit {
+            Ok(exit) => matches!(exit, VcpuExit::Intr),
+            Err(error) => [libc::EINTR, libc::EAGAIN].contains(&error.errno()),
+        };
+        match exit {
+            Ok(VcpuExit::IoOut(at, _)) if at == u16::from(port::DONE) => {
+                return if tries == 0 { Ok(()) } else { step(cpu, false).map_err(|error| failed(lost(&error))) };
+            }
+            Ok(VcpuExit::IoOut(at, _)) if at == u16::from(port::SYSTEM_CALL) => serve_system_call(cpu, group),
+            Ok(VcpuExit::IoOut(at, _)) if at == u16::from(PORT) => {
+                if let Some(end) = downcall(core, cpu, group).map_err(|error| failed(lost(&error)))? {
+                    return Err(CallError::Ended(core.state.end(end)));
+                }
+            }
+            Ok(VcpuExit::IoOut(CHARACTER_PORT, bytes)) => bytes.iter().for_each(|&byte| core.state.say(byte)),
+            Ok(VcpuExit::Debug(_)) => {}
+            _ if was_interrupted => {}
+            Err(error) if error.errno() == libc::EFAULT => {
+                if let Some(why) = leave_call(cpu, group).map_err(|error| failed(lost(&error)))? {
+                    return Err(failed(why));
+                }
+            }
+            Ok(VcpuExit::Shutdown) => {
+                let index = core.cpus() + partner.number as u32;
+                return Err(CallError::Ended(core.state.end(End::TripleFault { cpu: index })));
+            }
+            exit => return Err(failed(cpu::unexpected(&exit))),
+        }
+        if partner.gives_up.load(Ordering::Relaxed) {
+            if let Some(end) = core.state.ended() {
+                return Err(CallError::Ended(end));
+            }
+            let lost = |error| failed(lost(&error));
+            // Whether the function makes one more step, or is stuck at its instruction.
+            if tries == 0 {
+                step(cpu, true).map_err(lost)?;
+            } else if !was_interrupted || cpu.vcpu.sync_regs_mut().regs.rip >= END_OF_ROS {
+                step(cpu, false).map_err(lost)?;
+                return Err(CallError::NoAnswer(core.limit));
+            } else if tries == STEP_TRIES {
+                step(cpu, false).map_err(lost)?;
+                leave_call(cpu, group).map_err(lost)?;
+                partner.gives_up.store(false, Ordering::Relaxed);
+                partner.since.store(now(), Ordering::Relaxed);
+            }
+            tries += 1;
+        }
+    }
+}
+
+/// Makes the CPU leave the HRT after each instruction, or no longer.
+fn step(cpu: &PartnerCpu, on: bool) -> Result<(), kvm_ioctls::Error> {
+    let control = if on { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP } else { 0 };
+    cpu.vcpu.set_guest_debug(&kvm_guest_debug { control, ..Default::default() })
+}
+
+fn lost(error: &kvm_ioctls::Error) -> String {
+    format!("left the HRT for a request that KVM lost: {error}")
+}
+
+/// Makes the system call that the HRT asks for.
+fn serve_system_call(cpu: &mut PartnerCpu, group: &Group) {
+    let registers = &mut cpu.vcpu.sync_regs_mut().regs;
+    let number = registers.rax;
+    let begun = group.channel.begin(Kind::SystemCall, number, now());
+    group.state.store(if number == libc::SYS_exit as u64 { state::LOST } else { state::SERVED }, Ordering::Release);
+    let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
+    // SAFETY: the code in the HRT is code of this process, which makes the call as it would here;
+    // what the call's effects would be lost on is refused.
+    let result = unsafe { system_call::forward(number, arguments) };
+    registers.rax = result;
+    cpu.vcpu.set_sync_dirty_reg(SyncReg::Register);
+    group.channel.end(begun, result, now());
+    group.state.store(state::RUNNING, Ordering::Release);
+}
+
+/// Serves a downcall. Returns how the HRT ended, if it did.
+fn downcall(core: &Core, cpu: &mut PartnerCpu, group: &Group) -> Result<Option<End>, kvm_ioctls::Error> {
+    let mut registers = cpu.vcpu.get_regs()?;
+    let is_downcall = registers.rax == MARK && registers.rbx == SECOND_MARK;
+    if !is_downcall || registers.rcx != extension::OPEN_WINDOW {
+        return core.downcall(&cpu.vcpu);
+    }
+    let begun = group.channel.begin(Kind::Window, registers.rdx, now());
+    let is_open = core.open_window(registers.rdx);
+    registers.rax = if is_open { 0 } else { FAILED };
+    group.channel.end(begun, registers.rax, now());
+    cpu.vcpu.set_regs(&registers)?;
+    Ok(None)
+}
+
+/// Makes the context leave its call, because Linux refuses an access of the function. Returns a
+/// sentence if it was no function's access.
+fn leave_call(cpu: &mut PartnerCpu, group: &Group) -> Result<Option<String>, kvm_ioctls::Error> {
+    let mut registers = cpu.vcpu.get_regs()?;
+    let at = registers.rip;
+    if at >= END_OF_ROS {
+        return Ok(Some(cpu::refused_access(at)));
+    }
+    let begun = group.channel.begin(Kind::RefusedAccess, at, now());
+    group.outcome.store(outcome::REFUSED, Ordering::Relaxed);
+    group.exception[2].store(at, Ordering::Relaxed);
+    [registers.rip, registers.rsp] = group.way_back.each_ref().map(|word| word.load(Ordering::Relaxed));
+    registers.rflags = FLAGS;
+    cpu.vcpu.set_regs(&registers)?;
+    group.channel.end(begun, 0, now());
+    Ok(None)
+}
+
+/// Starts the thread that ends calls at their limit, unless it runs.
+fn watch(core: &Arc<Core>) -> Result<(), CallError> {
+    let mut watch = locked(&core.partners.watch);
+    if watch.is_none() {
+        kick::ignore_kicks();
+        let weak = Arc::downgrade(core);
+        let run = move || {
+            kick::take_only_kicks();
+            while let Some(core) = weak.upgrade() {
+                if !watch_once(&core) {
+                    return;
+                }
+            }
+        };
+        let started = thread::Builder::new().name("hrt-watch".into()).spawn(run);
+        *watch = Some(started.map_err(|why| CallError::Refused(format!("no thread can watch the calls: {why}")))?);
+    }
+    Ok(())
+}
+
+/// Makes the calls that are past their limit, or whose HRT has ended, leave the HRT. Returns false
+/// once the HRT has ended and none is left.
+fn watch_once(core: &Core) -> bool {
+    let has_ended = core.state.ended().is_some();
+    let limit = core.cycles(core.limit);
+    let mut has_late = false;
+    for partner in locked(&core.partners.all).iter() {
+        let since = partner.since.load(Ordering::Acquire);
+        if since != 0 && (has_ended || now().saturating_sub(since) > limit) {
+            partner.gives_up.store(true, Ordering::Relaxed);
+            system_call::kick(core.group(partner.number).partner.load(Ordering::Relaxed), kick::kick_signal());
+            has_late = true;
+        }
+    }
+    if has_late {
+        thread::sleep(kick::INTERVAL);
+    } else if has_ended {
+        return false;
+    } else {
+        core.state.wait((core.limit / 4).clamp(kick::INTERVAL, LONGEST_WATCH));
+    }
+    true
+}
+
+/// Waits until no thread of the process is in the HRT, which has ended.
+pub fn join_all(core: &Core) {
+    let watch = locked(&core.partners.watch).take();
+    if let Some(watch) = watch {
+        let _ = watch.join();
+    }
+}
+
+fn now() -> u64 {
+    // SAFETY: every CPU that runs KVM has the instruction, and Linux allows it.
+    unsafe { _rdtsc() }
+}

@@ -1,0 +1,82 @@
+//! Threads that run the HRT's own CPUs.
+
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use protocol::call;
+
+use crate::Error;
+use crate::core::Core;
+use crate::cpu::{refused_access, unexpected};
+use crate::kick::{self, kick_signal};
+use crate::state::End;
+
+/// A thread that runs a CPU until the HRT ends.
+pub struct Runner {
+    thread: JoinHandle<()>,
+    has_left: Arc<AtomicBool>,
+}
+
+impl Runner {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn start(index: u32, cpu: VcpuFd, core: &Arc<Core>) -> Result<Self, Error> {
+        kick::ignore_kicks();
+        let (core, has_left) = (Arc::clone(core), Arc::new(AtomicBool::new(false)));
+        let left = Arc::clone(&has_left);
+        let thread = thread::Builder::new()
+            .name(format!("hrt-cpu-{index}"))
+            .spawn(move || {
+                kick::take_only_kicks();
+                let end = run(index, cpu, &core);
+                left.store(true, Ordering::Release);
+                core.state.end(end);
+            })
+            .map_err(|why| Error::Refused { what: "starting a thread for the HRT's CPU", why })?;
+        Ok(Self { thread, has_left })
+    }
+
+    /// Waits for the thread's end, once the HRT has ended.
+    pub fn join(self) {
+        while !self.has_left.load(Ordering::Acquire) {
+            // SAFETY: the thread has not been joined, so its handle is valid; the signal only ends
+            // a system call of the thread (`ignore_kicks`).
+            unsafe { libc::pthread_kill(self.thread.as_pthread_t(), kick_signal()) };
+            thread::sleep(kick::INTERVAL);
+        }
+        let _ = self.thread.join();
+    }
+}
+
+/// Runs a CPU until the HRT ends; returns how.
+fn run(index: u32, mut cpu: VcpuFd, core: &Core) -> End {
+    let failed = |why: String| End::Failed { cpu: index, why };
+    loop {
+        if let Some(end) = core.state.ended() {
+            return end;
+        }
+        match cpu.run() {
+            Ok(VcpuExit::IoOut(port, bytes)) if port == call::CHARACTER_PORT => {
+                bytes.iter().for_each(|&byte| core.state.say(byte));
+            }
+            Ok(VcpuExit::IoOut(port, _)) if port == u16::from(call::PORT) => match core.downcall(&cpu) {
+                Ok(Some(end)) => return end,
+                Ok(None) => {}
+                Err(error) => return failed(format!("made a downcall that KVM lost: {error}")),
+            },
+            Ok(VcpuExit::Shutdown) => return End::TripleFault { cpu: index },
+            Ok(VcpuExit::Intr) => {}
+            Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {}
+            // Linux refused an access through a window. KVM does not say at which address.
+            Err(error) if error.errno() == libc::EFAULT => {
+                return failed(refused_access(cpu.get_regs().map_or(0, |registers| registers.rip)));
+            }
+            exit => return failed(unexpected(&exit)),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Running functions of the ROS on a CPU that a partner thread runs: on the ROS's stack, with the
+//! ROS's system calls.
+
+use core::arch::{asm, naked_asm};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use arch_x64::cpu::paging::{PHYSICAL_OFFSET, physical_to_virtual};
+use arch_x64::cpu::system_call;
+use protocol::boot::Extension;
+use protocol::group::{Group, SIZE, port};
+
+/// Physical address of the groups' pages, 0 if there are none.
+static PAGES: AtomicU64 = AtomicU64::new(0);
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// Keeps where the groups' pages are.
+pub(crate) fn keep(extension: &Extension) {
+    PAGES.store(extension.groups, Ordering::Relaxed);
+    COUNT.store(if extension.groups == 0 { 0 } else { extension.most_groups }, Ordering::Relaxed);
+}
+
+/// Returns the pages of the execution groups that there can be.
+pub fn groups() -> impl Iterator<Item = &'static Group> {
+    let start = PAGES.load(Ordering::Relaxed);
+    // SAFETY: the pages are mapped like all memory that the monitor shares, and consist of atomics
+    // only, as both sides agree.
+    (0..COUNT.load(Ordering::Relaxed))
+        .map(move |number| unsafe { &*physical_to_virtual(start + number * SIZE as u64).cast::<Group>() })
+}
+
+/// Whether an address lies in the half that belongs to the ROS.
+pub fn is_of_ros(address: u64) -> bool {
+    address < PHYSICAL_OFFSET as u64
+}
+
+/// Makes this CPU's system calls leave the HRT, to the partner thread.
+pub fn forward_system_calls() {
+    // SAFETY: the code below returns to its caller with only RAX, RCX and R11 changed.
+    unsafe { system_call::set_entry(forward as *const ()) };
+}
+
+/// The partner sees the registers as SYSCALL left them, and sets RAX. No flag was changed and no
+/// stack is used, so that the ROS's code may use both as it likes.
+#[unsafe(naked)]
+extern "C" fn forward() {
+    naked_asm!("out {port}, al", "jmp rcx", port = const port::SYSTEM_CALL)
+}
+
+/// Tells the partner that the call is done, and returns with the next one.
+pub fn done() {
+    // SAFETY: the instruction changes no register; the partner changes only the group's page and
+    // the ROS's memory.
+    unsafe { asm!("out {port}, al", port = const port::DONE, options(nostack, preserves_flags)) };
+}
+
+/// Calls a function of the ROS on a stack there. Returns its result; nothing is known of that if
+/// the call was left by its way back, which the last argument keeps: a CPU that continues at these
+/// two, instruction pointer and stack pointer, leaves the function.
+///
+/// # Safety
+/// The ROS answers for the function and for the stack, whose top is aligned to 16 bytes.
+#[unsafe(naked)]
+pub unsafe extern "C" fn call(function: u64, argument: u64, cpu: u64, stack: u64, way_back: &[AtomicU64; 2]) -> u64 {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "lea rax, [rip + 2f]",
+        "mov [r8], rax",
+        "mov [r8 + 8], rsp",
+        "mov rbx, r8",
+        "mov rax, rdi",
+        "mov rdi, rsi",
+        "mov rsi, rdx",
+        "mov rsp, rcx",
+        // The chain of frames ends here.
+        "xor ebp, ebp",
+        "call rax",
+        "mov rsp, [rbx + 8]",
+        // The way back: every register but RSP may have any value.
+        "2: cld",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+    )
+}

@@ -1,0 +1,315 @@
+//! Execution groups: what a partner thread of the ROS and its context in the HRT share (our
+//! extension), in one page for each group.
+//!
+//! The partner thread runs the CPU of its group's context, so only one of the two sides runs at a
+//! time, and writes. The page holds the call under way and the group's event channel: the events
+//! that went over it, with sequence numbers and times. Everybody may read it at any time.
+
+use core::array::from_fn;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Size of a group's page, in bytes.
+pub const SIZE: usize = 4096;
+/// Events that the channel remembers.
+pub const REMEMBERED: usize = 32;
+/// Classes of durations: class n counts those of at least 2^n cycles, but fewer than 2^(n+1).
+pub const CLASSES: usize = 40;
+
+/// Ports on which a partnered CPU leaves the HRT; the values written mean nothing, so no register
+/// changes.
+pub mod port {
+    /// A system call, with Linux's convention for the instruction SYSCALL.
+    pub const SYSTEM_CALL: u8 = 0xdd;
+    /// The call is done, or the context is ready for the first one.
+    pub const DONE: u8 = 0xde;
+}
+
+/// What a group is doing, the values of [`Group::state`].
+pub mod state {
+    /// There is no group in this page.
+    pub const NONE: u64 = 0;
+    /// Its CPU is being started.
+    pub const STARTING: u64 = 1;
+    /// It waits for a call.
+    pub const READY: u64 = 2;
+    /// Its context runs in the HRT.
+    pub const RUNNING: u64 = 3;
+    /// Its partner serves an event.
+    pub const SERVED: u64 = 4;
+    /// Its call was given up at its limit; the next one goes on with it.
+    pub const GIVEN_UP: u64 = 5;
+    /// Its partner thread has ended within a call, or it could not be started.
+    pub const LOST: u64 = 6;
+
+    /// A state's name.
+    pub fn name(state: u64) -> &'static str {
+        match state {
+            NONE => "none",
+            STARTING => "starting",
+            READY => "ready",
+            RUNNING => "running",
+            SERVED => "served",
+            GIVEN_UP => "given up",
+            LOST => "lost",
+            _ => "unknown",
+        }
+    }
+}
+
+/// The kinds of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Kind {
+    /// The ROS calls a function; the detail is its address.
+    Call = 0,
+    /// The HRT makes a system call; the detail is its number.
+    SystemCall = 1,
+    /// The HRT accesses memory of the ROS that it could not see yet; the detail is the address.
+    Window = 2,
+    /// Linux refuses an access of the HRT; the detail is the instruction's address.
+    RefusedAccess = 3,
+    /// The called function causes an exception; the detail is the vector.
+    Exception = 4,
+}
+
+impl Kind {
+    /// All kinds, by number.
+    pub const ALL: [Self; 5] = [Self::Call, Self::SystemCall, Self::Window, Self::RefusedAccess, Self::Exception];
+
+    /// The kind's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::SystemCall => "system call",
+            Self::Window => "window",
+            Self::RefusedAccess => "refused access",
+            Self::Exception => "exception",
+        }
+    }
+}
+
+/// How a call ended, the values of [`Group::outcome`].
+pub mod outcome {
+    /// The function returned.
+    pub const RETURNED: u64 = 0;
+    /// It caused an exception; [`super::Group::exception`] says which.
+    pub const EXCEPTION: u64 = 1;
+    /// Linux refused an access of it.
+    pub const REFUSED: u64 = 2;
+}
+
+/// A group's page.
+#[repr(C, align(64))]
+pub struct Group {
+    /// See [`state`].
+    pub state: AtomicU64,
+    /// The partner thread's id in the ROS.
+    pub partner: AtomicU64,
+    /// The context's thread in the HRT, by its id, and its CPU's index.
+    pub thread: AtomicU64,
+    /// See `thread`.
+    pub cpu: AtomicU64,
+    /// The function to be called, its argument, and the top of its stack in the ROS's memory.
+    pub function: AtomicU64,
+    /// See `function`.
+    pub argument: AtomicU64,
+    /// See `function`.
+    pub stack: AtomicU64,
+    /// What the function returned.
+    pub result: AtomicU64,
+    /// See [`outcome`].
+    pub outcome: AtomicU64,
+    /// Where a call is left early: instruction pointer and stack pointer. The CPU does not leave
+    /// the ROS's code in any other way.
+    pub way_back: [AtomicU64; 2],
+    /// Of an exception: vector, error code, instruction's address, accessed address.
+    pub exception: [AtomicU64; 4],
+    /// The event channel.
+    pub channel: Channel,
+}
+
+/// A group's event channel. Times are in cycles of the time counter, which both sides share.
+#[repr(C)]
+pub struct Channel {
+    /// Sequence number of the latest event; they count from 1.
+    pub sequence: AtomicU64,
+    /// The system call or other event that is being served, [`IDLE`] if there is none; its detail;
+    /// when it began.
+    pub serving: [AtomicU64; 3],
+    /// Statistics by [`Kind`].
+    pub kinds: [Statistics; Kind::ALL.len()],
+    /// The latest events; number n is at n mod [`REMEMBERED`].
+    pub events: [Event; REMEMBERED],
+}
+
+/// No event is being served.
+pub const IDLE: u64 = u64::MAX;
+
+/// Statistics of a kind of events.
+#[repr(C)]
+pub struct Statistics {
+    /// Number of events.
+    pub count: AtomicU64,
+    /// How long they took together, and the longest.
+    pub cycles: AtomicU64,
+    /// See `cycles`.
+    pub longest: AtomicU64,
+    /// How many took how long, by class.
+    pub classes: [AtomicU32; CLASSES],
+}
+
+/// An event that is over.
+#[repr(C)]
+pub struct Event {
+    /// Its sequence number; 0 while it is being written.
+    pub sequence: AtomicU64,
+    /// Its [`Kind`].
+    pub kind: AtomicU64,
+    /// Its detail.
+    pub detail: AtomicU64,
+    /// Its result.
+    pub result: AtomicU64,
+    /// When it began, and how long it took.
+    pub began: AtomicU64,
+    /// See `began`.
+    pub cycles: AtomicU64,
+}
+
+const _: () = assert!(size_of::<Group>() <= SIZE);
+
+/// The beginning of an event, to be ended.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Begun {
+    sequence: u64,
+    kind: Kind,
+    detail: u64,
+    at: u64,
+}
+
+impl Channel {
+    /// Begins an event. The calls of functions contain the others, so they are not being served.
+    pub fn begin(&self, kind: Kind, detail: u64, now: u64) -> Begun {
+        let sequence = self.sequence.load(Ordering::Relaxed).wrapping_add(1);
+        self.sequence.store(sequence, Ordering::Relaxed);
+        if kind != Kind::Call {
+            self.serving[1].store(detail, Ordering::Relaxed);
+            self.serving[2].store(now, Ordering::Relaxed);
+            self.serving[0].store(kind as u64, Ordering::Release);
+        }
+        Begun { sequence, kind, detail, at: now }
+    }
+
+    /// Ends an event with its result.
+    pub fn end(&self, begun: Begun, result: u64, now: u64) {
+        let Begun { sequence, kind, detail, at } = begun;
+        let cycles = now.saturating_sub(at);
+        let add = |word: &AtomicU64, amount: u64| {
+            word.store(word.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+        };
+        let statistics = &self.kinds[kind as usize];
+        add(&statistics.count, 1);
+        add(&statistics.cycles, cycles);
+        if cycles > statistics.longest.load(Ordering::Relaxed) {
+            statistics.longest.store(cycles, Ordering::Relaxed);
+        }
+        let class = &statistics.classes[(cycles.max(1).ilog2() as usize).min(CLASSES - 1)];
+        class.store(class.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        let event = &self.events[sequence as usize % REMEMBERED];
+        event.sequence.store(0, Ordering::Relaxed);
+        let words = [&event.kind, &event.detail, &event.result, &event.began, &event.cycles];
+        for (word, value) in words.into_iter().zip([kind as u64, detail, result, at, cycles]) {
+            word.store(value, Ordering::Release);
+        }
+        event.sequence.store(sequence, Ordering::Release);
+        if kind != Kind::Call {
+            self.serving[0].store(IDLE, Ordering::Release);
+        }
+    }
+
+    /// Reads an event; `None` if it is no longer remembered, or not over.
+    pub fn event(&self, sequence: u64) -> Option<[u64; 5]> {
+        let event = &self.events[sequence as usize % REMEMBERED];
+        let is_it = || sequence != 0 && event.sequence.load(Ordering::Acquire) == sequence;
+        is_it().then_some(())?;
+        let words = [&event.kind, &event.detail, &event.result, &event.began, &event.cycles];
+        let values = from_fn(|word| words[word].load(Ordering::Acquire));
+        is_it().then_some(values)
+    }
+
+    /// Makes the channel that of a new group.
+    pub fn clear(&self) {
+        self.sequence.store(0, Ordering::Relaxed);
+        self.serving[0].store(IDLE, Ordering::Relaxed);
+        for statistics in &self.kinds {
+            [&statistics.count, &statistics.cycles, &statistics.longest]
+                .into_iter()
+                .for_each(|word| word.store(0, Ordering::Relaxed));
+            statistics.classes.iter().for_each(|class| class.store(0, Ordering::Relaxed));
+        }
+        self.events.iter().for_each(|event| event.sequence.store(0, Ordering::Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel() -> Channel {
+        let zero = || AtomicU64::new(0);
+        let channel = Channel {
+            sequence: zero(),
+            serving: from_fn(|_| zero()),
+            kinds: from_fn(|_| Statistics {
+                count: zero(),
+                cycles: zero(),
+                longest: zero(),
+                classes: from_fn(|_| AtomicU32::new(0)),
+            }),
+            events: from_fn(|_| Event {
+                sequence: zero(),
+                kind: zero(),
+                detail: zero(),
+                result: zero(),
+                began: zero(),
+                cycles: zero(),
+            }),
+        };
+        channel.clear();
+        channel
+    }
+
+    #[test]
+    fn events_are_numbered_counted_and_remembered() {
+        let channel = channel();
+        for number in 0..40 {
+            let begun = channel.begin(Kind::SystemCall, 39, 1000);
+            assert_eq!(channel.serving[0].load(Ordering::Relaxed), Kind::SystemCall as u64);
+            assert_eq!(channel.event(number + 1), None, "it is not over");
+            channel.end(begun, 7, 1000 + 300 + number);
+            assert_eq!(channel.serving[0].load(Ordering::Relaxed), IDLE);
+        }
+        let statistics = &channel.kinds[Kind::SystemCall as usize];
+        assert_eq!(statistics.count.load(Ordering::Relaxed), 40);
+        assert_eq!(statistics.longest.load(Ordering::Relaxed), 339);
+        assert_eq!(statistics.classes[8].load(Ordering::Relaxed), 40, "2^8 to 2^9 cycles");
+        assert_eq!(channel.event(40), Some([Kind::SystemCall as u64, 39, 7, 1000, 339]));
+        assert_eq!(channel.event(8), None, "it is forgotten");
+        assert_eq!((channel.event(9).map(|event| event[4]), channel.event(0)), (Some(308), None));
+    }
+
+    #[test]
+    fn a_call_contains_the_events_of_its_function() {
+        let channel = channel();
+        let call = channel.begin(Kind::Call, 0x1000, 10);
+        assert_eq!(channel.serving[0].load(Ordering::Relaxed), IDLE);
+        let inner = channel.begin(Kind::Window, 0x2000, 20);
+        channel.end(inner, 0, 30);
+        channel.end(call, 0, 20_000_000_000_000);
+        assert_eq!(
+            (channel.event(1).map(|event| event[1]), channel.event(2).map(|event| event[1])),
+            (Some(0x1000), Some(0x2000))
+        );
+        assert_eq!(channel.kinds[Kind::Call as usize].classes[CLASSES - 1].load(Ordering::Relaxed), 1);
+    }
+}

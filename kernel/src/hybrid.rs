@@ -1,0 +1,49 @@
+//! Execution groups and event channels: the kernel as a hybrid runtime (HRT) beside a regular OS
+//! (ROS) in a hybrid virtual machine.
+//!
+//! A group is a thread of this kernel and its partner thread in the ROS, which runs the group's CPU
+//! and serves what the thread cannot do here. Such a CPU runs only while its partner wants, so the
+//! rest of the kernel never waits for it: it is no CPU of [`crate::cpu::all`]. What carries
+//! requests between the two sides is a crate of its own, which [`install`]s itself here.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use arch_contract::fault::{Fault, Registers};
+use wire::snapshot::GroupState;
+
+/// What the crate that talks to the ROS does for the kernel.
+pub struct Transport {
+    /// Describes the execution groups.
+    pub describe: fn(&mut Vec<GroupState>),
+    /// Deals with a fault: makes the ROS provide the memory accessed, or ends the ROS's function
+    /// that caused it. Returns true if the code continues, with the registers as they are then.
+    /// Called on the trap's stack, with interrupts off; takes no lock.
+    pub resolve: fn(&Fault, &mut Registers) -> bool,
+}
+
+static TRANSPORT: AtomicPtr<Transport> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Installs the crate that talks to the ROS.
+pub fn install(transport: &'static Transport) {
+    TRANSPORT.store(core::ptr::from_ref(transport).cast_mut(), Ordering::Release);
+}
+
+fn transport() -> Option<&'static Transport> {
+    // SAFETY: the pointer is null or comes from the `&'static Transport` given to `install`.
+    unsafe { TRANSPORT.load(Ordering::Acquire).as_ref() }
+}
+
+/// Describes the execution groups; none without a ROS.
+pub(crate) fn describe() -> Vec<GroupState> {
+    let mut groups = Vec::new();
+    if let Some(transport) = transport() {
+        (transport.describe)(&mut groups);
+    }
+    groups
+}
+
+/// Lets the transport deal with a fault; the arch crate calls this.
+pub(crate) fn resolve(fault: &Fault, registers: &mut Registers) -> bool {
+    transport().is_some_and(|transport| (transport.resolve)(fault, registers))
+}
