@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use build::project::{self, cargo, root};
 use build::{Image, Which, image};
 use machine::hvm::NoKvm;
-use machine::ros::{Ros, Task};
+use machine::ros::{Ros, Speed, Task};
 use machine::source_lines::SourceLines;
 use machine::{MachineKind, Settings, ros, status};
 use wire::console::PROMPT;
@@ -100,7 +100,7 @@ fn demo(emulate: bool) -> Result<u8> {
     let program = directory.join("release/examples").join(DEMO);
     if emulate {
         let line = format!("./{DEMO} ./{} {LINUX_CPUS}", image.boot.file_name().unwrap_or_default().display());
-        let linux = ros::Settings { cpus: LINUX_CPUS, memory: LINUX_MEMORY, files: &[image.boot, program] };
+        let linux = ros::Settings { cpus: LINUX_CPUS, memory: LINUX_MEMORY, speed: Speed::Fast, files: &[image.boot, program] };
         return Ros::execute(&linux, &line, DEFAULT_LIMIT + LINUX_LIMIT, &mut std::io::stdout());
     }
     support::check().map_err(NoKvm::from)?;
@@ -163,7 +163,7 @@ fn line_of(image: &Image, settings: &Settings, further: &[String]) -> Result<Str
 /// Does something in a Linux that has the image and this very program.
 fn in_linux<T>(image: &Image, work: impl FnOnce(&ros::Settings<'_>) -> Result<T>) -> Result<T> {
     let files = [image.boot.clone(), std::env::current_exe()?];
-    work(&ros::Settings { cpus: LINUX_CPUS, memory: LINUX_MEMORY, files: &files })
+    work(&ros::Settings { cpus: LINUX_CPUS, memory: LINUX_MEMORY, speed: Speed::Fast, files: &files })
 }
 
 /// Quotes a word for a shell.

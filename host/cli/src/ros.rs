@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use machine::ros::{Ros, Settings, Task};
+use machine::ros::{Ros, Settings, Speed, Task};
 use machine::{Machine, status};
 
 use crate::session::{Session, Stop};
@@ -22,6 +22,9 @@ pub struct Options {
     /// Memory, as QEMU takes it
     #[arg(long, default_value = "1G", value_name = "SIZE")]
     mem: String,
+    /// Make its time counter count instructions, so that figures repeat; it runs several times slower
+    #[arg(long)]
+    icount: bool,
     /// Put a file of this host into the Linux, into the directory where commands run; a program
     /// with its libraries. May be given several times
     #[arg(long = "with", value_name = "FILE")]
@@ -39,7 +42,8 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs `aero ros`.
 pub fn run(options: &Options) -> Result<u8> {
-    let settings = Settings { cpus: options.cpus, memory: &options.mem, files: &options.files };
+    let speed = if options.icount { Speed::Counted } else { Speed::Fast };
+    let settings = Settings { cpus: options.cpus, memory: &options.mem, speed, files: &options.files };
     let limit = options.timeout.map(Duration::from_secs);
     if !options.command.is_empty() {
         let line = options.command.join(" ");

@@ -152,7 +152,9 @@ fn make(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
         (Ok(true), Ok(())) => Ok(partner),
         (was_added, ran) => {
             group.state.store(state::LOST, Ordering::Release);
-            Err(was_added.err().or(ran.err()).unwrap_or(CallError::Failed(Transaction::AddGroup)))
+            let was_refused = was_added == Ok(false);
+            let error = was_added.err().or(ran.err()).filter(|_| !was_refused);
+            Err(error.unwrap_or(CallError::Failed(Transaction::AddGroup)))
         }
     }
 }

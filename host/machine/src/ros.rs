@@ -34,6 +34,16 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=
 /// Where files of the host are put; commands run here.
 const HOME: &str = "/root";
 
+/// How a Linux runs in the emulator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Speed {
+    /// As fast as the emulator can.
+    #[default]
+    Fast,
+    /// By its instructions, which its time counter counts: figures repeat.
+    Counted,
+}
+
 /// The configuration of a Linux to run beside.
 #[derive(Clone, Debug)]
 pub struct Settings<'a> {
@@ -41,6 +51,8 @@ pub struct Settings<'a> {
     pub cpus: u32,
     /// Memory size, in QEMU's syntax.
     pub memory: &'a str,
+    /// How it runs.
+    pub speed: Speed,
     /// Files of the host to put into the Linux, by their names, as executables. Programs have the
     /// libraries they need with them.
     pub files: &'a [PathBuf],
@@ -190,8 +202,12 @@ impl Ros {
             command.arg("-L").arg(data);
         }
         command.args(["-nodefaults", "-no-user-config", "-machine", "q35", "-cpu", "max"]);
-        // With one thread for all CPUs, this emulator delivers an interrupt twice now and then.
-        command.args(["-accel", "tcg,thread=multi", "-smp", &settings.cpus.to_string(), "-m", settings.memory]);
+        match settings.speed {
+            // With one thread for all CPUs, this emulator delivers an interrupt twice now and then.
+            Speed::Fast => command.args(["-accel", "tcg,thread=multi"]),
+            Speed::Counted => command.args(["-accel", "tcg", "-icount", "shift=0,sleep=off", "-seed", "7"]),
+        };
+        command.args(["-smp", &settings.cpus.to_string(), "-m", settings.memory]);
         command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);
         command.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initrd).args(["-append", COMMAND_LINE]);
         die_with_parent(&mut command);
