@@ -100,7 +100,8 @@ fn demo(emulate: bool) -> Result<u8> {
     let program = directory.join("release/examples").join(DEMO);
     if emulate {
         let line = format!("./{DEMO} ./{} {LINUX_CPUS}", image.boot.file_name().unwrap_or_default().display());
-        let linux = ros::Settings { cpus: LINUX_CPUS, memory: LINUX_MEMORY, speed: Speed::Fast, files: &[image.boot, program] };
+        let linux =
+            ros::Settings { cpus: LINUX_CPUS, memory: LINUX_MEMORY, speed: Speed::Fast, files: &[image.boot, program] };
         return Ros::execute(&linux, &line, DEFAULT_LIMIT + LINUX_LIMIT, &mut std::io::stdout());
     }
     support::check().map_err(NoKvm::from)?;

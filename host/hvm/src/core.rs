@@ -16,6 +16,7 @@ use crate::boot_state::Places;
 use crate::memory::Mapping;
 use crate::partners::Partners;
 use crate::state::{CallError, End, State, Transaction};
+use crate::vcpu::Vcpu;
 use crate::windows::Windows;
 use crate::{Error, cpu};
 
@@ -62,21 +63,21 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::Refused`].
-    pub fn create_cpu(&self, id: u32) -> Result<VcpuFd, Error> {
+    pub fn create_cpu(&self, id: u32) -> Result<Vcpu, Error> {
         let vcpu = self.vm.create_vcpu(id.into()).map_err(Error::refused("creating a CPU"))?;
-        self.prepare(&vcpu, id)?;
-        Ok(vcpu)
+        self.prepare(vcpu, id)
     }
 
     /// Makes a new CPU one that enters the image.
     ///
     /// # Errors
     /// [`Error::Refused`].
-    pub fn prepare(&self, vcpu: &VcpuFd, id: u32) -> Result<(), Error> {
+    pub fn prepare(&self, vcpu: VcpuFd, id: u32) -> Result<Vcpu, Error> {
         let Template { cpuid, has_deadlines, request } = &self.template;
         let mut cpuid = cpuid.clone();
         cpu::identify(&mut cpuid, id, *has_deadlines);
-        cpu::prepare(vcpu, &cpuid, request, &self.places)
+        cpu::prepare(&vcpu, &cpuid, request, &self.places)?;
+        Ok(Vcpu::new(vcpu))
     }
 
     /// The number of CPUs without partners.
@@ -152,11 +153,8 @@ impl Core {
     }
 
     /// Serves a downcall. Returns how the HRT ended, if it did.
-    ///
-    /// # Errors
-    /// KVM's, if the CPU's registers cannot be read or written.
-    pub fn downcall(&self, cpu: &VcpuFd) -> Result<Option<End>, kvm_ioctls::Error> {
-        let mut registers = cpu.get_regs()?;
+    pub fn downcall(&self, cpu: &mut Vcpu) -> Option<End> {
+        let registers = cpu.registers();
         let is_downcall = registers.rax == MARK && registers.rbx == SECOND_MARK;
         let done = |was_done: bool| (if was_done { 0 } else { FAILED }, None);
         let answer = |to: &[Transaction]| self.state.answer(to, registers.rdx);
@@ -181,7 +179,7 @@ impl Core {
             _ => (FAILED, None),
         };
         registers.rax = result;
-        cpu.set_regs(&registers)?;
-        Ok(end)
+        cpu.use_registers();
+        end
     }
 }

@@ -6,7 +6,7 @@ use kvm_bindings::{
     CpuId, KVM_MP_STATE_RUNNABLE, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr, kvm_fpu, kvm_mp_state,
     kvm_regs, kvm_segment,
 };
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::VcpuFd;
 use protocol::boot::{MAGIC, Request};
 
 use crate::Error;
@@ -103,23 +103,4 @@ fn use_own_time_counter(cpu: &VcpuFd) -> Result<(), Error> {
     // SAFETY: KVM reads the attribute, and the word that it points to.
     let failed = unsafe { libc::ioctl(cpu.as_raw_fd(), KVM_SET_DEVICE_ATTR, &raw const attribute) } != 0;
     if failed { Err(Error::last("setting the CPU's time counter (Linux 5.16 or later can)")) } else { Ok(()) }
-}
-
-/// Says what a CPU did whose access Linux refused.
-pub fn refused_access(at: u64) -> String {
-    format!("accessed memory that this process has not, or not so, from {at:#x}")
-}
-
-/// Says what a CPU did that it cannot do here.
-pub fn unexpected(exit: &Result<VcpuExit<'_>, kvm_ioctls::Error>) -> String {
-    match exit {
-        Ok(VcpuExit::IoOut(port, _) | VcpuExit::IoIn(port, _)) => {
-            format!("accessed I/O port {port:#x}, which an HVM does not have")
-        }
-        Ok(VcpuExit::MmioRead(at, _) | VcpuExit::MmioWrite(at, _)) => {
-            format!("accessed physical address {at:#x}, where there is nothing")
-        }
-        Ok(exit) => format!("left the guest in a way that is not handled: {exit:?}"),
-        Err(error) => format!("cannot be run by KVM: {error}"),
-    }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap};
-use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VmFd};
 use protocol::boot::Extension;
 use protocol::group;
 use protocol::upcall::{Page, Record, request};
@@ -23,7 +23,9 @@ use crate::partner;
 use crate::partners::Partners;
 use crate::runner::Runner;
 use crate::state::{CallError, End, State, Transaction};
+use crate::vcpu::Vcpu;
 use crate::windows::Windows;
+use crate::workers::Workers;
 use crate::{Error, support};
 
 /// Physical address of the rings' region; the HRT's memory ends below it.
@@ -137,9 +139,8 @@ impl<'a> Builder<'a> {
             cycle_khz: machine.cycle_khz,
             here,
         });
-        core.prepare(&first, 0)?;
         let others = (1..self.cpus).map(|id| core.create_cpu(id));
-        let cpus: Vec<VcpuFd> = std::iter::once(Ok(first)).chain(others).collect::<Result<_, _>>()?;
+        let cpus: Vec<Vcpu> = std::iter::once(core.prepare(first, 0)).chain(others).collect::<Result<_, _>>()?;
         let mut runners = Vec::new();
         for (index, cpu) in cpus.into_iter().enumerate() {
             match Runner::start(index as u32, cpu, &core) {
@@ -150,7 +151,7 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        Ok(Hvm { core, runners: runners.into(), rings_file, _kvm: kvm, _rings: rings })
+        Ok(Hvm { core, runners: runners.into(), workers: Workers::default(), rings_file, _kvm: kvm, _rings: rings })
     }
 }
 
@@ -186,13 +187,15 @@ fn has_large_pages(cpuid: &kvm_bindings::CpuId) -> bool {
 pub struct Hvm {
     core: Arc<Core>,
     runners: Mutex<Vec<Runner>>,
+    workers: Workers,
     rings_file: File,
     _kvm: Kvm,
     _rings: Mapping,
 }
 
-/// A function of this process that an HRT calls: it gets its argument and the index of the CPU.
-pub type Function = extern "C" fn(argument: u64, cpu: u64) -> u64;
+/// A function of this process that an HRT calls: it gets its argument, and an index if it is called
+/// several times at once.
+pub type Function = extern "C" fn(argument: u64, index: u64) -> u64;
 
 impl Hvm {
     /// Describes an HVM that boots an image: the bytes of an ELF file.
@@ -225,8 +228,7 @@ impl Hvm {
     }
 
     /// Merges the address spaces: the HRT sees all memory of this process, at the process's own
-    /// addresses, and may write to it. Memory that is mapped later is seen if other memory was
-    /// mapped in the same GiB; merging again adds the rest.
+    /// addresses, and may write to it.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -236,15 +238,27 @@ impl Hvm {
     pub unsafe fn merge(&self) -> Result<(), CallError> {
         let core = &self.core;
         core.check_process()?;
-        let root = {
+        if core.is_merged.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let root = core.places.merged_root;
+        // The windows stay as they are when the address spaces are taken apart.
+        let is_first = {
             let mut windows = core.windows();
-            windows.open_all(&core.vm).map_err(|error| CallError::Refused(error.to_string()))?;
-            windows.root()
+            let is_first = windows.count() == 0;
+            if is_first {
+                windows.open_all(&core.vm).map_err(|error| CallError::Refused(error.to_string()))?;
+                // The page is part of the boot state.
+                let entries: Vec<u8> = windows.root().iter().flat_map(|entry| entry.to_le_bytes()).collect();
+                let _ = core.memory.write(root, &entries);
+            }
+            is_first
         };
-        let root: Vec<u8> = root.iter().flat_map(|entry| entry.to_le_bytes()).collect();
-        // The page is part of the boot state.
-        let _ = core.memory.write(core.places.merged_root, &root);
-        self.request(Transaction::Merge, request::MERGE, core.places.merged_root)?;
+        if !is_first && partner::is_one(core) {
+            partner::call(core, group::request::MERGE, root, 0)?;
+        } else {
+            self.request(Transaction::Merge, request::MERGE, root)?;
+        }
         core.is_merged.store(true, Ordering::Release);
         Ok(())
     }
@@ -262,7 +276,7 @@ impl Hvm {
 
     /// Calls a function of this process in the HRT and returns its result. The calling thread
     /// becomes the partner thread of an execution group for this: it runs the CPU on which the
-    /// function runs, and makes the function's system calls.
+    /// function runs, and makes the function's system calls. The function's second argument is 0.
     ///
     /// # Errors
     /// See [`CallError`]. A call that was given up goes on when the thread makes its next one.
@@ -272,11 +286,26 @@ impl Hvm {
     /// run it. It does not unwind, nor jump out of itself, nor fork.
     pub unsafe fn call(&self, function: Function, argument: u64) -> Result<u64, CallError> {
         self.check_merged()?;
-        partner::call(&self.core, function as usize as u64, argument)
+        partner::call(&self.core, function as usize as u64, argument, 0)
+    }
+
+    /// Calls a function of this process at once by as many threads of the process as the HRT has
+    /// CPUs, and returns their results. The threads are the library's; each is the partner thread
+    /// of an execution group, as for [`Hvm::call`]. The function's second argument is the place of
+    /// its result.
+    ///
+    /// # Errors
+    /// The first error of a call; see [`CallError`].
+    ///
+    /// # Safety
+    /// As for [`Hvm::call`], but the thread is the library's.
+    pub unsafe fn call_all(&self, function: Function, argument: u64) -> Result<Vec<u64>, CallError> {
+        self.check_merged()?;
+        self.workers.call(&self.core, function as usize as u64, argument)
     }
 
     /// Calls a function of this process on a thread of the HRT's first CPU, which has no partner
-    /// thread, and returns its result.
+    /// thread, and returns its result. The function's second argument is 0.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -289,15 +318,16 @@ impl Hvm {
         Ok(results[0])
     }
 
-    /// Calls a function of this process on all CPUs of the HRT at once, and returns the results as
-    /// they came.
+    /// Calls a function of this process on threads of all CPUs of the HRT at once, which have no
+    /// partner threads, and returns the results as they came. The function's second argument is
+    /// the index of its CPU.
     ///
     /// # Errors
     /// See [`CallError`].
     ///
     /// # Safety
     /// As for [`Hvm::call_alone`].
-    pub unsafe fn call_all(&self, function: Function, argument: u64) -> Result<Vec<u64>, CallError> {
+    pub unsafe fn call_all_alone(&self, function: Function, argument: u64) -> Result<Vec<u64>, CallError> {
         self.invoke(Transaction::ParallelCall, request::INVOKE_ALL, function, argument, self.core.cpus())
     }
 
@@ -341,7 +371,9 @@ impl Hvm {
             return End::Stopped;
         }
         let runners = std::mem::take(&mut *self.runners.lock().unwrap_or_else(PoisonError::into_inner));
-        stop(&self.core, runners)
+        let end = stop(&self.core, runners);
+        self.workers.end();
+        end
     }
 }
 
@@ -352,6 +384,7 @@ impl Drop for Hvm {
             // The handles of threads that are not here cannot be used, not even to let them go.
             let runners = self.runners.get_mut().unwrap_or_else(PoisonError::into_inner);
             runners.drain(..).for_each(std::mem::forget);
+            self.workers.forget();
         }
     }
 }

@@ -39,7 +39,9 @@ mod runner;
 mod state;
 pub mod support;
 mod system_call;
+mod vcpu;
 mod windows;
+mod workers;
 
 pub use error::Error;
 pub use hvm::{Builder, Hvm};

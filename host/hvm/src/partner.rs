@@ -12,18 +12,18 @@ use std::thread;
 use std::time::Duration;
 
 use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug};
-use kvm_ioctls::{SyncReg, VcpuExit};
-use protocol::call::{CHARACTER_PORT, FAILED, MARK, PORT, SECOND_MARK, extension};
+use protocol::call::{self, CHARACTER_PORT, extension};
 use protocol::group::{Begun, Group, Kind, outcome, port, state};
 use protocol::upcall::request;
 
 use crate::core::Core;
+use crate::kick;
 use crate::memory::Mapping;
 use crate::partners::{Partner, PartnerCpu, locked};
-use crate::{cpu, kick};
 
 use crate::state::{CallError, End, Exception, Transaction};
 use crate::system_call;
+use crate::vcpu::Exit;
 
 /// Stack of a function in the HRT, in bytes.
 const STACK_SIZE: usize = 256 << 10;
@@ -62,7 +62,7 @@ thread_local! {
 ///
 /// # Errors
 /// See [`CallError`].
-pub fn call(core: &Arc<Core>, function: u64, argument: u64) -> Result<u64, CallError> {
+pub fn call(core: &Arc<Core>, function: u64, first: u64, second: u64) -> Result<u64, CallError> {
     // The partner is kept alive by the thread's membership, but that may end meanwhile.
     let partner = match of_this_thread(core) {
         Some(partner) => partner,
@@ -82,9 +82,15 @@ pub fn call(core: &Arc<Core>, function: u64, argument: u64) -> Result<u64, CallE
         return Err(CallError::Ended(end));
     }
     group.function.store(function, Ordering::Relaxed);
-    group.argument.store(argument, Ordering::Relaxed);
+    group.arguments[0].store(first, Ordering::Relaxed);
+    group.arguments[1].store(second, Ordering::Relaxed);
     let begun = group.channel.begin(Kind::Call, function, now());
     finish(core, &partner, &mut cpu, group, begun)
+}
+
+/// Whether the calling thread is a partner thread.
+pub fn is_one(core: &Arc<Core>) -> bool {
+    of_this_thread(core).is_some()
 }
 
 /// The calling thread's partner, if it has one.
@@ -107,9 +113,9 @@ fn join(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
         core.group(partner.number).partner.store(system_call::thread_id(), Ordering::Relaxed);
         // The thread's own variables are reached through FS (System V ABI AMD64, 3.4.2).
         let refused = |error| CallError::Refused(format!("the thread's FS base cannot be set: {error}"));
-        let mut special = cpu.vcpu.get_sregs().map_err(refused)?;
+        let mut special = cpu.vcpu.fd.get_sregs().map_err(refused)?;
         special.fs.base = system_call::fs_base();
-        cpu.vcpu.set_sregs(&special).map_err(refused)?;
+        cpu.vcpu.fd.set_sregs(&special).map_err(refused)?;
     }
     MINE.with_borrow_mut(|mine| {
         mine.retain(|member| member.core.strong_count() > 0);
@@ -126,8 +132,7 @@ fn make(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
         return Err(CallError::Refused(format!("the HRT can have {number} execution groups, and has")));
     }
     let refused = |error: crate::Error| CallError::Refused(error.to_string());
-    let mut vcpu = core.create_cpu(core.cpus() + number as u32).map_err(refused)?;
-    vcpu.set_sync_valid_reg(SyncReg::Register);
+    let vcpu = core.create_cpu(core.cpus() + number as u32).map_err(refused)?;
     let stack = Mapping::stack(STACK_SIZE).map_err(refused)?;
     let group = core.group(number);
     group.channel.clear();
@@ -192,59 +197,43 @@ fn finish(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group, b
 
 /// Runs the group's CPU until its context is done with the call.
 fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> Result<(), CallError> {
-    let failed = |why: String| {
-        let index = core.cpus() + partner.number as u32;
-        CallError::Ended(core.state.end(End::Failed { cpu: index, why }))
-    };
+    let ended = |end| Err(CallError::Ended(core.state.end(end)));
+    let index = core.cpus() + partner.number as u32;
     let mut tries = 0;
     loop {
-        let errno = system_call::errno();
         let exit = cpu.vcpu.run();
-        if exit.is_err() {
-            system_call::set_errno(errno);
-        }
-        let was_interrupted = match &exit {
-            Ok(exit) => matches!(exit, VcpuExit::Intr),
-            Err(error) => [libc::EINTR, libc::EAGAIN].contains(&error.errno()),
-        };
         match exit {
-            Ok(VcpuExit::IoOut(at, _)) if at == u16::from(port::DONE) => {
-                return if tries == 0 { Ok(()) } else { step(cpu, false).map_err(|error| failed(lost(&error))) };
+            Exit::Out { port: SYSTEM_CALL, .. } => serve_system_call(cpu, group),
+            Exit::Out { port: DONE, .. } => {
+                if tries > 0 {
+                    step(cpu, false)?;
+                }
+                return Ok(());
             }
-            Ok(VcpuExit::IoOut(at, _)) if at == u16::from(port::SYSTEM_CALL) => serve_system_call(cpu, group),
-            Ok(VcpuExit::IoOut(at, _)) if at == u16::from(PORT) => {
-                if let Some(end) = downcall(core, cpu, group).map_err(|error| failed(lost(&error)))? {
-                    return Err(CallError::Ended(core.state.end(end)));
+            Exit::Out { port: PORT, .. } => {
+                if let Some(end) = downcall(core, cpu, group) {
+                    return ended(end);
                 }
             }
-            Ok(VcpuExit::IoOut(CHARACTER_PORT, bytes)) => bytes.iter().for_each(|&byte| core.state.say(byte)),
-            Ok(VcpuExit::Debug(_)) => {}
-            _ if was_interrupted => {}
-            Err(error) if error.errno() == libc::EFAULT => {
-                if let Some(why) = leave_call(cpu, group).map_err(|error| failed(lost(&error)))? {
-                    return Err(failed(why));
-                }
-            }
-            Ok(VcpuExit::Shutdown) => {
-                let index = core.cpus() + partner.number as u32;
-                return Err(CallError::Ended(core.state.end(End::TripleFault { cpu: index })));
-            }
-            exit => return Err(failed(cpu::unexpected(&exit))),
+            Exit::Out { port: CHARACTER_PORT, byte } => core.state.say(byte),
+            Exit::Interrupted | Exit::Step => {}
+            Exit::Refused if cpu.vcpu.registers().rip < END_OF_ROS => leave_call(cpu, group),
+            Exit::Shutdown => return ended(End::TripleFault { cpu: index }),
+            exit => return ended(End::Failed { cpu: index, why: exit.describe(cpu.vcpu.registers().rip) }),
         }
         if partner.gives_up.load(Ordering::Relaxed) {
             if let Some(end) = core.state.ended() {
                 return Err(CallError::Ended(end));
             }
-            let lost = |error| failed(lost(&error));
             // Whether the function makes one more step, or is stuck at its instruction.
             if tries == 0 {
-                step(cpu, true).map_err(lost)?;
-            } else if !was_interrupted || cpu.vcpu.sync_regs_mut().regs.rip >= END_OF_ROS {
-                step(cpu, false).map_err(lost)?;
+                step(cpu, true)?;
+            } else if exit != Exit::Interrupted || cpu.vcpu.registers().rip >= END_OF_ROS {
+                step(cpu, false)?;
                 return Err(CallError::NoAnswer(core.limit));
             } else if tries == STEP_TRIES {
-                step(cpu, false).map_err(lost)?;
-                leave_call(cpu, group).map_err(lost)?;
+                step(cpu, false)?;
+                leave_call(cpu, group);
                 partner.gives_up.store(false, Ordering::Relaxed);
                 partner.since.store(now(), Ordering::Relaxed);
             }
@@ -253,19 +242,21 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
     }
 }
 
-/// Makes the CPU leave the HRT after each instruction, or no longer.
-fn step(cpu: &PartnerCpu, on: bool) -> Result<(), kvm_ioctls::Error> {
-    let control = if on { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP } else { 0 };
-    cpu.vcpu.set_guest_debug(&kvm_guest_debug { control, ..Default::default() })
-}
+/// The ports as KVM has them.
+const SYSTEM_CALL: u16 = port::SYSTEM_CALL as u16;
+const DONE: u16 = port::DONE as u16;
+const PORT: u16 = call::PORT as u16;
 
-fn lost(error: &kvm_ioctls::Error) -> String {
-    format!("left the HRT for a request that KVM lost: {error}")
+/// Makes the CPU leave the HRT after each instruction, or no longer.
+fn step(cpu: &PartnerCpu, on: bool) -> Result<(), CallError> {
+    let control = if on { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP } else { 0 };
+    let set = cpu.vcpu.fd.set_guest_debug(&kvm_guest_debug { control, ..Default::default() });
+    set.map_err(|error| CallError::Refused(format!("the HRT's CPU cannot be stepped: {error}")))
 }
 
 /// Makes the system call that the HRT asks for.
 fn serve_system_call(cpu: &mut PartnerCpu, group: &Group) {
-    let registers = &mut cpu.vcpu.sync_regs_mut().regs;
+    let registers = cpu.vcpu.registers();
     let number = registers.rax;
     let begun = group.channel.begin(Kind::SystemCall, number, now());
     group.state.store(if number == libc::SYS_exit as u64 { state::LOST } else { state::SERVED }, Ordering::Release);
@@ -274,42 +265,32 @@ fn serve_system_call(cpu: &mut PartnerCpu, group: &Group) {
     // what the call's effects would be lost on is refused.
     let result = unsafe { system_call::forward(number, arguments) };
     registers.rax = result;
-    cpu.vcpu.set_sync_dirty_reg(SyncReg::Register);
+    cpu.vcpu.use_registers();
     group.channel.end(begun, result, now());
     group.state.store(state::RUNNING, Ordering::Release);
 }
 
 /// Serves a downcall. Returns how the HRT ended, if it did.
-fn downcall(core: &Core, cpu: &mut PartnerCpu, group: &Group) -> Result<Option<End>, kvm_ioctls::Error> {
-    let mut registers = cpu.vcpu.get_regs()?;
-    let is_downcall = registers.rax == MARK && registers.rbx == SECOND_MARK;
-    if !is_downcall || registers.rcx != extension::OPEN_WINDOW {
-        return core.downcall(&cpu.vcpu);
-    }
-    let begun = group.channel.begin(Kind::Window, registers.rdx, now());
-    let is_open = core.open_window(registers.rdx);
-    registers.rax = if is_open { 0 } else { FAILED };
-    group.channel.end(begun, registers.rax, now());
-    cpu.vcpu.set_regs(&registers)?;
-    Ok(None)
+fn downcall(core: &Core, cpu: &mut PartnerCpu, group: &Group) -> Option<End> {
+    let registers = cpu.vcpu.registers();
+    let begun =
+        (registers.rcx == extension::OPEN_WINDOW).then(|| group.channel.begin(Kind::Window, registers.rdx, now()));
+    let end = core.downcall(&mut cpu.vcpu);
+    begun.into_iter().for_each(|begun| group.channel.end(begun, cpu.vcpu.registers().rax, now()));
+    end
 }
 
-/// Makes the context leave its call, because Linux refuses an access of the function. Returns a
-/// sentence if it was no function's access.
-fn leave_call(cpu: &mut PartnerCpu, group: &Group) -> Result<Option<String>, kvm_ioctls::Error> {
-    let mut registers = cpu.vcpu.get_regs()?;
+/// Makes the context leave its call, because Linux refuses an access of the function.
+fn leave_call(cpu: &mut PartnerCpu, group: &Group) {
+    let registers = cpu.vcpu.registers();
     let at = registers.rip;
-    if at >= END_OF_ROS {
-        return Ok(Some(cpu::refused_access(at)));
-    }
     let begun = group.channel.begin(Kind::RefusedAccess, at, now());
     group.outcome.store(outcome::REFUSED, Ordering::Relaxed);
     group.exception[2].store(at, Ordering::Relaxed);
     [registers.rip, registers.rsp] = group.way_back.each_ref().map(|word| word.load(Ordering::Relaxed));
     registers.rflags = FLAGS;
-    cpu.vcpu.set_regs(&registers)?;
+    cpu.vcpu.use_registers();
     group.channel.end(begun, 0, now());
-    Ok(None)
 }
 
 /// Starts the thread that ends calls at their limit, unless it runs.

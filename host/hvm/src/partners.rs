@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use kvm_ioctls::VcpuFd;
 use protocol::group::Begun;
 
 use crate::memory::Mapping;
+use crate::vcpu::Vcpu;
 
 /// The CPU of an execution group, which threads of the process take turns at running.
 pub struct Partner {
@@ -24,7 +24,7 @@ pub struct Partner {
 /// What a partner thread has while it runs its CPU.
 pub struct PartnerCpu {
     /// The CPU.
-    pub vcpu: VcpuFd,
+    pub vcpu: Vcpu,
     /// Stack of the functions.
     pub _stack: Mapping,
     /// The call that was given up and still has to end.

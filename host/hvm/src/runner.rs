@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use kvm_ioctls::{VcpuExit, VcpuFd};
 use protocol::call;
 
 use crate::Error;
 use crate::core::Core;
-use crate::cpu::{refused_access, unexpected};
 use crate::kick::{self, kick_signal};
 use crate::state::End;
+use crate::vcpu::{Exit, Vcpu};
 
 /// A thread that runs a CPU until the HRT ends.
 pub struct Runner {
@@ -25,7 +24,7 @@ impl Runner {
     ///
     /// # Errors
     /// [`Error::Refused`].
-    pub fn start(index: u32, cpu: VcpuFd, core: &Arc<Core>) -> Result<Self, Error> {
+    pub fn start(index: u32, cpu: Vcpu, core: &Arc<Core>) -> Result<Self, Error> {
         kick::ignore_kicks();
         let (core, has_left) = (Arc::clone(core), Arc::new(AtomicBool::new(false)));
         let left = Arc::clone(&has_left);
@@ -54,29 +53,21 @@ impl Runner {
 }
 
 /// Runs a CPU until the HRT ends; returns how.
-fn run(index: u32, mut cpu: VcpuFd, core: &Core) -> End {
-    let failed = |why: String| End::Failed { cpu: index, why };
+fn run(index: u32, mut cpu: Vcpu, core: &Core) -> End {
     loop {
         if let Some(end) = core.state.ended() {
             return end;
         }
         match cpu.run() {
-            Ok(VcpuExit::IoOut(port, bytes)) if port == call::CHARACTER_PORT => {
-                bytes.iter().for_each(|&byte| core.state.say(byte));
+            Exit::Out { port: call::CHARACTER_PORT, byte } => core.state.say(byte),
+            Exit::Out { port, .. } if port == u16::from(call::PORT) => {
+                if let Some(end) = core.downcall(&mut cpu) {
+                    return end;
+                }
             }
-            Ok(VcpuExit::IoOut(port, _)) if port == u16::from(call::PORT) => match core.downcall(&cpu) {
-                Ok(Some(end)) => return end,
-                Ok(None) => {}
-                Err(error) => return failed(format!("made a downcall that KVM lost: {error}")),
-            },
-            Ok(VcpuExit::Shutdown) => return End::TripleFault { cpu: index },
-            Ok(VcpuExit::Intr) => {}
-            Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {}
-            // Linux refused an access through a window. KVM does not say at which address.
-            Err(error) if error.errno() == libc::EFAULT => {
-                return failed(refused_access(cpu.get_regs().map_or(0, |registers| registers.rip)));
-            }
-            exit => return failed(unexpected(&exit)),
+            Exit::Shutdown => return End::TripleFault { cpu: index },
+            Exit::Interrupted => {}
+            exit => return End::Failed { cpu: index, why: exit.describe(cpu.registers().rip) },
         }
     }
 }

@@ -8,17 +8,20 @@ const NOT_THERE: u64 = -38_i64 as u64;
 /// Operation of arch_prctl that reads FS base (Linux, arch/x86/include/uapi/asm/prctl.h).
 const ARCH_GET_FS: u64 = 0x1003;
 
-/// System calls whose effect is on the caller's registers or on its very flow of control, which is
-/// that of the partner here.
-const REFUSED: [i64; 7] = [
-    libc::SYS_fork,
-    libc::SYS_vfork,
-    libc::SYS_clone,
-    libc::SYS_clone3,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_arch_prctl,
-    libc::SYS_modify_ldt,
-];
+/// Whether a system call's effect is on the caller's registers or on its very flow of control, which
+/// is that of the partner here.
+fn is_refused(number: u64) -> bool {
+    matches!(
+        number as i64,
+        libc::SYS_fork
+            | libc::SYS_vfork
+            | libc::SYS_clone
+            | libc::SYS_clone3
+            | libc::SYS_rt_sigreturn
+            | libc::SYS_arch_prctl
+            | libc::SYS_modify_ldt
+    )
+}
 
 /// Makes a system call for a function in the HRT, and returns its result. The calls that cannot be
 /// forwarded fail as unknown ones do.
@@ -26,7 +29,7 @@ const REFUSED: [i64; 7] = [
 /// # Safety
 /// The call is the process's own.
 pub unsafe fn forward(number: u64, arguments: [u64; 6]) -> u64 {
-    if REFUSED.contains(&(number as i64)) {
+    if is_refused(number) {
         return NOT_THERE;
     }
     // SAFETY: the caller answers for it.
@@ -37,7 +40,8 @@ pub unsafe fn forward(number: u64, arguments: [u64; 6]) -> u64 {
 ///
 /// # Safety
 /// The call does no harm to this process.
-unsafe fn make(number: u64, arguments: [u64; 6]) -> u64 {
+#[inline]
+pub unsafe fn make(number: u64, arguments: [u64; 6]) -> u64 {
     let [first, second, third, fourth, fifth, sixth] = arguments;
     let result;
     // SAFETY: Linux preserves all registers but RAX, RCX and R11 (System V ABI AMD64, A.2.1).
@@ -78,16 +82,4 @@ pub fn kick(thread: u64, signal: i32) {
     let process = u64::from(std::process::id());
     // SAFETY: the signal's handler does nothing.
     unsafe { make(libc::SYS_tgkill as u64, [process, thread, signal as u64, 0, 0, 0]) };
-}
-
-/// The calling thread's errno.
-pub fn errno() -> i32 {
-    // SAFETY: the address is that of the thread's own variable.
-    unsafe { *libc::__errno_location() }
-}
-
-/// Sets the calling thread's errno.
-pub fn set_errno(value: i32) {
-    // SAFETY: as for `errno`.
-    unsafe { *libc::__errno_location() = value };
 }

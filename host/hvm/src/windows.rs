@@ -84,6 +84,11 @@ impl Windows {
         Ok(())
     }
 
+    /// The number of windows.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     /// Opens the window with an address, unless it is open. Allocates nothing.
     ///
     /// # Errors

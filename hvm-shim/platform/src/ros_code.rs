@@ -59,8 +59,17 @@ pub fn done() {
 ///
 /// # Safety
 /// The ROS answers for the function and for the stack, whose top is aligned to 16 bytes.
+pub unsafe fn call(function: u64, arguments: [u64; 2], stack: u64, way_back: &[AtomicU64; 2]) -> u64 {
+    // SAFETY: the caller answers for it.
+    unsafe { enter(function, arguments[0], arguments[1], stack, way_back) }
+}
+
+/// As [`call`].
+///
+/// # Safety
+/// As for [`call`].
 #[unsafe(naked)]
-pub unsafe extern "C" fn call(function: u64, argument: u64, cpu: u64, stack: u64, way_back: &[AtomicU64; 2]) -> u64 {
+unsafe extern "C" fn enter(function: u64, first: u64, second: u64, stack: u64, way_back: &[AtomicU64; 2]) -> u64 {
     naked_asm!(
         "push rbp",
         "push rbx",

@@ -88,6 +88,12 @@ impl Kind {
     }
 }
 
+/// What the context does itself, instead of a call.
+pub mod request {
+    /// Merges the address spaces. Argument: physical address of the root page table.
+    pub const MERGE: u64 = 1;
+}
+
 /// How a call ended, the values of [`Group::outcome`].
 pub mod outcome {
     /// The function returned.
@@ -109,10 +115,11 @@ pub struct Group {
     pub thread: AtomicU64,
     /// See `thread`.
     pub cpu: AtomicU64,
-    /// The function to be called, its argument, and the top of its stack in the ROS's memory.
+    /// The function to be called, its arguments, and the top of its stack in the ROS's memory.
+    /// Instead of a function's address, one of [`request`] may be here.
     pub function: AtomicU64,
     /// See `function`.
-    pub argument: AtomicU64,
+    pub arguments: [AtomicU64; 2],
     /// See `function`.
     pub stack: AtomicU64,
     /// What the function returned.

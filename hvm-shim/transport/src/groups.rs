@@ -8,10 +8,10 @@ use alloc::vec::Vec;
 use arch_contract::fault::{Fault, FaultKind, Registers};
 use kernel::hybrid::{self, Transport};
 use kernel::{cpu, start, thread, time};
-use platform::downcall;
 use platform::ros_code::{self, groups, is_of_ros};
+use platform::{downcall, upcall};
 use protocol::call::extension;
-use protocol::group::{Channel, Group, IDLE, Kind, REMEMBERED, outcome, state};
+use protocol::group::{Channel, Group, IDLE, Kind, REMEMBERED, outcome, request, state};
 use protocol::system_call;
 use wire::snapshot::{ChannelEvent, EventStatistics, GroupState, ServingState};
 
@@ -43,7 +43,7 @@ pub fn add(number: u64) -> bool {
     group.cpu.store(cpu as u64, Ordering::Relaxed);
     let name = format!("group {number}");
     let thread = thread::Builder::new(&name).cpu_with_partner(cpu).stack_size(STACK_SIZE);
-    match thread.spawn(move || serve(group, cpu as u64)) {
+    match thread.spawn(move || serve(group)) {
         Ok(thread) => {
             group.thread.store(thread.thread().id(), Ordering::Relaxed);
             thread.detach();
@@ -54,17 +54,28 @@ pub fn add(number: u64) -> bool {
 }
 
 /// Calls what the partner asks for, for ever.
-fn serve(group: &'static Group, cpu: u64) {
+fn serve(group: &'static Group) {
     ros_code::forward_system_calls();
     loop {
         group.state.store(state::READY, Ordering::Release);
         ros_code::done();
         let word = |word: &AtomicU64| word.load(Ordering::Acquire);
         group.outcome.store(outcome::RETURNED, Ordering::Relaxed);
+        if word(&group.function) == request::MERGE {
+            // SAFETY: the monitor gives the root of tables that it keeps, in the boot state. The
+            // lower half was empty, so no CPU has anything of it in its TLB.
+            unsafe { upcall::merge(Some(word(&group.arguments[0]))) };
+            continue;
+        }
         // SAFETY: the partner thread has this function called and answers for what it does, and
         // has given it a stack.
         let result = unsafe {
-            ros_code::call(word(&group.function), word(&group.argument), cpu, word(&group.stack), &group.way_back)
+            ros_code::call(
+                word(&group.function),
+                group.arguments.each_ref().map(word),
+                word(&group.stack),
+                &group.way_back,
+            )
         };
         group.result.store(result, Ordering::Relaxed);
     }

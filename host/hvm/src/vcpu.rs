@@ -1,0 +1,139 @@
+//! Running a CPU of the HRT, by as few instructions as it takes.
+//!
+//! KVM's request is made directly: the library's function sets errno, which a function in the HRT
+//! may be using, and takes several times as long.
+
+use std::os::fd::AsRawFd;
+
+use kvm_bindings::{
+    KVM_EXIT_DEBUG, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, kvm_regs, kvm_run,
+};
+use kvm_ioctls::{SyncReg, VcpuFd};
+
+use crate::system_call;
+
+/// The request `_IO(KVMIO, 0x80)` (Linux, include/uapi/linux/kvm.h).
+const KVM_RUN: u64 = 0xae80;
+
+/// A CPU of the HRT whose general registers KVM leaves where both can reach them.
+pub struct Vcpu {
+    /// For everything else.
+    pub fd: VcpuFd,
+    file: u64,
+    shared: *mut kvm_run,
+}
+
+// SAFETY: the pointer is to the mapping that `fd` owns, and is used by the owner of the CPU only.
+unsafe impl Send for Vcpu {}
+
+/// Why a CPU left the HRT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It wrote to an I/O port.
+    Out {
+        /// The port.
+        port: u16,
+        /// The lowest byte of what it wrote.
+        byte: u8,
+    },
+    /// It read from an I/O port.
+    In {
+        /// The port.
+        port: u16,
+    },
+    /// It accessed physical memory that it was not given.
+    Mmio {
+        /// The address.
+        at: u64,
+    },
+    /// A signal came.
+    Interrupted,
+    /// Linux refuses an access.
+    Refused,
+    /// It made a single step.
+    Step,
+    /// It had a triple fault.
+    Shutdown,
+    /// Something else, by KVM's number.
+    Other(u32),
+    /// KVM failed, by Linux's error number.
+    Failed(i32),
+}
+
+impl Vcpu {
+    /// Takes over a CPU.
+    pub fn new(mut fd: VcpuFd) -> Self {
+        fd.set_sync_valid_reg(SyncReg::Register);
+        let (file, shared) = (fd.as_raw_fd() as u64, &raw mut *fd.get_kvm_run());
+        Self { fd, file, shared }
+    }
+
+    /// Runs the CPU until it leaves the HRT.
+    #[inline]
+    pub fn run(&mut self) -> Exit {
+        // SAFETY: KVM runs the CPU, which changes this process's memory as the code in the HRT, for
+        // which the caller of that answers, wants.
+        let result = unsafe { system_call::make(libc::SYS_ioctl as u64, [self.file, KVM_RUN, 0, 0, 0, 0]) } as i64;
+        if result < 0 {
+            return match -result as i32 {
+                libc::EINTR | libc::EAGAIN => Exit::Interrupted,
+                libc::EFAULT => Exit::Refused,
+                error => Exit::Failed(error),
+            };
+        }
+        // SAFETY: KVM has filled the part of the structure that belongs to its reason, and the data
+        // of an I/O exit lie within the mapping.
+        unsafe {
+            let shared = &*self.shared;
+            match shared.exit_reason {
+                KVM_EXIT_IO => {
+                    let io = shared.__bindgen_anon_1.io;
+                    if u32::from(io.direction) == KVM_EXIT_IO_OUT {
+                        let byte = *self.shared.cast::<u8>().add(io.data_offset as usize);
+                        Exit::Out { port: io.port, byte }
+                    } else {
+                        Exit::In { port: io.port }
+                    }
+                }
+                KVM_EXIT_MMIO => Exit::Mmio { at: shared.__bindgen_anon_1.mmio.phys_addr },
+                KVM_EXIT_DEBUG => Exit::Step,
+                KVM_EXIT_SHUTDOWN => Exit::Shutdown,
+                KVM_EXIT_INTR => Exit::Interrupted,
+                reason => Exit::Other(reason),
+            }
+        }
+    }
+
+    /// The general registers with which the CPU left the HRT. Changes take effect if
+    /// [`Vcpu::use_registers`] follows.
+    #[inline]
+    pub fn registers(&mut self) -> &mut kvm_regs {
+        // SAFETY: KVM stores them at each exit, as `new` asked for; the mapping lives as long as
+        // `fd`.
+        unsafe { &mut (*self.shared).s.regs.regs }
+    }
+
+    /// Makes the CPU go on with the registers as they are now.
+    #[inline]
+    pub fn use_registers(&mut self) {
+        // SAFETY: as for `registers`.
+        unsafe { (*self.shared).kvm_dirty_regs |= SyncReg::Register as u64 };
+    }
+}
+
+impl Exit {
+    /// Says what a CPU did that it cannot do here.
+    pub fn describe(self, at: u64) -> String {
+        match self {
+            Self::Out { port, .. } | Self::In { port } => {
+                format!("accessed I/O port {port:#x}, which an HVM does not have")
+            }
+            Self::Mmio { at } => format!("accessed physical address {at:#x}, where there is nothing"),
+            Self::Refused => format!("accessed memory that this process has not, or not so, from {at:#x}"),
+            Self::Failed(error) => {
+                format!("cannot be run by KVM: {}", std::io::Error::from_raw_os_error(error))
+            }
+            exit => format!("left the guest in a way that is not handled: {exit:?}"),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Threads of the process that call a function in the HRT at once, each as the partner of its own
+//! execution group.
+
+use std::array::from_fn;
+use std::hint::spin_loop;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::thread::{self, JoinHandle, Thread};
+
+use crate::core::{Core, MOST_CPUS};
+use crate::partners::locked;
+use crate::state::{CallError, Transaction};
+use crate::{kick, partner};
+
+/// How often a thread looks for what it waits for before it sleeps.
+const LOOKS: u32 = 1000;
+/// The job after which a worker ends.
+const END: u64 = u64::MAX;
+
+/// The workers of an HRT; there are none before the first call.
+#[derive(Default)]
+pub struct Workers {
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    shared: Arc<Shared>,
+}
+
+/// What the workers and the thread that has them work share.
+struct Shared {
+    /// The latest job's number.
+    job: AtomicU64,
+    function: AtomicU64,
+    argument: AtomicU64,
+    /// Workers that are still at it.
+    left: AtomicUsize,
+    waiter: Mutex<Option<Thread>>,
+    results: [AtomicU64; MOST_CPUS as usize],
+    /// The first error.
+    error: Mutex<Option<CallError>>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            job: AtomicU64::new(0),
+            function: AtomicU64::new(0),
+            argument: AtomicU64::new(0),
+            left: AtomicUsize::new(0),
+            waiter: Mutex::new(None),
+            results: from_fn(|_| AtomicU64::new(0)),
+            error: Mutex::new(None),
+        }
+    }
+}
+
+impl Workers {
+    /// Calls a function by one worker for each CPU of the HRT. Returns the results in the workers'
+    /// order.
+    ///
+    /// # Errors
+    /// The first error of a worker; [`CallError::Busy`] during another such call.
+    pub fn call(&self, core: &Arc<Core>, function: u64, argument: u64) -> Result<Vec<u64>, CallError> {
+        let mut threads = match self.threads.try_lock() {
+            Ok(threads) => threads,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(CallError::Busy(Transaction::ParallelCall)),
+        };
+        let count = core.cpus() as usize;
+        for index in threads.len()..count {
+            threads.push(self.start(core, index)?);
+        }
+        let shared = &self.shared;
+        shared.function.store(function, Ordering::Relaxed);
+        shared.argument.store(argument, Ordering::Relaxed);
+        shared.left.store(count, Ordering::Relaxed);
+        *locked(&shared.waiter) = Some(thread::current());
+        shared.job.fetch_add(1, Ordering::Release);
+        threads.iter().for_each(|worker| worker.thread().unpark());
+        wait_until(|| shared.left.load(Ordering::Acquire) == 0);
+        match locked(&shared.error).take() {
+            Some(error) => Err(error),
+            None => Ok(shared.results[..count].iter().map(|result| result.load(Ordering::Relaxed)).collect()),
+        }
+    }
+
+    fn start(&self, core: &Arc<Core>, index: usize) -> Result<JoinHandle<()>, CallError> {
+        let (core, shared) = (Arc::clone(core), Arc::clone(&self.shared));
+        let done = shared.job.load(Ordering::Relaxed);
+        let work = move || {
+            kick::take_only_kicks();
+            work(&core, &shared, index, done);
+        };
+        let started = thread::Builder::new().name(format!("hrt-worker-{index}")).spawn(work);
+        started.map_err(|why| CallError::Refused(format!("no thread can call for the HRT's CPU {index}: {why}")))
+    }
+
+    /// Ends the workers. The HRT has ended, so none stays in a call.
+    pub fn end(&self) {
+        self.shared.job.store(END, Ordering::Release);
+        for worker in locked(&self.threads).drain(..) {
+            worker.thread().unpark();
+            let _ = worker.join();
+        }
+    }
+
+    /// Forgets the workers, in a fork of the process, where they are not.
+    pub fn forget(&mut self) {
+        if let Ok(threads) = self.threads.get_mut() {
+            threads.drain(..).for_each(std::mem::forget);
+        }
+    }
+}
+
+/// Does jobs until the last one.
+fn work(core: &Arc<Core>, shared: &Shared, index: usize, mut done: u64) {
+    loop {
+        wait_until(|| shared.job.load(Ordering::Acquire) != done);
+        done = shared.job.load(Ordering::Acquire);
+        if done == END {
+            return;
+        }
+        let (function, argument) = (shared.function.load(Ordering::Relaxed), shared.argument.load(Ordering::Relaxed));
+        match partner::call(core, function, argument, index as u64) {
+            Ok(result) => shared.results[index].store(result, Ordering::Relaxed),
+            Err(error) => drop(locked(&shared.error).get_or_insert(error)),
+        }
+        let waiter = locked(&shared.waiter).clone();
+        if shared.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            waiter.into_iter().for_each(|waiter| waiter.unpark());
+        }
+    }
+}
+
+/// Waits for another thread, which unparks this one.
+fn wait_until(is_there: impl Fn() -> bool) {
+    for _ in 0..LOOKS {
+        if is_there() {
+            return;
+        }
+        spin_loop();
+    }
+    while !is_there() {
+        thread::park();
+    }
+}
