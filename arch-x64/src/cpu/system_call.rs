@@ -28,10 +28,19 @@ pub fn init(code: SegmentSelector) {
     // executed, so its selectors do not matter.
     unsafe {
         Star::write_raw(0, code.0);
-        LStar::write(VirtAddr::from_ptr(entry as *const ()));
-        SFMask::write(RFlags::INTERRUPT_FLAG | RFlags::TRAP_FLAG | RFlags::DIRECTION_FLAG | RFlags::ALIGNMENT_CHECK);
+        set_usual_entry();
         Efer::update(|flags| flags.insert(EferFlags::SYSTEM_CALL_EXTENSIONS));
     }
+}
+
+/// Flags that SYSCALL clears on its way to [`entry`].
+const MASKED: RFlags =
+    RFlags::INTERRUPT_FLAG.union(RFlags::TRAP_FLAG).union(RFlags::DIRECTION_FLAG).union(RFlags::ALIGNMENT_CHECK);
+
+/// Makes this CPU's SYSCALL fail again, as [`init`] does.
+pub fn set_usual_entry() {
+    LStar::write(VirtAddr::from_ptr(entry as *const ()));
+    SFMask::write(MASKED);
 }
 
 /// Makes this CPU's SYSCALL lead to other code, with the flags as they are.

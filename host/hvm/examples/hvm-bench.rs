@@ -150,6 +150,24 @@ fn calls(hrt: &Hvm) -> Checked {
     Ok(())
 }
 
+/// Calls by words that both sides poll. They need a CPU for each side.
+fn synchronous_calls(hrt: &Hvm) -> Checked {
+    if std::thread::available_parallelism()?.get() < 2 {
+        println!("synchronous calls: not measured, there is one CPU");
+        return Ok(());
+    }
+    let mut results = (0_u64, 0_u64);
+    let address = &raw mut results as u64;
+    // SAFETY: the functions do what ordinary code does.
+    unsafe {
+        let mut synchronous = hrt.synchronize()?;
+        row("synchronous call", measure(1000, || synchronous.call(nothing, 0).map(|_| ()))?);
+        synchronous.call(system_calls, address)?;
+        row("getppid, forwarded in a synchronous call", black_box(results));
+    }
+    Ok(())
+}
+
 fn memory(hrt: &Hvm) -> Checked {
     // SAFETY: the functions do what ordinary code does.
     unsafe {
@@ -207,6 +225,7 @@ fn main() -> Checked {
     // SAFETY: the HRT is our own kernel.
     unsafe { hrt.merge()? };
     calls(&hrt)?;
+    synchronous_calls(&hrt)?;
     memory(&hrt)?;
     println!("{}", hrt.stop());
     Ok(())

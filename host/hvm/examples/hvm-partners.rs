@@ -195,6 +195,13 @@ fn calls_have_a_limit(image: &[u8]) -> Checked {
         check("a file that is cut is refused behind its end, at the limit", is_refused(hrt.call(read, shared + 4096)))?;
         libc::close(file);
         MAY_END.store(false, Ordering::Relaxed);
+        let mut synchronous = hrt.synchronize()?;
+        let late = synchronous.call(loop_until_told, 0);
+        check("an endless synchronous call is given up", late == Err(CallError::NoAnswer(LIMIT)))?;
+        MAY_END.store(true, Ordering::Relaxed);
+        check("once it is done, the next one is made", synchronous.call(echo, 3) == Ok(3))?;
+        drop(synchronous);
+        MAY_END.store(false, Ordering::Relaxed);
         let spinning = std::thread::scope(|scope| {
             let spinning = scope.spawn(|| hrt.call(loop_until_told, 0));
             std::thread::sleep(LIMIT / 4);
@@ -203,6 +210,29 @@ fn calls_have_a_limit(image: &[u8]) -> Checked {
         });
         check("an HRT that is stopped ends its calls", matches!(spinning, Ok(Err(CallError::Ended(_)))))
     }
+}
+
+fn calls_can_be_synchronous(hrt: &Hvm) -> Checked {
+    let before = OWN.get();
+    // SAFETY: the functions do what ordinary code does, or what is tested.
+    unsafe {
+        let mut synchronous = hrt.synchronize()?;
+        let is_busy = matches!(hrt.synchronize(), Err(CallError::Busy(_)));
+        check("one thread at a time calls synchronously", is_busy)?;
+        let all = (0..10_000).all(|number| synchronous.call(echo, number) == Ok(number));
+        check("10,000 synchronous calls return their results", all)?;
+        check("a function allocates and formats", synchronous.call(live, 3) == Ok(789))?;
+        check("thread-local variables are the calling thread's", OWN.get() == before + 3)?;
+        let zero = synchronous.call(divide, 0);
+        check("a division by zero ends its call", matches!(zero, Err(CallError::Exception(_))))?;
+        let refused = synchronous.call(read, FAR_AWAY);
+        check("an address without memory ends its call", matches!(refused, Err(CallError::RefusedAccess { .. })))?;
+        check("the next call works", synchronous.call(divide, 2) == Ok(5))?;
+        check("an ordinary call works meanwhile", hrt.call(echo, 5) == Ok(5) && hrt.call_alone(echo, 6) == Ok(6))?;
+        let others = std::thread::scope(|scope| scope.spawn(|| hrt.call(echo, 7)).join());
+        check("so does that of another thread", matches!(others, Ok(Ok(7))))?;
+    }
+    check("afterwards another thread can", hrt.synchronize().is_ok())
 }
 
 fn threads_have_groups_of_their_own(hrt: &Hvm) -> Checked {
@@ -266,8 +296,10 @@ fn at_the_prompt(hrt: &Hvm, line: &str) -> Result<String, Box<dyn Error>> {
     console.send(format!("{line}\n").as_bytes())?;
     let mut said = String::new();
     let deadline = Instant::now() + LONG;
-    // The line is written back, then its output comes, then the next prompt.
-    while !said.contains("\n\raero>") && Instant::now() < deadline {
+    // The line is written back, perhaps after what was said before; then its output comes, and the
+    // next prompt.
+    let has_ended = |said: &str| said.split_once(line).is_some_and(|(_, rest)| rest.contains("\n\raero>"));
+    while !has_ended(&said) && Instant::now() < deadline {
         said += &String::from_utf8_lossy(&console.receive()?);
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -330,6 +362,7 @@ fn main() -> Checked {
         functions_live_as_in_their_thread(&hrt)?;
         what_a_function_does_wrong_ends_its_call(&hrt)?;
         memory_comes_and_goes(&hrt)?;
+        calls_can_be_synchronous(&hrt)?;
         threads_have_groups_of_their_own(&hrt)?;
         signals_are_taken_in_between(&hrt)?;
         println!("{}", hrt.stop());

@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_boot_information_has_what_the_kernel_looks_for() {
-        let extension = Extension { rings: 3 << 30, rings_size: 1 << 20, groups: 2 << 30, most_groups: 8 };
+        let extension = Extension { rings: 3 << 30, rings_size: 1 << 20, groups: 2 << 30, pages: 8 };
         let machine = Machine { cpus: 3, cycle_khz: 5, has_large_pages: true, extension, line: "log=debug" };
         let information = Information { apic_count: 3, cycle_khz: 5, ..Information::default() };
         let bytes = boot_information(&machine, &information, 1 << 28);

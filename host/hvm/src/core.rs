@@ -35,6 +35,8 @@ pub struct Core {
     pub limit: Duration,
     /// Whether the address spaces are merged.
     pub is_merged: AtomicBool,
+    /// Whether a thread calls in synchronous mode.
+    pub is_synchronous: AtomicBool,
     pub(crate) vm: VmFd,
     pub(crate) windows: Mutex<Windows>,
     /// The HRT's own memory.
@@ -47,6 +49,10 @@ pub struct Core {
     /// A word that reads 0 in a fork of the process that booted the HRT.
     pub(crate) here: Mapping,
 }
+
+/// A function of this process that an HRT calls: it gets its argument, and an index if it is called
+/// several times at once.
+pub type Function = extern "C" fn(argument: u64, index: u64) -> u64;
 
 /// What every CPU of the HVM begins with.
 pub struct Template {
@@ -85,7 +91,8 @@ impl Core {
         self.cpus
     }
 
-    /// The largest number of execution groups.
+    /// The largest number of execution groups. The page behind theirs is that of the thread that
+    /// calls in synchronous mode.
     pub fn most_groups(&self) -> u64 {
         u64::from(MOST_CPUS - self.cpus)
     }
@@ -161,7 +168,9 @@ impl Core {
         let (result, end) = match registers.rcx {
             _ if !is_downcall => (FAILED, None),
             number::NULL => (0, None),
-            number::INVOKE_DONE => done(answer(&[Transaction::Call, Transaction::ParallelCall])),
+            number::INVOKE_DONE => {
+                done(answer(&[Transaction::Call, Transaction::ParallelCall, Transaction::Synchronous]))
+            }
             number::MERGE_DONE => done(answer(&[Transaction::Merge])),
             extension::GROUP_ADDED => {
                 if registers.rdx != 0 {

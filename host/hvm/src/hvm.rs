@@ -16,13 +16,14 @@ use protocol::upcall::{Page, Record, request};
 use rings::{REGION_SIZE, Rings};
 
 use crate::boot_state::{self, Machine};
-use crate::core::{Core, MOST_CPUS, Template};
+use crate::core::{Core, Function, MOST_CPUS, Template};
 use crate::image::Image;
 use crate::memory::{Mapping, add_region};
 use crate::partner;
 use crate::partners::Partners;
 use crate::runner::Runner;
 use crate::state::{CallError, End, State, Transaction};
+use crate::synchronous::Synchronous;
 use crate::vcpu::Vcpu;
 use crate::windows::Windows;
 use crate::workers::Workers;
@@ -116,7 +117,7 @@ impl<'a> Builder<'a> {
                 rings: RINGS,
                 rings_size: REGION_SIZE,
                 groups: GROUPS,
-                most_groups: u64::from(MOST_CPUS - self.cpus),
+                pages: u64::from(MOST_CPUS - self.cpus) + 1,
             },
             line: self.line,
         };
@@ -129,6 +130,7 @@ impl<'a> Builder<'a> {
             partners: Partners::default(),
             limit: self.limit,
             is_merged: AtomicBool::new(false),
+            is_synchronous: AtomicBool::new(false),
             vm,
             windows: Mutex::new(windows),
             memory,
@@ -192,10 +194,6 @@ pub struct Hvm {
     _kvm: Kvm,
     _rings: Mapping,
 }
-
-/// A function of this process that an HRT calls: it gets its argument, and an index if it is called
-/// several times at once.
-pub type Function = extern "C" fn(argument: u64, index: u64) -> u64;
 
 impl Hvm {
     /// Describes an HVM that boots an image: the bytes of an ELF file.
@@ -329,6 +327,16 @@ impl Hvm {
     /// As for [`Hvm::call_alone`].
     pub unsafe fn call_all_alone(&self, function: Function, argument: u64) -> Result<Vec<u64>, CallError> {
         self.invoke(Transaction::ParallelCall, request::INVOKE_ALL, function, argument, self.core.cpus())
+    }
+
+    /// Begins synchronous mode, in which the calling thread's calls take no exit: the HRT's first
+    /// CPU polls for them. One thread at a time can do so.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn synchronize(&self) -> Result<Synchronous<'_>, CallError> {
+        self.check_merged()?;
+        Synchronous::start(&self.core)
     }
 
     fn check_merged(&self) -> Result<(), CallError> {

@@ -38,11 +38,14 @@ mod partners;
 mod runner;
 mod state;
 pub mod support;
+mod synchronous;
 mod system_call;
 mod vcpu;
 mod windows;
 mod workers;
 
+pub use core::Function;
 pub use error::Error;
 pub use hvm::{Builder, Hvm};
 pub use state::{CallError, End, Exception, Transaction};
+pub use synchronous::Synchronous;

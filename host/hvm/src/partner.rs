@@ -23,17 +23,17 @@ use crate::partners::{Partner, PartnerCpu, locked};
 
 use crate::state::{CallError, End, Exception, Transaction};
 use crate::system_call;
-use crate::vcpu::Exit;
+use crate::vcpu::{Exit, Vcpu};
 
 /// Stack of a function in the HRT, in bytes.
-const STACK_SIZE: usize = 256 << 10;
+pub const STACK_SIZE: usize = 256 << 10;
 /// Longest interval at which calls are compared with their limit.
 const LONGEST_WATCH: Duration = Duration::from_millis(250);
 /// A function that makes no step in so many intervals is stuck at an instruction: KVM tries again
 /// for ever where Linux has no data for a mapped page, as behind a file's end.
 const STEP_TRIES: u32 = 8;
 /// Addresses from here on are no process's (Linux, Documentation/arch/x86/x86_64/mm.rst).
-const END_OF_ROS: u64 = 1 << 47;
+pub const END_OF_ROS: u64 = 1 << 47;
 /// RFLAGS of a context that leaves a call early: the reserved bit, interrupts enabled.
 const FLAGS: u64 = 1 << 1 | 1 << 9;
 
@@ -179,19 +179,24 @@ fn finish(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group, b
         }
         return Err(error);
     }
+    outcome_of(group, begun)
+}
+
+/// Ends a call's event and returns how the call ended.
+pub fn outcome_of(group: &Group, begun: Begun) -> Result<u64, CallError> {
     let result = group.result.load(Ordering::Relaxed);
     let ended = match group.outcome.load(Ordering::Relaxed) {
         outcome::RETURNED => Ok(result),
         outcome::REFUSED => Err(CallError::RefusedAccess { at: group.exception[2].load(Ordering::Relaxed) }),
         _ => {
             let [vector, code, at, address] = group.exception.each_ref().map(|word| word.load(Ordering::Relaxed));
-            let end = self::now();
+            let end = now();
             let event = group.channel.begin(Kind::Exception, vector, end);
             group.channel.end(event, at, end);
             Err(CallError::Exception(Exception { vector: vector as u8, code, at, address }))
         }
     };
-    group.channel.end(begun, result, self::now());
+    group.channel.end(begun, result, now());
     ended
 }
 
@@ -217,7 +222,7 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
             }
             Exit::Out { port: CHARACTER_PORT, byte } => core.state.say(byte),
             Exit::Interrupted | Exit::Step => {}
-            Exit::Refused if cpu.vcpu.registers().rip < END_OF_ROS => leave_call(cpu, group),
+            Exit::Refused if cpu.vcpu.registers().rip < END_OF_ROS => leave_call(&mut cpu.vcpu, group),
             Exit::Shutdown => return ended(End::TripleFault { cpu: index }),
             exit => return ended(End::Failed { cpu: index, why: exit.describe(cpu.vcpu.registers().rip) }),
         }
@@ -233,7 +238,7 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
                 return Err(CallError::NoAnswer(core.limit));
             } else if tries == STEP_TRIES {
                 step(cpu, false)?;
-                leave_call(cpu, group);
+                leave_call(&mut cpu.vcpu, group);
                 partner.gives_up.store(false, Ordering::Relaxed);
                 partner.since.store(now(), Ordering::Relaxed);
             }
@@ -281,15 +286,15 @@ fn downcall(core: &Core, cpu: &mut PartnerCpu, group: &Group) -> Option<End> {
 }
 
 /// Makes the context leave its call, because Linux refuses an access of the function.
-fn leave_call(cpu: &mut PartnerCpu, group: &Group) {
-    let registers = cpu.vcpu.registers();
+pub fn leave_call(cpu: &mut Vcpu, group: &Group) {
+    let registers = cpu.registers();
     let at = registers.rip;
     let begun = group.channel.begin(Kind::RefusedAccess, at, now());
     group.outcome.store(outcome::REFUSED, Ordering::Relaxed);
     group.exception[2].store(at, Ordering::Relaxed);
     [registers.rip, registers.rsp] = group.way_back.each_ref().map(|word| word.load(Ordering::Relaxed));
     registers.rflags = FLAGS;
-    cpu.vcpu.use_registers();
+    cpu.use_registers();
     group.channel.end(begun, 0, now());
 }
 
@@ -345,7 +350,8 @@ pub fn join_all(core: &Core) {
     }
 }
 
-fn now() -> u64 {
+/// The time counter.
+pub fn now() -> u64 {
     // SAFETY: every CPU that runs KVM has the instruction, and Linux allows it.
     unsafe { _rdtsc() }
 }

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use protocol::call;
+use protocol::group::state;
 
 use crate::Error;
 use crate::core::Core;
 use crate::kick::{self, kick_signal};
+use crate::partner::{END_OF_ROS, leave_call};
 use crate::state::End;
 use crate::vcpu::{Exit, Vcpu};
 
@@ -65,9 +67,23 @@ fn run(index: u32, mut cpu: Vcpu, core: &Core) -> End {
                     return end;
                 }
             }
+            Exit::Refused if leave_synchronous_call(index, &mut cpu, core) => {}
             Exit::Shutdown => return End::TripleFault { cpu: index },
             Exit::Interrupted => {}
             exit => return End::Failed { cpu: index, why: exit.describe(cpu.registers().rip) },
         }
     }
+}
+
+/// Makes the CPU leave a function that is called in synchronous mode, because Linux refuses an
+/// access of it. Returns false if it runs none.
+fn leave_synchronous_call(index: u32, cpu: &mut Vcpu, core: &Core) -> bool {
+    let group = core.group(core.most_groups());
+    let is_its = group.state.load(Ordering::Acquire) == state::RUNNING
+        && group.cpu.load(Ordering::Relaxed) == u64::from(index)
+        && cpu.registers().rip < END_OF_ROS;
+    if is_its {
+        leave_call(cpu, group);
+    }
+    is_its
 }

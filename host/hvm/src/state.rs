@@ -59,6 +59,8 @@ pub enum Transaction {
     Merge,
     /// Adding an execution group.
     AddGroup,
+    /// Setting up synchronous mode, being in it, or ending it.
+    Synchronous,
 }
 
 impl fmt::Display for Transaction {
@@ -68,6 +70,7 @@ impl fmt::Display for Transaction {
             Self::Call => "a call",
             Self::ParallelCall => "a call on all CPUs",
             Self::Merge => "a merge of address spaces",
+            Self::Synchronous => "synchronous mode",
             Self::AddGroup => "the start of an execution group",
         })
     }

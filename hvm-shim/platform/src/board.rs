@@ -90,7 +90,7 @@ impl Board for Hvm {
         let extension = tag(bytes, EXTENSION_TAG).and_then(Extension::from_tag).unwrap_or_default();
         let rings = PhysicalRange { start: extension.rings, end: extension.rings.saturating_add(extension.rings_size) };
         ros_code::keep(&extension);
-        let pages = extension.most_groups.saturating_mul(group::SIZE as u64);
+        let pages = extension.pages.saturating_mul(group::SIZE as u64);
         let groups = PhysicalRange { start: extension.groups, end: extension.groups.saturating_add(pages) };
         let information = &storage.firmware;
         let boot_state = PhysicalRange {

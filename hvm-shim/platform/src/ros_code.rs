@@ -2,12 +2,13 @@
 //! ROS's system calls.
 
 use core::arch::{asm, naked_asm};
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch_x64::cpu::paging::{PHYSICAL_OFFSET, physical_to_virtual};
 use arch_x64::cpu::system_call;
 use protocol::boot::Extension;
-use protocol::group::{Group, SIZE, port};
+use protocol::group::{Group, SIZE, Synchronous, port};
 
 /// Physical address of the groups' pages, 0 if there are none.
 static PAGES: AtomicU64 = AtomicU64::new(0);
@@ -16,7 +17,7 @@ static COUNT: AtomicU64 = AtomicU64::new(0);
 /// Keeps where the groups' pages are.
 pub(crate) fn keep(extension: &Extension) {
     PAGES.store(extension.groups, Ordering::Relaxed);
-    COUNT.store(if extension.groups == 0 { 0 } else { extension.most_groups }, Ordering::Relaxed);
+    COUNT.store(if extension.groups == 0 { 0 } else { extension.pages }, Ordering::Relaxed);
 }
 
 /// Returns the pages of the execution groups that there can be.
@@ -46,6 +47,52 @@ extern "C" fn forward() {
     naked_asm!("out {port}, al", "jmp rcx", port = const port::SYSTEM_CALL)
 }
 
+/// The words through which the code below asks, by their address.
+static WORDS: AtomicU64 = AtomicU64::new(0);
+
+/// Makes this CPU's system calls ask for their results in words that the ROS polls; `None` makes
+/// them fail again.
+pub fn poll_for_system_calls(words: Option<&'static Synchronous>) {
+    match words {
+        Some(words) => {
+            WORDS.store(core::ptr::from_ref(words) as u64, Ordering::Release);
+            // SAFETY: the code below returns to its caller with only RAX, RCX and R11 changed.
+            unsafe { system_call::set_entry(ask as *const ()) };
+        }
+        None => system_call::set_usual_entry(),
+    }
+}
+
+/// As [`forward`], by the words. No instruction here changes a flag; RCX and R11 are free, as after
+/// SYSCALL (SDM Vol. 2B).
+#[unsafe(naked)]
+extern "C" fn ask() {
+    naked_asm!(
+        "mov r11, [rip + {words}]",
+        "mov [r11 + {return_address}], rcx",
+        "mov [r11 + {call}], rax",
+        "mov [r11 + {call} + 8], rdi",
+        "mov [r11 + {call} + 16], rsi",
+        "mov [r11 + {call} + 24], rdx",
+        "mov [r11 + {call} + 32], r10",
+        "mov [r11 + {call} + 40], r8",
+        "mov [r11 + {call} + 48], r9",
+        "mov qword ptr [r11 + {is_answered}], 0",
+        "mov qword ptr [r11 + {is_asked}], 1",
+        "2: pause",
+        "mov rcx, [r11 + {is_answered}]",
+        "jrcxz 2b",
+        "mov rax, [r11 + {answer}]",
+        "jmp [r11 + {return_address}]",
+        words = sym WORDS,
+        return_address = const offset_of!(Synchronous, return_address),
+        call = const offset_of!(Synchronous, call),
+        is_answered = const offset_of!(Synchronous, is_answered),
+        is_asked = const offset_of!(Synchronous, is_asked),
+        answer = const offset_of!(Synchronous, answer),
+    )
+}
+
 /// Tells the partner that the call is done, and returns with the next one.
 pub fn done() {
     // SAFETY: the instruction changes no register; the partner changes only the group's page and
@@ -53,21 +100,23 @@ pub fn done() {
     unsafe { asm!("out {port}, al", port = const port::DONE, options(nostack, preserves_flags)) };
 }
 
-/// Calls a function of the ROS on a stack there. Returns its result; nothing is known of that if
-/// the call was left by its way back, which the last argument keeps: a CPU that continues at these
-/// two, instruction pointer and stack pointer, leaves the function.
+/// Calls a group's function on its stack. Returns its result; nothing is known of that if the call
+/// was left by its way back, which the group keeps: a CPU that continues at these two, instruction
+/// pointer and stack pointer, leaves the function.
 ///
 /// # Safety
 /// The ROS answers for the function and for the stack, whose top is aligned to 16 bytes.
-pub unsafe fn call(function: u64, arguments: [u64; 2], stack: u64, way_back: &[AtomicU64; 2]) -> u64 {
+pub unsafe fn call_for(group: &Group) -> u64 {
+    let word = |word: &AtomicU64| word.load(Ordering::Acquire);
+    let [first, second] = group.arguments.each_ref().map(word);
     // SAFETY: the caller answers for it.
-    unsafe { enter(function, arguments[0], arguments[1], stack, way_back) }
+    unsafe { enter(word(&group.function), first, second, word(&group.stack), &group.way_back) }
 }
 
-/// As [`call`].
+/// As [`call_for`].
 ///
 /// # Safety
-/// As for [`call`].
+/// As for [`call_for`].
 #[unsafe(naked)]
 unsafe extern "C" fn enter(function: u64, first: u64, second: u64, stack: u64, way_back: &[AtomicU64; 2]) -> u64 {
     naked_asm!(

@@ -212,8 +212,9 @@ pub struct Extension {
     /// Physical address of the pages of execution groups ([`crate::group::Group`]); 0 if there are
     /// none.
     pub groups: u64,
-    /// Largest number of groups.
-    pub most_groups: u64,
+    /// Number of these pages: one for each group that there can be, and the last one for synchronous
+    /// mode.
+    pub pages: u64,
 }
 
 /// Size of the tag of an [`Extension`], in bytes.
@@ -227,7 +228,7 @@ impl Extension {
         for (word, place) in words.iter().zip(tag.chunks_exact_mut(4)) {
             place.copy_from_slice(&word.to_le_bytes());
         }
-        let words = [self.rings, self.rings_size, self.groups, self.most_groups];
+        let words = [self.rings, self.rings_size, self.groups, self.pages];
         for (word, place) in words.iter().zip(tag[16..].chunks_exact_mut(8)) {
             place.copy_from_slice(&word.to_le_bytes());
         }
@@ -241,7 +242,7 @@ impl Extension {
             rings: u64_at(tag, 16)?,
             rings_size: u64_at(tag, 24)?,
             groups: u64_at(tag, 32)?,
-            most_groups: u64_at(tag, 40)?,
+            pages: u64_at(tag, 40)?,
         })
     }
 }
@@ -329,7 +330,7 @@ mod tests {
             communication_page: 0x1000,
             vector: 0xf1,
         };
-        let extension = Extension { rings: 1 << 31, rings_size: 1 << 20, groups: 1 << 30, most_groups: 3 };
+        let extension = Extension { rings: 1 << 31, rings_size: 1 << 20, groups: 1 << 30, pages: 3 };
         let mut bytes = [0; 8].to_vec();
         bytes.extend(extension.to_tag());
         bytes.extend(information.to_tag());

@@ -131,8 +131,32 @@ pub struct Group {
     pub way_back: [AtomicU64; 2],
     /// Of an exception: vector, error code, instruction's address, accessed address.
     pub exception: [AtomicU64; 4],
+    /// Words of the synchronous mode, in which both sides poll.
+    pub synchronous: Synchronous,
     /// The event channel.
     pub channel: Channel,
+}
+
+/// Words that both sides poll, so that no CPU leaves the HRT. The first two and the place of the
+/// call's record are Palacios's block.
+#[repr(C, align(64))]
+pub struct Synchronous {
+    /// Number of the latest request; the ROS counts it.
+    pub requests: AtomicU64,
+    /// Number of the latest answer.
+    pub responses: AtomicU64,
+    /// FS base of the thread that calls.
+    pub thread_pointer: AtomicU64,
+    /// 1 while a system call is asked for; the ROS clears it.
+    pub is_asked: AtomicU64,
+    /// Number and arguments of the system call.
+    pub call: [AtomicU64; 7],
+    /// 1 once the result is there; the HRT clears it.
+    pub is_answered: AtomicU64,
+    /// The result of the system call.
+    pub answer: AtomicU64,
+    /// Where the HRT's code goes on after the call.
+    pub return_address: AtomicU64,
 }
 
 /// A group's event channel. Times are in cycles of the time counter, which both sides share.

@@ -35,6 +35,11 @@ pub mod request {
     pub const INVOKE: u64 = 0x20;
     /// Calls a function on all CPUs at once; each of them answers as above.
     pub const INVOKE_ALL: u64 = 0x21;
+    /// Sets up synchronous mode: the first CPU polls the words of the last group's page from now
+    /// on ([`crate::group::Synchronous`]). The answer is [`crate::call::number::INVOKE_DONE`].
+    pub const SYNC_SETUP: u64 = 0x28;
+    /// Ends synchronous mode; answered likewise.
+    pub const SYNC_TEARDOWN: u64 = 0x29;
     /// Makes the lower half of the HRT's address space that of page tables of the ROS. Argument:
     /// physical address of their root. The answer is [`crate::call::number::MERGE_DONE`].
     pub const MERGE: u64 = 0x30;

@@ -69,14 +69,7 @@ fn serve(group: &'static Group) {
         }
         // SAFETY: the partner thread has this function called and answers for what it does, and
         // has given it a stack.
-        let result = unsafe {
-            ros_code::call(
-                word(&group.function),
-                group.arguments.each_ref().map(word),
-                word(&group.stack),
-                &group.way_back,
-            )
-        };
+        let result = unsafe { ros_code::call_for(group) };
         group.result.store(result, Ordering::Relaxed);
     }
 }

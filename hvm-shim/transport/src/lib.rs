@@ -8,6 +8,7 @@
 extern crate alloc;
 
 mod groups;
+mod synchronous;
 
 use core::mem::transmute;
 use core::sync::atomic::Ordering;
@@ -55,12 +56,17 @@ fn serve(page: &Page) {
     loop {
         match page.request.swap(request::NULL, Ordering::AcqRel) {
             request::NULL => REQUESTED.0.wait(),
-            what => serve_one(what, page.argument.load(Ordering::Acquire)),
+            what => serve_one(page, what, page.argument.load(Ordering::Acquire)),
         }
     }
 }
 
-fn serve_one(what: u64, argument: u64) {
+/// Answers a request.
+fn answer(result: u64) {
+    downcall::call(number::INVOKE_DONE, [result, 0]);
+}
+
+fn serve_one(page: &Page, what: u64, argument: u64) {
     match what {
         request::INVOKE => {
             let result = called(argument).map_or(FAILED, |(function, argument)| {
@@ -77,6 +83,13 @@ fn serve_one(what: u64, argument: u64) {
             let flushed = call::flush_tlbs();
             downcall::call(number::MERGE_DONE, [u64::from(flushed.is_err()), 0]);
         }
+        request::SYNC_SETUP => match synchronous::group() {
+            Some(group) => {
+                synchronous::serve(page, group, || answer(0));
+                answer(0);
+            }
+            None => answer(FAILED),
+        },
         request::ADD_GROUP => {
             let is_there = groups::add(argument);
             downcall::call(extension::GROUP_ADDED, [u64::from(!is_there), 0]);

@@ -296,6 +296,14 @@ impl Current {
     pub fn stack(self) -> Stack {
         running().stack()
     }
+
+    /// Sets where the thread-local variables are of the code that the thread runs; 0 for none.
+    pub fn set_thread_pointer(self, address: usize) {
+        running().thread_pointer.store(address, Ordering::Relaxed);
+        if address != 0 {
+            Core::set_thread_pointer(address);
+        }
+    }
 }
 
 /// Returns the calling thread.
