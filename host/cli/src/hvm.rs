@@ -30,12 +30,31 @@ pub enum Command {
     /// Boot the kernel as a hybrid runtime beside this process, on KVM, and attach this terminal to
     /// its console (Ctrl-A x ends it)
     Boot(Options),
-    /// Sum numbers that Linux has in memory, in place, on the CPUs of a hybrid runtime
+    /// Run a demonstration of what a hybrid runtime does for a process
     Demo {
+        /// sum: adds numbers that Linux has in memory, in place. callback: functions in the hybrid
+        /// runtime that print, allocate and read files
+        #[arg(default_value = "sum")]
+        which: Demo,
         /// Do this in an emulated Linux that has a KVM (`aero ros`)
         #[arg(long)]
         emulate: bool,
     },
+    /// Measure what it costs to go from a process to its hybrid runtime and back
+    Bench {
+        /// Do this in an emulated Linux whose time counter counts instructions
+        #[arg(long)]
+        emulate: bool,
+    },
+}
+
+/// The demonstrations, examples of the library.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum Demo {
+    /// `hvm-sum`
+    Sum,
+    /// `hvm-callback`
+    Callback,
 }
 
 /// Options of `aero hvm boot`.
@@ -67,7 +86,11 @@ pub struct Options {
 pub fn run(command: Command) -> Result<u8> {
     let options = match command {
         Command::Boot(options) => options,
-        Command::Demo { emulate } => return demo(emulate),
+        Command::Demo { which: Demo::Sum, emulate } => return example("hvm-sum", emulate.then_some(Speed::Fast)),
+        Command::Demo { which: Demo::Callback, emulate } => {
+            return example("hvm-callback", emulate.then_some(Speed::Fast));
+        }
+        Command::Bench { emulate } => return example("hvm-bench", emulate.then_some(Speed::Counted)),
     };
     let image = match &options.image {
         Some(path) => Image { boot: path.clone(), debug: path.clone(), programs: Vec::new() },
@@ -90,18 +113,19 @@ pub fn run(command: Command) -> Result<u8> {
     }
 }
 
-/// Builds the demonstration and runs it, here or in an emulated Linux.
-fn demo(emulate: bool) -> Result<u8> {
+/// Builds an example of the library and runs it, here or in an emulated Linux of this speed.
+fn example(name: &str, emulated: Option<Speed>) -> Result<u8> {
     let image = image::build(Which::Hrt)?;
     let directory = root().join("target/hvm");
     let mut build = cargo();
-    build.args(["build", "--quiet", "--release", "-p", "aero-hvm", "--example", DEMO, "--target-dir"]).arg(&directory);
+    build.args(["build", "--quiet", "--release", "-p", "aero-hvm", "--example", name, "--target-dir"]).arg(&directory);
     project::run(build)?;
-    let program = directory.join("release/examples").join(DEMO);
-    if emulate {
-        let line = format!("./{DEMO} ./{} {LINUX_CPUS}", image.boot.file_name().unwrap_or_default().display());
-        let linux =
-            ros::Settings { cpus: LINUX_CPUS, memory: LINUX_MEMORY, speed: Speed::Fast, files: &[image.boot, program] };
+    let program = directory.join("release/examples").join(name);
+    if let Some(speed) = emulated {
+        let line = format!("./{name} ./{}", image.boot.file_name().unwrap_or_default().display());
+        // With one CPU, figures that count instructions have no part of another one's.
+        let cpus = if speed == Speed::Counted { 1 } else { LINUX_CPUS };
+        let linux = ros::Settings { cpus, memory: LINUX_MEMORY, speed, files: &[image.boot, program] };
         return Ros::execute(&linux, &line, DEFAULT_LIMIT + LINUX_LIMIT, &mut std::io::stdout());
     }
     support::check().map_err(NoKvm::from)?;
@@ -109,9 +133,6 @@ fn demo(emulate: bool) -> Result<u8> {
     let status = status.with_context(|| format!("{} cannot be run", program.display()))?;
     Ok(if status.success() { status::DONE } else { status::FAILED })
 }
-
-/// The demonstration, an example of the library.
-const DEMO: &str = "hvm-sum";
 
 /// Boots an image as a hybrid runtime in an emulated Linux, by this very program, runs the commands
 /// of a script, and writes their output as it comes. Returns the exit status.

@@ -22,7 +22,7 @@ pub struct Options {
     /// Memory, as QEMU takes it
     #[arg(long, default_value = "1G", value_name = "SIZE")]
     mem: String,
-    /// Make its time counter count instructions, so that figures repeat; it runs several times slower
+    /// Make its time counter count instructions, so that figures repeat; it is several times slower
     #[arg(long)]
     icount: bool,
     /// Put a file of this host into the Linux, into the directory where commands run; a program

@@ -1,5 +1,5 @@
 //! What an HRT's CPUs find when they enter the image: page tables, a descriptor table and the boot
-//! information, at the end of the HRT's memory.
+//! information, in the HRT's memory.
 
 use protocol::boot::{Extension, Information, Request, UPPER_HALF, flags};
 
@@ -34,6 +34,7 @@ const SEGMENTS: [u64; 3] = [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
 const TAG_COMMAND_LINE: u32 = 1;
 const TAG_MEMORY_MAP: u32 = 6;
 const USABLE: u32 = 1;
+const MEMORY_MAP_ENTRY: u32 = 24;
 
 /// Where a CPU finds what it needs.
 #[derive(Clone, Copy)]
@@ -66,15 +67,14 @@ pub struct Machine<'a> {
     pub line: &'a str,
 }
 
-/// Writes everything to the end of the memory.
+/// Writes everything to the memory, from `start` on, where there is room for [`SIZE`] bytes.
 ///
 /// # Errors
 /// [`Error::LongCommandLine`].
-pub fn write(memory: &Mapping, request: &Request, machine: &Machine<'_>) -> Result<Places, Error> {
+pub fn write(memory: &Mapping, start: u64, request: &Request, machine: &Machine<'_>) -> Result<Places, Error> {
     if machine.line.len() > LINE_LIMIT {
         return Err(Error::LongCommandLine(machine.line.len()));
     }
-    let start = memory.size() as u64 - SIZE;
     let mapped = match machine.has_large_pages {
         true => request.map_limit.next_multiple_of(GIB).clamp(LEAST_MAPPED, MOST_MAPPED),
         false => LEAST_MAPPED,
@@ -111,7 +111,7 @@ pub fn write(memory: &Mapping, request: &Request, machine: &Machine<'_>) -> Resu
         vector: request.vector,
     };
     // The communication page and the tables stay the monitor's.
-    let _ = memory.write(start + INFORMATION, &boot_information(machine, &information, start));
+    let _ = memory.write(start + INFORMATION, &boot_information(machine, &information, memory.size() as u64));
     Ok(Places {
         root: start + ROOT,
         descriptors: start + DESCRIPTORS,
@@ -122,7 +122,7 @@ pub fn write(memory: &Mapping, request: &Request, machine: &Machine<'_>) -> Resu
     })
 }
 
-/// Returns the Multiboot2 boot information. Memory up to `end` is usable.
+/// Returns the Multiboot2 boot information. Memory up to `end` is usable, but for the boot state.
 fn boot_information(machine: &Machine<'_>, information: &Information, end: u64) -> Vec<u8> {
     let mut bytes = vec![0; 8];
     let mut tag = |words: &[u32], rest: &[u8]| {
@@ -134,9 +134,12 @@ fn boot_information(machine: &Machine<'_>, information: &Information, end: u64) 
         bytes.resize(bytes.len().next_multiple_of(8), 0);
     };
     tag(&[TAG_COMMAND_LINE], &[machine.line.as_bytes(), &[0]].concat());
-    let mut entry = [0u64, end].map(u64::to_le_bytes).concat();
-    entry.extend([USABLE, 0].map(u32::to_le_bytes).concat());
-    tag(&[TAG_MEMORY_MAP, entry.len() as u32, 0], &entry);
+    let behind = information.boot_state + SIZE;
+    let usable = [(0, information.boot_state), (behind, end.saturating_sub(behind))];
+    let entry = |(start, size): (u64, u64)| {
+        [&start.to_le_bytes()[..], &size.to_le_bytes(), &USABLE.to_le_bytes(), &[0; 4]].concat()
+    };
+    tag(&[TAG_MEMORY_MAP, MEMORY_MAP_ENTRY, 0], &usable.map(entry).concat());
     bytes.extend(information.to_tag());
     bytes.extend(machine.extension.to_tag());
     bytes.extend([0u32, 8].map(u32::to_le_bytes).concat());
@@ -155,12 +158,15 @@ mod tests {
     fn the_boot_information_has_what_the_kernel_looks_for() {
         let extension = Extension { rings: 3 << 30, rings_size: 1 << 20, groups: 2 << 30, pages: 8 };
         let machine = Machine { cpus: 3, cycle_khz: 5, has_large_pages: true, extension, line: "log=debug" };
-        let information = Information { apic_count: 3, cycle_khz: 5, ..Information::default() };
+        let information = Information { apic_count: 3, cycle_khz: 5, boot_state: 1 << 20, ..Information::default() };
         let bytes = boot_information(&machine, &information, 1 << 28);
         assert_eq!(tag(&bytes, TAG_COMMAND_LINE).map(|tag| &tag[8..17]), Some(&b"log=debug"[..]));
         assert_eq!(tag(&bytes, INFORMATION_TAG).and_then(Information::from_tag), Some(information));
         assert_eq!(tag(&bytes, EXTENSION_TAG).and_then(Extension::from_tag), Some(extension));
         let map = tag(&bytes, TAG_MEMORY_MAP).unwrap();
-        assert_eq!((map.len(), map[8], map[16 + 8 + 3]), (40, 24, 0x10), "{map:?}");
+        assert_eq!((map.len(), map[8]), (64, 24), "{map:?}");
+        let word = |at: usize| u64::from_le_bytes(map[at..at + 8].try_into().unwrap());
+        assert_eq!((word(16), word(24)), (0, 1 << 20));
+        assert_eq!((word(40), word(40) + word(48)), ((1 << 20) + SIZE, 1 << 28));
     }
 }

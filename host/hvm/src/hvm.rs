@@ -97,7 +97,7 @@ impl<'a> Builder<'a> {
         let size = size.ok_or(Error::BadSize { asked: self.memory, least, most: RINGS })?;
 
         let vm = kvm.create_vm().map_err(Error::refused("creating a virtual machine"))?;
-        let (memory, rings_file) = (Mapping::private(size as usize)?, rings_file()?);
+        let (memory, rings_file) = (Mapping::huge(size as usize)?, rings_file()?);
         let rings = Mapping::shared(&rings_file, REGION_SIZE as usize)?;
         let groups = Mapping::private(MOST_CPUS as usize * group::SIZE)?;
         let here = Mapping::wiped_in_forks()?;
@@ -121,7 +121,7 @@ impl<'a> Builder<'a> {
             },
             line: self.line,
         };
-        let places = boot_state::write(&memory, &image.request, &machine)?;
+        let places = boot_state::write(&memory, image.end().next_multiple_of(PAGE), &image.request, &machine)?;
         let windows =
             Windows::new(&vm, WINDOW_TABLES, FIRST_FREE_SLOT, machine.has_large_pages, support::address_bits())?;
         let has_deadlines = kvm.check_extension(Cap::TscDeadlineTimer);

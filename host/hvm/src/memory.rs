@@ -26,6 +26,8 @@ pub fn add_region(vm: &VmFd, slot: u32, at: u64, mapping: &Mapping) -> Result<()
     unsafe { vm.set_user_memory_region(region) }.map_err(Error::refused("giving the HRT memory"))
 }
 
+/// Size of a huge page.
+const HUGE: usize = 2 << 20;
 /// Size of the part of a stack that may not be accessed, in bytes.
 const GUARD: usize = 4096;
 
@@ -49,6 +51,27 @@ impl Mapping {
     pub fn private(size: usize) -> Result<Self, Error> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         Self::map(size, flags, -1, "the reservation of the HRT's memory")
+    }
+
+    /// Maps zeroed memory that this process alone has, in huge pages where Linux gives them: a
+    /// fault then serves 2 MiB, and so does one of the second level page tables.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn huge(size: usize) -> Result<Self, Error> {
+        let mut mapping = Self::private(size.saturating_add(HUGE))?;
+        let before = mapping.start.as_ptr().align_offset(HUGE);
+        // SAFETY: what is cut off is not used, and lies within the mapping: it is larger by a huge
+        // page than the rest.
+        unsafe {
+            let start = mapping.start.add(before);
+            libc::munmap(mapping.start.as_ptr().cast(), before);
+            libc::munmap(start.add(size).as_ptr().cast(), HUGE - before);
+            // Without huge pages it works as well.
+            libc::madvise(start.as_ptr().cast(), size, libc::MADV_HUGEPAGE);
+            (mapping.start, mapping.size) = (start, size);
+        }
+        Ok(mapping)
     }
 
     /// Maps a file, which others may map too.

@@ -8,8 +8,8 @@ const NOT_THERE: u64 = -38_i64 as u64;
 /// Operation of arch_prctl that reads FS base (Linux, arch/x86/include/uapi/asm/prctl.h).
 const ARCH_GET_FS: u64 = 0x1003;
 
-/// Whether a system call's effect is on the caller's registers or on its very flow of control, which
-/// is that of the partner here.
+/// Whether a system call's effect is on the caller's registers or on its very flow of control,
+/// which is that of the partner here.
 fn is_refused(number: u64) -> bool {
     matches!(
         number as i64,

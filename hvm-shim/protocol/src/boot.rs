@@ -212,8 +212,8 @@ pub struct Extension {
     /// Physical address of the pages of execution groups ([`crate::group::Group`]); 0 if there are
     /// none.
     pub groups: u64,
-    /// Number of these pages: one for each group that there can be, and the last one for synchronous
-    /// mode.
+    /// Number of these pages: one for each group that there can be, and the last one for
+    /// synchronous mode.
     pub pages: u64,
 }
 

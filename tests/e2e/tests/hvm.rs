@@ -107,6 +107,43 @@ fn functions_in_the_hrt_live_as_in_their_thread_and_what_they_do_wrong_ends_thei
     an_example_finds_all_right("hvm-partners");
 }
 
+#[test]
+fn functions_in_the_hrt_print_allocate_and_read_files() {
+    let output = aero().args(["hvm", "demo", "callback", "--emulate"]).output().expect("aero can be run");
+    if output.status.code() == Some(MISSING) {
+        eprintln!("skipped: {}", stderr(&output));
+        return;
+    }
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", stderr(&output));
+    assert!(said.contains("42 is seen in ring 3") && said.contains("42 is seen in ring 0"), "{said}");
+    assert!(said.matches("beside Linux, half of it is 21.00").count() == 2, "{said}");
+    assert!(said.contains("this thread made 3 calls"), "{said}");
+}
+
+#[test]
+fn the_ways_between_the_two_are_measured_in_instructions_that_repeat() {
+    let measure = || {
+        let output = aero().args(["hvm", "bench", "--emulate"]).output().expect("aero can be run");
+        (output.status.code(), stdout(&output), stderr(&output))
+    };
+    let (status, first, said) = measure();
+    if status == Some(MISSING) {
+        eprintln!("skipped: {said}");
+        return;
+    }
+    assert_eq!(status, Some(0), "{first}\n{said}");
+    let row = |table: &str, what: &str| {
+        let line = table.lines().find(|line| line.starts_with(what)).unwrap_or_default().to_owned();
+        line.split_whitespace().rev().nth(1).and_then(|least| least.parse::<u64>().ok())
+    };
+    let (_, second, _) = measure();
+    for what in ["call of a function in the HRT", "getppid, forwarded from the HRT", "merge, all windows known"] {
+        assert!(row(&first, what).is_some_and(|least| least > 1000), "{what}: {first}");
+        assert_eq!(row(&first, what), row(&second, what), "{what}");
+    }
+}
+
 /// Builds an example of the library and runs it in an emulated Linux.
 fn an_example_finds_all_right(example: &str) {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
