@@ -1,7 +1,7 @@
 //! [`Core`]: the part of an HVM that the threads running its CPUs share.
 
 use std::mem::offset_of;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub struct Core {
     pub is_merged: AtomicBool,
     /// Whether a thread calls in synchronous mode.
     pub is_synchronous: AtomicBool,
+    /// The function that the HRT can have called here, 0 for none.
+    pub signal_handler: AtomicUsize,
     pub(crate) vm: VmFd,
     pub(crate) windows: Mutex<Windows>,
     /// The HRT's own memory.
@@ -53,6 +55,9 @@ pub struct Core {
 /// A function of this process that an HRT calls: it gets its argument, and an index if it is called
 /// several times at once.
 pub type Function = extern "C" fn(argument: u64, index: u64) -> u64;
+
+/// A function of this process that an HRT has called in the process itself.
+pub type SignalHandler = extern "C" fn(code: u64);
 
 /// What every CPU of the HVM begins with.
 pub struct Template {
@@ -159,6 +164,17 @@ impl Core {
         self.memory.word(at).into_iter().for_each(|place| place.store(word, Ordering::Release));
     }
 
+    /// Calls the function that takes the HRT's signals, on this thread. Returns whether there is one.
+    fn signal(&self, code: u64) -> bool {
+        let handler = self.signal_handler.load(Ordering::Acquire);
+        if handler == 0 || code == 0 {
+            return false;
+        }
+        // SAFETY: the value comes from `Hvm::on_signal`.
+        unsafe { std::mem::transmute::<usize, SignalHandler>(handler)(code) };
+        true
+    }
+
     /// Serves a downcall. Returns how the HRT ended, if it did.
     pub fn downcall(&self, cpu: &mut Vcpu) -> Option<End> {
         let registers = cpu.registers();
@@ -172,6 +188,7 @@ impl Core {
                 done(answer(&[Transaction::Call, Transaction::ParallelCall, Transaction::Synchronous]))
             }
             number::MERGE_DONE => done(answer(&[Transaction::Merge])),
+            number::SIGNAL_ROS => done(self.signal(registers.rdx)),
             extension::GROUP_ADDED => {
                 if registers.rdx != 0 {
                     self.partners.give_up_start(|number| {

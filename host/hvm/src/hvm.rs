@@ -1,22 +1,24 @@
 //! [`Hvm`]: an HRT beside this process.
 
+use std::arch::asm;
 use std::fs::File;
 use std::mem::offset_of;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use protocol::boot::Extension;
+use protocol::call::{MARK, PORT, SECOND_MARK, number};
 use protocol::group;
 use protocol::upcall::{Page, Record, request};
 use rings::{REGION_SIZE, Rings};
 
 use crate::boot_state::{self, Machine};
-use crate::core::{Core, Function, MOST_CPUS, Template};
+use crate::core::{Core, Function, MOST_CPUS, SignalHandler, Template};
 use crate::image::Image;
 use crate::memory::{Mapping, add_region};
 use crate::partner;
@@ -131,6 +133,7 @@ impl<'a> Builder<'a> {
             limit: self.limit,
             is_merged: AtomicBool::new(false),
             is_synchronous: AtomicBool::new(false),
+            signal_handler: AtomicUsize::new(0),
             vm,
             windows: Mutex::new(windows),
             memory,
@@ -334,9 +337,15 @@ impl Hvm {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub fn synchronize(&self) -> Result<Synchronous<'_>, CallError> {
+    pub fn synchronize(&self) -> Result<Synchronous, CallError> {
         self.check_merged()?;
         Synchronous::start(&self.core)
+    }
+
+    /// Sets the function of this process that [`signal_ros`] calls, or removes it.
+    pub fn on_signal(&self, handler: Option<SignalHandler>) {
+        let handler = handler.map_or(0, |handler| handler as usize);
+        self.core.signal_handler.store(handler, Ordering::Release);
     }
 
     fn check_merged(&self) -> Result<(), CallError> {
@@ -395,6 +404,33 @@ impl Drop for Hvm {
             self.workers.forget();
         }
     }
+}
+
+/// Has the function called in the ROS that [`Hvm::on_signal`] set, with a code. Returns whether there
+/// is one. Only functions in the HRT can do this; elsewhere it returns false.
+pub fn signal_ros(code: u64) -> bool {
+    let (selector, result): (u64, u64);
+    // SAFETY: the first instruction only reads a register.
+    unsafe { asm!("mov {}, cs", out(reg) selector, options(nomem, nostack, preserves_flags)) };
+    // The privilege level (SDM Vol. 3A, 5.5): in a process the next instruction is forbidden.
+    if selector & 3 != 0 {
+        return false;
+    }
+    // SAFETY: the instruction asks the monitor, which changes RAX alone and whose function the ROS
+    // answers for. LLVM reserves RBX.
+    unsafe {
+        asm!(
+            "xchg {mark}, rbx",
+            "out {port}, eax",
+            "xchg {mark}, rbx",
+            port = const PORT,
+            mark = inout(reg) SECOND_MARK => _,
+            inout("rax") MARK => result,
+            in("rcx") number::SIGNAL_ROS,
+            in("rdx") code,
+        );
+    }
+    result == 0
 }
 
 /// Ends the HRT unless it has ended, and waits for its threads. Returns how it ended.

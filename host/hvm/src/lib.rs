@@ -44,8 +44,8 @@ mod vcpu;
 mod windows;
 mod workers;
 
-pub use core::Function;
+pub use core::{Function, SignalHandler};
 pub use error::Error;
-pub use hvm::{Builder, Hvm};
+pub use hvm::{Builder, Hvm, signal_ros};
 pub use state::{CallError, End, Exception, Transaction};
 pub use synchronous::Synchronous;

@@ -2,6 +2,7 @@
 
 use std::hint::spin_loop;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -21,9 +22,8 @@ const LOOKS: u32 = 4096;
 /// A thread's calls in synchronous mode: the HRT's first CPU polls for them, and this thread polls
 /// for their results and for the functions' system calls, which it makes. No CPU leaves the HRT.
 /// The mode ends when this is dropped.
-pub struct Synchronous<'a> {
-    core: &'a Core,
-    group: &'a Group,
+pub struct Synchronous {
+    core: Arc<Core>,
     _stack: Mapping,
     /// The call that was given up and still has to end.
     unfinished: Option<Begun>,
@@ -31,8 +31,8 @@ pub struct Synchronous<'a> {
     _not_send: PhantomData<*const ()>,
 }
 
-impl<'a> Synchronous<'a> {
-    pub(crate) fn start(core: &'a Core) -> Result<Self, CallError> {
+impl Synchronous {
+    pub(crate) fn start(core: &Arc<Core>) -> Result<Self, CallError> {
         if core.is_synchronous.swap(true, Ordering::AcqRel) {
             return Err(CallError::Busy(Transaction::Synchronous));
         }
@@ -41,7 +41,7 @@ impl<'a> Synchronous<'a> {
         started
     }
 
-    fn start_alone(core: &'a Core) -> Result<Self, CallError> {
+    fn start_alone(core: &Arc<Core>) -> Result<Self, CallError> {
         let stack = Mapping::stack(STACK_SIZE).map_err(|error| CallError::Refused(error.to_string()))?;
         let group = core.group(core.most_groups());
         group.channel.clear();
@@ -52,9 +52,13 @@ impl<'a> Synchronous<'a> {
         core.state.begin_when_idle(Transaction::Synchronous, core.limit)?;
         core.send(request::SYNC_SETUP, &raw const group.synchronous as u64)?;
         match core.state.answers(core.limit)?[..] {
-            [0] => Ok(Self { core, group, _stack: stack, unfinished: None, _not_send: PhantomData }),
+            [0] => Ok(Self { core: Arc::clone(core), _stack: stack, unfinished: None, _not_send: PhantomData }),
             _ => Err(CallError::Failed(Transaction::Synchronous)),
         }
+    }
+
+    fn group(&self) -> &Group {
+        self.core.group(self.core.most_groups())
     }
 
     /// Calls a function of this process in the HRT and returns its result. The function's second
@@ -69,7 +73,7 @@ impl<'a> Synchronous<'a> {
         if let Some(begun) = self.unfinished.take() {
             let _ = self.finish(begun)?;
         }
-        let group = self.group;
+        let group = self.group();
         let function = function as usize as u64;
         group.function.store(function, Ordering::Relaxed);
         group.arguments[0].store(argument, Ordering::Relaxed);
@@ -82,7 +86,8 @@ impl<'a> Synchronous<'a> {
 
     /// Waits for the end of a call and makes its system calls. The inner error is the function's.
     fn finish(&mut self, begun: Begun) -> Result<Result<u64, CallError>, CallError> {
-        let words = &self.group.synchronous;
+        let core = Arc::clone(&self.core);
+        let words = &core.group(core.most_groups()).synchronous;
         let wanted = words.requests.load(Ordering::Relaxed);
         let mut start = None;
         let mut looks = 0;
@@ -109,25 +114,25 @@ impl<'a> Synchronous<'a> {
             }
             spin_loop();
         }
-        Ok(outcome_of(self.group, begun))
+        Ok(outcome_of(self.group(), begun))
     }
 
     /// Makes the system call that the function asks for.
     fn serve_system_call(&self) {
-        let words = &self.group.synchronous;
+        let words = &self.group().synchronous;
         let [number, arguments @ ..] = words.call.each_ref().map(|word: &AtomicU64| word.load(Ordering::Relaxed));
-        let begun = self.group.channel.begin(Kind::SystemCall, number, now());
+        let begun = self.group().channel.begin(Kind::SystemCall, number, now());
         words.is_asked.store(0, Ordering::Relaxed);
         // SAFETY: the code in the HRT is code of this process, which makes the call as it would
         // here; what the call's effects would be lost on is refused.
         let result = unsafe { system_call::forward(number, arguments) };
-        self.group.channel.end(begun, result, now());
+        self.group().channel.end(begun, result, now());
         words.answer.store(result, Ordering::Relaxed);
         words.is_answered.store(1, Ordering::Release);
     }
 }
 
-impl Drop for Synchronous<'_> {
+impl Drop for Synchronous {
     fn drop(&mut self) {
         if !self.core.is_here() {
             return;
@@ -138,7 +143,7 @@ impl Drop for Synchronous<'_> {
             .and_then(|()| self.core.send(request::SYNC_TEARDOWN, 0))
             .and_then(|()| self.core.state.answers(self.core.limit));
         if ended.is_ok() {
-            self.group.state.store(state::NONE, Ordering::Release);
+            self.group().state.store(state::NONE, Ordering::Release);
             self.core.is_synchronous.store(false, Ordering::Release);
         }
     }

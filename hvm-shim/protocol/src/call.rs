@@ -32,6 +32,8 @@ pub mod number {
     /// The address spaces are merged, or no longer are. Argument: 0, or 1 if that failed (our
     /// extension).
     pub const MERGE_DONE: u64 = 0x3f;
+    /// Has the ROS's function for signals called. Argument: a code that is not 0.
+    pub const SIGNAL_ROS: u64 = 0x41;
 }
 
 /// Numbers of our extensions.

@@ -24,8 +24,9 @@ pub fn serve(page: &Page, group: &'static Group, started: impl FnOnce()) {
     group.cpu.store(kernel::cpu::this_index() as u64, Ordering::Relaxed);
     ros_code::poll_for_system_calls(Some(words));
     group.state.store(state::READY, Ordering::Release);
-    started();
+    // Before the ROS learns that it can call: it may do so at once.
     let mut seen = words.requests.load(Ordering::Acquire);
+    started();
     loop {
         let wanted = words.requests.load(Ordering::Acquire);
         if wanted != seen {

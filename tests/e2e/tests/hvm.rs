@@ -1,7 +1,7 @@
 //! `aero hvm`: the kernel as a hybrid runtime (HRT) beside Linux. What needs a KVM runs in an
 //! emulated Linux, which is there on any machine.
 
-use std::process::Output;
+use std::process::{Command, Output};
 
 use e2e::{Session, aero, stderr, stdout};
 
@@ -144,13 +144,58 @@ fn the_ways_between_the_two_are_measured_in_instructions_that_repeat() {
     }
 }
 
+#[test]
+fn programs_in_c_and_cpp_call_into_the_hrt() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let directory = format!("{root}/target/hvm");
+    let built = aero().args(["build", "hrt"]).status().expect("aero can be run");
+    assert!(built.success(), "the image can be built");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--release", "-p", "aero-hvm-c", "--target-dir", &directory])
+        .status();
+    assert!(built.is_ok_and(|status| status.success()), "the library can be built");
+    let mut programs = Vec::new();
+    for (compiler, source) in [("cc", "hvm-sum.c"), ("c++", "hvm-callback.cc")] {
+        let program = format!("{directory}/{}", source.replace('.', "-"));
+        let compiled = Command::new(compiler)
+            .args(["-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", &program])
+            .args([format!("-I{root}/host/hvm-c/include"), format!("{root}/host/hvm-c/examples/{source}")])
+            .args([format!("{directory}/release/libaerohvm.a"), "-ldl".into(), "-lm".into()])
+            .status();
+        match compiled {
+            Err(error) => return eprintln!("skipped: there is no `{compiler}`: {error}"),
+            Ok(status) => assert!(status.success(), "{source} can be compiled"),
+        }
+        programs.push(program);
+    }
+    let output = aero()
+        .args(["ros", "--mem", "2G", "--with", &programs[0], "--with", &programs[1]])
+        .args(["--with", &format!("{root}/target/kernel/hrt/aerokernel-hrt.boot"), "--"])
+        .arg("export AEROKERNEL_HRT=aerokernel-hrt.boot; ./hvm-sum-c && ./hvm-callback-cc")
+        .output()
+        .expect("aero can be run");
+    if output.status.code() == Some(MISSING) {
+        eprintln!("skipped: {}", stderr(&output));
+        return;
+    }
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", stderr(&output));
+    for line in
+        ["one call: right", "parallel calls: right", "synchronous calls: right", "after a reset: right", "all is right"]
+    {
+        assert!(said.contains(line), "{said}");
+    }
+    assert!(said.contains("a call before the merge: the HRT cannot reach"), "{said}");
+}
+
 /// Builds an example of the library and runs it in an emulated Linux.
 fn an_example_finds_all_right(example: &str) {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let built = aero().args(["build", "hrt"]).status().expect("aero can be run");
     assert!(built.success(), "the image can be built");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = std::process::Command::new(cargo)
+    let built = Command::new(cargo)
         .args(["build", "--quiet", "--release", "-p", "aero-hvm", "--example", example, "--target-dir"])
         .arg(format!("{root}/target/hvm"))
         .status();
