@@ -208,7 +208,7 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
     loop {
         let exit = cpu.vcpu.run();
         match exit {
-            Exit::Out { port: SYSTEM_CALL, .. } => serve_system_call(cpu, group),
+            Exit::Out { port: SYSTEM_CALL, .. } => serve_system_call(partner, cpu, group),
             Exit::Out { port: DONE, .. } => {
                 if tries > 0 {
                     step(cpu, false)?;
@@ -260,11 +260,16 @@ fn step(cpu: &PartnerCpu, on: bool) -> Result<(), CallError> {
 }
 
 /// Makes the system call that the HRT asks for.
-fn serve_system_call(cpu: &mut PartnerCpu, group: &Group) {
+fn serve_system_call(partner: &Partner, cpu: &mut PartnerCpu, group: &Group) {
     let registers = cpu.vcpu.registers();
     let number = registers.rax;
     let begun = group.channel.begin(Kind::SystemCall, number, now());
-    group.state.store(if number == libc::SYS_exit as u64 { state::LOST } else { state::SERVED }, Ordering::Release);
+    group.state.store(state::SERVED, Ordering::Release);
+    if number == libc::SYS_exit as u64 {
+        // The thread does not come back.
+        group.state.store(state::LOST, Ordering::Release);
+        partner.since.store(0, Ordering::Release);
+    }
     let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
     // SAFETY: the code in the HRT is code of this process, which makes the call as it would here;
     // what the call's effects would be lost on is refused.

@@ -145,6 +145,11 @@ fn the_ways_between_the_two_are_measured_in_instructions_that_repeat() {
 }
 
 #[test]
+fn a_process_with_an_hrt_can_be_killed_and_stopped_and_make_children() {
+    an_example_finds_all_right("hvm-process");
+}
+
+#[test]
 fn programs_in_c_and_cpp_call_into_the_hrt() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let directory = format!("{root}/target/hvm");
