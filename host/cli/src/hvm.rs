@@ -14,7 +14,7 @@ use machine::source_lines::SourceLines;
 use machine::{MachineKind, Settings, ros, status};
 use wire::console::PROMPT;
 
-use crate::{boot, terminal};
+use crate::{boot, hvm_console, terminal};
 
 /// Default time limit for commands.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
@@ -39,6 +39,16 @@ pub enum Command {
         /// Do this in an emulated Linux that has a KVM (`aero ros`)
         #[arg(long)]
         emulate: bool,
+    },
+    /// List the processes that have put the console of a hybrid runtime on a socket
+    Ps,
+    /// Attach this terminal to the console of a process's hybrid runtime (Ctrl-A x leaves it)
+    Console {
+        /// The process
+        process: u32,
+        /// Type these commands, print what they say, and leave
+        #[arg(long, value_name = "CMD; CMD")]
+        run: Option<String>,
     },
     /// Measure what it costs to go from a process to its hybrid runtime and back
     Bench {
@@ -90,6 +100,8 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Demo { which: Demo::Callback, emulate } => {
             return example("hvm-callback", emulate.then_some(Speed::Fast));
         }
+        Command::Ps => return hvm_console::list(),
+        Command::Console { process, run } => return hvm_console::attend(process, run.as_deref()),
         Command::Bench { emulate } => return example("hvm-bench", emulate.then_some(Speed::Counted)),
     };
     let image = match &options.image {

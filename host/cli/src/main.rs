@@ -13,6 +13,7 @@ mod boot;
 mod core_file;
 mod gdb;
 mod hvm;
+mod hvm_console;
 mod inspect;
 mod knc;
 mod ros;

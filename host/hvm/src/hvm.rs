@@ -18,6 +18,7 @@ use protocol::upcall::{Page, Record, request};
 use rings::{REGION_SIZE, Rings};
 
 use crate::boot_state::{self, Machine};
+use crate::console::SharedConsole;
 use crate::core::{Core, Function, MOST_CPUS, SignalHandler, Template};
 use crate::image::Image;
 use crate::memory::{Mapping, add_region};
@@ -55,6 +56,7 @@ pub struct Builder<'a> {
     memory: u64,
     line: &'a str,
     limit: Duration,
+    shares_console: bool,
 }
 
 impl<'a> Builder<'a> {
@@ -80,6 +82,13 @@ impl<'a> Builder<'a> {
     /// How long a request to the HRT waits for its answer; 10 seconds unless set.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// Puts the HRT's console on a Unix socket that this user's processes can connect to
+    /// (`aero hvm console`); see [`crate::console`].
+    pub fn share_console(mut self) -> Self {
+        self.shares_console = true;
         self
     }
 
@@ -146,6 +155,10 @@ impl<'a> Builder<'a> {
         });
         let others = (1..self.cpus).map(|id| core.create_cpu(id));
         let cpus: Vec<Vcpu> = std::iter::once(core.prepare(first, 0)).chain(others).collect::<Result<_, _>>()?;
+        let shared_console = match self.shares_console {
+            true => Some(share(&rings_file)?),
+            false => None,
+        };
         let mut runners = Vec::new();
         for (index, cpu) in cpus.into_iter().enumerate() {
             match Runner::start(index as u32, cpu, &core) {
@@ -156,8 +169,22 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        Ok(Hvm { core, runners: runners.into(), workers: Workers::default(), rings_file, _kvm: kvm, _rings: rings })
+        Ok(Hvm {
+            core,
+            runners: runners.into(),
+            workers: Workers::default(),
+            _shared_console: shared_console,
+            rings_file,
+            _kvm: kvm,
+            _rings: rings,
+        })
     }
+}
+
+/// Puts the console of the rings on a socket.
+fn share(rings_file: &File) -> Result<SharedConsole, Error> {
+    let shared = rings_file.try_clone().and_then(|file| SharedConsole::new(Rings::new(file, 0)));
+    shared.map_err(|why| Error::Refused { what: "putting the HRT's console on a socket", why })
 }
 
 /// A file in memory with the rings' region.
@@ -193,6 +220,7 @@ pub struct Hvm {
     core: Arc<Core>,
     runners: Mutex<Vec<Runner>>,
     workers: Workers,
+    _shared_console: Option<SharedConsole>,
     rings_file: File,
     _kvm: Kvm,
     _rings: Mapping,
@@ -201,7 +229,7 @@ pub struct Hvm {
 impl Hvm {
     /// Describes an HVM that boots an image: the bytes of an ELF file.
     pub fn builder(image: &[u8]) -> Builder<'_> {
-        Builder { image, cpus: 1, memory: 256 << 20, line: "", limit: Duration::from_secs(10) }
+        Builder { image, cpus: 1, memory: 256 << 20, line: "", limit: Duration::from_secs(10), shares_console: false }
     }
 
     /// Returns the ROS's side of the HRT's console.

@@ -26,6 +26,7 @@
 //! ```
 
 mod boot_state;
+pub mod console;
 mod core;
 mod cpu;
 pub mod error;
