@@ -46,8 +46,8 @@ int v3_hvm_ros_unmerge_address_spaces(void);
 /* Does nothing: every function in the HRT has the FS base of the thread that calls it. */
 int v3_hvm_ros_mirror_gdt(uint64_t fsbase);
 
-/* Calls in the HRT what `call` describes (struct hvm_call), and waits for its end. With
- * `parallel` it is called by as many threads as the HRT has CPUs, at once. */
+/* Calls in the HRT what `call` describes (struct hvm_call), and waits for its end.
+ * With `parallel` it is called by as many threads as the HRT has CPUs, at once. */
 int v3_hvm_ros_invoke_hrt_async(void *call, int parallel);
 
 /* Begins synchronous mode for the calling thread: the HRT polls for its calls. */

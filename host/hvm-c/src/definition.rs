@@ -23,8 +23,8 @@ macro_rules! functions {
             fn v3_hvm_ros_unmerge_address_spaces() -> i32;
             /// Does nothing: every function in the HRT has the FS base of the thread that calls it.
             fn v3_hvm_ros_mirror_gdt(fsbase: u64) -> i32;
-            /// Calls in the HRT what `call` describes (struct hvm_call), and waits for its end. With
-            /// `parallel` it is called by as many threads as the HRT has CPUs, at once.
+            /// Calls in the HRT what `call` describes (struct hvm_call), and waits for its end.
+            /// With `parallel` it is called by as many threads as the HRT has CPUs, at once.
             fn v3_hvm_ros_invoke_hrt_async(call: *mut u8, parallel: i32) -> i32;
             /// Begins synchronous mode for the calling thread: the HRT polls for its calls.
             fn v3_hvm_ros_synchronize() -> i32;

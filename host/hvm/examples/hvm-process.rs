@@ -1,5 +1,5 @@
-//! What happens to a process while its hybrid runtime (HRT) runs: signals, kills, execs, exits, threads
-//! that end, and an HRT that ends badly. The project's tests run it: `hvm-process IMAGE`.
+//! What happens to a process while its hybrid runtime (HRT) runs: signals, kills, execs, exits,
+//! threads that end, and an HRT that ends badly. The project's tests run it: `hvm-process IMAGE`.
 
 use std::error::Error;
 use std::fs;

@@ -164,7 +164,8 @@ impl Core {
         self.memory.word(at).into_iter().for_each(|place| place.store(word, Ordering::Release));
     }
 
-    /// Calls the function that takes the HRT's signals, on this thread. Returns whether there is one.
+    /// Calls the function that takes the HRT's signals, on this thread. Returns whether there is
+    /// one.
     fn signal(&self, code: u64) -> bool {
         let handler = self.signal_handler.load(Ordering::Acquire);
         if handler == 0 || code == 0 {

@@ -99,14 +99,7 @@ impl<'a> Builder<'a> {
     pub fn boot(self) -> Result<Hvm, Error> {
         let image = Image::parse(self.image)?;
         let kvm = support::open()?;
-        let most = (kvm.get_max_vcpus() as u32).min(MOST_CPUS);
-        if self.cpus == 0 || self.cpus > most {
-            return Err(Error::BadCpus { asked: self.cpus, most });
-        }
-        let least = image.end().next_multiple_of(PAGE) + boot_state::SIZE;
-        let size = self.memory.checked_next_multiple_of(PAGE).filter(|size| (least..=RINGS).contains(size));
-        let size = size.ok_or(Error::BadSize { asked: self.memory, least, most: RINGS })?;
-
+        let size = self.check(&kvm, &image)?;
         let vm = kvm.create_vm().map_err(Error::refused("creating a virtual machine"))?;
         let (memory, rings_file) = (Mapping::huge(size as usize)?, rings_file()?);
         let rings = Mapping::shared(&rings_file, REGION_SIZE as usize)?;
@@ -159,19 +152,9 @@ impl<'a> Builder<'a> {
             true => Some(share(&rings_file)?),
             false => None,
         };
-        let mut runners = Vec::new();
-        for (index, cpu) in cpus.into_iter().enumerate() {
-            match Runner::start(index as u32, cpu, &core) {
-                Ok(runner) => runners.push(runner),
-                Err(error) => {
-                    stop(&core, runners);
-                    return Err(error);
-                }
-            }
-        }
         Ok(Hvm {
+            runners: start_all(&core, cpus)?.into(),
             core,
-            runners: runners.into(),
             workers: Workers::default(),
             _shared_console: shared_console,
             rings_file,
@@ -179,6 +162,32 @@ impl<'a> Builder<'a> {
             _rings: rings,
         })
     }
+
+    /// Checks the number of CPUs and the size of the memory, and returns the latter.
+    fn check(&self, kvm: &Kvm, image: &Image<'_>) -> Result<u64, Error> {
+        let most = (kvm.get_max_vcpus() as u32).min(MOST_CPUS);
+        if self.cpus == 0 || self.cpus > most {
+            return Err(Error::BadCpus { asked: self.cpus, most });
+        }
+        let least = image.end().next_multiple_of(PAGE) + boot_state::SIZE;
+        let size = self.memory.checked_next_multiple_of(PAGE).filter(|size| (least..=RINGS).contains(size));
+        size.ok_or(Error::BadSize { asked: self.memory, least, most: RINGS })
+    }
+}
+
+/// Starts a thread for each CPU.
+fn start_all(core: &Arc<Core>, cpus: Vec<Vcpu>) -> Result<Vec<Runner>, Error> {
+    let mut runners = Vec::new();
+    for (index, cpu) in cpus.into_iter().enumerate() {
+        match Runner::start(index as u32, cpu, core) {
+            Ok(runner) => runners.push(runner),
+            Err(error) => {
+                stop(core, runners);
+                return Err(error);
+            }
+        }
+    }
+    Ok(runners)
 }
 
 /// Puts the console of the rings on a socket.
@@ -434,8 +443,8 @@ impl Drop for Hvm {
     }
 }
 
-/// Has the function called in the ROS that [`Hvm::on_signal`] set, with a code. Returns whether there
-/// is one. Only functions in the HRT can do this; elsewhere it returns false.
+/// Has the function called in the ROS that [`Hvm::on_signal`] set, with a code. Returns whether
+/// there is one. Only functions in the HRT can do this; elsewhere it returns false.
 pub fn signal_ros(code: u64) -> bool {
     let (selector, result): (u64, u64);
     // SAFETY: the first instruction only reads a register.
