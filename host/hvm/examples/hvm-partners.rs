@@ -289,6 +289,64 @@ fn signals_are_taken_in_between(hrt: &Hvm) -> Checked {
     check("signals are handled while functions run, which are none the wiser", found.iter().all(|&sum| sum == expected))
 }
 
+const BARRIER_PAGES: usize = 64;
+static BARRIER: AtomicU64 = AtomicU64::new(0);
+static WRONG_ADDRESSES: AtomicU64 = AtomicU64::new(0);
+
+/// A garbage collector's write barrier: notes the page and makes it writable.
+extern "C" fn allow_write(_: i32, information: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let start = BARRIER.load(Ordering::Relaxed);
+    // SAFETY: Linux gives the information; the page is one of the test's own.
+    unsafe {
+        let at = (*information).si_addr() as u64;
+        if at.wrapping_sub(start) >= (BARRIER_PAGES * 4096) as u64 || at % 4096 != 8 {
+            WRONG_ADDRESSES.fetch_add(1, Ordering::Relaxed);
+        }
+        SIGNALS.fetch_add(1, Ordering::Relaxed);
+        libc::mprotect((at & !4095) as *mut libc::c_void, 4096, libc::PROT_READ | libc::PROT_WRITE);
+    }
+}
+
+/// Writes to each page, with much in registers.
+extern "C" fn write_to_pages(start: u64, _: u64) -> u64 {
+    let mut sum = 0.0;
+    for page in 0..BARRIER_PAGES {
+        let value = std::hint::black_box(page as f64) * 1.5;
+        // SAFETY: the caller passes the address of so many pages.
+        unsafe { ((start as usize + page * 4096 + 8) as *mut f64).write_volatile(value) };
+        sum += value;
+    }
+    sum as u64
+}
+
+fn faults_can_be_those_of_the_process(image: &[u8]) -> Checked {
+    let hrt = described(image).faults_as_in_process().boot()?;
+    let size = BARRIER_PAGES * 4096;
+    let start = map(0, size, libc::PROT_READ);
+    BARRIER.store(start, Ordering::Relaxed);
+    SIGNALS.store(0, Ordering::Relaxed);
+    let expected = (0..BARRIER_PAGES).map(|page| page as f64 * 1.5).sum::<f64>() as u64;
+    // SAFETY: the handler changes the protection of the test's own pages.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let mut before: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = allow_write as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        libc::sigaction(libc::SIGSEGV, &action, &mut before);
+        hrt.merge()?;
+        let sum = hrt.call(write_to_pages, start);
+        check("a handler of the process makes each write possible", sum == Ok(expected))?;
+        check("it was called for each page", SIGNALS.load(Ordering::Relaxed) == BARRIER_PAGES as u64)?;
+        check("with the address", WRONG_ADDRESSES.load(Ordering::Relaxed) == 0)?;
+        let written = (start as usize + 5 * 4096 + 8) as *const f64;
+        check("the memory has what was written", written.read_volatile() == 7.5)?;
+        check("once more there is no signal", hrt.call(write_to_pages, start) == Ok(expected))?;
+        check("none at all", SIGNALS.load(Ordering::Relaxed) == BARRIER_PAGES as u64)?;
+        libc::sigaction(libc::SIGSEGV, &before, std::ptr::null_mut());
+        Ok(())
+    }
+}
+
 /// Executes a line at the HRT's prompt and returns what comes until the next prompt.
 fn at_the_prompt(hrt: &Hvm, line: &str) -> Result<String, Box<dyn Error>> {
     let console = hrt.console()?;
@@ -367,6 +425,7 @@ fn main() -> Checked {
         signals_are_taken_in_between(&hrt)?;
         println!("{}", hrt.stop());
     }
+    faults_can_be_those_of_the_process(&image)?;
     groups_are_seen_at_the_prompt(&image)?;
     calls_have_a_limit(&image)?;
     println!("all is right");

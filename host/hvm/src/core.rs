@@ -33,6 +33,8 @@ pub struct Core {
     pub partners: Partners,
     /// How long a request waits for its answer.
     pub limit: Duration,
+    /// An access that Linux refuses has the effect that it has in the process.
+    pub faults_as_in_process: bool,
     /// Whether the address spaces are merged.
     pub is_merged: AtomicBool,
     /// Whether a thread calls in synchronous mode.

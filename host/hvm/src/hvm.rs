@@ -57,6 +57,7 @@ pub struct Builder<'a> {
     line: &'a str,
     limit: Duration,
     shares_console: bool,
+    faults_as_in_process: bool,
 }
 
 impl<'a> Builder<'a> {
@@ -89,6 +90,15 @@ impl<'a> Builder<'a> {
     /// (`aero hvm console`); see [`crate::console`].
     pub fn share_console(mut self) -> Self {
         self.shares_console = true;
+        self
+    }
+
+    /// Makes an access of a called function that Linux refuses have the effect that it has in the
+    /// process: the partner thread executes the instruction itself, and gets SIGSEGV or SIGBUS for
+    /// it. A handler may mend what is wrong and return; without one the process is killed. The
+    /// library takes SIGTRAP for this. Otherwise such an access ends its call with an error.
+    pub fn faults_as_in_process(mut self) -> Self {
+        self.faults_as_in_process = true;
         self
     }
 
@@ -133,6 +143,7 @@ impl<'a> Builder<'a> {
             state: State::default(),
             partners: Partners::default(),
             limit: self.limit,
+            faults_as_in_process: self.faults_as_in_process,
             is_merged: AtomicBool::new(false),
             is_synchronous: AtomicBool::new(false),
             signal_handler: AtomicUsize::new(0),
@@ -238,7 +249,15 @@ pub struct Hvm {
 impl Hvm {
     /// Describes an HVM that boots an image: the bytes of an ELF file.
     pub fn builder(image: &[u8]) -> Builder<'_> {
-        Builder { image, cpus: 1, memory: 256 << 20, line: "", limit: Duration::from_secs(10), shares_console: false }
+        Builder {
+            image,
+            cpus: 1,
+            memory: 256 << 20,
+            line: "",
+            limit: Duration::from_secs(10),
+            shares_console: false,
+            faults_as_in_process: false,
+        }
     }
 
     /// Returns the ROS's side of the HRT's console.

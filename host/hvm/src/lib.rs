@@ -36,6 +36,7 @@ mod kick;
 mod memory;
 mod partner;
 mod partners;
+mod replay;
 mod runner;
 mod state;
 pub mod support;

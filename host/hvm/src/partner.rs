@@ -20,6 +20,7 @@ use crate::core::Core;
 use crate::kick;
 use crate::memory::Mapping;
 use crate::partners::{Partner, PartnerCpu, locked};
+use crate::replay;
 
 use crate::state::{CallError, End, Exception, Transaction};
 use crate::system_call;
@@ -222,7 +223,7 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
             }
             Exit::Out { port: CHARACTER_PORT, byte } => core.state.say(byte),
             Exit::Interrupted | Exit::Step => {}
-            Exit::Refused if cpu.vcpu.registers().rip < END_OF_ROS => leave_call(&mut cpu.vcpu, group),
+            Exit::Refused if cpu.vcpu.registers().rip < END_OF_ROS => refused(core, cpu, group),
             Exit::Shutdown => return ended(End::TripleFault { cpu: index }),
             exit => return ended(End::Failed { cpu: index, why: exit.describe(cpu.vcpu.registers().rip) }),
         }
@@ -238,9 +239,11 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
                 return Err(CallError::NoAnswer(core.limit));
             } else if tries == STEP_TRIES {
                 step(cpu, false)?;
-                leave_call(&mut cpu.vcpu, group);
+                tries = 0;
+                refused(core, cpu, group);
                 partner.gives_up.store(false, Ordering::Relaxed);
                 partner.since.store(now(), Ordering::Relaxed);
+                continue;
             }
             tries += 1;
         }
@@ -288,6 +291,19 @@ fn downcall(core: &Core, cpu: &mut PartnerCpu, group: &Group) -> Option<End> {
     let end = core.downcall(&mut cpu.vcpu);
     begun.into_iter().for_each(|begun| group.channel.end(begun, cpu.vcpu.registers().rax, now()));
     end
+}
+
+/// Does what an access that Linux refuses is to have for an effect.
+fn refused(core: &Core, cpu: &mut PartnerCpu, group: &Group) {
+    if !core.faults_as_in_process {
+        return leave_call(&mut cpu.vcpu, group);
+    }
+    let begun = group.channel.begin(Kind::RefusedAccess, cpu.vcpu.registers().rip, now());
+    let was_done = replay::instruction(&mut cpu.vcpu);
+    group.channel.end(begun, u64::from(was_done), now());
+    if !was_done {
+        leave_call(&mut cpu.vcpu, group);
+    }
 }
 
 /// Makes the context leave its call, because Linux refuses an access of the function.
