@@ -6,7 +6,7 @@
 
 use std::arch::x86_64::_rdtsc;
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::thread;
 use std::time::Duration;
@@ -21,7 +21,6 @@ use crate::kick;
 use crate::memory::Mapping;
 use crate::partners::{Partner, PartnerCpu, locked};
 use crate::replay;
-
 use crate::state::{CallError, End, Exception, Transaction};
 use crate::system_call;
 use crate::vcpu::{Exit, Vcpu};
@@ -77,7 +76,8 @@ pub fn call(core: &Arc<Core>, function: u64, first: u64, second: u64) -> Result<
     };
     let group = core.group(partner.number);
     if let Some(begun) = cpu.unfinished.take() {
-        finish(core, &partner, &mut cpu, group, begun)?;
+        // What became of it is of no interest any more.
+        let _ = finish(core, &partner, &mut cpu, group, begun)?;
     }
     if let Some(end) = core.state.ended() {
         return Err(CallError::Ended(end));
@@ -86,7 +86,7 @@ pub fn call(core: &Arc<Core>, function: u64, first: u64, second: u64) -> Result<
     group.arguments[0].store(first, Ordering::Relaxed);
     group.arguments[1].store(second, Ordering::Relaxed);
     let begun = group.channel.begin(Kind::Call, function, now());
-    finish(core, &partner, &mut cpu, group, begun)
+    finish(core, &partner, &mut cpu, group, begun)?
 }
 
 /// Whether the calling thread is a partner thread.
@@ -141,46 +141,51 @@ fn make(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
     group.stack.store(stack.end(), Ordering::Relaxed);
     group.state.store(state::STARTING, Ordering::Release);
     let cpu = Mutex::new(PartnerCpu { vcpu, _stack: stack, unfinished: None });
-    let partner = Arc::new(Partner { number, cpu, since: AtomicU64::new(0), gives_up: AtomicBool::new(false) });
+    let partner = Arc::new(Partner { number, cpu, since: AtomicU64::new(0), gives_up: AtomicU64::new(0) });
     locked(&core.partners.all).push(Arc::clone(&partner));
-    watch(core)?;
-    core.state.begin_when_idle(Transaction::AddGroup, core.limit)?;
-    core.send(request::ADD_GROUP, number)?;
-    let ran = {
-        let mut cpu = locked(&partner.cpu);
-        partner.since.store(now(), Ordering::Release);
-        let ran = run(core, &partner, &mut cpu, group);
+    let started = start(core, &partner, group);
+    if started.is_err() {
+        group.state.store(state::LOST, Ordering::Release);
+        // The HRT may have given the start up in the meantime.
         partner.since.store(0, Ordering::Release);
-        ran
-    };
-    let was_added = core.state.answers(core.limit).map(|answers| answers.iter().all(|&answer| answer == 0));
-    match (was_added, ran) {
-        (Ok(true), Ok(())) => Ok(partner),
-        (was_added, ran) => {
-            group.state.store(state::LOST, Ordering::Release);
-            let was_refused = was_added == Ok(false);
-            let error = was_added.err().or(ran.err()).filter(|_| !was_refused);
-            Err(error.unwrap_or(CallError::Failed(Transaction::AddGroup)))
-        }
     }
+    started.map(|()| partner)
 }
 
-/// Runs a call to its end, and returns the function's result.
-fn finish(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group, begun: Begun) -> Result<u64, CallError> {
-    let now = now();
-    partner.since.store(now, Ordering::Release);
+/// Has the HRT start a group's CPU and thread.
+fn start(core: &Arc<Core>, partner: &Partner, group: &Group) -> Result<(), CallError> {
+    watch(core)?;
+    core.state.begin_when_idle(Transaction::AddGroup, core.limit)?;
+    partner.since.store(now(), Ordering::Release);
+    core.send(request::ADD_GROUP, partner.number)?;
+    let ran = run(core, partner, &mut locked(&partner.cpu), group);
+    partner.since.store(0, Ordering::Release);
+    if core.state.answers(core.limit)?.iter().any(|&answer| answer != 0) {
+        return Err(CallError::Failed(Transaction::AddGroup));
+    }
+    ran
+}
+
+/// Runs a call to its end, and returns the function's result. The inner error is the function's.
+fn finish(
+    core: &Core,
+    partner: &Partner,
+    cpu: &mut PartnerCpu,
+    group: &Group,
+    begun: Begun,
+) -> Result<Result<u64, CallError>, CallError> {
+    partner.since.store(now(), Ordering::Release);
     group.state.store(state::RUNNING, Ordering::Release);
     let ran = run(core, partner, cpu, group);
     partner.since.store(0, Ordering::Release);
     if let Err(error) = ran {
-        partner.gives_up.store(false, Ordering::Relaxed);
         if matches!(error, CallError::NoAnswer(_)) {
             group.state.store(state::GIVEN_UP, Ordering::Release);
             cpu.unfinished = Some(begun);
         }
         return Err(error);
     }
-    outcome_of(group, begun)
+    Ok(outcome_of(group, begun))
 }
 
 /// Ends a call's event and returns how the call ended.
@@ -227,7 +232,7 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
             Exit::Shutdown => return ended(End::TripleFault { cpu: index }),
             exit => return ended(End::Failed { cpu: index, why: exit.describe(cpu.vcpu.registers().rip) }),
         }
-        if partner.gives_up.load(Ordering::Relaxed) {
+        if partner.gives_up.load(Ordering::Relaxed) == partner.since.load(Ordering::Relaxed) {
             if let Some(end) = core.state.ended() {
                 return Err(CallError::Ended(end));
             }
@@ -241,7 +246,7 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
                 step(cpu, false)?;
                 tries = 0;
                 refused(core, cpu, group);
-                partner.gives_up.store(false, Ordering::Relaxed);
+                // Its limit begins anew.
                 partner.since.store(now(), Ordering::Relaxed);
                 continue;
             }
@@ -348,7 +353,7 @@ fn watch_once(core: &Core) -> bool {
     for partner in locked(&core.partners.all).iter() {
         let since = partner.since.load(Ordering::Acquire);
         if since != 0 && (has_ended || now().saturating_sub(since) > limit) {
-            partner.gives_up.store(true, Ordering::Relaxed);
+            partner.gives_up.store(since, Ordering::Relaxed);
             system_call::kick(core.group(partner.number).partner.load(Ordering::Relaxed), kick::kick_signal());
             has_late = true;
         }

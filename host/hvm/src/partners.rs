@@ -1,6 +1,6 @@
 //! The execution groups of an HRT.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -17,8 +17,8 @@ pub struct Partner {
     pub cpu: Mutex<PartnerCpu>,
     /// When the call began, in cycles; 0 while there is none.
     pub since: AtomicU64,
-    /// The partner is to leave the HRT.
-    pub gives_up: AtomicBool,
+    /// The partner is to leave the HRT in the call that began then.
+    pub gives_up: AtomicU64,
 }
 
 /// What a partner thread has while it runs its CPU.

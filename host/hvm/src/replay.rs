@@ -1,6 +1,7 @@
 //! Executing one instruction of a function in the HRT natively, in its partner thread: an access
 //! that Linux refuses in the HRT then has the effect that it has in a process. Linux lets a stack
-//! grow, or sends the process a signal with the right address, whose handler may mend what is wrong.
+//! grow, or sends the process a signal with the right address, whose handler may mend what is
+//! wrong.
 //!
 //! The way there and back is a SIGTRAP. The first one is raised; its handler puts the context's
 //! registers, with the flag for a single step, in place of those it interrupted. The second one

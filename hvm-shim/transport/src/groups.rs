@@ -47,10 +47,13 @@ pub fn add(number: u64) -> bool {
         Ok(thread) => {
             group.thread.store(thread.thread().id(), Ordering::Relaxed);
             thread.detach();
+            true
         }
-        Err(error) => log::warn!("HVM: execution group {number} cannot be: {error}"),
+        Err(error) => {
+            log::warn!("HVM: execution group {number} cannot be: {error}");
+            false
+        }
     }
-    true
 }
 
 /// Calls what the partner asks for, for ever.
