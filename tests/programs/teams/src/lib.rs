@@ -16,7 +16,7 @@ use hrt::cpu::PerCpu;
 use hrt::interrupt::{Line, Trigger};
 use hrt::task::{Place, Pool, Priority};
 use hrt::thread::Builder;
-use hrt::time::Deadline;
+use hrt::time::{Deadline, now_ns};
 use hrt::wait::Event;
 use hrt::{Arguments, Error, cpu, println};
 
@@ -166,7 +166,25 @@ fn start_interval_timer() {
     }
 }
 
+/// Returns whether the interval timer has counted down: its output, bit 7 of its status, is high
+/// (Intel 8254, read-back command).
+fn interval_timer_has_run_down() -> bool {
+    let status: u8;
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!("out 0x43, al", "in al, 0x40", inout("al") 0xe2_u8 => status, options(nomem, nostack, preserves_flags));
+    }
+    status & 0x80 != 0
+}
+
 fn lines() -> Result<(), &'static str> {
+    // The firmware has left the timer running periodically: a tick of it would be taken for one of
+    // those below. After this round it is silent until it is started.
+    start_interval_timer();
+    let deadline = Deadline::after(LIMIT);
+    while !interval_timer_has_run_down() {
+        require(now_ns() < deadline.as_ns(), "the interval timer does not count")?;
+    }
     let seen = Arc::new((Event::new().map_err(|_| "no event")?, AtomicUsize::new(usize::MAX)));
     let theirs = seen.clone();
     let handler = move || {
