@@ -12,7 +12,7 @@ use hvm::{Builder, CallError, Hvm};
 /// Set to let functions out of their loops.
 static MAY_END: AtomicBool = AtomicBool::new(false);
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
-const LIMIT: Duration = Duration::from_millis(500);
+const LIMIT: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(30);
 /// An address at which neither a process nor the kernel has anything.
 const NOWHERE: u64 = 0xffff_f000_0000_0000;
