@@ -63,6 +63,14 @@ extern "C" fn execute_invalid_instruction(_: u64, _: u64) -> u64 {
     0
 }
 
+/// Unmasks all vector exceptions, turns the direction of string instructions round, and faults.
+extern "C" fn spoil_and_fault(_: u64, _: u64) -> u64 {
+    let unmasked = 0_u32;
+    // SAFETY: none; what is left of this is tested.
+    unsafe { std::arch::asm!("fld1", "fld1", "ldmxcsr [{}]", "std", "ud2", in(reg) &unmasked) };
+    0
+}
+
 extern "C" fn recurse(depth: u64, _: u64) -> u64 {
     let kept = std::hint::black_box([depth; 64]);
     if depth == 0 { kept[0] } else { recurse(depth - 1, 0) + kept[1] }
@@ -146,6 +154,12 @@ fn what_a_function_does_wrong_ends_its_call(hrt: &Hvm) -> Checked {
         check("the next call works", hrt.call(divide, 2) == Ok(5))?;
         let invalid = exception(hrt.call(execute_invalid_instruction, 0));
         check("an invalid instruction ends its call", invalid.is_some_and(|found| found.0 == 6))?;
+        let spoilt = exception(hrt.call(spoil_and_fault, 0));
+        check(
+            "a function that leaves flags and control words changed is left",
+            spoilt.is_some_and(|found| found.0 == 6),
+        )?;
+        check("the next one does not find them", hrt.call(count, 1000) == Ok(499_500) && hrt.call(live, 0) == Ok(789))?;
         let nowhere = exception(hrt.call(read, NOWHERE));
         check("an access to nowhere ends its call", nowhere == Some((14, NOWHERE)))?;
         check("a null pointer ends its call", is_refused(hrt.call(read, 8)))?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rings::Rings;
 
@@ -108,9 +108,16 @@ fn serve_one(mut stream: UnixStream, rings: &Rings, ends: &AtomicBool) -> io::Re
                 return Ok(());
             }
             let mut typed = &buffer[..length];
+            let start = Instant::now();
             while !typed.is_empty() && !ends.load(Ordering::Acquire) {
-                typed = &typed[rings.send(typed)?..];
+                let sent = rings.send(typed)?;
+                typed = &typed[sent..];
                 stream.write_all(&rings.receive()?)?;
+                if start.elapsed() > WRITE_LIMIT {
+                    return Err(ErrorKind::TimedOut.into());
+                } else if sent == 0 {
+                    thread::sleep(Duration::from_millis(LOOK_INTERVAL as u64));
+                }
             }
         }
         stream.write_all(&rings.receive()?)?;

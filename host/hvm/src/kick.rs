@@ -21,6 +21,17 @@ pub fn ignore_kicks() {
     }
 }
 
+/// Lets the kick interrupt the calling thread, whatever it has blocked.
+pub fn admit_kicks() {
+    // SAFETY: the set is valid once it is emptied, and only this thread's mask changes.
+    unsafe {
+        let mut signals: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut signals);
+        libc::sigaddset(&mut signals, kick_signal());
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &signals, std::ptr::null_mut());
+    }
+}
+
 /// Leaves all signals but the kick to the process's own threads.
 pub fn take_only_kicks() {
     // SAFETY: the set is valid once it is filled, and only this thread's mask changes.

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug};
 use protocol::call::{self, CHARACTER_PORT, extension};
@@ -104,6 +104,7 @@ fn of_this_thread(core: &Arc<Core>) -> Option<Arc<Partner>> {
 
 /// Makes the calling thread the partner of a group that is free, or of a new one.
 fn join(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
+    kick::admit_kicks();
     let free = locked(&core.partners.free).pop();
     let partner = match free {
         Some(partner) => partner,
@@ -332,7 +333,15 @@ fn watch(core: &Arc<Core>) -> Result<(), CallError> {
         let weak = Arc::downgrade(core);
         let run = move || {
             kick::take_only_kicks();
+            let mut ended_at = None;
             while let Some(core) = weak.upgrade() {
+                if core.state.ended().is_some() {
+                    // A thread that has blocked the signal, or that Linux does not let go, stays.
+                    let is_over = ended_at.get_or_insert_with(Instant::now).elapsed() > core.limit;
+                    if is_over {
+                        return;
+                    }
+                }
                 if !watch_once(&core) {
                     return;
                 }

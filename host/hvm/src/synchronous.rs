@@ -94,8 +94,6 @@ impl Synchronous {
         while words.responses.load(Ordering::Acquire) != wanted {
             if words.is_asked.load(Ordering::Acquire) != 0 {
                 self.serve_system_call();
-                looks = 0;
-                continue;
             }
             looks += 1;
             if looks % LOOKS == 0 {

@@ -6,6 +6,7 @@ use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
 use crate::core::{Core, MOST_CPUS};
 use crate::partners::locked;
@@ -14,6 +15,10 @@ use crate::{kick, partner};
 
 /// How often a thread looks for what it waits for before it sleeps.
 const LOOKS: u32 = 1000;
+/// How often a sleeping thread looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a worker may take to end.
+const END_LIMIT: Duration = Duration::from_secs(2);
 /// The job after which a worker ends.
 const END: u64 = u64::MAX;
 
@@ -69,13 +74,19 @@ impl Workers {
             threads.push(self.start(core, index)?);
         }
         let shared = &self.shared;
+        if shared.left.load(Ordering::Acquire) != 0 {
+            return Err(CallError::Busy(Transaction::ParallelCall));
+        }
         shared.function.store(function, Ordering::Relaxed);
         shared.argument.store(argument, Ordering::Relaxed);
         shared.left.store(count, Ordering::Relaxed);
         *locked(&shared.waiter) = Some(thread::current());
         shared.job.fetch_add(1, Ordering::Release);
         threads.iter().for_each(|worker| worker.thread().unpark());
-        wait_until(|| shared.left.load(Ordering::Acquire) == 0);
+        // A worker may have an earlier call to end first; a function may have ended its thread.
+        if !wait_until(|| shared.left.load(Ordering::Acquire) == 0, Some(3 * core.limit)) {
+            return Err(CallError::NoAnswer(core.limit));
+        }
         match locked(&shared.error).take() {
             Some(error) => Err(error),
             None => Ok(shared.results[..count].iter().map(|result| result.load(Ordering::Relaxed)).collect()),
@@ -98,7 +109,12 @@ impl Workers {
         self.shared.job.store(END, Ordering::Release);
         for worker in locked(&self.threads).drain(..) {
             worker.thread().unpark();
-            let _ = worker.join();
+            if wait_until(|| worker.is_finished(), Some(END_LIMIT)) {
+                let _ = worker.join();
+            } else {
+                // Its function has ended the thread, which cannot be joined then.
+                std::mem::forget(worker);
+            }
         }
     }
 
@@ -113,7 +129,7 @@ impl Workers {
 /// Does jobs until the last one.
 fn work(core: &Arc<Core>, shared: &Shared, index: usize, mut done: u64) {
     loop {
-        wait_until(|| shared.job.load(Ordering::Acquire) != done);
+        wait_until(|| shared.job.load(Ordering::Acquire) != done, None);
         done = shared.job.load(Ordering::Acquire);
         if done == END {
             return;
@@ -130,15 +146,21 @@ fn work(core: &Arc<Core>, shared: &Shared, index: usize, mut done: u64) {
     }
 }
 
-/// Waits for another thread, which unparks this one.
-fn wait_until(is_there: impl Fn() -> bool) {
+/// Waits for another thread, which unparks this one. Returns false if the limit passes first.
+fn wait_until(is_there: impl Fn() -> bool, limit: Option<Duration>) -> bool {
     for _ in 0..LOOKS {
         if is_there() {
-            return;
+            return true;
         }
         spin_loop();
     }
+    let start = Instant::now();
     while !is_there() {
-        thread::park();
+        if limit.is_some_and(|limit| start.elapsed() > limit) {
+            return false;
+        }
+        // The end of a thread unparks no other.
+        thread::park_timeout(LOOK_INTERVAL);
     }
+    true
 }

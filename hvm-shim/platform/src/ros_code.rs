@@ -138,8 +138,15 @@ unsafe extern "C" fn enter(function: u64, first: u64, second: u64, stack: u64, w
         "xor ebp, ebp",
         "call rax",
         "mov rsp, [rbx + 8]",
-        // The way back: every register but RSP may have any value.
+        "jmp 3f",
+        // The way back: every register but RSP may have any value, and the next function finds the
+        // control words of a new thread (SDM Vol. 1, 8.1.5 and 10.2.3).
         "2: cld",
+        "fninit",
+        "push 0x1f80",
+        "ldmxcsr [rsp]",
+        "pop rcx",
+        "3:",
         "pop r15",
         "pop r14",
         "pop r13",

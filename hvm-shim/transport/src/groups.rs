@@ -105,9 +105,13 @@ fn resolve(fault: &Fault, registers: &mut Registers) -> bool {
     group.outcome.store(outcome::EXCEPTION, Ordering::Relaxed);
     let [function, stack] = group.way_back.each_ref().map(|word| word.load(Ordering::Relaxed) as usize);
     registers.go_to(function, stack + size_of::<usize>());
+    // The function may have set any other flag, also that for single steps.
+    registers.flags = FLAGS;
     true
 }
 
+/// RFLAGS of a context that leaves a call: the reserved bit, interrupts enabled (SDM Vol. 1, 3.4.3).
+const FLAGS: u64 = 1 << 1 | 1 << 9;
 /// Bit of a page fault's error code: the page was present (SDM Vol. 3A, 4.7).
 const PAGE_WAS_PRESENT: u64 = 1 << 0;
 
