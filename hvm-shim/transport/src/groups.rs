@@ -110,7 +110,8 @@ fn resolve(fault: &Fault, registers: &mut Registers) -> bool {
     true
 }
 
-/// RFLAGS of a context that leaves a call: the reserved bit, interrupts enabled (SDM Vol. 1, 3.4.3).
+/// RFLAGS of a context that leaves a call: the reserved bit, interrupts enabled (SDM Vol. 1,
+/// 3.4.3).
 const FLAGS: u64 = 1 << 1 | 1 << 9;
 /// Bit of a page fault's error code: the page was present (SDM Vol. 3A, 4.7).
 const PAGE_WAS_PRESENT: u64 = 1 << 0;
