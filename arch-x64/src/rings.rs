@@ -62,7 +62,7 @@ impl Ring {
             unsafe { byte(at + ring::DATA + u64::from(offset)).write_volatile(value) };
         }
         fence(Ordering::SeqCst);
-        head.store(start.wrapping_add(count as u32), Ordering::Release);
+        head.store(start.wrapping_add(count as u32), Ordering::SeqCst);
         count
     }
 
@@ -112,13 +112,29 @@ pub struct Channel {
     output: Ring,
     /// Physical address of the region, 0 if there is none.
     region: AtomicU64,
+    /// Physical address of the channel's descriptor, 0 if there is none.
+    descriptor: AtomicU64,
     is_stuck: AtomicBool,
+    /// Tells the host that there are bytes for it.
+    tell: fn(),
 }
 
 impl Channel {
-    /// Creates a channel without rings.
+    /// Creates a channel without rings, to a host that polls.
     pub const fn new() -> Self {
-        Self { input: Ring::new(), output: Ring::new(), region: AtomicU64::new(0), is_stuck: AtomicBool::new(false) }
+        Self::telling(|| {})
+    }
+
+    /// Creates a channel without rings, to a host that can be told of bytes.
+    pub const fn telling(tell: fn()) -> Self {
+        Self {
+            input: Ring::new(),
+            output: Ring::new(),
+            region: AtomicU64::new(0),
+            descriptor: AtomicU64::new(0),
+            is_stuck: AtomicBool::new(false),
+            tell,
+        }
     }
 
     /// Looks for a channel of a kind in a region that is mapped and shared only with the host;
@@ -133,13 +149,40 @@ impl Channel {
             .take_while(|at| at + region::CHANNEL_SIZE <= there.end);
         let found = channels.into_iter().find(|&at| word(at + channel::KIND).load(Ordering::Relaxed) == kind);
         let rings =
-            found.and_then(|at| Some((find(there, at + channel::TO_KERNEL)?, find(there, at + channel::TO_HOST)?)));
-        if let Some((input, output)) = rings {
+            found.and_then(|at| Some((at, find(there, at + channel::TO_KERNEL)?, find(there, at + channel::TO_HOST)?)));
+        if let Some((at, input, output)) = rings {
             self.input.set(input);
             self.output.set(output);
             self.region.store(there.start, Ordering::Relaxed);
+            self.descriptor.store(at, Ordering::Relaxed);
         }
         rings.is_some()
+    }
+
+    /// A word of the channel's descriptor.
+    fn descriptor_word(&self, offset: u64) -> Option<&'static AtomicU32> {
+        let at = self.descriptor.load(Ordering::Relaxed);
+        (at != 0).then(|| word(at + offset))
+    }
+
+    /// Asks the host for interrupts when it has sent bytes, or no longer.
+    pub fn interrupt_for_input(&self, wanted: bool) {
+        self.descriptor_word(channel::KERNEL_WAITS)
+            .into_iter()
+            .for_each(|waits| waits.store(wanted.into(), Ordering::SeqCst));
+    }
+
+    /// Tells the host of bytes for it, if it wants that.
+    fn tell_host(&self) {
+        let waits = self.descriptor_word(channel::HOST_WAITS).is_some_and(|waits| {
+            waits.load(Ordering::SeqCst) != 0 && {
+                waits.store(0, Ordering::SeqCst);
+                true
+            }
+        });
+        if waits {
+            (self.tell)();
+        }
     }
 
     /// Tells the host whether the kernel runs.
@@ -153,7 +196,9 @@ impl Channel {
 
     /// Sends as many bytes as fit; returns their number.
     pub fn try_send(&self, bytes: &[u8]) -> usize {
-        self.output.send(bytes)
+        let sent = self.output.send(bytes);
+        self.tell_host();
+        sent
     }
 
     /// Sends bytes and waits for the host to take them; drops the rest if the host takes none for
@@ -161,7 +206,7 @@ impl Channel {
     pub fn send(&self, mut bytes: &[u8]) {
         let mut since = model::cycles();
         while !bytes.is_empty() {
-            let sent = self.output.send(bytes);
+            let sent = self.try_send(bytes);
             bytes = &bytes[sent..];
             if sent > 0 {
                 self.is_stuck.store(false, Ordering::Relaxed);

@@ -84,7 +84,7 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
             debug::break_here(&unsafe { StopAllCpus::claim() });
         }
         true => log::info!("{GDB_CAN_ATTACH}"),
-        false if options.waits_for_debugger => log::warn!("gdb=wait, but there is no second serial line"),
+        false if options.waits_for_debugger => log::warn!("gdb=wait, but there is no line to a debugger"),
         false => {}
     }
 

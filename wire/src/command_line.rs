@@ -49,7 +49,7 @@ pub const TRACE: Word =
 pub const GDB: Word = Word::new(
     "gdb",
     "wait|cpus",
-    "wait for gdb on the second serial line before the first thread runs; show gdb the CPUs in place of threads",
+    "wait for gdb on the debugger's line before the first thread runs; show gdb the CPUs in place of threads",
 );
 /// The watchdog's limit.
 pub const WATCHDOG: Word = Word::new(

@@ -14,9 +14,9 @@ pub const NEGATIVE_ACKNOWLEDGE: u8 = 0x15;
 /// Typed to interrupt a command (ASCII ETX).
 pub const CONTROL_C: u8 = 0x03;
 /// Logged when a debugger can attach.
-pub const GDB_CAN_ATTACH: &str = "gdb can attach on the second serial line";
+pub const GDB_CAN_ATTACH: &str = "gdb can attach on the debugger's line";
 /// Logged when the kernel waits for a debugger.
-pub const WAITING_FOR_GDB: &str = "waiting for gdb on the second serial line";
+pub const WAITING_FOR_GDB: &str = "waiting for gdb on the debugger's line";
 /// First line of a crash report.
 pub const REPORT_START: &str = "*** Aerokernel crash report ***";
 /// Last line of a crash report.

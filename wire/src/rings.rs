@@ -32,10 +32,19 @@ pub mod channel {
     pub const KIND: u64 = 0;
     /// The kind of a console.
     pub const KIND_CONSOLE: u32 = 1;
+    /// The kind of a telemetry line ([`crate::telemetry`]); ours, as the next one.
+    pub const KIND_TELEMETRY: u32 = 0x100;
+    /// The kind of a debugger's line, with gdb's remote protocol.
+    pub const KIND_DEBUGGER: u32 = 0x101;
     /// Offset of the ring to the kernel; the next word is the size of the ring's data in bytes.
     pub const TO_KERNEL: u64 = 8;
     /// Offset of the ring to the host, followed by its size likewise.
     pub const TO_HOST: u64 = 16;
+    /// Not 0 while the host wants to be told of bytes to it; the kernel clears it when it tells the
+    /// host. Ours, as the next one: a kernel or host that does not know it leaves it 0.
+    pub const HOST_WAITS: u64 = 32;
+    /// Not 0 while the kernel wants to be interrupted for bytes to it.
+    pub const KERNEL_WAITS: u64 = 36;
 }
 
 /// Offsets in a ring. The indices count bytes and wrap at 2^32; the size of the data is a power of

@@ -11,12 +11,14 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::{CpuState, InterruptState, MachineState, MemoryState, ProgramState, Snapshot, ThreadState};
+use crate::snapshot::{
+    CpuState, GroupState, InterruptState, MachineState, MemoryState, ProgramState, Snapshot, ThreadState,
+};
 
 /// First word of a hello.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"ATEL");
 /// Version of the requests and answers, independent of [`crate::snapshot::VERSION`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The byte that ends a frame.
 pub const FRAME_END: u8 = 0;
 
@@ -29,6 +31,8 @@ pub enum Request {
     Look,
     /// Starts or stops recording trace events, from which latencies are derived.
     Trace(bool),
+    /// Asks for the next piece of the trace.
+    Records,
 }
 
 /// An answer of the kernel.
@@ -43,6 +47,13 @@ pub enum Answer {
     Done,
     /// The request was refused, for this reason.
     Refused(String),
+    /// A piece of the trace.
+    Records {
+        /// The trace's bytes ([`crate::trace`]) that follow the previous piece's.
+        bytes: Vec<u8>,
+        /// There are no more, because recording has stopped.
+        is_last: bool,
+    },
 }
 
 /// The changes between two looks.
@@ -64,6 +75,8 @@ pub struct Changes {
     pub memory: Option<MemoryState>,
     /// The interrupts that have changed.
     pub interrupts: Vec<InterruptState>,
+    /// All execution groups, if any has changed.
+    pub groups: Option<Vec<GroupState>>,
     /// True while events are recorded.
     pub tracing: bool,
     /// Latencies seen since the last look, by kind.
@@ -85,6 +98,7 @@ impl Changes {
             programs: (before.programs != now.programs).then(|| now.programs.clone()),
             memory: (before.memory != now.memory).then(|| now.memory.clone()),
             interrupts: now.interrupts.iter().filter(|one| !before.interrupts.contains(one)).cloned().collect(),
+            groups: (before.groups != now.groups).then(|| now.groups.clone()),
             tracing: false,
             latencies: Vec::new(),
         }
@@ -103,6 +117,9 @@ impl Changes {
         }
         if let Some(memory) = self.memory {
             state.memory = memory;
+        }
+        if let Some(groups) = self.groups {
+            state.groups = groups;
         }
     }
 }
@@ -206,6 +223,7 @@ mod tests {
             cpus: vec![cpu(0, 5), cpu(1, 6)],
             threads: vec![thread(1, 0), thread(3, 9), thread(4, 0)],
             programs: vec![ProgramState::default()],
+            groups: vec![GroupState::default()],
             ..Snapshot::default()
         };
         let changes = Changes::between(&before, &now);

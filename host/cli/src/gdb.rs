@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
@@ -58,15 +59,22 @@ pub fn run(options: &Options) -> Result<u8> {
     let output = std::mem::replace(machine.output(), std::sync::mpsc::channel().1);
     thread::spawn(move || output.iter().try_for_each(|bytes| log.write_all(&bytes)));
     eprintln!("aero: the kernel's console goes to {}", console.display());
+    let ended = attach(&image, &socket, &[], &arguments);
+    drop(machine);
+    let _ = fs::remove_file(&console);
+    ended
+}
+
+/// Runs gdb with a kernel's symbols, at the kernel's line. `before` are gdb's commands before it
+/// connects.
+pub fn attach(image: &Image, socket: &Path, before: &[String], arguments: &[String]) -> Result<u8> {
     let mut gdb = Command::new("gdb");
-    gdb.env("AERO_GDB_PROGRAMS", programs_of(&image)).env("AERO_GDB_RUST", rust_printers());
-    gdb.arg("-q")
-        .arg(&image.debug)
-        .arg("-x")
-        .arg(root().join("gdb/aerokernel.py"))
-        .arg("-ex")
-        .arg(format!("target remote {}", socket.display()));
-    gdb.args(arguments);
+    gdb.env("AERO_GDB_PROGRAMS", programs_of(image)).env("AERO_GDB_RUST", rust_printers());
+    gdb.arg("-q").arg(&image.debug).arg("-x").arg(root().join("gdb/aerokernel.py"));
+    for command in before {
+        gdb.arg("-ex").arg(command);
+    }
+    gdb.arg("-ex").arg(format!("target remote {}", socket.display())).args(arguments);
     // Ctrl-C at the terminal belongs to gdb.
     // SAFETY: signal only sets what happens on SIGINT: ignored in this process, back to the default
     // in gdb. It is async-signal-safe, so the closure may call it between fork and exec.
@@ -77,10 +85,7 @@ pub fn run(options: &Options) -> Result<u8> {
             Ok(())
         });
     }
-    let ended = gdb.status();
-    drop(machine);
-    let _ = fs::remove_file(&console);
-    match ended {
+    match gdb.status() {
         Ok(ended) if ended.success() => Ok(status::DONE),
         Ok(_) => Ok(status::FAILED),
         Err(error) if error.kind() == ErrorKind::NotFound => Err(MissingTool("gdb").into()),

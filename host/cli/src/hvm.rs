@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ::hvm::lines::Line;
 use ::hvm::support;
 use anyhow::{Context, Result};
 use build::project::{self, cargo, root};
@@ -14,7 +15,7 @@ use machine::source_lines::SourceLines;
 use machine::{MachineKind, Settings, ros, status};
 use wire::console::PROMPT;
 
-use crate::{boot, hvm_console, terminal};
+use crate::{boot, hvm_console, hvm_gdb, hvm_trace, terminal, top};
 
 /// Default time limit for commands.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
@@ -40,15 +41,45 @@ pub enum Command {
         #[arg(long)]
         emulate: bool,
     },
-    /// List the processes that have put the console of a hybrid runtime on a socket
+    /// List the processes that have put the lines of a hybrid runtime on sockets
     Ps,
     /// Attach this terminal to the console of a process's hybrid runtime (Ctrl-A x leaves it)
     Console {
-        /// The process
-        process: u32,
+        #[command(flatten)]
+        of: hvm_console::Which,
         /// Type these commands, print what they say, and leave
         #[arg(long, value_name = "CMD; CMD")]
         run: Option<String>,
+    },
+    /// Show a live view of a process's hybrid runtime: CPUs, threads, execution groups
+    Top {
+        #[command(flatten)]
+        of: hvm_console::Which,
+        #[command(flatten)]
+        looks: top::Looks,
+    },
+    /// Debug a process's hybrid runtime: gdb at its CPUs, with the kernel's symbols and the
+    /// process's
+    Gdb {
+        #[command(flatten)]
+        of: hvm_console::Which,
+        /// The image that the process has booted; the one built here if none is given
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+        /// Further arguments for gdb
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+    /// Record what a process's hybrid runtime does, as a trace for Perfetto
+    Trace {
+        #[command(flatten)]
+        of: hvm_console::Which,
+        /// The file for the trace
+        #[arg(long, value_name = "FILE", default_value = "hrt-trace.json")]
+        to: PathBuf,
+        /// Seconds to record
+        #[arg(long = "for", value_name = "S", default_value_t = 1.0)]
+        seconds: f64,
     },
     /// Measure what it costs to go from a process to its hybrid runtime and back
     Bench {
@@ -101,7 +132,12 @@ pub fn run(command: Command) -> Result<u8> {
             return example("hvm-callback", emulate.then_some(Speed::Fast));
         }
         Command::Ps => return hvm_console::list(),
-        Command::Console { process, run } => return hvm_console::attend(process, run.as_deref()),
+        Command::Console { of, run } => return hvm_console::attend(of, run.as_deref()),
+        Command::Top { of, looks } => return top::look_at(&hvm_console::socket(of, Line::Telemetry)?, &looks),
+        Command::Gdb { of, image, arguments } => return hvm_gdb::run(of, image, &arguments),
+        Command::Trace { of, to, seconds } => {
+            return hvm_trace::run(&hvm_console::socket(of, Line::Telemetry)?, &to, seconds);
+        }
         Command::Bench { emulate } => return example("hvm-bench", emulate.then_some(Speed::Counted)),
     };
     let image = match &options.image {

@@ -1,13 +1,15 @@
-//! `aero hvm ps` and `aero hvm console`: the consoles of running hybrid runtimes.
+//! `aero hvm ps` and `aero hvm console`: the lines of running hybrid runtimes, and their consoles.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use hvm::console::{self, Found};
+use hvm::lines::{self, Found, Line};
 use machine::{End, Machine, status};
 use wire::console::PROMPT;
 
@@ -17,23 +19,51 @@ use crate::terminal::RawTerminal;
 /// How long the commands of `--run` may take.
 const RUN_LIMIT: Duration = Duration::from_secs(30);
 
-/// Lists the consoles.
+/// Lists the processes that have lines of HRTs.
 pub fn list() -> Result<u8> {
-    println!("{:>9}  {:<40}  console", "process", "program");
-    for Found { process, path } in console::list()? {
+    println!("{:>9}  {:>3}  {:<24}  program", "process", "HRT", "lines");
+    let mut hrts: BTreeMap<(u32, u32), Vec<String>> = BTreeMap::new();
+    for Found { process, number, line, .. } in lines::list()? {
+        hrts.entry((process, number)).or_default().push(line.to_string());
+    }
+    for ((process, number), lines) in hrts {
         let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
         let words: Vec<_> = line.split(|&byte| byte == 0).map(String::from_utf8_lossy).collect();
-        println!("{process:>9}  {:<40}  {}", words.join(" ").trim(), path.display());
+        println!("{process:>9}  {number:>3}  {:<24}  {}", lines.join(" "), words.join(" ").trim());
     }
     Ok(status::DONE)
 }
 
-/// Connects this terminal with the console of a process, or runs commands there.
-pub fn attend(process: u32, run: Option<&str>) -> Result<u8> {
-    let found = console::list()?.into_iter().find(|found| found.process == process);
-    let Some(Found { path, .. }) = found else {
-        bail!("process {process} has no console of a hybrid runtime here; `aero hvm ps` lists those that have one");
+/// Which HRT.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Which {
+    /// The process
+    pub process: u32,
+    /// Its HRT's number, if it has several
+    #[arg(long, value_name = "N")]
+    hrt: Option<u32>,
+}
+
+/// Returns the socket of a line.
+pub fn socket(of: Which, line: Line) -> Result<PathBuf> {
+    let is_it = |found: &Found| {
+        found.process == of.process && found.line == line && of.hrt.is_none_or(|number| number == found.number)
     };
+    match &lines::list()?.into_iter().filter(is_it).collect::<Vec<_>>()[..] {
+        [Found { path, .. }] => Ok(path.clone()),
+        [] => bail!(
+            "process {} has no {line} line of a hybrid runtime here; `aero hvm ps` lists those that there are",
+            of.process
+        ),
+        _ => {
+            bail!("process {} has several hybrid runtimes: `--hrt N` says which; `aero hvm ps` lists them", of.process)
+        }
+    }
+}
+
+/// Connects this terminal with the console of a process, or runs commands there.
+pub fn attend(of: Which, run: Option<&str>) -> Result<u8> {
+    let (process, path) = (of.process, socket(of, Line::Console)?);
     let stream =
         UnixStream::connect(&path).with_context(|| format!("the console at {} cannot be reached", path.display()))?;
     let mut console = Console::new(stream)?;

@@ -14,6 +14,8 @@ mod core_file;
 mod gdb;
 mod hvm;
 mod hvm_console;
+mod hvm_gdb;
+mod hvm_trace;
 mod inspect;
 mod knc;
 mod ros;

@@ -21,6 +21,13 @@ use crate::top_view::{self, View};
 pub struct Options {
     /// The machine's socket; without, that of the machine that was booted last with --telemetry
     socket: Option<PathBuf>,
+    #[command(flatten)]
+    looks: Looks,
+}
+
+/// How often to look, and what to do then.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Looks {
     /// Seconds between two looks
     #[arg(long, default_value_t = 1.0, value_name = "S")]
     every: f64,
@@ -46,13 +53,14 @@ fn newest_socket() -> Result<PathBuf> {
 }
 
 /// The connection to a kernel.
-struct Line {
+pub struct Line {
     stream: UnixStream,
     frame: Vec<u8>,
 }
 
 impl Line {
-    fn connect(socket: &Path) -> Result<Self> {
+    /// Connects to a socket.
+    pub fn connect(socket: &Path) -> Result<Self> {
         let stream = UnixStream::connect(socket)
             .with_context(|| format!("no machine listens at {}; boot with --telemetry", socket.display()))?;
         Ok(Self { stream, frame: Vec::new() })
@@ -95,7 +103,8 @@ impl Line {
         }
     }
 
-    fn ask(&mut self, request: Request) -> Result<Answer> {
+    /// Makes a request and returns its answer.
+    pub fn ask(&mut self, request: Request) -> Result<Answer> {
         self.send(request)?;
         let answer = self.receive(ANSWER_LIMIT)?;
         answer.with_context(|| {
@@ -104,7 +113,7 @@ impl Line {
     }
 
     /// Says hello until the kernel answers, because it may still be booting.
-    fn hello(&mut self) -> Result<Snapshot> {
+    pub fn hello(&mut self) -> Result<Snapshot> {
         let deadline = Instant::now() + HELLO_LIMIT;
         while Instant::now() < deadline {
             self.send(Request::Hello(telemetry::MAGIC))?;
@@ -132,12 +141,17 @@ fn foreign_version(frame: &mut [u8]) -> Option<String> {
 
 /// Runs `aero top`.
 pub fn run(options: &Options) -> Result<u8> {
-    ensure!((0.05..=3600.0).contains(&options.every), "--every is from 0.05 to 3600 seconds");
     let socket = match &options.socket {
         Some(socket) => socket.clone(),
         None => newest_socket()?,
     };
-    let mut line = Line::connect(&socket)?;
+    look_at(&socket, &options.looks)
+}
+
+/// Shows the kernel whose telemetry line is at a socket.
+pub fn look_at(socket: &Path, options: &Looks) -> Result<u8> {
+    ensure!((0.05..=3600.0).contains(&options.every), "--every is from 0.05 to 3600 seconds");
+    let mut line = Line::connect(socket)?;
     let machine = line.hello()?;
     let mut view = View { before: machine.clone(), now: machine, latencies: Vec::new(), tracing: false };
     let pause = Duration::from_secs_f64(options.every);

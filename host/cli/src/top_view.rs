@@ -7,7 +7,7 @@ use ratatui::text::Line;
 use ratatui::widgets::{Block, Paragraph, Row, Table};
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use wire::snapshot::{Activity, CpuState, Snapshot, ThreadState};
+use wire::snapshot::{Activity, CpuState, GroupState, Snapshot, ThreadState};
 use wire::telemetry::{BUCKETS, Changes, Histogram};
 
 /// The state to show, with the previous one for rates.
@@ -51,6 +51,9 @@ pub fn bucket_end(bucket: usize) -> u64 {
 const CPU_HEADS: [&str; 8] = ["CPU", "busy", "running", "ready", "switches/s", "wake-ups/s", "IPIs/s", "interrupts/s"];
 /// Column heads of the table of threads.
 const THREAD_HEADS: [&str; 6] = ["thread", "name", "CPU", "state", "CPU time", "stack"];
+/// Column heads of the table of execution groups, and the columns' widths.
+const GROUP_HEADS: [&str; 7] = ["group", "state", "partner", "events/s", "mean", "longest", "serving"];
+const GROUP_WIDTHS: [u16; 7] = [5, 9, 8, 9, 8, 8, 24];
 /// Width of a histogram's widest bar, in characters.
 const BAR: u64 = 40;
 /// Purposes of the interrupts that CPUs send each other.
@@ -131,6 +134,23 @@ fn thread_row((thread, part): &(&ThreadState, f64)) -> [String; 6] {
     ]
 }
 
+/// Describes a group: mean and longest are of the events since it began.
+fn group_row(view: &View, group: &GroupState) -> [String; 7] {
+    let before = view.before.groups.iter().find(|old| old.number == group.number).map_or(0, |old| old.sequence);
+    let rate = group.sequence.saturating_sub(before) as f64 / view.seconds();
+    let (count, sum) = group.kinds.iter().fold((0, 0), |(count, sum), kind| (count + kind.count, sum + kind.ns));
+    let longest = group.kinds.iter().map(|kind| kind.longest_ns).max().unwrap_or(0);
+    [
+        group.number.to_string(),
+        group.state.clone(),
+        group.partner.to_string(),
+        format!("{rate:.0}"),
+        nanoseconds(sum / count.max(1)),
+        nanoseconds(longest),
+        group.serving.as_ref().map_or_else(|| "-".into(), |serving| serving.what.clone()),
+    ]
+}
+
 fn summary(view: &View) -> String {
     let state = &view.now;
     let (total, free) =
@@ -193,6 +213,17 @@ pub fn text(view: &View) -> String {
             "{index:>4} {busy:>6}  {running:<28} {ready:>5} {switches:>11} {wakeups:>11} {ipis:>8} {interrupts:>13}"
         );
     }
+    if !view.now.groups.is_empty() {
+        let mut row = |cells: [String; 7]| {
+            for (cell, width) in cells.iter().zip(GROUP_WIDTHS) {
+                let _ = write!(out, " {cell:>width$}", width = usize::from(width));
+            }
+            let _ = writeln!(out);
+        };
+        row([const { String::new() }; 7]);
+        row(GROUP_HEADS.map(Into::into));
+        view.now.groups.iter().for_each(|group| row(group_row(view, group)));
+    }
     let [id, name, cpu, state, time, stack] = THREAD_HEADS;
     let _ = writeln!(out, "\n{id:>8}  {name:<31} {cpu:>3}  {state:<14} {time:>8}  {stack}");
     for thread in busiest(view) {
@@ -207,9 +238,11 @@ pub fn text(view: &View) -> String {
 pub fn draw(frame: &mut Frame<'_>, view: &View) {
     let latencies = latency_lines(view);
     let cpus = view.now.cpus.len() as u16 + 3;
-    let [top, middle, threads, bottom] = Layout::vertical([
+    let groups = if view.now.groups.is_empty() { 0 } else { view.now.groups.len() as u16 + 3 };
+    let [top, middle, channels, threads, bottom] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Length(cpus.min(frame.area().height / 3)),
+        Constraint::Length(groups.min(frame.area().height / 4)),
         Constraint::Min(4),
         Constraint::Length((latencies.len() as u16 + 2).min(frame.area().height / 3)),
     ])
@@ -220,6 +253,11 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
     let rows = view.now.cpus.iter().map(|cpu| Row::new(cpu_row(view, cpu)));
     let table = Table::new(rows, widths).header(Row::new(CPU_HEADS).style(head));
     frame.render_widget(table.block(Block::bordered().title("CPUs")), middle);
+    if groups > 0 {
+        let rows = view.now.groups.iter().map(|group| Row::new(group_row(view, group)));
+        let table = Table::new(rows, GROUP_WIDTHS.map(Constraint::Length)).header(Row::new(GROUP_HEADS).style(head));
+        frame.render_widget(table.block(Block::bordered().title("execution groups")), channels);
+    }
     let widths = [8, 32, 4, 14, 9, 16].map(Constraint::Length);
     let busiest = busiest(view);
     let table = Table::new(busiest.iter().map(|thread| Row::new(thread_row(thread))), widths);

@@ -30,10 +30,22 @@ pub fn convert(to: &Path, was_streamed: bool) -> Result<()> {
         !bytes.is_empty(),
         "the machine left no trace: it was killed; `--stream` keeps what was recorded until then"
     );
-    let trace = wire::trace::read(&bytes).context("the machine's trace cannot be read")?;
+    let trace = write(to, &bytes)?;
+    fs::remove_file(&raw)?;
+    tell(to, &trace, was_streamed);
+    Ok(())
+}
+
+/// Converts a trace in the kernel's own format.
+pub fn write(to: &Path, bytes: &[u8]) -> Result<Trace> {
+    let trace = wire::trace::read(bytes).context("the machine's trace cannot be read")?;
     let text = serde_json::to_vec(&chrome(&trace))?;
     fs::write(to, text).with_context(|| format!("{} cannot be written", to.display()))?;
-    fs::remove_file(&raw)?;
+    Ok(trace)
+}
+
+/// Tells what a trace has, and how it was recorded.
+pub fn tell(to: &Path, trace: &Trace, was_streamed: bool) {
     let events: usize = trace.rings.iter().map(|(_, events)| events.len()).sum();
     let lost: u64 = trace.rings.iter().map(|(ring, _)| ring.lost).sum();
     let lost = match (lost, was_streamed) {
@@ -43,7 +55,6 @@ pub fn convert(to: &Path, was_streamed: bool) -> Result<()> {
     };
     let end = if trace.is_whole { "" } else { "; the machine was killed before it had written all" };
     eprintln!("aero: {events} events in {}{lost}{end}; open it in Perfetto", to.display());
-    Ok(())
 }
 
 /// Returns the trace as JSON.

@@ -81,7 +81,7 @@ fn hrt() -> Result<Arc<Hvm>, String> {
 fn boot(state: &mut State) -> Result<(), String> {
     state.hrt = None;
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get().min(64) as u32);
-    let hrt = Hvm::builder(&state.image).cpus(cpus).command_line("panic=exit").share_console().boot();
+    let hrt = Hvm::builder(&state.image).cpus(cpus).command_line("panic=exit").share().boot();
     state.hrt = Some(Arc::new(hrt.map_err(|error| error.to_string())?));
     Ok(())
 }

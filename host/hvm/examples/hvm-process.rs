@@ -53,7 +53,7 @@ extern "C" fn fault_three_times(_: u64, _: u64) -> u64 {
 
 /// What a child of this program does with its HRT, by its second argument.
 fn child(image: &[u8], what: &str) -> Checked {
-    let hrt = described(image).share_console().boot()?;
+    let hrt = described(image).share().boot()?;
     // SAFETY: the functions do what ordinary code does.
     unsafe { hrt.merge()? };
     std::thread::scope(|scope| {

@@ -13,6 +13,7 @@ use protocol::group::{self, Group, SIZE};
 use protocol::upcall::{Page, request};
 
 use crate::boot_state::Places;
+use crate::files::Files;
 use crate::memory::Mapping;
 use crate::partners::Partners;
 use crate::state::{CallError, End, State, Transaction};
@@ -22,6 +23,8 @@ use crate::{Error, cpu};
 
 /// The address of a message that interrupts APIC id 0 (SDM Vol. 3A, 11.11.1).
 const FIRST_APIC: u32 = 0xfee0_0000;
+/// The data of a message that is a non-maskable interrupt (11.11.2).
+const NON_MASKABLE: u32 = 0b100 << 8;
 /// Largest number of CPUs: the kernel's.
 pub const MOST_CPUS: u32 = 256;
 
@@ -41,6 +44,8 @@ pub struct Core {
     pub is_synchronous: AtomicBool,
     /// The function that the HRT can have called here, 0 for none.
     pub signal_handler: AtomicUsize,
+    /// What the kernel writes.
+    pub files: Files,
     pub(crate) vm: VmFd,
     pub(crate) windows: Mutex<Windows>,
     /// The HRT's own memory.
@@ -148,16 +153,25 @@ impl Core {
         let page = self.places.communication_page;
         self.put(page + offset_of!(Page, argument) as u64, argument);
         self.put(page + offset_of!(Page, request) as u64, request);
-        let vector = self.template.request.vector;
-        let message = kvm_msi { address_lo: FIRST_APIC, data: vector.into(), ..Default::default() };
-        match self.vm.signal_msi(message) {
-            Ok(_) => Ok(()),
+        match self.interrupt(self.template.request.vector.into()) {
+            Ok(()) => Ok(()),
             Err(error) => {
                 self.put(page + offset_of!(Page, request) as u64, request::NULL);
                 self.state.cancel();
                 Err(CallError::Refused(format!("the HRT cannot be interrupted: {error}")))
             }
         }
+    }
+
+    /// Interrupts the HRT's first CPU.
+    fn interrupt(&self, data: u32) -> Result<(), kvm_ioctls::Error> {
+        self.vm.signal_msi(kvm_msi { address_lo: FIRST_APIC, data, ..Default::default() }).map(drop)
+    }
+
+    /// Makes the HRT's first CPU look at the debugger's line.
+    pub fn interrupt_for_debugger(&self) {
+        // If it fails, the caller tries again while there is something to read.
+        let _ = self.interrupt(NON_MASKABLE);
     }
 
     /// Writes a word of the boot state.
@@ -200,6 +214,7 @@ impl Core {
                 }
                 done(answer(&[Transaction::AddGroup]))
             }
+            extension::EXPORT => done(self.files.write(registers.rdx, &self.memory, registers.rsi, registers.rdi)),
             extension::OPEN_WINDOW => done(self.open_window(registers.rdx)),
             extension::END => match Ending::from_number(registers.rdx) {
                 Some(ending) => (0, Some(End::Ended { ending, status: registers.rsi as u8 })),

@@ -5,22 +5,24 @@ use std::fs::File;
 use std::mem::offset_of;
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap};
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VmFd};
 use protocol::boot::Extension;
-use protocol::call::{MARK, PORT, SECOND_MARK, number};
+use protocol::call::{MARK, PORT, RINGS_PORT, SECOND_MARK, number};
 use protocol::group;
 use protocol::upcall::{Page, Record, request};
 use rings::{REGION_SIZE, Rings};
 
 use crate::boot_state::{self, Machine};
-use crate::console::SharedConsole;
 use crate::core::{Core, Function, MOST_CPUS, SignalHandler, Template};
+use crate::files::Files;
 use crate::image::Image;
+use crate::lines::{self, Bell, Line, SharedLines};
 use crate::memory::{Mapping, add_region};
 use crate::partner;
 use crate::partners::Partners;
@@ -56,7 +58,9 @@ pub struct Builder<'a> {
     memory: u64,
     line: &'a str,
     limit: Duration,
-    shares_console: bool,
+    shared: &'static [Line],
+    trace_file: Option<PathBuf>,
+    crash_file: Option<PathBuf>,
     faults_as_in_process: bool,
 }
 
@@ -86,10 +90,30 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Puts the HRT's console on a Unix socket that this user's processes can connect to
-    /// (`aero hvm console`); see [`crate::console`].
-    pub fn share_console(mut self) -> Self {
-        self.shares_console = true;
+    /// Puts the HRT's console, its telemetry and its debugger's line on Unix sockets that this
+    /// user's processes can connect to (`aero hvm console`, `top` and `gdb`); see [`lines`]. Its
+    /// crash file goes to the same directory unless [`Builder::crash_file`] says otherwise.
+    pub fn share(mut self) -> Self {
+        self.shared = &[Line::Console, Line::Telemetry, Line::Debugger];
+        self
+    }
+
+    /// As [`Builder::share`], but the console stays this process's ([`Hvm::console`]).
+    pub fn share_without_console(mut self) -> Self {
+        self.shared = &[Line::Telemetry, Line::Debugger];
+        self
+    }
+
+    /// The file for the kernel's state after a crash, which `aero inspect` opens. It is made when
+    /// the kernel crashes.
+    pub fn crash_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.crash_file = Some(path.into());
+        self
+    }
+
+    /// The file for the kernel's trace, in the kernel's own format.
+    pub fn trace_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.trace_file = Some(path.into());
         self
     }
 
@@ -111,7 +135,13 @@ impl<'a> Builder<'a> {
         let kvm = support::open()?;
         let size = self.check(&kvm, &image)?;
         let vm = kvm.create_vm().map_err(Error::refused("creating a virtual machine"))?;
-        let (memory, rings_file) = (Mapping::huge(size as usize)?, rings_file()?);
+        let kinds = if self.shared.is_empty() { &Line::kinds()[..1] } else { &Line::kinds() };
+        let (memory, rings_file) = (Mapping::huge(size as usize)?, rings_file(kinds)?);
+        let (number, bell) = (lines::next_number(), Arc::new(Bell::new().map_err(unshared)?));
+        let crash_file = match &self.crash_file {
+            None if !self.shared.is_empty() => Some(lines::path(number, &"crash").map_err(unshared)?),
+            given => given.clone(),
+        };
         let rings = Mapping::shared(&rings_file, REGION_SIZE as usize)?;
         let groups = Mapping::private(MOST_CPUS as usize * group::SIZE)?;
         let here = Mapping::wiped_in_forks()?;
@@ -147,6 +177,7 @@ impl<'a> Builder<'a> {
             is_merged: AtomicBool::new(false),
             is_synchronous: AtomicBool::new(false),
             signal_handler: AtomicUsize::new(0),
+            files: Files::new(self.trace_file, crash_file),
             vm,
             windows: Mutex::new(windows),
             memory,
@@ -159,15 +190,15 @@ impl<'a> Builder<'a> {
         });
         let others = (1..self.cpus).map(|id| core.create_cpu(id));
         let cpus: Vec<Vcpu> = std::iter::once(core.prepare(first, 0)).chain(others).collect::<Result<_, _>>()?;
-        let shared_console = match self.shares_console {
-            true => Some(share(&rings_file)?),
-            false => None,
+        let shared_lines = match self.shared {
+            [] => None,
+            shared => Some(share(shared, number, &core, &rings_file, bell)?),
         };
         Ok(Hvm {
             runners: start_all(&core, cpus)?.into(),
             core,
             workers: Workers::default(),
-            _shared_console: shared_console,
+            _shared_lines: shared_lines,
             rings_file,
             _kvm: kvm,
             _rings: rings,
@@ -201,14 +232,32 @@ fn start_all(core: &Arc<Core>, cpus: Vec<Vcpu>) -> Result<Vec<Runner>, Error> {
     Ok(runners)
 }
 
-/// Puts the console of the rings on a socket.
-fn share(rings_file: &File) -> Result<SharedConsole, Error> {
-    let shared = rings_file.try_clone().and_then(|file| SharedConsole::new(Rings::new(file, 0)));
-    shared.map_err(|why| Error::Refused { what: "putting the HRT's console on a socket", why })
+fn unshared(why: std::io::Error) -> Error {
+    Error::Refused { what: "putting the HRT's lines on sockets", why }
+}
+
+/// Puts lines of the rings on sockets.
+fn share(
+    shared: &[Line],
+    number: u32,
+    core: &Arc<Core>,
+    rings_file: &File,
+    bell: Arc<Bell>,
+) -> Result<SharedLines, Error> {
+    let address = IoEventAddress::Pio(RINGS_PORT.into());
+    core.vm
+        .register_ioevent(bell.event(), &address, NoDatamatch)
+        .map_err(Error::refused("having KVM tell of bytes in the rings"))?;
+    let rings = |line| Ok(Rings::new(rings_file.try_clone()?, 0, line as u32));
+    let weak = Arc::downgrade(core);
+    let interrupt = move || {
+        weak.upgrade().into_iter().for_each(|core| core.interrupt_for_debugger());
+    };
+    SharedLines::new(shared, number, rings, bell, interrupt).map_err(unshared)
 }
 
 /// A file in memory with the rings' region.
-fn rings_file() -> Result<File, Error> {
+fn rings_file(kinds: &[u32]) -> Result<File, Error> {
     // SAFETY: the name is a string that ends with a zero byte.
     let file = unsafe { libc::memfd_create(c"hrt-rings".as_ptr(), libc::MFD_CLOEXEC) };
     if file < 0 {
@@ -216,7 +265,7 @@ fn rings_file() -> Result<File, Error> {
     }
     // SAFETY: the descriptor is new and has no other owner.
     let file = unsafe { File::from_raw_fd(file) };
-    let filled = file.set_len(REGION_SIZE).and_then(|()| file.write_all_at(&rings::empty_region(), 0));
+    let filled = file.set_len(REGION_SIZE).and_then(|()| file.write_all_at(&rings::empty_region(kinds), 0));
     filled.map_err(|why| Error::Refused { what: "filling the HRT's rings", why })?;
     Ok(file)
 }
@@ -240,7 +289,7 @@ pub struct Hvm {
     core: Arc<Core>,
     runners: Mutex<Vec<Runner>>,
     workers: Workers,
-    _shared_console: Option<SharedConsole>,
+    _shared_lines: Option<SharedLines>,
     rings_file: File,
     _kvm: Kvm,
     _rings: Mapping,
@@ -255,7 +304,9 @@ impl Hvm {
             memory: 256 << 20,
             line: "",
             limit: Duration::from_secs(10),
-            shares_console: false,
+            shared: &[],
+            trace_file: None,
+            crash_file: None,
             faults_as_in_process: false,
         }
     }
@@ -265,13 +316,18 @@ impl Hvm {
     /// # Errors
     /// Fails if the descriptor cannot be copied.
     pub fn console(&self) -> std::io::Result<Rings> {
-        Ok(Rings::new(self.rings_file.try_clone()?, 0))
+        Ok(Rings::new(self.rings_file.try_clone()?, 0, Line::Console as u32))
     }
 
     /// Takes the characters that the HRT wrote to the character port, which it does before its
     /// console runs.
     pub fn take_characters(&self) -> Vec<u8> {
         self.core.state.take_said()
+    }
+
+    /// The file that the kernel has written after a crash, if it has.
+    pub fn crash(&self) -> Option<PathBuf> {
+        self.core.files.crash()
     }
 
     /// How the HRT ended, if it has.

@@ -6,6 +6,7 @@
 //! - [`error`]: what can fail. `image`: HRT images; `memory`: the HRT's memory; `windows`: what it
 //!   sees of the process's; `boot_state`: what its CPUs find when they enter; `cpu`: a CPU and the
 //!   thread that runs it; `state`: what the HRT is doing, and how it ends.
+//! - [`lines`]: its console, telemetry and debugger's line on sockets; `files`: what it writes.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -26,13 +27,14 @@
 //! ```
 
 mod boot_state;
-pub mod console;
 mod core;
 mod cpu;
 pub mod error;
+mod files;
 mod hvm;
 mod image;
 mod kick;
+pub mod lines;
 mod memory;
 mod partner;
 mod partners;

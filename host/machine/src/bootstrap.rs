@@ -19,6 +19,7 @@ use build::project::root;
 use build::scratch::Directory;
 use wire::card::{DELAY, SPIN_CYCLES};
 use wire::command_line;
+use wire::rings::channel::KIND_CONSOLE;
 
 use rings::{self, Rings};
 
@@ -78,7 +79,7 @@ impl Bootstrap {
         memory.write_all_at(&bytes, DOWNLOAD.into())?;
         memory.write_all_at(line.as_bytes(), u64::from(DOWNLOAD) + bytes.len() as u64)?;
         memory.write_all_at(&parameters(&bytes, DOWNLOAD + bytes.len() as u32), PARAMETERS.into())?;
-        memory.write_all_at(&rings::empty_region(), RINGS)?;
+        memory.write_all_at(&rings::empty_region(&[KIND_CONSOLE]), RINGS)?;
         registers.write_all_at(&RATIO_1_GHZ.to_le_bytes(), CURRENT_RATIO)?;
         fs::write(directory.path.join("firmware"), firmware(threads, entry))?;
         Ok(Self { directory, memory, registers })
@@ -102,7 +103,7 @@ impl Bootstrap {
 
     /// Returns the host's side of the console's rings.
     pub fn rings(&self) -> Result<Rings> {
-        Ok(Rings::new(self.memory.try_clone()?, RINGS))
+        Ok(Rings::new(self.memory.try_clone()?, RINGS, 0))
     }
 
     /// Returns a reader of the POST code.

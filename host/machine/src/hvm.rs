@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -12,6 +13,7 @@ use build::Image;
 use hvm::{Error, Hvm};
 use protocol::call::Ending;
 
+use crate::files;
 use crate::machine::{End, Machine};
 use crate::memory::bytes_of;
 use crate::settings::Settings;
@@ -40,6 +42,8 @@ impl From<Error> for NoKvm {
 /// An HRT beside this process.
 pub struct Hrt {
     hvm: Arc<Hvm>,
+    /// The crash file, once it has been told of.
+    crash: Option<PathBuf>,
     output: Receiver<Vec<u8>>,
     input: Option<Box<dyn Write + Send>>,
 }
@@ -53,14 +57,15 @@ impl Hrt {
         let bytes = fs::read(&image.boot).with_context(|| format!("{} cannot be read", image.boot.display()))?;
         let memory = bytes_of(&settings.memory)
             .with_context(|| format!("`--mem {}` is no size, such as 256M", settings.memory))?;
-        let booted = Hvm::builder(&bytes).cpus(settings.cpus).memory(memory).command_line(words).boot();
+        let builder = Hvm::builder(&bytes).cpus(settings.cpus).memory(memory).command_line(words);
+        let booted = builder.share_without_console().crash_file(files::crash_path()?).boot();
         let hvm = Arc::new(booted.map_err(|error| match error {
             error @ Error::Unusable(_) => NoKvm::from(error).into(),
             error => anyhow::Error::from(error).context(format!("{} does not boot", image.boot.display())),
         })?);
         let output = receive(&hvm)?;
         let input: Box<dyn Write + Send> = Box::new(hvm.console()?);
-        Ok(Self { hvm, output, input: Some(input) })
+        Ok(Self { hvm, crash: None, output, input: Some(input) })
     }
 }
 
@@ -103,5 +108,16 @@ impl Machine for Hrt {
             _ => (None, false),
         };
         Ok(End { status, is_switched_off, how: end.to_string(), refusal: None })
+    }
+
+    fn crash_note(&mut self) -> Option<String> {
+        let crash = self.hvm.crash().filter(|_| self.crash.is_none())?;
+        let note = format!("`./aero inspect {}` shows what was left", crash.display());
+        self.crash = Some(crash);
+        Some(note)
+    }
+
+    fn crash_file(&self) -> Option<&Path> {
+        self.crash.as_deref()
     }
 }

@@ -15,15 +15,18 @@ use wire::rings::{REGION_MAGIC, VERSION, channel, region};
 pub const REGION_SIZE: u64 = 1 << 20;
 /// Interval at which a full ring is polled.
 const INTERVAL: Duration = Duration::from_millis(1);
-/// Offsets of the console's rings in the region, and their data sizes in bytes.
+/// Distance from one channel's rings to the next one's, the offsets of the two rings from there,
+/// and their data sizes, in bytes.
+const STEP: u32 = 0x20000;
 const TO_KERNEL: u32 = 0x1000;
 const TO_HOST: u32 = 0x4000;
 const TO_KERNEL_SIZE: u32 = 4 << 10;
 const TO_HOST_SIZE: u32 = 64 << 10;
 
-/// Returns the region as the host prepares it, with a console's two rings.
-pub fn empty_region() -> Vec<u8> {
-    let mut bytes = vec![0; TO_HOST as usize + DATA as usize];
+/// Returns the region as the host prepares it, with channels of these kinds
+/// ([`wire::rings::channel`]), seven at most.
+pub fn empty_region(kinds: &[u32]) -> Vec<u8> {
+    let mut bytes = vec![0; (STEP * kinds.len() as u32 + TO_HOST) as usize];
     let mut put = |at: usize, words: &[u32]| {
         for (word, place) in words.iter().zip(bytes[at..].chunks_exact_mut(4)) {
             place.copy_from_slice(&word.to_le_bytes());
@@ -31,27 +34,49 @@ pub fn empty_region() -> Vec<u8> {
     };
     put(0, &[REGION_MAGIC, VERSION]);
     put(region::SIZE as usize, &[REGION_SIZE as u32]);
-    put(region::CHANNELS as usize, &[1]);
-    let console = region::FIRST_CHANNEL;
-    put((console + channel::KIND) as usize, &[channel::KIND_CONSOLE]);
-    put((console + channel::TO_KERNEL) as usize, &[TO_KERNEL, TO_KERNEL_SIZE]);
-    put((console + channel::TO_HOST) as usize, &[TO_HOST, TO_HOST_SIZE]);
-    for (at, size) in [(TO_KERNEL, TO_KERNEL_SIZE), (TO_HOST, TO_HOST_SIZE)] {
-        put(at as usize, &[ring::MAGIC, size]);
+    put(region::CHANNELS as usize, &[kinds.len() as u32]);
+    for (number, &kind) in kinds.iter().enumerate() {
+        let descriptor = region::FIRST_CHANNEL + number as u64 * region::CHANNEL_SIZE;
+        let rings = number as u32 * STEP;
+        put((descriptor + channel::KIND) as usize, &[kind]);
+        put((descriptor + channel::TO_KERNEL) as usize, &[rings + TO_KERNEL, TO_KERNEL_SIZE]);
+        put((descriptor + channel::TO_HOST) as usize, &[rings + TO_HOST, TO_HOST_SIZE]);
+        for (at, size) in [(TO_KERNEL, TO_KERNEL_SIZE), (TO_HOST, TO_HOST_SIZE)] {
+            put((rings + at) as usize, &[ring::MAGIC, size]);
+        }
     }
     bytes
 }
 
-/// The rings of a kernel whose memory, or the part with the region, is a file.
+/// The rings of a channel to a kernel whose memory, or the part with the region, is a file.
 pub struct Rings {
     memory: File,
     region: u64,
+    /// Offset of the channel's descriptor in the region.
+    descriptor: u64,
+    /// Offset in the region that the rings' offsets count from.
+    rings: u64,
 }
 
 impl Rings {
-    /// Returns the rings of the region at offset `region` in the file.
-    pub fn new(memory: File, region: u64) -> Self {
-        Self { memory, region }
+    /// Returns the rings of the channel with this number, in the region at offset `region` in the
+    /// file.
+    pub fn new(memory: File, region: u64, number: u32) -> Self {
+        let descriptor = region::FIRST_CHANNEL + u64::from(number) * region::CHANNEL_SIZE;
+        Self { memory, region, descriptor, rings: u64::from(number * STEP) }
+    }
+
+    /// Asks the kernel to tell of bytes to the host, once. Bytes that are there already count as
+    /// told: look for them afterwards.
+    pub fn ask_for_word(&self) -> io::Result<()> {
+        self.set_word(self.descriptor + channel::HOST_WAITS, 1)
+    }
+
+    /// Whether the kernel wants to be interrupted for the bytes that wait for it.
+    pub fn wants_interrupt(&self) -> io::Result<bool> {
+        let at = self.rings + u64::from(TO_KERNEL);
+        let is_empty = self.word(at + HEAD)? == self.word(at + TAIL)?;
+        Ok(!is_empty && self.word(self.descriptor + channel::KERNEL_WAITS)? != 0)
     }
 
     fn word(&self, offset: u64) -> io::Result<u32> {
@@ -71,7 +96,7 @@ impl Rings {
 
     /// Takes the bytes that the kernel has sent.
     pub fn receive(&self) -> io::Result<Vec<u8>> {
-        let at = u64::from(TO_HOST);
+        let at = self.rings + u64::from(TO_HOST);
         let (head, tail) = (self.word(at + HEAD)?, self.word(at + TAIL)?);
         let count = head.wrapping_sub(tail).min(TO_HOST_SIZE);
         let mut bytes = vec![0; count as usize];
@@ -86,7 +111,7 @@ impl Rings {
 
     /// Sends as many bytes as fit into the ring and returns their number.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        let at = u64::from(TO_KERNEL);
+        let at = self.rings + u64::from(TO_KERNEL);
         let (head, tail) = (self.word(at + HEAD)?, self.word(at + TAIL)?);
         let room = TO_KERNEL_SIZE.saturating_sub(head.wrapping_sub(tail)) as usize;
         let count = bytes.len().min(room);
@@ -127,17 +152,23 @@ mod tests {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
         fs::remove_file(&path).unwrap();
         file.set_len(REGION_SIZE).unwrap();
-        file.write_all_at(&empty_region(), 0).unwrap();
-        let rings = Rings::new(file, 0);
+        let kinds = [channel::KIND_CONSOLE, channel::KIND_TELEMETRY];
+        file.write_all_at(&empty_region(&kinds), 0).unwrap();
+        let console = Rings::new(file.try_clone().unwrap(), 0, 0);
+        let rings = Rings::new(file, 0, 1);
         assert_eq!(rings.send(&[7; 5000]).unwrap(), TO_KERNEL_SIZE as usize);
         assert_eq!(rings.send(b"x").unwrap(), 0, "the ring is full");
         // Plays the kernel's part, with bytes that wrap around the ring's end.
-        let at = u64::from(TO_HOST);
+        let at = u64::from(STEP + TO_HOST);
         rings.set_word(at + TAIL, TO_HOST_SIZE - 2).unwrap();
         rings.set_word(at + HEAD, TO_HOST_SIZE + 2).unwrap();
         rings.memory.write_all_at(b"ab", at + DATA + u64::from(TO_HOST_SIZE) - 2).unwrap();
         rings.memory.write_all_at(b"cd", at + DATA).unwrap();
         assert_eq!(rings.receive().unwrap(), b"abcd");
         assert!(rings.receive().unwrap().is_empty() && !rings.is_up().unwrap());
+        assert!(console.receive().unwrap().is_empty() && console.send(b"x").unwrap() == 1, "it has its own rings");
+        assert!(!rings.wants_interrupt().unwrap());
+        rings.set_word(rings.descriptor + channel::KERNEL_WAITS, 1).unwrap();
+        assert!(rings.wants_interrupt().unwrap() && !console.wants_interrupt().unwrap());
     }
 }

@@ -7,13 +7,13 @@ use arch_x64::boot::memory::{FrameSource, StartUpMemory};
 use arch_x64::boot::storage::{Place, Storage, keep_line};
 use arch_x64::boot::{Board, CannotBoot, Loaded};
 use arch_x64::cpu::{apic, apic_clock, identity, interrupts, vectors};
-use arch_x64::rings::Channel;
 use firmware::{PhysicalMemory, memory_map, multiboot2};
 use protocol::boot::{EXTENSION_TAG, Extension, INFORMATION_TAG, Information, tag};
 use protocol::call::{Ending, extension};
 use protocol::group;
 use wire::rings::channel::KIND_CONSOLE;
 
+use crate::lines::{CONSOLE, DEBUGGER, TELEMETRY};
 use crate::{downcall, parked, ros_code, upcall};
 
 /// Physical address of the local APIC's registers, where there is no x2APIC (SDM Vol. 3A, 11.4.1).
@@ -23,9 +23,6 @@ const FIRST_PAGE: PhysicalRange = PhysicalRange { start: 0, end: 0x1000 };
 /// Size of the part of memory that starts with the start-up page tables and has the communication
 /// page, in bytes.
 const BOOT_STATE_SIZE: u64 = 64 << 10;
-
-/// The console.
-pub static CONSOLE: Channel = Channel::new();
 
 static STORAGE: Place<Information> = Place::new(Information {
     apic_count: 0,
@@ -112,7 +109,11 @@ impl Board for Hvm {
     fn read_firmware(loaded: &Loaded, storage: &mut Storage<Self::Firmware>, _: &mut FrameSource) {
         upcall::keep(&storage.firmware);
         match loaded.shared.first().copied() {
-            Some(region) if CONSOLE.open(region, KIND_CONSOLE) => CONSOLE.set_up(true),
+            Some(region) if CONSOLE.open(region, KIND_CONSOLE) => {
+                CONSOLE.set_up(true);
+                TELEMETRY.open(region);
+                DEBUGGER.open(region);
+            }
             Some(region) => storage.notices.add("HRT: there are no console rings at", region.start),
             None => storage.notices.add("HRT: there is no region of rings; the console only writes, to port", 0xc0c0),
         }

@@ -6,6 +6,8 @@
 //! - [`machine`]: [`Machine`], which implements the contract.
 //! - [`entry`]: the entry of all CPUs; [`parked`]: where all but one wait; [`board`]: what is the
 //!   HVM's own while it starts.
+//! - [`lines`]: the console's, telemetry's and a debugger's rings; [`files`]: what the kernel writes
+//!   for the ROS.
 //! - [`downcall`]: requests to the monitor; [`upcall`]: requests from there; [`ros_code`]: the
 //!   ROS's functions on CPUs that partner threads run.
 #![no_std]
@@ -13,6 +15,8 @@
 mod board;
 pub mod downcall;
 mod entry;
+mod files;
+mod lines;
 mod machine;
 mod parked;
 pub mod ros_code;

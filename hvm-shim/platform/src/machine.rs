@@ -1,12 +1,13 @@
 //! [`Machine`]: the contract's implementation in a hybrid virtual machine.
 
-use arch_contract::{Architecture, PowerAction, StartCpuError};
+use arch_contract::{Architecture, Export, PowerAction, StartCpuError};
 use arch_x64::boot;
 use arch_x64::cpu::{self, apic, interrupts};
 use protocol::call::{Ending, extension};
 
-use crate::board::{CONSOLE, Hvm};
-use crate::downcall;
+use crate::board::Hvm;
+use crate::lines::{CONSOLE, DebugLine, Rings, TELEMETRY};
+use crate::{downcall, files};
 
 /// A hybrid virtual machine.
 pub struct Machine;
@@ -26,35 +27,13 @@ impl Architecture for Machine {
     type ConsoleDevice = Rings;
     type Platform = Platform;
     type Debug = cpu::Debug;
-    type DebugLine = NoDebugLine;
+    type DebugLine = DebugLine;
 }
 
 /// There is no I/O APIC.
 pub struct NoLines;
 
 impl arch_contract::Lines for NoLines {}
-
-/// Not implemented yet: a debugger needs a channel of its own.
-pub struct NoDebugLine;
-
-impl arch_contract::DebugLine for NoDebugLine {}
-
-/// The rings as the console's device; both sides poll them.
-pub struct Rings;
-
-impl arch_contract::ConsoleDevice for Rings {
-    fn write(bytes: &[u8]) {
-        CONSOLE.send(bytes);
-    }
-
-    fn try_write(bytes: &[u8]) -> usize {
-        CONSOLE.try_send(bytes)
-    }
-
-    fn read() -> Option<u8> {
-        CONSOLE.receive()
-    }
-}
 
 /// The platform.
 pub struct Platform;
@@ -75,6 +54,26 @@ impl arch_contract::Platform for Platform {
             apic::Mode::X2Apic => "x2APIC, no I/O APIC",
             _ => "xAPIC, no I/O APIC",
         }
+    }
+
+    fn telemetry_init() -> bool {
+        TELEMETRY.is_there()
+    }
+
+    fn telemetry_read() -> Option<u8> {
+        TELEMETRY.channel.receive()
+    }
+
+    fn telemetry_write(bytes: &[u8]) {
+        TELEMETRY.channel.send(bytes);
+    }
+
+    fn export(what: Export, bytes: &[u8]) {
+        files::write(what, bytes);
+    }
+
+    fn exports(what: Export) -> bool {
+        files::are_kept(what)
     }
 
     fn power(action: PowerAction, status: u8) -> ! {

@@ -16,6 +16,9 @@ pub const FAILED: u64 = u64::MAX;
 pub const PORT: u8 = 0xdc;
 /// The I/O port to which an HRT writes characters, one byte at a time (Palacios).
 pub const CHARACTER_PORT: u16 = 0xc0c0;
+/// The I/O port that tells the monitor of bytes in a ring; the value written means nothing. The CPU
+/// stays in the HRT meanwhile.
+pub const RINGS_PORT: u8 = 0xdf;
 
 /// Numbers of Palacios's downcalls.
 pub mod number {
@@ -44,6 +47,26 @@ pub mod extension {
     pub const OPEN_WINDOW: u64 = 0x1001;
     /// Answers [`crate::upcall::request::ADD_GROUP`]. Argument: 0, or 1 if that failed.
     pub const GROUP_ADDED: u64 = 0x1002;
+    /// Hands over bytes of a file of the kernel. Arguments: a [`super::File`], the bytes' physical
+    /// address in the HRT's own memory, and their number.
+    pub const EXPORT: u64 = 0x1003;
+}
+
+/// A file that the kernel writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum File {
+    /// The tracer's records.
+    Trace = 0,
+    /// A crash file.
+    Crash = 1,
+}
+
+impl File {
+    /// The file with a number.
+    pub fn from_number(number: u64) -> Option<Self> {
+        [Self::Trace, Self::Crash].into_iter().find(|&file| file as u64 == number)
+    }
 }
 
 /// How an HRT ends itself.

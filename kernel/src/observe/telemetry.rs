@@ -37,6 +37,7 @@ pub(crate) fn start() -> Result<bool, SpawnError> {
 struct Session {
     told: Snapshot,
     latencies: Latencies,
+    trace: trace::Reader,
 }
 
 /// Main loop of the listening thread.
@@ -70,7 +71,8 @@ fn answer(request: Request, session: &mut Option<Session>) -> Option<Answer> {
     match (request, session) {
         (Request::Hello(MAGIC), session) => {
             let machine = snapshot::take_without_threads().machine;
-            *session = Some(Session { told: Snapshot::default(), latencies: Latencies::new() });
+            *session =
+                Some(Session { told: Snapshot::default(), latencies: Latencies::new(), trace: trace::Reader::new() });
             Some(Answer::Hello(MAGIC, VERSION, wire::snapshot::VERSION, machine))
         }
         (Request::Look, Some(session)) => {
@@ -91,6 +93,10 @@ fn answer(request: Request, session: &mut Option<Session>) -> Option<Answer> {
         (Request::Trace(false), Some(_)) => {
             trace::stop();
             Some(Answer::Done)
+        }
+        (Request::Records, Some(session)) => {
+            let (bytes, is_last) = session.trace.read();
+            Some(Answer::Records { bytes, is_last })
         }
         // The peer does not speak this protocol, or has not said hello.
         _ => None,

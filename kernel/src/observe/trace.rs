@@ -5,6 +5,7 @@
 //! instructions. On an emulated machine the rings are exported to the host when the machine ends,
 //! or continuously, so that nothing is overwritten.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -214,7 +215,7 @@ struct Written {
     events: [usize; MAX_CPUS],
 }
 
-static WRITTEN: Mutex<Written> = Mutex::new(Written { has_begun: false, beginnings: 0, events: [0; MAX_CPUS] });
+static WRITTEN: Mutex<Written> = Mutex::new(Written::NOTHING);
 
 /// Starts a thread that exports events while the machine runs, if there is an export channel.
 /// Called once.
@@ -225,7 +226,7 @@ pub(crate) fn stream() -> Result<(), SpawnError> {
     let work = || {
         loop {
             // Tracing may be paused, so it is checked before every write.
-            while is_on() && WRITTEN.lock().write_some(State::Records).is_break() {}
+            while is_on() && WRITTEN.lock().write_some(State::Records, &mut export_bytes).is_break() {}
             thread::sleep(STREAM_INTERVAL);
         }
     };
@@ -243,8 +244,8 @@ pub(crate) fn tell_of_loss() -> Result<(), SpawnError> {
             thread::sleep(LOSS_INTERVAL);
         }
         let mut written = WRITTEN.lock();
-        written.begin();
-        write(&Part::Loss);
+        written.begin(&mut export_bytes);
+        write(&Part::Loss, &mut export_bytes);
     };
     spawn_writer(work)
 }
@@ -265,21 +266,22 @@ enum State {
     Stopped,
 }
 
+/// Where records go.
+type Sink<'a> = &'a mut dyn FnMut(&[u8]);
+
 impl Written {
-    fn begin(&mut self) {
+    const NOTHING: Self = Self { has_begun: false, beginnings: 0, events: [0; MAX_CPUS] };
+
+    fn begin(&mut self, sink: Sink<'_>) {
         if !core::mem::replace(&mut self.has_begun, true) {
-            write(&Header {
-                magic: MAGIC,
-                version: VERSION,
-                cycle_hz: time::cycle_frequency_hz(),
-                epoch: time::epoch_cycles(),
-            });
+            let (cycle_hz, epoch) = (time::cycle_frequency_hz(), time::epoch_cycles());
+            write(&Header { magic: MAGIC, version: VERSION, cycle_hz, epoch }, sink);
         }
     }
 
     /// Writes some events of each CPU. Breaks if there are more.
-    fn write_some(&mut self, state: State) -> ControlFlow<()> {
-        self.begin();
+    fn write_some(&mut self, state: State, sink: Sink<'_>) -> ControlFlow<()> {
+        self.begin(sink);
         let beginnings = BEGINNINGS.load(Ordering::Acquire);
         if core::mem::replace(&mut self.beginnings, beginnings) != beginnings {
             self.events = [0; MAX_CPUS];
@@ -306,13 +308,9 @@ impl Written {
             let idle = cpu::get(view.cpu).map_or(core::ptr::null_mut(), |cpu| cpu.idle.load(Ordering::Relaxed));
             // SAFETY: the pointer is null or the CPU's idle thread, which lives forever.
             let idle = unsafe { idle.as_ref() }.map_or(0, thread::Thread::id);
-            write(&Part::Ring(RingHeader {
-                cpu: view.cpu as u32,
-                events: events.len() as u32,
-                lost: lost as u64,
-                idle,
-            }));
-            events.iter().for_each(write);
+            let header = RingHeader { cpu: view.cpu as u32, events: events.len() as u32, lost: lost as u64, idle };
+            write(&Part::Ring(header), sink);
+            events.iter().for_each(|event| write(event, sink));
             if *from < end {
                 flow = ControlFlow::Break(());
             }
@@ -336,19 +334,50 @@ pub(crate) fn export() {
         written.is_some()
     });
     let Some(mut written) = written else { return };
-    while written.write_some(State::Stopped).is_break() {}
-    for cpu in cpu::all() {
-        let Some(registry) = cpu.registry.try_lock() else { continue };
-        registry
-            .iter()
-            .for_each(|thread| write(&Part::Thread(NamedThread { id: thread.id(), name: thread.name().into() })));
-    }
-    write(&Part::End);
+    while written.write_some(State::Stopped, &mut export_bytes).is_break() {}
+    write_end(&mut export_bytes);
 }
 
-fn write<T: Serialize>(record: &T) {
+/// Writes the threads that there are, and the end.
+fn write_end(sink: Sink<'_>) {
+    for cpu in cpu::all() {
+        let Some(registry) = cpu.registry.try_lock() else { continue };
+        for thread in registry.iter() {
+            write(&Part::Thread(NamedThread { id: thread.id(), name: thread.name().into() }), sink);
+        }
+    }
+    write(&Part::End, sink);
+}
+
+fn write<T: Serialize>(record: &T, sink: Sink<'_>) {
     let mut buffer = [0; RECORD_LIMIT];
     if let Ok(bytes) = postcard::to_slice(record, &mut buffer) {
-        Platform::export(Export::Trace, bytes);
+        sink(bytes);
+    }
+}
+
+fn export_bytes(bytes: &[u8]) {
+    Platform::export(Export::Trace, bytes);
+}
+
+/// Reads the trace in pieces, beside whatever is exported.
+pub(crate) struct Reader(Box<Written>);
+
+impl Reader {
+    pub(crate) fn new() -> Self {
+        Self(Box::new(Written::NOTHING))
+    }
+
+    /// Returns the records since the last call, as far as they are recorded. The last ones come
+    /// with the trace's end, once tracing is off: the second part of the result says so.
+    pub(crate) fn read(&mut self) -> (Vec<u8>, bool) {
+        let state = if is_on() { State::Records } else { State::Stopped };
+        let mut bytes = Vec::new();
+        let mut sink = |record: &[u8]| bytes.extend_from_slice(record);
+        let is_last = self.0.write_some(state, &mut sink).is_continue() && state == State::Stopped;
+        if is_last {
+            write_end(&mut sink);
+        }
+        (bytes, is_last)
     }
 }

@@ -60,7 +60,7 @@ fn a_cpu_that_comes_up_is_stopped_by_name() {
     let socket = socket("coming");
     let [dashes, serial, place] = line(&socket);
     let arguments = ["--cpus", "2", "--append", "gdb=wait", &dashes, &serial, &place];
-    let mut shell = Session::start_until(&arguments, "waiting for gdb on the second serial line");
+    let mut shell = Session::start_until(&arguments, "waiting for gdb on the debugger's line");
     let mut gdb = Gdb::attach(&socket);
     gdb.command("break kernel::start::other_cpu_main");
     let stopped = gdb.command("continue");
@@ -526,7 +526,7 @@ fn gdb_can_be_waited_for_at_boot() {
     let mut arguments = vec!["--cpus".into(), "2".into(), "--append".into(), "gdb=wait".into()];
     arguments.extend(line(&socket));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut shell = Session::start_until(&arguments, "waiting for gdb on the second serial line");
+    let mut shell = Session::start_until(&arguments, "waiting for gdb on the debugger's line");
     let mut gdb = Gdb::attach(&socket);
     assert!(gdb.command("backtrace").contains("kernel::start::kernel_main"));
     assert!(!gdb.command("info threads").contains("CPU 1"), "another CPU runs already");

@@ -1,0 +1,310 @@
+//! Lines of running HRTs on Unix sockets, where other processes of the same user find them: the
+//! console, telemetry, and a debugger's.
+
+use std::fmt;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+
+use rings::Rings;
+use vmm_sys_util::eventfd::EventFd;
+use wire::rings::channel::{KIND_CONSOLE, KIND_DEBUGGER, KIND_TELEMETRY};
+
+/// How often the rings of connected lines are looked at even if nothing was told, in milliseconds.
+const LOOK_INTERVAL: i32 = 10;
+/// Bytes read from a connection at once.
+const AT_ONCE: usize = 4096;
+
+/// Counts the HRTs of this process that have lines on sockets.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A line, the number of its channel in the rings' region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Line {
+    /// The console.
+    Console,
+    /// Telemetry (`wire::telemetry`).
+    Telemetry,
+    /// The debugger's line, with gdb's remote protocol.
+    Debugger,
+}
+
+impl Line {
+    const ALL: [Self; 3] = [Self::Console, Self::Telemetry, Self::Debugger];
+
+    /// The kinds of all channels.
+    pub(crate) fn kinds() -> [u32; 3] {
+        Self::ALL.map(|line| match line {
+            Self::Console => KIND_CONSOLE,
+            Self::Telemetry => KIND_TELEMETRY,
+            Self::Debugger => KIND_DEBUGGER,
+        })
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Console => "console",
+            Self::Telemetry => "telemetry",
+            Self::Debugger => "gdb",
+        })
+    }
+}
+
+/// The directory of this user's sockets: in the runtime directory, or in /tmp if there is none.
+///
+/// # Errors
+/// Fails if the directory cannot be made, or belongs to another user.
+pub fn directory() -> io::Result<PathBuf> {
+    // SAFETY: the call only returns a number.
+    let user = unsafe { libc::getuid() };
+    let path = match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(runtime) if !runtime.is_empty() => Path::new(&runtime).join("aerokernel"),
+        _ => PathBuf::from(format!("/tmp/aerokernel-{user}")),
+    };
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(&path)?;
+    if !found.is_dir() || found.uid() != user || found.mode() & 0o077 != 0 {
+        let why = format!("{} is no directory of this user alone", path.display());
+        return Err(io::Error::new(ErrorKind::PermissionDenied, why));
+    }
+    Ok(path)
+}
+
+/// What another thread, or the HRT, tells the thread that serves the lines.
+pub(crate) struct Bell {
+    event: EventFd,
+    ends: AtomicBool,
+}
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self { event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?, ends: AtomicBool::new(false) })
+    }
+
+    /// The event that rings it.
+    pub(crate) fn event(&self) -> &EventFd {
+        &self.event
+    }
+}
+
+/// Lines on sockets. Dropping it takes the sockets away.
+pub(crate) struct SharedLines {
+    paths: Vec<PathBuf>,
+    bell: Arc<Bell>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SharedLines {
+    /// Puts lines on sockets, to each of which one process at a time can connect. `bell` is rung
+    /// when the HRT has bytes for one of them; `interrupt` makes the HRT read what it waits for.
+    ///
+    /// # Errors
+    /// Fails if a socket or the thread cannot be made.
+    pub(crate) fn new(
+        lines: &[Line],
+        number: u32,
+        rings: impl Fn(Line) -> io::Result<Rings>,
+        bell: Arc<Bell>,
+        interrupt: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
+        let mut shared = Self { paths: Vec::new(), bell: Arc::clone(&bell), thread: None };
+        let mut served = Vec::new();
+        for &line in lines {
+            let path = path(number, &line)?;
+            // Of an earlier process with this id.
+            let _ = fs::remove_file(&path);
+            let listener = UnixListener::bind(&path)?;
+            shared.paths.push(path.clone());
+            fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            listener.set_nonblocking(true)?;
+            served.push(Served { line, rings: rings(line)?, listener, peer: None });
+        }
+        let serve = move || serve(&mut served, &bell, &interrupt);
+        shared.thread = Some(thread::Builder::new().name("hrt-lines".into()).spawn(serve)?);
+        Ok(shared)
+    }
+}
+
+impl Drop for SharedLines {
+    fn drop(&mut self) {
+        self.bell.ends.store(true, Ordering::Release);
+        let _ = self.bell.event.write(1);
+        self.paths.iter().for_each(|path| drop(fs::remove_file(path)));
+        self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
+    }
+}
+
+/// A number for an HRT of this process that has something in the directory.
+pub(crate) fn next_number() -> u32 {
+    NUMBER.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The path of something of an HRT of this process in the directory.
+///
+/// # Errors
+/// As [`directory`].
+pub(crate) fn path(number: u32, what: &dyn fmt::Display) -> io::Result<PathBuf> {
+    Ok(directory()?.join(format!("{}.{number}.{what}", std::process::id())))
+}
+
+/// A line and the process that is connected to it.
+struct Served {
+    line: Line,
+    rings: Rings,
+    listener: UnixListener,
+    peer: Option<Peer>,
+}
+
+struct Peer {
+    stream: UnixStream,
+    /// What the peer has not taken yet.
+    to_peer: Vec<u8>,
+    /// What the kernel has not taken yet.
+    to_kernel: Vec<u8>,
+}
+
+impl Peer {
+    /// Carries what can be carried without waiting. Returns an error when the peer has gone.
+    fn carry(&mut self, rings: &Rings) -> io::Result<()> {
+        if self.to_peer.is_empty() {
+            self.to_peer = rings.receive()?;
+        }
+        let written = unless_it_waits(self.stream.write(&self.to_peer))?;
+        self.to_peer.drain(..written);
+        if self.to_kernel.is_empty() {
+            let mut buffer = [0; AT_ONCE];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                read => self.to_kernel.extend(&buffer[..unless_it_waits(read)?]),
+            }
+        }
+        let sent = rings.send(&self.to_kernel)?;
+        self.to_kernel.drain(..sent);
+        Ok(())
+    }
+
+    /// The events of the stream that there is something to do at.
+    fn events(&self) -> i16 {
+        let input = if self.to_kernel.is_empty() { libc::POLLIN } else { 0 };
+        let output = if self.to_peer.is_empty() { 0 } else { libc::POLLOUT };
+        input | output
+    }
+}
+
+/// Makes "not now" the transfer of no bytes.
+fn unless_it_waits(transferred: io::Result<usize>) -> io::Result<usize> {
+    match transferred {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
+        other => other,
+    }
+}
+
+impl Served {
+    /// Accepts a peer, or carries bytes between it and the rings.
+    fn serve(&mut self) {
+        if self.peer.is_none()
+            && let Ok((stream, _)) = self.listener.accept()
+            && stream.set_nonblocking(true).is_ok()
+        {
+            if self.line != Line::Console {
+                // What was said to an earlier peer.
+                let _ = self.rings.receive();
+            }
+            self.peer = Some(Peer { stream, to_peer: Vec::new(), to_kernel: Vec::new() });
+        }
+        if let Some(peer) = &mut self.peer {
+            // A connection that fails has ended; the next one is served.
+            if self.rings.ask_for_word().and_then(|()| peer.carry(&self.rings)).is_err() {
+                self.peer = None;
+            }
+        }
+    }
+}
+
+/// Serves the lines until the bell says that they end.
+fn serve(lines: &mut [Served], bell: &Bell, interrupt: &dyn Fn()) {
+    crate::kick::take_only_kicks();
+    while !bell.ends.load(Ordering::Acquire) {
+        lines.iter_mut().for_each(Served::serve);
+        if lines.iter().any(|served| served.rings.wants_interrupt().unwrap_or(false)) {
+            interrupt();
+        }
+        let is_connected = lines.iter().any(|served| served.peer.is_some());
+        let mut wanted = vec![(bell.event.as_raw_fd(), libc::POLLIN)];
+        wanted.extend(lines.iter().map(|served| match &served.peer {
+            Some(peer) => (peer.stream.as_raw_fd(), peer.events()),
+            None => (served.listener.as_raw_fd(), libc::POLLIN),
+        }));
+        let mut wanted: Vec<_> =
+            wanted.into_iter().map(|(fd, events)| libc::pollfd { fd, events, revents: 0 }).collect();
+        let limit = if is_connected { LOOK_INTERVAL } else { -1 };
+        // SAFETY: there are as many structures as the count says.
+        unsafe { libc::poll(wanted.as_mut_ptr(), wanted.len() as libc::nfds_t, limit) };
+        let _ = bell.event.read();
+    }
+}
+
+/// A line that a process has put on a socket.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Found {
+    /// The process.
+    pub process: u32,
+    /// Which of the process's HRTs.
+    pub number: u32,
+    /// The line.
+    pub line: Line,
+    /// The socket.
+    pub path: PathBuf,
+}
+
+/// Returns the lines of this user's processes, and takes away the sockets of those that have ended.
+///
+/// # Errors
+/// Fails if the directory cannot be read.
+pub fn list() -> io::Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory()?)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Some((process, number, line)) = parts_of(&name) else { continue };
+        if Path::new(&format!("/proc/{process}")).exists() {
+            found.push(Found { process, number, line, path });
+        } else {
+            let _ = fs::remove_file(&path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Takes the name of a socket apart; `None` if it is none.
+fn parts_of(name: &str) -> Option<(u32, u32, Line)> {
+    let (process, rest) = name.split_once('.')?;
+    let (number, line) = rest.split_once('.')?;
+    let line = Line::ALL.into_iter().find(|known| known.to_string() == line)?;
+    Some((process.parse().ok()?, number.parse().ok()?, line))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sockets_of_lines_are_taken_for_such() {
+        assert_eq!(parts_of("12.3.gdb"), Some((12, 3, Line::Debugger)));
+        for other in ["12.3.crash", "12.console", "x.1.console", "12.x.console", ""] {
+            assert_eq!(parts_of(other), None, "{other}");
+        }
+    }
+}
