@@ -109,6 +109,8 @@ pub trait Platform: 'static {
     fn exports(_what: Export) -> bool {
         false
     }
+    /// Tells the machine's host that the kernel has crashed and has exported its crash file.
+    fn crashed() {}
     /// Ends the machine. `status` reaches the host of an emulated machine if there is a channel for
     /// it.
     fn power(action: PowerAction, status: u8) -> !;

@@ -165,11 +165,12 @@ impl Channel {
         (at != 0).then(|| word(at + offset))
     }
 
-    /// Asks the host for interrupts when it has sent bytes, or no longer.
+    /// Asks the host for interrupts when it has sent bytes, or no longer, while they are looked for
+    /// all the time.
     pub fn interrupt_for_input(&self, wanted: bool) {
-        self.descriptor_word(channel::KERNEL_WAITS)
-            .into_iter()
-            .for_each(|waits| waits.store(wanted.into(), Ordering::SeqCst));
+        let what = if wanted { channel::INTERRUPTED } else { channel::LOOKING };
+        let word = self.descriptor_word(channel::KERNEL_WAITS);
+        word.into_iter().for_each(|waits| waits.store(what, Ordering::SeqCst));
     }
 
     /// Tells the host of bytes for it, if it wants that.

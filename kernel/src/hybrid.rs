@@ -12,6 +12,8 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use arch_contract::fault::{Fault, Registers};
 use wire::snapshot::GroupState;
 
+use crate::cpu::{self, Cpu};
+
 /// What the crate that talks to the ROS does for the kernel.
 pub struct Transport {
     /// Describes the execution groups.
@@ -20,6 +22,10 @@ pub struct Transport {
     /// that caused it. Returns true if the code continues, with the registers as they are then.
     /// Called on the trap's stack, with interrupts off; takes no lock.
     pub resolve: fn(&Fault, &mut Registers) -> bool,
+    /// Whether the partner of this CPU, by its index, lets it run now.
+    pub runs: fn(usize) -> bool,
+    /// Says what a fault is that only this machine has.
+    pub explain: fn(&Fault) -> Option<&'static str>,
 }
 
 static TRANSPORT: AtomicPtr<Transport> = AtomicPtr::new(core::ptr::null_mut());
@@ -46,4 +52,15 @@ pub(crate) fn describe() -> Vec<GroupState> {
 /// Lets the transport deal with a fault; the arch crate calls this.
 pub(crate) fn resolve(fault: &Fault, registers: &mut Registers) -> bool {
     transport().is_some_and(|transport| (transport.resolve)(fault, registers))
+}
+
+/// Returns all CPUs that run: also those with partners that let them.
+pub(crate) fn running_cpus() -> impl Iterator<Item = &'static Cpu> {
+    let runs = |index| transport().is_some_and(|transport| (transport.runs)(index));
+    cpu::all_known().filter(move |cpu| !cpu.has_partner() || runs(cpu.index))
+}
+
+/// Says what a fault is that only a hybrid virtual machine has.
+pub(crate) fn explain(fault: &Fault) -> Option<&'static str> {
+    transport().and_then(|transport| (transport.explain)(fault))
 }

@@ -107,7 +107,7 @@ pub unsafe fn kernel_main(boot: &'static BootInformation, parts: &'static Parts)
             log::warn!("watchdog: {error}; it stays off");
         }
         match telemetry::start() {
-            Ok(true) => log::info!("telemetry is on the third serial line"),
+            Ok(true) => log::info!("telemetry has its line"),
             Ok(false) => {}
             Err(error) => log::warn!("telemetry: {error}; it stays off"),
         }

@@ -43,8 +43,12 @@ pub mod channel {
     /// Not 0 while the host wants to be told of bytes to it; the kernel clears it when it tells the
     /// host. Ours, as the next one: a kernel or host that does not know it leaves it 0.
     pub const HOST_WAITS: u64 = 32;
-    /// Not 0 while the kernel wants to be interrupted for bytes to it.
+    /// What the kernel does about bytes to it.
     pub const KERNEL_WAITS: u64 = 36;
+    /// It wants to be interrupted.
+    pub const INTERRUPTED: u32 = 1;
+    /// It looks for them all the time; on a debugger's line, because the kernel is stopped.
+    pub const LOOKING: u32 = 2;
 }
 
 /// Offsets in a ring. The indices count bytes and wrap at 2^32; the size of the data is a power of

@@ -26,6 +26,9 @@ pub struct Landing {
 }
 
 impl Landing {
+    /// No landing.
+    pub const NOWHERE: Self = Self { stack: 0, cpu: 0, local: 0, entry: 0, tables: 0, landing: 0 };
+
     /// Describes the way of a CPU into `entry`.
     pub(super) fn new(stack_top: usize, cpu: usize, local: usize, entry: extern "C" fn(usize, usize) -> !) -> Self {
         Self {

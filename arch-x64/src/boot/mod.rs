@@ -19,5 +19,5 @@ pub mod storage;
 mod trampoline;
 
 pub use board::{Board, CannotBoot, Loaded};
-pub use secondary::start_cpu;
+pub use secondary::{landing_after_reset, start_cpu};
 pub use start::start;

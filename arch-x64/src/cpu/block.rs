@@ -102,6 +102,11 @@ pub fn apic_id_of(index: usize) -> Option<u32> {
     block.started.load(Ordering::Acquire).then(|| block.apic_id.load(Ordering::Relaxed))
 }
 
+/// The index of the CPU with an APIC id, if it was started.
+pub fn index_of(apic_id: u32) -> Option<usize> {
+    (0..MAX_CPUS).find(|&index| apic_id_of(index) == Some(apic_id))
+}
+
 /// True in an NMI handler on this CPU.
 pub(super) fn in_nmi() -> bool {
     this().in_nmi.load(Ordering::Relaxed)

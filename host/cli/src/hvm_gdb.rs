@@ -1,7 +1,7 @@
-//! `aero hvm gdb`: gdb at the CPUs of a process's hybrid runtime. The kernel's symbols are joined by
-//! those of the process, whose code runs there too.
+//! `aero hvm gdb`: gdb at the CPUs of a process's hybrid runtime, with the symbols of the kernel and
+//! of the process, whose code runs there too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,18 +33,25 @@ fn symbols_of(process: u32) -> Result<Vec<String>> {
     Ok(bases(&maps).into_iter().filter_map(load).collect())
 }
 
-/// Returns the files in `/proc/PID/maps`, each with the address of its beginning.
+/// Returns the files with code in `/proc/PID/maps`, each with the address of its beginning.
 fn bases(maps: &str) -> BTreeMap<String, u64> {
     let mut bases = BTreeMap::new();
+    let mut with_code = BTreeSet::new();
     for line in maps.lines() {
-        // START-END PERMISSIONS OFFSET DEVICE INODE PATH (Linux, Documentation/filesystems/proc.rst).
-        let mut words = line.split_whitespace();
-        let (Some(range), Some(offset), Some(path)) = (words.next(), words.nth(1), words.nth(2)) else { continue };
+        // START-END PERMISSIONS OFFSET DEVICE INODE PATH (Documentation/filesystems/proc.rst).
+        let [range, permissions, offset, _, _, path] = line.split_whitespace().collect::<Vec<_>>()[..] else {
+            continue;
+        };
         let start = range.split('-').next().and_then(|start| u64::from_str_radix(start, 16).ok());
-        if let Some(start) = start.filter(|_| path.starts_with('/') && offset.bytes().all(|digit| digit == b'0')) {
+        let Some(start) = start.filter(|_| path.starts_with('/')) else { continue };
+        if offset.bytes().all(|digit| digit == b'0') {
             bases.entry(path.to_string()).or_insert(start);
         }
+        if permissions.contains('x') {
+            with_code.insert(path);
+        }
     }
+    bases.retain(|path, _| with_code.contains(&**path));
     bases
 }
 
@@ -67,6 +74,8 @@ mod tests {
             55d0c0002000-55d0c0004000 r-xp 00002000 08:01 12 /usr/bin/x\n\
             7f0000000000-7f0000001000 rw-p 00000000 00:00 0 \n\
             7f0000002000-7f0000003000 r--p 00000000 08:01 13 /lib/y.so\n\
+            7f0000003000-7f0000004000 r-xp 00001000 08:01 13 /lib/y.so\n\
+            7f0000005000-7f0000006000 r--p 00000000 08:01 14 /home/data\n\
             7ffe00000000-7ffe00001000 r-xp 00000000 00:00 0 [vdso]\n";
         let expected = [("/lib/y.so", 0x7f00_0000_2000), ("/usr/bin/x", 0x55d0_c000_0000)];
         assert_eq!(bases(maps), expected.map(|(path, base)| (path.to_string(), base)).into());

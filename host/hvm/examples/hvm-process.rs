@@ -161,7 +161,8 @@ fn a_thread_can_end_in_the_hrt(hrt: &Hvm) -> Checked {
     check("other threads have their groups", matches!(result, Ok(Ok(3))))
 }
 
-/// Makes downcalls with random numbers and arguments, but none that ends the HRT.
+/// Makes downcalls with random numbers and arguments, but none that ends the HRT, or says that it
+/// has crashed.
 extern "C" fn make_random_downcalls(count: u64, _: u64) -> u64 {
     const END: u64 = 0x1000;
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
@@ -176,7 +177,7 @@ extern "C" fn make_random_downcalls(count: u64, _: u64) -> u64 {
         let bits = next();
         let number = match bits % 4 {
             0 => bits >> 8 & 0x7f,
-            1 => END + 1 + (bits >> 8) % 8,
+            1 => END + 1 + (bits >> 8) % 4,
             2 => bits >> 32,
             _ => 0,
         };
@@ -210,13 +211,28 @@ fn nonsense_of_the_hrt_harms_nothing(hrt: &Hvm) -> Checked {
 }
 
 fn an_hrt_can_end_badly(image: &[u8]) -> Checked {
-    let hrt = described(image).boot()?;
+    let file = std::env::temp_dir().join(format!("hvm-process-{}.crash", std::process::id()));
+    // With a prompt after the crash.
+    let hrt = Hvm::builder(image).memory(64 << 20).limit(LONG).crash_file(&file).boot()?;
     // SAFETY: the fault is what is tested.
-    let ended = unsafe {
+    let (before, ended) = unsafe {
         hrt.merge()?;
-        hrt.call(fault_three_times, 0)
+        (std::thread::scope(|scope| scope.spawn(|| hrt.call(echo, 1)).join()), hrt.call(fault_three_times, 0))
     };
-    check("a triple fault ends the HRT", matches!(ended, Err(CallError::Ended(End::TripleFault { .. }))))?;
+    check("a call works before", matches!(before, Ok(Ok(1))))?;
+    let is_crash = |end: &End| matches!(end, End::Crashed { file: Some(path), .. } if *path == file);
+    check("a triple fault crashes the kernel", matches!(&ended, Err(CallError::Ended(end)) if is_crash(end)))?;
+    check("its crash file is there", fs::metadata(&file).is_ok_and(|file| file.len() > 100_000))?;
+    let said = said_after(&hrt, "groups\nchannel 0\n", "call")?;
+    check("its prompt has the groups", said.contains("post-mortem>") && said.contains("running"))?;
+    // SAFETY: the function is not called.
+    let further = unsafe { [hrt.call(echo, 1), hrt.call_alone(echo, 1), hrt.call_all(echo, 1).map(|_| 1)] };
+    check(
+        "further calls fail",
+        further.iter().all(|call| matches!(call, Err(CallError::Ended(end)) if is_crash(end))),
+    )?;
+    check("it can be stopped", hrt.stop() == End::Stopped)?;
+    fs::remove_file(&file)?;
     let hrt = described(image).boot()?;
     // SAFETY: the HRT is our own kernel.
     unsafe { hrt.merge()? };
@@ -225,6 +241,21 @@ fn an_hrt_can_end_badly(image: &[u8]) -> Checked {
     check("a panic ends the HRT with its status", matches!(ended, Some(End::Ended { status: 3, .. })))?;
     // SAFETY: the function is not called.
     check("further calls fail", matches!(unsafe { hrt.call(echo, 1) }, Err(CallError::Ended(_))))
+}
+
+/// Types at an HRT's console and returns what it says until a word comes.
+fn said_after(hrt: &Hvm, typed: &str, word: &str) -> Result<String, Box<dyn Error>> {
+    let console = hrt.console()?;
+    console.send(typed.as_bytes())?;
+    let deadline = Instant::now() + LONG;
+    let mut said = String::new();
+    while !said.contains(word) && Instant::now() < deadline {
+        said += &String::from_utf8_lossy(&console.receive()?);
+        std::thread::yield_now();
+    }
+    // Without the bytes that mean something to the line that this goes over.
+    println!("{}", said.replace(|character: char| character != '\n' && character.is_control(), ""));
+    Ok(said)
 }
 
 fn main() -> Checked {

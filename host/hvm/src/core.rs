@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use kvm_bindings::{CpuId, kvm_msi};
 use kvm_ioctls::{VcpuFd, VmFd};
-use protocol::boot::Request;
+use protocol::boot::{MAGIC_AGAIN, Request};
 use protocol::call::{Ending, FAILED, MARK, SECOND_MARK, extension, number};
 use protocol::group::{self, Group, SIZE};
 use protocol::upcall::{Page, request};
+use rings::Rings;
 
 use crate::boot_state::Places;
 use crate::files::Files;
@@ -44,8 +45,12 @@ pub struct Core {
     pub is_synchronous: AtomicBool,
     /// The function that the HRT can have called here, 0 for none.
     pub signal_handler: AtomicUsize,
+    /// Whether the image takes CPUs again that had a triple fault.
+    pub takes_cpus_again: AtomicBool,
     /// What the kernel writes.
     pub files: Files,
+    /// The debugger's line, if there is one.
+    pub(crate) debugger: Option<Rings>,
     pub(crate) vm: VmFd,
     pub(crate) windows: Mutex<Windows>,
     /// The HRT's own memory.
@@ -96,6 +101,14 @@ impl Core {
         cpu::identify(&mut cpuid, id, *has_deadlines);
         cpu::prepare(&vcpu, &cpuid, request, &self.places)?;
         Ok(Vcpu::new(vcpu))
+    }
+
+    /// Has a CPU that had a triple fault enter the image again, where the kernel reports that.
+    /// Returns false if the kernel does not, or has crashed already.
+    pub fn revive(&self, cpu: &mut Vcpu) -> bool {
+        let can = self.takes_cpus_again.load(Ordering::Acquire) && self.state.over().is_none();
+        let Template { request, .. } = &self.template;
+        can && cpu::enter(&cpu.fd, request, &self.places, MAGIC_AGAIN).is_ok()
     }
 
     /// The number of CPUs without partners.
@@ -174,6 +187,25 @@ impl Core {
         let _ = self.interrupt(NON_MASKABLE);
     }
 
+    /// Waits for the answers of the transaction that was begun, as [`State::answers`] does. While a
+    /// debugger has the HRT stopped, the limit begins anew.
+    ///
+    /// # Errors
+    /// As [`State::answers`].
+    pub fn answers(&self) -> Result<Vec<u64>, CallError> {
+        loop {
+            match self.state.answers(self.limit) {
+                Err(CallError::NoAnswer(_)) if self.is_stopped() => {}
+                answers => return answers,
+            }
+        }
+    }
+
+    /// Whether a debugger has the HRT stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.debugger.as_ref().is_some_and(|line| line.is_looking().unwrap_or(false))
+    }
+
     /// Writes a word of the boot state.
     pub fn put(&self, at: u64, word: u64) {
         // The boot state is part of the memory.
@@ -193,7 +225,7 @@ impl Core {
     }
 
     /// Serves a downcall. Returns how the HRT ended, if it did.
-    pub fn downcall(&self, cpu: &mut Vcpu) -> Option<End> {
+    pub fn downcall(&self, index: u32, cpu: &mut Vcpu) -> Option<End> {
         let registers = cpu.registers();
         let is_downcall = registers.rax == MARK && registers.rbx == SECOND_MARK;
         let done = |was_done: bool| (if was_done { 0 } else { FAILED }, None);
@@ -215,6 +247,14 @@ impl Core {
                 done(answer(&[Transaction::AddGroup]))
             }
             extension::EXPORT => done(self.files.write(registers.rdx, &self.memory, registers.rsi, registers.rdi)),
+            extension::TAKES_CPUS_AGAIN => {
+                self.takes_cpus_again.store(true, Ordering::Release);
+                (0, None)
+            }
+            extension::CRASHED => {
+                self.state.crash(End::Crashed { cpu: index, file: self.files.crash() });
+                (0, None)
+            }
             extension::OPEN_WINDOW => done(self.open_window(registers.rdx)),
             extension::END => match Ending::from_number(registers.rdx) {
                 Some(ending) => (0, Some(End::Ended { ending, status: registers.rsi as u8 })),

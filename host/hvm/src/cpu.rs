@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
     CpuId, KVM_MP_STATE_RUNNABLE, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr, kvm_fpu, kvm_mp_state,
-    kvm_regs, kvm_segment,
+    kvm_regs, kvm_segment, kvm_vcpu_events,
 };
 use kvm_ioctls::VcpuFd;
 use protocol::boot::{MAGIC, Request};
@@ -50,6 +50,17 @@ pub fn identify(cpuid: &mut CpuId, id: u32, has_deadlines: bool) {
 /// [`Error::Refused`].
 pub fn prepare(cpu: &VcpuFd, cpuid: &CpuId, request: &Request, places: &Places) -> Result<(), Error> {
     cpu.set_cpuid2(cpuid).map_err(Error::refused("setting the CPU's features"))?;
+    use_own_time_counter(cpu)?;
+    enter(cpu, request, places, MAGIC)
+}
+
+/// Has a CPU enter the image, with a magic number.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub fn enter(cpu: &VcpuFd, request: &Request, places: &Places, magic: u32) -> Result<(), Error> {
+    // Nothing may be left over from what it did before.
+    cpu.set_vcpu_events(&kvm_vcpu_events::default()).map_err(Error::refused("clearing the CPU's events"))?;
     let mut special = cpu.get_sregs().map_err(Error::refused("reading the CPU's state"))?;
     let segment = |selector: u16, kind: u8, is_code: bool| kvm_segment {
         base: 0,
@@ -76,7 +87,7 @@ pub fn prepare(cpu: &VcpuFd, cpuid: &CpuId, request: &Request, places: &Places) 
     (special.cr0, special.cr3, special.cr4, special.efer) = (CR0, places.root, CR4, EFER);
     cpu.set_sregs(&special).map_err(Error::refused("setting the CPU's state"))?;
     let registers = kvm_regs {
-        rax: u64::from(MAGIC),
+        rax: u64::from(magic),
         rbx: places.information,
         rip: request.entry,
         rflags: FLAGS,
@@ -85,7 +96,6 @@ pub fn prepare(cpu: &VcpuFd, cpuid: &CpuId, request: &Request, places: &Places) 
     cpu.set_regs(&registers).map_err(Error::refused("setting the CPU's registers"))?;
     let vectors = kvm_fpu { fcw: X87_CONTROL, mxcsr: MXCSR, ..Default::default() };
     cpu.set_fpu(&vectors).map_err(Error::refused("setting the CPU's vector state"))?;
-    use_own_time_counter(cpu)?;
     // KVM would have the others wait for a start-up message.
     let runnable = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
     cpu.set_mp_state(runnable).map_err(Error::refused("starting the CPU"))

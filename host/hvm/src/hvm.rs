@@ -26,7 +26,7 @@ use crate::lines::{self, Bell, Line, SharedLines};
 use crate::memory::{Mapping, add_region};
 use crate::partner;
 use crate::partners::Partners;
-use crate::runner::Runner;
+use crate::runner::{self, Runner};
 use crate::state::{CallError, End, State, Transaction};
 use crate::synchronous::Synchronous;
 use crate::vcpu::Vcpu;
@@ -177,6 +177,11 @@ impl<'a> Builder<'a> {
             is_merged: AtomicBool::new(false),
             is_synchronous: AtomicBool::new(false),
             signal_handler: AtomicUsize::new(0),
+            debugger: match self.shared {
+                [] => None,
+                _ => Some(rings_of(&rings_file, Line::Debugger).map_err(unshared)?),
+            },
+            takes_cpus_again: AtomicBool::new(false),
             files: Files::new(self.trace_file, crash_file),
             vm,
             windows: Mutex::new(windows),
@@ -221,7 +226,7 @@ impl<'a> Builder<'a> {
 fn start_all(core: &Arc<Core>, cpus: Vec<Vcpu>) -> Result<Vec<Runner>, Error> {
     let mut runners = Vec::new();
     for (index, cpu) in cpus.into_iter().enumerate() {
-        match Runner::start(index as u32, cpu, core) {
+        match Runner::start(index as u32, core, move |core| runner::run(index as u32, &mut { cpu }, core)) {
             Ok(runner) => runners.push(runner),
             Err(error) => {
                 stop(core, runners);
@@ -230,6 +235,10 @@ fn start_all(core: &Arc<Core>, cpus: Vec<Vcpu>) -> Result<Vec<Runner>, Error> {
         }
     }
     Ok(runners)
+}
+
+fn rings_of(file: &File, line: Line) -> std::io::Result<Rings> {
+    Ok(Rings::new(file.try_clone()?, 0, line as u32))
 }
 
 fn unshared(why: std::io::Error) -> Error {
@@ -248,7 +257,7 @@ fn share(
     core.vm
         .register_ioevent(bell.event(), &address, NoDatamatch)
         .map_err(Error::refused("having KVM tell of bytes in the rings"))?;
-    let rings = |line| Ok(Rings::new(rings_file.try_clone()?, 0, line as u32));
+    let rings = |line| rings_of(rings_file, line);
     let weak = Arc::downgrade(core);
     let interrupt = move || {
         weak.upgrade().into_iter().for_each(|core| core.interrupt_for_debugger());
@@ -316,7 +325,7 @@ impl Hvm {
     /// # Errors
     /// Fails if the descriptor cannot be copied.
     pub fn console(&self) -> std::io::Result<Rings> {
-        Ok(Rings::new(self.rings_file.try_clone()?, 0, Line::Console as u32))
+        rings_of(&self.rings_file, Line::Console)
     }
 
     /// Takes the characters that the HRT wrote to the character port, which it does before its
@@ -325,9 +334,10 @@ impl Hvm {
         self.core.state.take_said()
     }
 
-    /// The file that the kernel has written after a crash, if it has.
-    pub fn crash(&self) -> Option<PathBuf> {
-        self.core.files.crash()
+    /// How the kernel crashed, if it has ([`End::Crashed`]). It serves nothing any more, but it may
+    /// not have ended: its console then has a prompt at which to look at it.
+    pub fn crashed(&self) -> Option<End> {
+        self.core.state.crashed()
     }
 
     /// How the HRT ended, if it has.
@@ -480,14 +490,14 @@ impl Hvm {
         core.put(record + offset_of!(Record, function) as u64, function as usize as u64);
         core.put(record + offset_of!(Record, argument) as u64, argument);
         core.send(request, core.template.request.offset + record)?;
-        core.state.answers(core.limit)
+        core.answers()
     }
 
     /// Makes a request, and waits for its answer.
     fn request(&self, what: Transaction, request: u64, argument: u64) -> Result<(), CallError> {
         self.core.state.begin(what, 1)?;
         self.core.send(request, argument)?;
-        match self.core.state.answers(self.core.limit)?.iter().all(|&answer| answer == 0) {
+        match self.core.answers()?.iter().all(|&answer| answer == 0) {
             true => Ok(()),
             false => Err(CallError::Failed(what)),
         }

@@ -38,6 +38,7 @@ pub mod lines;
 mod memory;
 mod partner;
 mod partners;
+mod refused;
 mod replay;
 mod runner;
 mod state;

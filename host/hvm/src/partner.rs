@@ -4,7 +4,6 @@
 //! What runs between two entries of the HRT must be as careful as a signal handler: the function in
 //! the HRT uses this thread's errno, its thread-local variables, and may hold the allocator's lock.
 
-use std::arch::x86_64::_rdtsc;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, TryLockError, Weak};
@@ -20,10 +19,12 @@ use crate::core::Core;
 use crate::kick;
 use crate::memory::Mapping;
 use crate::partners::{Partner, PartnerCpu, locked};
+use crate::refused::{END_OF_ROS, leave_call};
 use crate::replay;
+use crate::runner::{self, Runner};
 use crate::state::{CallError, End, Exception, Transaction};
 use crate::system_call;
-use crate::vcpu::{Exit, Vcpu};
+use crate::vcpu::{Exit, now};
 
 /// Stack of a function in the HRT, in bytes.
 pub const STACK_SIZE: usize = 256 << 10;
@@ -32,11 +33,6 @@ const LONGEST_WATCH: Duration = Duration::from_millis(250);
 /// A function that makes no step in so many intervals is stuck at an instruction: KVM tries again
 /// for ever where Linux has no data for a mapped page, as behind a file's end.
 const STEP_TRIES: u32 = 8;
-/// Addresses from here on are no process's (Linux, Documentation/arch/x86/x86_64/mm.rst).
-pub const END_OF_ROS: u64 = 1 << 47;
-/// RFLAGS of a context that leaves a call early: the reserved bit, interrupts enabled.
-const FLAGS: u64 = 1 << 1 | 1 << 9;
-
 /// A thread's part in an execution group. It gives the group back when the thread ends.
 struct Membership {
     core: Weak<Core>,
@@ -63,6 +59,9 @@ thread_local! {
 /// # Errors
 /// See [`CallError`].
 pub fn call(core: &Arc<Core>, function: u64, first: u64, second: u64) -> Result<u64, CallError> {
+    if let Some(end) = core.state.over() {
+        return Err(CallError::Ended(end));
+    }
     // The partner is kept alive by the thread's membership, but that may end meanwhile.
     let partner = match of_this_thread(core) {
         Some(partner) => partner,
@@ -79,14 +78,24 @@ pub fn call(core: &Arc<Core>, function: u64, first: u64, second: u64) -> Result<
         // What became of it is of no interest any more.
         let _ = finish(core, &partner, &mut cpu, group, begun)?;
     }
-    if let Some(end) = core.state.ended() {
-        return Err(CallError::Ended(end));
-    }
     group.function.store(function, Ordering::Relaxed);
     group.arguments[0].store(first, Ordering::Relaxed);
     group.arguments[1].store(second, Ordering::Relaxed);
     let begun = group.channel.begin(Kind::Call, function, now());
-    finish(core, &partner, &mut cpu, group, begun)?
+    let ended = finish(core, &partner, &mut cpu, group, begun);
+    if matches!(ended, Err(CallError::Ended(End::Crashed { cpu, .. })) if cpu == core.cpus() + partner.number as u32) {
+        run_on(core, &partner);
+    }
+    ended?
+}
+
+/// Has a thread of the library run the CPU that has crashed, for the prompt: the partner thread
+/// has its own things to do.
+fn run_on(core: &Arc<Core>, partner: &Arc<Partner>) {
+    let (its, index) = (Arc::clone(partner), core.cpus() + partner.number as u32);
+    // Without a thread there is no prompt.
+    let runner = Runner::start(index, core, move |core| runner::run(index, &mut locked(&its.cpu).vcpu, core));
+    *locked(&core.partners.join_crashed) = runner.ok().map(|runner| Box::new(|| runner.join()) as Box<_>);
 }
 
 /// Whether the calling thread is a partner thread.
@@ -161,7 +170,7 @@ fn start(core: &Arc<Core>, partner: &Partner, group: &Group) -> Result<(), CallE
     core.send(request::ADD_GROUP, partner.number)?;
     let ran = run(core, partner, &mut locked(&partner.cpu), group);
     partner.since.store(0, Ordering::Release);
-    if core.state.answers(core.limit)?.iter().any(|&answer| answer != 0) {
+    if core.answers()?.iter().any(|&answer| answer != 0) {
         return Err(CallError::Failed(Transaction::AddGroup));
     }
     ran
@@ -223,18 +232,23 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
                 return Ok(());
             }
             Exit::Out { port: PORT, .. } => {
-                if let Some(end) = downcall(core, cpu, group) {
+                if let Some(end) = downcall(core, index, cpu, group) {
                     return ended(end);
+                }
+                if let Some(crash) = core.state.over() {
+                    return Err(CallError::Ended(crash));
                 }
             }
             Exit::Out { port: CHARACTER_PORT, byte } => core.state.say(byte),
             Exit::Interrupted | Exit::Step => {}
             Exit::Refused if cpu.vcpu.registers().rip < END_OF_ROS => refused(core, cpu, group),
+            Exit::Refused if cpu.vcpu.refuse_access() => {}
+            Exit::Shutdown if core.revive(&mut cpu.vcpu) => {}
             Exit::Shutdown => return ended(End::TripleFault { cpu: index }),
             exit => return ended(End::Failed { cpu: index, why: exit.describe(cpu.vcpu.registers().rip) }),
         }
         if partner.gives_up.load(Ordering::Relaxed) == partner.since.load(Ordering::Relaxed) {
-            if let Some(end) = core.state.ended() {
+            if let Some(end) = core.state.over() {
                 return Err(CallError::Ended(end));
             }
             // Whether the function makes one more step, or is stuck at its instruction.
@@ -290,11 +304,11 @@ fn serve_system_call(partner: &Partner, cpu: &mut PartnerCpu, group: &Group) {
 }
 
 /// Serves a downcall. Returns how the HRT ended, if it did.
-fn downcall(core: &Core, cpu: &mut PartnerCpu, group: &Group) -> Option<End> {
+fn downcall(core: &Core, index: u32, cpu: &mut PartnerCpu, group: &Group) -> Option<End> {
     let registers = cpu.vcpu.registers();
     let begun =
         (registers.rcx == extension::OPEN_WINDOW).then(|| group.channel.begin(Kind::Window, registers.rdx, now()));
-    let end = core.downcall(&mut cpu.vcpu);
+    let end = core.downcall(index, &mut cpu.vcpu);
     begun.into_iter().for_each(|begun| group.channel.end(begun, cpu.vcpu.registers().rax, now()));
     end
 }
@@ -312,19 +326,6 @@ fn refused(core: &Core, cpu: &mut PartnerCpu, group: &Group) {
     }
 }
 
-/// Makes the context leave its call, because Linux refuses an access of the function.
-pub fn leave_call(cpu: &mut Vcpu, group: &Group) {
-    let registers = cpu.registers();
-    let at = registers.rip;
-    let begun = group.channel.begin(Kind::RefusedAccess, at, now());
-    group.outcome.store(outcome::REFUSED, Ordering::Relaxed);
-    group.exception[2].store(at, Ordering::Relaxed);
-    [registers.rip, registers.rsp] = group.way_back.each_ref().map(|word| word.load(Ordering::Relaxed));
-    registers.rflags = FLAGS;
-    cpu.use_registers();
-    group.channel.end(begun, 0, now());
-}
-
 /// Starts the thread that ends calls at their limit, unless it runs.
 fn watch(core: &Arc<Core>) -> Result<(), CallError> {
     let mut watch = locked(&core.partners.watch);
@@ -335,7 +336,7 @@ fn watch(core: &Arc<Core>) -> Result<(), CallError> {
             kick::take_only_kicks();
             let mut ended_at = None;
             while let Some(core) = weak.upgrade() {
-                if core.state.ended().is_some() {
+                if core.state.over().is_some() {
                     // A thread that has blocked the signal, or that Linux does not let go, stays.
                     let is_over = ended_at.get_or_insert_with(Instant::now).elapsed() > core.limit;
                     if is_over {
@@ -356,12 +357,15 @@ fn watch(core: &Arc<Core>) -> Result<(), CallError> {
 /// Makes the calls that are past their limit, or whose HRT has ended, leave the HRT. Returns false
 /// once the HRT has ended and none is left.
 fn watch_once(core: &Core) -> bool {
-    let has_ended = core.state.ended().is_some();
+    let has_ended = core.state.over().is_some();
     let limit = core.cycles(core.limit);
-    let mut has_late = false;
+    let (mut has_late, is_stopped) = (false, !has_ended && core.is_stopped());
     for partner in locked(&core.partners.all).iter() {
         let since = partner.since.load(Ordering::Acquire);
-        if since != 0 && (has_ended || now().saturating_sub(since) > limit) {
+        if is_stopped && since != 0 {
+            // The limit begins anew, unless the call has just ended.
+            let _ = partner.since.compare_exchange(since, now(), Ordering::AcqRel, Ordering::Relaxed);
+        } else if since != 0 && (has_ended || now().saturating_sub(since) > limit) {
             partner.gives_up.store(since, Ordering::Relaxed);
             system_call::kick(core.group(partner.number).partner.load(Ordering::Relaxed), kick::kick_signal());
             has_late = true;
@@ -383,10 +387,6 @@ pub fn join_all(core: &Core) {
     if let Some(watch) = watch {
         let _ = watch.join();
     }
-}
-
-/// The time counter.
-pub fn now() -> u64 {
-    // SAFETY: every CPU that runs KVM has the instruction, and Linux allows it.
-    unsafe { _rdtsc() }
+    let join = locked(&core.partners.join_crashed).take();
+    join.into_iter().for_each(|join| join());
 }

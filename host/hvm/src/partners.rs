@@ -40,6 +40,8 @@ pub struct Partners {
     pub free: Mutex<Vec<Arc<Partner>>>,
     /// Held while one is made.
     pub making: Mutex<()>,
+    /// Waits for the thread that runs the CPU of the group whose function crashed the kernel.
+    pub join_crashed: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     /// The thread that ends calls at their limit.
     pub watch: Mutex<Option<JoinHandle<()>>>,
 }

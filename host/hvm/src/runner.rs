@@ -11,7 +11,7 @@ use protocol::group::state;
 use crate::Error;
 use crate::core::Core;
 use crate::kick::{self, kick_signal};
-use crate::partner::{END_OF_ROS, leave_call};
+use crate::refused::{END_OF_ROS, leave_call};
 use crate::state::End;
 use crate::vcpu::{Exit, Vcpu};
 
@@ -22,11 +22,11 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Starts the thread.
+    /// Starts the thread, which runs the CPU and returns how the HRT ended.
     ///
     /// # Errors
     /// [`Error::Refused`].
-    pub fn start(index: u32, cpu: Vcpu, core: &Arc<Core>) -> Result<Self, Error> {
+    pub fn start(index: u32, core: &Arc<Core>, run: impl FnOnce(&Core) -> End + Send + 'static) -> Result<Self, Error> {
         kick::ignore_kicks();
         let (core, has_left) = (Arc::clone(core), Arc::new(AtomicBool::new(false)));
         let left = Arc::clone(&has_left);
@@ -34,7 +34,7 @@ impl Runner {
             .name(format!("hrt-cpu-{index}"))
             .spawn(move || {
                 kick::take_only_kicks();
-                let end = run(index, cpu, &core);
+                let end = run(&core);
                 left.store(true, Ordering::Release);
                 core.state.end(end);
             })
@@ -55,7 +55,7 @@ impl Runner {
 }
 
 /// Runs a CPU until the HRT ends; returns how.
-fn run(index: u32, mut cpu: Vcpu, core: &Core) -> End {
+pub fn run(index: u32, cpu: &mut Vcpu, core: &Core) -> End {
     loop {
         if let Some(end) = core.state.ended() {
             return end;
@@ -63,11 +63,13 @@ fn run(index: u32, mut cpu: Vcpu, core: &Core) -> End {
         match cpu.run() {
             Exit::Out { port: call::CHARACTER_PORT, byte } => core.state.say(byte),
             Exit::Out { port, .. } if port == u16::from(call::PORT) => {
-                if let Some(end) = core.downcall(&mut cpu) {
+                if let Some(end) = core.downcall(index, cpu) {
                     return end;
                 }
             }
-            Exit::Refused if leave_synchronous_call(index, &mut cpu, core) => {}
+            Exit::Refused if leave_synchronous_call(index, cpu, core) => {}
+            Exit::Refused if cpu.registers().rip >= END_OF_ROS && cpu.refuse_access() => {}
+            Exit::Shutdown if core.revive(cpu) => {}
             Exit::Shutdown => return End::TripleFault { cpu: index },
             Exit::Interrupted => {}
             exit => return End::Failed { cpu: index, why: exit.describe(cpu.registers().rip) },

@@ -1,6 +1,7 @@
 //! What an HRT is doing for the ROS, how it ends, and who waits for it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +17,13 @@ pub enum End {
         ending: Ending,
         /// The status for the ROS.
         status: u8,
+    },
+    /// Its kernel crashed. Its console may still have a prompt at which to look at it.
+    Crashed {
+        /// The CPU.
+        cpu: u32,
+        /// The crash file, if there is one.
+        file: Option<PathBuf>,
     },
     /// It was stopped from the ROS.
     Stopped,
@@ -39,6 +47,12 @@ impl fmt::Display for End {
             Self::Ended { ending: Ending::PowerOff, status } => write!(f, "the HRT ended with status {status}"),
             Self::Ended { ending: Ending::Reboot, .. } => f.write_str("the HRT wants to be booted again"),
             Self::Ended { ending: Ending::CannotBoot, .. } => f.write_str("the HRT could not boot"),
+            Self::Crashed { cpu, file: None } => {
+                write!(f, "the HRT's kernel crashed on CPU {cpu}; its console says why")
+            }
+            Self::Crashed { cpu, file: Some(file) } => {
+                write!(f, "the HRT's kernel crashed on CPU {cpu}: `aero inspect {}` shows why", file.display())
+            }
             Self::Stopped => f.write_str("the HRT was stopped"),
             Self::TripleFault { cpu } => write!(f, "the HRT's CPU {cpu} had a triple fault"),
             Self::Failed { cpu, why } => write!(f, "the HRT's CPU {cpu} {why}"),
@@ -157,12 +171,16 @@ impl std::error::Error for CallError {}
 pub struct State {
     /// Set once `end` is.
     has_ended: AtomicBool,
+    /// Set once `end` or `crash` is.
+    serves_nothing: AtomicBool,
     shared: Mutex<Shared>,
     has_changed: Condvar,
 }
 
 struct Shared {
     end: Option<End>,
+    /// Set if the kernel crashed, also while it still has a prompt.
+    crash: Option<End>,
     transaction: Transaction,
     /// Answers that are still to come.
     awaited: u32,
@@ -171,8 +189,13 @@ struct Shared {
 }
 
 impl Shared {
+    /// Why the HRT serves nothing any more.
+    fn over(&self) -> Option<&End> {
+        self.crash.as_ref().or(self.end.as_ref())
+    }
+
     fn begin(&mut self, what: Transaction, answers: u32) -> Result<(), CallError> {
-        if let Some(end) = &self.end {
+        if let Some(end) = self.over() {
             return Err(CallError::Ended(end.clone()));
         }
         if self.transaction != Transaction::Idle {
@@ -186,9 +209,20 @@ impl Shared {
 
 impl Default for State {
     fn default() -> Self {
-        let shared =
-            Shared { end: None, transaction: Transaction::Idle, awaited: 0, results: Vec::new(), said: Vec::new() };
-        Self { has_ended: AtomicBool::new(false), shared: Mutex::new(shared), has_changed: Condvar::new() }
+        let shared = Shared {
+            end: None,
+            crash: None,
+            transaction: Transaction::Idle,
+            awaited: 0,
+            results: Vec::new(),
+            said: Vec::new(),
+        };
+        Self {
+            has_ended: AtomicBool::new(false),
+            serves_nothing: AtomicBool::new(false),
+            shared: Mutex::new(shared),
+            has_changed: Condvar::new(),
+        }
     }
 }
 
@@ -214,8 +248,29 @@ impl State {
     pub fn end(&self, end: End) -> End {
         let first = self.locked().end.get_or_insert(end).clone();
         self.has_ended.store(true, Ordering::Release);
+        self.serves_nothing.store(true, Ordering::Release);
         self.has_changed.notify_all();
         first
+    }
+
+    /// Records that the kernel crashed: it serves nothing any more, but its CPUs run on.
+    pub fn crash(&self, crash: End) {
+        self.locked().crash.get_or_insert(crash);
+        self.serves_nothing.store(true, Ordering::Release);
+        self.has_changed.notify_all();
+    }
+
+    /// Why the HRT serves nothing any more, if so: it crashed or ended.
+    pub fn over(&self) -> Option<End> {
+        if !self.serves_nothing.load(Ordering::Acquire) {
+            return None;
+        }
+        self.locked().over().cloned()
+    }
+
+    /// How the kernel crashed, if it has.
+    pub fn crashed(&self) -> Option<End> {
+        self.locked().crash.clone()
     }
 
     /// How the HRT ended, if it has.
@@ -275,7 +330,7 @@ impl State {
     /// # Errors
     /// [`CallError::NoAnswer`], [`CallError::Ended`].
     pub fn answers(&self, limit: Duration) -> Result<Vec<u64>, CallError> {
-        let found = self.wait_for(limit, |shared| match &shared.end {
+        let found = self.wait_for(limit, |shared| match shared.over() {
             _ if shared.transaction == Transaction::Idle => Some(Ok(std::mem::take(&mut shared.results))),
             Some(end) => Some(Err(CallError::Ended(end.clone()))),
             None => None,

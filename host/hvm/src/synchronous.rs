@@ -12,9 +12,10 @@ use protocol::upcall::request;
 
 use crate::core::{Core, Function};
 use crate::memory::Mapping;
-use crate::partner::{STACK_SIZE, now, outcome_of};
+use crate::partner::{STACK_SIZE, outcome_of};
 use crate::state::{CallError, Transaction};
 use crate::system_call;
+use crate::vcpu::now;
 
 /// How often the words are read before the clock is, and the CPU is offered to others.
 const LOOKS: u32 = 4096;
@@ -51,7 +52,7 @@ impl Synchronous {
         group.synchronous.thread_pointer.store(system_call::fs_base(), Ordering::Release);
         core.state.begin_when_idle(Transaction::Synchronous, core.limit)?;
         core.send(request::SYNC_SETUP, &raw const group.synchronous as u64)?;
-        match core.state.answers(core.limit)?[..] {
+        match core.answers()?[..] {
             [0] => Ok(Self { core: Arc::clone(core), _stack: stack, unfinished: None, _not_send: PhantomData }),
             _ => Err(CallError::Failed(Transaction::Synchronous)),
         }
@@ -97,8 +98,12 @@ impl Synchronous {
             }
             looks += 1;
             if looks % LOOKS == 0 {
-                let error = match self.core.state.ended() {
+                let error = match self.core.state.over() {
                     Some(end) => Some(CallError::Ended(end)),
+                    None if self.core.is_stopped() => {
+                        start = None;
+                        None
+                    }
                     None if start.get_or_insert_with(Instant::now).elapsed() > self.core.limit => {
                         self.unfinished = Some(begun);
                         Some(CallError::NoAnswer(self.core.limit))
@@ -137,9 +142,7 @@ impl Drop for Synchronous {
         }
         // While a call goes on, the HRT does not see this; the mode then stays as it is.
         let begun = self.core.state.begin_when_idle(Transaction::Synchronous, self.core.limit);
-        let ended = begun
-            .and_then(|()| self.core.send(request::SYNC_TEARDOWN, 0))
-            .and_then(|()| self.core.state.answers(self.core.limit));
+        let ended = begun.and_then(|()| self.core.send(request::SYNC_TEARDOWN, 0)).and_then(|()| self.core.answers());
         if ended.is_ok() {
             self.group().state.store(state::NONE, Ordering::Release);
             self.core.is_synchronous.store(false, Ordering::Release);

@@ -3,12 +3,16 @@
 //! KVM's request is made directly: the library's function sets errno, which a function in the HRT
 //! may be using, and takes several times as long.
 
+use std::arch::x86_64::_rdtsc;
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, kvm_regs, kvm_run,
+    kvm_vcpu_events__bindgen_ty_1,
 };
 use kvm_ioctls::{SyncReg, VcpuFd};
+
+use protocol::call::{REFUSED_CODE, REFUSED_VECTOR};
 
 use crate::system_call;
 
@@ -104,6 +108,22 @@ impl Vcpu {
         }
     }
 
+    /// Makes the CPU go on with the exception by which the kernel learns that Linux refuses an
+    /// access of its own. Returns false if KVM does not take it.
+    pub fn refuse_access(&mut self) -> bool {
+        let set = self.fd.get_vcpu_events().and_then(|mut events| {
+            events.exception = kvm_vcpu_events__bindgen_ty_1 {
+                injected: 1,
+                nr: REFUSED_VECTOR,
+                has_error_code: 1,
+                error_code: REFUSED_CODE,
+                ..events.exception
+            };
+            self.fd.set_vcpu_events(&events)
+        });
+        set.is_ok()
+    }
+
     /// The general registers with which the CPU left the HRT. Changes take effect if
     /// [`Vcpu::use_registers`] follows.
     #[inline]
@@ -136,4 +156,10 @@ impl Exit {
             exit => format!("left the guest in a way that is not handled: {exit:?}"),
         }
     }
+}
+
+/// The time counter.
+pub fn now() -> u64 {
+    // SAFETY: every CPU that runs KVM has the instruction, and Linux allows it.
+    unsafe { _rdtsc() }
 }

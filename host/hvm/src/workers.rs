@@ -84,8 +84,10 @@ impl Workers {
         shared.job.fetch_add(1, Ordering::Release);
         threads.iter().for_each(|worker| worker.thread().unpark());
         // A worker may have an earlier call to end first; a function may have ended its thread.
-        if !wait_until(|| shared.left.load(Ordering::Acquire) == 0, Some(3 * core.limit)) {
-            return Err(CallError::NoAnswer(core.limit));
+        while !wait_until(|| shared.left.load(Ordering::Acquire) == 0, Some(3 * core.limit)) {
+            if !core.is_stopped() {
+                return Err(CallError::NoAnswer(core.limit));
+            }
         }
         match locked(&shared.error).take() {
             Some(error) => Err(error),

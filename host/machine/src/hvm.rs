@@ -111,7 +111,10 @@ impl Machine for Hrt {
     }
 
     fn crash_note(&mut self) -> Option<String> {
-        let crash = self.hvm.crash().filter(|_| self.crash.is_none())?;
+        let Some(hvm::End::Crashed { file: Some(crash), .. }) = self.hvm.crashed().filter(|_| self.crash.is_none())
+        else {
+            return None;
+        };
         let note = format!("`./aero inspect {}` shows what was left", crash.display());
         self.crash = Some(crash);
         Some(note)

@@ -76,7 +76,7 @@ impl Rings {
     pub fn wants_interrupt(&self) -> io::Result<bool> {
         let at = self.rings + u64::from(TO_KERNEL);
         let is_empty = self.word(at + HEAD)? == self.word(at + TAIL)?;
-        Ok(!is_empty && self.word(self.descriptor + channel::KERNEL_WAITS)? != 0)
+        Ok(!is_empty && self.word(self.descriptor + channel::KERNEL_WAITS)? == channel::INTERRUPTED)
     }
 
     fn word(&self, offset: u64) -> io::Result<u32> {
@@ -92,6 +92,11 @@ impl Rings {
     /// Returns true while the kernel's flag says that it runs.
     pub fn is_up(&self) -> io::Result<bool> {
         Ok(self.word(region::KERNEL_FLAGS)? & region::KERNEL_IS_UP != 0)
+    }
+
+    /// Whether the kernel looks for bytes all the time.
+    pub fn is_looking(&self) -> io::Result<bool> {
+        Ok(self.word(self.descriptor + channel::KERNEL_WAITS)? == channel::LOOKING)
     }
 
     /// Takes the bytes that the kernel has sent.
@@ -168,7 +173,7 @@ mod tests {
         assert!(rings.receive().unwrap().is_empty() && !rings.is_up().unwrap());
         assert!(console.receive().unwrap().is_empty() && console.send(b"x").unwrap() == 1, "it has its own rings");
         assert!(!rings.wants_interrupt().unwrap());
-        rings.set_word(rings.descriptor + channel::KERNEL_WAITS, 1).unwrap();
+        rings.set_word(rings.descriptor + channel::KERNEL_WAITS, channel::INTERRUPTED).unwrap();
         assert!(rings.wants_interrupt().unwrap() && !console.wants_interrupt().unwrap());
     }
 }

@@ -6,9 +6,10 @@ use core::mem::offset_of;
 use arch_x64::boot::landing::Landing;
 use arch_x64::boot::start;
 use arch_x64::cpu::paging::PHYSICAL_OFFSET;
-use protocol::boot::{FIRST_APIC_ID, HEADER_MAGIC, HEADER_TAG, HEADER_TAG_SIZE, INFORMATION_TAG, flags};
+use protocol::boot::{FIRST_APIC_ID, HEADER_MAGIC, HEADER_TAG, HEADER_TAG_SIZE, INFORMATION_TAG, MAGIC_AGAIN, flags};
 use protocol::call::CHARACTER_PORT;
 
+use crate::again;
 use crate::board::Hvm;
 use crate::parked::{SENT, SENT_ID};
 use crate::upcall::VECTOR;
@@ -78,7 +79,9 @@ global_asm!(
     "cpuid",
     "shr ebx, 24",
     "mov r9d, ebx",
-    "6: cmp r9d, r8d",
+    "6: cmp edi, {again}",
+    "je hrt_again",
+    "cmp r9d, r8d",
     "jne hrt_park",
     "4: stage 0x41",
     "stage 0x65",
@@ -92,6 +95,18 @@ global_asm!(
     "lea rax, [rip + {sent}]",
     "mov rdi, [rax + {cpu}]",
     "mov rsi, [rax + {local}]",
+    "mov rdx, [rax + {stack}]",
+    "mov rcx, [rax + {tables}]",
+    "mov r8, [rax + {function}]",
+    "jmp [rax + {landing}]",
+    // A CPU that had a triple fault. There is one stack for such CPUs.
+    "hrt_again: mov eax, 1",
+    "xchg [rip + {again_taken}], eax",
+    "test eax, eax",
+    "7: jnz 7b",
+    "lea rax, [rip + {again_landing}]",
+    "mov edi, r9d",
+    "xor esi, esi",
     "mov rdx, [rax + {stack}]",
     "mov rcx, [rax + {tables}]",
     "mov r8, [rax + {function}]",
@@ -113,6 +128,9 @@ global_asm!(
     character_port = const CHARACTER_PORT,
     information_tag = const INFORMATION_TAG,
     first_apic_id = const FIRST_APIC_ID,
+    again = const MAGIC_AGAIN,
+    again_taken = sym again::TAKEN,
+    again_landing = sym again::LANDING,
     sent_id = sym SENT_ID,
     sent = sym SENT,
     cpu = const offset_of!(Landing, cpu),

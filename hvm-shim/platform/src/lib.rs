@@ -4,14 +4,14 @@
 //! of bytes, and downcalls.
 //!
 //! - [`machine`]: [`Machine`], which implements the contract.
-//! - [`entry`]: the entry of all CPUs; [`parked`]: where all but one wait; [`board`]: what is the
-//!   HVM's own while it starts.
-//! - [`lines`]: the console's, telemetry's and a debugger's rings; [`files`]: what the kernel writes
-//!   for the ROS.
+//! - [`entry`]: the entry of all CPUs; [`parked`]: where all but one wait; [`again`]: how they come
+//!   back after a triple fault; [`board`]: what is the HVM's own while it starts.
+//! - [`lines`]: rings for the console, telemetry and a debugger; [`files`]: what the kernel writes.
 //! - [`downcall`]: requests to the monitor; [`upcall`]: requests from there; [`ros_code`]: the
 //!   ROS's functions on CPUs that partner threads run.
 #![no_std]
 
+pub mod again;
 mod board;
 pub mod downcall;
 mod entry;

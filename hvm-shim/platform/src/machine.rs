@@ -76,6 +76,10 @@ impl arch_contract::Platform for Platform {
         files::are_kept(what)
     }
 
+    fn crashed() {
+        downcall::call(extension::CRASHED, [0; 2]);
+    }
+
     fn power(action: PowerAction, status: u8) -> ! {
         interrupts::disable();
         <cpu::Ipi as arch_contract::Ipi>::stop_others();

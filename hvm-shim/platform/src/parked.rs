@@ -12,14 +12,14 @@ const NONE: u32 = u32::MAX;
 pub static SENT_ID: AtomicU32 = AtomicU32::new(NONE);
 
 /// A landing that the boot CPU writes and the CPU that is sent there reads.
-pub struct Sent(UnsafeCell<Landing>);
+pub struct Sent(pub(crate) UnsafeCell<Landing>);
 
 // SAFETY: it is written while no CPU's id is in `SENT_ID`, and read only by the CPU whose id is
 // there.
 unsafe impl Sync for Sent {}
 
 /// The landing.
-pub static SENT: Sent = Sent(UnsafeCell::new(Landing { stack: 0, cpu: 0, local: 0, entry: 0, tables: 0, landing: 0 }));
+pub static SENT: Sent = Sent(UnsafeCell::new(Landing::NOWHERE));
 
 /// Sends a waiting CPU to its landing. `wait` waits briefly and returns false once the time is up.
 ///

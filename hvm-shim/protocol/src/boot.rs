@@ -11,6 +11,9 @@ use crate::bytes::{u16_at, u32_at, u64_at};
 
 /// RAX when an HRT's CPU enters the image.
 pub const MAGIC: u32 = 0x36d7_6289;
+/// RAX when a CPU enters the image again after a triple fault, if the kernel has asked for that
+/// ([`crate::call::extension::TAKES_CPUS_AGAIN`]); our extension.
+pub const MAGIC_AGAIN: u32 = 0x36d7_628a;
 /// First word of a Multiboot2 header (Multiboot2 Specification 2.0, 3.1.1).
 pub const HEADER_MAGIC: u32 = 0xe852_50d6;
 /// A Multiboot2 header lies in the first 32 KiB of an image, aligned to 8 bytes (3.1).
@@ -136,7 +139,7 @@ pub const INFORMATION_TAG: u32 = 0xf00d_f00d;
 /// Type of the tag with our extensions.
 pub const EXTENSION_TAG: u32 = 0xf00d_f00e;
 /// Version of our extensions.
-pub const EXTENSION_VERSION: u32 = 2;
+pub const EXTENSION_VERSION: u32 = 3;
 
 /// The machine of an HRT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

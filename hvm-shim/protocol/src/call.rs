@@ -20,6 +20,13 @@ pub const CHARACTER_PORT: u16 = 0xc0c0;
 /// stays in the HRT meanwhile.
 pub const RINGS_PORT: u8 = 0xdf;
 
+/// Vector and error code of the exception by which the kernel learns that the ROS refuses an access
+/// of its own: a general protection fault (SDM Vol. 3A, table 6-1), with a code that is no segment
+/// selector's index of ours. (KVM does not tell the address.)
+pub const REFUSED_VECTOR: u8 = 13;
+/// See [`REFUSED_VECTOR`].
+pub const REFUSED_CODE: u32 = 0xf00d;
+
 /// Numbers of Palacios's downcalls.
 pub mod number {
     /// Does nothing.
@@ -50,6 +57,10 @@ pub mod extension {
     /// Hands over bytes of a file of the kernel. Arguments: a [`super::File`], the bytes' physical
     /// address in the HRT's own memory, and their number.
     pub const EXPORT: u64 = 0x1003;
+    /// The image takes CPUs again that had a triple fault; see [`crate::boot::MAGIC_AGAIN`].
+    pub const TAKES_CPUS_AGAIN: u64 = 0x1004;
+    /// The kernel has crashed, and its crash file is complete. Its CPUs go on, for its prompt.
+    pub const CRASHED: u64 = 0x1005;
 }
 
 /// A file that the kernel writes.

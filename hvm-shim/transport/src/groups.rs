@@ -10,7 +10,7 @@ use kernel::hybrid::{self, Transport};
 use kernel::{cpu, start, thread, time};
 use platform::ros_code::{self, groups, is_of_ros};
 use platform::{downcall, upcall};
-use protocol::call::extension;
+use protocol::call::{REFUSED_CODE, REFUSED_VECTOR, extension};
 use protocol::group::{Channel, Group, IDLE, Kind, REMEMBERED, outcome, request, state};
 use protocol::system_call;
 use wire::snapshot::{ChannelEvent, EventStatistics, GroupState, ServingState};
@@ -18,7 +18,7 @@ use wire::snapshot::{ChannelEvent, EventStatistics, GroupState, ServingState};
 /// Stack of a group's thread, in bytes. The ROS's functions have stacks of the ROS.
 const STACK_SIZE: usize = 32 << 10;
 
-static TRANSPORT: Transport = Transport { describe, resolve };
+static TRANSPORT: Transport = Transport { describe, resolve, runs, explain };
 
 /// Lets the kernel see the groups.
 pub fn install() {
@@ -82,6 +82,17 @@ fn group_here() -> Option<&'static Group> {
     let cpu = cpu::this_index() as u64;
     groups()
         .find(|group| group.state.load(Ordering::Relaxed) == state::RUNNING && group.cpu.load(Ordering::Relaxed) == cpu)
+}
+
+/// Whether a group's CPU runs the ROS's function. It may be about to leave, or to come back.
+fn runs(cpu: usize) -> bool {
+    let is_it = |group: &Group| group.cpu.load(Ordering::Relaxed) == cpu as u64;
+    groups().find(|group| is_it(group)).is_some_and(|group| group.state.load(Ordering::Acquire) == state::RUNNING)
+}
+
+fn explain(fault: &Fault) -> Option<&'static str> {
+    let is_refused = u64::from(fault.vector) == u64::from(REFUSED_VECTOR) && fault.code == REFUSED_CODE.into();
+    is_refused.then_some("an access to memory of the ROS's process that it has not, or not so")
 }
 
 fn resolve(fault: &Fault, registers: &mut Registers) -> bool {

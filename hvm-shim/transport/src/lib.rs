@@ -17,9 +17,9 @@ use kernel::call;
 use kernel::interrupts::register_vector_at;
 use kernel::thread::{self, JoinHandle};
 use kernel::wait::{Event, InterruptSafe};
-use platform::downcall;
 use platform::ros_code::is_of_ros;
 use platform::upcall::{self, VECTOR};
+use platform::{again, downcall};
 use protocol::call::{FAILED, extension, number};
 use protocol::upcall::{Page, Record, request};
 
@@ -41,6 +41,7 @@ type Function = unsafe extern "C" fn(argument: u64, cpu: u64) -> u64;
 pub fn start() {
     let Some(page) = upcall::page() else { return };
     groups::install();
+    again::offer();
     if let Err(error) = register_vector_at(VECTOR, &REQUESTED, |requested| requested.0.signal()) {
         log::warn!("HVM: requests cannot be served: vector {VECTOR:#x}: {error}");
         return;

@@ -131,7 +131,7 @@ fn registers() -> Vec<CpuRegisters> {
             general: registers.general,
         })
     };
-    cpu::all().filter_map(of).collect()
+    cpu::all_known().filter_map(of).collect()
 }
 
 fn backtrace(thread: u64) -> Backtrace {
@@ -154,7 +154,8 @@ fn part_if<T: Serialize>(gather: impl Fn() -> Option<T>) {
 }
 
 fn waiting(thread: u64) -> Option<WaitingThread> {
-    let is_running = cpu::all().any(|cpu| debug::stopped_thread(cpu.index).is_some_and(|there| there.id() == thread));
+    let is_running =
+        cpu::all_known().any(|cpu| debug::stopped_thread(cpu.index).is_some_and(|there| there.id() == thread));
     let registers = stopped::registers_of(thread).filter(|_| !is_running)?;
     let pointer_if_it_waits = stopped::with_thread(thread, |thread, _| {
         matches!(thread.state(), thread::State::Ready | thread::State::Blocked).then(|| thread.thread_pointer() as u64)

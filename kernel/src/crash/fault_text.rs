@@ -5,6 +5,7 @@ use core::fmt;
 use arch_contract::fault::{Access, Fault, FaultKind};
 
 use crate::arch::*;
+use crate::hybrid;
 use crate::memory::stack::Stack;
 use crate::thread::{self, Thread};
 
@@ -39,6 +40,9 @@ impl fmt::Display for FaultText<'_> {
                 f.write_str("non-maskable interrupt: sent from outside, or a sign that hardware has failed")
             }
             FaultKind::InvalidInstruction | FaultKind::Other | FaultKind::Machine => {
+                if let Some(explained) = hybrid::explain(fault) {
+                    return f.write_str(explained);
+                }
                 write!(f, "{} (vector {}, code {:#x})", fault.name, fault.vector, fault.code)?;
                 Traps::describe(fault, f)
             }

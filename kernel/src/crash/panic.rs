@@ -18,6 +18,7 @@ use crate::command_line::AfterCrash;
 use crate::cpu;
 use crate::debug;
 use crate::export;
+use crate::hybrid;
 use crate::output;
 use crate::program;
 use crate::sandbox;
@@ -80,7 +81,7 @@ fn crash(what: fmt::Arguments<'_>, registers: &Registers, fault: Option<&Fault>)
     }
     Ipi::stop_others();
     output::enter_crash();
-    let others = || cpu::all().filter(|cpu| cpu.index != here);
+    let others = || hybrid::running_cpus().filter(|cpu| cpu.index != here);
     let all_stopped = spin_until(STOP_LIMIT, || others().all(|cpu| debug::stopped_registers(cpu.index).is_some()));
     output::write_bytes(&[CANCEL]);
     crate::println!("\n{REPORT_START}\n{what}");
@@ -107,6 +108,7 @@ fn crash(what: fmt::Arguments<'_>, registers: &Registers, fault: Option<&Fault>)
     }
     crate::println!("{REPORT_END}");
     debug::with_crashed(registers, || export::write(what));
+    Platform::crashed();
     examine(registers, fault);
     end()
 }

@@ -34,7 +34,7 @@ pub fn registers_of(id: u64) -> Option<Registers> {
         }
         None
     };
-    cpu::all().find_map(of).or_else(|| with_thread(id, |thread, _| suspended_registers(thread)))
+    cpu::all_known().find_map(of).or_else(|| with_thread(id, |thread, _| suspended_registers(thread)))
 }
 
 /// Returns the registers with which a suspended thread of a stopped machine will resume.

@@ -25,6 +25,7 @@ use crate::capability::StopAllCpus;
 use crate::cpu;
 use crate::crash::fault_text::FaultText;
 use crate::crash::state;
+use crate::hybrid;
 use crate::lock::InterruptGuard;
 use crate::memory::stack::Stack;
 use crate::memory::{self, OutOfMemory};
@@ -591,7 +592,7 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
     interrupt_others();
     describe(slot, registers);
     let here = cpu::this().index;
-    let others = || cpu::all().filter(|cpu| cpu.index != here);
+    let others = || hybrid::running_cpus().filter(|cpu| cpu.index != here);
     let all_stopped = spin_until(STOP_LIMIT, || others().all(|cpu| SLOTS[cpu.index].rendezvous.is_stopped()));
     STOPS.fetch_add(1, Ordering::Relaxed);
     LAST_STOP_CYCLES.store(Core::cycles().wrapping_sub(started_at), Ordering::Relaxed);
@@ -624,7 +625,8 @@ fn host(visitor: Visitor, slot: &Slot, reason: Reason, registers: &mut Registers
 /// Sends an NMI to all other CPUs, which then look for its cause.
 fn interrupt_others() {
     // Counted first, because an NMI may arrive before this function returns.
-    cpu::all().filter(|cpu| !cpu.is_this()).for_each(|cpu| SLOTS[cpu.index].await_one_more());
+    // A CPU whose partner does not let it run takes it later.
+    cpu::all_known().filter(|cpu| !cpu.is_this()).for_each(|cpu| SLOTS[cpu.index].await_one_more());
     Debug::stop_others();
 }
 
@@ -670,7 +672,7 @@ pub(crate) fn after_crash(registers: &Registers, is_access: bool) {
     }
     DebugLine::watch(false);
     describe(&SLOTS[here], registers);
-    let all_stopped = cpu::all().all(|cpu| cpu.index == here || SLOTS[cpu.index].rendezvous.is_stopped());
+    let all_stopped = hybrid::running_cpus().all(|cpu| cpu.index == here || SLOTS[cpu.index].rendezvous.is_stopped());
     let reason = Reason::Fault { is_access };
     let mut stop = Stop { reason, host: here, all_stopped, orders: [Order::Stay; MAX_CPUS], goes_on_as_before: false };
     on_own_stack(&mut Visit { visitor: Visitor::PostMortem(post_mortem), stop: &mut stop });

@@ -1,0 +1,25 @@
+//! Accesses that Linux refuses, of functions in the HRT.
+
+use std::sync::atomic::Ordering;
+
+use protocol::group::{Group, Kind, outcome};
+
+use crate::vcpu::{Vcpu, now};
+
+/// Addresses from here on are no process's (Linux, Documentation/arch/x86/x86_64/mm.rst).
+pub const END_OF_ROS: u64 = 1 << 47;
+/// RFLAGS of a context that leaves a call early: the reserved bit, interrupts enabled.
+const FLAGS: u64 = 1 << 1 | 1 << 9;
+
+/// Makes the context leave its call, because Linux refuses an access of the function.
+pub fn leave_call(cpu: &mut Vcpu, group: &Group) {
+    let registers = cpu.registers();
+    let at = registers.rip;
+    let begun = group.channel.begin(Kind::RefusedAccess, at, now());
+    group.outcome.store(outcome::REFUSED, Ordering::Relaxed);
+    group.exception[2].store(at, Ordering::Relaxed);
+    [registers.rip, registers.rsp] = group.way_back.each_ref().map(|word| word.load(Ordering::Relaxed));
+    registers.rflags = FLAGS;
+    cpu.use_registers();
+    group.channel.end(begun, 0, now());
+}
