@@ -5,6 +5,7 @@ use core::fmt::{self, Write};
 use arch_contract::fault::Registers;
 use gdbstub::common::Tid;
 use kernel::debug::Stop;
+use kernel::hybrid::{self, Served};
 use kernel::sandbox;
 use kernel::stopped;
 use kernel::thread::{State, Thread};
@@ -64,11 +65,11 @@ impl View {
         for cpu in stopped_cpus(stop) {
             let (thread, name) = stop.running(cpu);
             let about = match self {
-                Self::Cpus => About { name, state: State::Running, cpu, thread: Some(thread) },
+                Self::Cpus => About { name, state: State::Running, cpu, thread: Some(thread), served: None },
                 Self::Threads if thread == 0 => {
-                    About { name: "no thread yet", state: State::Running, cpu, thread: None }
+                    About { name: "no thread yet", state: State::Running, cpu, thread: None, served: None }
                 }
-                Self::Threads => About { name, state: State::Running, cpu, thread: None },
+                Self::Threads => About { name, state: State::Running, cpu, thread: None, served: None },
             };
             each(self.tid_of(stop, cpu), &about);
         }
@@ -77,7 +78,8 @@ impl View {
                 stopped::for_each_thread(|thread, cpu| {
                     let runs = || stopped_cpus(stop).any(|cpu| stop.running(cpu).0 == thread.id());
                     if let (true, Some(tid)) = (is_suspended(thread) && !runs(), Tid::new(thread.id() as usize)) {
-                        each(tid, &About { name: thread.name(), state: thread.state(), cpu, thread: None });
+                        let (name, served) = (thread.name(), hybrid::served(thread.id()));
+                        each(tid, &About { name, state: thread.state(), cpu, thread: None, served });
                     }
                 });
             });
@@ -103,6 +105,8 @@ pub struct About<'a> {
     cpu: usize,
     /// The kernel thread's number, where gdb's id is another.
     thread: Option<u64>,
+    /// What its partner does for it.
+    served: Option<Served>,
 }
 
 impl About<'_> {
@@ -110,6 +114,15 @@ impl About<'_> {
         fmt::from_fn(move |out| {
             if let Some(thread) = self.thread {
                 return write!(out, "CPU {}, thread {thread}", self.cpu);
+            }
+            match self.served {
+                Some(Served { name: Some(name), .. }) => {
+                    return write!(out, "its partner is in {name}, CPU {}", self.cpu);
+                }
+                Some(Served { number, .. }) => {
+                    return write!(out, "its partner is in system call {number}, CPU {}", self.cpu);
+                }
+                None => {}
             }
             let state = match self.state {
                 State::Running => "runs",
@@ -129,9 +142,9 @@ fn attempt(mut work: impl FnMut()) {
     let _ = unsafe { sandbox::attempt(&mut work) };
 }
 
-/// Returns true if the thread's registers are saved on its stack.
+/// Returns true if the thread's registers are saved: on its stack, or by its partner.
 fn is_suspended(thread: &Thread) -> bool {
-    matches!(thread.state(), State::Ready | State::Blocked)
+    matches!(thread.state(), State::Ready | State::Blocked) || hybrid::served(thread.id()).is_some()
 }
 
 fn is_waiting(thread: u64) -> bool {
@@ -145,7 +158,8 @@ pub fn registers_of(thread: u64) -> Option<(Registers, u64)> {
     let mut found = None;
     attempt(|| {
         found = stopped::with_thread(thread, |thread, _| {
-            let registers = is_suspended(thread).then(|| stopped::suspended_registers(thread));
+            let suspended = || is_suspended(thread).then(|| stopped::suspended_registers(thread));
+            let registers = hybrid::served(thread.id()).map(|served| served.registers).or_else(suspended);
             registers.map(|registers| (registers, thread.thread_pointer() as u64))
         });
     });

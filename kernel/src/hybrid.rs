@@ -24,8 +24,21 @@ pub struct Transport {
     pub resolve: fn(&Fault, &mut Registers) -> bool,
     /// Whether the partner of this CPU, by its index, lets it run now.
     pub runs: fn(usize) -> bool,
+    /// Describes a thread, by its number, that waits for its partner to make a system call.
+    pub served: fn(u64) -> Option<Served>,
     /// Says what a fault is that only this machine has.
     pub explain: fn(&Fault) -> Option<&'static str>,
+}
+
+/// A thread that waits for its partner to make a system call.
+#[derive(Clone, Copy, Debug)]
+pub struct Served {
+    /// The registers with which it waits: those that calls preserve, and the pointers.
+    pub registers: Registers,
+    /// The system call's name, if it is known.
+    pub name: Option<&'static str>,
+    /// The system call's number.
+    pub number: u64,
 }
 
 static TRANSPORT: AtomicPtr<Transport> = AtomicPtr::new(core::ptr::null_mut());
@@ -63,4 +76,9 @@ pub(crate) fn running_cpus() -> impl Iterator<Item = &'static Cpu> {
 /// Says what a fault is that only a hybrid virtual machine has.
 pub(crate) fn explain(fault: &Fault) -> Option<&'static str> {
     transport().and_then(|transport| (transport.explain)(fault))
+}
+
+/// Describes a thread that waits for its partner to make a system call.
+pub fn served(thread: u64) -> Option<Served> {
+    transport().and_then(|transport| (transport.served)(thread))
 }

@@ -271,7 +271,8 @@ pub fn start_cpu_of_partner(number: usize, hardware_id: u32) -> Result<usize, Pa
         return Err(PartnerCpuError::TooMany);
     }
     let description = CpuDescription { hardware_id, ..boot::information().cpus[0] };
-    let cpu = create_cpu(index, &description).map_err(|OutOfMemory| PartnerCpuError::OutOfMemory)?;
+    let cpu = debug::prepare_for(index).and_then(|()| create_cpu(index, &description));
+    let cpu = cpu.map_err(|OutOfMemory| PartnerCpuError::OutOfMemory)?;
     if start_cpu(cpu) { Ok(index) } else { Err(PartnerCpuError::NoAnswer) }
 }
 

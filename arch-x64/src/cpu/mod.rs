@@ -20,7 +20,7 @@ pub mod identity;
 pub mod interrupts;
 pub mod machine_check;
 pub mod model;
-pub(crate) mod naked;
+pub mod naked;
 pub mod paging;
 pub mod probe;
 pub mod system_call;

@@ -3,7 +3,8 @@
 /// Begins a function: a symbol by its path, since its own name carries the crate's hash; call frame
 /// information; and a compilation unit of its own (DWARF 4, sections 3.1, 3.3 and 6.2) with the
 /// function's name and first line. [`end`] ends it.
-macro_rules! begin {
+#[macro_export]
+macro_rules! naked_begin {
     ($path:literal) => {
         concat!(
             ".cfi_sections .debug_frame\n.globl \"",
@@ -52,21 +53,24 @@ macro_rules! begin {
 }
 
 /// Ends a function begun with [`begin`].
-macro_rules! end {
+#[macro_export]
+macro_rules! naked_end {
     () => {
         "78: .cfi_endproc"
     };
 }
 
 /// Pushes a register that is restored later, with call frame information.
-macro_rules! save {
+#[macro_export]
+macro_rules! naked_save {
     ($register:literal) => {
         concat!("push ", $register, "\n.cfi_adjust_cfa_offset 8\n.cfi_rel_offset ", $register, ", 0")
     };
 }
 
 /// Pops a register pushed with [`save`], with call frame information.
-macro_rules! restore {
+#[macro_export]
+macro_rules! naked_restore {
     ($register:literal) => {
         concat!("pop ", $register, "\n.cfi_adjust_cfa_offset -8\n.cfi_restore ", $register)
     };
@@ -74,7 +78,8 @@ macro_rules! restore {
 
 /// Pushes the registers that the calling convention preserves (System V ABI, 3.2.1), in the order
 /// of `context::Context`.
-macro_rules! save_preserved {
+#[macro_export]
+macro_rules! naked_save_preserved {
     () => {
         concat!(
             $crate::cpu::naked::save!("rbp"),
@@ -92,4 +97,7 @@ macro_rules! save_preserved {
     };
 }
 
-pub(crate) use {begin, end, restore, save, save_preserved};
+pub use {
+    naked_begin as begin, naked_end as end, naked_restore as restore, naked_save as save,
+    naked_save_preserved as save_preserved,
+};

@@ -1,5 +1,5 @@
-//! `aero hvm gdb`: gdb at the CPUs of a process's hybrid runtime, with the symbols of the kernel and
-//! of the process, whose code runs there too.
+//! `aero hvm gdb`: gdb at the CPUs of a process's hybrid runtime, with the symbols of the kernel,
+//! and of the process, whose code runs there too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -51,6 +51,10 @@ impl Session<'_> {
         let (ended_by_person, ended_input) = mpsc::channel();
         let keys = read_keys(is_interactive, at_end_of_input, ended_by_person);
         let mut listens = Some(write_keys(machine.take_input().context("the machine has no input")?, keys));
+        if ready.is_empty() {
+            // It listens already.
+            listens.take().and_then(|listens| listens.send(()).ok());
+        }
         let mut seen = Vec::new();
         let mut deadline = limit.map(|limit| Instant::now() + limit);
         let mut out = std::io::stdout();

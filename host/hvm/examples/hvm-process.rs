@@ -31,6 +31,13 @@ extern "C" fn echo(argument: u64, _: u64) -> u64 {
     argument
 }
 
+/// Waits for a line at standard input, as C code would.
+extern "C" fn wait_for_input(_: u64, _: u64) -> u64 {
+    let mut byte = 0_u8;
+    // SAFETY: there is room for the byte.
+    unsafe { libc::read(0, (&raw mut byte).cast(), 1) as u64 }
+}
+
 extern "C" fn loop_until_told(_: u64, _: u64) -> u64 {
     while !MAY_END.load(Ordering::Relaxed) {
         ROUNDS.fetch_add(1, Ordering::Relaxed);
@@ -65,6 +72,12 @@ fn child(image: &[u8], what: &str) -> Checked {
         println!("ready");
         match what {
             "exit" => std::process::exit(9),
+            // A second group, which waits in a system call.
+            "wait" => {
+                // SAFETY: as above.
+                println!("{:?}", unsafe { hrt.call(wait_for_input, 0) });
+                MAY_END.store(true, Ordering::Relaxed);
+            }
             "exec" => return Err(Command::new("/proc/self/exe").args(["none", "done"]).exec().into()),
             // Until the parent says so.
             _ => {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug};
+use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug, kvm_regs};
 use protocol::call::{self, CHARACTER_PORT, extension};
 use protocol::group::{Begun, Group, Kind, outcome, port, state};
 use protocol::upcall::request;
@@ -287,6 +287,11 @@ fn serve_system_call(partner: &Partner, cpu: &mut PartnerCpu, group: &Group) {
     let registers = cpu.vcpu.registers();
     let number = registers.rax;
     let begun = group.channel.begin(Kind::SystemCall, number, now());
+    // SYSCALL leaves in RCX where the function goes on (SDM Vol. 2B).
+    let kvm_regs { rbx, rsp, rbp, r12, r13, r14, r15, rcx, .. } = *registers;
+    for (word, value) in group.left_with.iter().zip([rbx, rsp, rbp, r12, r13, r14, r15, rcx]) {
+        word.store(value, Ordering::Relaxed);
+    }
     group.state.store(state::SERVED, Ordering::Release);
     if number == libc::SYS_exit as u64 {
         // The thread does not come back.

@@ -5,6 +5,7 @@ use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use arch_x64::cpu::naked;
 use arch_x64::cpu::paging::{PHYSICAL_OFFSET, physical_to_virtual};
 use arch_x64::cpu::system_call;
 use protocol::boot::Extension;
@@ -120,12 +121,8 @@ pub unsafe fn call_for(group: &Group) -> u64 {
 #[unsafe(naked)]
 unsafe extern "C" fn enter(function: u64, first: u64, second: u64, stack: u64, way_back: &[AtomicU64; 2]) -> u64 {
     naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        naked::begin!("platform::ros_code::enter"),
+        naked::save_preserved!(),
         "lea rax, [rip + 2f]",
         "mov [r8], rax",
         "mov [r8 + 8], rsp",
@@ -134,10 +131,16 @@ unsafe extern "C" fn enter(function: u64, first: u64, second: u64, stack: u64, w
         "mov rdi, rsi",
         "mov rsi, rdx",
         "mov rsp, rcx",
-        // The chain of frames ends here.
+        // The caller's frame is where the way back says: the word at RBX + 8, and the seven words
+        // pushed (DW_CFA_def_cfa_expression of DW_OP_breg3 8, DW_OP_deref, DW_OP_plus_uconst 56;
+        // DWARF 4, sections 2.5.1 and 6.4.2.2).
+        ".cfi_remember_state",
+        ".cfi_escape 0x0f, 5, 0x73, 8, 0x06, 0x23, 56",
+        // The chain of frame pointers ends here.
         "xor ebp, ebp",
         "call rax",
         "mov rsp, [rbx + 8]",
+        ".cfi_restore_state",
         "jmp 3f",
         // The way back: every register but RSP may have any value, and the next function finds the
         // control words of a new thread (SDM Vol. 1, 8.1.5 and 10.2.3).
@@ -147,12 +150,13 @@ unsafe extern "C" fn enter(function: u64, first: u64, second: u64, stack: u64, w
         "ldmxcsr [rsp]",
         "pop rcx",
         "3:",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
+        naked::restore!("r15"),
+        naked::restore!("r14"),
+        naked::restore!("r13"),
+        naked::restore!("r12"),
+        naked::restore!("rbx"),
+        naked::restore!("rbp"),
         "ret",
+        naked::end!(),
     )
 }

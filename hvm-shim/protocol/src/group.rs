@@ -131,6 +131,9 @@ pub struct Group {
     pub way_back: [AtomicU64; 2],
     /// Of an exception: vector, error code, instruction's address, accessed address.
     pub exception: [AtomicU64; 4],
+    /// While a system call is made: the registers RBX, RSP, RBP, R12 to R15 and RIP with which the
+    /// function waits for it, for debuggers.
+    pub left_with: [AtomicU64; 8],
     /// Words of the synchronous mode, in which both sides poll.
     pub synchronous: Synchronous,
     /// The event channel.

@@ -6,7 +6,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use arch_contract::fault::{Fault, FaultKind, Registers};
-use kernel::hybrid::{self, Transport};
+use kernel::hybrid::{self, Served, Transport};
 use kernel::{cpu, start, thread, time};
 use platform::ros_code::{self, groups, is_of_ros};
 use platform::{downcall, upcall};
@@ -18,7 +18,7 @@ use wire::snapshot::{ChannelEvent, EventStatistics, GroupState, ServingState};
 /// Stack of a group's thread, in bytes. The ROS's functions have stacks of the ROS.
 const STACK_SIZE: usize = 32 << 10;
 
-static TRANSPORT: Transport = Transport { describe, resolve, runs, explain };
+static TRANSPORT: Transport = Transport { describe, resolve, runs, served, explain };
 
 /// Lets the kernel see the groups.
 pub fn install() {
@@ -88,6 +88,28 @@ fn group_here() -> Option<&'static Group> {
 fn runs(cpu: usize) -> bool {
     let is_it = |group: &Group| group.cpu.load(Ordering::Relaxed) == cpu as u64;
     groups().find(|group| is_it(group)).is_some_and(|group| group.state.load(Ordering::Acquire) == state::RUNNING)
+}
+
+fn served(thread: u64) -> Option<Served> {
+    let is_it = |group: &&Group| {
+        group.state.load(Ordering::Acquire) == state::SERVED && group.thread.load(Ordering::Relaxed) == thread
+    };
+    let group = groups().find(is_it)?;
+    let [rbx, rsp, rbp, r12, r13, r14, r15, rip] = group.left_with.each_ref().map(|word| word.load(Ordering::Relaxed));
+    let mut registers = Registers {
+        instruction_pointer: rip as usize,
+        stack_pointer: rsp as usize,
+        frame_pointer: rbp as usize,
+        ..Registers::default()
+    };
+    for (name, value) in
+        ["rbx", "rsp", "rbp", "r12", "r13", "r14", "r15"].into_iter().zip([rbx, rsp, rbp, r12, r13, r14, r15])
+    {
+        let place = Registers::names().into_iter().position(|known| known == name);
+        place.into_iter().for_each(|place| registers.general[place] = value);
+    }
+    let number = group.channel.serving[1].load(Ordering::Relaxed);
+    Some(Served { registers, name: system_call::name(number), number })
 }
 
 fn explain(fault: &Fault) -> Option<&'static str> {

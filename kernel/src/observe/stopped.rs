@@ -5,6 +5,7 @@ use arch_contract::fault::Registers;
 use crate::arch::*;
 use crate::cpu::{self, Cpu};
 use crate::debug;
+use crate::hybrid;
 use crate::thread;
 
 /// Calls `each` with every thread of a stopped machine and its CPU.
@@ -34,7 +35,8 @@ pub fn registers_of(id: u64) -> Option<Registers> {
         }
         None
     };
-    cpu::all_known().find_map(of).or_else(|| with_thread(id, |thread, _| suspended_registers(thread)))
+    let served = || hybrid::served(id).map(|served| served.registers);
+    cpu::all_known().find_map(of).or_else(served).or_else(|| with_thread(id, |thread, _| suspended_registers(thread)))
 }
 
 /// Returns the registers with which a suspended thread of a stopped machine will resume.

@@ -86,7 +86,7 @@ pub fn is_on() -> bool {
 /// [`OutOfMemory`] for the rings.
 pub fn start() -> Result<(), OutOfMemory> {
     stop();
-    for cpu in cpu::all() {
+    for cpu in cpu::all_known() {
         let place = &RINGS[cpu.index];
         let mut ring = place.load(Ordering::Acquire);
         if ring.is_null() {
@@ -116,7 +116,7 @@ struct View {
 }
 
 fn views() -> impl Iterator<Item = View> {
-    (0..cpu::limit()).filter_map(|cpu| {
+    (0..MAX_CPUS).filter_map(|cpu| {
         let ring = RINGS[cpu].load(Ordering::Acquire).cast_const();
         (!ring.is_null()).then(|| View { cpu, ring, recorded: TraceRing::written(cpu) })
     })
@@ -305,7 +305,7 @@ impl Written {
             if events.is_empty() && lost == 0 {
                 continue;
             }
-            let idle = cpu::get(view.cpu).map_or(core::ptr::null_mut(), |cpu| cpu.idle.load(Ordering::Relaxed));
+            let idle = cpu::known(view.cpu).map_or(core::ptr::null_mut(), |cpu| cpu.idle.load(Ordering::Relaxed));
             // SAFETY: the pointer is null or the CPU's idle thread, which lives forever.
             let idle = unsafe { idle.as_ref() }.map_or(0, thread::Thread::id);
             let header = RingHeader { cpu: view.cpu as u32, events: events.len() as u32, lost: lost as u64, idle };
@@ -340,7 +340,7 @@ pub(crate) fn export() {
 
 /// Writes the threads that there are, and the end.
 fn write_end(sink: Sink<'_>) {
-    for cpu in cpu::all() {
+    for cpu in cpu::all_known() {
         let Some(registry) = cpu.registry.try_lock() else { continue };
         for thread in registry.iter() {
             write(&Part::Thread(NamedThread { id: thread.id(), name: thread.name().into() }), sink);

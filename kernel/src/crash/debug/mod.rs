@@ -200,13 +200,8 @@ static IS_READY: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// [`OutOfMemory`]; the kernel then runs without debugging.
 pub(crate) fn init(post_mortem: PostMortem) -> Result<(), OutOfMemory> {
-    let layout =
-        core::alloc::Layout::from_size_align(Vectors::layout().size.max(1), VECTOR_ALIGN).map_err(|_| OutOfMemory)?;
     // Not only for the CPUs that run: any other one may be stopped as soon as it starts.
-    for slot in &SLOTS[..crate::boot::information().cpus.len()] {
-        let area = memory::allocate(layout, memory::Placement::Near)?;
-        slot.vectors.store(area.as_ptr(), Ordering::Relaxed);
-    }
+    (0..crate::boot::information().cpus.len()).try_for_each(prepare_for)?;
     STACK_TOP.store(Stack::new(STACK_SIZE)?.top(), Ordering::Relaxed);
     sandbox::init()?;
     // SAFETY: the boot CPU alone calls this, once, and no CPU reads the cell before `IS_READY` is
@@ -232,6 +227,18 @@ pub unsafe fn install(debugger: &'static dyn Debugger) -> bool {
     // Last, because input may raise an NMI at once, and its handler asks for the debugger.
     DebugLine::watch(true);
     true
+}
+
+/// Allocates what stopping a CPU needs. Called once for each CPU, before it starts.
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub(crate) fn prepare_for(cpu: usize) -> Result<(), OutOfMemory> {
+    let layout =
+        core::alloc::Layout::from_size_align(Vectors::layout().size.max(1), VECTOR_ALIGN).map_err(|_| OutOfMemory)?;
+    let area = memory::allocate(layout, memory::Placement::Near)?;
+    SLOTS[cpu].vectors.store(area.as_ptr(), Ordering::Relaxed);
+    Ok(())
 }
 
 fn post_mortem() -> Option<PostMortem> {
