@@ -2,6 +2,7 @@
 //! deadlines.
 
 pub mod gdb;
+pub mod ros;
 pub mod screen;
 pub mod transcript;
 

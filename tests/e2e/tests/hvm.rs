@@ -3,10 +3,8 @@
 
 use std::process::{Command, Output};
 
+use e2e::ros::{MISSING, in_linux};
 use e2e::{Session, aero, stderr, stdout};
-
-/// Exit status for something that is missing and cannot be fetched.
-const MISSING: i32 = 4;
 
 /// Runs commands in an HRT; `None` where there is no Linux to be had.
 fn run(options: &[&str], script: &str) -> Option<Output> {
@@ -151,7 +149,7 @@ fn the_console_of_a_running_process_is_found_and_used_from_outside() {
                   ./aero hvm ps; ./aero hvm console $! --run groups; ./aero hvm console $! --run 'thread 1'; \
                   stat -c '%a' /tmp/aerokernel-0 /tmp/aerokernel-0/*; ./aero hvm console 1 --run groups; \
                   exec 3>&-; wait; ./aero hvm ps; ls /tmp/aerokernel-0 | wc -l";
-    let Some(output) = in_linux("hvm-process", script) else { return };
+    let Some(output) = in_linux("hvm-process", &[], script) else { return };
     let said = stdout(&output);
     let of =
         |start: &str| said.lines().find(|line| line.trim_start().starts_with(start)).unwrap_or_default().to_owned();
@@ -159,7 +157,7 @@ fn the_console_of_a_running_process_is_found_and_used_from_outside() {
     assert!(of("0  running").contains("1"), "the group is seen while its function runs: {said}");
     assert!(said.contains("thread 1 \"idle\" on CPU 0"), "{said}");
     assert!(said.contains("700\n600"), "the socket is this user's alone: {said}");
-    assert!(said.contains("process 1 has no console of a hybrid runtime here"), "{said}{}", stderr(&output));
+    assert!(said.contains("process 1 has no console line of a hybrid runtime here"), "{said}{}", stderr(&output));
     assert!(said.trim_end().ends_with('0'), "the socket goes with the process: {said}");
 }
 
@@ -215,35 +213,8 @@ fn programs_in_c_and_cpp_call_into_the_hrt() {
 
 /// Builds an example of the library and runs it in an emulated Linux.
 fn an_example_finds_all_right(example: &str) {
-    let Some(output) = in_linux(example, &format!("./{example} ./aerokernel-hrt.boot")) else { return };
+    let Some(output) = in_linux(example, &[], &format!("./{example} ./aerokernel-hrt.boot")) else { return };
     let said = stdout(&output);
     assert_eq!(output.status.code(), Some(0), "{said}\n{}", stderr(&output));
     assert!(said.contains("all is right") && !said.contains("WRONG"), "{said}");
-}
-
-/// Runs a command line in an emulated Linux that has an example of the library, the image and
-/// `aero` itself; `None` where there is no Linux to be had.
-fn in_linux(example: &str, line: &str) -> Option<Output> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-    let built = aero().args(["build", "hrt"]).status().expect("aero can be run");
-    assert!(built.success(), "the image can be built");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "-p", "aero-hvm", "--example", example, "--target-dir"])
-        .arg(format!("{root}/target/hvm"))
-        .status();
-    assert!(built.is_ok_and(|status| status.success()), "the program can be built");
-    let aero_itself = aero().get_program().to_string_lossy().into_owned();
-    let output = aero()
-        .args(["ros", "--mem", "2G", "--timeout", "240", "--with", &aero_itself])
-        .args(["--with", &format!("{root}/target/hvm/release/examples/{example}")])
-        .args(["--with", &format!("{root}/target/kernel/hrt/aerokernel-hrt.boot")])
-        .args(["--", line])
-        .output()
-        .expect("aero can be run");
-    if output.status.code() == Some(MISSING) {
-        eprintln!("skipped: {}", stderr(&output));
-        return None;
-    }
-    Some(output)
 }
