@@ -135,9 +135,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Console { of, run } => return hvm_console::attend(of, run.as_deref()),
         Command::Top { of, looks } => return top::look_at(&hvm_console::socket(of, Line::Telemetry)?, &looks),
         Command::Gdb { of, image, arguments } => return hvm_gdb::run(of, image, &arguments),
-        Command::Trace { of, to, seconds } => {
-            return hvm_trace::run(&hvm_console::socket(of, Line::Telemetry)?, &to, seconds);
-        }
+        Command::Trace { of, to, seconds } => return hvm_trace::run(of, &to, seconds),
         Command::Bench { emulate } => return example("hvm-bench", emulate.then_some(Speed::Counted)),
     };
     let image = match &options.image {

@@ -12,7 +12,8 @@ use wire::trace::{Event, EventKind, Trace};
 
 /// The format's processes, which group its tracks.
 const CPUS: u32 = 1;
-const THREADS: u32 = 2;
+pub const THREADS: u32 = 2;
+pub const ROS: u32 = 3;
 
 /// Returns the path of the file that QEMU writes the trace to in the kernel's own format, beside
 /// the requested file.
@@ -30,16 +31,18 @@ pub fn convert(to: &Path, was_streamed: bool) -> Result<()> {
         !bytes.is_empty(),
         "the machine left no trace: it was killed; `--stream` keeps what was recorded until then"
     );
-    let trace = write(to, &bytes)?;
+    let trace = write(to, &bytes, |_| Vec::new())?;
     fs::remove_file(&raw)?;
     tell(to, &trace, was_streamed);
     Ok(())
 }
 
-/// Converts a trace in the kernel's own format.
-pub fn write(to: &Path, bytes: &[u8]) -> Result<Trace> {
+/// Converts a trace in the kernel's own format, and adds further events.
+pub fn write(to: &Path, bytes: &[u8], further: impl FnOnce(&Trace) -> Vec<Value>) -> Result<Trace> {
     let trace = wire::trace::read(bytes).context("the machine's trace cannot be read")?;
-    let text = serde_json::to_vec(&chrome(&trace))?;
+    let mut events = chrome(&trace);
+    events.extend(further(&trace));
+    let text = serde_json::to_vec(&json!({ "displayTimeUnit": "ns", "traceEvents": events }))?;
     fs::write(to, text).with_context(|| format!("{} cannot be written", to.display()))?;
     Ok(trace)
 }
@@ -57,8 +60,13 @@ pub fn tell(to: &Path, trace: &Trace, was_streamed: bool) {
     eprintln!("aero: {events} events in {}{lost}{end}; open it in Perfetto", to.display());
 }
 
-/// Returns the trace as JSON.
-fn chrome(trace: &Trace) -> Value {
+/// Returns a time in the trace's unit.
+pub fn microseconds(trace: &Trace, cycles: u64) -> f64 {
+    cycles.saturating_sub(trace.header.epoch) as f64 * 1e6 / trace.header.cycle_hz.max(1) as f64
+}
+
+/// Returns the trace's events.
+fn chrome(trace: &Trace) -> Vec<Value> {
     let names = thread_names(trace);
     let name_of = |id: u64| names.get(&id).cloned().unwrap_or_else(|| format!("thread {id}"));
     let mut out = Vec::new();
@@ -71,9 +79,7 @@ fn chrome(trace: &Trace) -> Value {
         out.push(metadata("thread_name", THREADS, *id, &format!("{name} ({id})")));
     }
     for (ring, events) in &trace.rings {
-        let microseconds = |event: &Event| {
-            event.cycles.saturating_sub(trace.header.epoch) as f64 * 1e6 / trace.header.cycle_hz.max(1) as f64
-        };
+        let microseconds = |event: &Event| microseconds(trace, event.cycles);
         let mut running: Option<(u64, f64)> = events.first().map(|event| (event.thread, microseconds(event)));
         let mut interrupts: Vec<(u64, f64)> = Vec::new();
         let end = events.last().map_or(0.0, microseconds);
@@ -126,14 +132,14 @@ fn chrome(trace: &Trace) -> Value {
             }));
         }
     }
-    json!({ "displayTimeUnit": "ns", "traceEvents": out })
+    out
 }
 
-fn metadata(kind: &str, process: u32, track: u64, name: &str) -> Value {
+pub fn metadata(kind: &str, process: u32, track: u64, name: &str) -> Value {
     json!({ "name": kind, "ph": "M", "pid": process, "tid": track, "args": { "name": name } })
 }
 
-fn slice(process: u32, track: u64, name: &str, category: &str, from: f64, to: f64, arguments: Value) -> Value {
+pub fn slice(process: u32, track: u64, name: &str, category: &str, from: f64, to: f64, arguments: Value) -> Value {
     json!({
         "name": name, "cat": category, "ph": "X", "ts": from, "dur": to - from, "pid": process, "tid": track,
         "args": arguments,

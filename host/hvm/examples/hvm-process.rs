@@ -38,6 +38,11 @@ extern "C" fn wait_for_input(_: u64, _: u64) -> u64 {
     unsafe { libc::read(0, (&raw mut byte).cast(), 1) as u64 }
 }
 
+extern "C" fn ask_for_parent(_: u64, _: u64) -> u64 {
+    // SAFETY: the call only returns a number.
+    unsafe { libc::getppid() as u64 }
+}
+
 extern "C" fn loop_until_told(_: u64, _: u64) -> u64 {
     while !MAY_END.load(Ordering::Relaxed) {
         ROUNDS.fetch_add(1, Ordering::Relaxed);
@@ -77,6 +82,17 @@ fn child(image: &[u8], what: &str) -> Checked {
                 // SAFETY: as above.
                 println!("{:?}", unsafe { hrt.call(wait_for_input, 0) });
                 MAY_END.store(true, Ordering::Relaxed);
+            }
+            // A second group, which makes system calls all the time.
+            "calls" => {
+                scope.spawn(|| {
+                    let _ = std::io::stdin().read_line(&mut String::new());
+                    MAY_END.store(true, Ordering::Relaxed);
+                });
+                while !MAY_END.load(Ordering::Relaxed) {
+                    // SAFETY: as above.
+                    unsafe { hrt.call(ask_for_parent, 0)? };
+                }
             }
             "exec" => return Err(Command::new("/proc/self/exe").args(["none", "done"]).exec().into()),
             // Until the parent says so.

@@ -2,23 +2,24 @@
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kvm_bindings::{CpuId, kvm_msi};
 use kvm_ioctls::{VcpuFd, VmFd};
 use protocol::boot::{MAGIC_AGAIN, Request};
 use protocol::call::{Ending, FAILED, MARK, SECOND_MARK, extension, number};
-use protocol::group::{self, Group, SIZE};
+use protocol::group::{self, Begun, Group, SIZE};
 use protocol::upcall::{Page, request};
 use rings::Rings;
 
 use crate::boot_state::Places;
+use crate::events::Recorder;
 use crate::files::Files;
-use crate::memory::Mapping;
+use crate::memory::{MOST_CPUS, Mapping};
 use crate::partners::Partners;
 use crate::state::{CallError, End, State, Transaction};
-use crate::vcpu::Vcpu;
+use crate::vcpu::{Vcpu, now};
 use crate::windows::Windows;
 use crate::{Error, cpu};
 
@@ -26,8 +27,6 @@ use crate::{Error, cpu};
 const FIRST_APIC: u32 = 0xfee0_0000;
 /// The data of a message that is a non-maskable interrupt (11.11.2).
 const NON_MASKABLE: u32 = 0b100 << 8;
-/// Largest number of CPUs: the kernel's.
-pub const MOST_CPUS: u32 = 256;
 
 /// What the threads that run an HVM's CPUs share.
 pub struct Core {
@@ -47,6 +46,8 @@ pub struct Core {
     pub signal_handler: AtomicUsize,
     /// Whether the image takes CPUs again that had a triple fault.
     pub takes_cpus_again: AtomicBool,
+    /// Records events for a listener.
+    pub(crate) recorder: Arc<Recorder>,
     /// What the kernel writes.
     pub files: Files,
     /// The debugger's line, if there is one.
@@ -127,6 +128,16 @@ impl Core {
         let at = number.min(u64::from(MOST_CPUS) - 1) * SIZE as u64;
         // SAFETY: the mapping has a page for each number, and both sides use its words as atomics.
         unsafe { &*((self.groups.address() + at) as *const Group) }
+    }
+
+    /// Ends an event of a group's channel.
+    #[inline]
+    pub fn end_event(&self, group: &Group, begun: Begun, result: u64) {
+        let end = now();
+        group.channel.end(begun, result, end);
+        let Begun { sequence, kind, detail, at } = begun;
+        let number = (std::ptr::from_ref(group) as u64 - self.groups.address()) / SIZE as u64;
+        self.recorder.record(number, [sequence, kind as u64, detail, result, at, end.saturating_sub(at)]);
     }
 
     /// Converts a duration to cycles.

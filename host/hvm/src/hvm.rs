@@ -19,11 +19,12 @@ use protocol::upcall::{Page, Record, request};
 use rings::{REGION_SIZE, Rings};
 
 use crate::boot_state::{self, Machine};
-use crate::core::{Core, Function, MOST_CPUS, SignalHandler, Template};
+use crate::core::{Core, Function, SignalHandler, Template};
+use crate::events::Recorder;
 use crate::files::Files;
 use crate::image::Image;
-use crate::lines::{self, Bell, Line, SharedLines};
-use crate::memory::{Mapping, add_region};
+use crate::lines::{self, Bell, Line, SharedLines, Source};
+use crate::memory::{MOST_CPUS, Mapping, add_region};
 use crate::partner;
 use crate::partners::Partners;
 use crate::runner::{self, Runner};
@@ -94,13 +95,13 @@ impl<'a> Builder<'a> {
     /// user's processes can connect to (`aero hvm console`, `top` and `gdb`); see [`lines`]. Its
     /// crash file goes to the same directory unless [`Builder::crash_file`] says otherwise.
     pub fn share(mut self) -> Self {
-        self.shared = &[Line::Console, Line::Telemetry, Line::Debugger];
+        self.shared = &[Line::Console, Line::Telemetry, Line::Debugger, Line::Events];
         self
     }
 
     /// As [`Builder::share`], but the console stays this process's ([`Hvm::console`]).
     pub fn share_without_console(mut self) -> Self {
-        self.shared = &[Line::Telemetry, Line::Debugger];
+        self.shared = &[Line::Telemetry, Line::Debugger, Line::Events];
         self
     }
 
@@ -182,6 +183,7 @@ impl<'a> Builder<'a> {
                 _ => Some(rings_of(&rings_file, Line::Debugger).map_err(unshared)?),
             },
             takes_cpus_again: AtomicBool::new(false),
+            recorder: Arc::new(Recorder::new()?),
             files: Files::new(self.trace_file, crash_file),
             vm,
             windows: Mutex::new(windows),
@@ -257,12 +259,15 @@ fn share(
     core.vm
         .register_ioevent(bell.event(), &address, NoDatamatch)
         .map_err(Error::refused("having KVM tell of bytes in the rings"))?;
-    let rings = |line| rings_of(rings_file, line);
+    let source = |line| match line {
+        Line::Events => Ok(Source::Events(Arc::clone(&core.recorder))),
+        line => rings_of(rings_file, line).map(Source::Rings),
+    };
     let weak = Arc::downgrade(core);
     let interrupt = move || {
         weak.upgrade().into_iter().for_each(|core| core.interrupt_for_debugger());
     };
-    SharedLines::new(shared, number, rings, bell, interrupt).map_err(unshared)
+    SharedLines::new(shared, number, source, bell, interrupt).map_err(unshared)
 }
 
 /// A file in memory with the rings' region.

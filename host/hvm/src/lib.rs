@@ -30,6 +30,7 @@ mod boot_state;
 mod core;
 mod cpu;
 pub mod error;
+pub mod events;
 mod files;
 mod hvm;
 mod image;

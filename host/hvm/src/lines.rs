@@ -16,6 +16,8 @@ use rings::Rings;
 use vmm_sys_util::eventfd::EventFd;
 use wire::rings::channel::{KIND_CONSOLE, KIND_DEBUGGER, KIND_TELEMETRY};
 
+use crate::events::Recorder;
+
 /// How often the rings of connected lines are looked at even if nothing was told, in milliseconds.
 const LOOK_INTERVAL: i32 = 10;
 /// Bytes read from a connection at once.
@@ -24,7 +26,7 @@ const AT_ONCE: usize = 4096;
 /// Counts the HRTs of this process that have lines on sockets.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// A line, the number of its channel in the rings' region.
+/// A line. Those to the kernel have the number of their channel in the rings' region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Line {
     /// The console.
@@ -33,18 +35,16 @@ pub enum Line {
     Telemetry,
     /// The debugger's line, with gdb's remote protocol.
     Debugger,
+    /// The events of all event channels while there is a listener ([`crate::events`]).
+    Events,
 }
 
 impl Line {
-    const ALL: [Self; 3] = [Self::Console, Self::Telemetry, Self::Debugger];
+    const ALL: [Self; 4] = [Self::Console, Self::Telemetry, Self::Debugger, Self::Events];
 
-    /// The kinds of all channels.
+    /// The kinds of the channels to the kernel, by number.
     pub(crate) fn kinds() -> [u32; 3] {
-        Self::ALL.map(|line| match line {
-            Self::Console => KIND_CONSOLE,
-            Self::Telemetry => KIND_TELEMETRY,
-            Self::Debugger => KIND_DEBUGGER,
-        })
+        [KIND_CONSOLE, KIND_TELEMETRY, KIND_DEBUGGER]
     }
 }
 
@@ -54,6 +54,7 @@ impl fmt::Display for Line {
             Self::Console => "console",
             Self::Telemetry => "telemetry",
             Self::Debugger => "gdb",
+            Self::Events => "events",
         })
     }
 }
@@ -114,7 +115,7 @@ impl SharedLines {
     pub(crate) fn new(
         lines: &[Line],
         number: u32,
-        rings: impl Fn(Line) -> io::Result<Rings>,
+        source: impl Fn(Line) -> io::Result<Source>,
         bell: Arc<Bell>,
         interrupt: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
@@ -128,7 +129,7 @@ impl SharedLines {
             shared.paths.push(path.clone());
             fs::set_permissions(&path, Permissions::from_mode(0o600))?;
             listener.set_nonblocking(true)?;
-            served.push(Served { line, rings: rings(line)?, listener, peer: None });
+            served.push(Served { line, source: source(line)?, listener, peer: None });
         }
         let serve = move || serve(&mut served, &bell, &interrupt);
         shared.thread = Some(thread::Builder::new().name("hrt-lines".into()).spawn(serve)?);
@@ -158,10 +159,18 @@ pub(crate) fn path(number: u32, what: &dyn fmt::Display) -> io::Result<PathBuf> 
     Ok(directory()?.join(format!("{}.{number}.{what}", std::process::id())))
 }
 
+/// Where a line comes from.
+pub(crate) enum Source {
+    /// The kernel.
+    Rings(Rings),
+    /// The library.
+    Events(Arc<Recorder>),
+}
+
 /// A line and the process that is connected to it.
 struct Served {
     line: Line,
-    rings: Rings,
+    source: Source,
     listener: UnixListener,
     peer: Option<Peer>,
 }
@@ -176,9 +185,14 @@ struct Peer {
 
 impl Peer {
     /// Carries what can be carried without waiting. Returns an error when the peer has gone.
-    fn carry(&mut self, rings: &Rings) -> io::Result<()> {
-        if self.to_peer.is_empty() {
-            self.to_peer = rings.receive()?;
+    fn carry(&mut self, source: &Source) -> io::Result<()> {
+        match source {
+            _ if !self.to_peer.is_empty() => {}
+            Source::Rings(rings) => {
+                rings.ask_for_word()?;
+                self.to_peer = rings.receive()?;
+            }
+            Source::Events(recorder) => recorder.take(&mut self.to_peer),
         }
         let written = unless_it_waits(self.stream.write(&self.to_peer))?;
         self.to_peer.drain(..written);
@@ -189,7 +203,10 @@ impl Peer {
                 read => self.to_kernel.extend(&buffer[..unless_it_waits(read)?]),
             }
         }
-        let sent = rings.send(&self.to_kernel)?;
+        let sent = match source {
+            Source::Rings(rings) => rings.send(&self.to_kernel)?,
+            Source::Events(_) => self.to_kernel.len(),
+        };
         self.to_kernel.drain(..sent);
         Ok(())
     }
@@ -217,16 +234,22 @@ impl Served {
             && let Ok((stream, _)) = self.listener.accept()
             && stream.set_nonblocking(true).is_ok()
         {
-            if self.line != Line::Console {
+            let mut to_peer = Vec::new();
+            match &self.source {
+                Source::Rings(_) if self.line == Line::Console => {}
                 // What was said to an earlier peer.
-                let _ = self.rings.receive();
+                Source::Rings(rings) => drop(rings.receive()),
+                Source::Events(recorder) => recorder.start(&mut to_peer),
             }
-            self.peer = Some(Peer { stream, to_peer: Vec::new(), to_kernel: Vec::new() });
+            self.peer = Some(Peer { stream, to_peer, to_kernel: Vec::new() });
         }
         if let Some(peer) = &mut self.peer {
             // A connection that fails has ended; the next one is served.
-            if self.rings.ask_for_word().and_then(|()| peer.carry(&self.rings)).is_err() {
+            if peer.carry(&self.source).is_err() {
                 self.peer = None;
+                if let Source::Events(recorder) = &self.source {
+                    recorder.stop();
+                }
             }
         }
     }
@@ -237,7 +260,11 @@ fn serve(lines: &mut [Served], bell: &Bell, interrupt: &dyn Fn()) {
     crate::kick::take_only_kicks();
     while !bell.ends.load(Ordering::Acquire) {
         lines.iter_mut().for_each(Served::serve);
-        if lines.iter().any(|served| served.rings.wants_interrupt().unwrap_or(false)) {
+        let wants_interrupt = |served: &Served| match &served.source {
+            Source::Rings(rings) => rings.wants_interrupt().unwrap_or(false),
+            Source::Events(_) => false,
+        };
+        if lines.iter().any(wants_interrupt) {
             interrupt();
         }
         let is_connected = lines.iter().any(|served| served.peer.is_some());

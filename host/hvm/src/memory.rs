@@ -26,6 +26,8 @@ pub fn add_region(vm: &VmFd, slot: u32, at: u64, mapping: &Mapping) -> Result<()
     unsafe { vm.set_user_memory_region(region) }.map_err(Error::refused("giving the HRT memory"))
 }
 
+/// Largest number of CPUs: the kernel's. Each may have a page or a ring.
+pub const MOST_CPUS: u32 = 256;
 /// Size of a huge page.
 const HUGE: usize = 2 << 20;
 /// Size of the part of a stack that may not be accessed, in bytes.

@@ -195,24 +195,22 @@ fn finish(
         }
         return Err(error);
     }
-    Ok(outcome_of(group, begun))
+    Ok(outcome_of(core, group, begun))
 }
 
 /// Ends a call's event and returns how the call ended.
-pub fn outcome_of(group: &Group, begun: Begun) -> Result<u64, CallError> {
+pub fn outcome_of(core: &Core, group: &Group, begun: Begun) -> Result<u64, CallError> {
     let result = group.result.load(Ordering::Relaxed);
     let ended = match group.outcome.load(Ordering::Relaxed) {
         outcome::RETURNED => Ok(result),
         outcome::REFUSED => Err(CallError::RefusedAccess { at: group.exception[2].load(Ordering::Relaxed) }),
         _ => {
             let [vector, code, at, address] = group.exception.each_ref().map(|word| word.load(Ordering::Relaxed));
-            let end = now();
-            let event = group.channel.begin(Kind::Exception, vector, end);
-            group.channel.end(event, at, end);
+            core.end_event(group, group.channel.begin(Kind::Exception, vector, now()), at);
             Err(CallError::Exception(Exception { vector: vector as u8, code, at, address }))
         }
     };
-    group.channel.end(begun, result, now());
+    core.end_event(group, begun, result);
     ended
 }
 
@@ -224,7 +222,7 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
     loop {
         let exit = cpu.vcpu.run();
         match exit {
-            Exit::Out { port: SYSTEM_CALL, .. } => serve_system_call(partner, cpu, group),
+            Exit::Out { port: SYSTEM_CALL, .. } => serve_system_call(core, partner, cpu, group),
             Exit::Out { port: DONE, .. } => {
                 if tries > 0 {
                     step(cpu, false)?;
@@ -283,7 +281,7 @@ fn step(cpu: &PartnerCpu, on: bool) -> Result<(), CallError> {
 }
 
 /// Makes the system call that the HRT asks for.
-fn serve_system_call(partner: &Partner, cpu: &mut PartnerCpu, group: &Group) {
+fn serve_system_call(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) {
     let registers = cpu.vcpu.registers();
     let number = registers.rax;
     let begun = group.channel.begin(Kind::SystemCall, number, now());
@@ -304,7 +302,7 @@ fn serve_system_call(partner: &Partner, cpu: &mut PartnerCpu, group: &Group) {
     let result = unsafe { system_call::forward(number, arguments) };
     registers.rax = result;
     cpu.vcpu.use_registers();
-    group.channel.end(begun, result, now());
+    core.end_event(group, begun, result);
     group.state.store(state::RUNNING, Ordering::Release);
 }
 
@@ -314,20 +312,20 @@ fn downcall(core: &Core, index: u32, cpu: &mut PartnerCpu, group: &Group) -> Opt
     let begun =
         (registers.rcx == extension::OPEN_WINDOW).then(|| group.channel.begin(Kind::Window, registers.rdx, now()));
     let end = core.downcall(index, &mut cpu.vcpu);
-    begun.into_iter().for_each(|begun| group.channel.end(begun, cpu.vcpu.registers().rax, now()));
+    begun.into_iter().for_each(|begun| core.end_event(group, begun, cpu.vcpu.registers().rax));
     end
 }
 
 /// Does what an access that Linux refuses is to have for an effect.
 fn refused(core: &Core, cpu: &mut PartnerCpu, group: &Group) {
     if !core.faults_as_in_process {
-        return leave_call(&mut cpu.vcpu, group);
+        return leave_call(core, &mut cpu.vcpu, group);
     }
     let begun = group.channel.begin(Kind::RefusedAccess, cpu.vcpu.registers().rip, now());
     let was_done = replay::instruction(&mut cpu.vcpu);
-    group.channel.end(begun, u64::from(was_done), now());
+    core.end_event(group, begun, u64::from(was_done));
     if !was_done {
-        leave_call(&mut cpu.vcpu, group);
+        leave_call(core, &mut cpu.vcpu, group);
     }
 }
 

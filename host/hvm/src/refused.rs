@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use protocol::group::{Group, Kind, outcome};
 
+use crate::core::Core;
 use crate::vcpu::{Vcpu, now};
 
 /// Addresses from here on are no process's (Linux, Documentation/arch/x86/x86_64/mm.rst).
@@ -12,7 +13,7 @@ pub const END_OF_ROS: u64 = 1 << 47;
 const FLAGS: u64 = 1 << 1 | 1 << 9;
 
 /// Makes the context leave its call, because Linux refuses an access of the function.
-pub fn leave_call(cpu: &mut Vcpu, group: &Group) {
+pub fn leave_call(core: &Core, cpu: &mut Vcpu, group: &Group) {
     let registers = cpu.registers();
     let at = registers.rip;
     let begun = group.channel.begin(Kind::RefusedAccess, at, now());
@@ -21,5 +22,5 @@ pub fn leave_call(cpu: &mut Vcpu, group: &Group) {
     [registers.rip, registers.rsp] = group.way_back.each_ref().map(|word| word.load(Ordering::Relaxed));
     registers.rflags = FLAGS;
     cpu.use_registers();
-    group.channel.end(begun, 0, now());
+    core.end_event(group, begun, 0);
 }

@@ -85,7 +85,7 @@ fn leave_synchronous_call(index: u32, cpu: &mut Vcpu, core: &Core) -> bool {
         && group.cpu.load(Ordering::Relaxed) == u64::from(index)
         && cpu.registers().rip < END_OF_ROS;
     if is_its {
-        leave_call(cpu, group);
+        leave_call(core, cpu, group);
     }
     is_its
 }

@@ -117,7 +117,7 @@ impl Synchronous {
             }
             spin_loop();
         }
-        Ok(outcome_of(self.group(), begun))
+        Ok(outcome_of(&self.core, self.group(), begun))
     }
 
     /// Makes the system call that the function asks for.
@@ -129,7 +129,7 @@ impl Synchronous {
         // SAFETY: the code in the HRT is code of this process, which makes the call as it would
         // here; what the call's effects would be lost on is refused.
         let result = unsafe { system_call::forward(number, arguments) };
-        self.group().channel.end(begun, result, now());
+        self.core.end_event(self.group(), begun, result);
         words.answer.store(result, Ordering::Relaxed);
         words.is_answered.store(1, Ordering::Release);
     }

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use crate::core::{Core, MOST_CPUS};
+use crate::core::Core;
+use crate::memory::MOST_CPUS;
 use crate::partners::locked;
 use crate::state::{CallError, Transaction};
 use crate::{kick, partner};

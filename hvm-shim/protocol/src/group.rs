@@ -215,10 +215,14 @@ const _: () = assert!(size_of::<Group>() <= SIZE);
 #[derive(Clone, Copy, Debug)]
 #[must_use]
 pub struct Begun {
-    sequence: u64,
-    kind: Kind,
-    detail: u64,
-    at: u64,
+    /// Its number.
+    pub sequence: u64,
+    /// Its kind.
+    pub kind: Kind,
+    /// What its kind says.
+    pub detail: u64,
+    /// When it began.
+    pub at: u64,
 }
 
 impl Channel {

@@ -24,7 +24,7 @@ fn a_running_hrt_is_seen_live_and_traced() {
     let Some(output) = in_linux("hvm-process", &[], &script) else { return };
     let (said, errors) = (stdout(&output), stderr(&output));
     for part in [
-        "console telemetry gdb     ./hvm-process",
+        "console telemetry gdb events",
         "x86-64, as an HRT, up",
         "serving",
         "group 0",
@@ -37,6 +37,24 @@ fn a_running_hrt_is_seen_live_and_traced() {
     let served = said.lines().find(|line| line.contains("served") && line.contains("read"));
     assert!(served.is_some(), "the group that waits for its partner is in `top`: {said}");
     assert!(said.trim_end().ends_with('0'), "the sockets go with the process: {said}");
+}
+
+#[test]
+fn a_trace_has_both_sides_and_arrows_from_one_to_the_other() {
+    let script = "mkfifo keys; ./hvm-process aerokernel-hrt.boot calls < keys > said & \
+                  exec 3> keys; until grep -q ready said; do :; done; \
+                  ./aero hvm trace $! --for 0.3 --to trace.json; exec 3>&-; wait; cat said; \
+                  grep -o 'partner of group 1' trace.json; \
+                  for part in '\"cat\":\"system call\",\"dur\":[0-9.]*,\"name\":\"getppid\",\"ph\":\"X\",\"pid\":3' \
+                  '\"name\":\"system call\",\"ph\":\"s\",\"pid\":2' '\"name\":\"system call\",\"ph\":\"f\",\"pid\":3'; \
+                  do grep -o \"$part\" trace.json | wc -l; done";
+    let Some(output) = in_linux("hvm-process", &[], script) else { return };
+    let said = stdout(&output);
+    assert!(said.contains("partner of group 1") && said.contains("\n7\n"), "{said}\n{}", stderr(&output));
+    let counts = said.trim_end().lines().rev().take(3).filter_map(|count| count.trim().parse::<u64>().ok());
+    let counts: Vec<u64> = counts.collect();
+    assert!(counts.len() == 3 && counts[0] > 10, "calls in the trace: {said}");
+    assert!(counts.iter().all(|&count| count == counts[0]), "each call has an arrow: {said}");
 }
 
 #[test]
