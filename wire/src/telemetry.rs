@@ -84,7 +84,8 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Returns the changes that lead from one state to the other.
+    /// Returns the changes that lead from one state to the other. Compiled here, for size.
+    #[inline(never)]
     pub fn between(before: &Snapshot, now: &Snapshot) -> Self {
         let threads = now.threads.iter().filter(|thread| !before.threads.contains(thread));
         let is_gone = |id: u64| now.threads.iter().all(|thread| thread.id != id);

@@ -1,6 +1,6 @@
 //! `aero hvm trace`: records what a running hybrid runtime does, with the events of its event
-//! channels: on one time line, the runtime's threads and their partners in Linux, with an arrow from
-//! one side to the other for each event.
+//! channels: the runtime's threads and their partners in Linux are on one time line, with an arrow
+//! from one side to the other for each event.
 
 use std::io::{self, Read};
 use std::net::Shutdown;

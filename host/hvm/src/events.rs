@@ -1,5 +1,5 @@
 //! Recording the events of all event channels while another process listens (`aero hvm trace`).
-//! While nobody does, an event costs a test and a branch not taken.
+//! Without a listener, an event costs a test and a branch not taken.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -198,9 +198,15 @@ fn gather(limit: usize) -> Result<Vec<(usize, Event)>, OutOfMemory> {
         events.try_reserve(view.kept() - first).map_err(|_| OutOfMemory)?;
         events.extend((first..view.kept()).map(|position| (view.cpu, view.get(position))));
     }
-    events.sort_by_key(|(_, event)| event.cycles);
+    sort(&mut events);
     events.drain(..events.len().saturating_sub(limit));
     Ok(events)
+}
+
+/// Sorts events by time. Those of the same time keep their order.
+#[inline(never)]
+pub(crate) fn sort(events: &mut [(usize, Event)]) {
+    events.sort_by_key(|(_, event)| event.cycles);
 }
 
 /// Number of times tracing was started.

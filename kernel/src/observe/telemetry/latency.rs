@@ -8,7 +8,7 @@ use wire::telemetry::Histogram;
 use wire::trace::{Event, EventKind};
 
 use crate::time::cycles_to_ns;
-use crate::trace::Position;
+use crate::trace::{self, Position};
 
 /// A reader of the trace that continues where it last stopped.
 pub struct Latencies {
@@ -25,7 +25,7 @@ impl Latencies {
     pub fn since_last(&mut self) -> Vec<Histogram> {
         let mut events: Vec<(usize, Event)> = Vec::new();
         self.position.read(|cpu, event| events.push((cpu, *event)));
-        events.sort_by_key(|(_, event)| event.cycles);
+        trace::sort(&mut events);
         of(&events)
     }
 }
