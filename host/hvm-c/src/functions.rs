@@ -78,11 +78,11 @@ fn hrt() -> Result<Arc<Hvm>, String> {
     state().hrt.clone().ok_or_else(none)
 }
 
-fn boot(state: &mut State) -> Result<(), String> {
-    state.hrt = None;
+fn boot(hrt: &mut Option<Arc<Hvm>>, image: &[u8]) -> Result<(), String> {
+    *hrt = None;
     let cpus = std::thread::available_parallelism().map_or(1, |count| count.get().min(64) as u32);
-    let hrt = Hvm::builder(&state.image).cpus(cpus).command_line("panic=exit").share().boot();
-    state.hrt = Some(Arc::new(hrt.map_err(|error| error.to_string())?));
+    let booted = Hvm::builder(image).cpus(cpus).command_line("panic=exit").share().boot();
+    *hrt = Some(Arc::new(booted.map_err(|error| error.to_string())?));
     Ok(())
 }
 
@@ -93,7 +93,8 @@ pub extern "C" fn v3_hvm_ros_user_init() -> i32 {
     done(read.and_then(|image| {
         let mut state = state();
         state.image = image;
-        boot(&mut state)
+        let State { hrt, image } = &mut *state;
+        boot(hrt, image)
     }))
 }
 
@@ -119,7 +120,12 @@ pub extern "C" fn v3_hvm_ros_reset(what: reset_type) -> i32 {
     done(match what {
         reset_type::RESET_HRT => {
             SYNCHRONOUS.take();
-            boot(&mut state())
+            let State { hrt, image } = &mut *state();
+            match hrt.as_mut().and_then(Arc::get_mut) {
+                Some(hrt) => hrt.reset(image).map_err(|error| error.to_string()),
+                // There is none, or another thread still uses it.
+                None => boot(hrt, image),
+            }
         }
         reset_type::RESET_ROS => Err("a process cannot be reset while its HRT stays; RESET_BOTH starts it anew".into()),
         reset_type::RESET_BOTH => {

@@ -190,7 +190,7 @@ fn a_thread_can_end_in_the_hrt(hrt: &Hvm) -> Checked {
     check("other threads have their groups", matches!(result, Ok(Ok(3))))
 }
 
-/// Makes downcalls with random numbers and arguments, but none that ends the HRT, or says that it
+/// Makes downcalls with random numbers and arguments, but none that ends the HRT or says that it
 /// has crashed.
 extern "C" fn make_random_downcalls(count: u64, _: u64) -> u64 {
     const END: u64 = 0x1000;
@@ -205,7 +205,8 @@ extern "C" fn make_random_downcalls(count: u64, _: u64) -> u64 {
     for _ in 0..count {
         let bits = next();
         let number = match bits % 4 {
-            0 => bits >> 8 & 0x7f,
+            // But for the reset.
+            0 => (bits >> 8 & 0x7f) | 1,
             1 => END + 1 + (bits >> 8) % 4,
             2 => bits >> 32,
             _ => 0,

@@ -2,21 +2,20 @@
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kvm_bindings::{CpuId, kvm_msi};
-use kvm_ioctls::{VcpuFd, VmFd};
-use protocol::boot::{MAGIC_AGAIN, Request};
+use kvm_bindings::kvm_msi;
+use protocol::boot::{MAGIC, MAGIC_AGAIN, Request};
 use protocol::call::{Ending, FAILED, MARK, SECOND_MARK, extension, number};
 use protocol::group::{self, Begun, Group, SIZE};
 use protocol::upcall::{Page, request};
 use rings::Rings;
 
 use crate::boot_state::Places;
-use crate::events::Recorder;
 use crate::files::Files;
-use crate::memory::{MOST_CPUS, Mapping};
+use crate::hardware::Hardware;
+use crate::memory::MOST_CPUS;
 use crate::partners::Partners;
 use crate::state::{CallError, End, State, Transaction};
 use crate::vcpu::{Vcpu, now};
@@ -46,23 +45,17 @@ pub struct Core {
     pub signal_handler: AtomicUsize,
     /// Whether the image takes CPUs again that had a triple fault.
     pub takes_cpus_again: AtomicBool,
-    /// Records events for a listener.
-    pub(crate) recorder: Arc<Recorder>,
     /// What the kernel writes.
     pub files: Files,
     /// The debugger's line, if there is one.
     pub(crate) debugger: Option<Rings>,
-    pub(crate) vm: VmFd,
-    pub(crate) windows: Mutex<Windows>,
-    /// The HRT's own memory.
-    pub(crate) memory: Mapping,
-    pub(crate) groups: Mapping,
+    /// The machine.
+    pub(crate) hardware: Arc<Hardware>,
     pub(crate) places: Places,
-    pub(crate) template: Template,
-    pub(crate) cpus: u32,
-    pub(crate) cycle_khz: u64,
-    /// A word that reads 0 in a fork of the process that booted the HRT.
-    pub(crate) here: Mapping,
+    /// Whether the root table of the merged address space is written.
+    pub(crate) has_root: AtomicBool,
+    /// What the image asks for.
+    pub(crate) request: Request,
 }
 
 /// A function of this process that an HRT calls: it gets its argument, and an index if it is called
@@ -72,62 +65,40 @@ pub type Function = extern "C" fn(argument: u64, index: u64) -> u64;
 /// A function of this process that an HRT has called in the process itself.
 pub type SignalHandler = extern "C" fn(code: u64);
 
-/// What every CPU of the HVM begins with.
-pub struct Template {
-    /// KVM's features.
-    pub cpuid: CpuId,
-    /// KVM's timer has deadlines.
-    pub has_deadlines: bool,
-    /// What the image asks for.
-    pub request: Request,
-}
-
 impl Core {
-    /// Creates a CPU that enters the image when it is run.
+    /// Takes a CPU that enters the image when it is run.
     ///
     /// # Errors
     /// [`Error::Refused`].
-    pub fn create_cpu(&self, id: u32) -> Result<Vcpu, Error> {
-        let vcpu = self.vm.create_vcpu(id.into()).map_err(Error::refused("creating a CPU"))?;
-        self.prepare(vcpu, id)
-    }
-
-    /// Makes a new CPU one that enters the image.
-    ///
-    /// # Errors
-    /// [`Error::Refused`].
-    pub fn prepare(&self, vcpu: VcpuFd, id: u32) -> Result<Vcpu, Error> {
-        let Template { cpuid, has_deadlines, request } = &self.template;
-        let mut cpuid = cpuid.clone();
-        cpu::identify(&mut cpuid, id, *has_deadlines);
-        cpu::prepare(&vcpu, &cpuid, request, &self.places)?;
-        Ok(Vcpu::new(vcpu))
+    pub fn take_cpu(&self, id: u32) -> Result<Vcpu, Error> {
+        let cpu = self.hardware.take_cpu(id)?;
+        cpu::enter(&cpu.fd, &self.request, &self.places, MAGIC)?;
+        Ok(cpu)
     }
 
     /// Has a CPU that had a triple fault enter the image again, where the kernel reports that.
     /// Returns false if the kernel does not, or has crashed already.
     pub fn revive(&self, cpu: &mut Vcpu) -> bool {
         let can = self.takes_cpus_again.load(Ordering::Acquire) && self.state.over().is_none();
-        let Template { request, .. } = &self.template;
-        can && cpu::enter(&cpu.fd, request, &self.places, MAGIC_AGAIN).is_ok()
+        can && cpu::enter(&cpu.fd, &self.request, &self.places, MAGIC_AGAIN).is_ok()
     }
 
     /// The number of CPUs without partners.
     pub fn cpus(&self) -> u32 {
-        self.cpus
+        self.hardware.cpus
     }
 
     /// The largest number of execution groups. The page behind theirs is that of the thread that
     /// calls in synchronous mode.
     pub fn most_groups(&self) -> u64 {
-        u64::from(MOST_CPUS - self.cpus)
+        u64::from(MOST_CPUS - self.cpus())
     }
 
     /// A group's page.
     pub fn group(&self, number: u64) -> &Group {
         let at = number.min(u64::from(MOST_CPUS) - 1) * SIZE as u64;
         // SAFETY: the mapping has a page for each number, and both sides use its words as atomics.
-        unsafe { &*((self.groups.address() + at) as *const Group) }
+        unsafe { &*((self.hardware.groups.address() + at) as *const Group) }
     }
 
     /// Ends an event of a group's channel.
@@ -136,18 +107,18 @@ impl Core {
         let end = now();
         group.channel.end(begun, result, end);
         let Begun { sequence, kind, detail, at } = begun;
-        let number = (std::ptr::from_ref(group) as u64 - self.groups.address()) / SIZE as u64;
-        self.recorder.record(number, [sequence, kind as u64, detail, result, at, end.saturating_sub(at)]);
+        let number = (std::ptr::from_ref(group) as u64 - self.hardware.groups.address()) / SIZE as u64;
+        self.hardware.recorder.record(number, [sequence, kind as u64, detail, result, at, end.saturating_sub(at)]);
     }
 
     /// Converts a duration to cycles.
     pub fn cycles(&self, duration: Duration) -> u64 {
-        (duration.as_micros() as u64).saturating_mul(self.cycle_khz) / 1000
+        (duration.as_micros() as u64).saturating_mul(self.hardware.cycle_khz) / 1000
     }
 
     /// Whether this is the process that booted the HRT, and no fork of it.
     pub fn is_here(&self) -> bool {
-        self.here.word(0).is_some_and(|word| word.load(Ordering::Relaxed) != 0)
+        self.hardware.here.word(0).is_some_and(|word| word.load(Ordering::Relaxed) != 0)
     }
 
     /// Fails in a fork, where the HRT's threads are not, and locks may be held for ever.
@@ -160,12 +131,12 @@ impl Core {
 
     /// The windows.
     pub fn windows(&self) -> MutexGuard<'_, Windows> {
-        self.windows.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hardware.windows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens the window with an address; false if that cannot be.
     pub fn open_window(&self, address: u64) -> bool {
-        self.is_merged.load(Ordering::Relaxed) && self.windows().open_at(&self.vm, address).is_ok()
+        self.is_merged.load(Ordering::Relaxed) && self.windows().open_at(&self.hardware.vm, address).is_ok()
     }
 
     /// Writes a request to the communication page and interrupts the HRT's first CPU. The
@@ -177,7 +148,7 @@ impl Core {
         let page = self.places.communication_page;
         self.put(page + offset_of!(Page, argument) as u64, argument);
         self.put(page + offset_of!(Page, request) as u64, request);
-        match self.interrupt(self.template.request.vector.into()) {
+        match self.interrupt(self.request.vector.into()) {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.put(page + offset_of!(Page, request) as u64, request::NULL);
@@ -189,7 +160,7 @@ impl Core {
 
     /// Interrupts the HRT's first CPU.
     fn interrupt(&self, data: u32) -> Result<(), kvm_ioctls::Error> {
-        self.vm.signal_msi(kvm_msi { address_lo: FIRST_APIC, data, ..Default::default() }).map(drop)
+        self.hardware.vm.signal_msi(kvm_msi { address_lo: FIRST_APIC, data, ..Default::default() }).map(drop)
     }
 
     /// Makes the HRT's first CPU look at the debugger's line.
@@ -220,7 +191,7 @@ impl Core {
     /// Writes a word of the boot state.
     pub fn put(&self, at: u64, word: u64) {
         // The boot state is part of the memory.
-        self.memory.word(at).into_iter().for_each(|place| place.store(word, Ordering::Release));
+        self.hardware.memory.word(at).into_iter().for_each(|place| place.store(word, Ordering::Release));
     }
 
     /// Calls the function that takes the HRT's signals, on this thread. Returns whether there is
@@ -244,6 +215,8 @@ impl Core {
         let (result, end) = match registers.rcx {
             _ if !is_downcall => (FAILED, None),
             number::NULL => (0, None),
+            number::RESET_HRT => (0, Some(End::Ended { ending: Ending::Reboot, status: 0 })),
+            // The others are requests of the ROS, or there is no machine to reset but a process.
             number::INVOKE_DONE => {
                 done(answer(&[Transaction::Call, Transaction::ParallelCall, Transaction::Synchronous]))
             }
@@ -257,7 +230,9 @@ impl Core {
                 }
                 done(answer(&[Transaction::AddGroup]))
             }
-            extension::EXPORT => done(self.files.write(registers.rdx, &self.memory, registers.rsi, registers.rdi)),
+            extension::EXPORT => {
+                done(self.files.write(registers.rdx, &self.hardware.memory, registers.rsi, registers.rdi))
+            }
             extension::TAKES_CPUS_AGAIN => {
                 self.takes_cpus_again.store(true, Ordering::Release);
                 (0, None)

@@ -3,11 +3,11 @@
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    CpuId, KVM_MP_STATE_RUNNABLE, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr, kvm_fpu, kvm_mp_state,
-    kvm_regs, kvm_segment, kvm_vcpu_events,
+    CpuId, KVM_MP_STATE_RUNNABLE, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVM_VCPUEVENT_VALID_NMI_PENDING,
+    KVM_VCPUEVENT_VALID_SHADOW, kvm_device_attr, kvm_fpu, kvm_mp_state, kvm_regs, kvm_segment, kvm_vcpu_events,
 };
 use kvm_ioctls::VcpuFd;
-use protocol::boot::{MAGIC, Request};
+use protocol::boot::Request;
 
 use crate::Error;
 use crate::boot_state::Places;
@@ -44,14 +44,13 @@ pub fn identify(cpuid: &mut CpuId, id: u32, has_deadlines: bool) {
     }
 }
 
-/// Sets the state in which a CPU enters the image.
+/// Gives a new CPU its features.
 ///
 /// # Errors
 /// [`Error::Refused`].
-pub fn prepare(cpu: &VcpuFd, cpuid: &CpuId, request: &Request, places: &Places) -> Result<(), Error> {
+pub fn prepare(cpu: &VcpuFd, cpuid: &CpuId) -> Result<(), Error> {
     cpu.set_cpuid2(cpuid).map_err(Error::refused("setting the CPU's features"))?;
-    use_own_time_counter(cpu)?;
-    enter(cpu, request, places, MAGIC)
+    use_own_time_counter(cpu)
 }
 
 /// Has a CPU enter the image, with a magic number.
@@ -60,7 +59,9 @@ pub fn prepare(cpu: &VcpuFd, cpuid: &CpuId, request: &Request, places: &Places) 
 /// [`Error::Refused`].
 pub fn enter(cpu: &VcpuFd, request: &Request, places: &Places, magic: u32) -> Result<(), Error> {
     // Nothing may be left over from what it did before.
-    cpu.set_vcpu_events(&kvm_vcpu_events::default()).map_err(Error::refused("clearing the CPU's events"))?;
+    let nothing =
+        kvm_vcpu_events { flags: KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW, ..Default::default() };
+    cpu.set_vcpu_events(&nothing).map_err(Error::refused("clearing the CPU's events"))?;
     let mut special = cpu.get_sregs().map_err(Error::refused("reading the CPU's state"))?;
     let segment = |selector: u16, kind: u8, is_code: bool| kvm_segment {
         base: 0,

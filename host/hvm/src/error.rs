@@ -39,6 +39,8 @@ pub enum Error {
     TooManyWindows(u64),
     /// No process can have memory at this address.
     NoAddress(u64),
+    /// This process is a fork of the one that has the HRT.
+    NotHere,
     /// A request to Linux or KVM failed.
     Refused {
         /// The request.
@@ -80,6 +82,9 @@ impl fmt::Display for Error {
                 )
             }
             Self::NoAddress(address) => write!(f, "no process can have memory at {address:#x}"),
+            Self::NotHere => {
+                f.write_str("the HRT belongs to the process that this one was forked from: boot another one here")
+            }
             Self::Refused { what, why } => write!(f, "{what} failed: {why}"),
         }
     }

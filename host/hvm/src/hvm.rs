@@ -1,55 +1,30 @@
 //! [`Hvm`]: an HRT beside this process.
 
 use std::arch::asm;
-use std::fs::File;
 use std::mem::offset_of;
-use std::os::fd::FromRawFd;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap};
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VmFd};
-use protocol::boot::Extension;
-use protocol::call::{MARK, PORT, RINGS_PORT, SECOND_MARK, number};
+use protocol::call::{MARK, PORT, SECOND_MARK, number};
 use protocol::group;
 use protocol::upcall::{Page, Record, request};
-use rings::{REGION_SIZE, Rings};
+use rings::Rings;
 
-use crate::boot_state::{self, Machine};
-use crate::core::{Core, Function, SignalHandler, Template};
-use crate::events::Recorder;
+use crate::Error;
+use crate::core::{Core, Function, SignalHandler};
 use crate::files::Files;
+use crate::hardware::Hardware;
 use crate::image::Image;
-use crate::lines::{self, Bell, Line, SharedLines, Source};
-use crate::memory::{MOST_CPUS, Mapping, add_region};
+use crate::lines::{self, Line, SharedLines, Source};
 use crate::partner;
 use crate::partners::Partners;
 use crate::runner::{self, Runner};
 use crate::state::{CallError, End, State, Transaction};
 use crate::synchronous::Synchronous;
 use crate::vcpu::Vcpu;
-use crate::windows::Windows;
 use crate::workers::Workers;
-use crate::{Error, support};
-
-/// Physical address of the rings' region; the HRT's memory ends below it.
-const RINGS: u64 = 3 << 30;
-/// Physical address of the windows' page tables.
-const WINDOW_TABLES: u64 = RINGS + REGION_SIZE;
-/// Physical address of the execution groups' pages.
-const GROUPS: u64 = RINGS + (256 << 20);
-/// Physical addresses that KVM uses itself on some CPUs (KVM's API, KVM_SET_TSS_ADDR and
-/// KVM_SET_IDENTITY_MAP_ADDR); nothing else is there.
-const KVMS_OWN: u64 = 0xfffb_d000;
-const KVMS_IDENTITY_MAP: u64 = 0xfffb_c000;
-/// Lines of the I/O APIC that the ROS could raise; the HRT has no I/O APIC, but KVM takes no 0.
-const NO_LINES: u64 = 24;
-const PAGE: u64 = 4096;
-/// The first memory slot behind those of the HRT's own memory, the rings and the groups.
-const FIRST_FREE_SLOT: u32 = 3;
 
 /// Describes an HVM.
 #[derive(Clone, Debug)]
@@ -133,43 +108,45 @@ impl<'a> Builder<'a> {
     /// See [`Error`].
     pub fn boot(self) -> Result<Hvm, Error> {
         let image = Image::parse(self.image)?;
-        let kvm = support::open()?;
-        let size = self.check(&kvm, &image)?;
-        let vm = kvm.create_vm().map_err(Error::refused("creating a virtual machine"))?;
         let kinds = if self.shared.is_empty() { &Line::kinds()[..1] } else { &Line::kinds() };
-        let (memory, rings_file) = (Mapping::huge(size as usize)?, rings_file(kinds)?);
-        let (number, bell) = (lines::next_number(), Arc::new(Bell::new().map_err(unshared)?));
+        let hardware = Arc::new(Hardware::new(&image, self.cpus, self.memory, kinds)?);
+        if !self.shared.is_empty() {
+            hardware.connect_bell()?;
+        }
+        let settings = Settings {
+            line: self.line.into(),
+            limit: self.limit,
+            shared: self.shared,
+            number: lines::next_number(),
+            trace_file: self.trace_file,
+            crash_file: self.crash_file,
+            faults_as_in_process: self.faults_as_in_process,
+        };
+        let (core, runners) = settings.boot(&hardware, &image)?;
+        let shared_lines = settings.share(&hardware, &core)?;
+        Ok(Hvm { runners: runners.into(), core, workers: Workers::default(), shared_lines, hardware, settings })
+    }
+}
+
+/// How an HRT is booted, the first time and again.
+struct Settings {
+    line: String,
+    limit: Duration,
+    shared: &'static [Line],
+    number: u32,
+    trace_file: Option<PathBuf>,
+    crash_file: Option<PathBuf>,
+    faults_as_in_process: bool,
+}
+
+impl Settings {
+    /// Boots an image on a machine whose memory is clear.
+    fn boot(&self, hardware: &Arc<Hardware>, image: &Image<'_>) -> Result<(Arc<Core>, Vec<Runner>), Error> {
+        let places = hardware.load(image, &self.line)?;
         let crash_file = match &self.crash_file {
-            None if !self.shared.is_empty() => Some(lines::path(number, &"crash").map_err(unshared)?),
+            None if !self.shared.is_empty() => Some(lines::path(self.number, &"crash").map_err(unshared)?),
             given => given.clone(),
         };
-        let rings = Mapping::shared(&rings_file, REGION_SIZE as usize)?;
-        let groups = Mapping::private(MOST_CPUS as usize * group::SIZE)?;
-        let here = Mapping::wiped_in_forks()?;
-        here.word(0).into_iter().for_each(|word| word.store(1, Ordering::Relaxed));
-        prepare_apics(&vm)?;
-        for (slot, (at, mapping)) in [(0, &memory), (RINGS, &rings), (GROUPS, &groups)].into_iter().enumerate() {
-            add_region(&vm, slot as u32, at, mapping)?;
-        }
-        image.load(&memory)?;
-        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::refused("reading KVM's features"))?;
-        let first = vm.create_vcpu(0).map_err(Error::refused("creating a CPU"))?;
-        let machine = Machine {
-            cpus: self.cpus,
-            cycle_khz: first.get_tsc_khz().map_err(Error::refused("reading the time counter's rate"))?.into(),
-            has_large_pages: has_large_pages(&cpuid),
-            extension: Extension {
-                rings: RINGS,
-                rings_size: REGION_SIZE,
-                groups: GROUPS,
-                pages: u64::from(MOST_CPUS - self.cpus) + 1,
-            },
-            line: self.line,
-        };
-        let places = boot_state::write(&memory, image.end().next_multiple_of(PAGE), &image.request, &machine)?;
-        let windows =
-            Windows::new(&vm, WINDOW_TABLES, FIRST_FREE_SLOT, machine.has_large_pages, support::address_bits())?;
-        let has_deadlines = kvm.check_extension(Cap::TscDeadlineTimer);
         let core = Arc::new(Core {
             state: State::default(),
             partners: Partners::default(),
@@ -178,49 +155,37 @@ impl<'a> Builder<'a> {
             is_merged: AtomicBool::new(false),
             is_synchronous: AtomicBool::new(false),
             signal_handler: AtomicUsize::new(0),
+            takes_cpus_again: AtomicBool::new(false),
+            files: Files::new(self.trace_file.clone(), crash_file),
             debugger: match self.shared {
                 [] => None,
-                _ => Some(rings_of(&rings_file, Line::Debugger).map_err(unshared)?),
+                _ => Some(hardware.rings(Line::Debugger).map_err(unshared)?),
             },
-            takes_cpus_again: AtomicBool::new(false),
-            recorder: Arc::new(Recorder::new()?),
-            files: Files::new(self.trace_file, crash_file),
-            vm,
-            windows: Mutex::new(windows),
-            memory,
-            groups,
+            hardware: Arc::clone(hardware),
             places,
-            template: Template { cpuid, has_deadlines, request: image.request },
-            cpus: self.cpus,
-            cycle_khz: machine.cycle_khz,
-            here,
+            has_root: AtomicBool::new(false),
+            request: image.request,
         });
-        let others = (1..self.cpus).map(|id| core.create_cpu(id));
-        let cpus: Vec<Vcpu> = std::iter::once(core.prepare(first, 0)).chain(others).collect::<Result<_, _>>()?;
-        let shared_lines = match self.shared {
-            [] => None,
-            shared => Some(share(shared, number, &core, &rings_file, bell)?),
-        };
-        Ok(Hvm {
-            runners: start_all(&core, cpus)?.into(),
-            core,
-            workers: Workers::default(),
-            _shared_lines: shared_lines,
-            rings_file,
-            _kvm: kvm,
-            _rings: rings,
-        })
+        let cpus: Vec<Vcpu> = (0..hardware.cpus).map(|id| core.take_cpu(id)).collect::<Result<_, _>>()?;
+        let runners = start_all(&core, cpus)?;
+        Ok((core, runners))
     }
 
-    /// Checks the number of CPUs and the size of the memory, and returns the latter.
-    fn check(&self, kvm: &Kvm, image: &Image<'_>) -> Result<u64, Error> {
-        let most = (kvm.get_max_vcpus() as u32).min(MOST_CPUS);
-        if self.cpus == 0 || self.cpus > most {
-            return Err(Error::BadCpus { asked: self.cpus, most });
+    /// Puts lines of the rings on sockets.
+    fn share(&self, hardware: &Arc<Hardware>, core: &Arc<Core>) -> Result<Option<SharedLines>, Error> {
+        if self.shared.is_empty() {
+            return Ok(None);
         }
-        let least = image.end().next_multiple_of(PAGE) + boot_state::SIZE;
-        let size = self.memory.checked_next_multiple_of(PAGE).filter(|size| (least..=RINGS).contains(size));
-        size.ok_or(Error::BadSize { asked: self.memory, least, most: RINGS })
+        let source = |line| match line {
+            Line::Events => Ok(Source::Events(Arc::clone(&hardware.recorder))),
+            line => hardware.rings(line).map(Source::Rings),
+        };
+        let weak = Arc::downgrade(core);
+        let interrupt = move || {
+            weak.upgrade().into_iter().for_each(|core| core.interrupt_for_debugger());
+        };
+        let bell = Arc::clone(&hardware.bell);
+        SharedLines::new(self.shared, self.number, source, bell, interrupt).map(Some).map_err(unshared)
     }
 }
 
@@ -228,7 +193,13 @@ impl<'a> Builder<'a> {
 fn start_all(core: &Arc<Core>, cpus: Vec<Vcpu>) -> Result<Vec<Runner>, Error> {
     let mut runners = Vec::new();
     for (index, cpu) in cpus.into_iter().enumerate() {
-        match Runner::start(index as u32, core, move |core| runner::run(index as u32, &mut { cpu }, core)) {
+        let run = move |core: &Core| {
+            let mut cpu = cpu;
+            let end = runner::run(index as u32, &mut cpu, core);
+            core.hardware.keep_cpu(index as u32, cpu);
+            end
+        };
+        match Runner::start(index as u32, core, run) {
             Ok(runner) => runners.push(runner),
             Err(error) => {
                 stop(core, runners);
@@ -239,63 +210,8 @@ fn start_all(core: &Arc<Core>, cpus: Vec<Vcpu>) -> Result<Vec<Runner>, Error> {
     Ok(runners)
 }
 
-fn rings_of(file: &File, line: Line) -> std::io::Result<Rings> {
-    Ok(Rings::new(file.try_clone()?, 0, line as u32))
-}
-
 fn unshared(why: std::io::Error) -> Error {
     Error::Refused { what: "putting the HRT's lines on sockets", why }
-}
-
-/// Puts lines of the rings on sockets.
-fn share(
-    shared: &[Line],
-    number: u32,
-    core: &Arc<Core>,
-    rings_file: &File,
-    bell: Arc<Bell>,
-) -> Result<SharedLines, Error> {
-    let address = IoEventAddress::Pio(RINGS_PORT.into());
-    core.vm
-        .register_ioevent(bell.event(), &address, NoDatamatch)
-        .map_err(Error::refused("having KVM tell of bytes in the rings"))?;
-    let source = |line| match line {
-        Line::Events => Ok(Source::Events(Arc::clone(&core.recorder))),
-        line => rings_of(rings_file, line).map(Source::Rings),
-    };
-    let weak = Arc::downgrade(core);
-    let interrupt = move || {
-        weak.upgrade().into_iter().for_each(|core| core.interrupt_for_debugger());
-    };
-    SharedLines::new(shared, number, source, bell, interrupt).map_err(unshared)
-}
-
-/// A file in memory with the rings' region.
-fn rings_file(kinds: &[u32]) -> Result<File, Error> {
-    // SAFETY: the name is a string that ends with a zero byte.
-    let file = unsafe { libc::memfd_create(c"hrt-rings".as_ptr(), libc::MFD_CLOEXEC) };
-    if file < 0 {
-        return Err(Error::last("creating memory for the HRT's rings"));
-    }
-    // SAFETY: the descriptor is new and has no other owner.
-    let file = unsafe { File::from_raw_fd(file) };
-    let filled = file.set_len(REGION_SIZE).and_then(|()| file.write_all_at(&rings::empty_region(kinds), 0));
-    filled.map_err(|why| Error::Refused { what: "filling the HRT's rings", why })?;
-    Ok(file)
-}
-
-/// Gives the machine local APICs, and nothing else of an interrupt controller.
-fn prepare_apics(vm: &VmFd) -> Result<(), Error> {
-    vm.set_identity_map_address(KVMS_IDENTITY_MAP).map_err(Error::refused("placing KVM's own pages"))?;
-    vm.set_tss_address(KVMS_OWN as usize).map_err(Error::refused("placing KVM's own pages"))?;
-    let apics = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [NO_LINES, 0, 0, 0], ..Default::default() };
-    vm.enable_cap(&apics).map_err(Error::refused("creating the APICs"))
-}
-
-/// Whether the guest's page tables may have leaves of 1 GiB (SDM Vol. 2A, CPUID 80000001h: EDX bit
-/// 26).
-fn has_large_pages(cpuid: &kvm_bindings::CpuId) -> bool {
-    cpuid.as_slice().iter().any(|entry| entry.function == 0x8000_0001 && entry.edx & 1 << 26 != 0)
 }
 
 /// An HRT beside this process. Dropping it stops the HRT.
@@ -303,10 +219,9 @@ pub struct Hvm {
     core: Arc<Core>,
     runners: Mutex<Vec<Runner>>,
     workers: Workers,
-    _shared_lines: Option<SharedLines>,
-    rings_file: File,
-    _kvm: Kvm,
-    _rings: Mapping,
+    shared_lines: Option<SharedLines>,
+    hardware: Arc<Hardware>,
+    settings: Settings,
 }
 
 impl Hvm {
@@ -330,7 +245,7 @@ impl Hvm {
     /// # Errors
     /// Fails if the descriptor cannot be copied.
     pub fn console(&self) -> std::io::Result<Rings> {
-        rings_of(&self.rings_file, Line::Console)
+        self.hardware.rings(Line::Console)
     }
 
     /// Takes the characters that the HRT wrote to the character port, which it does before its
@@ -371,17 +286,16 @@ impl Hvm {
         }
         let root = core.places.merged_root;
         // The windows stay as they are when the address spaces are taken apart.
-        let is_first = {
+        let is_first = !core.has_root.swap(true, Ordering::AcqRel);
+        if is_first {
             let mut windows = core.windows();
-            let is_first = windows.count() == 0;
-            if is_first {
-                windows.open_all(&core.vm).map_err(|error| CallError::Refused(error.to_string()))?;
-                // The page is part of the boot state.
-                let entries: Vec<u8> = windows.root().iter().flat_map(|entry| entry.to_le_bytes()).collect();
-                let _ = core.memory.write(root, &entries);
+            if windows.count() == 0 {
+                windows.open_all(&core.hardware.vm).map_err(|error| CallError::Refused(error.to_string()))?;
             }
-            is_first
-        };
+            // The page is part of the boot state.
+            let entries: Vec<u8> = windows.root().iter().flat_map(|entry| entry.to_le_bytes()).collect();
+            let _ = core.hardware.memory.write(root, &entries);
+        }
         if !is_first && partner::is_one(core) {
             partner::call(core, group::request::MERGE, root, 0)?;
         } else {
@@ -494,7 +408,7 @@ impl Hvm {
         let record = core.places.communication_page + offset_of!(Page, record) as u64;
         core.put(record + offset_of!(Record, function) as u64, function as usize as u64);
         core.put(record + offset_of!(Record, argument) as u64, argument);
-        core.send(request, core.template.request.offset + record)?;
+        core.send(request, core.request.offset + record)?;
         core.answers()
     }
 
@@ -506,6 +420,31 @@ impl Hvm {
             true => Ok(()),
             false => Err(CallError::Failed(what)),
         }
+    }
+
+    /// Resets the HRT: stops it if it runs, and boots an image, the same as before or another one,
+    /// on the same machine with the same settings. The address spaces are not merged then, and the
+    /// threads that were partners become such again by their next calls.
+    ///
+    /// # Errors
+    /// See [`Error`]; there is no HRT then, and a further reset may succeed. [`Error::NotHere`] in a
+    /// fork of the process.
+    pub fn reset(&mut self, image: &[u8]) -> Result<(), Error> {
+        if !self.core.is_here() {
+            return Err(Error::NotHere);
+        }
+        let image = Image::parse(image)?;
+        self.stop();
+        self.shared_lines = None;
+        partner::give_back(&self.core);
+        self.workers = Workers::default();
+        self.hardware.clear()?;
+        let (core, runners) = self.settings.boot(&self.hardware, &image)?;
+        let handler = self.core.signal_handler.load(Ordering::Acquire);
+        core.signal_handler.store(handler, Ordering::Release);
+        (self.core, self.runners) = (core, runners.into());
+        self.shared_lines = self.settings.share(&self.hardware, &self.core)?;
+        Ok(())
     }
 
     /// Stops the HRT. Returns how it ended, which may be by itself just before. In a fork of the
@@ -524,7 +463,10 @@ impl Hvm {
 impl Drop for Hvm {
     fn drop(&mut self) {
         self.stop();
-        if !self.core.is_here() {
+        if self.core.is_here() {
+            // The threads that were partners keep their groups for longer.
+            partner::give_back(&self.core);
+        } else {
             // The handles of threads that are not here cannot be used, not even to let them go.
             let runners = self.runners.get_mut().unwrap_or_else(PoisonError::into_inner);
             runners.drain(..).for_each(std::mem::forget);

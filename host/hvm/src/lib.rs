@@ -32,6 +32,7 @@ mod cpu;
 pub mod error;
 pub mod events;
 mod files;
+mod hardware;
 mod hvm;
 mod image;
 mod kick;

@@ -119,6 +119,7 @@ impl SharedLines {
         bell: Arc<Bell>,
         interrupt: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
+        bell.ends.store(false, Ordering::Release);
         let mut shared = Self { paths: Vec::new(), bell: Arc::clone(&bell), thread: None };
         let mut served = Vec::new();
         for &line in lines {

@@ -120,6 +120,18 @@ impl Mapping {
         }
     }
 
+    /// Makes a private mapping read as zeros again, and gives its memory back.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn clear(&self) -> Result<(), Error> {
+        // SAFETY: the mapping is memory that is accessed by copies and atomics only.
+        match unsafe { libc::madvise(self.start.as_ptr().cast(), self.size, libc::MADV_DONTNEED) } {
+            0 => Ok(()),
+            _ => Err(Error::last("clearing the HRT's memory")),
+        }
+    }
+
     /// The mapping's address.
     pub fn address(&self) -> u64 {
         self.start.as_ptr() as u64

@@ -67,22 +67,23 @@ pub fn call(core: &Arc<Core>, function: u64, first: u64, second: u64) -> Result<
         Some(partner) => partner,
         None => join(core)?,
     };
-    let mut cpu = match partner.cpu.try_lock() {
+    let mut taken = match partner.cpu.try_lock() {
         Ok(cpu) => cpu,
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         // A signal handler that interrupted this thread's call.
         Err(TryLockError::WouldBlock) => return Err(CallError::Busy(Transaction::Call)),
     };
+    let Some(cpu) = &mut *taken else { return Err(CallError::Ended(End::Stopped)) };
     let group = core.group(partner.number);
     if let Some(begun) = cpu.unfinished.take() {
         // What became of it is of no interest any more.
-        let _ = finish(core, &partner, &mut cpu, group, begun)?;
+        let _ = finish(core, &partner, cpu, group, begun)?;
     }
     group.function.store(function, Ordering::Relaxed);
     group.arguments[0].store(first, Ordering::Relaxed);
     group.arguments[1].store(second, Ordering::Relaxed);
     let begun = group.channel.begin(Kind::Call, function, now());
-    let ended = finish(core, &partner, &mut cpu, group, begun);
+    let ended = finish(core, &partner, cpu, group, begun);
     if matches!(ended, Err(CallError::Ended(End::Crashed { cpu, .. })) if cpu == core.cpus() + partner.number as u32) {
         run_on(core, &partner);
     }
@@ -94,7 +95,10 @@ pub fn call(core: &Arc<Core>, function: u64, first: u64, second: u64) -> Result<
 fn run_on(core: &Arc<Core>, partner: &Arc<Partner>) {
     let (its, index) = (Arc::clone(partner), core.cpus() + partner.number as u32);
     // Without a thread there is no prompt.
-    let runner = Runner::start(index, core, move |core| runner::run(index, &mut locked(&its.cpu).vcpu, core));
+    let runner = Runner::start(index, core, move |core| match &mut *locked(&its.cpu) {
+        Some(cpu) => runner::run(index, &mut cpu.vcpu, core),
+        None => End::Stopped,
+    });
     *locked(&core.partners.join_crashed) = runner.ok().map(|runner| Box::new(|| runner.join()) as Box<_>);
 }
 
@@ -120,7 +124,8 @@ fn join(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
         None => make(core)?,
     };
     {
-        let cpu = locked(&partner.cpu);
+        let taken = locked(&partner.cpu);
+        let Some(cpu) = &*taken else { return Err(CallError::Ended(End::Stopped)) };
         core.group(partner.number).partner.store(system_call::thread_id(), Ordering::Relaxed);
         // The thread's own variables are reached through FS (System V ABI AMD64, 3.4.2).
         let refused = |error| CallError::Refused(format!("the thread's FS base cannot be set: {error}"));
@@ -143,14 +148,14 @@ fn make(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
         return Err(CallError::Refused(format!("the HRT can have {number} execution groups, and has")));
     }
     let refused = |error: crate::Error| CallError::Refused(error.to_string());
-    let vcpu = core.create_cpu(core.cpus() + number as u32).map_err(refused)?;
+    let vcpu = core.take_cpu(core.cpus() + number as u32).map_err(refused)?;
     let stack = Mapping::stack(STACK_SIZE).map_err(refused)?;
     let group = core.group(number);
     group.channel.clear();
     group.partner.store(system_call::thread_id(), Ordering::Relaxed);
     group.stack.store(stack.end(), Ordering::Relaxed);
     group.state.store(state::STARTING, Ordering::Release);
-    let cpu = Mutex::new(PartnerCpu { vcpu, _stack: stack, unfinished: None });
+    let cpu = Mutex::new(Some(PartnerCpu { vcpu, _stack: stack, unfinished: None }));
     let partner = Arc::new(Partner { number, cpu, since: AtomicU64::new(0), gives_up: AtomicU64::new(0) });
     locked(&core.partners.all).push(Arc::clone(&partner));
     let started = start(core, &partner, group);
@@ -168,7 +173,10 @@ fn start(core: &Arc<Core>, partner: &Partner, group: &Group) -> Result<(), CallE
     core.state.begin_when_idle(Transaction::AddGroup, core.limit)?;
     partner.since.store(now(), Ordering::Release);
     core.send(request::ADD_GROUP, partner.number)?;
-    let ran = run(core, partner, &mut locked(&partner.cpu), group);
+    let ran = match &mut *locked(&partner.cpu) {
+        Some(cpu) => run(core, partner, cpu, group),
+        None => Err(CallError::Ended(End::Stopped)),
+    };
     partner.since.store(0, Ordering::Release);
     if core.answers()?.iter().any(|&answer| answer != 0) {
         return Err(CallError::Failed(Transaction::AddGroup));
@@ -392,4 +400,19 @@ pub fn join_all(core: &Core) {
     }
     let join = locked(&core.partners.join_crashed).take();
     join.into_iter().for_each(|join| join());
+}
+
+/// Takes the CPUs from the groups of an HRT that was stopped. A CPU that a thread still has, which
+/// Linux does not let go, stays with it.
+pub fn give_back(core: &Core) {
+    for partner in locked(&core.partners.all).iter() {
+        let taken = match partner.cpu.try_lock() {
+            Ok(mut taken) => taken.take(),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take(),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if let Some(cpu) = taken {
+            core.hardware.keep_cpu(core.cpus() + partner.number as u32, cpu.vcpu);
+        }
+    }
 }

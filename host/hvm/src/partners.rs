@@ -13,8 +13,8 @@ use crate::vcpu::Vcpu;
 pub struct Partner {
     /// Its number.
     pub number: u64,
-    /// Its state, locked by the thread that runs it.
-    pub cpu: Mutex<PartnerCpu>,
+    /// Its state, locked by the thread that runs it; `None` once the HRT has been reset.
+    pub cpu: Mutex<Option<PartnerCpu>>,
     /// When the call began, in cycles; 0 while there is none.
     pub since: AtomicU64,
     /// The partner is to leave the HRT in the call that began then.

@@ -7,8 +7,8 @@ use std::arch::x86_64::_rdtsc;
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    KVM_EXIT_DEBUG, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, kvm_regs, kvm_run,
-    kvm_vcpu_events__bindgen_ty_1,
+    KVM_EXIT_DEBUG, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, kvm_debugregs,
+    kvm_lapic_state, kvm_regs, kvm_run, kvm_sregs, kvm_vcpu_events__bindgen_ty_1, kvm_xcrs,
 };
 use kvm_ioctls::{SyncReg, VcpuFd};
 
@@ -19,12 +19,24 @@ use crate::system_call;
 /// The request `_IO(KVMIO, 0x80)` (Linux, include/uapi/linux/kvm.h).
 const KVM_RUN: u64 = 0xae80;
 
+/// Initial values of DR6, DR7 and XCR0 (SDM Vol. 3A, table 10-1 and 2.6).
+const INITIAL_DR6: u64 = 0xffff_0ff0;
+const INITIAL_DR7: u64 = 0x400;
+const X87_ONLY: u64 = 1;
+
 /// A CPU of the HRT whose general registers KVM leaves where both can reach them.
 pub struct Vcpu {
     /// For everything else.
     pub fd: VcpuFd,
     file: u64,
     shared: *mut kvm_run,
+    /// Its state as KVM made it.
+    fresh: Box<Fresh>,
+}
+
+struct Fresh {
+    special: kvm_sregs,
+    apic: kvm_lapic_state,
 }
 
 // SAFETY: the pointer is to the mapping that `fd` owns, and is used by the owner of the CPU only.
@@ -65,11 +77,33 @@ pub enum Exit {
 }
 
 impl Vcpu {
-    /// Takes over a CPU.
-    pub fn new(mut fd: VcpuFd) -> Self {
+    /// Takes over a new CPU.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub fn new(mut fd: VcpuFd) -> Result<Self, kvm_ioctls::Error> {
         fd.set_sync_valid_reg(SyncReg::Register);
         let (file, shared) = (fd.as_raw_fd() as u64, &raw mut *fd.get_kvm_run());
-        Self { fd, file, shared }
+        let fresh = Box::new(Fresh { special: fd.get_sregs()?, apic: fd.get_lapic()? });
+        Ok(Self { fd, file, shared, fresh })
+    }
+
+    /// Gives the CPU the state in which KVM made it, as far as an image finds it.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub fn refresh(&mut self) -> Result<(), kvm_ioctls::Error> {
+        // SAFETY: as for `registers`; registers that were changed for a run that never came are
+        // forgotten.
+        unsafe { (*self.shared).kvm_dirty_regs = 0 };
+        // The mode of the APIC decides how its registers are read.
+        self.fd.set_sregs(&self.fresh.special)?;
+        self.fd.set_lapic(&self.fresh.apic)?;
+        let (dr6, dr7) = (INITIAL_DR6, INITIAL_DR7);
+        self.fd.set_debug_regs(&kvm_debugregs { dr6, dr7, ..Default::default() })?;
+        let mut controls = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+        controls.xcrs[0].value = X87_ONLY;
+        self.fd.set_xcrs(&controls)
     }
 
     /// Runs the CPU until it leaves the HRT.
