@@ -140,6 +140,28 @@ fn start_up(image: &[u8]) -> Checked {
     Ok(())
 }
 
+/// Resets of a machine that is kept.
+fn resets(image: &[u8]) -> Checked {
+    let mut hrt = Hvm::builder(image).memory(32 << 20).command_line("panic=exit").boot()?;
+    let (mut to_first, mut to_merged) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let start = used();
+        hrt.reset(image)?;
+        while hrt.take_characters().is_empty() {
+            std::thread::sleep(Duration::from_micros(20));
+        }
+        to_first.push(used() - start);
+        // SAFETY: the HRT is our own kernel.
+        unsafe { hrt.merge()? };
+        to_merged.push(used() - start);
+    }
+    to_first.sort_unstable();
+    to_merged.sort_unstable();
+    row("reset of an HRT to its first character, ns of CPU time", (to_first[0], to_first[2]));
+    row("reset to a kernel that has booted and merged, likewise", (to_merged[0], to_merged[2]));
+    Ok(())
+}
+
 fn calls(hrt: &Hvm) -> Checked {
     let mut results = (0_u64, 0_u64);
     let address = &raw mut results as u64;
@@ -234,6 +256,7 @@ fn main() -> Checked {
     let image = std::fs::read(&argument).map_err(|error| format!("{argument} cannot be read: {error}"))?;
     println!("{:<62} {:>12} {:>12}", "cycles of the time counter", "least", "median");
     start_up(&image)?;
+    resets(&image)?;
     let hrt = Hvm::builder(&image).cpus(2).memory(64 << 20).limit(Duration::from_secs(60)).command_line("panic=exit");
     let hrt = hrt.boot()?;
     // SAFETY: the HRT is our own kernel.

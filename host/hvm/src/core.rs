@@ -206,7 +206,7 @@ impl Core {
         true
     }
 
-    /// Serves a downcall. Returns how the HRT ended, if it did.
+    /// Serves a downcall. Returns how the HRT ended, if it did. After a crash its CPUs run on.
     pub fn downcall(&self, index: u32, cpu: &mut Vcpu) -> Option<End> {
         let registers = cpu.registers();
         let is_downcall = registers.rax == MARK && registers.rbx == SECOND_MARK;
@@ -238,8 +238,9 @@ impl Core {
                 (0, None)
             }
             extension::CRASHED => {
-                self.state.crash(End::Crashed { cpu: index, file: self.files.crash() });
-                (0, None)
+                let crash = End::Crashed { cpu: index, file: self.files.crash() };
+                self.state.crash(crash.clone());
+                (0, Some(crash))
             }
             extension::OPEN_WINDOW => done(self.open_window(registers.rdx)),
             extension::END => match Ending::from_number(registers.rdx) {

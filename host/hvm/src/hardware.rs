@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::os::fd::FromRawFd;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
@@ -158,13 +157,18 @@ impl Hardware {
         boot_state::write(&self.memory, image.end().next_multiple_of(PAGE), &image.request, &machine)
     }
 
-    /// Clears all memory that an HRT has had. Its CPUs do not run.
+    /// Clears the memory in which an image expects zeros. The rest keeps what it has, as a PC's
+    /// memory does when it is reset, so that neither Linux nor KVM has to provide it again. So many
+    /// groups were in use; no CPU runs.
     ///
     /// # Errors
     /// [`Error::Refused`].
-    pub fn clear(&self) -> Result<(), Error> {
-        self.memory.clear()?;
-        self.groups.clear()?;
+    pub fn clear(&self, image: &Image<'_>, groups: u64) -> Result<(), Error> {
+        self.memory.clear(0, least(image));
+        let size = group::SIZE as u64;
+        // Also that of synchronous mode, behind all others.
+        self.groups.clear(0, groups * size);
+        self.groups.clear(u64::from(MOST_CPUS - self.cpus) * size, size);
         fill(&self.rings_file, &self.kinds)
     }
 
@@ -226,8 +230,7 @@ fn rings_file(kinds: &[u32]) -> Result<File, Error> {
 
 /// Empties the rings.
 fn fill(file: &File, kinds: &[u32]) -> Result<(), Error> {
-    let filled = file.write_all_at(&rings::empty_region(kinds), 0);
-    filled.map_err(|why| Error::Refused { what: "filling the HRT's rings", why })
+    rings::prepare(file, 0, kinds).map_err(|why| Error::Refused { what: "filling the HRT's rings", why })
 }
 
 /// Gives the machine local APICs, and nothing else of an interrupt controller.

@@ -19,7 +19,7 @@ use crate::hardware::Hardware;
 use crate::image::Image;
 use crate::lines::{self, Line, SharedLines, Source};
 use crate::partner;
-use crate::partners::Partners;
+use crate::partners::{Partners, locked};
 use crate::runner::{self, Runner};
 use crate::state::{CallError, End, State, Transaction};
 use crate::synchronous::Synchronous;
@@ -438,7 +438,8 @@ impl Hvm {
         self.shared_lines = None;
         partner::give_back(&self.core);
         self.workers = Workers::default();
-        self.hardware.clear()?;
+        let groups = locked(&self.core.partners.all).len() as u64;
+        self.hardware.clear(&image, groups)?;
         let (core, runners) = self.settings.boot(&self.hardware, &image)?;
         let handler = self.core.signal_handler.load(Ordering::Acquire);
         core.signal_handler.store(handler, Ordering::Release);

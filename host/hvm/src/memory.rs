@@ -120,16 +120,12 @@ impl Mapping {
         }
     }
 
-    /// Makes a private mapping read as zeros again, and gives its memory back.
-    ///
-    /// # Errors
-    /// [`Error::Refused`].
-    pub fn clear(&self) -> Result<(), Error> {
-        // SAFETY: the mapping is memory that is accessed by copies and atomics only.
-        match unsafe { libc::madvise(self.start.as_ptr().cast(), self.size, libc::MADV_DONTNEED) } {
-            0 => Ok(()),
-            _ => Err(Error::last("clearing the HRT's memory")),
-        }
+    /// Fills a part with zeros, as far as there is something of it.
+    pub fn clear(&self, at: u64, size: u64) {
+        let at = (at as usize).min(self.size);
+        // SAFETY: the range lies in the mapping, of which there are no references but to atomics of
+        // pages that are not in use.
+        unsafe { self.start.add(at).write_bytes(0, (size as usize).min(self.size - at)) };
     }
 
     /// The mapping's address.

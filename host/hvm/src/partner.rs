@@ -237,14 +237,11 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
                 }
                 return Ok(());
             }
-            Exit::Out { port: PORT, .. } => {
-                if let Some(end) = downcall(core, index, cpu, group) {
-                    return ended(end);
-                }
-                if let Some(crash) = core.state.over() {
-                    return Err(CallError::Ended(crash));
-                }
-            }
+            Exit::Out { port: PORT, .. } => match downcall(core, index, cpu, group) {
+                None => {}
+                Some(crash @ End::Crashed { .. }) => return Err(CallError::Ended(crash)),
+                Some(end) => return ended(end),
+            },
             Exit::Out { port: CHARACTER_PORT, byte } => core.state.say(byte),
             Exit::Interrupted | Exit::Step => {}
             Exit::Refused if cpu.vcpu.registers().rip < END_OF_ROS => refused(core, cpu, group),

@@ -62,11 +62,10 @@ pub fn run(index: u32, cpu: &mut Vcpu, core: &Core) -> End {
         }
         match cpu.run() {
             Exit::Out { port: call::CHARACTER_PORT, byte } => core.state.say(byte),
-            Exit::Out { port, .. } if port == u16::from(call::PORT) => {
-                if let Some(end) = core.downcall(index, cpu) {
-                    return end;
-                }
-            }
+            Exit::Out { port, .. } if port == u16::from(call::PORT) => match core.downcall(index, cpu) {
+                None | Some(End::Crashed { .. }) => {}
+                Some(end) => return end,
+            },
             Exit::Refused if leave_synchronous_call(index, cpu, core) => {}
             Exit::Refused if cpu.registers().rip >= END_OF_ROS && cpu.refuse_access() => {}
             Exit::Shutdown if core.revive(cpu) => {}

@@ -79,7 +79,7 @@ impl Bootstrap {
         memory.write_all_at(&bytes, DOWNLOAD.into())?;
         memory.write_all_at(line.as_bytes(), u64::from(DOWNLOAD) + bytes.len() as u64)?;
         memory.write_all_at(&parameters(&bytes, DOWNLOAD + bytes.len() as u32), PARAMETERS.into())?;
-        memory.write_all_at(&rings::empty_region(&[KIND_CONSOLE]), RINGS)?;
+        rings::prepare(&memory, RINGS, &[KIND_CONSOLE])?;
         registers.write_all_at(&RATIO_1_GHZ.to_le_bytes(), CURRENT_RATIO)?;
         fs::write(directory.path.join("firmware"), firmware(threads, entry))?;
         Ok(Self { directory, memory, registers })

@@ -23,29 +23,33 @@ const TO_HOST: u32 = 0x4000;
 const TO_KERNEL_SIZE: u32 = 4 << 10;
 const TO_HOST_SIZE: u32 = 64 << 10;
 
-/// Returns the region as the host prepares it, with channels of these kinds
-/// ([`wire::rings::channel`]), seven at most.
-pub fn empty_region(kinds: &[u32]) -> Vec<u8> {
-    let mut bytes = vec![0; (STEP * kinds.len() as u32 + TO_HOST) as usize];
-    let mut put = |at: usize, words: &[u32]| {
-        for (word, place) in words.iter().zip(bytes[at..].chunks_exact_mut(4)) {
-            place.copy_from_slice(&word.to_le_bytes());
-        }
+/// Prepares a region at an offset in a file, with channels of these kinds
+/// ([`wire::rings::channel`]), seven at most, whose rings are empty.
+///
+/// # Errors
+/// Fails if the file cannot be written.
+pub fn prepare(memory: &File, region: u64, kinds: &[u32]) -> io::Result<()> {
+    let put = |at: u64, words: &[u32]| {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        memory.write_all_at(&bytes, region + at)
     };
-    put(0, &[REGION_MAGIC, VERSION]);
-    put(region::SIZE as usize, &[REGION_SIZE as u32]);
-    put(region::CHANNELS as usize, &[kinds.len() as u32]);
+    put(0, &[REGION_MAGIC, VERSION, REGION_SIZE as u32, kinds.len() as u32])?;
+    put(region::KERNEL_FLAGS, &[0])?;
     for (number, &kind) in kinds.iter().enumerate() {
-        let descriptor = region::FIRST_CHANNEL + number as u64 * region::CHANNEL_SIZE;
         let rings = number as u32 * STEP;
-        put((descriptor + channel::KIND) as usize, &[kind]);
-        put((descriptor + channel::TO_KERNEL) as usize, &[rings + TO_KERNEL, TO_KERNEL_SIZE]);
-        put((descriptor + channel::TO_HOST) as usize, &[rings + TO_HOST, TO_HOST_SIZE]);
-        for (at, size) in [(TO_KERNEL, TO_KERNEL_SIZE), (TO_HOST, TO_HOST_SIZE)] {
-            put((rings + at) as usize, &[ring::MAGIC, size]);
+        let mut descriptor = [0; region::CHANNEL_SIZE as usize / 4];
+        descriptor[(channel::KIND / 4) as usize] = kind;
+        let places = [(channel::TO_KERNEL, TO_KERNEL, TO_KERNEL_SIZE), (channel::TO_HOST, TO_HOST, TO_HOST_SIZE)];
+        for (word, at, size) in places {
+            let word = (word / 4) as usize;
+            (descriptor[word], descriptor[word + 1]) = (rings + at, size);
+            let mut header = [0; DATA as usize / 4];
+            (header[0], header[1]) = (ring::MAGIC, size);
+            put((rings + at).into(), &header)?;
         }
+        put(region::FIRST_CHANNEL + number as u64 * region::CHANNEL_SIZE, &descriptor)?;
     }
-    bytes
+    Ok(())
 }
 
 /// The rings of a channel to a kernel whose memory, or the part with the region, is a file.
@@ -158,7 +162,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
         file.set_len(REGION_SIZE).unwrap();
         let kinds = [channel::KIND_CONSOLE, channel::KIND_TELEMETRY];
-        file.write_all_at(&empty_region(&kinds), 0).unwrap();
+        prepare(&file, 0, &kinds).unwrap();
         let console = Rings::new(file.try_clone().unwrap(), 0, 0);
         let rings = Rings::new(file, 0, 1);
         assert_eq!(rings.send(&[7; 5000]).unwrap(), TO_KERNEL_SIZE as usize);

@@ -167,6 +167,11 @@ fn a_process_with_an_hrt_can_be_killed_and_stopped_and_make_children() {
 }
 
 #[test]
+fn an_hrt_is_reset_over_and_over_and_leaves_nothing_behind() {
+    an_example_finds_all_right("hvm-reset");
+}
+
+#[test]
 fn programs_in_c_and_cpp_call_into_the_hrt() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let directory = format!("{root}/target/hvm");
