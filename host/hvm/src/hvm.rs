@@ -38,6 +38,7 @@ pub struct Builder<'a> {
     trace_file: Option<PathBuf>,
     crash_file: Option<PathBuf>,
     faults_as_in_process: bool,
+    patches_hypercalls: bool,
 }
 
 impl<'a> Builder<'a> {
@@ -102,12 +103,23 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// For an image of another project: replaces its instructions VMMCALL and VMCALL, on which KVM
+    /// answers itself, by a request that reaches this library. The same bytes within another
+    /// instruction are replaced too.
+    pub fn patch_hypercalls(mut self) -> Self {
+        self.patches_hypercalls = true;
+        self
+    }
+
     /// Boots the HRT. Returns as soon as its CPUs run.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn boot(self) -> Result<Hvm, Error> {
-        let image = Image::parse(self.image)?;
+        let mut image = Image::parse(self.image)?;
+        if self.patches_hypercalls {
+            image.patch_hypercalls();
+        }
         let kinds = if self.shared.is_empty() { &Line::kinds()[..1] } else { &Line::kinds() };
         let hardware = Arc::new(Hardware::new(&image, self.cpus, self.memory, kinds)?);
         if !self.shared.is_empty() {
@@ -121,6 +133,7 @@ impl<'a> Builder<'a> {
             trace_file: self.trace_file,
             crash_file: self.crash_file,
             faults_as_in_process: self.faults_as_in_process,
+            patches_hypercalls: self.patches_hypercalls,
         };
         let (core, runners) = settings.boot(&hardware, &image)?;
         let shared_lines = settings.share(&hardware, &core)?;
@@ -137,6 +150,7 @@ struct Settings {
     trace_file: Option<PathBuf>,
     crash_file: Option<PathBuf>,
     faults_as_in_process: bool,
+    patches_hypercalls: bool,
 }
 
 impl Settings {
@@ -237,6 +251,7 @@ impl Hvm {
             trace_file: None,
             crash_file: None,
             faults_as_in_process: false,
+            patches_hypercalls: false,
         }
     }
 
@@ -433,7 +448,10 @@ impl Hvm {
         if !self.core.is_here() {
             return Err(Error::NotHere);
         }
-        let image = Image::parse(image)?;
+        let mut image = Image::parse(image)?;
+        if self.settings.patches_hypercalls {
+            image.patch_hypercalls();
+        }
         self.stop();
         self.shared_lines = None;
         partner::give_back(&self.core);

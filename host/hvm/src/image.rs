@@ -1,16 +1,24 @@
 //! HRT images: ELF files with a Multiboot2 header that has an HRT tag.
 
-use object::elf::{FileHeader64, PT_LOAD};
+use std::borrow::Cow;
+
+use object::elf::{FileHeader64, PF_X, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};
 use protocol::boot::{self, Request};
+use protocol::call::PORT;
 
 use crate::Error;
 use crate::memory::Mapping;
 
+/// VMMCALL (AMD APM Vol. 3) and VMCALL (SDM Vol. 3C, 31.3).
+const HYPERCALLS: [[u8; 3]; 2] = [[0x0f, 0x01, 0xd9], [0x0f, 0x01, 0xc1]];
+/// `out PORT, eax` and a NOP (SDM Vol. 2B).
+const HYPERCALL: [u8; 3] = [0xe7, PORT, 0x90];
+
 /// A checked image.
 pub struct Image<'a> {
-    bytes: &'a [u8],
+    bytes: Cow<'a, [u8]>,
     /// What the image asks for.
     pub request: Request,
     segments: Vec<Segment>,
@@ -21,6 +29,7 @@ struct Segment {
     in_file: (u64, u64),
     at: u64,
     size: u64,
+    is_code: bool,
 }
 
 impl<'a> Image<'a> {
@@ -48,12 +57,34 @@ impl<'a> Image<'a> {
             if at.checked_add(size).is_none() {
                 return Err(Error::BadImage("a segment reaches beyond the end of memory"));
             }
-            segments.push(Segment { in_file, at, size });
+            let is_code = header.p_flags(endian) & PF_X != 0;
+            segments.push(Segment { in_file, at, size, is_code });
         }
         if segments.is_empty() {
             return Err(Error::BadImage("it has no segments"));
         }
-        Ok(Self { bytes, request, segments })
+        Ok(Self { bytes: bytes.into(), request, segments })
+    }
+
+    /// Replaces the instructions VMMCALL and VMCALL, on which KVM answers itself, by `out` to the
+    /// port that KVM hands to user space. Returns their number. The code is not disassembled: the
+    /// same bytes within another instruction are replaced as well.
+    pub fn patch_hypercalls(&mut self) -> usize {
+        let bytes = self.bytes.to_mut();
+        let mut count = 0;
+        for Segment { in_file: (start, length), .. } in self.segments.iter().filter(|segment| segment.is_code) {
+            // Checked when the image was parsed.
+            let content = &mut bytes[*start as usize..(start + length) as usize];
+            let mut at = 0;
+            while let Some(instruction) = content.get_mut(at..at + HYPERCALL.len()) {
+                if HYPERCALLS.iter().any(|known| instruction == known) {
+                    instruction.copy_from_slice(&HYPERCALL);
+                    count += 1;
+                }
+                at += 1;
+            }
+        }
+        count
     }
 
     /// One past the last byte of physical memory that the image occupies.

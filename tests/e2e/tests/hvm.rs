@@ -172,6 +172,11 @@ fn an_hrt_is_reset_over_and_over_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn an_image_of_another_project_is_served() {
+    an_example_finds_all_right("hvm-foreign");
+}
+
+#[test]
 fn programs_in_c_and_cpp_call_into_the_hrt() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let directory = format!("{root}/target/hvm");
