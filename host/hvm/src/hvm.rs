@@ -442,8 +442,8 @@ impl Hvm {
     /// threads that were partners become such again by their next calls.
     ///
     /// # Errors
-    /// See [`Error`]; there is no HRT then, and a further reset may succeed. [`Error::NotHere`] in a
-    /// fork of the process.
+    /// See [`Error`]; there is no HRT then, and a further reset may succeed. In a fork of the
+    /// process, [`Error::NotHere`].
     pub fn reset(&mut self, image: &[u8]) -> Result<(), Error> {
         if !self.core.is_here() {
             return Err(Error::NotHere);
