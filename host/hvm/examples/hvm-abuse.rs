@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hvm::{Builder, CallError, End, Hvm, Transaction};
+use hvm::{Builder, CallError, End, Hvm, RosEvent, Transaction};
 
 /// Set to let the HRT out of its loop.
 static MAY_END: AtomicBool = AtomicBool::new(false);
@@ -84,6 +84,50 @@ fn calls_are_answered(image: &[u8]) -> Checked {
         println!("1,000 calls took {:?}", start.elapsed());
         check("1,000 calls return their results", many)
     }
+}
+
+/// Posts an event and waits for its result; by the numbers of the protocol, as an image would.
+extern "C" fn post_event(record: u64, _: u64) -> u64 {
+    let downcall = |number: u64, argument: u64| {
+        let mut second = 0x6464_6464_6464_6464_u64;
+        let result: u64;
+        // SAFETY: the monitor changes RAX and the record; RBX is LLVM's.
+        unsafe {
+            std::arch::asm!(
+                "xchg {second}, rbx", "out 0xdc, eax", "xchg {second}, rbx",
+                second = inout(reg) second, inout("rax") 0xf00d_u64 => result, in("rcx") number, in("rdx") argument,
+            );
+        }
+        let _ = second;
+        result
+    };
+    if downcall(0x10, 8) != u64::MAX || downcall(0x1e, 0) != u64::MAX || downcall(0x1f, 0) != u64::MAX {
+        return 0;
+    }
+    if downcall(0x10, record) != 0 || downcall(0x10, record) == 0 {
+        return 1;
+    }
+    while downcall(0x1e, 0) != 0 {
+        std::hint::spin_loop();
+    }
+    // SAFETY: the record is the process's, which waits for this call.
+    unsafe { (record as *const u64).add(1).read_volatile() }
+}
+
+fn events_are_served(image: &[u8]) -> Checked {
+    let hrt = described(image).boot()?;
+    check("no event is posted", hrt.next_event(Duration::from_millis(1)).is_none() && !hrt.complete_event(1))?;
+    let record = RosEvent::SystemCall([libc::SYS_getppid as u64, 0, 0, 0, 0, 0, 0, 0]).to_record();
+    std::thread::scope(|scope| {
+        // SAFETY: the HRT is our own kernel.
+        unsafe { hrt.merge()? };
+        // SAFETY: the function needs nothing of the process but the record.
+        let call = scope.spawn(|| unsafe { hrt.call_alone(post_event, record.as_ptr() as u64) });
+        let event = hrt.next_event(SOON);
+        check("an event is posted", event.map(RosEvent::to_record) == Some(record))?;
+        check("it is completed, once", hrt.complete_event(4711) && !hrt.complete_event(1))?;
+        check("its result is acknowledged", call.join().ok() == Some(Ok(4711)))
+    })
 }
 
 fn faults_end_the_hrt_alone(image: &[u8]) -> Checked {
@@ -165,6 +209,7 @@ fn main() -> Checked {
     let before = (open_files(), threads());
     what_cannot_boot_is_refused(&image)?;
     calls_are_answered(&image)?;
+    events_are_served(&image)?;
     faults_end_the_hrt_alone(&image)?;
     waits_have_an_end(&image)?;
     a_fork_leaves_the_hrt_to_its_parent(&image)?;
@@ -172,7 +217,7 @@ fn main() -> Checked {
         // Also while they boot.
         drop(described(&image).cpus(2).boot()?);
     }
-    check("nothing is left of 25 HRTs", (open_files(), threads()) == before)?;
+    check("nothing is left of 26 HRTs", (open_files(), threads()) == before)?;
     // The process ends with an HRT that runs.
     std::mem::forget(described(&image).boot()?);
     println!("all is right");

@@ -17,6 +17,7 @@ use crate::files::Files;
 use crate::hardware::Hardware;
 use crate::memory::MOST_CPUS;
 use crate::partners::Partners;
+use crate::ros_events::{Memory, RosEvents};
 use crate::state::{CallError, End, State, Transaction};
 use crate::vcpu::{Vcpu, now};
 use crate::windows::Windows;
@@ -33,6 +34,8 @@ pub struct Core {
     pub state: State,
     /// The execution groups.
     pub partners: Partners,
+    /// What the HRT has this process do without a partner.
+    pub ros_events: RosEvents,
     /// How long a request waits for its answer.
     pub limit: Duration,
     /// An access that Linux refuses has the effect that it has in the process.
@@ -206,6 +209,12 @@ impl Core {
         true
     }
 
+    /// The memory that the HRT sees.
+    fn seen(&self) -> Memory<'_> {
+        let is_merged = self.is_merged.load(Ordering::Relaxed);
+        Memory { own: &self.hardware.memory, offset: self.request.offset, is_merged }
+    }
+
     /// Serves a downcall. Returns how the HRT ended, if it did. After a crash its CPUs run on.
     pub fn downcall(&self, index: u32, cpu: &mut Vcpu) -> Option<End> {
         let registers = cpu.registers();
@@ -221,6 +230,8 @@ impl Core {
                 done(answer(&[Transaction::Call, Transaction::ParallelCall, Transaction::Synchronous]))
             }
             number::MERGE_DONE => done(answer(&[Transaction::Merge])),
+            number::POST_EVENT => done(self.ros_events.post(&self.seen(), registers.rdx)),
+            number::ACKNOWLEDGE_EVENT => done(self.ros_events.acknowledge(&self.seen())),
             number::SIGNAL_ROS => done(self.signal(registers.rdx)),
             extension::GROUP_ADDED => {
                 if registers.rdx != 0 {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use protocol::call::{MARK, PORT, SECOND_MARK, number};
 use protocol::group;
+use protocol::ros_event::RosEvent;
 use protocol::upcall::{Page, Record, request};
 use rings::Rings;
 
@@ -20,6 +21,7 @@ use crate::image::Image;
 use crate::lines::{self, Line, SharedLines, Source};
 use crate::partner;
 use crate::partners::{Partners, locked};
+use crate::ros_events::RosEvents;
 use crate::runner::{self, Runner};
 use crate::state::{CallError, End, State, Transaction};
 use crate::synchronous::Synchronous;
@@ -164,6 +166,7 @@ impl Settings {
         let core = Arc::new(Core {
             state: State::default(),
             partners: Partners::default(),
+            ros_events: RosEvents::default(),
             limit: self.limit,
             faults_as_in_process: self.faults_as_in_process,
             is_merged: AtomicBool::new(false),
@@ -402,6 +405,19 @@ impl Hvm {
     pub fn on_signal(&self, handler: Option<SignalHandler>) {
         let handler = handler.map_or(0, |handler| handler as usize);
         self.core.signal_handler.store(handler, Ordering::Release);
+    }
+
+    /// Waits for an event that the HRT posts for this process to serve (Palacios's protocol; the
+    /// functions that [`Hvm::call`] calls need none); `None` if none comes in time. It is to be
+    /// completed by [`Hvm::complete_event`].
+    pub fn next_event(&self, limit: Duration) -> Option<RosEvent> {
+        self.core.ros_events.take(limit)
+    }
+
+    /// Completes the event that [`Hvm::next_event`] returned. Returns false if there is none to
+    /// complete.
+    pub fn complete_event(&self, result: u64) -> bool {
+        self.core.ros_events.complete(result)
     }
 
     fn check_merged(&self) -> Result<(), CallError> {

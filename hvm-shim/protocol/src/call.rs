@@ -37,6 +37,13 @@ pub mod number {
     pub const RESET_HRT: u64 = 0x2;
     /// Resets both.
     pub const RESET_BOTH: u64 = 0x3;
+    /// Replaces the HRT's image: a request of the ROS, which has it otherwise here.
+    pub const REPLACE_IMAGE: u64 = 0x8;
+    /// Posts an event for the ROS to serve. Argument: the virtual address of its record
+    /// ([`crate::ros_event`]). One event at a time.
+    pub const POST_EVENT: u64 = 0x10;
+    /// Takes the result of the event that was posted, into its record. Fails until there is one.
+    pub const ACKNOWLEDGE_EVENT: u64 = 0x1e;
     /// A call is done, on one CPU. Argument: its result (our extension).
     pub const INVOKE_DONE: u64 = 0x2f;
     /// The address spaces are merged, or no longer are. Argument: 0, or 1 if that failed (our

@@ -14,5 +14,6 @@ pub mod boot;
 mod bytes;
 pub mod call;
 pub mod group;
+pub mod ros_event;
 pub mod system_call;
 pub mod upcall;
