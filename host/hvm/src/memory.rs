@@ -28,6 +28,8 @@ pub fn add_region(vm: &VmFd, slot: u32, at: u64, mapping: &Mapping) -> Result<()
 
 /// Largest number of CPUs: the kernel's. Each may have a page or a ring.
 pub const MOST_CPUS: u32 = 256;
+/// Addresses from here on are no process's (Linux, Documentation/arch/x86/x86_64/mm.rst).
+pub const END_OF_ROS: u64 = 1 << 47;
 /// Size of a huge page.
 const HUGE: usize = 2 << 20;
 /// Size of the part of a stack that may not be accessed, in bytes.

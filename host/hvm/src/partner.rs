@@ -17,9 +17,9 @@ use protocol::upcall::request;
 
 use crate::core::Core;
 use crate::kick;
-use crate::memory::Mapping;
+use crate::memory::{END_OF_ROS, Mapping};
 use crate::partners::{Partner, PartnerCpu, locked};
-use crate::refused::{END_OF_ROS, leave_call};
+use crate::refused::leave_call;
 use crate::replay;
 use crate::runner::{self, Runner};
 use crate::state::{CallError, End, Exception, Transaction};

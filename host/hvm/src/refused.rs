@@ -7,8 +7,6 @@ use protocol::group::{Group, Kind, outcome};
 use crate::core::Core;
 use crate::vcpu::{Vcpu, now};
 
-/// Addresses from here on are no process's (Linux, Documentation/arch/x86/x86_64/mm.rst).
-pub const END_OF_ROS: u64 = 1 << 47;
 /// RFLAGS of a context that leaves a call early: the reserved bit, interrupts enabled.
 const FLAGS: u64 = 1 << 1 | 1 << 9;
 

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use protocol::ros_event::{RESULT, RosEvent, WORDS};
 
-use crate::memory::Mapping;
+use crate::memory::{END_OF_ROS, Mapping};
 use crate::partners::locked;
-use crate::refused::END_OF_ROS;
 use crate::system_call;
 
 /// The event that was posted last.

@@ -11,7 +11,8 @@ use protocol::group::state;
 use crate::Error;
 use crate::core::Core;
 use crate::kick::{self, kick_signal};
-use crate::refused::{END_OF_ROS, leave_call};
+use crate::memory::END_OF_ROS;
+use crate::refused::leave_call;
 use crate::state::End;
 use crate::vcpu::{Exit, Vcpu};
 
