@@ -2,10 +2,11 @@
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use arch_contract::fault::Registers;
 use kernel::backtrace::Frame;
-use kernel::{backtrace, output, program, sandbox, snapshot, stopped, symbols, time, trace};
+use kernel::{backtrace, output, program, sandbox, snapshot, stopped, symbols, thread, time, trace};
 use view::state::{Detail, DoesNotAnswer, Needs, NoMemory, State, Tracer, Tracing};
 use wire::snapshot::Snapshot;
 use wire::trace::Event;
@@ -19,6 +20,14 @@ pub struct Here;
 impl State for Here {
     fn offers(&self) -> Needs {
         if sandbox::is_active() { Needs::Machine } else { Needs::Cpus }
+    }
+
+    fn wait(&self, milliseconds: u64) -> bool {
+        let can = self.offers() == Needs::Cpus;
+        if can {
+            thread::sleep(Duration::from_millis(milliseconds));
+        }
+        can
     }
 
     fn snapshot(&self, detail: Detail) -> Snapshot {

@@ -68,6 +68,10 @@ pub trait State {
     fn tracer(&self) -> Option<Tracer> {
         None
     }
+    /// Waits for some milliseconds. Returns false, without waiting, where nothing changes any more.
+    fn wait(&self, _milliseconds: u64) -> bool {
+        false
+    }
     /// Starts recording anew, or stops it.
     ///
     /// # Errors

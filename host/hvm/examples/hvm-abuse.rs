@@ -58,7 +58,7 @@ fn what_cannot_boot_is_refused(image: &[u8]) -> Checked {
     check("no CPUs are refused", refusal(described(image).cpus(0)).contains("cannot have 0 CPUs"))?;
     check("1,000 CPUs are refused", refusal(described(image).cpus(1000)).contains("cannot have 1000 CPUs"))?;
     check("too little memory is refused", refusal(described(image).memory(1 << 20)).contains("takes from"))?;
-    check("too much memory is refused", refusal(described(image).memory(1 << 40)).contains("takes from"))?;
+    check("too much memory is refused", refusal(described(image).memory((1 << 40) + 1)).contains("takes from"))?;
     check("a cut image is refused", refusal(described(&image[..5000])).contains("the image cannot be"))?;
     let line = "x".repeat(10_000);
     check("a long command line is refused", refusal(described(image).command_line(&line)).contains("10000 bytes"))

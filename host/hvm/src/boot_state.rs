@@ -4,7 +4,7 @@
 use protocol::boot::{Extension, Information, Request, UPPER_HALF, flags};
 
 use crate::Error;
-use crate::memory::Mapping;
+use crate::memory::{END_OF_LOW, Mapping, START_OF_HIGH};
 
 /// Size of the part of memory that holds all of it, in bytes.
 pub const SIZE: u64 = 64 << 10;
@@ -122,8 +122,8 @@ pub fn write(memory: &Mapping, start: u64, request: &Request, machine: &Machine<
     })
 }
 
-/// Returns the Multiboot2 boot information. Memory up to `end` is usable, but for the boot state.
-fn boot_information(machine: &Machine<'_>, information: &Information, end: u64) -> Vec<u8> {
+/// Returns the Multiboot2 boot information. So much memory is usable, but for the boot state.
+fn boot_information(machine: &Machine<'_>, information: &Information, size: u64) -> Vec<u8> {
     let mut bytes = vec![0; 8];
     let mut tag = |words: &[u32], rest: &[u8]| {
         let size = 4 + 4 * words.len() + rest.len();
@@ -135,7 +135,13 @@ fn boot_information(machine: &Machine<'_>, information: &Information, end: u64) 
     };
     tag(&[TAG_COMMAND_LINE], &[machine.line.as_bytes(), &[0]].concat());
     let behind = information.boot_state + SIZE;
-    let usable = [(0, information.boot_state), (behind, end.saturating_sub(behind))];
+    let low = size.min(END_OF_LOW);
+    let usable = [
+        (0, information.boot_state),
+        (behind, low.saturating_sub(behind)),
+        // Empty ranges are ignored.
+        (START_OF_HIGH, size - low),
+    ];
     let entry = |(start, size): (u64, u64)| {
         [&start.to_le_bytes()[..], &size.to_le_bytes(), &USABLE.to_le_bytes(), &[0; 4]].concat()
     };
@@ -164,7 +170,7 @@ mod tests {
         assert_eq!(tag(&bytes, INFORMATION_TAG).and_then(Information::from_tag), Some(information));
         assert_eq!(tag(&bytes, EXTENSION_TAG).and_then(Extension::from_tag), Some(extension));
         let map = tag(&bytes, TAG_MEMORY_MAP).unwrap();
-        assert_eq!((map.len(), map[8]), (64, 24), "{map:?}");
+        assert_eq!((map.len(), map[8]), (88, 24), "{map:?}");
         let word = |at: usize| u64::from_le_bytes(map[at..at + 8].try_into().unwrap());
         assert_eq!((word(16), word(24)), (0, 1 << 20));
         assert_eq!((word(40), word(40) + word(48)), ((1 << 20) + SIZE, 1 << 28));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use protocol::call::File;
 
-use crate::memory::Mapping;
+use crate::memory::{END_OF_LOW, Mapping};
 use crate::system_call;
 
 /// No file has been made.
@@ -78,7 +78,7 @@ impl Files {
             None => return false,
         };
         let Some(kept) = kept else { return false };
-        let is_inside = at.checked_add(length).is_some_and(|end| end <= memory.size() as u64);
+        let is_inside = at.checked_add(length).is_some_and(|end| end <= (memory.size() as u64).min(END_OF_LOW));
         if length == 0 || !is_inside {
             return is_inside;
         }

@@ -16,14 +16,16 @@ use crate::boot_state::{self, Machine, Places};
 use crate::events::Recorder;
 use crate::image::Image;
 use crate::lines::{Bell, Line};
-use crate::memory::{MOST_CPUS, Mapping, add_region};
+use crate::memory::{END_OF_LOW, MOST_CPUS, Mapping, START_OF_HIGH, add_memory, add_region};
 use crate::partners::locked;
 use crate::vcpu::Vcpu;
 use crate::windows::Windows;
 use crate::{Error, cpu, support};
 
-/// Physical address of the rings' region; the HRT's memory ends below it.
-const RINGS: u64 = 3 << 30;
+/// Physical address of the rings' region, between the two parts of the HRT's memory.
+const RINGS: u64 = END_OF_LOW;
+/// The most memory that an HRT can have.
+const MOST_MEMORY: u64 = 1 << 40;
 /// Physical address of the windows' page tables.
 const WINDOW_TABLES: u64 = RINGS + REGION_SIZE;
 /// Physical address of the execution groups' pages.
@@ -35,8 +37,11 @@ const KVMS_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Lines of the I/O APIC that the ROS could raise; the HRT has no I/O APIC, but KVM takes no 0.
 const NO_LINES: u64 = 24;
 const PAGE: u64 = 4096;
-/// The first memory slot behind those of the HRT's own memory, the rings and the groups.
-const FIRST_FREE_SLOT: u32 = 3;
+/// Memory slots: of the HRT's own memory, the rings, the groups; the first one that is free.
+const MEMORY_SLOTS: [u32; 2] = [0, 1];
+const RINGS_SLOT: u32 = 2;
+const GROUPS_SLOT: u32 = 3;
+const FIRST_FREE_SLOT: u32 = 4;
 
 /// A virtual machine: its memory, its windows onto this process, its CPUs.
 pub struct Hardware {
@@ -81,8 +86,8 @@ impl Hardware {
         if cpus == 0 || cpus > most {
             return Err(Error::BadCpus { asked: cpus, most });
         }
-        let size = memory.checked_next_multiple_of(PAGE).filter(|&size| size <= RINGS && size >= least(image));
-        let size = size.ok_or(Error::BadSize { asked: memory, least: least(image), most: RINGS })?;
+        let size = memory.checked_next_multiple_of(PAGE).filter(|size| (least(image)..=MOST_MEMORY).contains(size));
+        let size = size.ok_or(Error::BadSize { asked: memory, least: least(image), most: MOST_MEMORY })?;
         let vm = kvm.create_vm().map_err(Error::refused("creating a virtual machine"))?;
         let (memory, rings_file) = (Mapping::huge(size as usize)?, rings_file(kinds)?);
         let rings = Mapping::shared(&rings_file, REGION_SIZE as usize)?;
@@ -90,12 +95,14 @@ impl Hardware {
         let here = Mapping::wiped_in_forks()?;
         here.word(0).into_iter().for_each(|word| word.store(1, Ordering::Relaxed));
         prepare_apics(&vm)?;
-        for (slot, (at, mapping)) in [(0, &memory), (RINGS, &rings), (GROUPS, &groups)].into_iter().enumerate() {
-            add_region(&vm, slot as u32, at, mapping)?;
-        }
+        add_memory(&vm, MEMORY_SLOTS, &memory)?;
+        add_region(&vm, RINGS_SLOT, RINGS, &rings)?;
+        add_region(&vm, GROUPS_SLOT, GROUPS, &groups)?;
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::refused("reading KVM's features"))?;
         let has_large_pages = has_large_pages(&cpuid);
-        let windows = Windows::new(&vm, WINDOW_TABLES, FIRST_FREE_SLOT, has_large_pages, support::address_bits())?;
+        let behind = START_OF_HIGH + size.saturating_sub(END_OF_LOW);
+        let windows =
+            Windows::new(&vm, WINDOW_TABLES, behind, FIRST_FREE_SLOT, has_large_pages, support::address_bits())?;
         let bell = Bell::new().map_err(|why| Error::Refused { what: "making an event for the HRT's lines", why })?;
         let mut hardware = Self {
             windows: Mutex::new(windows),
@@ -138,8 +145,8 @@ impl Hardware {
     /// [`Error::BadSize`], [`Error::BadImage`], [`Error::LongCommandLine`].
     pub fn load(&self, image: &Image<'_>, line: &str) -> Result<Places, Error> {
         let size = self.memory.size() as u64;
-        if size < least(image) {
-            return Err(Error::BadSize { asked: size, least: least(image), most: RINGS });
+        if size.min(END_OF_LOW) < least(image) {
+            return Err(Error::BadSize { asked: size, least: least(image), most: MOST_MEMORY });
         }
         image.load(&self.memory)?;
         let machine = Machine {

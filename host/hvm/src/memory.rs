@@ -14,18 +14,35 @@ use crate::Error;
 /// # Errors
 /// [`Error::Refused`].
 pub fn add_region(vm: &VmFd, slot: u32, at: u64, mapping: &Mapping) -> Result<(), Error> {
-    let region = kvm_userspace_memory_region {
-        slot,
-        flags: 0,
-        guest_phys_addr: at,
-        memory_size: mapping.size() as u64,
-        userspace_addr: mapping.address(),
-    };
+    add_part(vm, slot, at, (mapping.address(), mapping.size() as u64))
+}
+
+/// Gives the HRT its own memory, in two memory slots if it is larger than the lower part.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub fn add_memory(vm: &VmFd, slots: [u32; 2], memory: &Mapping) -> Result<(), Error> {
+    let (start, size) = (memory.address(), memory.size() as u64);
+    add_part(vm, slots[0], 0, (start, size.min(END_OF_LOW)))?;
+    match size.saturating_sub(END_OF_LOW) {
+        0 => Ok(()),
+        rest => add_part(vm, slots[1], START_OF_HIGH, (start + END_OF_LOW, rest)),
+    }
+}
+
+fn add_part(vm: &VmFd, slot: u32, at: u64, (start, size): (u64, u64)) -> Result<(), Error> {
+    let region =
+        kvm_userspace_memory_region { slot, flags: 0, guest_phys_addr: at, memory_size: size, userspace_addr: start };
     // SAFETY: the mapping outlives the virtual machine, as the caller guarantees, and nothing
     // refers to its content.
     unsafe { vm.set_user_memory_region(region) }.map_err(Error::refused("giving the HRT memory"))
 }
 
+/// Where the lower part of an HRT's memory ends in physical memory, and where the rest begins. What
+/// the monitor has to do with lies in the lower part.
+pub const END_OF_LOW: u64 = 3 << 30;
+/// See [`END_OF_LOW`].
+pub const START_OF_HIGH: u64 = 4 << 30;
 /// Largest number of CPUs: the kernel's. Each may have a page or a ring.
 pub const MOST_CPUS: u32 = 256;
 /// Addresses from here on are no process's (Linux, Documentation/arch/x86/x86_64/mm.rst).

@@ -1,11 +1,12 @@
 //! ROS events: what the HRT posts for this process to serve, where no partner thread does.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use protocol::ros_event::{RESULT, RosEvent, WORDS};
 
-use crate::memory::{END_OF_ROS, Mapping};
+use crate::memory::{END_OF_LOW, END_OF_ROS, Mapping};
 use crate::partners::locked;
 use crate::system_call;
 
@@ -92,8 +93,7 @@ impl Memory<'_> {
             return copy(libc::SYS_process_vm_readv, record.as_mut_ptr() as u64, at, size).then_some(record);
         }
         for (word, place) in record.iter_mut().enumerate() {
-            let at = at.checked_sub(self.offset)?.checked_add(8 * word as u64)?;
-            *place = self.own.word(at)?.load(std::sync::atomic::Ordering::Relaxed);
+            *place = self.own_word(at.checked_add(8 * word as u64)?)?.load(Ordering::Relaxed);
         }
         Some(record)
     }
@@ -102,11 +102,15 @@ impl Memory<'_> {
         if self.is_of_process(at) {
             return copy(libc::SYS_process_vm_writev, &raw const value as u64, at, 8);
         }
-        let word = at.checked_sub(self.offset).and_then(|at| self.own.word(at));
-        word.is_some_and(|word| {
-            word.store(value, std::sync::atomic::Ordering::Release);
+        self.own_word(at).is_some_and(|word| {
+            word.store(value, Ordering::Release);
             true
         })
+    }
+
+    /// A word of the lower part of the HRT's own memory.
+    fn own_word(&self, at: u64) -> Option<&AtomicU64> {
+        self.own.word(at.checked_sub(self.offset).filter(|&at| at < END_OF_LOW)?)
     }
 
     fn is_of_process(&self, at: u64) -> bool {
@@ -149,7 +153,7 @@ mod tests {
         assert!(own.write(64, &bytes));
         assert!(events.post(&memory, (1 << 47) + 64) && events.take(SOON) == Some(RosEvent::Done));
         assert!(events.complete(3) && events.acknowledge(&memory));
-        assert_eq!(own.word(72).map(|word| word.load(std::sync::atomic::Ordering::Relaxed)), Some(3));
+        assert_eq!(own.word(72).map(|word| word.load(Ordering::Relaxed)), Some(3));
         for nowhere in [8, (1 << 47) + 4096, u64::MAX - 7, u64::MAX] {
             assert!(!events.post(&memory, nowhere), "{nowhere:#x}");
         }

@@ -26,14 +26,13 @@ const TABLES: u64 = (ROOT_ENTRIES + SMALL_WINDOWS) * PAGE;
 const PRESENT: u64 = 0x3;
 const LEAF: u64 = 0x80;
 
-/// Where windows begin in physical memory: behind everything else.
-const FIRST: u64 = 4 * GIB;
-
 /// The windows of an HVM.
 pub struct Windows {
     tables: Mapping,
     /// Physical address of the tables.
     at: u64,
+    /// Where windows begin in physical memory: behind everything else.
+    first: u64,
     has_large_pages: bool,
     /// Bits of a physical address.
     address_bits: u8,
@@ -45,17 +44,25 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Makes room for windows. Their tables lie at a physical address; memory slots from
-    /// `next_slot` on are free.
+    /// Makes room for windows. Their tables lie at a physical address; physical memory from `behind`
+    /// on and memory slots from `next_slot` on are free.
     ///
     /// # Errors
     /// [`Error::Refused`].
-    pub fn new(vm: &VmFd, at: u64, next_slot: u32, has_large_pages: bool, address_bits: u8) -> Result<Self, Error> {
+    pub fn new(
+        vm: &VmFd,
+        at: u64,
+        behind: u64,
+        next_slot: u32,
+        has_large_pages: bool,
+        address_bits: u8,
+    ) -> Result<Self, Error> {
         let tables = Mapping::private(TABLES as usize)?;
         add_region(vm, next_slot, at, &tables)?;
         Ok(Self {
             tables,
             at,
+            first: behind.next_multiple_of(GIB),
             has_large_pages,
             address_bits,
             open: vec![0; GIBS / 64].into(),
@@ -104,7 +111,7 @@ impl Windows {
             return Ok(());
         }
         let number = self.count;
-        let physical = FIRST + number * GIB;
+        let physical = self.first + number * GIB;
         if physical + GIB > 1 << self.address_bits || (!self.has_large_pages && number == SMALL_WINDOWS) {
             return Err(Error::TooManyWindows(number));
         }

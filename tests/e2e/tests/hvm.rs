@@ -19,13 +19,24 @@ fn run(options: &[&str], script: &str) -> Option<Output> {
 
 #[test]
 fn an_hrt_has_its_cpus_and_its_memory_and_its_status_is_aeros() {
-    let Some(output) = run(&["--cpus", "2", "--mem", "64M"], "cpus; mem; spawn yield 3; threads; nonsense") else {
+    let Some(output) =
+        run(&["--cpus", "2", "--mem", "64M"], "cpus; mem; spawn yield 3; threads; spawn sleep 1000; uptime; nonsense")
+    else {
         return;
     };
     let said = stdout(&output);
     assert_eq!(output.status.code(), Some(2), "{said}\n{}", stderr(&output));
     assert!(said.contains("load-yield") && said.contains("there is no command `nonsense`"), "{said}");
     assert!(said.contains(" on CPU 1\n"), "two CPUs:\n{said}");
+}
+
+#[test]
+fn an_hrt_can_have_more_memory_than_lies_below_the_rings() {
+    let Some(output) = run(&["--mem", "5G"], "mem") else { return };
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", stderr(&output));
+    let total = said.lines().nth(1).and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+    assert!(total.is_some_and(|mib| mib > 5000.0), "{said}");
 }
 
 #[test]

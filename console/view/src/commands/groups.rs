@@ -41,10 +41,10 @@ pub const COMMANDS: &[Command] = &[
     Command {
         name: "channel",
         needs: Needs::Nothing,
-        arguments: "N",
-        about: "the latest events of a group's channel",
-        details: "`watch 1 channel N` follows them. A call ends after the events within it.",
-        words: &[],
+        arguments: "N [--follow]",
+        about: "the latest events of a group's channel; --follow: also those to come, until Ctrl-C",
+        details: "A call ends after the events within it.",
+        words: &["--follow"],
         run: channel,
     },
     Command {
@@ -84,6 +84,10 @@ fn chosen(context: &Context<'_>) -> Result<GroupState, CommandError> {
     let [number] = context.arguments else {
         return Err(CommandError::usage("takes the number of a group; `groups` lists them"));
     };
+    group_with(context, number)
+}
+
+fn group_with(context: &Context<'_>, number: &str) -> Result<GroupState, CommandError> {
     let number = parse_number(number, "group")?;
     let found = snapshot(context).groups.into_iter().find(|group| u64::from(group.number) == number);
     found.ok_or_else(|| CommandError::failed(format!("there is no group {number}; `groups` lists them")))
@@ -126,21 +130,54 @@ fn channels(context: &mut Context<'_>) -> CommandResult {
 }
 
 fn channel(context: &mut Context<'_>) -> CommandResult {
-    let group = chosen(context)?;
+    let (number, person) = match (context.arguments, context.person) {
+        ([number], _) => (*number, None),
+        ([number, "--follow"] | ["--follow", number], Some(person)) => (*number, Some(person)),
+        ([_, "--follow"] | ["--follow", _], None) => {
+            return Err(CommandError::failed("--follow goes on until Ctrl-C, so it needs a person at the console"));
+        }
+        _ => return Err(CommandError::usage("takes the number of a group; `groups` lists them")),
+    };
+    let mut group = group_with(context, number)?;
     writeln!(context.out, " number         began       took  event")?;
-    for event in &group.events {
+    let mut told = write_events(context, &group, None)?;
+    let is_followed = |context: &Context<'_>| {
+        person.is_some_and(|person| !person.is_interrupted()) && context.state.wait(FOLLOW_INTERVAL)
+    };
+    if person.is_none()
+        && let Some(serving) = &group.serving
+    {
+        writeln!(context.out, "{:>7}  {} since {}", group.sequence, serving.what, Time(serving.ns))?;
+    }
+    while is_followed(context) {
+        group = group_with(context, number)?;
+        told = write_events(context, &group, told)?;
+    }
+    Ok(())
+}
+
+/// Writes the events after the one that was told last. Returns the number of the latest.
+fn write_events(context: &mut Context<'_>, group: &GroupState, told: Option<u64>) -> Result<Option<u64>, CommandError> {
+    let mut latest = told;
+    for event in group.events.iter().filter(|event| told.is_none_or(|told| event.sequence > told)) {
+        // A call has a lower number than the events within it, and ends after them.
+        let missed = latest.map_or(0, |latest| event.sequence.saturating_sub(latest + 1));
+        if missed > 0 && told.is_some() {
+            writeln!(context.out, "         {missed} events before this one are not over, or came too fast")?;
+        }
         let (number, took, what) = (event.sequence, Time(event.ns), &event.what);
         write!(context.out, "{number:>7}  {:>12}  {took:>9}  {what} = ", Time(event.began_ns))?;
         match event.result as i64 {
             small @ -4095..=0xffff => writeln!(context.out, "{small}")?,
             _ => writeln!(context.out, "{:#x}", event.result)?,
         }
+        latest = latest.max(Some(event.sequence));
     }
-    if let Some(serving) = &group.serving {
-        writeln!(context.out, "{:>7}  {} since {}", group.sequence, serving.what, Time(serving.ns))?;
-    }
-    Ok(())
+    Ok(latest)
 }
+
+/// How often a channel that is followed is looked at, in milliseconds.
+const FOLLOW_INTERVAL: u64 = 100;
 
 fn events(context: &mut Context<'_>) -> CommandResult {
     let with_classes = match context.arguments {
