@@ -44,8 +44,8 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Makes room for windows. Their tables lie at a physical address; physical memory from `behind`
-    /// on and memory slots from `next_slot` on are free.
+    /// Makes room for windows. Their tables lie at a physical address; physical addresses from
+    /// `behind` on and memory slots from `next_slot` on are free.
     ///
     /// # Errors
     /// [`Error::Refused`].

@@ -87,6 +87,7 @@ fn chosen(context: &Context<'_>) -> Result<GroupState, CommandError> {
     group_with(context, number)
 }
 
+#[inline(never)]
 fn group_with(context: &Context<'_>, number: &str) -> Result<GroupState, CommandError> {
     let number = parse_number(number, "group")?;
     let found = snapshot(context).groups.into_iter().find(|group| u64::from(group.number) == number);
@@ -157,6 +158,7 @@ fn channel(context: &mut Context<'_>) -> CommandResult {
 }
 
 /// Writes the events after the one that was told last. Returns the number of the latest.
+#[inline(never)]
 fn write_events(context: &mut Context<'_>, group: &GroupState, told: Option<u64>) -> Result<Option<u64>, CommandError> {
     let mut latest = told;
     for event in group.events.iter().filter(|event| told.is_none_or(|told| event.sequence > told)) {
