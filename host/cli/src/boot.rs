@@ -102,6 +102,7 @@ impl Options {
             debugger: self.gdb.clone(),
             trace: self.trace.as_deref().map(trace_file::raw_path),
             streams_trace: self.stream,
+            keeps_crash_file: true,
             limit: self.timeout.map_or(DEFAULT_RUN_LIMIT, Duration::from_secs),
             append: self.append.clone(),
             arguments: self.qemu.clone(),

@@ -131,6 +131,9 @@ pub struct Options {
     /// Do this in an emulated Linux that has a KVM (`aero ros`)
     #[arg(long)]
     emulate: bool,
+    /// Leave no file after a crash, because the Linux that this runs in ends with it
+    #[arg(long, hide = true)]
+    no_crash_file: bool,
 }
 
 /// Runs `aero hvm`.
@@ -159,6 +162,7 @@ pub fn run(command: Command) -> Result<u8> {
         cpus: options.cpus,
         memory: options.mem,
         append: options.append,
+        keeps_crash_file: !options.no_crash_file,
         ..Settings::for_commands(limit.unwrap_or(DEFAULT_LIMIT))
     };
     match (options.emulate, &options.run) {
@@ -253,7 +257,7 @@ fn line_of(image: &Image, settings: &Settings, further: &[String]) -> Result<Str
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut words = vec![format!("./{}", name(&std::env::current_exe()?)), "hvm".into(), "boot".into()];
     words.extend([name(&image.boot), format!("--cpus={}", settings.cpus), format!("--mem={}", settings.memory)]);
-    words.push(format!("--append={}", settings.append));
+    words.extend([format!("--append={}", settings.append), "--no-crash-file".into()]);
     words.extend_from_slice(further);
     Ok(words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "))
 }

@@ -77,7 +77,8 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// As [`Builder::share`], but the console stays this process's ([`Hvm::console`]).
+    /// As [`Builder::share`], but the console stays this process's ([`Hvm::console`]), and there is
+    /// no crash file unless [`Builder::crash_file`] names one.
     pub fn share_without_console(mut self) -> Self {
         self.shared = &[Line::Telemetry, Line::Debugger, Line::Events];
         self
@@ -160,7 +161,7 @@ impl Settings {
     fn boot(&self, hardware: &Arc<Hardware>, image: &Image<'_>) -> Result<(Arc<Core>, Vec<Runner>), Error> {
         let places = hardware.load(image, &self.line)?;
         let crash_file = match &self.crash_file {
-            None if !self.shared.is_empty() => Some(lines::path(self.number, &"crash").map_err(unshared)?),
+            None if self.shared.contains(&Line::Console) => Some(lines::path(self.number, &"crash").map_err(unshared)?),
             given => given.clone(),
         };
         let core = Arc::new(Core {

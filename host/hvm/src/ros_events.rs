@@ -148,6 +148,7 @@ mod tests {
         assert_eq!((events.take(SOON), events.take(SOON)), (Some(RosEvent::ThreadExit(7)), None));
         assert!(!events.acknowledge(&memory) && events.complete(9) && !events.complete(9));
         assert!(events.acknowledge(&memory) && !events.acknowledge(&memory));
+        // SAFETY: the word is the record's, which Linux wrote to.
         assert_eq!(unsafe { record.as_ptr().add(RESULT).read_volatile() }, 9);
         let bytes: Vec<u8> = RosEvent::Done.to_record().iter().flat_map(|word| word.to_le_bytes()).collect();
         assert!(own.write(64, &bytes));

@@ -58,7 +58,10 @@ impl Hrt {
         let memory = bytes_of(&settings.memory)
             .with_context(|| format!("`--mem {}` is no size, such as 256M", settings.memory))?;
         let builder = Hvm::builder(&bytes).cpus(settings.cpus).memory(memory).command_line(words);
-        let booted = builder.share_without_console().crash_file(files::crash_path()?).boot();
+        let booted = match settings.keeps_crash_file {
+            true => builder.share_without_console().crash_file(files::crash_path()?).boot(),
+            false => builder.share_without_console().boot(),
+        };
         let hvm = Arc::new(booted.map_err(|error| match error {
             error @ Error::Unusable(_) => NoKvm::from(error).into(),
             error => anyhow::Error::from(error).context(format!("{} does not boot", image.boot.display())),

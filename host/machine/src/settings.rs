@@ -49,6 +49,8 @@ pub struct Settings {
     pub trace: Option<PathBuf>,
     /// Whether the kernel writes its trace while it runs.
     pub streams_trace: bool,
+    /// Whether an HRT leaves a file after a crash. Other machines do as far as they can.
+    pub keeps_crash_file: bool,
     /// Time limit for a script.
     pub limit: Duration,
     /// Further words for the kernel's command line.
@@ -73,6 +75,7 @@ impl Settings {
             debugger: None,
             trace: None,
             streams_trace: false,
+            keeps_crash_file: true,
             limit,
             append: String::new(),
             arguments: Vec::new(),
