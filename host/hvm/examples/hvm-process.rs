@@ -65,7 +65,8 @@ extern "C" fn fault_three_times(_: u64, _: u64) -> u64 {
 
 /// What a child of this program does with its HRT, by its second argument.
 fn child(image: &[u8], what: &str) -> Checked {
-    let hrt = described(image).share().boot()?;
+    // Its calls last as long as the parent, or a person at the console, wants.
+    let hrt = described(image).limit(20 * LONG).share().boot()?;
     // SAFETY: the functions do what ordinary code does.
     unsafe { hrt.merge()? };
     std::thread::scope(|scope| {

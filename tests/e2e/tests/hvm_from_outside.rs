@@ -10,8 +10,8 @@ use e2e::{stderr, stdout};
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// Starts a process in whose HRT one function runs and another one waits for a system call.
 const START: &str = "mkfifo keys; ./hvm-process aerokernel-hrt.boot wait < keys > said & \
-                     exec 3> keys; until grep -q ready said; do :; done; P=$!; \
-                     until ./aero hvm console $P --run groups | grep -q '1  served'; do :; done; ";
+                     exec 3> keys; until grep -q ready said; do sleep 0.1; done; P=$!; \
+                     until ./aero hvm console $P --run groups | grep -q '1  served'; do sleep 0.1; done; ";
 
 #[test]
 fn a_running_hrt_is_seen_live_and_traced() {
@@ -42,11 +42,11 @@ fn a_running_hrt_is_seen_live_and_traced() {
 #[test]
 fn a_trace_has_both_sides_and_arrows_from_one_to_the_other() {
     let script = "mkfifo keys; ./hvm-process aerokernel-hrt.boot calls < keys > said & \
-                  exec 3> keys; until grep -q ready said; do :; done; \
+                  exec 3> keys; until grep -q ready said; do sleep 0.1; done; \
                   P=$!; mkfifo typed; ./aero hvm console $P < typed > followed & exec 4> typed; \
                   printf 'channel 1 --follow\\r' >&4; \
-                  until [ \"$(grep -c 'getppid = ' followed)\" -gt 40 ]; do :; done; \
-                  printf '\\003uptime\\r' >&4; until grep -q 'up [0-9]' followed; do :; done; exec 4>&-; \
+                  until [ \"$(grep -c 'getppid = ' followed)\" -gt 40 ]; do sleep 0.1; done; \
+                  printf '\\003uptime\\r' >&4; until grep -q 'up [0-9]' followed; do sleep 0.1; done; exec 4>&-; \
                   echo it was followed; \
                   ./aero hvm trace $P --for 0.3 --to trace.json; exec 3>&-; wait; cat said; \
                   grep -o 'partner of group 1' trace.json; \
