@@ -63,12 +63,28 @@ extern "C" fn fault_three_times(_: u64, _: u64) -> u64 {
     0
 }
 
+/// Calls a function that makes a system call, some hundred times a second, until the parent says so.
+fn make_calls(hrt: &Hvm) -> Checked {
+    println!("ready");
+    let reader = std::thread::spawn(|| std::io::stdin().read_line(&mut String::new()));
+    while !reader.is_finished() {
+        // SAFETY: the function does what ordinary code does.
+        unsafe { hrt.call(ask_for_parent, 0)? };
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    println!("done");
+    Ok(())
+}
+
 /// What a child of this program does with its HRT, by its second argument.
 fn child(image: &[u8], what: &str) -> Checked {
     // Its calls last as long as the parent, or a person at the console, wants.
     let hrt = described(image).limit(20 * LONG).share().boot()?;
     // SAFETY: the functions do what ordinary code does.
     unsafe { hrt.merge()? };
+    if what == "calls" {
+        return make_calls(&hrt);
+    }
     std::thread::scope(|scope| {
         // SAFETY: as above.
         let call = scope.spawn(|| unsafe { hrt.call(loop_until_told, 0) });
@@ -83,17 +99,6 @@ fn child(image: &[u8], what: &str) -> Checked {
                 // SAFETY: as above.
                 println!("{:?}", unsafe { hrt.call(wait_for_input, 0) });
                 MAY_END.store(true, Ordering::Relaxed);
-            }
-            // A second group, which makes system calls all the time.
-            "calls" => {
-                scope.spawn(|| {
-                    let _ = std::io::stdin().read_line(&mut String::new());
-                    MAY_END.store(true, Ordering::Relaxed);
-                });
-                while !MAY_END.load(Ordering::Relaxed) {
-                    // SAFETY: as above.
-                    unsafe { hrt.call(ask_for_parent, 0)? };
-                }
             }
             "exec" => return Err(Command::new("/proc/self/exe").args(["none", "done"]).exec().into()),
             // Until the parent says so.
