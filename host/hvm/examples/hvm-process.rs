@@ -63,7 +63,7 @@ extern "C" fn fault_three_times(_: u64, _: u64) -> u64 {
     0
 }
 
-/// Calls a function that makes a system call, some hundred times a second, until the parent says so.
+/// Calls a function that makes a system call, some hundred times a second, until told to end.
 fn make_calls(hrt: &Hvm) -> Checked {
     println!("ready");
     let reader = std::thread::spawn(|| std::io::stdin().read_line(&mut String::new()));
