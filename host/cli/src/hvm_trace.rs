@@ -27,6 +27,9 @@ use crate::trace_file::{self, ROS, THREADS};
 /// Pause between two pieces of the trace that are asked for.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Time limit for what is left of the trace.
+const END_LIMIT: Duration = Duration::from_secs(20);
+
 /// Records for some seconds, and writes the trace.
 pub fn run(of: hvm_console::Which, to: &Path, seconds: f64) -> Result<u8> {
     ensure!((0.001..=3600.0).contains(&seconds), "--for is from 0.001 to 3600 seconds");
@@ -40,7 +43,10 @@ pub fn run(of: hvm_console::Which, to: &Path, seconds: f64) -> Result<u8> {
     // Also after an error: a trace costs time.
     switch(&mut line, false)?;
     recorded?;
-    while !take(&mut line, &mut bytes)? {}
+    let deadline = Instant::now() + END_LIMIT;
+    while !take(&mut line, &mut bytes)? {
+        ensure!(Instant::now() < deadline, "the kernel still records: `trace on` was typed at its console meanwhile");
+    }
     let events = listener.end()?;
     let groups = match line.ask(Request::Look)? {
         Answer::Changes(changes) => changes.groups.unwrap_or_default(),
@@ -90,7 +96,7 @@ fn partners(trace: &Trace, groups: &[GroupState], events: &[Event]) -> Vec<Value
     for (number, event) in events.iter().enumerate() {
         let Some(group) = groups.iter().find(|group| u64::from(group.number) == event.group) else { continue };
         let begin = trace_file::microseconds(trace, event.began);
-        let end = trace_file::microseconds(trace, event.began + event.cycles);
+        let end = trace_file::microseconds(trace, event.began.saturating_add(event.cycles));
         let (partner, thread) = ((ROS, group.partner), (THREADS, group.thread));
         let name = name_of(event);
         let arguments = json!({ "sequence": event.sequence, "result": event.result as i64 });

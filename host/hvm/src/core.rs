@@ -186,9 +186,10 @@ impl Core {
         }
     }
 
-    /// Whether a debugger has the HRT stopped.
+    /// Whether a debugger has the HRT stopped. One that has gone without a word does not count.
     pub fn is_stopped(&self) -> bool {
-        self.debugger.as_ref().is_some_and(|line| line.is_looking().unwrap_or(false))
+        self.hardware.bell.has_debugger()
+            && self.debugger.as_ref().is_some_and(|line| line.is_looking().unwrap_or(false))
     }
 
     /// Writes a word of the boot state.

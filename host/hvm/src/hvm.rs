@@ -305,16 +305,19 @@ impl Hvm {
         }
         let root = core.places.merged_root;
         // The windows stay as they are when the address spaces are taken apart.
-        let is_first = !core.has_root.swap(true, Ordering::AcqRel);
+        let mut windows = core.windows();
+        let is_first = !core.has_root.load(Ordering::Acquire);
         if is_first {
-            let mut windows = core.windows();
             if windows.count() == 0 {
                 windows.open_all(&core.hardware.vm).map_err(|error| CallError::Refused(error.to_string()))?;
             }
             // The page is part of the boot state.
             let entries: Vec<u8> = windows.root().iter().flat_map(|entry| entry.to_le_bytes()).collect();
             let _ = core.hardware.memory.write(root, &entries);
+            core.has_root.store(true, Ordering::Release);
         }
+        // The HRT may ask for one as soon as it sees the process's memory.
+        drop(windows);
         if !is_first && partner::is_one(core) {
             partner::call(core, group::request::MERGE, root, 0)?;
         } else {

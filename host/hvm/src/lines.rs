@@ -20,6 +20,8 @@ use crate::events::Recorder;
 
 /// How often the rings of connected lines are looked at even if nothing was told, in milliseconds.
 const LOOK_INTERVAL: i32 = 10;
+/// What poll leaves out.
+const NOTHING: i32 = -1;
 /// Bytes read from a connection at once.
 const AT_ONCE: usize = 4096;
 
@@ -86,11 +88,22 @@ pub fn directory() -> io::Result<PathBuf> {
 pub(crate) struct Bell {
     event: EventFd,
     ends: AtomicBool,
+    /// A debugger is connected to its line.
+    has_debugger: AtomicBool,
 }
 
 impl Bell {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?, ends: AtomicBool::new(false) })
+        Ok(Self {
+            event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            ends: AtomicBool::new(false),
+            has_debugger: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether a debugger is connected to its line.
+    pub(crate) fn has_debugger(&self) -> bool {
+        self.has_debugger.load(Ordering::Relaxed)
     }
 
     /// The event that rings it.
@@ -268,9 +281,13 @@ fn serve(lines: &mut [Served], bell: &Bell, interrupt: &dyn Fn()) {
         if lines.iter().any(wants_interrupt) {
             interrupt();
         }
+        let has_debugger = lines.iter().any(|served| served.line == Line::Debugger && served.peer.is_some());
+        bell.has_debugger.store(has_debugger, Ordering::Relaxed);
         let is_connected = lines.iter().any(|served| served.peer.is_some());
         let mut wanted = vec![(bell.event.as_raw_fd(), libc::POLLIN)];
         wanted.extend(lines.iter().map(|served| match &served.peer {
+            // A peer that has gone would be told of again and again while the kernel takes nothing.
+            Some(peer) if peer.events() == 0 => (NOTHING, 0),
             Some(peer) => (peer.stream.as_raw_fd(), peer.events()),
             None => (served.listener.as_raw_fd(), libc::POLLIN),
         }));
