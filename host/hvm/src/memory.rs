@@ -51,6 +51,9 @@ pub const END_OF_ROS: u64 = 1 << 47;
 const HUGE: usize = 2 << 20;
 /// Size of the part of a stack that may not be accessed, in bytes.
 const GUARD: usize = 4096;
+/// Bytes above a function's frame that it may read: where its caller's arguments on the stack would
+/// be (System V ABI AMD64, 3.2.2). C functions with any number of arguments do, as glibc's `syscall`.
+const ARGUMENTS: u64 = 64;
 
 /// A mapping of this process.
 pub struct Mapping {
@@ -155,6 +158,11 @@ impl Mapping {
     /// The address behind the mapping.
     pub fn end(&self) -> u64 {
         self.address() + self.size as u64
+    }
+
+    /// Where a stack in the mapping begins; aligned to 16 bytes.
+    pub fn stack_pointer(&self) -> u64 {
+        self.end() - ARGUMENTS
     }
 
     /// The mapping's size, in bytes.

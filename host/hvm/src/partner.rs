@@ -5,7 +5,7 @@
 //! the HRT uses this thread's errno, its thread-local variables, and may hold the allocator's lock.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -52,6 +52,12 @@ impl Drop for Membership {
 
 thread_local! {
     static MINE: RefCell<Vec<Membership>> = const { RefCell::new(Vec::new()) };
+    static TELLS_END: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+}
+
+/// Has a flag set once the calling thread ends within a call, from which it does not come back.
+pub fn tell_end(flag: Arc<AtomicBool>) {
+    TELLS_END.set(Some(flag));
 }
 
 /// Calls a function in the HRT on the calling thread's group.
@@ -153,7 +159,7 @@ fn make(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
     let group = core.group(number);
     group.channel.clear();
     group.partner.store(system_call::thread_id(), Ordering::Relaxed);
-    group.stack.store(stack.end(), Ordering::Relaxed);
+    group.stack.store(stack.stack_pointer(), Ordering::Relaxed);
     group.state.store(state::STARTING, Ordering::Release);
     let cpu = Mutex::new(Some(PartnerCpu { vcpu, _stack: stack, unfinished: None }));
     let partner = Arc::new(Partner { number, cpu, since: AtomicU64::new(0), gives_up: AtomicU64::new(0) });
@@ -300,6 +306,7 @@ fn serve_system_call(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group
         // The thread does not come back.
         group.state.store(state::LOST, Ordering::Release);
         partner.since.store(0, Ordering::Release);
+        TELLS_END.with_borrow(|flag| flag.iter().for_each(|flag| flag.store(true, Ordering::Release)));
     }
     let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
     // SAFETY: the code in the HRT is code of this process, which makes the call as it would here;

@@ -136,6 +136,8 @@ pub enum CallError {
         /// The instruction's address.
         at: u64,
     },
+    /// The function ended the thread that called it.
+    ThreadEnded,
     /// The HRT could not do it.
     Failed(Transaction),
     /// Linux or KVM refused what the request needs; a sentence.
@@ -159,6 +161,7 @@ impl fmt::Display for CallError {
                 f,
                 "the function accessed memory that this process has not, or not so, from {at:#x}, and was left there"
             ),
+            Self::ThreadEnded => f.write_str("the function ended the thread that called it, and with it the call"),
             Self::Failed(what) => write!(f, "the HRT could not do {what}; its console says why"),
             Self::Refused(why) => f.write_str(why),
         }

@@ -47,7 +47,7 @@ impl Synchronous {
         let group = core.group(core.most_groups());
         group.channel.clear();
         group.partner.store(system_call::thread_id(), Ordering::Relaxed);
-        group.stack.store(stack.end(), Ordering::Relaxed);
+        group.stack.store(stack.stack_pointer(), Ordering::Relaxed);
         group.synchronous.is_asked.store(0, Ordering::Relaxed);
         group.synchronous.thread_pointer.store(system_call::fs_base(), Ordering::Release);
         core.state.begin_when_idle(Transaction::Synchronous, core.limit)?;

@@ -3,7 +3,7 @@
 
 use std::array::from_fn;
 use std::hint::spin_loop;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -26,8 +26,14 @@ const END: u64 = u64::MAX;
 /// The workers of an HRT; there are none before the first call.
 #[derive(Default)]
 pub struct Workers {
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<Option<Worker>>>,
     shared: Arc<Shared>,
+}
+
+struct Worker {
+    thread: JoinHandle<()>,
+    /// A function has ended the thread.
+    has_ended: Arc<AtomicBool>,
 }
 
 /// What the workers and the thread that has them work share.
@@ -58,6 +64,12 @@ impl Default for Shared {
     }
 }
 
+impl Worker {
+    fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+}
+
 impl Workers {
     /// Calls a function by one worker for each CPU of the HRT. Returns the results in the workers'
     /// order.
@@ -71,8 +83,9 @@ impl Workers {
             Err(TryLockError::WouldBlock) => return Err(CallError::Busy(Transaction::ParallelCall)),
         };
         let count = core.cpus() as usize;
-        for index in threads.len()..count {
-            threads.push(self.start(core, index)?);
+        threads.resize_with(count, || None);
+        for (index, worker) in threads.iter_mut().enumerate().filter(|(_, worker)| worker.is_none()) {
+            *worker = Some(self.start(core, index)?);
         }
         let shared = &self.shared;
         if shared.left.load(Ordering::Acquire) != 0 {
@@ -83,11 +96,19 @@ impl Workers {
         shared.left.store(count, Ordering::Relaxed);
         *locked(&shared.waiter) = Some(thread::current());
         shared.job.fetch_add(1, Ordering::Release);
-        threads.iter().for_each(|worker| worker.thread().unpark());
-        // A worker may have an earlier call to end first; a function may have ended its thread.
-        while !wait_until(|| shared.left.load(Ordering::Acquire) == 0, Some(3 * core.limit)) {
-            if !core.is_stopped() {
+        threads.iter().flatten().for_each(|worker| worker.thread.thread().unpark());
+        let is_done = || shared.left.load(Ordering::Acquire) == 0;
+        while !is_done() {
+            let has_lost = || threads.iter().flatten().any(Worker::has_ended);
+            // A worker may have an earlier call to end first.
+            if !wait_until(|| is_done() || has_lost(), Some(3 * core.limit)) && !core.is_stopped() {
                 return Err(CallError::NoAnswer(core.limit));
+            }
+            for lost in threads.iter_mut().filter(|worker| worker.as_ref().is_some_and(Worker::has_ended)) {
+                // A thread that was ended so cannot be joined: it does not come back to Rust.
+                lost.take().into_iter().for_each(std::mem::forget);
+                locked(&shared.error).get_or_insert(CallError::ThreadEnded);
+                shared.left.fetch_sub(1, Ordering::AcqRel);
             }
         }
         match locked(&shared.error).take() {
@@ -96,26 +117,30 @@ impl Workers {
         }
     }
 
-    fn start(&self, core: &Arc<Core>, index: usize) -> Result<JoinHandle<()>, CallError> {
-        let (core, shared) = (Arc::clone(core), Arc::clone(&self.shared));
+    fn start(&self, core: &Arc<Core>, index: usize) -> Result<Worker, CallError> {
+        let (core, shared, has_ended) = (Arc::clone(core), Arc::clone(&self.shared), Arc::default());
         let done = shared.job.load(Ordering::Relaxed);
+        let its = Arc::clone(&has_ended);
         let work = move || {
+            partner::tell_end(its);
             kick::take_only_kicks();
             work(&core, &shared, index, done);
         };
         let started = thread::Builder::new().name(format!("hrt-worker-{index}")).spawn(work);
-        started.map_err(|why| CallError::Refused(format!("no thread can call for the HRT's CPU {index}: {why}")))
+        let thread = started
+            .map_err(|why| CallError::Refused(format!("no thread can call for the HRT's CPU {index}: {why}")))?;
+        Ok(Worker { thread, has_ended })
     }
 
     /// Ends the workers. The HRT has ended, so none stays in a call.
     pub fn end(&self) {
         self.shared.job.store(END, Ordering::Release);
-        for worker in locked(&self.threads).drain(..) {
-            worker.thread().unpark();
-            if wait_until(|| worker.is_finished(), Some(END_LIMIT)) {
-                let _ = worker.join();
+        for worker in locked(&self.threads).drain(..).flatten() {
+            worker.thread.thread().unpark();
+            if wait_until(|| worker.thread.is_finished() || worker.has_ended(), Some(END_LIMIT)) && !worker.has_ended()
+            {
+                let _ = worker.thread.join();
             } else {
-                // Its function has ended the thread, which cannot be joined then.
                 std::mem::forget(worker);
             }
         }

@@ -239,9 +239,10 @@ fn a_crash_file_has_what_the_prompt_shows() {
 #[test]
 fn a_core_file_of_a_crash_opens_in_gdb() {
     // The loads stand before `main` in the run queue, so when `main` sleeps, each of them runs
-    // until it sleeps or its quantum ends.
+    // until it sleeps or its quantum ends. With `--icount` no quantum ends because the host is
+    // busy with something else.
     let script = "spawn spin 1 0; spawn sleep 3 0; sleep 0.001; log debug; panic as asked";
-    let output = boot_and_run(script, &["--cpus", "3"]);
+    let output = boot_and_run(script, &["--icount", "--cpus", "3"]);
     let messages = stderr(&output);
     let named =
         messages.split("`./aero inspect ").nth(1).and_then(|rest| rest.split('`').next()).expect("a crash file");
