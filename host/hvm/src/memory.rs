@@ -52,7 +52,8 @@ const HUGE: usize = 2 << 20;
 /// Size of the part of a stack that may not be accessed, in bytes.
 const GUARD: usize = 4096;
 /// Bytes above a function's frame that it may read: where its caller's arguments on the stack would
-/// be (System V ABI AMD64, 3.2.2). C functions with any number of arguments do, as glibc's `syscall`.
+/// be (System V ABI AMD64, 3.2.2). C functions with any number of arguments do, as glibc's
+/// `syscall`.
 const ARGUMENTS: u64 = 64;
 
 /// A mapping of this process.
