@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 const PROGRAM: u32 = 0o100_755;
 const DIRECTORY: u32 = 0o040_755;
+const LINK: u32 = 0o120_777;
 
 /// A cpio archive in the format that Linux unpacks ("newc"; Linux,
 /// Documentation/driver-api/early-userspace/buffer-format.rst).
@@ -29,13 +30,40 @@ impl Archive {
         Ok(())
     }
 
+    /// Adds a file or a directory, with all that is in it, at its own absolute path. A link is what
+    /// it leads to; links in a directory stay such.
+    ///
+    /// # Errors
+    /// Fails if something of it cannot be read.
+    pub fn add_tree(&mut self, path: &Path) -> Result<()> {
+        if !path.is_dir() {
+            return self.add_file(path, path);
+        }
+        let context = || format!("{} cannot be read", path.display());
+        for entry in fs::read_dir(path).with_context(context)? {
+            let entry = entry.with_context(context)?;
+            let (kind, inside) = (entry.file_type().with_context(context)?, entry.path());
+            if kind.is_symlink() {
+                let target = fs::read_link(&inside).with_context(context)?;
+                self.add_entry(&inside.display().to_string(), LINK, target.as_os_str().as_encoded_bytes());
+            } else if kind.is_dir() || kind.is_file() {
+                self.add_tree(&inside)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a file with the given content at an absolute path, as an executable.
     pub fn add(&mut self, at: &str, content: &[u8]) {
+        self.add_entry(at, PROGRAM, content);
+    }
+
+    fn add_entry(&mut self, at: &str, mode: u32, content: &[u8]) {
         let name = at.trim_start_matches('/');
         for (end, _) in name.match_indices('/') {
             self.add_directory(&name[..end]);
         }
-        self.entry(name, PROGRAM, content);
+        self.entry(name, mode, content);
     }
 
     /// Adds a directory unless the archive already has it. Its parent must be in the archive.

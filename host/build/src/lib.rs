@@ -21,6 +21,7 @@ pub mod knc;
 pub mod pack;
 pub mod program;
 pub mod project;
+pub mod runtime;
 mod rust_crate;
 pub mod scratch;
 

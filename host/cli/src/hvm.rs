@@ -203,7 +203,7 @@ fn example(name: &str, emulated: Option<Speed>) -> Result<u8> {
         let line = format!("./{name} ./{}", image.boot.file_name().unwrap_or_default().display());
         // With one CPU, figures that count instructions have no part of another one's.
         let cpus = if speed == Speed::Counted { 1 } else { LINUX_CPUS };
-        let linux = ros::Settings { cpus, memory: LINUX_MEMORY, speed, files: &[image.boot, program] };
+        let linux = ros::Settings { cpus, memory: LINUX_MEMORY, speed, files: &[image.boot, program], trees: &[] };
         return Ros::execute(&linux, &line, DEFAULT_LIMIT + LINUX_LIMIT, &mut std::io::stdout());
     }
     support::check().map_err(NoKvm::from)?;
@@ -270,11 +270,11 @@ fn in_linux<T>(
     work: impl FnOnce(&ros::Settings<'_>) -> Result<T>,
 ) -> Result<T> {
     let files = [image.boot.clone(), std::env::current_exe()?];
-    work(&ros::Settings { cpus, memory: LINUX_MEMORY, speed, files: &files })
+    work(&ros::Settings { cpus, memory: LINUX_MEMORY, speed, files: &files, trees: &[] })
 }
 
 /// Quotes a word for a shell.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 

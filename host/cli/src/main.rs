@@ -1,8 +1,9 @@
 //! The `aero` command.
 //!
 //! - [`boot`]: runs the kernel on a machine, with a [`terminal`] or for commands; [`gdb`]: with gdb
-//!   attached; [`knc`]: on a card; [`hvm`]: beside Linux. [`ros`]: runs a Linux beside which it can
-//!   run. [`session`]: a person or a pipe at a machine's console.
+//! attached; [`knc`]: on a card; [`hvm`]: beside Linux. [`mod@run`]: runs Linux programs in it.
+//! [`ros`]: runs a Linux beside which it can run. [`session`]: a person or a pipe at a machine's
+//! console.
 //! - [`trace_file`]: writes a trace for Perfetto. [`inspect`]: examines a crashed kernel's state,
 //!   also as a [`core_file`].
 //! - [`top`]: a live view of a running kernel; [`top_view`]: its contents. [`bench`]: measures;
@@ -19,6 +20,7 @@ mod hvm_trace;
 mod inspect;
 mod knc;
 mod ros;
+mod run;
 mod session;
 mod terminal;
 mod test;
@@ -81,6 +83,9 @@ enum Command {
     /// The kernel as a hybrid runtime beside Linux, in a hybrid virtual machine on KVM
     #[command(subcommand)]
     Hvm(hvm::Command),
+    /// Run a Linux program in kernel mode: its code in a hybrid runtime, its system calls made by
+    /// Linux
+    Run(run::Options),
     /// Boot a Linux with a KVM that can be relied on, in QEMU, for a shell or for the command
     /// behind `--`
     Ros(ros::Options),
@@ -91,9 +96,12 @@ enum Command {
         /// instructions of the Knights Corner image. bochs: the suite with x2APIC, the TSC deadline
         /// and AVX-512, in Bochs. kvm: the same with figures in cycles, where there is KVM. hvm:
         /// the suite as a hybrid runtime beside Linux. linux: programs beside themselves on Linux,
-        /// where its kernel can be had. soak: two minutes of everything
+        /// where its kernel can be had. soak: a minute of everything
         #[arg(value_enum)]
         parts: Vec<test::Part>,
+        /// Make soak take several minutes, with a thousand gdbs
+        #[arg(long)]
+        long: bool,
     },
 }
 
@@ -113,8 +121,9 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Knc(command) => knc::run(command),
         Command::Hvm(command) => hvm::run(command),
+        Command::Run(options) => run::run(&options),
         Command::Ros(options) => ros::run(&options),
-        Command::Test { parts } => test::run(&parts),
+        Command::Test { parts, long } => test::run(&parts, long),
     };
     match result {
         Ok(status) => ExitCode::from(status),

@@ -43,7 +43,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 /// Runs `aero ros`.
 pub fn run(options: &Options) -> Result<u8> {
     let speed = if options.icount { Speed::Counted } else { Speed::Fast };
-    let settings = Settings { cpus: options.cpus, memory: &options.mem, speed, files: &options.files };
+    let settings = Settings { cpus: options.cpus, memory: &options.mem, speed, files: &options.files, trees: &[] };
     let limit = options.timeout.map(Duration::from_secs);
     if !options.command.is_empty() {
         let line = options.command.join(" ");

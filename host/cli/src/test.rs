@@ -45,7 +45,7 @@ pub enum Part {
     /// Programs beside themselves as Linux processes in QEMU; skipped where no Linux kernel can be
     /// had
     Linux,
-    /// Minutes of everything, in QEMU, and a thousand gdbs
+    /// A minute of everything, in QEMU, and two hundred gdbs; with --long a thousand
     Soak,
 }
 
@@ -66,14 +66,14 @@ const ALL: [Part; 11] = [
 const SUITE_CPUS: [u32; 3] = [1, 2, 4];
 const BOCHS_CPUS: u32 = 2;
 
-/// Runs the given parts, or all parts if none is given. A failed part does not keep the others from
-/// running.
-pub fn run(parts: &[Part]) -> Result<u8> {
+/// Runs the given parts, or all parts if none is given; soak tests long if wanted. A failed part
+/// does not keep the others from running.
+pub fn run(parts: &[Part], is_long: bool) -> Result<u8> {
     let parts = if parts.is_empty() { &ALL } else { parts };
     let (mut passed, mut skipped, mut failed) = (0, Vec::new(), Vec::new());
     for &part in parts {
         let start = Instant::now();
-        let result = run_part(part);
+        let result = run_part(part, is_long);
         let seconds = start.elapsed().as_secs_f32();
         match result {
             Ok(Ran::Whole) => {
@@ -113,40 +113,9 @@ enum Ran {
     Not(String),
 }
 
-fn run_part(part: Part) -> Result<Ran> {
+fn run_part(part: Part, is_long: bool) -> Result<Ran> {
     let result = match part {
-        Part::Unit => {
-            let mut tests = cargo();
-            tests.args([
-                "test",
-                "--quiet",
-                "--workspace",
-                "--exclude",
-                "aero-test-e2e",
-                "--exclude",
-                "aero-test-races",
-            ]);
-            tests.args([
-                "--exclude",
-                "aero-image-x64",
-                "--exclude",
-                "aero-image-knc",
-                "--exclude",
-                "aero-arch-knc",
-                "--exclude",
-                "aero-image-hrt",
-                "--exclude",
-                "aero-hvm-platform",
-                "--exclude",
-                "aero-hvm-transport",
-                "--exclude",
-                "aero-test-knc-isa",
-            ]);
-            succeed(tests)?;
-            let mut tests = cargo();
-            tests.args(["test", "--quiet", "-p", "aero-bench", "--features", "hollow", "--test", "hollow"]);
-            succeed(tests)
-        }
+        Part::Unit => unit(),
         Part::Bench => bench::check(),
         Part::Model => {
             let mut tests = cargo();
@@ -168,6 +137,7 @@ fn run_part(part: Part) -> Result<Ran> {
             let mut tests = cargo();
             tests.args(["test", "--quiet", "-p", "aero-test-e2e", "--test", "gdb_soak", "--", "--ignored"]);
             tests.env("AERO", std::env::current_exe()?);
+            tests.env("AERO_SOAK_CYCLES", if is_long { "1000" } else { "200" });
             succeed(tests)
         }),
         Part::E2e => {
@@ -191,6 +161,34 @@ fn run_part(part: Part) -> Result<Ran> {
         Part::Linux => return linux(),
     };
     result.map(|()| Ran::Whole)
+}
+
+/// Crates that only make sense on the kernel's side or in a program, and those with parts of their
+/// own.
+const NOT_UNIT: [&str; 10] = [
+    "aero-multiverse-runtime",
+    "aero-test-e2e",
+    "aero-test-races",
+    "aero-image-x64",
+    "aero-image-knc",
+    "aero-arch-knc",
+    "aero-image-hrt",
+    "aero-hvm-platform",
+    "aero-hvm-transport",
+    "aero-test-knc-isa",
+];
+
+/// Runs the unit tests of all other crates.
+fn unit() -> Result<()> {
+    let mut tests = cargo();
+    tests.args(["test", "--quiet", "--workspace"]);
+    NOT_UNIT.iter().for_each(|name| {
+        tests.args(["--exclude", name]);
+    });
+    succeed(tests)?;
+    let mut tests = cargo();
+    tests.args(["test", "--quiet", "-p", "aero-bench", "--features", "hollow", "--test", "hollow"]);
+    succeed(tests)
 }
 
 /// Runs a command of the suite image that must succeed.

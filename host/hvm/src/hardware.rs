@@ -13,6 +13,7 @@ use protocol::group;
 use rings::{REGION_SIZE, Rings};
 
 use crate::boot_state::{self, Machine, Places};
+use crate::descriptors::Descriptors;
 use crate::events::Recorder;
 use crate::image::Image;
 use crate::lines::{Bell, Line};
@@ -59,6 +60,8 @@ pub struct Hardware {
     pub recorder: Arc<Recorder>,
     /// Rung when the kernel tells of bytes in the rings.
     pub bell: Arc<Bell>,
+    /// Where its descriptors are.
+    pub descriptors: Descriptors,
     /// The number of CPUs without partners.
     pub cpus: u32,
     /// Rate of the time counter, in kHz.
@@ -80,8 +83,15 @@ impl Hardware {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn new(image: &Image<'_>, cpus: u32, memory: u64, kinds: &[u32]) -> Result<Self, Error> {
-        let kvm = support::open()?;
+    pub fn new(
+        image: &Image<'_>,
+        cpus: u32,
+        memory: u64,
+        kinds: &[u32],
+        descriptors: Descriptors,
+    ) -> Result<Self, Error> {
+        // SAFETY: the descriptor is that of the same file, and is given over.
+        let kvm = descriptors.place(support::open()?, |fd| Some(unsafe { Kvm::from_raw_fd(fd) }));
         let most = (kvm.get_max_vcpus() as u32).min(MOST_CPUS);
         if cpus == 0 || cpus > most {
             return Err(Error::BadCpus { asked: cpus, most });
@@ -89,7 +99,11 @@ impl Hardware {
         let size = memory.checked_next_multiple_of(PAGE).filter(|size| (least(image)..=MOST_MEMORY).contains(size));
         let size = size.ok_or(Error::BadSize { asked: memory, least: least(image), most: MOST_MEMORY })?;
         let vm = kvm.create_vm().map_err(Error::refused("creating a virtual machine"))?;
-        let (memory, rings_file) = (Mapping::huge(size as usize)?, rings_file(kinds)?);
+        // SAFETY: as above.
+        let vm = descriptors.place(vm, |fd| unsafe { kvm.create_vmfd_from_rawfd(fd) }.ok());
+        // SAFETY: as above.
+        let rings_file = descriptors.place(rings_file(kinds)?, |fd| Some(unsafe { File::from_raw_fd(fd) }));
+        let memory = Mapping::huge(size as usize)?;
         let rings = Mapping::shared(&rings_file, REGION_SIZE as usize)?;
         let groups = Mapping::private(MOST_CPUS as usize * group::SIZE)?;
         let here = Mapping::wiped_in_forks()?;
@@ -103,7 +117,8 @@ impl Hardware {
         let behind = START_OF_HIGH + size.saturating_sub(END_OF_LOW);
         let windows =
             Windows::new(&vm, WINDOW_TABLES, behind, FIRST_FREE_SLOT, has_large_pages, support::address_bits())?;
-        let bell = Bell::new().map_err(|why| Error::Refused { what: "making an event for the HRT's lines", why })?;
+        let bell = Bell::new(&descriptors)
+            .map_err(|why| Error::Refused { what: "making an event for the HRT's lines", why })?;
         let mut hardware = Self {
             windows: Mutex::new(windows),
             memory,
@@ -111,6 +126,7 @@ impl Hardware {
             here,
             recorder: Arc::new(Recorder::new()?),
             bell: Arc::new(bell),
+            descriptors,
             cpus,
             cycle_khz: 0,
             rings_file,
@@ -209,6 +225,8 @@ impl Hardware {
 
     fn create_cpu(&self, id: u32) -> Result<Vcpu, Error> {
         let fd = self.vm.create_vcpu(id.into()).map_err(Error::refused("creating a CPU"))?;
+        // SAFETY: the descriptor is that of the same CPU, and is given over.
+        let fd = self.descriptors.place(fd, |fd| unsafe { self.vm.create_vcpu_from_rawfd(fd) }.ok());
         let mut cpuid = self.cpuid.clone();
         cpu::identify(&mut cpuid, id, self.has_deadlines);
         cpu::prepare(&fd, &cpuid)?;

@@ -2,6 +2,7 @@
 
 use std::arch::asm;
 use std::mem::offset_of;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +16,14 @@ use rings::Rings;
 
 use crate::Error;
 use crate::core::{Core, Function, SignalHandler};
+use crate::descriptors::Descriptors;
 use crate::files::Files;
 use crate::hardware::Hardware;
 use crate::image::Image;
 use crate::lines::{self, Line, SharedLines, Source};
 use crate::partner;
 use crate::partners::{Partners, locked};
+use crate::program::Member;
 use crate::ros_events::RosEvents;
 use crate::runner::{self, Runner};
 use crate::state::{CallError, End, State, Transaction};
@@ -41,6 +44,7 @@ pub struct Builder<'a> {
     crash_file: Option<PathBuf>,
     faults_as_in_process: bool,
     patches_hypercalls: bool,
+    descriptors_from: RawFd,
 }
 
 impl<'a> Builder<'a> {
@@ -97,6 +101,13 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Gives the HVM descriptors with numbers from this on, as long as there are some. A process
+    /// that is not written for this library may expect the low ones to be free.
+    pub fn descriptors_from(mut self, least: RawFd) -> Self {
+        self.descriptors_from = least;
+        self
+    }
+
     /// Makes an access of a called function that Linux refuses have the effect that it has in the
     /// process: the partner thread executes the instruction itself, and gets SIGSEGV or SIGBUS for
     /// it. A handler may mend what is wrong and return; without one the process is killed. The
@@ -124,7 +135,8 @@ impl<'a> Builder<'a> {
             image.patch_hypercalls();
         }
         let kinds = if self.shared.is_empty() { &Line::kinds()[..1] } else { &Line::kinds() };
-        let hardware = Arc::new(Hardware::new(&image, self.cpus, self.memory, kinds)?);
+        let hardware =
+            Arc::new(Hardware::new(&image, self.cpus, self.memory, kinds, Descriptors::from(self.descriptors_from))?);
         if !self.shared.is_empty() {
             hardware.connect_bell()?;
         }
@@ -256,6 +268,7 @@ impl Hvm {
             crash_file: None,
             faults_as_in_process: false,
             patches_hypercalls: false,
+            descriptors_from: 0,
         }
     }
 
@@ -351,6 +364,25 @@ impl Hvm {
     pub unsafe fn call(&self, function: Function, argument: u64) -> Result<u64, CallError> {
         self.check_merged()?;
         partner::call(&self.core, function as usize as u64, argument, 0)
+    }
+
+    /// Whether a descriptor is one that the HVM uses; see [`Builder::descriptors_from`].
+    pub fn uses(&self, descriptor: RawFd) -> bool {
+        self.hardware.descriptors.have(descriptor)
+    }
+
+    /// The descriptors that the HVM uses, in their order.
+    pub fn used(&self) -> impl Iterator<Item = u32> {
+        self.hardware.descriptors.all()
+    }
+
+    /// Gives the calling thread a place in the HRT, to go on there ([`Member::run`]).
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn join(&self) -> Result<Member, CallError> {
+        self.check_merged()?;
+        Member::new(&self.core)
     }
 
     /// Calls a function of this process at once by as many threads of the process as the HRT has

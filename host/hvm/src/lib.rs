@@ -6,6 +6,7 @@
 //! - [`error`]: what can fail. `image`: HRT images; `memory`: the HRT's memory; `windows`: what it
 //!   sees of the process's; `boot_state`: what its CPUs find when they enter; `cpu`: a CPU and the
 //!   thread that runs it; `state`: what the HRT is doing, and how it ends.
+//! - [`program`]: threads of programs that live in the HRT.
 //! - [`lines`]: its console, telemetry and debugger's line on sockets; `files`: what it writes.
 //!
 //! ```no_run
@@ -29,6 +30,7 @@
 mod boot_state;
 mod core;
 mod cpu;
+mod descriptors;
 pub mod error;
 pub mod events;
 mod files;
@@ -40,10 +42,12 @@ pub mod lines;
 mod memory;
 mod partner;
 mod partners;
+pub mod program;
 mod refused;
 mod replay;
 mod ros_events;
 mod runner;
+mod serve;
 mod state;
 pub mod support;
 mod synchronous;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use rings::Rings;
 use vmm_sys_util::eventfd::EventFd;
 use wire::rings::channel::{KIND_CONSOLE, KIND_DEBUGGER, KIND_TELEMETRY};
 
+use crate::descriptors::Descriptors;
 use crate::events::Recorder;
 
 /// How often the rings of connected lines are looked at even if nothing was told, in milliseconds.
@@ -93,9 +94,11 @@ pub(crate) struct Bell {
 }
 
 impl Bell {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(descriptors: &Descriptors) -> io::Result<Self> {
+        let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
         Ok(Self {
-            event: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            // SAFETY: the descriptor is that of the same event, and is given over.
+            event: descriptors.place(event, |fd| Some(unsafe { EventFd::from_raw_fd(fd) })),
             ends: AtomicBool::new(false),
             has_debugger: AtomicBool::new(false),
         })

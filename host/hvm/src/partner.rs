@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, kvm_guest_debug, kvm_regs};
+use kvm_bindings::kvm_regs;
 use protocol::call::{self, CHARACTER_PORT, extension};
 use protocol::group::{Begun, Group, Kind, outcome, port, state};
 use protocol::upcall::request;
@@ -19,9 +19,9 @@ use crate::core::Core;
 use crate::kick;
 use crate::memory::{END_OF_ROS, Mapping};
 use crate::partners::{Partner, PartnerCpu, locked};
-use crate::refused::leave_call;
-use crate::replay;
+use crate::refused::{leave, leave_call};
 use crate::runner::{self, Runner};
+use crate::serve::{Flow, Forward, Serve};
 use crate::state::{CallError, End, Exception, Transaction};
 use crate::system_call;
 use crate::vcpu::{Exit, now};
@@ -33,6 +33,11 @@ const LONGEST_WATCH: Duration = Duration::from_millis(250);
 /// A function that makes no step in so many intervals is stuck at an instruction: KVM tries again
 /// for ever where Linux has no data for a mapped page, as behind a file's end.
 const STEP_TRIES: u32 = 8;
+/// Vector of a breakpoint (SDM Vol. 3A, table 6-1).
+const BREAKPOINT: u64 = 3;
+/// When a call began that has no limit.
+const UNLIMITED: u64 = u64::MAX;
+
 /// A thread's part in an execution group. It gives the group back when the thread ends.
 struct Membership {
     core: Weak<Core>,
@@ -71,8 +76,31 @@ pub fn call(core: &Arc<Core>, function: u64, first: u64, second: u64) -> Result<
     // The partner is kept alive by the thread's membership, but that may end meanwhile.
     let partner = match of_this_thread(core) {
         Some(partner) => partner,
-        None => join(core)?,
+        None => {
+            kick::admit_kicks();
+            let partner = join(core)?;
+            MINE.with_borrow_mut(|mine| {
+                mine.retain(|member| member.core.strong_count() > 0);
+                mine.push(Membership { core: Arc::downgrade(core), partner: Arc::clone(&partner) });
+            });
+            partner
+        }
     };
+    call_served(core, &partner, function, [first, second], &mut Forward)
+}
+
+/// As [`call`], on the group of a partner that is the calling thread, with system calls as the
+/// server makes them.
+///
+/// # Errors
+/// See [`CallError`].
+pub fn call_served(
+    core: &Arc<Core>,
+    partner: &Arc<Partner>,
+    function: u64,
+    arguments: [u64; 2],
+    server: &mut dyn Serve,
+) -> Result<u64, CallError> {
     let mut taken = match partner.cpu.try_lock() {
         Ok(cpu) => cpu,
         Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -83,15 +111,16 @@ pub fn call(core: &Arc<Core>, function: u64, first: u64, second: u64) -> Result<
     let group = core.group(partner.number);
     if let Some(begun) = cpu.unfinished.take() {
         // What became of it is of no interest any more.
-        let _ = finish(core, &partner, cpu, group, begun)?;
+        let _ = finish(core, partner, cpu, group, begun, &mut Forward)?;
     }
     group.function.store(function, Ordering::Relaxed);
-    group.arguments[0].store(first, Ordering::Relaxed);
-    group.arguments[1].store(second, Ordering::Relaxed);
+    for (word, value) in group.arguments.iter().zip(arguments) {
+        word.store(value, Ordering::Relaxed);
+    }
     let begun = group.channel.begin(Kind::Call, function, now());
-    let ended = finish(core, &partner, cpu, group, begun);
+    let ended = finish(core, partner, cpu, group, begun, server);
     if matches!(ended, Err(CallError::Ended(End::Crashed { cpu, .. })) if cpu == core.cpus() + partner.number as u32) {
-        run_on(core, &partner);
+        run_on(core, partner);
     }
     ended?
 }
@@ -122,27 +151,24 @@ fn of_this_thread(core: &Arc<Core>) -> Option<Arc<Partner>> {
 }
 
 /// Makes the calling thread the partner of a group that is free, or of a new one.
-fn join(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
-    kick::admit_kicks();
+///
+/// # Errors
+/// See [`CallError`].
+pub fn join(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
     let free = locked(&core.partners.free).pop();
     let partner = match free {
         Some(partner) => partner,
         None => make(core)?,
     };
-    {
-        let taken = locked(&partner.cpu);
-        let Some(cpu) = &*taken else { return Err(CallError::Ended(End::Stopped)) };
-        core.group(partner.number).partner.store(system_call::thread_id(), Ordering::Relaxed);
-        // The thread's own variables are reached through FS (System V ABI AMD64, 3.4.2).
-        let refused = |error| CallError::Refused(format!("the thread's FS base cannot be set: {error}"));
-        let mut special = cpu.vcpu.fd.get_sregs().map_err(refused)?;
-        special.fs.base = system_call::fs_base();
-        cpu.vcpu.fd.set_sregs(&special).map_err(refused)?;
-    }
-    MINE.with_borrow_mut(|mine| {
-        mine.retain(|member| member.core.strong_count() > 0);
-        mine.push(Membership { core: Arc::downgrade(core), partner: Arc::clone(&partner) });
-    });
+    let taken = locked(&partner.cpu);
+    let Some(cpu) = &*taken else { return Err(CallError::Ended(End::Stopped)) };
+    core.group(partner.number).partner.store(system_call::thread_id(), Ordering::Relaxed);
+    // The thread's own variables are reached through FS (System V ABI AMD64, 3.4.2).
+    let refused = |error| CallError::Refused(format!("the thread's FS base cannot be set: {error}"));
+    let mut special = cpu.vcpu.fd.get_sregs().map_err(refused)?;
+    special.fs.base = system_call::fs_base();
+    cpu.vcpu.fd.set_sregs(&special).map_err(refused)?;
+    drop(taken);
     Ok(partner)
 }
 
@@ -180,7 +206,7 @@ fn start(core: &Arc<Core>, partner: &Partner, group: &Group) -> Result<(), CallE
     partner.since.store(now(), Ordering::Release);
     core.send(request::ADD_GROUP, partner.number)?;
     let ran = match &mut *locked(&partner.cpu) {
-        Some(cpu) => run(core, partner, cpu, group),
+        Some(cpu) => run(core, partner, cpu, group, &mut Forward),
         None => Err(CallError::Ended(End::Stopped)),
     };
     partner.since.store(0, Ordering::Release);
@@ -197,10 +223,13 @@ fn finish(
     cpu: &mut PartnerCpu,
     group: &Group,
     begun: Begun,
+    server: &mut dyn Serve,
 ) -> Result<Result<u64, CallError>, CallError> {
-    partner.since.store(now(), Ordering::Release);
+    let since = if server.is_function() { now() } else { UNLIMITED };
+    partner.since.store(since, Ordering::Release);
+    group.goes_on.store(u64::from(!server.is_function()), Ordering::Relaxed);
     group.state.store(state::RUNNING, Ordering::Release);
-    let ran = run(core, partner, cpu, group);
+    let ran = run(core, partner, cpu, group, server);
     partner.since.store(0, Ordering::Release);
     if let Err(error) = ran {
         if matches!(error, CallError::NoAnswer(_)) {
@@ -229,14 +258,22 @@ pub fn outcome_of(core: &Core, group: &Group, begun: Begun) -> Result<u64, CallE
 }
 
 /// Runs the group's CPU until its context is done with the call.
-fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> Result<(), CallError> {
+fn run(
+    core: &Core,
+    partner: &Partner,
+    cpu: &mut PartnerCpu,
+    group: &Group,
+    server: &mut dyn Serve,
+) -> Result<(), CallError> {
     let ended = |end| Err(CallError::Ended(core.state.end(end)));
     let index = core.cpus() + partner.number as u32;
     let mut tries = 0;
     loop {
+        server.before_entry(&mut cpu.vcpu);
         let exit = cpu.vcpu.run();
         match exit {
-            Exit::Out { port: SYSTEM_CALL, .. } => serve_system_call(core, partner, cpu, group),
+            Exit::Out { port: SYSTEM_CALL, .. } => serve_system_call(core, partner, cpu, group, server),
+            Exit::Out { port: EXCEPTION, .. } => serve_exception(core, cpu, group, server),
             Exit::Out { port: DONE, .. } => {
                 if tries > 0 {
                     step(cpu, false)?;
@@ -250,7 +287,7 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
             },
             Exit::Out { port: CHARACTER_PORT, byte } => core.state.say(byte),
             Exit::Interrupted | Exit::Step => {}
-            Exit::Refused if cpu.vcpu.registers().rip < END_OF_ROS => refused(core, cpu, group),
+            Exit::Refused if cpu.vcpu.registers().rip < END_OF_ROS => refused(core, cpu, group, server),
             Exit::Refused if cpu.vcpu.refuse_access() => {}
             Exit::Shutdown if core.revive(&mut cpu.vcpu) => {}
             Exit::Shutdown => return ended(End::TripleFault { cpu: index }),
@@ -269,7 +306,7 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
             } else if tries == STEP_TRIES {
                 step(cpu, false)?;
                 tries = 0;
-                refused(core, cpu, group);
+                refused(core, cpu, group, server);
                 // Its limit begins anew.
                 partner.since.store(now(), Ordering::Relaxed);
                 continue;
@@ -282,17 +319,16 @@ fn run(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) -> R
 /// The ports as KVM has them.
 const SYSTEM_CALL: u16 = port::SYSTEM_CALL as u16;
 const DONE: u16 = port::DONE as u16;
+const EXCEPTION: u16 = port::EXCEPTION as u16;
 const PORT: u16 = call::PORT as u16;
 
 /// Makes the CPU leave the HRT after each instruction, or no longer.
 fn step(cpu: &PartnerCpu, on: bool) -> Result<(), CallError> {
-    let control = if on { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP } else { 0 };
-    let set = cpu.vcpu.fd.set_guest_debug(&kvm_guest_debug { control, ..Default::default() });
-    set.map_err(|error| CallError::Refused(format!("the HRT's CPU cannot be stepped: {error}")))
+    cpu.vcpu.step(on).map_err(|error| CallError::Refused(format!("the HRT's CPU cannot be stepped: {error}")))
 }
 
 /// Makes the system call that the HRT asks for.
-fn serve_system_call(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group) {
+fn serve_system_call(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group: &Group, server: &mut dyn Serve) {
     let registers = cpu.vcpu.registers();
     let number = registers.rax;
     let begun = group.channel.begin(Kind::SystemCall, number, now());
@@ -302,20 +338,20 @@ fn serve_system_call(core: &Core, partner: &Partner, cpu: &mut PartnerCpu, group
         word.store(value, Ordering::Relaxed);
     }
     group.state.store(state::SERVED, Ordering::Release);
-    if number == libc::SYS_exit as u64 {
+    if number == libc::SYS_exit as u64 && server.is_function() {
         // The thread does not come back.
         group.state.store(state::LOST, Ordering::Release);
         partner.since.store(0, Ordering::Release);
         TELLS_END.with_borrow(|flag| flag.iter().for_each(|flag| flag.store(true, Ordering::Release)));
     }
-    let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
-    // SAFETY: the code in the HRT is code of this process, which makes the call as it would here;
-    // what the call's effects would be lost on is refused.
-    let result = unsafe { system_call::forward(number, arguments) };
-    registers.rax = result;
+    let flow = server.system_call(&mut cpu.vcpu);
+    let result = cpu.vcpu.registers().rax;
     cpu.vcpu.use_registers();
     core.end_event(group, begun, result);
     group.state.store(state::RUNNING, Ordering::Release);
+    if flow == Flow::Leave {
+        leave(&mut cpu.vcpu, group);
+    }
 }
 
 /// Serves a downcall. Returns how the HRT ended, if it did.
@@ -329,12 +365,26 @@ fn downcall(core: &Core, index: u32, cpu: &mut PartnerCpu, group: &Group) -> Opt
 }
 
 /// Does what an access that Linux refuses is to have for an effect.
-fn refused(core: &Core, cpu: &mut PartnerCpu, group: &Group) {
+fn refused(core: &Core, cpu: &mut PartnerCpu, group: &Group, server: &mut dyn Serve) {
     if !core.faults_as_in_process {
         return leave_call(core, &mut cpu.vcpu, group);
     }
     let begun = group.channel.begin(Kind::RefusedAccess, cpu.vcpu.registers().rip, now());
-    let was_done = replay::instruction(&mut cpu.vcpu);
+    let was_done = server.execute(&mut cpu.vcpu);
+    core.end_event(group, begun, u64::from(was_done));
+    if !was_done {
+        leave_call(core, &mut cpu.vcpu, group);
+    }
+}
+
+/// Gives an exception of a program's thread the effect that it has in a process.
+fn serve_exception(core: &Core, cpu: &mut PartnerCpu, group: &Group, server: &mut dyn Serve) {
+    let [vector, _, at, _] = group.exception.each_ref().map(|word| word.load(Ordering::Relaxed));
+    let begun = group.channel.begin(Kind::Exception, vector, now());
+    // A breakpoint is a trap: it is reported behind its instruction (SDM Vol. 3A, 6.5).
+    cpu.vcpu.registers().rip = if vector == BREAKPOINT { at - 1 } else { at };
+    cpu.vcpu.use_registers();
+    let was_done = server.execute(&mut cpu.vcpu);
     core.end_event(group, begun, u64::from(was_done));
     if !was_done {
         leave_call(core, &mut cpu.vcpu, group);
@@ -377,7 +427,7 @@ fn watch_once(core: &Core) -> bool {
     let (mut has_late, is_stopped) = (false, !has_ended && core.is_stopped());
     for partner in locked(&core.partners.all).iter() {
         let since = partner.since.load(Ordering::Acquire);
-        if is_stopped && since != 0 {
+        if is_stopped && since != 0 && since != UNLIMITED {
             // The limit begins anew, unless the call has just ended.
             let _ = partner.since.compare_exchange(since, now(), Ordering::AcqRel, Ordering::Relaxed);
         } else if since != 0 && (has_ended || now().saturating_sub(since) > limit) {

@@ -17,8 +17,14 @@ pub fn leave_call(core: &Core, cpu: &mut Vcpu, group: &Group) {
     let begun = group.channel.begin(Kind::RefusedAccess, at, now());
     group.outcome.store(outcome::REFUSED, Ordering::Relaxed);
     group.exception[2].store(at, Ordering::Relaxed);
+    leave(cpu, group);
+    core.end_event(group, begun, 0);
+}
+
+/// Makes the context leave its call.
+pub fn leave(cpu: &mut Vcpu, group: &Group) {
+    let registers = cpu.registers();
     [registers.rip, registers.rsp] = group.way_back.each_ref().map(|word| word.load(Ordering::Relaxed));
     registers.rflags = FLAGS;
     cpu.use_registers();
-    core.end_event(group, begun, 0);
 }

@@ -38,8 +38,8 @@ const MOST_STATE: usize = 4096;
 /// Stack of the handler, if the thread has none of its own for signals.
 const STACK: usize = 64 << 10;
 
-/// A thread's step that is under way.
-struct Step {
+/// A step of a thread that is under way.
+pub struct Step {
     /// The context's registers, before and after.
     registers: kvm_regs,
     vectors: Box<kvm_xsave>,
@@ -54,31 +54,86 @@ thread_local! {
     static STEP_HERE: Cell<*mut Step> = const { Cell::new(null_mut()) };
 }
 
+impl Step {
+    /// Prepares a step of the code that a CPU runs; `None` if KVM does not give its state.
+    pub fn of(cpu: &mut Vcpu) -> Option<Self> {
+        let vectors = cpu.fd.get_xsave().ok()?;
+        Some(Self {
+            registers: *cpu.registers(),
+            vectors: Box::new(vectors),
+            general: [0; 23],
+            state: Box::new([0; MOST_STATE]),
+            has_begun: false,
+            has_ended: false,
+        })
+    }
+
+    /// Gives the CPU the state after the step. Returns false if the step was not made.
+    pub fn finish(&self, cpu: &mut Vcpu) -> bool {
+        if !self.has_ended {
+            return false;
+        }
+        *cpu.registers() = self.registers;
+        cpu.use_registers();
+        // SAFETY: the state has the size that KVM gave it.
+        unsafe { cpu.fd.set_xsave(&self.vectors) }.is_ok()
+    }
+
+    /// Whether the context's code is being executed.
+    pub fn is_under_way(&self) -> bool {
+        self.has_begun && !self.has_ended
+    }
+
+    /// Begins or ends the step, in the handler of its SIGTRAP.
+    ///
+    /// # Safety
+    /// The context is the one that Linux gave the handler.
+    pub unsafe fn on_trap(&mut self, context: &mut libc::ucontext_t) {
+        // SAFETY: the caller answers for it.
+        let state = unsafe { state_of(context.uc_mcontext.fpregs.cast()) };
+        let general = &mut context.uc_mcontext.gregs;
+        // SAFETY: the structure consists of so many bytes at least.
+        let vectors = unsafe { std::slice::from_raw_parts_mut((&raw mut *self.vectors).cast::<u8>(), MOST_STATE) };
+        if !self.has_begun {
+            self.has_begun = true;
+            self.general = *general;
+            self.state[..state.len()].copy_from_slice(state);
+            put(general, &self.registers);
+            exchange(state, vectors);
+        } else {
+            self.has_ended = true;
+            take(general, &mut self.registers);
+            exchange(vectors, state);
+            *general = self.general;
+            state.copy_from_slice(&self.state[..state.len()]);
+        }
+    }
+
+    /// Gives up the step, in the handler of a signal that the instruction caused: the code that
+    /// makes the step goes on.
+    ///
+    /// # Safety
+    /// As for [`Step::on_trap`].
+    pub unsafe fn abandon(&mut self, context: &mut libc::ucontext_t) {
+        // SAFETY: the caller answers for it.
+        let state = unsafe { state_of(context.uc_mcontext.fpregs.cast()) };
+        context.uc_mcontext.gregs = self.general;
+        state.copy_from_slice(&self.state[..state.len()]);
+        self.has_begun = false;
+    }
+}
+
 /// Executes the instruction at which a CPU stands, natively. Returns false if that cannot be.
 pub fn instruction(cpu: &mut Vcpu) -> bool {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(install);
-    let Ok(vectors) = cpu.fd.get_xsave() else { return false };
-    let mut step = Step {
-        registers: *cpu.registers(),
-        vectors: Box::new(vectors),
-        general: [0; 23],
-        state: Box::new([0; MOST_STATE]),
-        has_begun: false,
-        has_ended: false,
-    };
+    let Some(mut step) = Step::of(cpu) else { return false };
     let Some(_stack) = SignalStack::ensure() else { return false };
     STEP_HERE.set(&raw mut step);
     // SAFETY: the handler is this module's, which comes back here once the step is done.
     unsafe { libc::raise(libc::SIGTRAP) };
     STEP_HERE.set(null_mut());
-    if !step.has_ended {
-        return false;
-    }
-    *cpu.registers() = step.registers;
-    cpu.use_registers();
-    // SAFETY: the state has the size that KVM gave it.
-    unsafe { cpu.fd.set_xsave(&step.vectors) }.is_ok()
+    step.finish(cpu)
 }
 
 /// Takes SIGTRAP for this module.
@@ -131,26 +186,8 @@ extern "C" fn on_trap(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
         return;
     }
     // SAFETY: the pointer is to the step of this thread, which waits for it; the context is the one
-    // that Linux gives, with as many bytes of vector state as `state_of` finds.
-    unsafe {
-        let (step, context) = (&mut *step, &mut *context.cast::<libc::ucontext_t>());
-        let general = &mut context.uc_mcontext.gregs;
-        let state = state_of(context.uc_mcontext.fpregs.cast());
-        let vectors = std::slice::from_raw_parts_mut((&raw mut *step.vectors).cast::<u8>(), MOST_STATE);
-        if !step.has_begun {
-            step.has_begun = true;
-            step.general = *general;
-            step.state[..state.len()].copy_from_slice(state);
-            put(general, &step.registers);
-            exchange(state, vectors);
-        } else {
-            step.has_ended = true;
-            take(general, &mut step.registers);
-            exchange(vectors, state);
-            *general = step.general;
-            state.copy_from_slice(&step.state[..state.len()]);
-        }
-    }
+    // that Linux gives.
+    unsafe { (*step).on_trap(&mut *context.cast()) };
 }
 
 /// The vector state of a signal's context.

@@ -7,8 +7,9 @@ use std::arch::x86_64::_rdtsc;
 use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
-    KVM_EXIT_DEBUG, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, kvm_debugregs,
-    kvm_lapic_state, kvm_regs, kvm_run, kvm_sregs, kvm_vcpu_events__bindgen_ty_1, kvm_xcrs,
+    KVM_EXIT_DEBUG, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_GUESTDBG_ENABLE,
+    KVM_GUESTDBG_SINGLESTEP, kvm_debugregs, kvm_guest_debug, kvm_lapic_state, kvm_regs, kvm_run, kvm_sregs,
+    kvm_vcpu_events__bindgen_ty_1, kvm_xcrs,
 };
 use kvm_ioctls::{SyncReg, VcpuFd};
 
@@ -140,6 +141,21 @@ impl Vcpu {
                 reason => Exit::Other(reason),
             }
         }
+    }
+
+    /// The byte that makes the CPU leave the HRT as soon as it enters it, while it is not 0.
+    pub fn immediate_exit(&mut self) -> *mut u8 {
+        // SAFETY: the mapping lives as long as `fd`.
+        unsafe { &raw mut (*self.shared).immediate_exit }
+    }
+
+    /// Makes the CPU leave the HRT after each instruction, or no longer.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub fn step(&self, on: bool) -> Result<(), kvm_ioctls::Error> {
+        let control = if on { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP } else { 0 };
+        self.fd.set_guest_debug(&kvm_guest_debug { control, ..Default::default() })
     }
 
     /// Makes the CPU go on with the exception by which the kernel learns that Linux refuses an

@@ -19,7 +19,7 @@ mod gdb_line;
 pub mod hvm;
 pub mod linux;
 mod machine;
-mod memory;
+pub mod memory;
 mod packages;
 mod pc;
 mod process;

@@ -56,6 +56,9 @@ pub struct Settings<'a> {
     /// Files of the host to put into the Linux, by their names, as executables. Programs have the
     /// libraries they need with them.
     pub files: &'a [PathBuf],
+    /// Files and directories of the host that are put into the Linux at their own absolute paths,
+    /// programs with their libraries.
+    pub trees: &'a [PathBuf],
 }
 
 /// What the Linux is booted for.
@@ -127,7 +130,7 @@ fn first_process(kernel: &Kernel, task: Task<'_>) -> String {
          mkdir -p /dev/pts /dev/shm\n\
          mount -t devpts devpts /dev/pts\n\
          mount -t tmpfs tmpfs /dev/shm\n\
-         mount -t tmpfs tmpfs /tmp\n\
+         chmod 1777 /tmp\n\
          {modules}\
          ip link set lo up\n\
          hostname ros\n\
@@ -190,6 +193,12 @@ impl Ros {
                 archive.add_file(&library, &library)?;
             }
         }
+        for tree in settings.trees {
+            archive.add_tree(tree)?;
+            for library in libraries(tree)? {
+                archive.add_file(&library, &library)?;
+            }
+        }
         archive.add("/init", first_process(&kernel, task).as_bytes());
         if let Task::Command(line) | Task::Terminal { line, .. } = task {
             archive.add("/command", format!("{line}\n").as_bytes());
@@ -202,14 +211,23 @@ impl Ros {
             command.arg("-L").arg(data);
         }
         command.args(["-nodefaults", "-no-user-config", "-machine", "q35"]);
+        // A process of the Linux would have MPX, which its KVM does not give a virtual machine: a
+        // program that goes from the one to the other would have the wrong size of vector state.
         match settings.speed {
             // With one thread for all CPUs, this emulator delivers an interrupt twice now and then.
-            Speed::Fast => command.args(["-cpu", "max", "-accel", "tcg,thread=multi"]),
+            Speed::Fast => command.args(["-cpu", "max,-mpx", "-accel", "tcg,thread=multi"]),
             // An instruction that clears or copies memory counts once for each round: by words,
             // these are the fewest, as in the kernel's own benchmarks.
-            Speed::Counted => {
-                command.args(["-cpu", "max,-erms,-fsrm", "-accel", "tcg", "-icount", "shift=0,sleep=off", "-seed", "7"])
-            }
+            Speed::Counted => command.args([
+                "-cpu",
+                "max,-mpx,-erms,-fsrm",
+                "-accel",
+                "tcg",
+                "-icount",
+                "shift=0,sleep=off",
+                "-seed",
+                "7",
+            ]),
         };
         command.args(["-smp", &settings.cpus.to_string(), "-m", settings.memory]);
         command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);

@@ -48,6 +48,13 @@ extern "C" fn forward() {
     naked_asm!("out {port}, al", "jmp rcx", port = const port::SYSTEM_CALL)
 }
 
+/// Where a program's thread leaves the HRT because of an exception: no register but RIP differs
+/// from what it was, and no stack is used.
+#[unsafe(naked)]
+pub extern "C" fn leave_for_exception() {
+    naked_asm!("out {port}, al", "ud2", port = const port::EXCEPTION)
+}
+
 /// The words through which the code below asks, by their address.
 static WORDS: AtomicU64 = AtomicU64::new(0);
 

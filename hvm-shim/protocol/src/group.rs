@@ -22,6 +22,9 @@ pub mod port {
     pub const SYSTEM_CALL: u8 = 0xdd;
     /// The call is done, or the context is ready for the first one.
     pub const DONE: u8 = 0xde;
+    /// An exception of a program's thread ([`super::Group::goes_on`]): all registers are as they
+    /// were but RIP, which [`super::Group::exception`] has.
+    pub const EXCEPTION: u8 = 0xdb;
 }
 
 /// What a group is doing, the values of [`Group::state`].
@@ -129,6 +132,9 @@ pub struct Group {
     /// Where a call is left early: instruction pointer and stack pointer. The CPU does not leave
     /// the ROS's code in any other way.
     pub way_back: [AtomicU64; 2],
+    /// Not 0 if the context is a thread of a program, which goes on from its exceptions: its
+    /// partner deals with them. A called function is left instead.
+    pub goes_on: AtomicU64,
     /// Of an exception: vector, error code, instruction's address, accessed address.
     pub exception: [AtomicU64; 4],
     /// While a system call is made: the registers RBX, RSP, RBP, R12 to R15 and RIP with which the

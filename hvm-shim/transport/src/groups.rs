@@ -135,6 +135,10 @@ fn resolve(fault: &Fault, registers: &mut Registers) -> bool {
     for (word, value) in group.exception.iter().zip([u64::from(fault.vector), fault.code, at, accessed]) {
         word.store(value, Ordering::Relaxed);
     }
+    if group.goes_on.load(Ordering::Relaxed) != 0 {
+        registers.go_to(ros_code::leave_for_exception as *const () as usize, registers.stack_pointer);
+        return true;
+    }
     group.outcome.store(outcome::EXCEPTION, Ordering::Relaxed);
     let [function, stack] = group.way_back.each_ref().map(|word| word.load(Ordering::Relaxed) as usize);
     registers.go_to(function, stack + size_of::<usize>());

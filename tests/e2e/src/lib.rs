@@ -22,12 +22,17 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// builds the libraries.
 pub const BUILD_LIMIT: Duration = Duration::from_secs(600);
 
-/// Returns a command for the `aero` program under test.
-pub fn aero() -> Command {
+/// Returns the `aero` program under test.
+pub fn program() -> PathBuf {
     let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/release/aero");
     let path = std::env::var_os("AERO").map_or_else(|| PathBuf::from(built), PathBuf::from);
     assert!(path.exists(), "{} is not there; run `./aero test e2e`", path.display());
-    Command::new(path)
+    path
+}
+
+/// Returns a command for the `aero` program under test.
+pub fn aero() -> Command {
+    Command::new(program())
 }
 
 /// Runs `aero boot --run SCRIPT` with further options.

@@ -1,10 +1,11 @@
 //! Debuggers that come and go under full load: no stop is lost, and there is no unrequested one.
-//! Takes minutes; `./aero test soak` runs it.
+//! `./aero test soak` runs it, and `./aero test soak --long` runs more of it.
 
 use std::path::Path;
 
 use e2e::gdb::{Client, Gdb, machine};
 
+/// Number of cycles unless `AERO_SOAK_CYCLES` says otherwise.
 const CYCLES: usize = 1000;
 /// Number of cycles with a real gdb, which attaches slowly.
 const GDB_CYCLES: usize = 20;
@@ -38,7 +39,8 @@ fn cycle(socket: &Path, number: usize, address: &str) {
 
 #[test]
 #[ignore = "takes minutes; `./aero test soak` runs it"]
-fn a_thousand_gdbs_lose_no_stop_and_get_none_too_many() {
+fn many_gdbs_lose_no_stop_and_get_none_too_many() {
+    let cycles = std::env::var("AERO_SOAK_CYCLES").map_or(CYCLES, |count| count.parse().expect("a number"));
     let misbehave = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/programs/misbehave");
     let (mut shell, socket) = machine("soak", &["--cpus", "4", "--hrt", misbehave]);
     for load in ["spawn yield 8", "spawn allocate 8", "spawn sleep 8", "run misbehave busy &"] {
@@ -50,7 +52,7 @@ fn a_thousand_gdbs_lose_no_stop_and_get_none_too_many() {
         ["kernel::interrupts::dispatch", "kernel::time::timer::interrupt"].map(|of| address_of(&mut gdb, of));
     gdb.command("detach");
     drop(gdb);
-    for number in 0..CYCLES {
+    for number in 0..cycles {
         cycle(&socket, number, &addresses[number / 2 % addresses.len()]);
     }
     for number in 0..GDB_CYCLES {

@@ -1,0 +1,105 @@
+//! `aero run`: unmodified Linux programs, split between a hybrid runtime and Linux.
+
+use std::ffi::OsString;
+use std::path::{self, Path, PathBuf};
+use std::time::Duration;
+
+use ::hvm::support;
+use anyhow::{Context, Result};
+use build::{Which, image, runtime};
+use machine::hvm::NoKvm;
+use machine::memory::bytes_of;
+use machine::ros::{self, Ros, Speed};
+use machine::status;
+
+use crate::hvm::quoted;
+
+/// Time limit in an emulated Linux, and what that takes by itself.
+const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
+const LINUX_LIMIT: Duration = Duration::from_secs(60);
+const LINUX_CPUS: u32 = 2;
+const LINUX_MEMORY: &str = "2G";
+
+/// Options of `aero run`.
+#[derive(clap::Args)]
+pub struct Options {
+    /// Number of CPUs that the hybrid runtime has for itself
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    cpus: u32,
+    /// Memory that the hybrid runtime has for itself
+    #[arg(long, default_value = "64M", value_name = "SIZE")]
+    mem: String,
+    /// Words for the kernel's command line
+    #[arg(long, value_name = "ARGS", default_value = "")]
+    append: String,
+    /// Do this in an emulated Linux that has a KVM (`aero ros`)
+    #[arg(long)]
+    emulate: bool,
+    /// With --emulate, make the Linux's time counter count instructions
+    #[arg(long, requires = "emulate")]
+    icount: bool,
+    /// With --emulate, put a file or a directory of this host into the Linux, at its own path. May
+    /// be given several times. The program itself is there with its libraries
+    #[arg(long = "with", value_name = "PATH", requires = "emulate")]
+    files: Vec<PathBuf>,
+    /// With --emulate, seconds after which the Linux is ended; 60 unless given
+    #[arg(long, value_name = "S", requires = "emulate", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+    /// The runtime and the image, where they are not built
+    #[arg(long, hide = true, num_args = 2)]
+    built: Vec<PathBuf>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
+}
+
+/// Runs `aero run`. Comes back only from an emulated Linux, or if the program cannot be run.
+pub fn run(options: &Options) -> Result<u8> {
+    if !options.emulate {
+        support::check().map_err(NoKvm::from)?;
+    }
+    let program = options.program.first().map(found).transpose()?.context("there is no program to run")?;
+    let (runtime, image) = match &options.built[..] {
+        [runtime, image] => (runtime.clone(), image.clone()),
+        _ => (runtime::build()?, image::build(Which::Hrt)?.boot),
+    };
+    if options.emulate {
+        return run_emulated(options, program, runtime, image);
+    }
+    let memory = bytes_of(&options.mem).with_context(|| format!("`--mem {}` is no size, such as 64M", options.mem))?;
+    let words = [format!("cpus={}", options.cpus), format!("memory={memory}"), format!("line={}", options.append)];
+    multiverse::launch(&runtime, &image, &words, &options.program)?;
+    Ok(status::FAILED)
+}
+
+/// Runs the program in an emulated Linux, by this very program.
+fn run_emulated(options: &Options, program: PathBuf, runtime: PathBuf, image: PathBuf) -> Result<u8> {
+    let name = |path: &Path| format!("./{}", path.file_name().unwrap_or_default().display());
+    let aero = std::env::current_exe()?;
+    let mut words = vec![name(&aero), "run".into(), "--built".into(), name(&runtime), name(&image)];
+    words.extend([format!("--cpus={}", options.cpus), format!("--mem={}", options.mem)]);
+    words.extend([format!("--append={}", options.append), "--".into(), program.display().to_string()]);
+    words.extend(options.program.iter().skip(1).map(|word| word.to_string_lossy().into_owned()));
+    let line = words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+    let files = [aero, runtime, image];
+    // A link to the program, and what it leads to.
+    let mut trees = vec![program.canonicalize()?, program];
+    for file in &options.files {
+        trees.push(path::absolute(file)?);
+    }
+    let (cpus, speed) = if options.icount { (1, Speed::Counted) } else { (LINUX_CPUS, Speed::Fast) };
+    let linux = ros::Settings { cpus, memory: LINUX_MEMORY, speed, files: &files, trees: &trees };
+    let limit = options.timeout.map_or(DEFAULT_LIMIT, Duration::from_secs);
+    Ros::execute(&linux, &line, limit + LINUX_LIMIT, &mut std::io::stdout())
+}
+
+/// The absolute path of a program, which is looked for as a shell does.
+fn found(program: &OsString) -> Result<PathBuf> {
+    let given = Path::new(program);
+    if given.components().count() > 1 {
+        return Ok(path::absolute(given)?);
+    }
+    let places = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&places).map(|place| place.join(given)).find(|path| path.is_file());
+    Ok(path::absolute(found.with_context(|| format!("there is no program `{}`", given.display()))?)?)
+}

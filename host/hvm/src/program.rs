@@ -1,0 +1,210 @@
+//! Threads of a program that live in the HRT: they do not call a function there and come back, but
+//! go on there from where they are, until they end.
+
+use std::arch::naked_asm;
+use std::sync::Arc;
+
+use kvm_bindings::{kvm_regs, kvm_xsave};
+
+use crate::core::Core;
+use crate::memory::END_OF_ROS;
+use crate::partner;
+use crate::partners::{Partner, locked};
+pub use crate::replay::Step;
+pub use crate::serve::Flow;
+use crate::serve::Serve;
+use crate::state::CallError;
+use crate::system_call;
+use crate::vcpu::Vcpu;
+
+/// The number of the system call by which a thread asks for its registers. Linux has no such call.
+const BEGIN: u64 = u64::MAX;
+
+/// The processor state of a thread.
+pub struct Start {
+    /// General registers.
+    pub registers: kvm_regs,
+    /// FS base.
+    pub fs_base: u64,
+    /// Vector state; that of a new program if there is none.
+    pub vectors: Option<Box<kvm_xsave>>,
+}
+
+/// A CPU of the HRT that runs a thread of the program.
+pub struct ProgramCpu<'a>(&'a mut Vcpu);
+
+impl ProgramCpu<'_> {
+    /// The general registers. Changes take effect if [`ProgramCpu::use_registers`] follows.
+    #[inline]
+    pub fn registers(&mut self) -> &mut kvm_regs {
+        self.0.registers()
+    }
+
+    /// Makes the CPU go on with the registers as they are now.
+    pub fn use_registers(&mut self) {
+        self.0.use_registers();
+    }
+
+    /// Whether the CPU runs the program's code, and not the kernel's.
+    pub fn is_in_program(&mut self) -> bool {
+        self.0.registers().rip < END_OF_ROS
+    }
+
+    /// FS base.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub fn fs_base(&self) -> Result<u64, kvm_ioctls::Error> {
+        Ok(self.0.fd.get_sregs()?.fs.base)
+    }
+
+    /// Sets FS base.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub fn set_fs_base(&mut self, base: u64) -> Result<(), kvm_ioctls::Error> {
+        let mut special = self.0.fd.get_sregs()?;
+        special.fs.base = base;
+        self.0.fd.set_sregs(&special)
+    }
+
+    /// The vector state, in the standard form of XSAVE (SDM Vol. 1, 13.4).
+    ///
+    /// # Errors
+    /// KVM's.
+    pub fn vectors(&self) -> Result<kvm_xsave, kvm_ioctls::Error> {
+        self.0.fd.get_xsave()
+    }
+
+    /// Sets the vector state.
+    ///
+    /// # Errors
+    /// KVM's, also for a state that the CPU does not have.
+    pub fn set_vectors(&mut self, vectors: &kvm_xsave) -> Result<(), kvm_ioctls::Error> {
+        // SAFETY: the HRT's vector state has the size that KVM gives it.
+        unsafe { self.0.fd.set_xsave(vectors) }
+    }
+
+    /// The byte that makes the CPU leave the HRT as soon as it enters it.
+    pub fn immediate_exit(&mut self) -> *mut u8 {
+        self.0.immediate_exit()
+    }
+
+    /// Makes the CPU leave the HRT after each instruction, or no longer.
+    ///
+    /// # Errors
+    /// KVM's.
+    pub fn step(&mut self, on: bool) -> Result<(), kvm_ioctls::Error> {
+        self.0.step(on)
+    }
+
+    /// Prepares to execute the CPU's next instruction on the calling thread.
+    pub fn begin_step(&mut self) -> Option<Step> {
+        Step::of(self.0)
+    }
+
+    /// Gives the CPU the state after a step. Returns false if it was not made.
+    pub fn finish_step(&mut self, step: &Step) -> bool {
+        step.finish(self.0)
+    }
+}
+
+/// The partner's part of a program's thread.
+pub trait Program {
+    /// Makes a system call: its number is in RAX, its arguments are in RDI, RSI, RDX, R10, R8 and
+    /// R9, and its result goes to RAX. The thread goes on at RIP.
+    fn system_call(&mut self, cpu: &mut ProgramCpu<'_>) -> Flow;
+
+    /// Has the thread's next instruction the effect that it has in a process, because Linux refuses
+    /// an access of it in the HRT. Returns false if that cannot be.
+    fn execute(&mut self, cpu: &mut ProgramCpu<'_>) -> bool;
+
+    /// Called each time before the CPU enters the HRT.
+    fn before_entry(&mut self, cpu: &mut ProgramCpu<'_>);
+}
+
+/// Makes a system call as Linux makes it for this thread.
+///
+/// # Safety
+/// The call is the program's own, and has no effect on this thread's registers or flow.
+pub unsafe fn forward(registers: &mut kvm_regs) {
+    let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
+    // SAFETY: the caller answers for it.
+    registers.rax = unsafe { system_call::make(registers.rax, arguments) };
+}
+
+/// The calling thread's place in the HRT: an execution group, which is given back with this.
+pub struct Member {
+    core: Arc<Core>,
+    partner: Arc<Partner>,
+}
+
+impl Member {
+    pub(crate) fn new(core: &Arc<Core>) -> Result<Self, CallError> {
+        Ok(Self { core: Arc::clone(core), partner: partner::join(core)? })
+    }
+
+    /// Has the thread go on in the HRT. Returns once it has ended there.
+    ///
+    /// # Errors
+    /// How the HRT ended; see [`CallError`].
+    ///
+    /// # Safety
+    /// The state is that of a thread of this process, which does not go on elsewhere. The thread
+    /// is trusted as the HRT is.
+    pub unsafe fn run(&self, start: &Start, program: &mut dyn Program) -> Result<(), CallError> {
+        let mut server = Server { start: Some(start), program };
+        partner::call_served(&self.core, &self.partner, begin as *const () as u64, [0; 2], &mut server).map(drop)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        locked(&self.core.partners.free).push(Arc::clone(&self.partner));
+    }
+}
+
+struct Server<'a> {
+    /// Until the thread has begun.
+    start: Option<&'a Start>,
+    program: &'a mut dyn Program,
+}
+
+impl Serve for Server<'_> {
+    fn system_call(&mut self, cpu: &mut Vcpu) -> Flow {
+        let mut cpu = ProgramCpu(cpu);
+        let start = if cpu.registers().rax == BEGIN { self.start.take() } else { None };
+        let Some(start) = start else {
+            let registers = cpu.registers();
+            // As SYSCALL leaves it (SDM Vol. 2B): the kernel's next instruction would only go
+            // there.
+            registers.rip = registers.rcx;
+            return self.program.system_call(&mut cpu);
+        };
+        *cpu.registers() = start.registers;
+        // A program's thread without its variables faults, and says so.
+        let _ = cpu.set_fs_base(start.fs_base);
+        let _ = start.vectors.as_ref().map(|vectors| cpu.set_vectors(vectors));
+        Flow::On
+    }
+
+    fn execute(&mut self, cpu: &mut Vcpu) -> bool {
+        self.program.execute(&mut ProgramCpu(cpu))
+    }
+
+    fn before_entry(&mut self, cpu: &mut Vcpu) {
+        if self.start.is_none() {
+            self.program.before_entry(&mut ProgramCpu(cpu));
+        }
+    }
+
+    fn is_function(&self) -> bool {
+        false
+    }
+}
+
+/// Asks for the thread's registers, and goes on with them.
+#[unsafe(naked)]
+extern "C" fn begin() {
+    naked_asm!("mov rax, -1", "syscall", "ud2")
+}

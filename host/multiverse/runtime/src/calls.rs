@@ -1,0 +1,177 @@
+//! The program's system calls: which are forwarded to Linux as they are, which concern what the HRT
+//! or the runtime keeps of a thread, and which cannot be.
+
+use std::sync::atomic::Ordering;
+
+use hvm::program::{Flow, Program, ProgramCpu};
+
+use crate::children::{self, First};
+use crate::gate::{self, AGAIN};
+use crate::linux::{self, ARCH_GET_FS, ARCH_SET_FS};
+use crate::process;
+use crate::signals;
+use crate::thread::{NO_STACK, SignalStack, Thread};
+
+/// One past the last address of a program.
+const END: u64 = 0x7fff_ffff_f000;
+/// Length of the instruction `syscall`.
+const SYSTEM_CALL: u64 = 2;
+
+/// A thread's system calls.
+pub struct Calls<'a> {
+    thread: &'a Thread,
+    /// With which new threads begin.
+    first: First,
+    /// The stack that the program has for handlers.
+    stack: SignalStack,
+    /// The status with which the thread has ended.
+    pub status: u64,
+    has_ended: bool,
+    is_stepping: bool,
+}
+
+impl<'a> Calls<'a> {
+    /// Those of a new thread.
+    pub fn new(thread: &'a Thread, first: First) -> Self {
+        Self { thread, first, stack: NO_STACK, status: 0, has_ended: false, is_stepping: false }
+    }
+
+    fn forward(&mut self, cpu: &mut ProgramCpu<'_>) {
+        let registers = cpu.registers();
+        // SAFETY: the call is the program's own.
+        let result = unsafe { gate::forward(registers, &self.thread.signal) };
+        if result == AGAIN {
+            registers.rip -= SYSTEM_CALL;
+        } else {
+            registers.rax = result;
+        }
+    }
+}
+
+impl Program for Calls<'_> {
+    fn system_call(&mut self, cpu: &mut ProgramCpu<'_>) -> Flow {
+        let registers = *cpu.registers();
+        let (first, second, third) = (registers.rdi, registers.rsi, registers.rdx);
+        let result = match registers.rax as i64 {
+            libc::SYS_exit => {
+                linux::set_mask(linux::ALL);
+                (self.status, self.has_ended) = (first, true);
+                return Flow::Leave;
+            }
+            libc::SYS_clone | libc::SYS_clone3 | libc::SYS_fork | libc::SYS_vfork => {
+                // SAFETY: the program asks for it.
+                unsafe { children::make(cpu, &self.stack, self.first) }
+            }
+            libc::SYS_arch_prctl => arch_prctl(cpu, first, second),
+            // SAFETY: the program asks for it.
+            libc::SYS_rt_sigaction => unsafe { signals::set_action(first, second, third, registers.r10) },
+            libc::SYS_rt_sigreturn => {
+                // SAFETY: likewise.
+                unsafe { signals::give_back(&mut self.stack, cpu) };
+                return Flow::On;
+            }
+            // SAFETY: likewise.
+            libc::SYS_sigaltstack => unsafe { self.stack.change(first, second, registers.rsp) },
+            // The descriptors that the HRT needs are not the program's.
+            libc::SYS_close if is_ours(first) => -i64::from(libc::EBADF),
+            libc::SYS_dup2 | libc::SYS_dup3 if is_ours(first) || is_ours(second) => -i64::from(libc::EBADF),
+            libc::SYS_close_range => close_range(first, second, third),
+            // The code that would have to heed it is not where Linux looks.
+            libc::SYS_rseq | libc::SYS_modify_ldt => -i64::from(libc::ENOSYS),
+            libc::SYS_iopl | libc::SYS_ioperm => -i64::from(libc::EPERM),
+            libc::SYS_pkey_alloc => -i64::from(libc::ENOSPC),
+            _ => {
+                self.forward(cpu);
+                return Flow::On;
+            }
+        };
+        cpu.registers().rax = result as u64;
+        Flow::On
+    }
+
+    fn execute(&mut self, cpu: &mut ProgramCpu<'_>) -> bool {
+        let (Some(mut step), Ok(base)) = (cpu.begin_step(), cpu.fs_base()) else { return false };
+        let thread = self.thread;
+        thread.program_fs_base.store(base, Ordering::Relaxed);
+        thread.step.store(&raw mut step, Ordering::Release);
+        let mask = linux::set_mask(linux::ALL);
+        if thread.signal.load(Ordering::Acquire) == 0 {
+            linux::set_mask(signals::mask_for_step(mask));
+            linux::raise(libc::SIGTRAP as u32);
+        }
+        thread.step.store(std::ptr::null_mut(), Ordering::Release);
+        if thread.signal.load(Ordering::Acquire) == 0 {
+            linux::set_mask(mask);
+            return cpu.finish_step(&step);
+        }
+        // SAFETY: the handler is done with it.
+        unsafe { (*thread.pending.get()).iter_mut().for_each(|pending| pending.mask = mask) };
+        true
+    }
+
+    fn before_entry(&mut self, cpu: &mut ProgramCpu<'_>) {
+        if self.has_ended {
+            return;
+        }
+        let exit = cpu.immediate_exit();
+        self.thread.immediate_exit.store(exit, Ordering::Release);
+        // SAFETY: the byte is part of the CPU, which does not run. A signal that comes from now on
+        // sets it again.
+        unsafe { exit.write_volatile(0) };
+        if self.is_stepping && cpu.is_in_program() {
+            self.is_stepping = false;
+            let _ = cpu.step(false);
+        }
+        if self.thread.signal.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        if cpu.is_in_program() {
+            signals::deliver(self.thread, &mut self.stack, cpu);
+        } else if !self.is_stepping {
+            // The kernel is at something short, of which the program knows nothing.
+            self.is_stepping = cpu.step(true).is_ok();
+        }
+    }
+}
+
+/// Whether a descriptor is the HRT's.
+fn is_ours(descriptor: u64) -> bool {
+    process::hvm().uses(descriptor as i32)
+}
+
+/// Closes a range of descriptors but for those of the HRT.
+fn close_range(first: u64, last: u64, flags: u64) -> i64 {
+    let (first, last) = (u64::from(first as u32), u64::from(last as u32));
+    let close = |first: u64, last: u64| {
+        // SAFETY: the program asks for it.
+        unsafe { linux::call(libc::SYS_close_range, [first, last, flags, 0, 0, 0]) }
+    };
+    let mut start = first;
+    for ours in process::hvm().used().map(u64::from).filter(|ours| (first..=last).contains(ours)) {
+        let result = if start < ours { close(start, ours - 1) } else { 0 };
+        if result < 0 {
+            return result;
+        }
+        start = ours + 1;
+    }
+    // The call itself says what is wrong with its arguments.
+    if start <= last || first > last { close(start, last) } else { 0 }
+}
+
+/// Reads or sets the thread's FS base, which is the HRT's affair.
+fn arch_prctl(cpu: &mut ProgramCpu<'_>, operation: u64, address: u64) -> i64 {
+    let done = match operation {
+        ARCH_SET_FS if address < END => cpu.set_fs_base(address).is_ok(),
+        ARCH_GET_FS => match cpu.fs_base() {
+            Ok(base) => {
+                // SAFETY: Linux would write the word there for the program.
+                unsafe { (address as *mut u64).write_unaligned(base) };
+                true
+            }
+            Err(_) => false,
+        },
+        ARCH_SET_FS => return -i64::from(libc::EPERM),
+        _ => return -i64::from(libc::EINVAL),
+    };
+    if done { 0 } else { -i64::from(libc::EFAULT) }
+}

@@ -1,0 +1,56 @@
+//! What the runtime is told when it starts.
+
+use std::borrow::Cow;
+
+/// The settings, by words `NAME=VALUE`.
+pub struct Settings {
+    /// Where the program's registers are.
+    pub registers: u64,
+    /// A page to give back once the C library has started; 0 for none.
+    pub guard: u64,
+    /// Descriptor of the runtime's file.
+    pub runtime_file: i32,
+    /// Descriptor of the HRT's image.
+    pub image_file: i32,
+    /// The lowest number of the HVM's descriptors.
+    pub descriptors_from: i32,
+    /// Number of the HRT's own CPUs.
+    pub cpus: u32,
+    /// The HRT's own memory, in bytes.
+    pub memory: u64,
+    /// The kernel's command line.
+    pub line: String,
+}
+
+impl Settings {
+    /// Reads the words. Unknown ones, and values that are no numbers, are the launcher's mistakes
+    /// and leave what is usual.
+    pub fn parse<'a>(words: impl Iterator<Item = Cow<'a, str>>) -> Self {
+        let mut settings = Self {
+            registers: 0,
+            guard: 0,
+            runtime_file: -1,
+            image_file: -1,
+            descriptors_from: 0,
+            cpus: 1,
+            memory: 64 << 20,
+            line: String::new(),
+        };
+        for word in words {
+            let Some((name, value)) = word.split_once('=') else { continue };
+            let number = value.parse::<u64>().unwrap_or_default();
+            match name {
+                "registers" => settings.registers = number,
+                "guard" => settings.guard = number,
+                "runtime-file" => settings.runtime_file = number as i32,
+                "image-file" => settings.image_file = number as i32,
+                "descriptors-from" => settings.descriptors_from = number as i32,
+                "cpus" => settings.cpus = number as u32,
+                "memory" => settings.memory = number,
+                "line" => settings.line = value.into(),
+                _ => {}
+            }
+        }
+        settings
+    }
+}

@@ -1,0 +1,103 @@
+//! Starting a program: this process becomes it, so that the program has the process id, terminal,
+//! parent and exit status that the user of this process expects. A helper process, which is no
+//! child of it, puts the runtime into it and ends.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork, getpid};
+
+use crate::inject::{Plan, Tracee};
+use crate::runtime_file::RuntimeFile;
+
+/// The helper's word that it traces the launcher.
+const ATTACHED: &str = "attached";
+/// Descriptors below the limit that are the runtime's.
+const FROM_TOP: u64 = 256;
+/// A limit that is higher than this only costs Linux memory.
+const HIGHEST: u64 = 1 << 16;
+
+/// Becomes a program whose code runs in the HRT of an image. Returns only if that fails.
+///
+/// # Errors
+/// Fails if a file cannot be opened, the program cannot be executed, or a process cannot be traced
+/// here.
+pub fn launch(runtime: &Path, image: &Path, words: &[String], program: &[OsString]) -> Result<()> {
+    let (name, arguments) = program.split_first().context("there is no program to run")?;
+    let runtime = RuntimeFile::open(runtime)?;
+    let image = File::open(image).with_context(|| format!("{} cannot be read", image.display()))?;
+    let lowest = lowest_descriptor()?;
+    let plan = Plan {
+        runtime_descriptor: duplicate(&runtime.file, lowest)?,
+        image_descriptor: duplicate(&image, lowest)?,
+        descriptors_from: lowest,
+        runtime: &runtime,
+        words,
+    };
+    let (mut from_helper, to_launcher) = pipe()?;
+    let (from_launcher, mut to_helper) = pipe()?;
+    let launcher = getpid();
+    // SAFETY: this process has one thread, so its child may do anything.
+    match unsafe { fork() }.context("no helper can be started")? {
+        ForkResult::Child => {
+            // SAFETY: likewise.
+            if unsafe { fork() }.is_ok_and(|fork| fork.is_child()) {
+                drop((from_helper, to_helper));
+                help(launcher, &plan, from_launcher, to_launcher);
+            }
+            std::process::exit(0);
+        }
+        ForkResult::Parent { child } => waitpid(child, None).context("the helper's parent is lost")?,
+    };
+    drop((from_launcher, to_launcher));
+    let mut helper = [0; 4];
+    from_helper.read_exact(&mut helper).context("the helper did not start")?;
+    // Where Yama restricts tracing, a process may name its tracer. Elsewhere this fails, and need
+    // not be.
+    // SAFETY: the call only changes who may trace this process.
+    unsafe { libc::prctl(libc::PR_SET_PTRACER, i32::from_ne_bytes(helper), 0, 0, 0) };
+    to_helper.write_all(&[0]).context("the helper is gone")?;
+    let mut said = String::new();
+    from_helper.read_to_string(&mut said).context("the helper is gone")?;
+    ensure!(said == ATTACHED, "this process cannot be traced, as starting a program in the HRT takes: {said}");
+    let error = Command::new(name).args(arguments).exec();
+    bail!("{} cannot be executed: {error}", name.display())
+}
+
+/// The lowest number of descriptors that the program does not notice, at the upper end of those
+/// that there can be.
+fn lowest_descriptor() -> Result<i32> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).context("the limit of descriptors is unknown")?;
+    Ok(limit.min(HIGHEST).saturating_sub(FROM_TOP) as i32)
+}
+
+/// Duplicates a descriptor to a number from `lowest` on, which an exec leaves open.
+fn duplicate(file: &File, lowest: i32) -> Result<i32> {
+    fcntl(file, FcntlArg::F_DUPFD(lowest)).context("a descriptor cannot be duplicated")
+}
+
+/// Traces the launcher until its exec, puts the runtime into it, and lets it go.
+fn help(launcher: Pid, plan: &Plan<'_>, mut from_launcher: PipeReader, mut to_launcher: PipeWriter) {
+    let _ = to_launcher.write_all(&getpid().as_raw().to_ne_bytes());
+    if from_launcher.read_exact(&mut [0]).is_err() {
+        return;
+    }
+    let tracee = Tracee::attach(launcher);
+    let said = tracee.as_ref().map_or_else(|error| format!("{error:#}"), |_| ATTACHED.into());
+    let _ = to_launcher.write_all(said.as_bytes());
+    drop(to_launcher);
+    let Ok(tracee) = tracee else { return };
+    if let Err(error) = tracee.wait_for_exec().and_then(|has_come| if has_come { tracee.inject(plan) } else { Ok(()) })
+    {
+        eprintln!("aero: the program cannot be put into the HRT: {error:#}");
+        tracee.kill();
+    }
+}

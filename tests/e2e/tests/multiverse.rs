@@ -1,0 +1,109 @@
+//! Unmodified Linux programs in kernel mode: each does the same as beside it, in the same Linux,
+//! natively.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use e2e::{aero, program, stderr, stdout};
+
+const MISSING: i32 = 4;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Compiles the programs of tests/multiverse; `None` if there is no compiler.
+fn compiled(directory: &Path) -> Option<Vec<PathBuf>> {
+    let programs = [
+        ("threads", &[][..]),
+        ("threads", &["-static"][..]),
+        ("signals", &[][..]),
+        ("processes", &[][..]),
+        ("faults", &["-static", "-no-pie"][..]),
+        ("faults", &[][..]),
+    ];
+    std::fs::create_dir_all(directory).expect("a directory can be made");
+    let mut made = Vec::new();
+    for (name, flags) in programs {
+        let program = directory.join(format!("{name}{}", flags.concat()));
+        let source = root().join(format!("tests/multiverse/{name}.c"));
+        let status = Command::new("cc").args(["-O1", "-pthread", "-o"]).arg(&program).arg(source).args(flags).status();
+        match status {
+            Err(error) => {
+                eprintln!("skipped: there is no `cc`: {error}");
+                return None;
+            }
+            Ok(status) => assert!(status.success(), "{name} can be compiled"),
+        }
+        made.push(program);
+    }
+    Some(made)
+}
+
+/// Runs a program as a user does. Returns what that has built, the runtime and the image, or `None`
+/// if there is no emulated Linux here.
+fn run_as_a_user() -> Option<[PathBuf; 2]> {
+    let output = aero()
+        .args(["run", "--emulate", "--", "/bin/sh", "-c", "echo $((6 * 7)) $0 $1; exit 5", "first", "second"])
+        .output()
+        .expect("aero can be run");
+    if output.status.code() == Some(MISSING) {
+        eprintln!("skipped: {}", stderr(&output));
+        return None;
+    }
+    assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "42 first second\n");
+    let built =
+        ["target/multiverse/x86_64-unknown-linux-gnu/release/aero-multiverse", "target/kernel/hrt/aerokernel-hrt.boot"];
+    Some(built.map(|file| root().join(file)))
+}
+
+#[test]
+fn programs_do_in_kernel_mode_what_they_do_natively() {
+    let directory = std::env::temp_dir().join(format!("aero-multiverse-{}", std::process::id()));
+    let Some([runtime, image]) = run_as_a_user() else { return };
+    let Some(programs) = compiled(&directory) else { return };
+    let run = "./aero run --built ./aero-multiverse ./aerokernel-hrt.boot --";
+    let line: String = programs
+        .iter()
+        .map(|program| {
+            let name = program.file_name().unwrap_or_default().display();
+            format!(
+                "./{name} >natively 2>&1; echo \"status $?\" >>natively; \
+                 RING=1 {run} ./{name} >split 2>&1; echo \"status $?\" >>split; \
+                 echo \"== {name}\"; cat split; echo \"-- natively\"; cat natively; "
+            )
+        })
+        .collect();
+    let mut ros = aero();
+    ros.args(["ros", "--mem", "1G", "--timeout", "280"]);
+    for file in [program(), runtime, image].iter().chain(&programs) {
+        ros.arg("--with").arg(file);
+    }
+    let output = ros.args(["--", &line]).output().expect("aero can be run");
+    let _ = std::fs::remove_dir_all(&directory);
+    let said = stdout(&output);
+    let mut in_ring_0 = 0;
+    let parts: Vec<&str> = said.split("== ").skip(1).collect();
+    assert_eq!(parts.len(), programs.len(), "{said}\n{}", stderr(&output));
+    for part in parts {
+        let (split, natively) = part.split_once("-- natively\n").expect("both have run");
+        let (name, split) = split.split_once('\n').expect("a name");
+        in_ring_0 += split.matches("ring 0\n").count();
+        let expected = natively.replace("natively", "");
+        assert_eq!(split.replace("ring 0\n", ""), expected, "{name}");
+    }
+    assert_eq!(in_ring_0, 2, "{said}");
+}
+
+#[test]
+fn what_cannot_be_run_is_refused() {
+    let output = aero().args(["run", "--emulate", "--", "no-such-program"]).output().expect("aero can be run");
+    assert!(stderr(&output).contains("there is no program `no-such-program`"), "{}", stderr(&output));
+    assert_eq!(output.status.code(), Some(1));
+    if !Path::new("/dev/kvm").exists() {
+        let output = aero().args(["run", "--", "/bin/true"]).output().expect("aero can be run");
+        assert!(stderr(&output).contains("--emulate"), "{}", stderr(&output));
+        assert_eq!(output.status.code(), Some(MISSING));
+    }
+}

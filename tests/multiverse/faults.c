@@ -1,0 +1,111 @@
+// What a program's own instructions cause: accesses that Linux refuses, exceptions, a growing stack.
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+enum { PAGES = 64, PAGE = 4096 };
+
+static char *area;
+static volatile int barriers, last_code;
+static void *volatile last_address;
+static sigjmp_buf away;
+
+static void barrier(int number, siginfo_t *info, void *context) {
+    (void)number, (void)context;
+    barriers++;
+    last_code = info->si_code;
+    char *page = (char *)((unsigned long)info->si_addr & -PAGE);
+    if (page < area || page >= area + PAGES * PAGE) _exit(99);
+    mprotect(page, PAGE, PROT_READ | PROT_WRITE);
+}
+
+static void leaves(int number, siginfo_t *info, void *context) {
+    (void)context;
+    last_code = info->si_code;
+    last_address = info->si_addr;
+    siglongjmp(away, number);
+}
+
+static void skips(int number, siginfo_t *info, void *context) {
+    (void)number;
+    ucontext_t *user = context;
+    last_code = info->si_code;
+    user->uc_mcontext.gregs[REG_RIP] += 2;
+}
+
+static void set(int number, void (*handler)(int, siginfo_t *, void *)) {
+    struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    sigaction(number, &action, NULL);
+}
+
+static long deep(int depth) {
+    volatile char room[2000];
+    memset((char *)room, depth, sizeof room);
+    return depth ? deep(depth - 1) + room[17] - (char)depth + 1 : 0;
+}
+
+static int status_of(void (*function)(void)) {
+    int status;
+    fflush(stdout);
+    if (!fork()) {
+        function();
+        _exit(0);
+    }
+    wait(&status);
+    return WIFSIGNALED(status) ? WTERMSIG(status) : -WEXITSTATUS(status);
+}
+
+static void divide(void) {
+    volatile int zero = 0, one = 1;
+    one = one / zero;
+}
+
+int main(void) {
+    static char stack[65536];
+    setvbuf(stdout, NULL, _IONBF, 0);
+    sigaltstack(&(stack_t){.ss_sp = stack, .ss_size = sizeof stack}, NULL);
+    printf("%ld deep\n", deep(2000));
+    area = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    set(SIGSEGV, barrier);
+    for (int round = 0; round < 3; round++) {
+        mprotect(area, PAGES * PAGE, PROT_READ);
+        for (int at = 0; at < PAGES * PAGE; at += 512) area[at] = at / 512 + round;
+    }
+    int right = 1;
+    for (int at = 0; at < PAGES * PAGE; at += 512) right &= area[at] == (char)(at / 512 + 2);
+    printf("%d barriers, code %d, memory %s\n", barriers, last_code, right ? "right" : "wrong");
+    set(SIGSEGV, leaves), set(SIGBUS, leaves), set(SIGFPE, leaves), set(SIGILL, leaves), set(SIGTRAP, leaves);
+    int number = sigsetjmp(away, 1);
+    if (!number) *(volatile char *)0x1234 = 1;
+    printf("signal %d, code %d, address %p\n", number, last_code, last_address);
+    number = sigsetjmp(away, 1);
+    if (!number) ((void (*)(void))0x5678)();
+    printf("signal %d, code %d, address %p\n", number, last_code, last_address);
+    number = sigsetjmp(away, 1);
+    if (!number) *(volatile char *)0x8000000000001234 = 1;
+    printf("signal %d, code %d, address %p\n", number, last_code, last_address);
+    number = sigsetjmp(away, 1);
+    if (!number) divide();
+    printf("signal %d, code %d\n", number, last_code);
+    number = sigsetjmp(away, 1);
+    if (!number) __asm__ volatile("ud2");
+    printf("signal %d, code %d\n", number, last_code);
+    number = sigsetjmp(away, 1);
+    if (!number) __asm__ volatile("int3");
+    printf("signal %d, code %d\n", number, last_code);
+    set(SIGILL, skips);
+    for (int round = 0; round < 100; round++) __asm__ volatile("ud2");
+    printf("skipped, code %d\n", last_code);
+    signal(SIGFPE, SIG_DFL);
+    printf("a child ends by %d\n", status_of(divide));
+    divide();
+    printf("not reached\n");
+    return 0;
+}
