@@ -100,6 +100,11 @@ int main(void) {
     number = sigsetjmp(away, 1);
     if (!number) __asm__ volatile("int3");
     printf("signal %d, code %d\n", number, last_code);
+    FILE *file = tmpfile();
+    char *cut = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fileno(file), 0);
+    number = sigsetjmp(away, 1);
+    if (!number) last_code = *(volatile char *)cut;
+    printf("signal %d, code %d, address %d\n", number, last_code, last_address == cut);
     set(SIGILL, skips);
     for (int round = 0; round < 100; round++) __asm__ volatile("ud2");
     printf("skipped, code %d\n", last_code);

@@ -1,9 +1,9 @@
 //! The `aero` command.
 //!
 //! - [`boot`]: runs the kernel on a machine, with a [`terminal`] or for commands; [`gdb`]: with gdb
-//! attached; [`knc`]: on a card; [`hvm`]: beside Linux. [`mod@run`]: runs Linux programs in it.
-//! [`ros`]: runs a Linux beside which it can run. [`session`]: a person or a pipe at a machine's
-//! console.
+//!   attached; [`knc`]: on a card; [`hvm`]: beside Linux. [`mod@run`]: runs Linux programs in it.
+//!   [`ros`]: runs a Linux beside which it can run. [`session`]: a person or a pipe at a machine's
+//!   console.
 //! - [`trace_file`]: writes a trace for Perfetto. [`inspect`]: examines a crashed kernel's state,
 //!   also as a [`core_file`].
 //! - [`top`]: a live view of a running kernel; [`top_view`]: its contents. [`bench`]: measures;

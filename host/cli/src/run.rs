@@ -32,6 +32,9 @@ pub struct Options {
     /// Words for the kernel's command line
     #[arg(long, value_name = "ARGS", default_value = "")]
     append: String,
+    /// Print at the end which system calls were forwarded, how often, and how long they took
+    #[arg(long)]
+    stats: bool,
     /// Do this in an emulated Linux that has a KVM (`aero ros`)
     #[arg(long)]
     emulate: bool,
@@ -67,7 +70,12 @@ pub fn run(options: &Options) -> Result<u8> {
         return run_emulated(options, program, runtime, image);
     }
     let memory = bytes_of(&options.mem).with_context(|| format!("`--mem {}` is no size, such as 64M", options.mem))?;
-    let words = [format!("cpus={}", options.cpus), format!("memory={memory}"), format!("line={}", options.append)];
+    let words = [
+        format!("cpus={}", options.cpus),
+        format!("memory={memory}"),
+        format!("stats={}", u8::from(options.stats)),
+        format!("line={}", options.append),
+    ];
     multiverse::launch(&runtime, &image, &words, &options.program)?;
     Ok(status::FAILED)
 }
@@ -78,6 +86,9 @@ fn run_emulated(options: &Options, program: PathBuf, runtime: PathBuf, image: Pa
     let aero = std::env::current_exe()?;
     let mut words = vec![name(&aero), "run".into(), "--built".into(), name(&runtime), name(&image)];
     words.extend([format!("--cpus={}", options.cpus), format!("--mem={}", options.mem)]);
+    if options.stats {
+        words.push("--stats".into());
+    }
     words.extend([format!("--append={}", options.append), "--".into(), program.display().to_string()]);
     words.extend(options.program.iter().skip(1).map(|word| word.to_string_lossy().into_owned()));
     let line = words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");

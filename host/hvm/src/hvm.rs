@@ -366,6 +366,16 @@ impl Hvm {
         partner::call(&self.core, function as usize as u64, argument, 0)
     }
 
+    /// The largest number of execution groups, and so of threads that have a place in the HRT.
+    pub fn most_groups(&self) -> u64 {
+        self.core.most_groups()
+    }
+
+    /// Rate of the time counter, in kHz.
+    pub fn cycle_khz(&self) -> u64 {
+        self.hardware.cycle_khz
+    }
+
     /// Whether a descriptor is one that the HVM uses; see [`Builder::descriptors_from`].
     pub fn uses(&self, descriptor: RawFd) -> bool {
         self.hardware.descriptors.have(descriptor)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::system_call;
+
 /// Interval at which a thread that does not leave the HRT is interrupted again.
 pub const INTERVAL: Duration = Duration::from_millis(1);
 
@@ -41,4 +43,22 @@ pub fn take_only_kicks() {
         libc::sigdelset(&mut signals, kick_signal());
         libc::pthread_sigmask(libc::SIG_SETMASK, &signals, std::ptr::null_mut());
     }
+}
+
+/// The value of a SIGTRAP from this library.
+pub const NUDGE: usize = 0x6e75_6467_6521;
+
+/// Sends a thread of this process a SIGTRAP with [`NUDGE`]; nothing happens if it has ended.
+pub fn nudge(thread: u64) {
+    let (process, signal) = (u64::from(std::process::id()), libc::SIGTRAP);
+    // What Linux takes of a siginfo_t from a process: signal, code, and the value behind the
+    // sender's ids (Linux, include/uapi/asm-generic/siginfo.h).
+    let mut information = [0_u64; 16];
+    information[0] = signal as u64;
+    information[1] = libc::SI_QUEUE as u32 as u64;
+    information[2] = process;
+    information[3] = NUDGE as u64;
+    let at = information.as_ptr() as u64;
+    // SAFETY: the handler of the thread is one that knows the value.
+    unsafe { system_call::make(libc::SYS_rt_tgsigqueueinfo as u64, [process, thread, signal as u64, at, 0, 0]) };
 }

@@ -188,7 +188,13 @@ fn make(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
     group.stack.store(stack.stack_pointer(), Ordering::Relaxed);
     group.state.store(state::STARTING, Ordering::Release);
     let cpu = Mutex::new(Some(PartnerCpu { vcpu, _stack: stack, unfinished: None }));
-    let partner = Arc::new(Partner { number, cpu, since: AtomicU64::new(0), gives_up: AtomicU64::new(0) });
+    let partner = Arc::new(Partner {
+        number,
+        cpu,
+        since: AtomicU64::new(0),
+        gives_up: AtomicU64::new(0),
+        entries: Default::default(),
+    });
     locked(&core.partners.all).push(Arc::clone(&partner));
     let started = start(core, &partner, group);
     if started.is_err() {
@@ -270,6 +276,7 @@ fn run(
     let mut tries = 0;
     loop {
         server.before_entry(&mut cpu.vcpu);
+        partner.entries[0].store(partner.entries[0].load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         let exit = cpu.vcpu.run();
         match exit {
             Exit::Out { port: SYSTEM_CALL, .. } => serve_system_call(core, partner, cpu, group, server),
@@ -286,7 +293,8 @@ fn run(
                 Some(end) => return ended(end),
             },
             Exit::Out { port: CHARACTER_PORT, byte } => core.state.say(byte),
-            Exit::Interrupted | Exit::Step => {}
+            Exit::Interrupted => server.interrupted(&mut cpu.vcpu),
+            Exit::Step => {}
             Exit::Refused if cpu.vcpu.registers().rip < END_OF_ROS => refused(core, cpu, group, server),
             Exit::Refused if cpu.vcpu.refuse_access() => {}
             Exit::Shutdown if core.revive(&mut cpu.vcpu) => {}
@@ -430,6 +438,8 @@ fn watch_once(core: &Core) -> bool {
         if is_stopped && since != 0 && since != UNLIMITED {
             // The limit begins anew, unless the call has just ended.
             let _ = partner.since.compare_exchange(since, now(), Ordering::AcqRel, Ordering::Relaxed);
+        } else if since == UNLIMITED && !has_ended {
+            look_at(core, partner);
         } else if since != 0 && (has_ended || now().saturating_sub(since) > limit) {
             partner.gives_up.store(since, Ordering::Relaxed);
             system_call::kick(core.group(partner.number).partner.load(Ordering::Relaxed), kick::kick_signal());
@@ -444,6 +454,16 @@ fn watch_once(core: &Core) -> bool {
         core.state.wait((core.limit / 4).clamp(kick::INTERVAL, LONGEST_WATCH));
     }
     true
+}
+
+/// Nudges a program's thread that has not left the HRT since the last look.
+fn look_at(core: &Core, partner: &Partner) {
+    let [entries, looked] = &partner.entries;
+    let count = entries.load(Ordering::Relaxed);
+    let group = core.group(partner.number);
+    if looked.swap(count, Ordering::Relaxed) == count && group.state.load(Ordering::Relaxed) == state::RUNNING {
+        kick::nudge(group.partner.load(Ordering::Relaxed));
+    }
 }
 
 /// Waits until no thread of the process is in the HRT, which has ended.

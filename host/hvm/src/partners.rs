@@ -19,6 +19,8 @@ pub struct Partner {
     pub since: AtomicU64,
     /// The partner is to leave the HRT in the call that began then.
     pub gives_up: AtomicU64,
+    /// How often its CPU has entered the HRT, and how often it had when it was last looked at.
+    pub entries: [AtomicU64; 2],
 }
 
 /// What a partner thread has while it runs its CPU.

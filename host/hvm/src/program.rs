@@ -7,6 +7,7 @@ use std::sync::Arc;
 use kvm_bindings::{kvm_regs, kvm_xsave};
 
 use crate::core::Core;
+use crate::kick::NUDGE;
 use crate::memory::END_OF_ROS;
 use crate::partner;
 use crate::partners::{Partner, locked};
@@ -123,6 +124,17 @@ pub trait Program {
     fn before_entry(&mut self, cpu: &mut ProgramCpu<'_>);
 }
 
+/// Whether a signal is SIGTRAP from the library itself, which has a thread leave the HRT that has
+/// not done so for long: KVM tries again for ever where Linux has no data for a mapped page, as
+/// behind a file's end. It is to have no other effect than that.
+///
+/// # Safety
+/// The information is that of a signal, from Linux.
+pub unsafe fn is_nudge(information: &libc::siginfo_t) -> bool {
+    // SAFETY: the caller answers for it; a signal that was sent with a value has one.
+    information.si_code == libc::SI_QUEUE && unsafe { information.si_value().sival_ptr as usize } == NUDGE
+}
+
 /// Makes a system call as Linux makes it for this thread.
 ///
 /// # Safety
@@ -153,7 +165,7 @@ impl Member {
     /// The state is that of a thread of this process, which does not go on elsewhere. The thread
     /// is trusted as the HRT is.
     pub unsafe fn run(&self, start: &Start, program: &mut dyn Program) -> Result<(), CallError> {
-        let mut server = Server { start: Some(start), program };
+        let mut server = Server { start: Some(start), program, interrupted_at: None };
         partner::call_served(&self.core, &self.partner, begin as *const () as u64, [0; 2], &mut server).map(drop)
     }
 }
@@ -168,6 +180,8 @@ struct Server<'a> {
     /// Until the thread has begun.
     start: Option<&'a Start>,
     program: &'a mut dyn Program,
+    /// With which registers a signal last made it leave the HRT.
+    interrupted_at: Option<kvm_regs>,
 }
 
 impl Serve for Server<'_> {
@@ -190,6 +204,17 @@ impl Serve for Server<'_> {
 
     fn execute(&mut self, cpu: &mut Vcpu) -> bool {
         self.program.execute(&mut ProgramCpu(cpu))
+    }
+
+    fn interrupted(&mut self, cpu: &mut Vcpu) {
+        let now = *cpu.registers();
+        // A thread that seems to stand still may only be in a loop. Executing its instruction here
+        // is right in any case.
+        let stands = self.start.is_none() && now.rip < END_OF_ROS && self.interrupted_at == Some(now);
+        self.interrupted_at = Some(now);
+        if stands {
+            self.program.execute(&mut ProgramCpu(cpu));
+        }
     }
 
     fn before_entry(&mut self, cpu: &mut Vcpu) {

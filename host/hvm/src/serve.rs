@@ -27,6 +27,10 @@ pub trait Serve {
     #[inline]
     fn before_entry(&mut self, _cpu: &mut Vcpu) {}
 
+    /// Called when a signal has made the CPU leave the HRT.
+    #[inline]
+    fn interrupted(&mut self, _cpu: &mut Vcpu) {}
+
     /// Whether the code is a function, which has to return within the HRT's limit.
     fn is_function(&self) -> bool;
 }

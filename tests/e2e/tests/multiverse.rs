@@ -44,7 +44,17 @@ fn compiled(directory: &Path) -> Option<Vec<PathBuf>> {
 /// if there is no emulated Linux here.
 fn run_as_a_user() -> Option<[PathBuf; 2]> {
     let output = aero()
-        .args(["run", "--emulate", "--", "/bin/sh", "-c", "echo $((6 * 7)) $0 $1; exit 5", "first", "second"])
+        .args([
+            "run",
+            "--emulate",
+            "--stats",
+            "--",
+            "/bin/sh",
+            "-c",
+            "echo $((6 * 7)) $0 $1; exit 5",
+            "first",
+            "second",
+        ])
         .output()
         .expect("aero can be run");
     if output.status.code() == Some(MISSING) {
@@ -52,7 +62,11 @@ fn run_as_a_user() -> Option<[PathBuf; 2]> {
         return None;
     }
     assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
-    assert_eq!(stdout(&output), "42 first second\n");
+    let said = stdout(&output);
+    let (its, statistics) = said.split_once("aero: ").expect("statistics");
+    assert_eq!(its, "42 first second\n");
+    let calls: Vec<&str> = statistics.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(statistics.starts_with("1 thread, ") && calls.contains(&"write") && calls.contains(&"mmap"), "{said}");
     let built =
         ["target/multiverse/x86_64-unknown-linux-gnu/release/aero-multiverse", "target/kernel/hrt/aerokernel-hrt.boot"];
     Some(built.map(|file| root().join(file)))

@@ -5,8 +5,8 @@ use std::arch::asm;
 use crate::block::Block;
 use crate::calls::Calls;
 use crate::children::Beginning;
-use crate::thread::{NO_STACK, Thread};
-use crate::{linux, native, process};
+use crate::thread::Thread;
+use crate::{linux, process, statistics};
 
 /// Begins a thread of the program on the calling thread, all of whose signals are blocked.
 pub fn begin(beginning: Beginning, own_fs_base: u64) -> ! {
@@ -14,20 +14,21 @@ pub fn begin(beginning: Beginning, own_fs_base: u64) -> ! {
     let thread = Thread::new();
     block.set_thread(&raw const thread, own_fs_base);
     block.take_signals();
+    // Its place was reserved.
     let member = match process::hvm().join() {
         Ok(member) => member,
-        Err(error) => process::say_once(&format!("a thread runs outside of the HRT: {error}"), || {
-            native::go_on(&start, mask, &NO_STACK)
-        }),
+        Err(error) => process::fail_with_hrt(&error),
     };
+    statistics::thread();
     let mut calls = Calls::new(&thread, new_thread);
     linux::set_mask(mask);
     // SAFETY: the state is the new thread's, or that of the program's first thread.
     let ended = unsafe { member.run(&start, &mut calls) };
     linux::set_mask(linux::ALL);
     drop(member);
+    process::leave();
     if let Err(error) = ended {
-        process::fail(&error);
+        process::fail_with_hrt(&error);
     }
     end(block, calls.status)
 }

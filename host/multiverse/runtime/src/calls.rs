@@ -6,16 +6,15 @@ use std::sync::atomic::Ordering;
 use hvm::program::{Flow, Program, ProgramCpu};
 
 use crate::children::{self, First};
-use crate::gate::{self, AGAIN};
+use crate::gate::{self, AGAIN, SYSTEM_CALL};
 use crate::linux::{self, ARCH_GET_FS, ARCH_SET_FS};
 use crate::process;
 use crate::signals;
+use crate::statistics;
 use crate::thread::{NO_STACK, SignalStack, Thread};
 
 /// One past the last address of a program.
 const END: u64 = 0x7fff_ffff_f000;
-/// Length of the instruction `syscall`.
-const SYSTEM_CALL: u64 = 2;
 
 /// A thread's system calls.
 pub struct Calls<'a> {
@@ -38,8 +37,10 @@ impl<'a> Calls<'a> {
 
     fn forward(&mut self, cpu: &mut ProgramCpu<'_>) {
         let registers = cpu.registers();
+        let begun = statistics::begin();
         // SAFETY: the call is the program's own.
         let result = unsafe { gate::forward(registers, &self.thread.signal) };
+        statistics::call(registers.rax, begun);
         if result == AGAIN {
             registers.rip -= SYSTEM_CALL;
         } else {
@@ -57,6 +58,11 @@ impl Program for Calls<'_> {
                 linux::set_mask(linux::ALL);
                 (self.status, self.has_ended) = (first, true);
                 return Flow::Leave;
+            }
+            libc::SYS_exit_group => {
+                statistics::print();
+                self.forward(cpu);
+                return Flow::On;
             }
             libc::SYS_clone | libc::SYS_clone3 | libc::SYS_fork | libc::SYS_vfork => {
                 // SAFETY: the program asks for it.
@@ -90,20 +96,27 @@ impl Program for Calls<'_> {
     }
 
     fn execute(&mut self, cpu: &mut ProgramCpu<'_>) -> bool {
+        let begun = statistics::begin();
         let (Some(mut step), Ok(base)) = (cpu.begin_step(), cpu.fs_base()) else { return false };
         let thread = self.thread;
         thread.program_fs_base.store(base, Ordering::Relaxed);
         thread.step.store(&raw mut step, Ordering::Release);
         let mask = linux::set_mask(linux::ALL);
-        if thread.signal.load(Ordering::Acquire) == 0 {
-            linux::set_mask(signals::mask_for_step(mask));
-            linux::raise(libc::SIGTRAP as u32);
+        let is_pending = || thread.signal.load(Ordering::Acquire) != 0;
+        if is_pending() {
+            // It is delivered first, and has the mask that was blocked with it.
+            thread.step.store(std::ptr::null_mut(), Ordering::Release);
+            return true;
         }
+        linux::set_mask(signals::mask_for_step(mask));
+        linux::raise(libc::SIGTRAP as u32);
         thread.step.store(std::ptr::null_mut(), Ordering::Release);
-        if thread.signal.load(Ordering::Acquire) == 0 {
+        statistics::native(begun);
+        if !is_pending() {
             linux::set_mask(mask);
             return cpu.finish_step(&step);
         }
+        // The instruction has caused a signal, whose handler saw the mask of the step.
         // SAFETY: the handler is done with it.
         unsafe { (*thread.pending.get()).iter_mut().for_each(|pending| pending.mask = mask) };
         true

@@ -6,6 +6,7 @@ use crate::block::Block;
 use crate::clone::{CloneArguments, clone_to};
 use crate::linux::{self, Mask};
 use crate::native;
+use crate::process;
 use crate::thread::{NO_STACK, SignalStack};
 
 /// Flags of clone (Linux, include/uapi/linux/sched.h).
@@ -120,7 +121,14 @@ unsafe fn wanted(registers: &kvm_bindings::kvm_regs) -> Result<CloneArguments, i
 /// # Safety
 /// The program asks for it.
 unsafe fn make_thread(wanted: &CloneArguments, start: Start, mask: Mask, first: First) -> i64 {
-    let Some(block) = Block::take() else { return -i64::from(libc::EAGAIN) };
+    // As where Linux has no room for a thread.
+    if !process::reserve() {
+        return -i64::from(libc::EAGAIN);
+    }
+    let Some(block) = Block::take() else {
+        process::leave();
+        return -i64::from(libc::EAGAIN);
+    };
     // SAFETY: this thread has a storage.
     let tls = unsafe { block.make_storage() };
     let (stack, stack_size) = (block.stack_start(), block.stack() - block.stack_start());
@@ -129,6 +137,7 @@ unsafe fn make_thread(wanted: &CloneArguments, start: Start, mask: Mask, first: 
     // SAFETY: the function takes the box over.
     let result = unsafe { clone_to(&arguments, first, beginning as usize) };
     if result < 0 {
+        process::leave();
         block.give_back();
         // SAFETY: there is no thread that has taken it over.
         drop(unsafe { Box::from_raw(beginning) });

@@ -68,3 +68,13 @@ pub fn leave(at: u64) -> Option<u64> {
             .map(|label| label as u64);
     (begin..=call).contains(&at).then_some(again)
 }
+
+/// If a signal came at this instruction pointer just behind a call: where the thread goes on to
+/// have it made again.
+pub fn is_behind(at: u64) -> Option<u64> {
+    let [call, again] = [&raw const multiverse_gate_call, &raw const multiverse_gate_again].map(|label| label as u64);
+    (at == call + SYSTEM_CALL).then_some(again)
+}
+
+/// Length of the instruction `syscall`.
+pub const SYSTEM_CALL: u64 = 2;

@@ -14,6 +14,7 @@ mod native;
 mod process;
 mod settings;
 mod signals;
+mod statistics;
 mod thread;
 
 use std::ffi::{CStr, c_char, c_int};
@@ -55,8 +56,12 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     let Some(block) = Block::take() else { process::fail("there is no memory for its first thread") };
     // SAFETY: the launcher has left the registers there.
     let start = unsafe { start(settings.registers) };
+    process::reserve();
     let mask = linux::set_mask(linux::ALL);
     signals::start();
+    if settings.counts {
+        statistics::start();
+    }
     begin::begin(Beginning { block, start, mask }, linux::fs_base())
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hvm::Hvm;
 
@@ -21,6 +21,21 @@ pub fn hvm() -> &'static Hvm {
     }
 }
 
+/// Threads of the program.
+static THREADS: AtomicU64 = AtomicU64::new(0);
+
+/// Reserves a place in the HRT for a thread of the program. Returns false if there is none.
+pub fn reserve() -> bool {
+    let most = hvm().most_groups();
+    let taken = THREADS.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |count| (count < most).then_some(count + 1));
+    taken.is_ok()
+}
+
+/// Gives a place back.
+pub fn leave() {
+    THREADS.fetch_sub(1, Ordering::AcqRel);
+}
+
 /// Ends the process, because it cannot go on.
 pub fn fail(why: &(impl std::fmt::Display + ?Sized)) -> ! {
     let _ = writeln!(std::io::stderr(), "aero: the program cannot go on in the HRT: {why}");
@@ -28,11 +43,11 @@ pub fn fail(why: &(impl std::fmt::Display + ?Sized)) -> ! {
     unsafe { libc::_exit(1) }
 }
 
-/// Says something, unless that was done before, and goes on.
-pub fn say_once<T>(what: &str, then: impl FnOnce() -> T) -> T {
-    static SAID: AtomicBool = AtomicBool::new(false);
-    if !SAID.swap(true, Ordering::Relaxed) {
-        let _ = writeln!(std::io::stderr(), "aero: {what}");
+/// Ends the process because the HRT has ended, with what its console says of that.
+pub fn fail_with_hrt(why: &dyn std::fmt::Display) -> ! {
+    let mut out = std::io::stderr();
+    if let Some(Ok(said)) = HVM.get().and_then(|hvm| hvm.console().ok()).map(|console| console.receive()) {
+        let _ = out.write_all(&said);
     }
-    then()
+    fail(why)
 }

@@ -18,6 +18,8 @@ pub struct Settings {
     pub cpus: u32,
     /// The HRT's own memory, in bytes.
     pub memory: u64,
+    /// Statistics are printed at the end.
+    pub counts: bool,
     /// The kernel's command line.
     pub line: String,
 }
@@ -34,6 +36,7 @@ impl Settings {
             descriptors_from: 0,
             cpus: 1,
             memory: 64 << 20,
+            counts: false,
             line: String::new(),
         };
         for word in words {
@@ -47,6 +50,7 @@ impl Settings {
                 "descriptors-from" => settings.descriptors_from = number as i32,
                 "cpus" => settings.cpus = number as u32,
                 "memory" => settings.memory = number,
+                "stats" => settings.counts = number != 0,
                 "line" => settings.line = value.into(),
                 _ => {}
             }

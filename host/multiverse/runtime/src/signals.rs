@@ -8,13 +8,13 @@ use std::mem::MaybeUninit;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hvm::program::ProgramCpu;
+use hvm::program::{self, ProgramCpu};
 use kvm_bindings::kvm_xsave;
 
 use crate::block::head_here;
 use crate::linux::{self, Mask};
 use crate::thread::{NO_STACK, Pending, SignalStack, Thread};
-use crate::{gate, process};
+use crate::{gate, process, statistics};
 
 /// Signals by number, from 1 on.
 const SIGNALS: usize = 64;
@@ -170,6 +170,16 @@ extern "C" fn on_signal(signal: i32, information: *const libc::siginfo_t, contex
         let (thread, context) = (&*head.thread, &mut *context);
         let step = thread.step.load(Ordering::Relaxed);
         let general = &mut context.uc_mcontext.gregs;
+        if signal == libc::SIGTRAP && program::is_nudge(&*information) {
+            // A call that only this has interrupted is made again.
+            let at = general[libc::REG_RIP as usize] as u64;
+            let was_interrupted = general[libc::REG_RAX as usize] == -i64::from(libc::EINTR);
+            if let Some(again) = gate::is_behind(at).filter(|_| was_interrupted) {
+                general[libc::REG_RIP as usize] = again as i64;
+            }
+            thread.immediate_exit.load(Ordering::Relaxed).as_mut().into_iter().for_each(|exit| *exit = 1);
+            return;
+        }
         if let Some(step) = step.as_mut() {
             let is_step =
                 signal == libc::SIGTRAP && matches!((*information).si_code, libc::SI_TKILL | libc::TRAP_TRACE);
@@ -283,6 +293,7 @@ pub fn deliver(thread: &Thread, stack: &mut SignalStack, cpu: &mut ProgramCpu<'_
         let pending = unsafe { (*thread.pending.get()).take() };
         thread.signal.store(0, Ordering::Release);
         if let Some(pending) = pending {
+            statistics::signal();
             deliver_one(signal, &pending, stack, cpu);
         }
     }
