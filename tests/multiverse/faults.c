@@ -12,9 +12,11 @@
 
 enum { PAGES = 64, PAGE = 4096 };
 
+extern char invalid[], breakpoint[];
 static char *area;
 static volatile int barriers, last_code;
 static void *volatile last_address;
+static char *volatile last_instruction;
 static sigjmp_buf away;
 
 static void barrier(int number, siginfo_t *info, void *context) {
@@ -27,7 +29,7 @@ static void barrier(int number, siginfo_t *info, void *context) {
 }
 
 static void leaves(int number, siginfo_t *info, void *context) {
-    (void)context;
+    last_instruction = (char *)((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
     last_code = info->si_code;
     last_address = info->si_addr;
     siglongjmp(away, number);
@@ -95,11 +97,11 @@ int main(void) {
     if (!number) divide();
     printf("signal %d, code %d\n", number, last_code);
     number = sigsetjmp(away, 1);
-    if (!number) __asm__ volatile("ud2");
-    printf("signal %d, code %d\n", number, last_code);
+    if (!number) __asm__ volatile("invalid: .globl invalid\n ud2");
+    printf("signal %d, code %d, %ld bytes behind\n", number, last_code, (long)(last_instruction - invalid));
     number = sigsetjmp(away, 1);
-    if (!number) __asm__ volatile("int3");
-    printf("signal %d, code %d\n", number, last_code);
+    if (!number) __asm__ volatile("breakpoint: .globl breakpoint\n int3");
+    printf("signal %d, code %d, %ld bytes behind\n", number, last_code, (long)(last_instruction - breakpoint));
     FILE *file = tmpfile();
     char *cut = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fileno(file), 0);
     number = sigsetjmp(away, 1);

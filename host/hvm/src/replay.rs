@@ -84,7 +84,8 @@ impl Step {
         self.has_begun && !self.has_ended
     }
 
-    /// Begins or ends the step, in the handler of its SIGTRAP.
+    /// Begins or ends the step, in the handler of its SIGTRAP, or of a signal that the instruction
+    /// caused.
     ///
     /// # Safety
     /// The context is the one that Linux gave the handler.
@@ -107,19 +108,6 @@ impl Step {
             *general = self.general;
             state.copy_from_slice(&self.state[..state.len()]);
         }
-    }
-
-    /// Gives up the step, in the handler of a signal that the instruction caused: the code that
-    /// makes the step goes on.
-    ///
-    /// # Safety
-    /// As for [`Step::on_trap`].
-    pub unsafe fn abandon(&mut self, context: &mut libc::ucontext_t) {
-        // SAFETY: the caller answers for it.
-        let state = unsafe { state_of(context.uc_mcontext.fpregs.cast()) };
-        context.uc_mcontext.gregs = self.general;
-        state.copy_from_slice(&self.state[..state.len()]);
-        self.has_begun = false;
     }
 }
 

@@ -112,14 +112,14 @@ impl Program for Calls<'_> {
         linux::raise(libc::SIGTRAP as u32);
         thread.step.store(std::ptr::null_mut(), Ordering::Release);
         statistics::native(begun);
-        if !is_pending() {
+        if is_pending() {
+            // The instruction has caused a signal, whose handler saw the mask of the step.
+            // SAFETY: the handler is done with it.
+            unsafe { (*thread.pending.get()).iter_mut().for_each(|pending| pending.mask = mask) };
+        } else {
             linux::set_mask(mask);
-            return cpu.finish_step(&step);
         }
-        // The instruction has caused a signal, whose handler saw the mask of the step.
-        // SAFETY: the handler is done with it.
-        unsafe { (*thread.pending.get()).iter_mut().for_each(|pending| pending.mask = mask) };
-        true
+        cpu.finish_step(&step)
     }
 
     fn before_entry(&mut self, cpu: &mut ProgramCpu<'_>) {

@@ -191,7 +191,7 @@ extern "C" fn on_signal(signal: i32, information: *const libc::siginfo_t, contex
             }
             if step.is_under_way() {
                 note(thread, signal, information, context);
-                step.abandon(context);
+                step.on_trap(context);
                 return linux::set_fs_base(head.fs_base);
             }
         } else if let Some(at) = gate::leave(general[libc::REG_RIP as usize] as u64) {
