@@ -187,6 +187,7 @@ struct Server<'a> {
 impl Serve for Server<'_> {
     fn system_call(&mut self, cpu: &mut Vcpu) -> Flow {
         let mut cpu = ProgramCpu(cpu);
+        self.interrupted_at = None;
         let start = if cpu.registers().rax == BEGIN { self.start.take() } else { None };
         let Some(start) = start else {
             let registers = cpu.registers();

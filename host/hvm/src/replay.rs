@@ -84,6 +84,11 @@ impl Step {
         self.has_begun && !self.has_ended
     }
 
+    /// Whether the instruction was executed, or has caused a signal.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
     /// Begins or ends the step, in the handler of its SIGTRAP, or of a signal that the instruction
     /// caused.
     ///

@@ -21,6 +21,7 @@ fn compiled(directory: &Path) -> Option<Vec<PathBuf>> {
         ("processes", &[][..]),
         ("faults", &["-static", "-no-pie"][..]),
         ("faults", &[][..]),
+        ("exits", &[][..]),
     ];
     std::fs::create_dir_all(directory).expect("a directory can be made");
     let mut made = Vec::new();

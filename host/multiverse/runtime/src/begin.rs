@@ -10,6 +10,20 @@ use crate::{linux, process, statistics};
 
 /// Begins a thread of the program on the calling thread, all of whose signals are blocked.
 pub fn begin(beginning: Beginning, own_fs_base: u64) -> ! {
+    let block = beginning.block;
+    let status = live(beginning, own_fs_base);
+    if process::leave() {
+        // The HRT's own threads do not keep the process alive, whose status is that of the last one
+        // (Linux, kernel/exit.c, synchronize_group_exit).
+        statistics::print();
+        // SAFETY: the call ends the process.
+        unsafe { linux::call(libc::SYS_exit_group, [status, 0, 0, 0, 0, 0]) };
+    }
+    end(block, status)
+}
+
+/// Runs the thread in the HRT, and returns the status with which it ends.
+fn live(beginning: Beginning, own_fs_base: u64) -> u64 {
     let Beginning { block, start, mask } = beginning;
     let thread = Thread::new();
     block.set_thread(&raw const thread, own_fs_base);
@@ -25,12 +39,10 @@ pub fn begin(beginning: Beginning, own_fs_base: u64) -> ! {
     // SAFETY: the state is the new thread's, or that of the program's first thread.
     let ended = unsafe { member.run(&start, &mut calls) };
     linux::set_mask(linux::ALL);
-    drop(member);
-    process::leave();
     if let Err(error) = ended {
         process::fail_with_hrt(&error);
     }
-    end(block, calls.status)
+    calls.status
 }
 
 /// Ends the calling thread. Its memory is free from the last instruction on.
@@ -52,6 +64,6 @@ fn end(block: Block, status: u64) -> ! {
 /// The first function of a new thread.
 pub extern "C" fn new_thread(beginning: usize) -> ! {
     // SAFETY: the address comes from `Box::into_raw`, for this thread.
-    let beginning = unsafe { Box::from_raw(beginning as *mut Beginning) };
-    begin(*beginning, linux::fs_base())
+    let beginning = *unsafe { Box::from_raw(beginning as *mut Beginning) };
+    begin(beginning, linux::fs_base())
 }

@@ -16,6 +16,9 @@ use crate::thread::{NO_STACK, SignalStack, Thread};
 /// One past the last address of a program.
 const END: u64 = 0x7fff_ffff_f000;
 
+/// How often the signal for a step is raised at most.
+const RAISES: u32 = 100;
+
 /// A thread's system calls.
 pub struct Calls<'a> {
     thread: &'a Thread,
@@ -33,6 +36,20 @@ impl<'a> Calls<'a> {
     /// Those of a new thread.
     pub fn new(thread: &'a Thread, first: First) -> Self {
         Self { thread, first, stack: NO_STACK, status: 0, has_ended: false, is_stepping: false }
+    }
+
+    fn is_pending(&self) -> bool {
+        self.thread.signal.load(Ordering::Acquire) != 0
+    }
+
+    /// Has the CPU leave the program for good. All signals are blocked.
+    fn leave(&mut self, cpu: &mut ProgramCpu<'_>) {
+        self.has_ended = true;
+        // SAFETY: the byte is part of the CPU, which does not run.
+        unsafe { cpu.immediate_exit().write_volatile(0) };
+        if self.is_stepping {
+            let _ = cpu.step(false);
+        }
     }
 
     fn forward(&mut self, cpu: &mut ProgramCpu<'_>) {
@@ -56,8 +73,14 @@ impl Program for Calls<'_> {
         let result = match registers.rax as i64 {
             libc::SYS_exit => {
                 linux::set_mask(linux::ALL);
-                (self.status, self.has_ended) = (first, true);
-                return Flow::Leave;
+                if self.is_pending() {
+                    // It is delivered first, and the call is made again.
+                    AGAIN as i64
+                } else {
+                    self.leave(cpu);
+                    self.status = first;
+                    return Flow::Leave;
+                }
             }
             libc::SYS_exit_group => {
                 statistics::print();
@@ -66,14 +89,14 @@ impl Program for Calls<'_> {
             }
             libc::SYS_clone | libc::SYS_clone3 | libc::SYS_fork | libc::SYS_vfork => {
                 // SAFETY: the program asks for it.
-                unsafe { children::make(cpu, &self.stack, self.first) }
+                unsafe { children::make(cpu, self.thread, &self.stack, self.first) }
             }
             libc::SYS_arch_prctl => arch_prctl(cpu, first, second),
             // SAFETY: the program asks for it.
             libc::SYS_rt_sigaction => unsafe { signals::set_action(first, second, third, registers.r10) },
             libc::SYS_rt_sigreturn => {
                 // SAFETY: likewise.
-                unsafe { signals::give_back(&mut self.stack, cpu) };
+                unsafe { signals::give_back(self.thread, &mut self.stack, cpu) };
                 return Flow::On;
             }
             // SAFETY: likewise.
@@ -91,7 +114,12 @@ impl Program for Calls<'_> {
                 return Flow::On;
             }
         };
-        cpu.registers().rax = result as u64;
+        let registers = cpu.registers();
+        if result as u64 == AGAIN {
+            registers.rip -= SYSTEM_CALL;
+        } else {
+            registers.rax = result as u64;
+        }
         Flow::On
     }
 
@@ -109,7 +137,13 @@ impl Program for Calls<'_> {
             return true;
         }
         linux::set_mask(signals::mask_for_step(mask));
-        linux::raise(libc::SIGTRAP as u32);
+        // Linux drops the signal while the thread has another SIGTRAP to take.
+        for _ in 0..RAISES {
+            linux::raise(libc::SIGTRAP as u32);
+            if step.has_ended() {
+                break;
+            }
+        }
         thread.step.store(std::ptr::null_mut(), Ordering::Release);
         statistics::native(begun);
         if is_pending() {
@@ -135,13 +169,14 @@ impl Program for Calls<'_> {
             self.is_stepping = false;
             let _ = cpu.step(false);
         }
-        if self.thread.signal.load(Ordering::Acquire) == 0 {
+        if !self.is_pending() {
             return;
         }
         if cpu.is_in_program() {
             signals::deliver(self.thread, &mut self.stack, cpu);
-        } else if !self.is_stepping {
-            // The kernel is at something short, of which the program knows nothing.
+        } else {
+            // The kernel is at something short, of which the program knows nothing. KVM forgets the
+            // step when registers change meanwhile.
             self.is_stepping = cpu.step(true).is_ok();
         }
     }

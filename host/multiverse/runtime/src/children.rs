@@ -1,13 +1,16 @@
 //! Threads and processes that the program makes.
 
+use std::sync::atomic::Ordering;
+
 use hvm::program::{ProgramCpu, Start};
 
 use crate::block::Block;
 use crate::clone::{CloneArguments, clone_to};
+use crate::gate::AGAIN;
 use crate::linux::{self, Mask};
 use crate::native;
 use crate::process;
-use crate::thread::{NO_STACK, SignalStack};
+use crate::thread::{NO_STACK, SignalStack, Thread};
 
 /// Flags of clone (Linux, include/uapi/linux/sched.h).
 const VM: u64 = libc::CLONE_VM as u64;
@@ -40,11 +43,11 @@ struct Native {
     stack: SignalStack,
 }
 
-/// Makes the child that a program asks for. Returns Linux's result.
+/// Makes the child that a program asks for. Returns Linux's result, or [`AGAIN`].
 ///
 /// # Safety
 /// The program asks for it by its system call.
-pub unsafe fn make(cpu: &mut ProgramCpu<'_>, stack: &SignalStack, first: First) -> i64 {
+pub unsafe fn make(cpu: &mut ProgramCpu<'_>, parent: &Thread, stack: &SignalStack, first: First) -> i64 {
     let registers = *cpu.registers();
     // SAFETY: the caller answers for it.
     let mut wanted = match unsafe { wanted(&registers) } {
@@ -66,6 +69,10 @@ pub unsafe fn make(cpu: &mut ProgramCpu<'_>, stack: &SignalStack, first: First) 
         wanted.exit_signal = 0;
     }
     let mask = linux::set_mask(linux::ALL);
+    if parent.signal.load(Ordering::Acquire) != 0 {
+        // A signal comes first. It has blocked all signals, so the mask is not known.
+        return AGAIN as i64;
+    }
     let result = if wanted.flags & THREAD != 0 {
         // SAFETY: as above.
         unsafe { make_thread(&wanted, start, mask, first) }

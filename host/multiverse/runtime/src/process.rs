@@ -31,9 +31,9 @@ pub fn reserve() -> bool {
     taken.is_ok()
 }
 
-/// Gives a place back.
-pub fn leave() {
-    THREADS.fetch_sub(1, Ordering::AcqRel);
+/// Gives a place back. Returns whether it was the last one.
+pub fn leave() -> bool {
+    THREADS.fetch_sub(1, Ordering::AcqRel) == 1
 }
 
 /// Ends the process, because it cannot go on.

@@ -312,7 +312,9 @@ fn deliver_one(signal: u32, pending: &Pending, stack: &mut SignalStack, cpu: &mu
     }
     if action.flags as i32 & libc::SA_RESETHAND != 0 {
         keep(signal, Action::default());
-        act(signal, Some(&Action::default()), None);
+        if signal != libc::SIGTRAP as u32 {
+            act(signal, Some(&Action::default()), None);
+        }
     }
     let Ok(vectors) = cpu.vectors() else { process::fail("KVM does not give the vector state") };
     let registers = *cpu.registers();
@@ -380,7 +382,9 @@ fn deliver_one(signal: u32, pending: &Pending, stack: &mut SignalStack, cpu: &mu
 ///
 /// # Safety
 /// The program wants it.
-pub unsafe fn give_back(stack: &mut SignalStack, cpu: &mut ProgramCpu<'_>) {
+pub unsafe fn give_back(thread: &Thread, stack: &mut SignalStack, cpu: &mut ProgramCpu<'_>) {
+    // A signal that has come is delivered with the mask that is given back.
+    linux::set_mask(linux::ALL);
     let frame_at = cpu.registers().rsp - 8;
     // SAFETY: the caller answers for it; what is not there has the effect that it has in a process.
     let context = unsafe { (&raw const (*(frame_at as *const Frame)).context).read_unaligned() };
@@ -415,7 +419,13 @@ pub unsafe fn give_back(stack: &mut SignalStack, cpu: &mut ProgramCpu<'_>) {
     } else {
         SignalStack { start, flags: flags & SS_AUTODISARM, size }
     };
-    linux::set_mask(context.mask);
+    // SAFETY: no handler runs while all signals are blocked.
+    match unsafe { &mut *thread.pending.get() } {
+        Some(pending) if thread.signal.load(Ordering::Acquire) != 0 => pending.mask = context.mask,
+        _ => {
+            linux::set_mask(context.mask);
+        }
+    }
 }
 
 impl SignalStack {
