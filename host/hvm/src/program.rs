@@ -15,7 +15,7 @@ pub use crate::replay::Step;
 pub use crate::serve::Flow;
 use crate::serve::Serve;
 use crate::state::CallError;
-use crate::system_call;
+pub use crate::system_call::{fs_base, make as system_call};
 use crate::vcpu::Vcpu;
 
 /// The number of the system call by which a thread asks for its registers. Linux has no such call.
@@ -133,16 +133,6 @@ pub trait Program {
 pub unsafe fn is_nudge(information: &libc::siginfo_t) -> bool {
     // SAFETY: the caller answers for it; a signal that was sent with a value has one.
     information.si_code == libc::SI_QUEUE && unsafe { information.si_value().sival_ptr as usize } == NUDGE
-}
-
-/// Makes a system call as Linux makes it for this thread.
-///
-/// # Safety
-/// The call is the program's own, and has no effect on this thread's registers or flow.
-pub unsafe fn forward(registers: &mut kvm_regs) {
-    let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9];
-    // SAFETY: the caller answers for it.
-    registers.rax = unsafe { system_call::make(registers.rax, arguments) };
 }
 
 /// The calling thread's place in the HRT: an execution group, which is given back with this.

@@ -2,6 +2,7 @@
 //! system calls that the process makes itself, and started on a stack of its own, with the
 //! program's registers beside it.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{IoSlice, IoSliceMut};
 
@@ -54,6 +55,8 @@ pub struct Plan<'a> {
 /// A process that is traced.
 pub struct Tracee {
     pid: Pid,
+    /// Signals that came meanwhile.
+    held: RefCell<Vec<Signal>>,
 }
 
 impl Tracee {
@@ -64,7 +67,7 @@ impl Tracee {
     pub fn attach(pid: Pid) -> Result<Self> {
         let options = Options::PTRACE_O_TRACEEXEC | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
         ptrace::seize(pid, options).context("Linux forbids it (see /proc/sys/kernel/yama/ptrace_scope)")?;
-        Ok(Self { pid })
+        Ok(Self { pid, held: RefCell::default() })
     }
 
     /// Ends the process.
@@ -79,7 +82,7 @@ impl Tracee {
     pub fn wait_for_exec(&self) -> Result<bool> {
         loop {
             match self.wait()? {
-                WaitStatus::PtraceEvent(..) => break,
+                WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC) => break,
                 WaitStatus::Stopped(_, signal) => ptrace::cont(self.pid, signal)?,
                 WaitStatus::Exited(..) | WaitStatus::Signaled(..) => return Ok(false),
                 _ => ptrace::cont(self.pid, None)?,
@@ -96,10 +99,15 @@ impl Tracee {
 
     /// Lets the process run to the beginning or the end of a system call.
     fn go_to_system_call_stop(&self) -> Result<()> {
-        ptrace::syscall(self.pid, None)?;
-        match self.wait()? {
-            WaitStatus::PtraceSyscall(_) => Ok(()),
-            other => bail!("the program did something else at its start: {other:?}"),
+        loop {
+            ptrace::syscall(self.pid, None)?;
+            match self.wait()? {
+                WaitStatus::PtraceSyscall(_) => return Ok(()),
+                // It comes once the program begins.
+                WaitStatus::Stopped(_, signal) => self.held.borrow_mut().push(signal),
+                WaitStatus::PtraceEvent(..) => {}
+                other => bail!("the program did something else at its start: {other:?}"),
+            }
         }
     }
 
@@ -140,6 +148,10 @@ impl Tracee {
             ..start
         };
         ptrace::setregs(self.pid, registers).context("its registers cannot be set")?;
+        // Until the process is let go, they would only stop it.
+        for &signal in self.held.borrow().iter() {
+            nix::sys::signal::kill(self.pid, signal).context("a signal cannot be passed on")?;
+        }
         ptrace::detach(self.pid, None).context("it cannot be let go")
     }
 

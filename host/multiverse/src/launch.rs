@@ -68,7 +68,13 @@ pub fn launch(runtime: &Path, image: &Path, words: &[String], program: &[OsStrin
     let mut said = String::new();
     from_helper.read_to_string(&mut said).context("the helper is gone")?;
     ensure!(said == ATTACHED, "this process cannot be traced, as starting a program in the HRT takes: {said}");
-    let error = Command::new(name).args(arguments).exec();
+    let mut command = Command::new(name);
+    // What the `aero` script tells this program is not the other's.
+    let own = std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(b"AERO_"));
+    own.for_each(|name| {
+        command.env_remove(name);
+    });
+    let error = command.args(arguments).exec();
     bail!("{} cannot be executed: {error}", name.display())
 }
 

@@ -1,6 +1,7 @@
 //! Linux's system calls as the runtime makes them: without errno, which needs thread-local storage.
 
-use std::arch::asm;
+use hvm::program;
+pub use hvm::program::fs_base;
 
 /// A set of signals, as Linux has it: bit N - 1 is signal N.
 pub type Mask = u64;
@@ -14,25 +15,8 @@ pub const ALL: Mask = u64::MAX;
 /// As for the call.
 #[inline]
 pub unsafe fn call(number: i64, arguments: [u64; 6]) -> i64 {
-    let [first, second, third, fourth, fifth, sixth] = arguments;
-    let result;
-    // SAFETY: Linux preserves all registers but RAX, RCX and R11 (System V ABI AMD64, A.2.1).
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number => result,
-            in("rdi") first,
-            in("rsi") second,
-            in("rdx") third,
-            in("r10") fourth,
-            in("r8") fifth,
-            in("r9") sixth,
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack)
-        );
-    }
-    result
+    // SAFETY: the caller answers for it.
+    unsafe { program::system_call(number as u64, arguments) as i64 }
 }
 
 /// Sets the calling thread's mask, and returns the one before.
@@ -48,14 +32,6 @@ pub fn set_mask(mask: Mask) -> Mask {
 pub const ARCH_SET_FS: u64 = 0x1002;
 /// See [`ARCH_SET_FS`].
 pub const ARCH_GET_FS: u64 = 0x1003;
-
-/// The calling thread's FS base.
-pub fn fs_base() -> u64 {
-    let mut base = 0;
-    // SAFETY: Linux writes the word.
-    unsafe { call(libc::SYS_arch_prctl, [ARCH_GET_FS, &raw mut base as u64, 0, 0, 0, 0]) };
-    base
-}
 
 /// Sets the calling thread's FS base.
 ///
