@@ -30,24 +30,25 @@ impl Archive {
         Ok(())
     }
 
-    /// Adds a file or a directory, with all that is in it, at its own absolute path. A link is what
-    /// it leads to; links in a directory stay such.
+    /// Adds a file or a directory, with all that is in it, at an absolute path. A link is what it
+    /// leads to; links in a directory stay such.
     ///
     /// # Errors
     /// Fails if something of it cannot be read.
-    pub fn add_tree(&mut self, path: &Path) -> Result<()> {
+    pub fn add_tree(&mut self, at: &Path, path: &Path) -> Result<()> {
         if !path.is_dir() {
-            return self.add_file(path, path);
+            return self.add_file(at, path);
         }
         let context = || format!("{} cannot be read", path.display());
         for entry in fs::read_dir(path).with_context(context)? {
             let entry = entry.with_context(context)?;
-            let (kind, inside) = (entry.file_type().with_context(context)?, entry.path());
+            let (kind, inside, place) =
+                (entry.file_type().with_context(context)?, entry.path(), at.join(entry.file_name()));
             if kind.is_symlink() {
                 let target = fs::read_link(&inside).with_context(context)?;
-                self.add_entry(&inside.display().to_string(), LINK, target.as_os_str().as_encoded_bytes());
+                self.add_entry(&place.display().to_string(), LINK, target.as_os_str().as_encoded_bytes());
             } else if kind.is_dir() || kind.is_file() {
-                self.add_tree(&inside)?;
+                self.add_tree(&place, &inside)?;
             }
         }
         Ok(())

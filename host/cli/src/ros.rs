@@ -1,10 +1,10 @@
 //! `aero ros`: a Debian Linux with a KVM that can be relied on, for a shell or a command.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use machine::ros::{Ros, Settings, Speed, Task};
+use machine::ros::{Ros, Settings, Speed, Task, Tree};
 use machine::{Machine, status};
 
 use crate::session::{Session, Stop};
@@ -25,10 +25,11 @@ pub struct Options {
     /// Make its time counter count instructions, so that figures repeat; it is several times slower
     #[arg(long)]
     icount: bool,
-    /// Put a file of this host into the Linux, into the directory where commands run; a program
-    /// with its libraries. May be given several times
-    #[arg(long = "with", value_name = "FILE")]
-    files: Vec<PathBuf>,
+    /// Put a file of this host into the Linux, into the directory where commands run; a program with
+    /// its libraries. A directory, or PATH:PLACE, keeps its path or is at PLACE. May be given several
+    /// times
+    #[arg(long = "with", value_name = "PATH[:PLACE]")]
+    files: Vec<String>,
     /// Seconds after which the machine is ended; for a command 300 unless given
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
@@ -43,7 +44,11 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 /// Runs `aero ros`.
 pub fn run(options: &Options) -> Result<u8> {
     let speed = if options.icount { Speed::Counted } else { Speed::Fast };
-    let settings = Settings { cpus: options.cpus, memory: &options.mem, speed, files: &options.files, trees: &[] };
+    let is_tree = |path: &&String| path.contains(':') || Path::new(path).is_dir();
+    let (trees, files): (Vec<&String>, Vec<&String>) = options.files.iter().partition(is_tree);
+    let trees = trees.into_iter().map(|path| Tree::parse(path)).collect::<Result<Vec<_>>>()?;
+    let files: Vec<PathBuf> = files.into_iter().map(PathBuf::from).collect();
+    let settings = Settings { cpus: options.cpus, memory: &options.mem, speed, files: &files, trees: &trees };
     let limit = options.timeout.map(Duration::from_secs);
     if !options.command.is_empty() {
         let line = options.command.join(" ");

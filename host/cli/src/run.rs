@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use build::{Which, image, runtime};
 use machine::hvm::NoKvm;
 use machine::memory::bytes_of;
-use machine::ros::{self, Ros, Speed};
+use machine::ros::{self, Ros, Speed, Tree};
 use machine::status;
 
 use crate::hvm::quoted;
@@ -41,10 +41,10 @@ pub struct Options {
     /// With --emulate, make the Linux's time counter count instructions
     #[arg(long, requires = "emulate")]
     icount: bool,
-    /// With --emulate, put a file or a directory of this host into the Linux, at its own path. May
-    /// be given several times. The program itself is there with its libraries
-    #[arg(long = "with", value_name = "PATH", requires = "emulate")]
-    files: Vec<PathBuf>,
+    /// With --emulate, put a file or a directory of this host into the Linux, at its own path or at
+    /// PLACE. May be given several times. The program itself is there with its libraries
+    #[arg(long = "with", value_name = "PATH[:PLACE]", requires = "emulate")]
+    files: Vec<String>,
     /// With --emulate, seconds after which the Linux is ended; 60 unless given
     #[arg(long, value_name = "S", requires = "emulate", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
@@ -94,9 +94,9 @@ fn run_emulated(options: &Options, program: PathBuf, runtime: PathBuf, image: Pa
     let line = words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
     let files = [aero, runtime, image];
     // A link to the program, and what it leads to.
-    let mut trees = vec![program.canonicalize()?, program];
+    let mut trees = vec![Tree::at_own_path(&program.canonicalize()?)?, Tree::at_own_path(&program)?];
     for file in &options.files {
-        trees.push(path::absolute(file)?);
+        trees.push(Tree::parse(file)?);
     }
     let (cpus, speed) = if options.icount { (1, Speed::Counted) } else { (LINUX_CPUS, Speed::Fast) };
     let linux = ros::Settings { cpus, memory: LINUX_MEMORY, speed, files: &files, trees: &trees };

@@ -7,12 +7,12 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use build::archive::Archive;
 use build::project::{MissingTool, root};
 use build::scratch::Directory;
@@ -56,9 +56,38 @@ pub struct Settings<'a> {
     /// Files of the host to put into the Linux, by their names, as executables. Programs have the
     /// libraries they need with them.
     pub files: &'a [PathBuf],
-    /// Files and directories of the host that are put into the Linux at their own absolute paths,
-    /// programs with their libraries.
-    pub trees: &'a [PathBuf],
+    /// Files and directories of the host that are put into the Linux at other places.
+    pub trees: &'a [Tree],
+}
+
+/// A file or directory of the host, and its place in the Linux.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tree {
+    /// Where it is on the host. A program that keeps its path has the libraries it needs with it.
+    pub host: PathBuf,
+    /// Its absolute path in the Linux.
+    pub place: PathBuf,
+}
+
+impl Tree {
+    /// One that keeps its absolute path.
+    ///
+    /// # Errors
+    /// Fails if this process has no directory.
+    pub fn at_own_path(host: &Path) -> Result<Self> {
+        let host = path::absolute(host)?;
+        Ok(Self { place: host.clone(), host })
+    }
+
+    /// Reads `PATH` or `PATH:PLACE`, as options have it.
+    ///
+    /// # Errors
+    /// Fails if the place is no absolute path.
+    pub fn parse(text: &str) -> Result<Self> {
+        let Some((host, place)) = text.split_once(':') else { return Self::at_own_path(Path::new(text)) };
+        ensure!(place.starts_with('/'), "`{place}` is no absolute path in the Linux");
+        Ok(Self { host: path::absolute(host)?, place: place.into() })
+    }
 }
 
 /// What the Linux is booted for.
@@ -194,8 +223,9 @@ impl Ros {
             }
         }
         for tree in settings.trees {
-            archive.add_tree(tree)?;
-            for library in libraries(tree)? {
+            archive.add_tree(&tree.place, &tree.host)?;
+            let needed = if tree.place == tree.host { libraries(&tree.host)? } else { Vec::new() };
+            for library in needed {
                 archive.add_file(&library, &library)?;
             }
         }
