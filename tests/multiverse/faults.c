@@ -1,18 +1,20 @@
 // What a program's own instructions cause: accesses that Linux refuses, exceptions, a growing stack.
 #define _GNU_SOURCE
+#include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 
 enum { PAGES = 64, PAGE = 4096 };
 
-extern char invalid[], breakpoint[];
+extern char invalid[], breakpoint[], privileged[];
 static char *area;
 static volatile int barriers, last_code;
 static void *volatile last_address;
@@ -69,6 +71,22 @@ static void divide(void) {
     one = one / zero;
 }
 
+static long call(long number, long first, long second, long third, long fourth) {
+    long result = syscall(number, first, second, third, fourth);
+    return result < 0 ? -errno : result;
+}
+
+// System calls that the runtime makes for a program read and write what it gave, as Linux does.
+static void bad_pointers(void) {
+    struct sigaction before, after;
+    sigaction(SIGUSR1, NULL, &before);
+    printf("rt_sigaction %ld %ld\n", call(SYS_rt_sigaction, SIGUSR1, 1, 0, 8), call(SYS_rt_sigaction, SIGUSR1, 0, 1, 8));
+    sigaction(SIGUSR1, NULL, &after);
+    printf("unchanged %d\n", before.sa_handler == after.sa_handler);
+    printf("sigaltstack %ld %ld\n", call(SYS_sigaltstack, 1, 0, 0, 0), call(SYS_sigaltstack, 0, 1, 0, 0));
+    printf("clone3 %ld, arch_prctl %ld\n", call(SYS_clone3, 1, 88, 0, 0), call(SYS_arch_prctl, 0x1003, 1, 0, 0));
+}
+
 int main(void) {
     static char stack[65536];
     setvbuf(stdout, NULL, _IONBF, 0);
@@ -107,6 +125,17 @@ int main(void) {
     number = sigsetjmp(away, 1);
     if (!number) last_code = *(volatile char *)cut;
     printf("signal %d, code %d, address %d\n", number, last_code, last_address == cut);
+    // What only a kernel may do.
+    number = sigsetjmp(away, 1);
+    if (!number) __asm__ volatile("privileged: .globl privileged\n hlt");
+    printf("signal %d, code %d, %ld bytes behind\n", number, last_code, (long)(last_instruction - privileged));
+    number = sigsetjmp(away, 1);
+    if (!number) __asm__ volatile("out %%al, %%dx" : : "a"(0), "d"(0x3f8));
+    printf("signal %d, code %d\n", number, last_code);
+    number = sigsetjmp(away, 1);
+    if (!number) __asm__ volatile("in %%dx, %%al" : : "a"(0), "d"(0xd9));
+    printf("signal %d, code %d\n", number, last_code);
+    bad_pointers();
     set(SIGILL, skips);
     for (int round = 0; round < 100; round++) __asm__ volatile("ud2");
     printf("skipped, code %d\n", last_code);

@@ -15,6 +15,7 @@ use rings::Rings;
 use crate::boot_state::Places;
 use crate::files::Files;
 use crate::hardware::Hardware;
+use crate::kick::Kicks;
 use crate::memory::MOST_CPUS;
 use crate::partners::Partners;
 use crate::ros_events::{Memory, RosEvents};
@@ -40,6 +41,8 @@ pub struct Core {
     pub limit: Duration,
     /// An access that Linux refuses has the effect that it has in the process.
     pub faults_as_in_process: bool,
+    /// How threads are made to leave the HRT.
+    pub kicks: Kicks,
     /// Whether the address spaces are merged.
     pub is_merged: AtomicBool,
     /// Whether a thread calls in synchronous mode.

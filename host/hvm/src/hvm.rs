@@ -20,6 +20,7 @@ use crate::descriptors::Descriptors;
 use crate::files::Files;
 use crate::hardware::Hardware;
 use crate::image::Image;
+use crate::kick::Kicks;
 use crate::lines::{self, Line, SharedLines, Source};
 use crate::partner;
 use crate::partners::{Partners, locked};
@@ -45,6 +46,7 @@ pub struct Builder<'a> {
     faults_as_in_process: bool,
     patches_hypercalls: bool,
     descriptors_from: RawFd,
+    kicks: Kicks,
 }
 
 impl<'a> Builder<'a> {
@@ -117,6 +119,14 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Leaves every signal to a program whose threads live in the HRT ([`program`](crate::program)).
+    /// Its handler of SIGTRAP has to know nudges ([`is_nudge`](crate::program::is_nudge)). The HRT
+    /// lives as long as the process then: it cannot be stopped, reset or dropped before.
+    pub fn leave_signals(mut self) -> Self {
+        self.kicks = Kicks::Nudges;
+        self
+    }
+
     /// For an image of another project: replaces its instructions VMMCALL and VMCALL, on which KVM
     /// answers itself, by a request that reaches this library. The same bytes within another
     /// instruction are replaced too.
@@ -149,6 +159,7 @@ impl<'a> Builder<'a> {
             crash_file: self.crash_file,
             faults_as_in_process: self.faults_as_in_process,
             patches_hypercalls: self.patches_hypercalls,
+            kicks: self.kicks,
         };
         let (core, runners) = settings.boot(&hardware, &image)?;
         let shared_lines = settings.share(&hardware, &core)?;
@@ -166,6 +177,7 @@ struct Settings {
     crash_file: Option<PathBuf>,
     faults_as_in_process: bool,
     patches_hypercalls: bool,
+    kicks: Kicks,
 }
 
 impl Settings {
@@ -182,6 +194,7 @@ impl Settings {
             ros_events: RosEvents::default(),
             limit: self.limit,
             faults_as_in_process: self.faults_as_in_process,
+            kicks: self.kicks,
             is_merged: AtomicBool::new(false),
             is_synchronous: AtomicBool::new(false),
             signal_handler: AtomicUsize::new(0),
@@ -269,6 +282,7 @@ impl Hvm {
             faults_as_in_process: false,
             patches_hypercalls: false,
             descriptors_from: 0,
+            kicks: Kicks::Signal,
         }
     }
 

@@ -1,4 +1,4 @@
-//! The signal that makes a thread leave the HRT.
+//! The signals that make a thread leave the HRT.
 
 use std::time::Duration;
 
@@ -7,42 +7,71 @@ use crate::system_call;
 /// Interval at which a thread that does not leave the HRT is interrupted again.
 pub const INTERVAL: Duration = Duration::from_millis(1);
 
-/// The signal that makes a CPU's thread leave the guest.
-pub fn kick_signal() -> i32 {
-    libc::SIGRTMIN()
+/// How the library's threads, and those that call, are made to leave the HRT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kicks {
+    /// By a signal that the library takes for itself.
+    Signal,
+    /// By nudges, because every signal is a program's. The library's own threads take none.
+    Nudges,
 }
 
-/// Installs an empty handler for the signal, so that it interrupts system calls.
-pub fn ignore_kicks() {
-    extern "C" fn nothing(_: i32) {}
-    // SAFETY: the structure is valid when zeroed, and the handler does nothing.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = nothing as *const () as usize;
-        libc::sigaction(kick_signal(), &action, std::ptr::null_mut());
+impl Kicks {
+    /// Installs an empty handler for the signal, so that it interrupts system calls.
+    pub fn ignore(self) {
+        extern "C" fn nothing(_: i32) {}
+        if self == Self::Nudges {
+            return;
+        }
+        // SAFETY: the structure is valid when zeroed, and the handler does nothing.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as *const () as usize;
+            libc::sigaction(kick_signal(), &action, std::ptr::null_mut());
+        }
+    }
+
+    /// Lets the signal interrupt the calling thread, whatever it has blocked.
+    pub fn admit(self) {
+        if self == Self::Signal {
+            // SAFETY: the set is valid once it is emptied, and only this thread's mask changes.
+            unsafe {
+                let mut signals: libc::sigset_t = std::mem::zeroed();
+                libc::sigemptyset(&mut signals);
+                libc::sigaddset(&mut signals, kick_signal());
+                libc::pthread_sigmask(libc::SIG_UNBLOCK, &signals, std::ptr::null_mut());
+            }
+        }
+    }
+
+    /// Leaves all signals but the library's to the process's own threads.
+    pub fn take_no_others(self) {
+        take_no_signals();
+        self.admit();
+    }
+
+    /// Makes a thread leave the HRT; nothing happens if it has ended.
+    pub fn kick(self, thread: u64) {
+        match self {
+            Self::Signal => system_call::kick(thread, kick_signal()),
+            Self::Nudges => nudge(thread),
+        }
     }
 }
 
-/// Lets the kick interrupt the calling thread, whatever it has blocked.
-pub fn admit_kicks() {
-    // SAFETY: the set is valid once it is emptied, and only this thread's mask changes.
-    unsafe {
-        let mut signals: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut signals);
-        libc::sigaddset(&mut signals, kick_signal());
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &signals, std::ptr::null_mut());
-    }
-}
-
-/// Leaves all signals but the kick to the process's own threads.
-pub fn take_only_kicks() {
+/// Leaves all signals to the process's other threads.
+pub fn take_no_signals() {
     // SAFETY: the set is valid once it is filled, and only this thread's mask changes.
     unsafe {
         let mut signals: libc::sigset_t = std::mem::zeroed();
         libc::sigfillset(&mut signals);
-        libc::sigdelset(&mut signals, kick_signal());
         libc::pthread_sigmask(libc::SIG_SETMASK, &signals, std::ptr::null_mut());
     }
+}
+
+/// The signal that makes a CPU's thread leave the guest.
+pub fn kick_signal() -> i32 {
+    libc::SIGRTMIN()
 }
 
 /// The value of a SIGTRAP from this library.

@@ -274,7 +274,8 @@ impl Served {
 
 /// Serves the lines until the bell says that they end.
 fn serve(lines: &mut [Served], bell: &Bell, interrupt: &dyn Fn()) {
-    crate::kick::take_only_kicks();
+    // It is never in the HRT.
+    crate::kick::take_no_signals();
     while !bell.ends.load(Ordering::Acquire) {
         lines.iter_mut().for_each(Served::serve);
         let wants_interrupt = |served: &Served| match &served.source {

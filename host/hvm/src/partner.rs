@@ -24,7 +24,7 @@ use crate::runner::{self, Runner};
 use crate::serve::{Flow, Forward, Serve};
 use crate::state::{CallError, End, Exception, Transaction};
 use crate::system_call;
-use crate::vcpu::{Exit, now};
+use crate::vcpu::{Exit, Vcpu, now};
 
 /// Stack of a function in the HRT, in bytes.
 pub const STACK_SIZE: usize = 256 << 10;
@@ -77,7 +77,7 @@ pub fn call(core: &Arc<Core>, function: u64, first: u64, second: u64) -> Result<
     let partner = match of_this_thread(core) {
         Some(partner) => partner,
         None => {
-            kick::admit_kicks();
+            core.kicks.admit();
             let partner = join(core)?;
             MINE.with_borrow_mut(|mine| {
                 mine.retain(|member| member.core.strong_count() > 0);
@@ -279,6 +279,10 @@ fn run(
         partner.entries[0].store(partner.entries[0].load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         let exit = cpu.vcpu.run();
         match exit {
+            // A process may not do that.
+            Exit::Out { .. } | Exit::In { .. } if !server.is_function() && is_in_process(&mut cpu.vcpu) => {
+                refused(core, cpu, group, server);
+            }
             Exit::Out { port: SYSTEM_CALL, .. } => serve_system_call(core, partner, cpu, group, server),
             Exit::Out { port: EXCEPTION, .. } => serve_exception(core, cpu, group, server),
             Exit::Out { port: DONE, .. } => {
@@ -295,7 +299,7 @@ fn run(
             Exit::Out { port: CHARACTER_PORT, byte } => core.state.say(byte),
             Exit::Interrupted => server.interrupted(&mut cpu.vcpu),
             Exit::Step => {}
-            Exit::Refused if cpu.vcpu.registers().rip < END_OF_ROS => refused(core, cpu, group, server),
+            Exit::Refused if is_in_process(&mut cpu.vcpu) => refused(core, cpu, group, server),
             Exit::Refused if cpu.vcpu.refuse_access() => {}
             Exit::Shutdown if core.revive(&mut cpu.vcpu) => {}
             Exit::Shutdown => return ended(End::TripleFault { cpu: index }),
@@ -322,6 +326,11 @@ fn run(
             tries += 1;
         }
     }
+}
+
+/// Whether a CPU runs code of the process, and not the kernel's.
+fn is_in_process(cpu: &mut Vcpu) -> bool {
+    cpu.registers().rip < END_OF_ROS
 }
 
 /// The ports as KVM has them.
@@ -403,10 +412,11 @@ fn serve_exception(core: &Core, cpu: &mut PartnerCpu, group: &Group, server: &mu
 fn watch(core: &Arc<Core>) -> Result<(), CallError> {
     let mut watch = locked(&core.partners.watch);
     if watch.is_none() {
-        kick::ignore_kicks();
+        let kicks = core.kicks;
+        kicks.ignore();
         let weak = Arc::downgrade(core);
         let run = move || {
-            kick::take_only_kicks();
+            kicks.take_no_others();
             let mut ended_at = None;
             while let Some(core) = weak.upgrade() {
                 if core.state.over().is_some() {
@@ -442,7 +452,7 @@ fn watch_once(core: &Core) -> bool {
             look_at(core, partner);
         } else if since != 0 && (has_ended || now().saturating_sub(since) > limit) {
             partner.gives_up.store(since, Ordering::Relaxed);
-            system_call::kick(core.group(partner.number).partner.load(Ordering::Relaxed), kick::kick_signal());
+            core.kicks.kick(core.group(partner.number).partner.load(Ordering::Relaxed));
             has_late = true;
         }
     }

@@ -198,6 +198,11 @@ impl Serve for Server<'_> {
     }
 
     fn interrupted(&mut self, cpu: &mut Vcpu) {
+        if self.start.is_none() && cpu.end_halt() {
+            // A process may not do that.
+            self.program.execute(&mut ProgramCpu(cpu));
+            return;
+        }
         let now = *cpu.registers();
         // A thread that seems to stand still may only be in a loop. Executing its instruction here
         // is right in any case.

@@ -28,13 +28,13 @@ impl Runner {
     /// # Errors
     /// [`Error::Refused`].
     pub fn start(index: u32, core: &Arc<Core>, run: impl FnOnce(&Core) -> End + Send + 'static) -> Result<Self, Error> {
-        kick::ignore_kicks();
+        core.kicks.ignore();
         let (core, has_left) = (Arc::clone(core), Arc::new(AtomicBool::new(false)));
         let left = Arc::clone(&has_left);
         let thread = thread::Builder::new()
             .name(format!("hrt-cpu-{index}"))
             .spawn(move || {
-                kick::take_only_kicks();
+                core.kicks.take_no_others();
                 let end = run(&core);
                 left.store(true, Ordering::Release);
                 core.state.end(end);
@@ -47,7 +47,7 @@ impl Runner {
     pub fn join(self) {
         while !self.has_left.load(Ordering::Acquire) {
             // SAFETY: the thread has not been joined, so its handle is valid; the signal only ends
-            // a system call of the thread (`ignore_kicks`).
+            // a system call of the thread (`Kicks::ignore`).
             unsafe { libc::pthread_kill(self.thread.as_pthread_t(), kick_signal()) };
             thread::sleep(kick::INTERVAL);
         }

@@ -8,13 +8,14 @@ use std::os::fd::AsRawFd;
 
 use kvm_bindings::{
     KVM_EXIT_DEBUG, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_GUESTDBG_ENABLE,
-    KVM_GUESTDBG_SINGLESTEP, kvm_debugregs, kvm_guest_debug, kvm_lapic_state, kvm_regs, kvm_run, kvm_sregs,
-    kvm_vcpu_events__bindgen_ty_1, kvm_xcrs,
+    KVM_GUESTDBG_SINGLESTEP, KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, kvm_debugregs, kvm_guest_debug,
+    kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_run, kvm_sregs, kvm_vcpu_events__bindgen_ty_1, kvm_xcrs,
 };
 use kvm_ioctls::{SyncReg, VcpuFd};
 
 use protocol::call::{REFUSED_CODE, REFUSED_VECTOR};
 
+use crate::memory::END_OF_ROS;
 use crate::system_call;
 
 /// The request `_IO(KVMIO, 0x80)` (Linux, include/uapi/linux/kvm.h).
@@ -24,6 +25,8 @@ const KVM_RUN: u64 = 0xae80;
 const INITIAL_DR6: u64 = 0xffff_0ff0;
 const INITIAL_DR7: u64 = 0x400;
 const X87_ONLY: u64 = 1;
+/// Length of the instruction HLT (SDM Vol. 2A).
+const HALT: u64 = 1;
 
 /// A CPU of the HRT whose general registers KVM leaves where both can reach them.
 pub struct Vcpu {
@@ -156,6 +159,22 @@ impl Vcpu {
     pub fn step(&self, on: bool) -> Result<(), kvm_ioctls::Error> {
         let control = if on { KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP } else { 0 };
         self.fd.set_guest_debug(&kvm_guest_debug { control, ..Default::default() })
+    }
+
+    /// If the CPU waits at HLT of the process's code, ends that, and returns true; it stands at the
+    /// instruction then.
+    pub fn end_halt(&mut self) -> bool {
+        let waits = self.fd.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_HALTED);
+        if !waits || self.registers().rip >= END_OF_ROS {
+            return false;
+        }
+        let runs = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
+        if self.fd.set_mp_state(runs).is_err() {
+            return false;
+        }
+        self.registers().rip -= HALT;
+        self.use_registers();
+        true
     }
 
     /// Makes the CPU go on with the exception by which the kernel learns that Linux refuses an

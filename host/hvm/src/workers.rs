@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::memory::MOST_CPUS;
 use crate::partners::locked;
 use crate::state::{CallError, Transaction};
-use crate::{kick, partner};
+use crate::partner;
 
 /// How often a thread looks for what it waits for before it sleeps.
 const LOOKS: u32 = 1000;
@@ -123,7 +123,7 @@ impl Workers {
         let its = Arc::clone(&has_ended);
         let work = move || {
             partner::tell_end(its);
-            kick::take_only_kicks();
+            core.kicks.take_no_others();
             work(&core, &shared, index, done);
         };
         let started = thread::Builder::new().name(format!("hrt-worker-{index}")).spawn(work);

@@ -16,6 +16,9 @@ use crate::thread::{NO_STACK, SignalStack, Thread};
 /// One past the last address of a program.
 const END: u64 = 0x7fff_ffff_f000;
 
+/// Operation of prctl that has system calls raise a signal (Linux, include/uapi/linux/prctl.h).
+const PR_SET_SYSCALL_USER_DISPATCH: i32 = 59;
+
 /// How often the signal for a step is raised at most.
 const RAISES: u32 = 100;
 
@@ -108,6 +111,11 @@ impl Program for Calls<'_> {
             // The code that would have to heed it is not where Linux looks.
             libc::SYS_rseq | libc::SYS_modify_ldt => -i64::from(libc::ENOSYS),
             libc::SYS_iopl | libc::SYS_ioperm => -i64::from(libc::EPERM),
+            // The runtime's own calls would be filtered, and Linux takes a filter back for nobody.
+            libc::SYS_seccomp => process::refuse(process::Refused::Filters, libc::ENOSYS),
+            libc::SYS_prctl if matches!(first as i32, libc::PR_SET_SECCOMP | PR_SET_SYSCALL_USER_DISPATCH) => {
+                process::refuse(process::Refused::Filters, libc::EINVAL)
+            }
             libc::SYS_pkey_alloc => -i64::from(libc::ENOSPC),
             _ => {
                 self.forward(cpu);
@@ -212,9 +220,8 @@ fn arch_prctl(cpu: &mut ProgramCpu<'_>, operation: u64, address: u64) -> i64 {
         ARCH_SET_FS if address < END => cpu.set_fs_base(address).is_ok(),
         ARCH_GET_FS => match cpu.fs_base() {
             Ok(base) => {
-                // SAFETY: Linux would write the word there for the program.
-                unsafe { (address as *mut u64).write_unaligned(base) };
-                true
+                // SAFETY: the program gave the address for this.
+                unsafe { linux::write_memory(address, &base) }.is_ok()
             }
             Err(_) => false,
         },

@@ -115,12 +115,9 @@ unsafe fn wanted(registers: &kvm_bindings::kvm_regs) -> Result<CloneArguments, i
             if size > size_of::<CloneArguments>() {
                 return Err(libc::E2BIG);
             }
-            let mut wanted = CloneArguments::default();
-            // SAFETY: the caller answers for it.
-            unsafe {
-                std::ptr::copy_nonoverlapping(registers.rdi as *const u8, (&raw mut wanted).cast(), size);
-            }
-            Ok(wanted)
+            // What an older program does not know of stays 0.
+            // SAFETY: the structure consists of words.
+            unsafe { linux::read_start(registers.rdi, size) }
         }
     }
 }
@@ -130,7 +127,7 @@ unsafe fn wanted(registers: &kvm_bindings::kvm_regs) -> Result<CloneArguments, i
 unsafe fn make_thread(wanted: &CloneArguments, start: Start, mask: Mask, first: First) -> i64 {
     // As where Linux has no room for a thread.
     if !process::reserve() {
-        return -i64::from(libc::EAGAIN);
+        return process::refuse(process::Refused::Thread, libc::EAGAIN);
     }
     let Some(block) = Block::take() else {
         process::leave();

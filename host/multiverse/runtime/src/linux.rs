@@ -28,6 +28,54 @@ pub fn set_mask(mask: Mask) -> Mask {
     before
 }
 
+/// Copies `size` bytes within the process. Fails if one of the two places is not there, as Linux's
+/// own copies for a system call do.
+fn copy(number: i64, own: u64, other: u64, size: usize) -> Result<(), i32> {
+    let [own, other] = [own, other].map(|base| libc::iovec { iov_base: base as *mut _, iov_len: size });
+    // SAFETY: the call changes only the memory that its callers name.
+    let copied = unsafe {
+        let process = call(libc::SYS_getpid, [0; 6]) as u64;
+        call(number, [process, &raw const own as u64, 1, &raw const other as u64, 1, 0])
+    };
+    if copied == size as i64 { Ok(()) } else { Err(libc::EFAULT) }
+}
+
+/// Reads what a program has put at an address for a system call.
+///
+/// # Errors
+/// EFAULT.
+///
+/// # Safety
+/// Every pattern of bits is a valid value.
+pub unsafe fn read_memory<T: Default>(at: u64) -> Result<T, i32> {
+    // SAFETY: the caller answers for it.
+    unsafe { read_start(at, size_of::<T>()) }
+}
+
+/// As [`read_memory`], for the first bytes of a value whose others stay as they are by default.
+///
+/// # Errors
+/// EFAULT.
+///
+/// # Safety
+/// As for [`read_memory`].
+pub unsafe fn read_start<T: Default>(at: u64, size: usize) -> Result<T, i32> {
+    let mut value = T::default();
+    copy(libc::SYS_process_vm_readv, &raw mut value as u64, at, size.min(size_of::<T>()))?;
+    Ok(value)
+}
+
+/// Writes what a system call has for its program.
+///
+/// # Errors
+/// EFAULT.
+///
+/// # Safety
+/// The program has given the address for this.
+pub unsafe fn write_memory<T>(at: u64, value: &T) -> Result<(), i32> {
+    copy(libc::SYS_process_vm_writev, &raw const *value as u64, at, size_of::<T>())
+}
+
 /// Operations of arch_prctl (Linux, arch/x86/include/uapi/asm/prctl.h).
 pub const ARCH_SET_FS: u64 = 0x1002;
 /// See [`ARCH_SET_FS`].

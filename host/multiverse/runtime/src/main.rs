@@ -77,6 +77,7 @@ fn boot(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         .command_line(&settings.line)
         .limit(LIMIT)
         .faults_as_in_process()
+        .leave_signals()
         .descriptors_from(settings.descriptors_from)
         .boot()?;
     // SAFETY: the program is trusted as the HRT is.

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hvm::Hvm;
 
@@ -34,6 +34,28 @@ pub fn reserve() -> bool {
 /// Gives a place back. Returns whether it was the last one.
 pub fn leave() -> bool {
     THREADS.fetch_sub(1, Ordering::AcqRel) == 1
+}
+
+/// What a program may ask for and does not get.
+#[derive(Clone, Copy)]
+pub enum Refused {
+    /// That its system calls are filtered.
+    Filters,
+    /// Another thread, where the HRT has no place for one.
+    Thread,
+}
+
+/// Refuses what a program asks for, with an error number, and says so once.
+pub fn refuse(what: Refused, error: i32) -> i64 {
+    static SAID: [AtomicBool; 2] = [const { AtomicBool::new(false) }; 2];
+    if !SAID[what as usize].swap(true, Ordering::Relaxed) {
+        let why = match what {
+            Refused::Filters => "filters of system calls (seccomp), which would stop the runtime's own".to_string(),
+            Refused::Thread => format!("more than {} threads at a time", hvm().most_groups()),
+        };
+        let _ = writeln!(std::io::stderr(), "aero: a program in the HRT cannot have {why}; it gets an error");
+    }
+    -i64::from(error)
 }
 
 /// Ends the process, because it cannot go on.

@@ -107,9 +107,11 @@ pub unsafe fn set_action(signal: u64, new: u64, old: u64, size: u64) -> i64 {
     let number = signal as u32;
     let before = action(number);
     if new != 0 {
-        // A structure that is not there has the effect that it has in a process.
-        // SAFETY: the caller answers for it.
-        let wanted = unsafe { (new as *const Action).read_unaligned() };
+        // SAFETY: an action consists of words.
+        let wanted: Action = match unsafe { linux::read_memory(new) } {
+            Ok(wanted) => wanted,
+            Err(error) => return -i64::from(error),
+        };
         let is_handled = wanted.handler != DEFAULT && wanted.handler != IGNORE;
         let _changing = CHANGING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let kept = Action { mask: wanted.mask & !(bit(libc::SIGKILL as u32) | bit(libc::SIGSTOP as u32)), ..wanted };
@@ -120,9 +122,9 @@ pub unsafe fn set_action(signal: u64, new: u64, old: u64, size: u64) -> i64 {
         }
         keep(number, kept);
     }
-    if old != 0 {
-        // SAFETY: as above.
-        unsafe { (old as *mut Action).write_unaligned(before) };
+    // SAFETY: the caller answers for the address.
+    if old != 0 && unsafe { linux::write_memory(old, &before) }.is_err() {
+        return -i64::from(libc::EFAULT);
     }
     0
 }
@@ -450,8 +452,11 @@ impl SignalStack {
     pub unsafe fn change(&mut self, new: u64, old: u64, pointer: u64) -> i64 {
         let before = Self { flags: self.flags_at(pointer), ..*self };
         if new != 0 {
-            // SAFETY: the caller answers for it.
-            let wanted = unsafe { (new as *const Self).read_unaligned() };
+            // SAFETY: the structure consists of words.
+            let wanted: Self = match unsafe { linux::read_memory(new) } {
+                Ok(wanted) => wanted,
+                Err(error) => return -i64::from(error),
+            };
             let mode = wanted.flags & !SS_AUTODISARM;
             if self.holds(pointer) {
                 return -i64::from(libc::EPERM);
@@ -465,9 +470,9 @@ impl SignalStack {
                 *self = Self { flags: wanted.flags & SS_AUTODISARM, ..wanted };
             }
         }
-        if old != 0 {
-            // SAFETY: as above.
-            unsafe { (old as *mut Self).write_unaligned(before) };
+        // SAFETY: the caller answers for the address.
+        if old != 0 && unsafe { linux::write_memory(old, &before) }.is_err() {
+            return -i64::from(libc::EFAULT);
         }
         0
     }

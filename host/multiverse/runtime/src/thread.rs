@@ -10,7 +10,7 @@ use libc::siginfo_t;
 use crate::linux::Mask;
 
 /// A stack for the program's handlers, as sigaltstack has it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct SignalStack {
     /// Its lowest address.
