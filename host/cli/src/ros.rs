@@ -30,6 +30,10 @@ pub struct Options {
     /// times
     #[arg(long = "with", value_name = "PATH[:PLACE]")]
     files: Vec<String>,
+    /// Put a package of Debian, with all that it depends on, into the Linux as it would be installed.
+    /// May be given several times
+    #[arg(long = "package", value_name = "NAME")]
+    packages: Vec<String>,
     /// Seconds after which the machine is ended; for a command 300 unless given
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
@@ -46,7 +50,10 @@ pub fn run(options: &Options) -> Result<u8> {
     let speed = if options.icount { Speed::Counted } else { Speed::Fast };
     let is_tree = |path: &&String| path.contains(':') || Path::new(path).is_dir();
     let (trees, files): (Vec<&String>, Vec<&String>) = options.files.iter().partition(is_tree);
-    let trees = trees.into_iter().map(|path| Tree::parse(path)).collect::<Result<Vec<_>>>()?;
+    let mut trees = trees.into_iter().map(|path| Tree::parse(path)).collect::<Result<Vec<_>>>()?;
+    for package in &options.packages {
+        trees.push(Tree::of_package(package)?);
+    }
     let files: Vec<PathBuf> = files.into_iter().map(PathBuf::from).collect();
     let settings = Settings { cpus: options.cpus, memory: &options.mem, speed, files: &files, trees: &trees };
     let limit = options.timeout.map(Duration::from_secs);

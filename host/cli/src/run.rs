@@ -18,7 +18,7 @@ use crate::hvm::quoted;
 const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 const LINUX_LIMIT: Duration = Duration::from_secs(60);
 const LINUX_CPUS: u32 = 2;
-const LINUX_MEMORY: &str = "2G";
+const LINUX_MEMORY: &str = "4G";
 
 /// Options of `aero run`.
 #[derive(clap::Args)]
@@ -45,6 +45,10 @@ pub struct Options {
     /// PLACE. May be given several times. The program itself is there with its libraries
     #[arg(long = "with", value_name = "PATH[:PLACE]", requires = "emulate")]
     files: Vec<String>,
+    /// With --emulate, put a package of Debian, with all that it depends on, into the Linux. May be
+    /// given several times. The program is looked for there first
+    #[arg(long = "package", value_name = "NAME", requires = "emulate")]
+    packages: Vec<String>,
     /// With --emulate, seconds after which the Linux is ended; 60 unless given
     #[arg(long, value_name = "S", requires = "emulate", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
@@ -61,13 +65,18 @@ pub fn run(options: &Options) -> Result<u8> {
     if !options.emulate {
         support::check().map_err(NoKvm::from)?;
     }
-    let program = options.program.first().map(found).transpose()?.context("there is no program to run")?;
+    let name = options.program.first().context("there is no program to run")?;
+    let packages = options.packages.iter().map(|name| Tree::of_package(name)).collect::<Result<Vec<_>>>()?;
+    let program = match packages.iter().find_map(|package| packaged(name, package)) {
+        Some(program) => program,
+        None => Tree::at_own_path(&found(name)?)?,
+    };
     let (runtime, image) = match &options.built[..] {
         [runtime, image] => (runtime.clone(), image.clone()),
         _ => (runtime::build()?, image::build(Which::Hrt)?.boot),
     };
     if options.emulate {
-        return run_emulated(options, program, runtime, image);
+        return run_emulated(options, program, packages, [runtime, image]);
     }
     let memory = bytes_of(&options.mem).with_context(|| format!("`--mem {}` is no size, such as 64M", options.mem))?;
     let words = [
@@ -81,7 +90,8 @@ pub fn run(options: &Options) -> Result<u8> {
 }
 
 /// Runs the program in an emulated Linux, by this very program.
-fn run_emulated(options: &Options, program: PathBuf, runtime: PathBuf, image: PathBuf) -> Result<u8> {
+fn run_emulated(options: &Options, program: Tree, packages: Vec<Tree>, built: [PathBuf; 2]) -> Result<u8> {
+    let [runtime, image] = built;
     let name = |path: &Path| format!("./{}", path.file_name().unwrap_or_default().display());
     let aero = std::env::current_exe()?;
     let mut words = vec![name(&aero), "run".into(), "--built".into(), name(&runtime), name(&image)];
@@ -89,12 +99,15 @@ fn run_emulated(options: &Options, program: PathBuf, runtime: PathBuf, image: Pa
     if options.stats {
         words.push("--stats".into());
     }
-    words.extend([format!("--append={}", options.append), "--".into(), program.display().to_string()]);
+    words.extend([format!("--append={}", options.append), "--".into(), program.place.display().to_string()]);
     words.extend(options.program.iter().skip(1).map(|word| word.to_string_lossy().into_owned()));
     let line = words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
     let files = [aero, runtime, image];
-    // A link to the program, and what it leads to.
-    let mut trees = vec![Tree::at_own_path(&program.canonicalize()?)?, Tree::at_own_path(&program)?];
+    let mut trees = packages;
+    if program.host == program.place {
+        // A link to the program, and what it leads to.
+        trees.extend([Tree::at_own_path(&program.host.canonicalize()?)?, program]);
+    }
     for file in &options.files {
         trees.push(Tree::parse(file)?);
     }
@@ -102,6 +115,18 @@ fn run_emulated(options: &Options, program: PathBuf, runtime: PathBuf, image: Pa
     let linux = ros::Settings { cpus, memory: LINUX_MEMORY, speed, files: &files, trees: &trees };
     let limit = options.timeout.map_or(DEFAULT_LIMIT, Duration::from_secs);
     Ros::execute(&linux, &line, limit + LINUX_LIMIT, &mut std::io::stdout())
+}
+
+/// The program of a package, by its name or its path there.
+fn packaged(program: &OsString, package: &Tree) -> Option<Tree> {
+    let given = Path::new(program);
+    let directories = if given.is_absolute() { &["/"][..] } else { &["usr/local/bin", "usr/bin", "bin", "usr/games"] };
+    let mut places = directories.iter().map(|directory| Path::new(directory).join(given));
+    places.find_map(|place| {
+        let inside = place.strip_prefix("/").unwrap_or(&place).to_path_buf();
+        let host = package.host.join(&inside);
+        host.symlink_metadata().is_ok().then(|| Tree { host, place: Path::new("/").join(inside) })
+    })
 }
 
 /// The absolute path of a program, which is looked for as a shell does.

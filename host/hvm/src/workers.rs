@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use crate::core::Core;
 use crate::memory::MOST_CPUS;
+use crate::partner;
 use crate::partners::locked;
 use crate::state::{CallError, Transaction};
-use crate::partner;
 
 /// How often a thread looks for what it waits for before it sleeps.
 const LOOKS: u32 = 1000;

@@ -43,12 +43,17 @@ impl Apt {
             fs::create_dir_all(directory.join(part))?;
         }
         let list = directory.join("sources.list");
+        // What is installed on this system does not matter: a package's newest version here may come
+        // from a suite that is not in these lists.
+        let status = directory.join("status");
+        fs::write(&status, "").with_context(|| format!("{} cannot be written", status.display()))?;
         let signed = key.map_or_else(String::new, |key| format!("[signed-by={key}] "));
         let lines = ["", "-backports"].map(|suite| format!("deb {signed}{mirror} {release}{suite} main\n"));
         fs::write(&list, lines.concat()).with_context(|| format!("{} cannot be written", list.display()))?;
         let set = |name: &str, value: &Path| ["-o".to_string(), format!("{name}={}", value.display())];
         let options = [
             set("Dir::State::Lists", &directory.join("lists")),
+            set("Dir::State::status", &status),
             set("Dir::Cache", &directory.join("cache")),
             set("Dir::Etc::SourceList", &list),
             set("Dir::Etc::SourceParts", Path::new("/dev/null")),
@@ -81,6 +86,22 @@ impl Apt {
             output(Command::new("dpkg-deb").arg("-x").arg(entry?.path()).arg(into))?;
         }
         Ok(())
+    }
+
+    /// Returns a package and all that it depends on, and what those do.
+    ///
+    /// # Errors
+    /// Fails if there is no such package.
+    fn closure(&self, package: &str) -> Result<Vec<String>> {
+        let kinds = ["recommends", "suggests", "conflicts", "breaks", "replaces", "enhances"];
+        let without = kinds.map(|kind| format!("--no-{kind}"));
+        let mut words = vec!["depends", "--recurse"];
+        words.extend(without.iter().map(String::as_str));
+        words.push(package);
+        let described = self.run("apt-cache", &words).with_context(|| format!("there is no package `{package}`"))?;
+        // The packages stand at the beginning of a line, those that others only provide in brackets.
+        let names = described.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_alphanumeric()));
+        Ok(names.filter(|name| !name.contains(':')).map(String::from).collect())
     }
 
     /// Returns the package that a package depends on whose name begins so.
@@ -130,6 +151,27 @@ pub fn keep(kept: &Path, fill: impl FnOnce(&Apt, &Path) -> Result<()>) -> Result
     fs::create_dir_all(&whole)?;
     fill(&Apt::new()?, &whole)?;
     fs::rename(&whole, kept).with_context(|| format!("{} cannot be made", kept.display()))
+}
+
+/// Returns a directory with a package of the release and all that it depends on, unpacked as they
+/// would be installed. It is fetched once and kept.
+///
+/// # Errors
+/// Fails if there is no such package, or if it cannot be fetched.
+pub fn with_dependencies(package: &str) -> Result<PathBuf> {
+    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    ensure!(
+        is_name(package) && package.starts_with(|first: char| first.is_ascii_alphanumeric()),
+        "`{package}` is no name of a package"
+    );
+    let kept = root().join("target/ros/packages").join(package);
+    keep(&kept, |apt, into| {
+        let packages = apt.closure(package)?;
+        let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+        apt.unpack(Suite::Release, &packages, into)
+    })
+    .with_context(|| format!("Debian's package {package} cannot be had"))?;
+    Ok(kept)
 }
 
 /// Runs a command and returns its standard output.

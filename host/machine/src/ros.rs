@@ -79,6 +79,14 @@ impl Tree {
         Ok(Self { place: host.clone(), host })
     }
 
+    /// A package of Debian with all that it depends on.
+    ///
+    /// # Errors
+    /// Fails if it cannot be fetched.
+    pub fn of_package(name: &str) -> Result<Self> {
+        Ok(Self { host: packages::with_dependencies(name)?, place: "/".into() })
+    }
+
     /// Reads `PATH` or `PATH:PLACE`, as options have it.
     ///
     /// # Errors
