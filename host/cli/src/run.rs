@@ -17,7 +17,8 @@ use crate::hvm::quoted;
 /// Time limit in an emulated Linux, and what that takes by itself.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
 const LINUX_LIMIT: Duration = Duration::from_secs(60);
-const LINUX_CPUS: u32 = 2;
+/// One, because with several the emulator loses a virtual machine now and then (`machine::ros`).
+const LINUX_CPUS: u32 = 1;
 const LINUX_MEMORY: &str = "4G";
 
 /// Options of `aero run`.

@@ -51,7 +51,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     });
     let settings = Settings::parse(words);
     if let Err(error) = boot(&settings) {
-        process::fail(&error);
+        process::fail_with_hrt(&error);
     }
     let Some(block) = Block::take() else { process::fail("there is no memory for its first thread") };
     // SAFETY: the launcher has left the registers there.
@@ -80,9 +80,9 @@ fn boot(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         .leave_signals()
         .descriptors_from(settings.descriptors_from)
         .boot()?;
-    // SAFETY: the program is trusted as the HRT is.
-    unsafe { hvm.merge()? };
     process::keep(hvm);
+    // SAFETY: the program is trusted as the HRT is.
+    unsafe { process::hvm().merge()? };
     // What the C library itself allocates from now on does not move the program's break either.
     // SAFETY: the calls only change what the allocator does, and give a page back that was mapped
     // for this program's start alone.

@@ -1,10 +1,12 @@
 //! What the threads of the program share.
 
 use std::io::Write;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use hvm::Hvm;
+use wire::console::REPORT_END;
 
 static HVM: OnceLock<Hvm> = OnceLock::new();
 
@@ -65,11 +67,32 @@ pub fn fail(why: &(impl std::fmt::Display + ?Sized)) -> ! {
     unsafe { libc::_exit(1) }
 }
 
+/// How long the HRT's report of a crash is waited for, and how often it is looked for.
+const REPORT_LIMIT: Duration = Duration::from_secs(2);
+const REPORT_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Ends the process because the HRT has ended, with what its console says of that.
 pub fn fail_with_hrt(why: &dyn std::fmt::Display) -> ! {
-    let mut out = std::io::stderr();
-    if let Some(Ok(said)) = HVM.get().and_then(|hvm| hvm.console().ok()).map(|console| console.receive()) {
-        let _ = out.write_all(&said);
+    // Another thread that fails too waits here until the process ends.
+    static FAILING: Mutex<()> = Mutex::new(());
+    let _failing = FAILING.lock();
+    if let Some(hvm) = HVM.get() {
+        let _ = std::io::stderr().write_all(&report(hvm));
     }
     fail(why)
+}
+
+/// What the HRT has written, up to the end of its report if it has crashed.
+fn report(hvm: &Hvm) -> Vec<u8> {
+    let (mut said, deadline) = (hvm.take_characters(), Instant::now() + REPORT_LIMIT);
+    let Ok(console) = hvm.console() else { return said };
+    loop {
+        said.extend(console.receive().unwrap_or_default());
+        said.extend(hvm.take_characters());
+        let is_whole = String::from_utf8_lossy(&said).contains(REPORT_END);
+        if is_whole || hvm.crashed().is_none() || Instant::now() > deadline {
+            return said;
+        }
+        std::thread::sleep(REPORT_INTERVAL);
+    }
 }
