@@ -36,6 +36,10 @@ pub struct Options {
     /// Print at the end which system calls were forwarded, how often, and how long they took
     #[arg(long)]
     stats: bool,
+    /// Put the hybrid runtime's console, telemetry, events and debugger's line where `aero hvm ps`,
+    /// `console`, `top`, `trace` and `gdb` find them by the process's id
+    #[arg(long)]
+    share: bool,
     /// Do this in an emulated Linux that has a KVM (`aero ros`)
     #[arg(long)]
     emulate: bool,
@@ -84,6 +88,7 @@ pub fn run(options: &Options) -> Result<u8> {
         format!("cpus={}", options.cpus),
         format!("memory={memory}"),
         format!("stats={}", u8::from(options.stats)),
+        format!("share={}", u8::from(options.share)),
         format!("line={}", options.append),
     ];
     multiverse::launch(&runtime, &image, &words, &options.program)?;
@@ -97,8 +102,8 @@ fn run_emulated(options: &Options, program: Tree, packages: Vec<Tree>, built: [P
     let aero = std::env::current_exe()?;
     let mut words = vec![name(&aero), "run".into(), "--built".into(), name(&runtime), name(&image)];
     words.extend([format!("--cpus={}", options.cpus), format!("--mem={}", options.mem)]);
-    if options.stats {
-        words.push("--stats".into());
+    for (is_on, word) in [(options.stats, "--stats"), (options.share, "--share")] {
+        words.extend(is_on.then(|| word.into()));
     }
     words.extend([format!("--append={}", options.append), "--".into(), program.place.display().to_string()]);
     words.extend(options.program.iter().skip(1).map(|word| word.to_string_lossy().into_owned()));

@@ -162,7 +162,8 @@ pub fn look_at(socket: &Path, options: &Looks) -> Result<u8> {
         print!("{}", top_view::text(&view));
         return Ok(status::DONE);
     }
-    let mut terminal = ratatui::init();
+    let mut terminal =
+        ratatui::try_init().context("this is no terminal that can be drawn on; --once prints the state once")?;
     let ended = interact(&mut terminal, &mut line, &mut view, pause);
     ratatui::restore();
     ended.map(|()| status::DONE)

@@ -227,8 +227,7 @@ impl Settings {
         let interrupt = move || {
             weak.upgrade().into_iter().for_each(|core| core.interrupt_for_debugger());
         };
-        let bell = Arc::clone(&hardware.bell);
-        SharedLines::new(self.shared, self.number, source, bell, interrupt).map(Some).map_err(unshared)
+        SharedLines::new(self.shared, self.number, source, hardware, interrupt).map(Some).map_err(unshared)
     }
 }
 
@@ -292,6 +291,11 @@ impl Hvm {
     /// Fails if the descriptor cannot be copied.
     pub fn console(&self) -> std::io::Result<Rings> {
         self.hardware.rings(Line::Console)
+    }
+
+    /// Takes the sockets of [`Builder::share`] away, in a process that ends without dropping this.
+    pub fn remove_sockets(&self) {
+        self.shared_lines.iter().for_each(SharedLines::remove);
     }
 
     /// Takes the characters that the HRT wrote to the character port, which it does before its

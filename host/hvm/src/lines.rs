@@ -18,6 +18,7 @@ use wire::rings::channel::{KIND_CONSOLE, KIND_DEBUGGER, KIND_TELEMETRY};
 
 use crate::descriptors::Descriptors;
 use crate::events::Recorder;
+use crate::hardware::Hardware;
 
 /// How often the rings of connected lines are looked at even if nothing was told, in milliseconds.
 const LOOK_INTERVAL: i32 = 10;
@@ -132,9 +133,10 @@ impl SharedLines {
         lines: &[Line],
         number: u32,
         source: impl Fn(Line) -> io::Result<Source>,
-        bell: Arc<Bell>,
+        hardware: &Arc<Hardware>,
         interrupt: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
+        let (hardware, bell) = (Arc::clone(hardware), Arc::clone(&hardware.bell));
         bell.ends.store(false, Ordering::Release);
         let mut shared = Self { paths: Vec::new(), bell: Arc::clone(&bell), thread: None };
         let mut served = Vec::new();
@@ -146,11 +148,20 @@ impl SharedLines {
             shared.paths.push(path.clone());
             fs::set_permissions(&path, Permissions::from_mode(0o600))?;
             listener.set_nonblocking(true)?;
+            // SAFETY: the descriptor is that of the same socket, and is given over.
+            let listener = hardware.descriptors.place(listener, |fd| Some(unsafe { UnixListener::from_raw_fd(fd) }));
             served.push(Served { line, source: source(line)?, listener, peer: None });
         }
-        let serve = move || serve(&mut served, &bell, &interrupt);
+        let serve = move || serve(&mut served, &hardware, &interrupt);
         shared.thread = Some(thread::Builder::new().name("hrt-lines".into()).spawn(serve)?);
         Ok(shared)
+    }
+}
+
+impl SharedLines {
+    /// Takes the sockets away.
+    pub(crate) fn remove(&self) {
+        self.paths.iter().for_each(|path| drop(fs::remove_file(path)));
     }
 }
 
@@ -158,7 +169,7 @@ impl Drop for SharedLines {
     fn drop(&mut self) {
         self.bell.ends.store(true, Ordering::Release);
         let _ = self.bell.event.write(1);
-        self.paths.iter().for_each(|path| drop(fs::remove_file(path)));
+        self.remove();
         self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
     }
 }
@@ -246,11 +257,13 @@ fn unless_it_waits(transferred: io::Result<usize>) -> io::Result<usize> {
 
 impl Served {
     /// Accepts a peer, or carries bytes between it and the rings.
-    fn serve(&mut self) {
+    fn serve(&mut self, descriptors: &Descriptors) {
         if self.peer.is_none()
             && let Ok((stream, _)) = self.listener.accept()
             && stream.set_nonblocking(true).is_ok()
         {
+            // SAFETY: the descriptor is that of the same socket, and is given over.
+            let stream = descriptors.place(stream, |fd| Some(unsafe { UnixStream::from_raw_fd(fd) }));
             let mut to_peer = Vec::new();
             match &self.source {
                 Source::Rings(_) if self.line == Line::Console => {}
@@ -273,11 +286,12 @@ impl Served {
 }
 
 /// Serves the lines until the bell says that they end.
-fn serve(lines: &mut [Served], bell: &Bell, interrupt: &dyn Fn()) {
+fn serve(lines: &mut [Served], hardware: &Hardware, interrupt: &dyn Fn()) {
+    let bell = &hardware.bell;
     // It is never in the HRT.
     crate::kick::take_no_signals();
     while !bell.ends.load(Ordering::Acquire) {
-        lines.iter_mut().for_each(Served::serve);
+        lines.iter_mut().for_each(|line| line.serve(&hardware.descriptors));
         let wants_interrupt = |served: &Served| match &served.source {
             Source::Rings(rings) => rings.wants_interrupt().unwrap_or(false),
             Source::Events(_) => false,

@@ -171,6 +171,10 @@ fn first_process(kernel: &Kernel, task: Task<'_>) -> String {
          mount -t sysfs sysfs /sys\n\
          mount -t devtmpfs devtmpfs /dev\n\
          mkdir -p /dev/pts /dev/shm\n\
+         ln -s /proc/self/fd /dev/fd\n\
+         ln -s fd/0 /dev/stdin\n\
+         ln -s fd/1 /dev/stdout\n\
+         ln -s fd/2 /dev/stderr\n\
          mount -t devpts devpts /dev/pts\n\
          mount -t tmpfs tmpfs /dev/shm\n\
          chmod 1777 /tmp\n\

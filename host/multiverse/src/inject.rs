@@ -23,6 +23,8 @@ const STACK_SIZE: u64 = 256 << 10;
 const PAGE: u64 = 4096;
 /// The instruction `syscall`.
 const SYSTEM_CALL: [u8; 2] = [0x0f, 0x05];
+/// The variable that says where a user's sockets are.
+const RUNTIME_DIRECTORY: &str = "XDG_RUNTIME_DIR";
 /// Bytes of the vDSO in which one is looked for.
 const VDSO_SIZE: usize = 8192;
 /// Types of auxiliary vector entries (System V ABI AMD64, 3.4.3; Linux,
@@ -266,7 +268,9 @@ fn first_stack(
         format!("descriptors-from={}", plan.descriptors_from),
     ];
     // The library's own use of restartable sequences would be the program's thread's.
-    let environment = ["GLIBC_TUNABLES=glibc.pthread.rseq=0".to_string()];
+    let mut environment = vec!["GLIBC_TUNABLES=glibc.pthread.rseq=0".to_string()];
+    // Where the library puts sockets.
+    environment.extend(std::env::var(RUNTIME_DIRECTORY).map(|value| format!("{RUNTIME_DIRECTORY}={value}")));
     let arguments: Vec<&String> = arguments.iter().chain(plan.words).collect();
     let mut strings = Vec::new();
     let mut offsets = Vec::new();

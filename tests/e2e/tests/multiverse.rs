@@ -112,6 +112,27 @@ fn programs_do_in_kernel_mode_what_they_do_natively() {
     assert_eq!(in_ring_0, 2, "{said}");
 }
 
+/// A program's HRT can be looked at from outside while it runs, and leaves no socket behind.
+#[test]
+fn a_running_program_can_be_looked_at() {
+    let Some([runtime, image]) = run_as_a_user() else { return };
+    let line = "./aero run --share --built ./aero-multiverse ./aerokernel-hrt.boot -- /bin/sleep 1000 & p=$!; \
+                for i in $(seq 200); do printf 'groups\n' | timeout 60 ./aero hvm console $p >groups 2>&1; \
+                grep -q nanosleep groups && break; usleep 50000; done; ./aero hvm ps; cat groups; \
+                timeout 60 ./aero hvm top --once $p; timeout 60 ./aero hvm top $p; echo \"top $?\"; kill $p; wait $p; \
+                ./aero run --share --built ./aero-multiverse ./aerokernel-hrt.boot -- /bin/sleep 0.01; \
+                ls /tmp/aerokernel-0 | grep -v ^$p; echo done";
+    let mut ros = aero();
+    ros.args(["ros", "--cpus", "1", "--mem", "1G", "--timeout", "200"]);
+    for file in [program(), runtime, image] {
+        ros.arg("--with").arg(file);
+    }
+    let said = stdout(&ros.args(["--", line]).output().expect("aero can be run"));
+    assert!(said.contains("/bin/sleep 1000") && said.contains("nanosleep, for "), "{said}");
+    assert!(said.contains("no terminal that can be drawn on") && said.contains("top 1\n"), "{said}");
+    assert!(said.ends_with("top 1\ndone\n") || said.ends_with("Terminated\ndone\n"), "{said}");
+}
+
 #[test]
 fn what_cannot_be_run_is_refused() {
     let output = aero().args(["run", "--emulate", "--", "no-such-program"]).output().expect("aero can be run");

@@ -86,7 +86,7 @@ impl Program for Calls<'_> {
                 }
             }
             libc::SYS_exit_group => {
-                statistics::print();
+                process::end();
                 self.forward(cpu);
                 return Flow::On;
             }

@@ -71,15 +71,18 @@ fn boot(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
     // SAFETY: the descriptors are this program's.
     let (_, mut file) = unsafe { (File::from_raw_fd(settings.runtime_file), File::from_raw_fd(settings.image_file)) };
     file.read_to_end(&mut image)?;
-    let hvm = Hvm::builder(&image)
+    let mut builder = Hvm::builder(&image)
         .cpus(settings.cpus)
         .memory(settings.memory)
         .command_line(&settings.line)
         .limit(LIMIT)
         .faults_as_in_process()
         .leave_signals()
-        .descriptors_from(settings.descriptors_from)
-        .boot()?;
+        .descriptors_from(settings.descriptors_from);
+    if settings.is_shared {
+        builder = builder.share();
+    }
+    let hvm = builder.boot()?;
     process::keep(hvm);
     // SAFETY: the program is trusted as the HRT is.
     unsafe { process::hvm().merge()? };

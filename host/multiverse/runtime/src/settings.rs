@@ -20,6 +20,8 @@ pub struct Settings {
     pub memory: u64,
     /// Statistics are printed at the end.
     pub counts: bool,
+    /// The HRT's lines are put on sockets.
+    pub is_shared: bool,
     /// The kernel's command line.
     pub line: String,
 }
@@ -37,6 +39,7 @@ impl Settings {
             cpus: 1,
             memory: 64 << 20,
             counts: false,
+            is_shared: false,
             line: String::new(),
         };
         for word in words {
@@ -51,6 +54,7 @@ impl Settings {
                 "cpus" => settings.cpus = number as u32,
                 "memory" => settings.memory = number,
                 "stats" => settings.counts = number != 0,
+                "share" => settings.is_shared = number != 0,
                 "line" => settings.line = value.into(),
                 _ => {}
             }

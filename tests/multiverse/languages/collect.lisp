@@ -1,0 +1,21 @@
+;; Garbage collections with write barriers by SIGSEGV, threads, and conditions by signals.
+(defstruct node left right)
+(defun tree (depth) (if (zerop depth) (make-node) (make-node :left (tree (1- depth)) :right (tree (1- depth)))))
+(defun nodes (tree) (if (node-left tree) (+ 1 (nodes (node-left tree)) (nodes (node-right tree))) 1))
+(defvar *old* (make-array 2000 :initial-element nil))
+(dotimes (round 5)
+  (dotimes (i 2000) (setf (aref *old* i) (list round i (tree 2))))
+  (gc :full (= 0 (mod round 2))))
+(format t "~a ~a~%" (nodes (tree 14)) (reduce #'+ (map 'list #'second *old*)))
+(let* ((lock (sb-thread:make-mutex)) (sum 0)
+       (threads (loop for k below 8 collect
+                  (sb-thread:make-thread
+                   (lambda (k) (dotimes (i 20)
+                                 (let ((n (nodes (tree 8)))) (sb-thread:with-mutex (lock) (incf sum (+ n k))))))
+                   :arguments (list k)))))
+  (mapc #'sb-thread:join-thread threads)
+  (format t "threads ~a~%" sum))
+(format t "~a~%" (handler-case (/ 1 (- 1 1)) (division-by-zero () "divided by zero")))
+(format t "~a~%" (handler-case (labels ((deep (n) (+ 1 (deep (1+ n))))) (deep 0))
+                   (storage-condition () "stack exhausted")))
+(format t "~a~%" (handler-case (sb-ext:with-timeout 0.2 (loop)) (sb-ext:timeout () "timed out")))

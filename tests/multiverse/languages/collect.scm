@@ -1,0 +1,12 @@
+;; Garbage collections of Guile, threads, exceptions and big numbers.
+(use-modules (ice-9 threads))
+(define (tree depth) (if (zero? depth) '() (cons (tree (- depth 1)) (tree (- depth 1)))))
+(define (nodes t) (if (null? t) 1 (+ 1 (nodes (car t)) (nodes (cdr t)))))
+(define old (make-vector 2000 #f))
+(do ((round 0 (+ round 1))) ((= round 4))
+  (do ((i 0 (+ i 1))) ((= i 2000)) (vector-set! old i (list round i (tree 3))))
+  (gc))
+(format #t "~a ~a\n" (nodes (tree 13)) (apply + (map cadr (vector->list old))))
+(format #t "~a\n" (apply + (par-map (lambda (k) (+ k (nodes (tree 9)))) (iota 8))))
+(format #t "~a\n" (catch #t (lambda () (vector-ref (vector) 1)) (lambda (key . rest) key)))
+(format #t "~a\n" (modulo (let loop ((n 500) (p 1)) (if (zero? n) p (loop (- n 1) (* p n)))) 1000000007))
