@@ -62,6 +62,35 @@ static void *wait_for_ever(void *argument) {
     for (;;) pause();
 }
 
+static int words[2];
+
+static long futex(int *word, int operation, long value, long timeout, int *other, int expected) {
+    return syscall(SYS_futex, word, operation | 128, value, timeout, other, expected);
+}
+
+static void *wait_for_word(void *argument) {
+    (void)argument;
+    while (futex(&words[0], 0, 0, 0, NULL, 0)) {}
+    return NULL;
+}
+
+// Wake-ups reach whoever waits, also where another thread has waiters wait for another word.
+static void wakes(void) {
+    pthread_t threads[2];
+    printf("nothing to wake: %ld\n", futex(&words[0], 1, 1, 0, NULL, 0));
+    pthread_create(&threads[0], NULL, wait_for_word, NULL);
+    while (futex(&words[0], 1, 1, 0, NULL, 0) != 1) usleep(100);
+    pthread_join(threads[0], NULL);
+    for (int index = 0; index < 2; index++) pthread_create(&threads[index], NULL, wait_for_word, NULL);
+    // Both are moved to the other word.
+    int moved = 0;
+    while (moved < 2) moved += futex(&words[0], 4, 0, 2, &words[1], 0), usleep(100);
+    int woken = 0;
+    while (woken < 2) woken += futex(&words[1], 1, 1, 0, NULL, 0);
+    for (int index = 0; index < 2; index++) pthread_join(threads[index], NULL);
+    printf("moved %d, woken %d\n", moved, woken);
+}
+
 int main(void) {
     pthread_t threads[THREADS];
     void *result;
@@ -92,6 +121,10 @@ int main(void) {
     pthread_cancel(threads[0]);
     pthread_join(threads[0], &result);
     printf("cancelled: %d\n", result == PTHREAD_CANCELED);
+    wakes();
+    char path[40], target[40] = "";
+    snprintf(path, sizeof path, "%ld", syscall(SYS_getpid));
+    printf("the process's id is its own: %d\n", readlink("/proc/self", target, 39) > 0 && !strcmp(path, target));
     printf("a thread's id is its own: %d\n", syscall(SYS_gettid) == getpid());
     if (getenv("RING")) printf("ring %d\n", ring());
     return 3;

@@ -25,6 +25,8 @@ pub struct CpuBlock {
     trace_ring: AtomicUsize,
     /// Total bytes written to the trace ring, at `gs:[TRACE_WRITTEN]`.
     trace_written: AtomicUsize,
+    /// A word of the platform's, at `gs:[PLATFORM_WORD]`.
+    platform_word: AtomicUsize,
     /// This CPU's index.
     index: AtomicU32,
     /// This CPU's APIC id, valid once `started` is set.
@@ -54,6 +56,8 @@ unsafe impl Sync for CpuBlock {}
 const LOCAL: usize = offset_of!(CpuBlock, local);
 const CURRENT: usize = offset_of!(CpuBlock, current);
 const INDEX: usize = offset_of!(CpuBlock, index);
+/// Offset of the platform's word.
+pub const PLATFORM_WORD: usize = offset_of!(CpuBlock, platform_word);
 pub(super) const TRACE_RING: usize = offset_of!(CpuBlock, trace_ring);
 pub(super) const TRACE_WRITTEN: usize = offset_of!(CpuBlock, trace_written);
 /// Offset at which the interrupt stub stores its frame's address.
@@ -66,6 +70,7 @@ static BLOCKS: [CpuBlock; MAX_CPUS] = [const {
         interrupt_frame: AtomicUsize::new(0),
         trace_ring: AtomicUsize::new(0),
         trace_written: AtomicUsize::new(0),
+        platform_word: AtomicUsize::new(0),
         index: AtomicU32::new(0),
         apic_id: AtomicU32::new(0),
         started: AtomicBool::new(false),
@@ -186,6 +191,11 @@ pub fn local() -> usize {
 /// Sets the kernel's local pointer.
 pub fn set_local(local: usize) {
     this().local.store(local, Ordering::Relaxed);
+}
+
+/// Sets the platform's word of this CPU, for code that has no stack.
+pub fn set_platform_word(word: usize) {
+    this().platform_word.store(word, Ordering::Relaxed);
 }
 
 /// Reads the running thread.

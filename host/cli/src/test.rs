@@ -40,6 +40,9 @@ pub enum Part {
     /// The kernel's suite as a hybrid runtime beside Linux: on this host's KVM where it is usable,
     /// and in an emulated Linux
     Hvm,
+    /// Programs of the distribution in kernel mode, in an emulated Linux: Racket, SBCL, Python's own
+    /// tests, redis and others, which are fetched. About half an hour, and only if it is named
+    Multiverse,
     /// The benchmarks: no row worse than in bench/baseline.json, none below what is possible
     Bench,
     /// Programs beside themselves as Linux processes in QEMU; skipped where no Linux kernel can be
@@ -49,6 +52,7 @@ pub enum Part {
     Soak,
 }
 
+/// The parts that run if none is named.
 const ALL: [Part; 11] = [
     Part::Unit,
     Part::Model,
@@ -66,7 +70,7 @@ const ALL: [Part; 11] = [
 const SUITE_CPUS: [u32; 3] = [1, 2, 4];
 const BOCHS_CPUS: u32 = 2;
 
-/// Runs the given parts, or all parts if none is given; soak tests long if wanted. A failed part
+/// Runs the given parts, or the usual ones if none is given; soak tests long if wanted. A failed part
 /// does not keep the others from running.
 pub fn run(parts: &[Part], is_long: bool) -> Result<u8> {
     let parts = if parts.is_empty() { &ALL } else { parts };
@@ -117,6 +121,14 @@ fn run_part(part: Part, is_long: bool) -> Result<Ran> {
     let result = match part {
         Part::Unit => unit(),
         Part::Bench => bench::check(),
+        Part::Multiverse => {
+            let mut tests = cargo();
+            tests
+                .args(["test", "--quiet", "--no-fail-fast", "-p", "aero-test-e2e", "--test", "multiverse_programs"])
+                .args(["--", "--ignored", "--test-threads", "1"])
+                .env("AERO", std::env::current_exe()?);
+            succeed(tests)
+        }
         Part::Model => {
             let mut tests = cargo();
             tests.args(["test", "--quiet", "--release", "-p", "aero-test-races"]).env("RUSTFLAGS", "--cfg loom");

@@ -83,6 +83,23 @@ fn getppid() -> Result<(), ()> {
     Ok(())
 }
 
+/// getpid, likewise.
+fn getpid() -> Result<(), ()> {
+    // SAFETY: the call only returns a number.
+    unsafe {
+        let number = libc::SYS_getpid;
+        asm!("syscall", inout("rax") number => _, out("rcx") _, out("r11") _, options(nostack));
+    }
+    Ok(())
+}
+
+extern "C" fn own_process(results: u64, _: u64) -> u64 {
+    // SAFETY: the caller passes the address of its results.
+    let results = unsafe { &mut *(results as *mut (u64, u64)) };
+    *results = measure(1000, getpid).unwrap_or_default();
+    0
+}
+
 extern "C" fn system_calls(results: u64, _: u64) -> u64 {
     // SAFETY: the caller passes the address of its results.
     let results = unsafe { &mut *(results as *mut (u64, u64)) };
@@ -182,6 +199,8 @@ fn calls(hrt: &Hvm) -> Checked {
         row("getppid, in the process", measure(1000, getppid).unwrap_or_default());
         hrt.call(system_calls, address)?;
         row("getppid, forwarded from the HRT", black_box(results));
+        hrt.call(own_process, address)?;
+        row("getpid, answered in the HRT", black_box(results));
     }
     Ok(())
 }

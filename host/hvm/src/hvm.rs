@@ -389,6 +389,13 @@ impl Hvm {
         self.core.most_groups()
     }
 
+    /// Ends what [`Member::answer_futexes`] began, for all threads.
+    pub fn forward_futexes(&self) {
+        for number in 0..self.core.most_groups() {
+            self.core.group(number).futex_waiters.store(0, Ordering::SeqCst);
+        }
+    }
+
     /// Rate of the time counter, in kHz.
     pub fn cycle_khz(&self) -> u64 {
         self.hardware.cycle_khz

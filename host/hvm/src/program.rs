@@ -3,8 +3,10 @@
 
 use std::arch::naked_asm;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kvm_bindings::{kvm_regs, kvm_xsave};
+pub use protocol::group::FutexWaiters;
 
 use crate::core::Core;
 use crate::kick::NUDGE;
@@ -144,6 +146,17 @@ pub struct Member {
 impl Member {
     pub(crate) fn new(core: &Arc<Core>) -> Result<Self, CallError> {
         Ok(Self { core: Arc::clone(core), partner: partner::join(core)? })
+    }
+
+    /// Has wake-ups of futexes without waiters answered in the HRT by a table, or no longer with
+    /// `None`.
+    ///
+    /// # Safety
+    /// All threads of the process that wait for private futexes are counted there, as
+    /// [`FutexWaiters`] says.
+    pub unsafe fn answer_futexes(&self, waiters: Option<&'static FutexWaiters>) {
+        let at = waiters.map_or(0, |waiters| std::ptr::from_ref(waiters) as u64);
+        self.core.group(self.partner.number).futex_waiters.store(at, Ordering::SeqCst);
     }
 
     /// Has the thread go on in the HRT. Returns once it has ended there.

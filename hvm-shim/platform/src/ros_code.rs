@@ -5,6 +5,7 @@ use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use arch_x64::cpu::block;
 use arch_x64::cpu::naked;
 use arch_x64::cpu::paging::{PHYSICAL_OFFSET, physical_to_virtual};
 use arch_x64::cpu::system_call;
@@ -35,17 +36,74 @@ pub fn is_of_ros(address: u64) -> bool {
     address < PHYSICAL_OFFSET as u64
 }
 
-/// Makes this CPU's system calls leave the HRT, to the partner thread.
-pub fn forward_system_calls() {
+/// Makes this CPU's system calls leave the HRT, to the partner thread of its group, but for those
+/// that can be answered here.
+pub fn forward_system_calls(group: &'static Group) {
+    block::set_platform_word(core::ptr::from_ref(group) as usize);
     // SAFETY: the code below returns to its caller with only RAX, RCX and R11 changed.
     unsafe { system_call::set_entry(forward as *const ()) };
 }
 
-/// The partner sees the registers as SYSCALL left them, and sets RAX. No flag was changed and no
-/// stack is used, so that the ROS's code may use both as it likes.
+/// Numbers of system calls (Linux, arch/x86/entry/syscalls/syscall_64.tbl), and the operation
+/// FUTEX_WAKE of a private futex (include/uapi/linux/futex.h).
+const GETPID: i32 = 39;
+const GETTID: i32 = 186;
+const FUTEX: i32 = 202;
+const WAKE_PRIVATE: i32 = 1 | 128;
+
+/// The partner sees the registers as SYSCALL left them but for R11, and sets RAX. No instruction
+/// here changes a flag and no stack is used, so that the ROS's code may use both as it likes; RCX
+/// and R11 are free, as after SYSCALL (SDM Vol. 2B).
 #[unsafe(naked)]
 extern "C" fn forward() {
-    naked_asm!("out {port}, al", "jmp rcx", port = const port::SYSTEM_CALL)
+    naked_asm!(
+        "mov r11, rcx",
+        "lea rcx, [rax - {getpid}]",
+        "jrcxz 3f",
+        "lea rcx, [rax - {gettid}]",
+        "jrcxz 4f",
+        "lea rcx, [rax - {futex}]",
+        "jrcxz 6f",
+        "2: mov rcx, r11",
+        "out {port}, al",
+        "jmp rcx",
+        // The process's id, and the thread's.
+        "3: mov rcx, gs:[{group}]",
+        "mov rcx, [rcx + {process}]",
+        "jrcxz 2b",
+        "jmp 5f",
+        "4: mov rcx, gs:[{group}]",
+        "mov rcx, [rcx + {thread}]",
+        "jrcxz 2b",
+        "5: mov rax, rcx",
+        "mov rcx, r11",
+        "jmp rcx",
+        // A futex: of whose address are as many waiters as the table says.
+        "6: lea ecx, [rsi - {wake}]",
+        "jrcxz 7f",
+        "jmp 2b",
+        "7: mov rcx, gs:[{group}]",
+        "mov rcx, [rcx + {waiters}]",
+        "jrcxz 2b",
+        "movzx eax, di",
+        "mfence",
+        "mov ecx, [rcx + rax]",
+        "mov eax, 0",
+        "jrcxz 8f",
+        "mov eax, {futex}",
+        "jmp 2b",
+        "8: mov rcx, r11",
+        "jmp rcx",
+        getpid = const GETPID,
+        gettid = const GETTID,
+        futex = const FUTEX,
+        wake = const WAKE_PRIVATE,
+        port = const port::SYSTEM_CALL,
+        group = const block::PLATFORM_WORD,
+        process = const offset_of!(Group, process),
+        thread = const offset_of!(Group, partner),
+        waiters = const offset_of!(Group, futex_waiters),
+    )
 }
 
 /// Where a program's thread leaves the HRT because of an exception: no register but RIP differs

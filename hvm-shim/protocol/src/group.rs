@@ -112,8 +112,14 @@ pub mod outcome {
 pub struct Group {
     /// See [`state`].
     pub state: AtomicU64,
-    /// The partner thread's id in the ROS.
+    /// The partner thread's id in the ROS, and its process's. System calls that ask for them are
+    /// answered in the HRT, unless they are 0.
     pub partner: AtomicU64,
+    /// See `partner`.
+    pub process: AtomicU64,
+    /// Address of a table of [`FutexWaiters`], 0 if there is none: a wake-up of a futex without
+    /// waiters is answered in the HRT.
+    pub futex_waiters: AtomicU64,
     /// The context's thread in the HRT, by its id, and its CPU's index.
     pub thread: AtomicU64,
     /// See `thread`.
@@ -167,6 +173,12 @@ pub struct Synchronous {
     /// Where the HRT's code goes on after the call.
     pub return_address: AtomicU64,
 }
+
+/// How many of the process's threads wait for futexes, by the lowest 16 bits of their addresses,
+/// which are multiples of 4. The ROS counts them before it makes a call that may wait, and stops
+/// counting behind it. Code that wakes a futex first writes its word, then reads the count; the
+/// ROS's kernel reads the word after the count was made: either of the two sees the other.
+pub type FutexWaiters = [AtomicU32; 1 << 14];
 
 /// A group's event channel. Times are in cycles of the time counter, which both sides share.
 #[repr(C)]

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use hvm::program::{Flow, Program, ProgramCpu};
 
 use crate::children::{self, First};
+use crate::futexes;
 use crate::gate::{self, AGAIN, SYSTEM_CALL};
 use crate::linux::{self, ARCH_GET_FS, ARCH_SET_FS};
 use crate::process;
@@ -59,7 +60,15 @@ impl<'a> Calls<'a> {
         let registers = cpu.registers();
         let begun = statistics::begin();
         // SAFETY: the call is the program's own.
-        let result = unsafe { gate::forward(registers, &self.thread.signal) };
+        let make = || unsafe { gate::forward(registers, &self.thread.signal) };
+        let result = match registers.rax as i64 {
+            libc::SYS_futex => futexes::counted(registers, make),
+            libc::SYS_futex_waitv | libc::SYS_io_uring_setup => {
+                futexes::end();
+                make()
+            }
+            _ => make(),
+        };
         statistics::call(registers.rax, begun);
         if result == AGAIN {
             registers.rip -= SYSTEM_CALL;

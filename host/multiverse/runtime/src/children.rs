@@ -6,6 +6,7 @@ use hvm::program::{ProgramCpu, Start};
 
 use crate::block::Block;
 use crate::clone::{CloneArguments, clone_to};
+use crate::futexes;
 use crate::gate::AGAIN;
 use crate::linux::{self, Mask};
 use crate::native;
@@ -152,6 +153,10 @@ unsafe fn make_thread(wanted: &CloneArguments, start: Start, mask: Mask, first: 
 /// # Safety
 /// The program asks for it.
 unsafe fn make_process(wanted: &CloneArguments, native: Native) -> i64 {
+    if wanted.flags & (VM | VFORK) == VM {
+        // It may wait for futexes of this process.
+        futexes::end();
+    }
     let Some(block) = Block::take() else { return -i64::from(libc::EAGAIN) };
     let (stack, stack_size) = (block.stack_start(), block.stack() - block.stack_start());
     let arguments = CloneArguments { flags: wanted.flags & !SETTLS, tls: 0, stack, stack_size, ..*wanted };

@@ -8,6 +8,7 @@ mod block;
 mod calls;
 mod children;
 mod clone;
+mod futexes;
 mod gate;
 mod linux;
 mod native;
