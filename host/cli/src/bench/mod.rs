@@ -7,7 +7,7 @@
 //!   docs/PERFORMANCE.md.
 //! - [`profile`]: the functions that a benchmark's instructions belong to.
 //! - [`scale`]: costs with many CPUs and threads; [`programs`]: whole programs, compared with
-//!   themselves on Linux.
+//!   themselves on Linux; [`split`]: programs of the distribution in kernel mode.
 
 pub mod document;
 mod judge;
@@ -17,6 +17,7 @@ mod profile;
 pub mod programs;
 mod reference;
 mod scale;
+mod split;
 mod table;
 
 use std::fs;
@@ -36,7 +37,8 @@ use measure::Setting;
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
     /// Benchmarks, by their names or how they begin; all if none is given. `scale`: with up to 64
-    /// CPUs and 100,000 threads. `hrt`: parallel programs, beside themselves as Linux processes
+    /// CPUs and 100,000 threads. `hrt`: parallel programs, beside themselves as Linux processes.
+    /// `programs`: a distribution's programs in kernel mode (`aero run`), beside themselves
     names: Vec<String>,
     /// Number of CPUs; for `scale` the most
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=255))]
@@ -111,6 +113,14 @@ pub fn run(options: &Options) -> Result<u8> {
             options
                 .refuse_others("hrt", &[("--plot", options.plot.is_some()), ("--idle", options.idle != Idle::Halt)])?;
             programs::run(options.cpus.unwrap_or(CPUS), options.linux.as_deref(), options.json.as_deref())
+        }
+        Some("programs") => {
+            let others = options.cpus.is_some() || options.json.is_some() || options.plot.is_some();
+            ensure!(
+                !others && options.compare.is_none(),
+                "`aero bench programs` takes names of programs, and no option"
+            );
+            split::run(&options.names[1..])
         }
         Some("scale") => {
             let further = [("--linux", options.linux.is_some()), ("--idle", options.idle != Idle::Halt)];
