@@ -35,9 +35,17 @@ enum Stack {
     OtherNonMaskable = 7,
 }
 
+/// Entries of the GDT.
+const GDT_ENTRIES: usize = 16;
+/// The entry whose limit is the CPU's number in Linux: Linux programs read it with LSL where the
+/// CPU has no RDPID (arch/x86/include/asm/segment.h, GDT_ENTRY_CPUNODE).
+const NUMBER_ENTRY: u16 = 15;
+/// An accessed data segment that is present and has the limit 0 (SDM Vol. 3A, 3.4.5).
+const NUMBER_ZERO: u64 = 0x0040_f100 << 32;
+
 /// A CPU's GDT and TSS.
 pub struct Descriptors {
-    gdt: GlobalDescriptorTable,
+    gdt: GlobalDescriptorTable<GDT_ENTRIES>,
     tss: TaskStateSegment,
     /// Top of the fault stack.
     fault_stack: VirtAddr,
@@ -48,7 +56,7 @@ pub struct Descriptors {
 impl Descriptors {
     pub(super) const fn new() -> Self {
         Self {
-            gdt: GlobalDescriptorTable::new(),
+            gdt: GlobalDescriptorTable::empty(),
             tss: TaskStateSegment::new(),
             fault_stack: VirtAddr::zero(),
             other_nmi_stack: VirtAddr::zero(),
@@ -119,6 +127,9 @@ pub fn load() {
     let code = descriptors.gdt.append(Descriptor::kernel_code_segment());
     let data = descriptors.gdt.append(Descriptor::kernel_data_segment());
     let tss = descriptors.gdt.append(Descriptor::tss_segment(&descriptors.tss));
+    // Empty ones up to there.
+    while descriptors.gdt.append(Descriptor::UserSegment(0)).index() < NUMBER_ENTRY - 1 {}
+    descriptors.gdt.append(Descriptor::UserSegment(NUMBER_ZERO));
     let null = SegmentSelector::new(0, PrivilegeLevel::Ring0);
     // SAFETY: the tables live in a static and contain these selectors. GS is not loaded, because
     // that would clear its base.

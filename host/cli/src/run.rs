@@ -40,6 +40,10 @@ pub struct Options {
     /// `console`, `top`, `trace` and `gdb` find them by the process's id
     #[arg(long)]
     share: bool,
+    /// Do not run the program, but list what it asks for that it does not get there, as far as its
+    /// file and its libraries show
+    #[arg(long, conflicts_with_all = ["emulate", "stats", "share"])]
+    check: bool,
     /// Do this in an emulated Linux that has a KVM (`aero ros`)
     #[arg(long)]
     emulate: bool,
@@ -67,6 +71,9 @@ pub struct Options {
 
 /// Runs `aero run`. Comes back only from an emulated Linux, or if the program cannot be run.
 pub fn run(options: &Options) -> Result<u8> {
+    if options.check {
+        return check(options);
+    }
     if !options.emulate {
         support::check().map_err(NoKvm::from)?;
     }
@@ -80,6 +87,7 @@ pub fn run(options: &Options) -> Result<u8> {
         [runtime, image] => (runtime.clone(), image.clone()),
         _ => (runtime::build()?, image::build(Which::Hrt)?.boot),
     };
+    multiverse::check::program(&program.host)?;
     if options.emulate {
         return run_emulated(options, program, packages, [runtime, image]);
     }
@@ -93,6 +101,34 @@ pub fn run(options: &Options) -> Result<u8> {
     ];
     multiverse::launch(&runtime, &image, &words, &options.program)?;
     Ok(status::FAILED)
+}
+
+/// Libraries that offer everything, so that what they ask for says nothing of a program.
+const GENERAL: [&str; 6] = ["libc.so", "libpthread.so", "libm.so", "libdl.so", "librt.so", "ld-linux"];
+
+/// Lists what the program asks for that it does not get.
+fn check(options: &Options) -> Result<u8> {
+    let name = options.program.first().context("there is no program to check")?;
+    let (program, bytes) = multiverse::check::program(&found(name)?)?;
+    let mut files = vec![(program.clone(), bytes)];
+    for library in ros::libraries(&program)? {
+        let name = library.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !GENERAL.iter().any(|general| name.starts_with(general)) {
+            files.push(multiverse::check::program(&library)?);
+        }
+    }
+    let mut is_clean = true;
+    for (file, bytes) in files {
+        let findings = multiverse::check::findings(&bytes).with_context(|| format!("{} is damaged", file.display()))?;
+        for finding in findings {
+            is_clean = false;
+            println!("{}: {finding}", file.display());
+        }
+    }
+    if is_clean {
+        println!("{}: nothing is known that it would not get", program.display());
+    }
+    Ok(status::DONE)
 }
 
 /// Runs the program in an emulated Linux, by this very program.

@@ -180,6 +180,10 @@ fn first_process(kernel: &Kernel, task: Task<'_>) -> String {
          chmod 1777 /tmp\n\
          {modules}\
          ip link set lo up\n\
+         mkdir -p /etc\n\
+         [ -e /etc/hosts ] || echo 127.0.0.1 localhost ros >/etc/hosts\n\
+         [ -e /etc/passwd ] || echo root:x:0:0:root:{HOME}:/bin/sh >/etc/passwd\n\
+         [ -e /etc/group ] || echo root:x:0: >/etc/group\n\
          hostname ros\n\
          export HOME={HOME} PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:{HOME} TERM=linux\n\
          cd {HOME}\n\
@@ -194,7 +198,10 @@ fn set_size(size: Option<(u16, u16)>) -> String {
 
 /// Returns the libraries of a program, by the absolute paths at which it looks for them; none for
 /// another file.
-fn libraries(file: &Path) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+/// Fails if `ldd` cannot be run.
+pub fn libraries(file: &Path) -> Result<Vec<PathBuf>> {
     let is_program = fs::read(file).is_ok_and(|bytes| bytes.starts_with(b"\x7fELF"));
     if !is_program {
         return Ok(Vec::new());

@@ -5,6 +5,7 @@
 //! (`inject`): a static program (`runtime/`) that boots the HRT in the process and has the
 //! program's thread go on there.
 
+pub mod check;
 mod inject;
 mod launch;
 mod runtime_file;

@@ -9,6 +9,9 @@ use object::Endianness;
 use object::elf::{self, FileHeader64, PF_W, PF_X, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 
+/// Bytes at the beginning of a file that have its headers.
+const HEADERS: u64 = 4096;
+
 /// A part of the runtime.
 pub struct Segment {
     /// Where it begins, from the runtime's start on.
@@ -44,9 +47,9 @@ impl RuntimeFile {
     /// Fails if the file cannot be read, or is no static program that can be loaded anywhere.
     pub fn open(path: &Path) -> Result<Self> {
         let context = || format!("the runtime {} cannot be used", path.display());
-        let mut file = File::open(path).with_context(context)?;
+        let file = File::open(path).with_context(context)?;
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).with_context(context)?;
+        (&file).take(HEADERS).read_to_end(&mut bytes).with_context(context)?;
         let header = FileHeader64::<Endianness>::parse(&*bytes).with_context(context)?;
         let endian = header.endian().with_context(context)?;
         ensure!(header.e_type(endian) == elf::ET_DYN, "the runtime {} cannot be loaded anywhere", path.display());

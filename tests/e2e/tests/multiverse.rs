@@ -138,6 +138,17 @@ fn what_cannot_be_run_is_refused() {
     let output = aero().args(["run", "--emulate", "--", "no-such-program"]).output().expect("aero can be run");
     assert!(stderr(&output).contains("there is no program `no-such-program`"), "{}", stderr(&output));
     assert_eq!(output.status.code(), Some(1));
+    let script = std::env::temp_dir().join(format!("aero-no-program-{}", std::process::id()));
+    for (content, why) in [("text", "is no program"), ("#!/no/interpreter\n", "/no/interpreter cannot be read")] {
+        std::fs::write(&script, content).expect("a file can be written");
+        for option in ["--check", "--emulate"] {
+            let output = aero().args(["run", option, "--"]).arg(&script).output().expect("aero can be run");
+            assert!(stderr(&output).contains(why), "{option}: {}", stderr(&output));
+        }
+    }
+    std::fs::remove_file(&script).expect("it is there");
+    let output = aero().args(["run", "--check", "--", "/bin/sh"]).output().expect("aero can be run");
+    assert!(stdout(&output).contains("fork: processes, which run natively"), "{}", stdout(&output));
     if !Path::new("/dev/kvm").exists() {
         let output = aero().args(["run", "--", "/bin/true"]).output().expect("aero can be run");
         assert!(stderr(&output).contains("--emulate"), "{}", stderr(&output));

@@ -43,7 +43,7 @@ impl Linux<'_> {
                 let line = if command.contains("$run") { command.to_string() } else { format!("$run {command}") };
                 // What a background process of theirs says later is not theirs.
                 format!(
-                    "echo '== {command}'; for run in '' '{RUN}'; do rm -f made*; (timeout 170 {line}) >said 2>&1; \
+                    "echo '@@ {command}'; for run in '' '{RUN}'; do rm -f made*; (timeout 170 {line}) >said 2>&1; \
                      echo \"status $?\" >>said; cat said; echo '-- next'; done; "
                 )
             })
@@ -66,7 +66,7 @@ impl Linux<'_> {
         }
         let said = stdout(&output);
         let results: Vec<[String; 2]> = said
-            .split("== ")
+            .split("@@ ")
             .skip(1)
             .map(|part| {
                 let (_, runs) = part.split_once('\n').expect("the command's line");

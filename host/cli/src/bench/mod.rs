@@ -20,6 +20,7 @@ mod scale;
 mod split;
 mod table;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -67,6 +68,9 @@ pub struct Options {
     /// docs/PERFORMANCE.md
     #[arg(long, conflicts_with_all = ["names", "cpus", "accel", "idle", "compare", "baseline"])]
     record: bool,
+    /// Run a command, and print the CPU time that it took
+    #[arg(long, hide = true, num_args = 1.., allow_hyphen_values = true, value_name = "COMMAND")]
+    timed: Vec<OsString>,
     /// Print which functions a benchmark's instructions are in
     #[arg(long, value_name = "NAME", conflicts_with_all = ["names", "accel", "compare", "baseline", "record", "json", "plot"])]
     profile: Option<String>,
@@ -108,6 +112,9 @@ const CPUS: u32 = 2;
 
 /// Runs `aero bench`.
 pub fn run(options: &Options) -> Result<u8> {
+    if let [program, arguments @ ..] = &options.timed[..] {
+        return split::timed(program, arguments);
+    }
     match options.names.first().map(String::as_str) {
         Some("hrt") => {
             options
@@ -139,6 +146,7 @@ pub fn run(options: &Options) -> Result<u8> {
 pub fn check() -> Result<()> {
     let options = Options {
         names: Vec::new(),
+        timed: Vec::new(),
         cpus: None,
         accel: Accelerator::Tcg,
         idle: Idle::Halt,

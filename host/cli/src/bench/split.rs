@@ -1,8 +1,11 @@
 //! `aero bench programs`: programs of the distribution in kernel mode (`aero run`), beside
-//! themselves as ordinary processes of the same emulated Linux, by the instructions that both take.
+//! themselves as ordinary processes of the same emulated Linux, by the instructions that both
+//! take: the clock of a Linux that counts them advances by a nanosecond for each.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -25,9 +28,24 @@ const SQL: &str = "create table t(a, b); begin; with recursive n(i) as (select 1
                    i<20000) insert into t select i, i*i from n; commit; select sum(b) from t; create index x on t(b);";
 const LIMIT: Duration = Duration::from_secs(3600);
 const MEMORY: &str = "6G";
-/// What the shell says around a run.
+/// What the shell says before a run, and what [`timed`] says behind it.
 const RUN: &str = "@run ";
-const CLOCK: &str = "now at ";
+const TIME: &str = "@nanoseconds ";
+
+/// Runs a command, and prints the CPU time of its process and of those that it waited for.
+pub fn timed(program: &OsStr, arguments: &[OsString]) -> Result<u8> {
+    let ended = Command::new(program).args(arguments).status();
+    let ended = ended.with_context(|| format!("{} cannot be run", program.display()))?;
+    // SAFETY: the structure consists of words, and Linux fills it.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage);
+        usage
+    };
+    let times = [usage.ru_utime, usage.ru_stime];
+    println!("{TIME}{}", times.iter().map(|time| time.tv_sec * 1_000_000_000 + time.tv_usec * 1000).sum::<i64>());
+    Ok(ended.code().map_or(status::FAILED, |code| code as u8))
+}
 
 /// Measures the programs whose names begin with one of these, or all.
 pub fn run(names: &[String]) -> Result<u8> {
@@ -51,20 +69,21 @@ pub fn run(names: &[String]) -> Result<u8> {
     Ok(status::DONE)
 }
 
-/// The shell's part: each program once to have its files read, then natively and in the HRT, between
-/// two looks at Linux's clock.
+/// The shell's part: each program runs natively and in the HRT, each time once before to have its
+/// files read.
 fn script(programs: &[(&str, Option<&str>, &str)], files: &[PathBuf]) -> String {
     let name = |index: usize| files[index].file_name().unwrap_or_default().to_string_lossy().into_owned();
     let split = format!("./{} run --stats --built ./{} ./{} -- ", name(0), name(1), name(2));
-    let mut script = format!("echo '{SQL}' > sql; look() {{ grep -m1 '{CLOCK}' /proc/timer_list; }};");
-    let _ = write!(script, "echo '{RUN}'; look; look;");
+    let mut script = format!("echo '{SQL}' > sql;");
     for (_, _, command) in programs {
-        let _ = write!(script, "{command} >/dev/null 2>&1;");
         for run in ["", &split] {
+            let clean = "rm -f made.db;";
             let _ = write!(
                 script,
-                "rm -f made.db; echo '{RUN}'; look; {run}{command} >said 2>&1; s=$?; look; grep aero: said; \
-                 grep 'executed natively' said; echo status $s;"
+                "{clean} {run}{command} >/dev/null 2>&1; {clean} echo '{RUN}'; \
+                 ./{} bench --timed {run}{command} >said 2>&1; s=$?; \
+                 grep -e '{TIME}' -e aero: -e 'executed natively' said; echo status $s;",
+                name(0)
             );
         }
     }
@@ -74,7 +93,7 @@ fn script(programs: &[(&str, Option<&str>, &str)], files: &[PathBuf]) -> String 
 /// A run's figures.
 #[derive(Debug, PartialEq, Eq)]
 struct Figures {
-    instructions: u64,
+    ns: u64,
     status: u64,
     forwarded: u64,
     executed: u64,
@@ -82,15 +101,14 @@ struct Figures {
 
 /// Reads what the shell has said of a run.
 fn figures(part: &str) -> Option<Figures> {
-    let mut looks = part.lines().filter_map(|line| line.strip_prefix(CLOCK)?.split_whitespace().next()?.parse().ok());
-    let (start, end): (u64, u64) = (looks.next()?, looks.next()?);
+    let ns = part.lines().find_map(|line| line.strip_prefix(TIME)?.parse().ok())?;
     let before = |what: &str| {
         let line = part.lines().find(|line| line.contains(what))?;
         line[..line.find(what)?].split_whitespace().last()?.parse().ok()
     };
     let status = part.lines().find_map(|line| line.strip_prefix("status ")?.parse().ok()).unwrap_or(0);
     Some(Figures {
-        instructions: end - start,
+        ns,
         status,
         forwarded: before(" forwarded call").unwrap_or(0),
         executed: before(" instructions executed natively").unwrap_or(0),
@@ -99,12 +117,10 @@ fn figures(part: &str) -> Option<Figures> {
 
 fn table(programs: &[(&str, Option<&str>, &str)], said: &str) -> Result<String> {
     let runs: Option<Vec<Figures>> = said.split(RUN).skip(1).map(figures).collect();
-    let runs = runs.filter(|runs| runs.len() == 1 + 2 * programs.len());
+    let runs = runs.filter(|runs| runs.len() == 2 * programs.len());
     let mut runs = runs.with_context(|| format!("the Linux has said something else: {said}"))?.into_iter();
-    // What the looks themselves take.
-    let look = runs.next().map_or(0, |run| run.instructions);
     let mut text = format!(
-        "instructions of the whole Linux, in millions\n{:<32} {:>10} {:>10} {:>8} {:>12} {:>10}\n",
+        "CPU time of the process, in millions of instructions\n{:<32} {:>10} {:>10} {:>8} {:>12} {:>10}\n",
         "program", "natively", "in the HRT", "ratio", "forwarded", "by itself"
     );
     while let (Some(natively), Some(split)) = (runs.next(), runs.next()) {
@@ -115,7 +131,7 @@ fn table(programs: &[(&str, Option<&str>, &str)], said: &str) -> Result<String> 
             natively.status,
             split.status
         );
-        let [before, after] = [&natively, &split].map(|run| run.instructions.saturating_sub(look) as f64 / 1e6);
+        let [before, after] = [&natively, &split].map(|run| run.ns as f64 / 1e6);
         let ratio = after / before.max(0.001);
         let _ = writeln!(
             text,
@@ -136,14 +152,13 @@ mod tests {
 
     #[test]
     fn runs_are_read() {
-        let said = "\nnow at 100 nsecs\nnow at 5100 nsecs\naero: 1 thread, 12 forwarded calls, 3.0 ms in them\n  \
+        let said = "\n@nanoseconds 5000\naero: 1 thread, 12 forwarded calls, 3.0 ms in them\n  \
                     4 instructions executed natively, 0.1 ms\nstatus 3\n";
-        let expected = Figures { instructions: 5000, status: 3, forwarded: 12, executed: 4 };
-        assert_eq!(figures(said), Some(expected));
-        assert_eq!(figures("now at 1 nsecs"), None);
+        assert_eq!(figures(said), Some(Figures { ns: 5000, status: 3, forwarded: 12, executed: 4 }));
+        assert_eq!(figures("status 3\n"), None);
         let programs = [("one", None, "./one")];
-        let run = |cost: u64| format!("{RUN}\nnow at 0 nsecs\nnow at {cost} nsecs\nstatus 0\n");
-        let text = table(&programs, &[run(1_000_000), run(11_000_000), run(12_000_000)].concat()).expect("a table");
+        let run = |ns: u64| format!("{RUN}\n{TIME}{ns}\nstatus 0\n");
+        let text = table(&programs, &[run(10_000_000), run(11_000_000)].concat()).expect("a table");
         assert!(
             text.contains("one") && text.contains("10.0") && text.contains("11.0") && text.contains("1.100"),
             "{text}"
