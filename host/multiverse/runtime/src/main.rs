@@ -20,8 +20,7 @@ mod thread;
 
 use std::ffi::{CStr, c_char, c_int};
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::time::Duration;
 
 use dlmalloc::GlobalDlmalloc;
@@ -68,11 +67,10 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
 
 /// Boots the HRT.
 fn boot(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
-    let mut image = Vec::new();
     // SAFETY: the descriptors are this program's.
-    let (_, mut file) = unsafe { (File::from_raw_fd(settings.runtime_file), File::from_raw_fd(settings.image_file)) };
-    file.read_to_end(&mut image)?;
-    let mut builder = Hvm::builder(&image)
+    let (_, file) = unsafe { (File::from_raw_fd(settings.runtime_file), File::from_raw_fd(settings.image_file)) };
+    let image = MappedFile::new(&file)?;
+    let mut builder = Hvm::builder(image.bytes())
         .cpus(settings.cpus)
         .memory(settings.memory)
         .command_line(&settings.line)
@@ -99,6 +97,35 @@ fn boot(settings: &Settings) -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
+}
+
+/// A file as memory: reading it would touch every page twice.
+struct MappedFile {
+    start: *mut libc::c_void,
+    size: usize,
+}
+
+impl MappedFile {
+    fn new(file: &File) -> std::io::Result<Self> {
+        let size = file.metadata()?.len() as usize;
+        // SAFETY: a new mapping, which only reads.
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ, libc::MAP_PRIVATE, file.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(Self { start, size }) }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: so many bytes are mapped; the file is an image that was built, and does not change
+        // while a program is started.
+        unsafe { std::slice::from_raw_parts(self.start.cast(), self.size) }
+    }
+}
+
+impl Drop for MappedFile {
+    fn drop(&mut self) {
+        // SAFETY: nothing refers to the bytes any more.
+        unsafe { libc::munmap(self.start, self.size) };
+    }
 }
 
 /// The program's state.
