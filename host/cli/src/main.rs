@@ -95,9 +95,9 @@ enum Command {
         /// pseudo-terminal. bench: no primitive dearer than in bench/baseline.json. knc:
         /// instructions of the Knights Corner image. bochs: the suite with x2APIC, the TSC deadline
         /// and AVX-512, in Bochs. kvm: the same with figures in cycles, where there is KVM. hvm:
-        /// the suite as a hybrid runtime beside Linux. multiverse: programs of the distribution in kernel mode, only if it is named.
-        /// linux: programs beside themselves on Linux, where its kernel can be had. soak: a minute
-        /// of everything
+        /// the suite as a hybrid runtime beside Linux. multiverse: programs of the distribution in
+        /// kernel mode, only if it is named. linux: programs beside themselves on Linux, where its
+        /// kernel can be had. soak: a minute of everything
         #[arg(value_enum)]
         parts: Vec<test::Part>,
         /// Make soak take several minutes, with a thousand gdbs

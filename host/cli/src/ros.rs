@@ -25,13 +25,13 @@ pub struct Options {
     /// Make its time counter count instructions, so that figures repeat; it is several times slower
     #[arg(long)]
     icount: bool,
-    /// Put a file of this host into the Linux, into the directory where commands run; a program with
-    /// its libraries. A directory, or PATH:PLACE, keeps its path or is at PLACE. May be given several
-    /// times
+    /// Put a file of this host into the Linux, into the directory where commands run; a program
+    /// with its libraries. A directory, or PATH:PLACE, keeps its path or is at PLACE. May be given
+    /// several times
     #[arg(long = "with", value_name = "PATH[:PLACE]")]
     files: Vec<String>,
-    /// Put a package of Debian, with all that it depends on, into the Linux as it would be installed.
-    /// May be given several times
+    /// Put a package of Debian, with all that it depends on, into the Linux as it would be
+    /// installed. May be given several times
     #[arg(long = "package", value_name = "NAME")]
     packages: Vec<String>,
     /// Seconds after which the machine is ended; for a command 300 unless given

@@ -40,8 +40,8 @@ pub enum Part {
     /// The kernel's suite as a hybrid runtime beside Linux: on this host's KVM where it is usable,
     /// and in an emulated Linux
     Hvm,
-    /// Programs of the distribution in kernel mode, in an emulated Linux: Racket, SBCL, Python's own
-    /// tests, redis and others, which are fetched. About half an hour, and only if it is named
+    /// Programs of the distribution in kernel mode, in an emulated Linux: Racket, SBCL, Python's
+    /// own tests, redis and others, which are fetched. About half an hour, and only if it is named
     Multiverse,
     /// The benchmarks: no row worse than in bench/baseline.json, none below what is possible
     Bench,
@@ -70,8 +70,8 @@ const ALL: [Part; 11] = [
 const SUITE_CPUS: [u32; 3] = [1, 2, 4];
 const BOCHS_CPUS: u32 = 2;
 
-/// Runs the given parts, or the usual ones if none is given; soak tests long if wanted. A failed part
-/// does not keep the others from running.
+/// Runs the given parts, or the usual ones if none is given; soak tests long if wanted. A failed
+/// part does not keep the others from running.
 pub fn run(parts: &[Part], is_long: bool) -> Result<u8> {
     let parts = if parts.is_empty() { &ALL } else { parts };
     let (mut passed, mut skipped, mut failed) = (0, Vec::new(), Vec::new());

@@ -12,11 +12,12 @@ use protocol::call::RINGS_PORT;
 use protocol::group;
 use rings::{REGION_SIZE, Rings};
 
+use crate::bell::Bell;
 use crate::boot_state::{self, Machine, Places};
 use crate::descriptors::Descriptors;
 use crate::events::Recorder;
 use crate::image::Image;
-use crate::lines::{Bell, Line};
+use crate::lines::Line;
 use crate::memory::{END_OF_LOW, MOST_CPUS, Mapping, START_OF_HIGH, add_memory, add_region};
 use crate::partners::locked;
 use crate::vcpu::Vcpu;
@@ -61,7 +62,7 @@ pub struct Hardware {
     /// Rung when the kernel tells of bytes in the rings.
     pub bell: Arc<Bell>,
     /// Where its descriptors are.
-    pub descriptors: Descriptors,
+    pub descriptors: Arc<Descriptors>,
     /// The number of CPUs without partners.
     pub cpus: u32,
     /// Rate of the time counter, in kHz.
@@ -126,7 +127,7 @@ impl Hardware {
             here,
             recorder: Arc::new(Recorder::new()?),
             bell: Arc::new(bell),
-            descriptors,
+            descriptors: Arc::new(descriptors),
             cpus,
             cycle_khz: 0,
             rings_file,

@@ -119,9 +119,10 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Leaves every signal to a program whose threads live in the HRT ([`program`](crate::program)).
-    /// Its handler of SIGTRAP has to know nudges ([`is_nudge`](crate::program::is_nudge)). The HRT
-    /// lives as long as the process then: it cannot be stopped, reset or dropped before.
+    /// Leaves every signal to a program whose threads live in the HRT
+    /// ([`program`](crate::program)). Its handler of SIGTRAP has to know nudges
+    /// ([`is_nudge`](crate::program::is_nudge)). The HRT lives as long as the process then: it
+    /// cannot be stopped, reset or dropped before.
     pub fn leave_signals(mut self) -> Self {
         self.kicks = Kicks::Nudges;
         self
@@ -227,7 +228,8 @@ impl Settings {
         let interrupt = move || {
             weak.upgrade().into_iter().for_each(|core| core.interrupt_for_debugger());
         };
-        SharedLines::new(self.shared, self.number, source, hardware, interrupt).map(Some).map_err(unshared)
+        let (bell, descriptors) = (Arc::clone(&hardware.bell), Arc::clone(&hardware.descriptors));
+        SharedLines::new(self.shared, self.number, source, bell, descriptors, interrupt).map(Some).map_err(unshared)
     }
 }
 

@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod bell;
 mod boot_state;
 mod core;
 mod cpu;

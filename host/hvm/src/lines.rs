@@ -9,16 +9,15 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 
 use rings::Rings;
-use vmm_sys_util::eventfd::EventFd;
 use wire::rings::channel::{KIND_CONSOLE, KIND_DEBUGGER, KIND_TELEMETRY};
 
+use crate::bell::Bell;
 use crate::descriptors::Descriptors;
 use crate::events::Recorder;
-use crate::hardware::Hardware;
 
 /// How often the rings of connected lines are looked at even if nothing was told, in milliseconds.
 const LOOK_INTERVAL: i32 = 10;
@@ -86,36 +85,6 @@ pub fn directory() -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// What another thread, or the HRT, tells the thread that serves the lines.
-pub(crate) struct Bell {
-    event: EventFd,
-    ends: AtomicBool,
-    /// A debugger is connected to its line.
-    has_debugger: AtomicBool,
-}
-
-impl Bell {
-    pub(crate) fn new(descriptors: &Descriptors) -> io::Result<Self> {
-        let event = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?;
-        Ok(Self {
-            // SAFETY: the descriptor is that of the same event, and is given over.
-            event: descriptors.place(event, |fd| Some(unsafe { EventFd::from_raw_fd(fd) })),
-            ends: AtomicBool::new(false),
-            has_debugger: AtomicBool::new(false),
-        })
-    }
-
-    /// Whether a debugger is connected to its line.
-    pub(crate) fn has_debugger(&self) -> bool {
-        self.has_debugger.load(Ordering::Relaxed)
-    }
-
-    /// The event that rings it.
-    pub(crate) fn event(&self) -> &EventFd {
-        &self.event
-    }
-}
-
 /// Lines on sockets. Dropping it takes the sockets away.
 pub(crate) struct SharedLines {
     paths: Vec<PathBuf>,
@@ -133,11 +102,11 @@ impl SharedLines {
         lines: &[Line],
         number: u32,
         source: impl Fn(Line) -> io::Result<Source>,
-        hardware: &Arc<Hardware>,
+        bell: Arc<Bell>,
+        descriptors: Arc<Descriptors>,
         interrupt: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
-        let (hardware, bell) = (Arc::clone(hardware), Arc::clone(&hardware.bell));
-        bell.ends.store(false, Ordering::Release);
+        bell.begin();
         let mut shared = Self { paths: Vec::new(), bell: Arc::clone(&bell), thread: None };
         let mut served = Vec::new();
         for &line in lines {
@@ -149,10 +118,10 @@ impl SharedLines {
             fs::set_permissions(&path, Permissions::from_mode(0o600))?;
             listener.set_nonblocking(true)?;
             // SAFETY: the descriptor is that of the same socket, and is given over.
-            let listener = hardware.descriptors.place(listener, |fd| Some(unsafe { UnixListener::from_raw_fd(fd) }));
+            let listener = descriptors.place(listener, |fd| Some(unsafe { UnixListener::from_raw_fd(fd) }));
             served.push(Served { line, source: source(line)?, listener, peer: None });
         }
-        let serve = move || serve(&mut served, &hardware, &interrupt);
+        let serve = move || serve(&mut served, &bell, &descriptors, &interrupt);
         shared.thread = Some(thread::Builder::new().name("hrt-lines".into()).spawn(serve)?);
         Ok(shared)
     }
@@ -167,8 +136,7 @@ impl SharedLines {
 
 impl Drop for SharedLines {
     fn drop(&mut self) {
-        self.bell.ends.store(true, Ordering::Release);
-        let _ = self.bell.event.write(1);
+        self.bell.end();
         self.remove();
         self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
     }
@@ -286,12 +254,11 @@ impl Served {
 }
 
 /// Serves the lines until the bell says that they end.
-fn serve(lines: &mut [Served], hardware: &Hardware, interrupt: &dyn Fn()) {
-    let bell = &hardware.bell;
+fn serve(lines: &mut [Served], bell: &Bell, descriptors: &Descriptors, interrupt: &dyn Fn()) {
     // It is never in the HRT.
     crate::kick::take_no_signals();
-    while !bell.ends.load(Ordering::Acquire) {
-        lines.iter_mut().for_each(|line| line.serve(&hardware.descriptors));
+    while !bell.ends() {
+        lines.iter_mut().for_each(|line| line.serve(descriptors));
         let wants_interrupt = |served: &Served| match &served.source {
             Source::Rings(rings) => rings.wants_interrupt().unwrap_or(false),
             Source::Events(_) => false,
@@ -300,9 +267,9 @@ fn serve(lines: &mut [Served], hardware: &Hardware, interrupt: &dyn Fn()) {
             interrupt();
         }
         let has_debugger = lines.iter().any(|served| served.line == Line::Debugger && served.peer.is_some());
-        bell.has_debugger.store(has_debugger, Ordering::Relaxed);
+        bell.set_debugger(has_debugger);
         let is_connected = lines.iter().any(|served| served.peer.is_some());
-        let mut wanted = vec![(bell.event.as_raw_fd(), libc::POLLIN)];
+        let mut wanted = vec![(bell.event().as_raw_fd(), libc::POLLIN)];
         wanted.extend(lines.iter().map(|served| match &served.peer {
             // A peer that has gone would be told of again and again while the kernel takes nothing.
             Some(peer) if peer.events() == 0 => (NOTHING, 0),
@@ -314,7 +281,7 @@ fn serve(lines: &mut [Served], hardware: &Hardware, interrupt: &dyn Fn()) {
         let limit = if is_connected { LOOK_INTERVAL } else { -1 };
         // SAFETY: there are as many structures as the count says.
         unsafe { libc::poll(wanted.as_mut_ptr(), wanted.len() as libc::nfds_t, limit) };
-        let _ = bell.event.read();
+        let _ = bell.event().read();
     }
 }
 

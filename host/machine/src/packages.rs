@@ -43,8 +43,8 @@ impl Apt {
             fs::create_dir_all(directory.join(part))?;
         }
         let list = directory.join("sources.list");
-        // What is installed on this system does not matter: a package's newest version here may come
-        // from a suite that is not in these lists.
+        // What is installed on this system does not matter: a package's newest version here may
+        // come from a suite that is not in these lists.
         let status = directory.join("status");
         fs::write(&status, "").with_context(|| format!("{} cannot be written", status.display()))?;
         let signed = key.map_or_else(String::new, |key| format!("[signed-by={key}] "));
@@ -99,7 +99,8 @@ impl Apt {
         words.extend(without.iter().map(String::as_str));
         words.push(package);
         let described = self.run("apt-cache", &words).with_context(|| format!("there is no package `{package}`"))?;
-        // The packages stand at the beginning of a line, those that others only provide in brackets.
+        // The packages stand at the beginning of a line, those that others only provide in
+        // brackets.
         let names = described.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_alphanumeric()));
         Ok(names.filter(|name| !name.contains(':')).map(String::from).collect())
     }

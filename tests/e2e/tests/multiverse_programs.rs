@@ -28,8 +28,8 @@ struct Linux<'a> {
 }
 
 impl Linux<'_> {
-    /// Runs command lines natively and in the HRT. Returns what they have said, with their status in
-    /// the last line, or `None` if the packages or an emulated Linux cannot be had.
+    /// Runs command lines natively and in the HRT. Returns what they have said, with their status
+    /// in the last line, or `None` if the packages or an emulated Linux cannot be had.
     fn run(&self, commands: &[&str]) -> Option<Vec<[String; 2]>> {
         let built = aero().args(["run", "--emulate", "--", "/bin/true"]).output().expect("aero can be run");
         if built.status.code() == Some(MISSING) {
@@ -78,8 +78,8 @@ impl Linux<'_> {
         Some(results)
     }
 
-    /// Compares the runs of command lines, of which `kept` are the lines that do not depend on time,
-    /// and which all end well.
+    /// Compares the runs of command lines, of which `kept` are the lines that do not depend on
+    /// time, and which all end well.
     fn compare(&self, commands: &[&str], kept: impl Fn(&str) -> bool) {
         let Some(results) = self.run(commands) else { return };
         for (command, [natively, split]) in commands.iter().zip(&results) {
@@ -141,7 +141,7 @@ fn python_passes_its_own_tests() {
         "test_signal",
     ];
     let commands = names.map(|name| format!("python3 -m test -q {name}"));
-    let linux = Linux { packages: &["python3", "libpython3.11-testsuite"], ..Linux::default() };
+    let linux = Linux { packages: &["python3", "libpython3.11-testsuite", "netbase"], ..Linux::default() };
     // The others have times in them.
     let kept =
         |line: &str| line.starts_with("status ") || line.starts_with("Tests result") || line.starts_with("test_");

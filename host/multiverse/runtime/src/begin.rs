@@ -15,7 +15,7 @@ pub fn begin(beginning: Beginning, own_fs_base: u64) -> ! {
     if process::leave() {
         // The HRT's own threads do not keep the process alive, whose status is that of the last one
         // (Linux, kernel/exit.c, synchronize_group_exit).
-        process::end();
+        statistics::end();
         // SAFETY: the call ends the process.
         unsafe { linux::call(libc::SYS_exit_group, [status, 0, 0, 0, 0, 0]) };
     }

@@ -95,7 +95,7 @@ impl Program for Calls<'_> {
                 }
             }
             libc::SYS_exit_group => {
-                process::end();
+                statistics::end();
                 self.forward(cpu);
                 return Flow::On;
             }
@@ -120,7 +120,7 @@ impl Program for Calls<'_> {
             // The code that would have to heed it is not where Linux looks.
             libc::SYS_rseq | libc::SYS_modify_ldt => -i64::from(libc::ENOSYS),
             libc::SYS_iopl | libc::SYS_ioperm => -i64::from(libc::EPERM),
-            // The runtime's own calls would be filtered, and Linux takes a filter back for nobody.
+            // The runtime's own calls would be filtered, and Linux takes no filter back.
             libc::SYS_seccomp => process::refuse(process::Refused::Filters, libc::ENOSYS),
             libc::SYS_prctl if matches!(first as i32, libc::PR_SET_SECCOMP | PR_SET_SYSCALL_USER_DISPATCH) => {
                 process::refuse(process::Refused::Filters, libc::EINVAL)

@@ -115,8 +115,8 @@ impl MappedFile {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: so many bytes are mapped; the file is an image that was built, and does not change
-        // while a program is started.
+        // SAFETY: so many bytes are mapped; the file is an image that was built, and does not
+        // change while a program is started.
         unsafe { std::slice::from_raw_parts(self.start.cast(), self.size) }
     }
 }

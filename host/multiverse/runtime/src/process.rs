@@ -8,8 +8,6 @@ use std::time::{Duration, Instant};
 use hvm::Hvm;
 use wire::console::REPORT_END;
 
-use crate::statistics;
-
 static HVM: OnceLock<Hvm> = OnceLock::new();
 
 /// Keeps the HRT for as long as the process lives.
@@ -38,12 +36,6 @@ pub fn reserve() -> bool {
 /// Gives a place back. Returns whether it was the last one.
 pub fn leave() -> bool {
     THREADS.fetch_sub(1, Ordering::AcqRel) == 1
-}
-
-/// What is to be done before the process ends.
-pub fn end() {
-    statistics::print();
-    HVM.get().into_iter().for_each(Hvm::remove_sockets);
 }
 
 /// What a program may ask for and does not get.

@@ -61,8 +61,14 @@ pub fn thread() {
     THREADS.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Does what is to be done before the process ends: prints the table, and takes sockets away.
+pub fn end() {
+    print();
+    process::hvm().remove_sockets();
+}
+
 /// Prints the table, if anything is counted.
-pub fn print() {
+fn print() {
     if !IS_ON.load(Ordering::Relaxed) {
         return;
     }
