@@ -1,6 +1,7 @@
 //! `aero run`: unmodified Linux programs, split between a hybrid runtime and Linux.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
@@ -9,10 +10,11 @@ use anyhow::{Context, Result};
 use build::{Which, image, runtime};
 use machine::hvm::NoKvm;
 use machine::memory::bytes_of;
-use machine::ros::{self, Ros, Speed, Tree};
+use machine::ros::{self, Ros, Speed, Task, Tree};
 use machine::status;
 
 use crate::hvm::quoted;
+use crate::terminal;
 
 /// Time limit in an emulated Linux, and what that takes by itself.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
@@ -103,6 +105,58 @@ pub fn run(options: &Options) -> Result<u8> {
     Ok(status::FAILED)
 }
 
+/// Runs the program's command line in an emulated Linux at this terminal. Returns its exit status.
+fn attend(linux: &ros::Settings<'_>, line: &str, limit: Option<Duration>) -> Result<u8> {
+    let task = Task::Marked { line, size: terminal::size() };
+    let mut marks = Marks::default();
+    let limit = limit.map(|limit| limit + LINUX_LIMIT);
+    let status = crate::ros::attend(linux, task, ros::BEGINS, limit, &mut |bytes| marks.take(bytes))?;
+    Ok(marks.status().unwrap_or(status))
+}
+
+/// Takes the output of a marked command out of the machine's.
+#[derive(Default)]
+struct Marks {
+    /// What may be the beginning of a mark, or what is behind the last one.
+    held: Vec<u8>,
+    has_begun: bool,
+    has_ended: bool,
+}
+
+impl Marks {
+    /// Returns the command's output of these bytes.
+    fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.held.extend_from_slice(bytes);
+        if !self.has_begun {
+            let Some(at) = position(&self.held, ros::BEGINS) else { return Vec::new() };
+            self.held.drain(..at + ros::BEGINS.len());
+            self.has_begun = true;
+        }
+        if self.has_ended {
+            return Vec::new();
+        }
+        if let Some(at) = position(&self.held, ros::ENDS) {
+            self.has_ended = true;
+            let output = self.held.drain(..at).collect();
+            self.held.drain(..ros::ENDS.len());
+            return output;
+        }
+        // A mark's first half may be the last byte.
+        let rest = usize::from(self.held.last() == ros::ENDS.as_bytes().first());
+        self.held.drain(..self.held.len() - rest).collect()
+    }
+
+    /// The command's exit status, once it has come.
+    fn status(&self) -> Option<u8> {
+        let digits: String = self.held.iter().map(|&byte| char::from(byte)).take_while(char::is_ascii_digit).collect();
+        digits.parse().ok().filter(|_| self.has_ended)
+    }
+}
+
+fn position(bytes: &[u8], text: &str) -> Option<usize> {
+    bytes.windows(text.len()).position(|window| window == text.as_bytes())
+}
+
 /// Libraries that offer everything, so that what they ask for says nothing of a program.
 const GENERAL: [&str; 6] = ["libc.so", "libpthread.so", "libm.so", "libdl.so", "librt.so", "ld-linux"];
 
@@ -155,6 +209,9 @@ fn run_emulated(options: &Options, program: Tree, packages: Vec<Tree>, built: [P
     }
     let (cpus, speed) = if options.icount { (1, Speed::Counted) } else { (LINUX_CPUS, Speed::Fast) };
     let linux = ros::Settings { cpus, memory: LINUX_MEMORY, speed, files: &files, trees: &trees };
+    if std::io::stdin().is_terminal() && !options.icount {
+        return attend(&linux, &line, options.timeout.map(Duration::from_secs));
+    }
     let limit = options.timeout.map_or(DEFAULT_LIMIT, Duration::from_secs);
     Ros::execute(&linux, &line, limit + LINUX_LIMIT, &mut std::io::stdout())
 }
@@ -180,4 +237,21 @@ fn found(program: &OsString) -> Result<PathBuf> {
     let places = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&places).map(|place| place.join(given)).find(|path| path.is_file());
     Ok(path::absolute(found.with_context(|| format!("there is no program `{}`", given.display()))?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commands_output_and_status_are_between_the_marks() {
+        let whole = b"the Linux\n\x02\x02one \x03 two\r\n\x03\x0342\r\nswitched off";
+        for size in 1..whole.len() {
+            let mut marks = Marks::default();
+            let output: Vec<u8> = whole.chunks(size).flat_map(|bytes| marks.take(bytes)).collect();
+            assert_eq!(String::from_utf8_lossy(&output), "one \x03 two\r\n", "in pieces of {size}");
+            assert_eq!(marks.status(), Some(42));
+        }
+        assert_eq!(Marks::default().status(), None);
+    }
 }

@@ -119,9 +119,22 @@ pub enum Task<'a> {
         /// Rows and columns, if they are known.
         size: Option<(u16, u16)>,
     },
+    /// As [`Task::Terminal`], with marks around: [`BEGINS`], and behind it [`ENDS`] and the exit
+    /// status in digits, in a line.
+    Marked {
+        /// The command line.
+        line: &'a str,
+        /// Rows and columns, if they are known.
+        size: Option<(u16, u16)>,
+    },
     /// A command line, without input.
     Command(&'a str),
 }
+
+/// What comes before the output of a marked command.
+pub const BEGINS: &str = "\u{2}\u{2}";
+/// What comes behind the output of a marked command.
+pub const ENDS: &str = "\u{3}\u{3}";
 
 /// A QEMU.
 #[derive(Clone, Debug)]
@@ -160,6 +173,10 @@ fn first_process(kernel: &Kernel, task: Task<'_>) -> String {
     let task = match task {
         Task::Shell { size } => format!("{}setsid cttyhack sh\n", set_size(size)),
         Task::Terminal { size, .. } => format!("{}setsid cttyhack sh /command\n", set_size(size)),
+        Task::Marked { size, .. } => {
+            let size = set_size(size);
+            format!("{size}printf '\\002\\002'\nsetsid cttyhack sh /command\nprintf '\\003\\003%d\\n' $?\n")
+        }
         // The framing that a kernel's `run=` uses, in octal.
         Task::Command(_) => "printf '\\002'\nsh /command </dev/null 2>&1\nprintf '\\003%d\\n' $?\n".into(),
     };
@@ -255,7 +272,7 @@ impl Ros {
             }
         }
         archive.add("/init", first_process(&kernel, task).as_bytes());
-        if let Task::Command(line) | Task::Terminal { line, .. } = task {
+        if let Task::Command(line) | Task::Terminal { line, .. } | Task::Marked { line, .. } = task {
             archive.add("/command", format!("{line}\n").as_bytes());
         }
         let directory = Directory::new(root().join(format!("target/ros/run-{}", std::process::id())))?;

@@ -170,8 +170,13 @@ fn languages_collect_garbage() {
 #[ignore = "fetches packages; a part of `aero test` of its own"]
 fn racket_has_places_futures_and_a_prompt() {
     let files = vec![language("places.rkt")];
-    let linux = Linux { packages: &["racket"], files, ..Linux::default() };
+    let before = "printf '(+ 40 2)\n(define x 5)\n(* x x)\n(vector-ref (vector) 1)\n(exit 0)\n' > keys; \
+                  echo 'script -q -c \"$1 racket\" typed < keys; cat typed | tr -d \"\\r\"' > session;";
+    let linux = Linux { packages: &["racket"], files, before };
     linux.compare(&["racket places.rkt"], |_| true);
+    // What is typed is shown when it comes, so only answers have their place.
+    let is_answer = |line: &str| ["42", "25"].iter().any(|answer| line.ends_with(answer)) || line.contains("index");
+    linux.compare(&["sh session \"$run\""], is_answer);
 }
 
 #[test]
