@@ -60,7 +60,8 @@ pub struct Options {
     /// given several times. The program is looked for there first
     #[arg(long = "package", value_name = "NAME", requires = "emulate")]
     packages: Vec<String>,
-    /// With --emulate, seconds after which the Linux is ended; 60 unless given
+    /// With --emulate, seconds after which the Linux is ended; 60 unless given, but none at a
+    /// terminal
     #[arg(long, value_name = "S", requires = "emulate", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
     /// The runtime and the image, where they are not built
@@ -89,7 +90,10 @@ pub fn run(options: &Options) -> Result<u8> {
         [runtime, image] => (runtime.clone(), image.clone()),
         _ => (runtime::build()?, image::build(Which::Hrt)?.boot),
     };
-    multiverse::check::program(&program.host)?;
+    // In an emulated Linux, what is put there may be the program, or its interpreter.
+    if !options.emulate || (packages.is_empty() && options.files.is_empty()) {
+        multiverse::check::program(&program.host)?;
+    }
     if options.emulate {
         return run_emulated(options, program, packages, [runtime, image]);
     }
@@ -209,7 +213,8 @@ fn run_emulated(options: &Options, program: Tree, packages: Vec<Tree>, built: [P
     }
     let (cpus, speed) = if options.icount { (1, Speed::Counted) } else { (LINUX_CPUS, Speed::Fast) };
     let linux = ros::Settings { cpus, memory: LINUX_MEMORY, speed, files: &files, trees: &trees };
-    if std::io::stdin().is_terminal() && !options.icount {
+    let is_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if is_terminal && !options.icount {
         return attend(&linux, &line, options.timeout.map(Duration::from_secs));
     }
     let limit = options.timeout.map_or(DEFAULT_LIMIT, Duration::from_secs);

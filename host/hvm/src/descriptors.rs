@@ -38,6 +38,19 @@ impl Descriptors {
         make(high).unwrap_or(low)
     }
 
+    /// Gives the calling thread a table of descriptors of its own, without those of the program: what
+    /// it opens has no number there, and what the program closes and opens meanwhile is not taken
+    /// for it.
+    pub fn keep_apart(&self) {
+        if self.least > 0 {
+            // SAFETY: the thread uses none of the program's descriptors. Where Linux does not have
+            // the call, the table stays shared.
+            unsafe {
+                libc::syscall(libc::SYS_close_range, 0, self.least - 1, libc::CLOSE_RANGE_UNSHARE);
+            }
+        }
+    }
+
     /// Whether a descriptor is one of the HVM's.
     pub fn have(&self, descriptor: RawFd) -> bool {
         self.bit(descriptor).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)

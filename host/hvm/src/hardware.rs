@@ -201,7 +201,10 @@ impl Hardware {
     /// # Errors
     /// Fails if the descriptor cannot be copied.
     pub fn rings(&self, line: Line) -> std::io::Result<Rings> {
-        Ok(Rings::new(self.rings_file.try_clone()?, 0, line as u32))
+        let file = self.rings_file.try_clone()?;
+        // SAFETY: the descriptor is that of the same file, and is given over.
+        let file = self.descriptors.place(file, |fd| Some(unsafe { File::from_raw_fd(fd) }));
+        Ok(Rings::new(file, 0, line as u32))
     }
 
     /// Takes a CPU, as good as new.

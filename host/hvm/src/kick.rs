@@ -77,6 +77,15 @@ pub fn kick_signal() -> i32 {
 /// The value of a SIGTRAP from this library.
 pub const NUDGE: usize = 0x6e75_6467_6521;
 
+/// Whether a thread of this process has blocked the signal of nudges.
+pub fn blocks_nudges(thread: u64) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap_or_default();
+    // A set of signals, in which bit N - 1 is signal N (Linux, Documentation/filesystems/proc.rst).
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    let blocked = blocked.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    blocked.is_some_and(|set| set & 1 << (libc::SIGTRAP - 1) != 0)
+}
+
 /// Sends a thread of this process a SIGTRAP with [`NUDGE`]; nothing happens if it has ended.
 pub fn nudge(thread: u64) {
     let (process, signal) = (u64::from(std::process::id()), libc::SIGTRAP);

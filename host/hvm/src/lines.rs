@@ -257,6 +257,7 @@ impl Served {
 fn serve(lines: &mut [Served], bell: &Bell, descriptors: &Descriptors, interrupt: &dyn Fn()) {
     // It is never in the HRT.
     crate::kick::take_no_signals();
+    descriptors.keep_apart();
     while !bell.ends() {
         lines.iter_mut().for_each(|line| line.serve(descriptors));
         let wants_interrupt = |served: &Served| match &served.source {

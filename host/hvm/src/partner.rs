@@ -420,6 +420,7 @@ fn watch(core: &Arc<Core>) -> Result<(), CallError> {
         let weak = Arc::downgrade(core);
         let run = move || {
             kicks.take_no_others();
+            weak.upgrade().into_iter().for_each(|core| core.hardware.descriptors.keep_apart());
             let mut ended_at = None;
             while let Some(core) = weak.upgrade() {
                 if core.state.over().is_some() {
@@ -475,7 +476,11 @@ fn look_at(core: &Core, partner: &Partner) {
     let count = entries.load(Ordering::Relaxed);
     let group = core.group(partner.number);
     if looked.swap(count, Ordering::Relaxed) == count && group.state.load(Ordering::Relaxed) == state::RUNNING {
-        kick::nudge(group.partner.load(Ordering::Relaxed));
+        let thread = group.partner.load(Ordering::Relaxed);
+        // Where the program has blocked the nudge's signal, it would only find it later.
+        if !kick::blocks_nudges(thread) {
+            kick::nudge(thread);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use protocol::group::state;
 
 use crate::Error;
 use crate::core::Core;
-use crate::kick::{self, kick_signal};
+use crate::kick::{self, Kicks, kick_signal};
 use crate::memory::END_OF_ROS;
 use crate::refused::leave_call;
 use crate::state::End;
@@ -20,6 +20,7 @@ use crate::vcpu::{Exit, Vcpu};
 pub struct Runner {
     thread: JoinHandle<()>,
     has_left: Arc<AtomicBool>,
+    kicks: Kicks,
 }
 
 impl Runner {
@@ -29,6 +30,7 @@ impl Runner {
     /// [`Error::Refused`].
     pub fn start(index: u32, core: &Arc<Core>, run: impl FnOnce(&Core) -> End + Send + 'static) -> Result<Self, Error> {
         core.kicks.ignore();
+        let kicks = core.kicks;
         let (core, has_left) = (Arc::clone(core), Arc::new(AtomicBool::new(false)));
         let left = Arc::clone(&has_left);
         let thread = thread::Builder::new()
@@ -40,11 +42,15 @@ impl Runner {
                 core.state.end(end);
             })
             .map_err(|why| Error::Refused { what: "starting a thread for the HRT's CPU", why })?;
-        Ok(Self { thread, has_left })
+        Ok(Self { thread, has_left, kicks })
     }
 
     /// Waits for the thread's end, once the HRT has ended.
     pub fn join(self) {
+        if self.kicks == Kicks::Nudges {
+            // It takes no signal, and ends with the process.
+            return;
+        }
         while !self.has_left.load(Ordering::Acquire) {
             // SAFETY: the thread has not been joined, so its handle is valid; the signal only ends
             // a system call of the thread (`Kicks::ignore`).

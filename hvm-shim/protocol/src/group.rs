@@ -177,8 +177,9 @@ pub struct Synchronous {
 /// How many of the process's threads wait for futexes, by the lowest 16 bits of their addresses,
 /// which are multiples of 4. The ROS counts them before it makes a call that may wait, and stops
 /// counting behind it. Code that wakes a futex first writes its word, then reads the count; the
-/// ROS's kernel reads the word after the count was made: either of the two sees the other.
-pub type FutexWaiters = [AtomicU32; 1 << 14];
+/// ROS's kernel reads the word after the count was made: either of the two sees the other. One more
+/// word follows, for addresses that are no multiples.
+pub type FutexWaiters = [AtomicU32; (1 << 14) + 1];
 
 /// A group's event channel. Times are in cycles of the time counter, which both sides share.
 #[repr(C)]

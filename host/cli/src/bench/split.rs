@@ -132,6 +132,7 @@ fn table(programs: &[(&str, Option<&str>, &str)], said: &str) -> Result<String> 
             split.status
         );
         let [before, after] = [&natively, &split].map(|run| run.ns as f64 / 1e6);
+        ensure!(natively.status == 0, "`{command}` fails with {}, also natively", natively.status);
         let ratio = after / before.max(0.001);
         let _ = writeln!(
             text,

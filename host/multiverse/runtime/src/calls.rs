@@ -20,6 +20,10 @@ const END: u64 = 0x7fff_ffff_f000;
 /// Operation of prctl that has system calls raise a signal (Linux, include/uapi/linux/prctl.h).
 const PR_SET_SYSCALL_USER_DISPATCH: i32 = 59;
 
+/// System calls of Linux 6.7 that wait for futexes (arch/x86/entry/syscalls/syscall_64.tbl).
+const FUTEX_WAIT: i64 = 455;
+const FUTEX_REQUEUE: i64 = 456;
+
 /// How often the signal for a step is raised at most.
 const RAISES: u32 = 100;
 
@@ -63,7 +67,7 @@ impl<'a> Calls<'a> {
         let make = || unsafe { gate::forward(registers, &self.thread.signal) };
         let result = match registers.rax as i64 {
             libc::SYS_futex => futexes::counted(registers, make),
-            libc::SYS_futex_waitv | libc::SYS_io_uring_setup => {
+            libc::SYS_futex_waitv | FUTEX_WAIT | FUTEX_REQUEUE | libc::SYS_io_uring_setup => {
                 futexes::end();
                 make()
             }
@@ -80,6 +84,9 @@ impl<'a> Calls<'a> {
 
 impl Program for Calls<'_> {
     fn system_call(&mut self, cpu: &mut ProgramCpu<'_>) -> Flow {
+        // Linux looks at so many bits of the number (arch/x86/entry/common.c).
+        let number = &mut cpu.registers().rax;
+        *number = u64::from(*number as u32);
         let registers = *cpu.registers();
         let (first, second, third) = (registers.rdi, registers.rsi, registers.rdx);
         let result = match registers.rax as i64 {

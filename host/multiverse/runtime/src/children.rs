@@ -153,8 +153,8 @@ unsafe fn make_thread(wanted: &CloneArguments, start: Start, mask: Mask, first: 
 /// # Safety
 /// The program asks for it.
 unsafe fn make_process(wanted: &CloneArguments, native: Native) -> i64 {
-    if wanted.flags & (VM | VFORK) == VM {
-        // It may wait for futexes of this process.
+    if wanted.flags & VM != 0 {
+        // It may wait for futexes of this process, also for locks of the threads that run on.
         futexes::end();
     }
     let Some(block) = Block::take() else { return -i64::from(libc::EAGAIN) };

@@ -11,6 +11,8 @@ use crate::process;
 static WAITERS: FutexWaiters = [const { AtomicU32::new(0) }; size_of::<FutexWaiters>() / size_of::<AtomicU32>()];
 /// Whether all waiters are counted.
 static ARE_COUNTED: AtomicBool = AtomicBool::new(true);
+/// Whether all threads know that they are not.
+static HAS_ENDED: AtomicBool = AtomicBool::new(false);
 
 /// Flag of an operation whose futex is this process's alone, and one that says what clock its time
 /// is of (Linux, include/uapi/linux/futex.h).
@@ -32,8 +34,10 @@ pub fn answer(member: &Member) {
 
 /// Has all wake-ups made by Linux from now on, because something may wait that is not counted.
 pub fn end() {
-    if ARE_COUNTED.swap(false, Ordering::SeqCst) {
+    if !HAS_ENDED.load(Ordering::SeqCst) {
+        ARE_COUNTED.store(false, Ordering::SeqCst);
         process::hvm().forward_futexes();
+        HAS_ENDED.store(true, Ordering::SeqCst);
     }
 }
 

@@ -1,5 +1,8 @@
 //! Linux's system calls as the runtime makes them: without errno, which needs thread-local storage.
 
+use std::arch::global_asm;
+use std::ffi::c_void;
+
 use hvm::program;
 pub use hvm::program::fs_base;
 
@@ -37,7 +40,40 @@ fn copy(number: i64, own: u64, other: u64, size: usize) -> Result<(), i32> {
         let process = call(libc::SYS_getpid, [0; 6]) as u64;
         call(number, [process, &raw const own as u64, 1, &raw const other as u64, 1, 0])
     };
-    if copied == size as i64 { Ok(()) } else { Err(libc::EFAULT) }
+    if copied == size as i64 {
+        return Ok(());
+    }
+    // Linux does not let a stack grow by that call, and may forbid it. Otherwise this fails too.
+    let (from, to) = if number == libc::SYS_process_vm_readv { (other, own) } else { (own, other) };
+    // SAFETY: as above; the handler of signals knows the place.
+    let failed = unsafe { multiverse_copy(to.iov_base, from.iov_base, size) };
+    if failed == 0 { Ok(()) } else { Err(libc::EFAULT) }
+}
+
+global_asm!(
+    ".globl multiverse_copy, multiverse_copy_at, multiverse_copy_failed",
+    "multiverse_copy:",
+    "mov rcx, rdx",
+    "multiverse_copy_at:",
+    "rep movsb",
+    "xor eax, eax",
+    "ret",
+    "multiverse_copy_failed:",
+    "mov eax, 1",
+    "ret",
+);
+
+unsafe extern "C" {
+    /// Copies so many bytes; returns 0, or 1 if Linux refuses an access.
+    fn multiverse_copy(to: *mut c_void, from: *const c_void, size: usize) -> u32;
+    static multiverse_copy_at: u8;
+    static multiverse_copy_failed: u8;
+}
+
+/// If a signal came at this instruction pointer because a copy cannot be made: where the thread goes
+/// on instead.
+pub fn leave_copy(at: u64) -> Option<u64> {
+    (at == &raw const multiverse_copy_at as u64).then_some(&raw const multiverse_copy_failed as u64)
 }
 
 /// Reads what a program has put at an address for a system call.

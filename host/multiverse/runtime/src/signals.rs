@@ -199,6 +199,10 @@ extern "C" fn on_signal(signal: i32, information: *const libc::siginfo_t, contex
         } else if let Some(at) = gate::leave(general[libc::REG_RIP as usize] as u64) {
             general[libc::REG_RIP as usize] = at as i64;
         } else if (*information).si_code > 0 && bit(signal as u32) & SYNCHRONOUS != 0 {
+            if let Some(at) = linux::leave_copy(general[libc::REG_RIP as usize] as u64) {
+                general[libc::REG_RIP as usize] = at as i64;
+                return;
+            }
             // The runtime's own mistake: the same again ends the process, at the instruction.
             act(signal as u32, Some(&Action::default()), None);
             return;
