@@ -38,9 +38,9 @@ impl Descriptors {
         make(high).unwrap_or(low)
     }
 
-    /// Gives the calling thread a table of descriptors of its own, without those of the program: what
-    /// it opens has no number there, and what the program closes and opens meanwhile is not taken
-    /// for it.
+    /// Gives the calling thread a table of descriptors of its own, without those of the program:
+    /// what it opens has no number there, and what the program closes and opens meanwhile is not
+    /// taken for it.
     pub fn keep_apart(&self) {
         if self.least > 0 {
             // SAFETY: the thread uses none of the program's descriptors. Where Linux does not have

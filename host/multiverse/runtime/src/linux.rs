@@ -70,8 +70,8 @@ unsafe extern "C" {
     static multiverse_copy_failed: u8;
 }
 
-/// If a signal came at this instruction pointer because a copy cannot be made: where the thread goes
-/// on instead.
+/// If a signal came at this instruction pointer because a copy cannot be made: where the thread
+/// goes on instead.
 pub fn leave_copy(at: u64) -> Option<u64> {
     (at == &raw const multiverse_copy_at as u64).then_some(&raw const multiverse_copy_failed as u64)
 }
