@@ -23,6 +23,9 @@ use crate::vcpu::Vcpu;
 /// The number of the system call by which a thread asks for its registers. Linux has no such call.
 const BEGIN: u64 = u64::MAX;
 
+/// The instruction SYSCALL (SDM Vol. 2B).
+const SYSTEM_CALL: [u8; 2] = [0x0f, 0x05];
+
 /// The processor state of a thread.
 pub struct Start {
     /// General registers.
@@ -217,9 +220,13 @@ impl Serve for Server<'_> {
             return;
         }
         let now = *cpu.registers();
-        // A thread that seems to stand still may only be in a loop. Executing its instruction here
-        // is right in any case.
-        let stands = self.start.is_none() && now.rip < END_OF_ROS && self.interrupted_at == Some(now);
+        // A thread that seems to stand still may only be in a loop, or have got no time. Executing
+        // its instruction here is right in any case but one: a system call that it has not made yet
+        // would be made past the server, and might wait with all signals blocked.
+        let stands = self.start.is_none()
+            && now.rip < END_OF_ROS
+            && self.interrupted_at == Some(now)
+            && !is_system_call(now.rip);
         self.interrupted_at = Some(now);
         if stands {
             self.program.execute(&mut ProgramCpu(cpu));
@@ -235,6 +242,20 @@ impl Serve for Server<'_> {
     fn is_function(&self) -> bool {
         false
     }
+}
+
+/// Whether the instruction SYSCALL is at an address; false also where nothing can be read.
+fn is_system_call(at: u64) -> bool {
+    let mut bytes = [0_u8; SYSTEM_CALL.len()];
+    let [own, other] = [bytes.as_mut_ptr() as u64, at]
+        .map(|base| libc::iovec { iov_base: base as *mut libc::c_void, iov_len: SYSTEM_CALL.len() });
+    let process = u64::from(std::process::id());
+    // SAFETY: the call only writes the bytes.
+    let read = unsafe {
+        let arguments = [process, &raw const own as u64, 1, &raw const other as u64, 1, 0];
+        system_call(libc::SYS_process_vm_readv as u64, arguments)
+    };
+    read == SYSTEM_CALL.len() as u64 && bytes == SYSTEM_CALL
 }
 
 /// Asks for the thread's registers, and goes on with them.

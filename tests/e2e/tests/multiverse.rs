@@ -143,8 +143,9 @@ fn a_person_can_work_with_a_program() {
     let mut session = Session::start_command(&["run", "--emulate", "--", "/bin/sh", "-i"], "# ");
     session.keys("echo $((6 * 7)) $(stty size)\r");
     session.wait_for("42 40 100\r\n");
-    session.keys("sleep 1000\r");
-    session.wait_for("sleep 1000");
+    // Only once the command runs does the key reach it, and not the shell.
+    session.keys("sh -c 'echo be''gun; sleep 1000'\r");
+    session.wait_for("begun\r\n");
     session.keys("\x03");
     session.wait_for("# ");
     session.keys("exit 7\r");
