@@ -43,12 +43,12 @@ fn a_shell_is_a_terminal_that_takes_ctrl_c() {
     if run(&[], "true").is_none() {
         return;
     }
-    let mut shell = Session::start_command(&["ros"], "/root # ");
+    let mut shell = Session::start_command(&["ros"], "~ # ");
     // One job, so that the process that is interrupted is there once the text is.
     shell.keys("sh -c 'tty; exec sleep 1000'\r");
     shell.wait_for("/dev/ttyS0");
     shell.keys("\x03");
-    shell.wait_for("/root # ");
+    shell.wait_for("~ # ");
     shell.keys("exit\r");
     assert_eq!(shell.end(), 0);
 }
