@@ -1,6 +1,5 @@
 //! [`Hvm`]: an HRT beside this process.
 
-use std::arch::asm;
 use std::mem::offset_of;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -8,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use protocol::call::{MARK, PORT, SECOND_MARK, number};
 use protocol::group;
 use protocol::ros_event::RosEvent;
 use protocol::upcall::{Page, Record, request};
@@ -474,7 +472,7 @@ impl Hvm {
         Synchronous::start(&self.core)
     }
 
-    /// Sets the function of this process that [`signal_ros`] calls, or removes it.
+    /// Sets the function of this process that [`signal_ros`](crate::signal_ros) calls, or removes it.
     pub fn on_signal(&self, handler: Option<SignalHandler>) {
         let handler = handler.map_or(0, |handler| handler as usize);
         self.core.signal_handler.store(handler, Ordering::Release);
@@ -581,33 +579,6 @@ impl Drop for Hvm {
             self.workers.forget();
         }
     }
-}
-
-/// Has the function called in the ROS that [`Hvm::on_signal`] set, with a code. Returns whether
-/// there is one. Only functions in the HRT can do this; elsewhere it returns false.
-pub fn signal_ros(code: u64) -> bool {
-    let (selector, result): (u64, u64);
-    // SAFETY: the first instruction only reads a register.
-    unsafe { asm!("mov {}, cs", out(reg) selector, options(nomem, nostack, preserves_flags)) };
-    // The privilege level (SDM Vol. 3A, 5.5): in a process the next instruction is forbidden.
-    if selector & 3 != 0 {
-        return false;
-    }
-    // SAFETY: the instruction asks the monitor, which changes RAX alone and whose function the ROS
-    // answers for. LLVM reserves RBX.
-    unsafe {
-        asm!(
-            "xchg {mark}, rbx",
-            "out {port}, eax",
-            "xchg {mark}, rbx",
-            port = const PORT,
-            mark = inout(reg) SECOND_MARK => _,
-            inout("rax") MARK => result,
-            in("rcx") number::SIGNAL_ROS,
-            in("rdx") code,
-        );
-    }
-    result == 0
 }
 
 /// Ends the HRT unless it has ended, and waits for its threads. Returns how it ended.

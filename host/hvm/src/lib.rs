@@ -49,6 +49,7 @@ mod replay;
 mod ros_events;
 mod runner;
 mod serve;
+mod signal;
 mod state;
 pub mod support;
 mod synchronous;
@@ -59,7 +60,8 @@ mod workers;
 
 pub use core::{Function, SignalHandler};
 pub use error::Error;
-pub use hvm::{Builder, Hvm, signal_ros};
+pub use hvm::{Builder, Hvm};
 pub use protocol::ros_event::RosEvent;
+pub use signal::signal_ros;
 pub use state::{CallError, End, Exception, Transaction};
 pub use synchronous::Synchronous;

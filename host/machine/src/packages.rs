@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use build::project::root;
+use build::project::{MissingTool, root};
 use build::scratch::Directory;
 
 /// Where apt is configured.
@@ -150,7 +150,9 @@ pub fn keep(kept: &Path, fill: impl FnOnce(&Apt, &Path) -> Result<()>) -> Result
     let unpacked = Directory::new(parent.join(format!("fetch-{}", std::process::id())))?;
     let whole = unpacked.path.join("whole");
     fs::create_dir_all(&whole)?;
-    fill(&Apt::new()?, &whole)?;
+    // Without packages, what needs them is left out, and is no failure.
+    let apt = Apt::new().context(MissingTool("a mirror of Debian that apt can reach"))?;
+    fill(&apt, &whole)?;
     fs::rename(&whole, kept).with_context(|| format!("{} cannot be made", kept.display()))
 }
 

@@ -134,6 +134,7 @@ impl Drop for MappedFile {
 /// The registers were left at the address.
 unsafe fn start(registers: u64) -> Start {
     // SAFETY: the caller answers for it.
+    let left = unsafe { (registers as *const libc::user_regs_struct).read() };
     let libc::user_regs_struct {
         rax,
         rbx,
@@ -154,7 +155,7 @@ unsafe fn start(registers: u64) -> Start {
         rip,
         fs_base,
         ..
-    } = unsafe { (registers as *const libc::user_regs_struct).read() };
+    } = left;
     let registers =
         kvm_regs { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags: FLAGS };
     Start { registers, fs_base, vectors: None }
