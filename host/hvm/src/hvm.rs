@@ -472,7 +472,8 @@ impl Hvm {
         Synchronous::start(&self.core)
     }
 
-    /// Sets the function of this process that [`signal_ros`](crate::signal_ros) calls, or removes it.
+    /// Sets the function of this process that [`signal_ros`](crate::signal_ros) calls, or removes
+    /// it.
     pub fn on_signal(&self, handler: Option<SignalHandler>) {
         let handler = handler.map_or(0, |handler| handler as usize);
         self.core.signal_handler.store(handler, Ordering::Release);
