@@ -198,6 +198,11 @@ pub fn set_platform_word(word: usize) {
     this().platform_word.store(word, Ordering::Relaxed);
 }
 
+/// The platform's word of this CPU; 0 at first.
+pub fn platform_word() -> usize {
+    this().platform_word.load(Ordering::Relaxed)
+}
+
 /// Reads the running thread.
 #[inline(always)]
 pub fn current() -> usize {

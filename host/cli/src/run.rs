@@ -35,6 +35,10 @@ pub struct Options {
     /// Words for the kernel's command line
     #[arg(long, value_name = "ARGS", default_value = "")]
     append: String,
+    /// Have calls of some of the program's functions go to functions in the hybrid runtime, which a
+    /// file lists (docs/MULTIVERSE.md, Overrides)
+    #[arg(long = "override", value_name = "FILE")]
+    overrides: Option<PathBuf>,
     /// Print at the end which system calls were forwarded, how often, and how long they took
     #[arg(long)]
     stats: bool,
@@ -98,13 +102,15 @@ pub fn run(options: &Options) -> Result<u8> {
         return run_emulated(options, program, packages, [runtime, image]);
     }
     let memory = bytes_of(&options.mem).with_context(|| format!("`--mem {}` is no size, such as 64M", options.mem))?;
-    let words = [
+    let overrides = options.overrides.as_deref().map_or(Ok(Vec::new()), multiverse::overrides::read)?;
+    let mut words = vec![
         format!("cpus={}", options.cpus),
         format!("memory={memory}"),
         format!("stats={}", u8::from(options.stats)),
         format!("share={}", u8::from(options.share)),
         format!("line={}", options.append),
     ];
+    words.extend(overrides.iter().map(|one| format!("override={one}")));
     multiverse::launch(&runtime, &image, &words, &options.program)?;
     Ok(status::FAILED)
 }

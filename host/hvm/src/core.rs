@@ -26,6 +26,8 @@ use crate::{Error, cpu};
 
 /// The address of a message that interrupts APIC id 0 (SDM Vol. 3A, 11.11.1).
 const FIRST_APIC: u32 = 0xfee0_0000;
+/// Place of the APIC id in the address. There are as many CPUs as it has room for.
+const DESTINATION: u32 = 12;
 /// The data of a message that is a non-maskable interrupt (11.11.2).
 const NON_MASKABLE: u32 = 0b100 << 8;
 
@@ -154,7 +156,7 @@ impl Core {
         let page = self.places.communication_page;
         self.put(page + offset_of!(Page, argument) as u64, argument);
         self.put(page + offset_of!(Page, request) as u64, request);
-        match self.interrupt(self.request.vector.into()) {
+        match self.interrupt(0, self.request.vector.into()) {
             Ok(()) => Ok(()),
             Err(error) => {
                 self.put(page + offset_of!(Page, request) as u64, request::NULL);
@@ -164,15 +166,23 @@ impl Core {
         }
     }
 
-    /// Interrupts the HRT's first CPU.
-    fn interrupt(&self, data: u32) -> Result<(), kvm_ioctls::Error> {
-        self.hardware.vm.signal_msi(kvm_msi { address_lo: FIRST_APIC, data, ..Default::default() }).map(drop)
+    /// Interrupts a CPU by its APIC id.
+    fn interrupt(&self, id: u32, data: u32) -> Result<(), kvm_ioctls::Error> {
+        let address_lo = FIRST_APIC | id << DESTINATION;
+        self.hardware.vm.signal_msi(kvm_msi { address_lo, data, ..Default::default() }).map(drop)
+    }
+
+    /// Has the kernel end the wait in which a group's thread may be, because its partner wants it.
+    pub fn want_back(&self, number: u64) {
+        self.group(number).is_wanted.store(1, Ordering::Release);
+        // If it fails, the thread comes back at the end of its wait.
+        let _ = self.interrupt(self.cpus() + number as u32, self.request.vector.into());
     }
 
     /// Makes the HRT's first CPU look at the debugger's line.
     pub fn interrupt_for_debugger(&self) {
         // If it fails, the caller tries again while there is something to read.
-        let _ = self.interrupt(NON_MASKABLE);
+        let _ = self.interrupt(0, NON_MASKABLE);
     }
 
     /// Waits for the answers of the transaction that was begun, as [`State::answers`] does. While a
@@ -245,6 +255,7 @@ impl Core {
                 }
                 done(answer(&[Transaction::AddGroup]))
             }
+            extension::FUNCTION => done(answer(&[Transaction::FindFunction])),
             extension::EXPORT => {
                 done(self.files.write(registers.rdx, &self.hardware.memory, registers.rsi, registers.rdi))
             }

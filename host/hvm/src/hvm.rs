@@ -492,6 +492,28 @@ impl Hvm {
         self.core.ros_events.complete(result)
     }
 
+    /// Looks for a function of the kernel that the code of [`program`](crate::program)s may call:
+    /// one of [`protocol::group::function`], or of the kernel's interface for programs. `None` if
+    /// there is none, or not for them.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn function(&self, name: &str) -> Result<Option<u64>, CallError> {
+        self.check_merged()?;
+        self.core.state.begin(Transaction::FindFunction, 1)?;
+        let record = self.write_record(name.as_ptr() as u64, name.len() as u64);
+        self.core.send(request::FIND_FUNCTION, record)?;
+        Ok(self.core.answers()?.first().copied().filter(|&at| at != 0))
+    }
+
+    /// Writes the record of a request, and returns its address.
+    fn write_record(&self, function: u64, argument: u64) -> u64 {
+        let record = self.core.places.communication_page + offset_of!(Page, record) as u64;
+        self.core.put(record + offset_of!(Record, function) as u64, function);
+        self.core.put(record + offset_of!(Record, argument) as u64, argument);
+        self.core.request.offset + record
+    }
+
     fn check_merged(&self) -> Result<(), CallError> {
         self.core.check_process()?;
         if self.core.is_merged.load(Ordering::Acquire) { Ok(()) } else { Err(CallError::NotMerged) }
@@ -508,10 +530,8 @@ impl Hvm {
         self.check_merged()?;
         let core = &self.core;
         core.state.begin(what, answers)?;
-        let record = core.places.communication_page + offset_of!(Page, record) as u64;
-        core.put(record + offset_of!(Record, function) as u64, function as usize as u64);
-        core.put(record + offset_of!(Record, argument) as u64, argument);
-        core.send(request, core.request.offset + record)?;
+        let record = self.write_record(function as usize as u64, argument);
+        core.send(request, record)?;
         core.answers()
     }
 

@@ -165,6 +165,7 @@ pub fn join(core: &Arc<Core>) -> Result<Arc<Partner>, CallError> {
     let group = core.group(partner.number);
     group.process.store(std::process::id().into(), Ordering::Relaxed);
     group.futex_waiters.store(0, Ordering::Relaxed);
+    group.is_wanted.store(0, Ordering::Relaxed);
     group.partner.store(system_call::thread_id(), Ordering::Relaxed);
     // The thread's own variables are reached through FS (System V ABI AMD64, 3.4.2).
     let refused = |error| CallError::Refused(format!("the thread's FS base cannot be set: {error}"));

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kvm_bindings::{kvm_regs, kvm_xsave};
-pub use protocol::group::FutexWaiters;
+use protocol::group::{COMES_BACK, Group};
+pub use protocol::group::{FutexWaiters, function, waited};
 
 use crate::core::Core;
 use crate::kick::NUDGE;
@@ -37,23 +38,42 @@ pub struct Start {
 }
 
 /// A CPU of the HRT that runs a thread of the program.
-pub struct ProgramCpu<'a>(&'a mut Vcpu);
+pub struct ProgramCpu<'a> {
+    cpu: &'a mut Vcpu,
+    member: &'a Member,
+}
 
 impl ProgramCpu<'_> {
     /// The general registers. Changes take effect if [`ProgramCpu::use_registers`] follows.
     #[inline]
     pub fn registers(&mut self) -> &mut kvm_regs {
-        self.0.registers()
+        self.cpu.registers()
     }
 
     /// Makes the CPU go on with the registers as they are now.
     pub fn use_registers(&mut self) {
-        self.0.use_registers();
+        self.cpu.use_registers();
     }
 
     /// Whether the CPU runs the program's code, and not the kernel's.
     pub fn is_in_program(&mut self) -> bool {
-        self.0.registers().rip < END_OF_ROS
+        self.cpu.registers().rip < END_OF_ROS
+    }
+
+    /// Whether the CPU is in a function of the kernel that the program has called
+    /// ([`function::GATE`]).
+    pub fn is_in_called_function(&self) -> bool {
+        self.group().in_kernel.load(Ordering::Acquire) != 0
+    }
+
+    /// Has such a function end its wait, if it is in one, and its caller come back to the partner
+    /// before it goes on.
+    pub fn want_back(&self) {
+        self.member.core.want_back(self.member.partner.number);
+    }
+
+    fn group(&self) -> &Group {
+        self.member.core.group(self.member.partner.number)
     }
 
     /// FS base.
@@ -61,7 +81,7 @@ impl ProgramCpu<'_> {
     /// # Errors
     /// KVM's.
     pub fn fs_base(&self) -> Result<u64, kvm_ioctls::Error> {
-        Ok(self.0.fd.get_sregs()?.fs.base)
+        Ok(self.cpu.fd.get_sregs()?.fs.base)
     }
 
     /// Sets FS base.
@@ -69,9 +89,9 @@ impl ProgramCpu<'_> {
     /// # Errors
     /// KVM's.
     pub fn set_fs_base(&mut self, base: u64) -> Result<(), kvm_ioctls::Error> {
-        let mut special = self.0.fd.get_sregs()?;
+        let mut special = self.cpu.fd.get_sregs()?;
         special.fs.base = base;
-        self.0.fd.set_sregs(&special)
+        self.cpu.fd.set_sregs(&special)
     }
 
     /// The vector state, in the standard form of XSAVE (SDM Vol. 1, 13.4).
@@ -79,7 +99,7 @@ impl ProgramCpu<'_> {
     /// # Errors
     /// KVM's.
     pub fn vectors(&self) -> Result<kvm_xsave, kvm_ioctls::Error> {
-        self.0.fd.get_xsave()
+        self.cpu.fd.get_xsave()
     }
 
     /// Sets the vector state.
@@ -88,12 +108,12 @@ impl ProgramCpu<'_> {
     /// KVM's, also for a state that the CPU does not have.
     pub fn set_vectors(&mut self, vectors: &kvm_xsave) -> Result<(), kvm_ioctls::Error> {
         // SAFETY: the HRT's vector state has the size that KVM gives it.
-        unsafe { self.0.fd.set_xsave(vectors) }
+        unsafe { self.cpu.fd.set_xsave(vectors) }
     }
 
     /// The byte that makes the CPU leave the HRT as soon as it enters it.
     pub fn immediate_exit(&mut self) -> *mut u8 {
-        self.0.immediate_exit()
+        self.cpu.immediate_exit()
     }
 
     /// Makes the CPU leave the HRT after each instruction, or no longer.
@@ -101,17 +121,17 @@ impl ProgramCpu<'_> {
     /// # Errors
     /// KVM's.
     pub fn step(&mut self, on: bool) -> Result<(), kvm_ioctls::Error> {
-        self.0.step(on)
+        self.cpu.step(on)
     }
 
     /// Prepares to execute the CPU's next instruction on the calling thread.
     pub fn begin_step(&mut self) -> Option<Step> {
-        Step::of(self.0)
+        Step::of(self.cpu)
     }
 
     /// Gives the CPU the state after a step. Returns false if it was not made.
     pub fn finish_step(&mut self, step: &Step) -> bool {
-        step.finish(self.0)
+        step.finish(self.cpu)
     }
 }
 
@@ -162,6 +182,11 @@ impl Member {
         self.core.group(self.partner.number).futex_waiters.store(at, Ordering::SeqCst);
     }
 
+    /// Sets for how many cycles the thread's waits poll before its CPU halts.
+    pub fn poll_for(&self, cycles: u64) {
+        self.core.group(self.partner.number).polls_for.store(cycles, Ordering::Relaxed);
+    }
+
     /// Has the thread go on in the HRT. Returns once it has ended there.
     ///
     /// # Errors
@@ -171,7 +196,7 @@ impl Member {
     /// The state is that of a thread of this process, which does not go on elsewhere. The thread
     /// is trusted as the HRT is.
     pub unsafe fn run(&self, start: &Start, program: &mut dyn Program) -> Result<(), CallError> {
-        let mut server = Server { start: Some(start), program, interrupted_at: None };
+        let mut server = Server { member: self, start: Some(start), program, interrupted_at: None };
         partner::call_served(&self.core, &self.partner, begin as *const () as u64, [0; 2], &mut server).map(drop)
     }
 }
@@ -183,6 +208,7 @@ impl Drop for Member {
 }
 
 struct Server<'a> {
+    member: &'a Member,
     /// Until the thread has begun.
     start: Option<&'a Start>,
     program: &'a mut dyn Program,
@@ -192,11 +218,16 @@ struct Server<'a> {
 
 impl Serve for Server<'_> {
     fn system_call(&mut self, cpu: &mut Vcpu) -> Flow {
-        let mut cpu = ProgramCpu(cpu);
+        let mut cpu = ProgramCpu { cpu, member: self.member };
         self.interrupted_at = None;
         let start = if cpu.registers().rax == BEGIN { self.start.take() } else { None };
         let Some(start) = start else {
             let registers = cpu.registers();
+            if registers.rax == COMES_BACK {
+                (registers.rip, registers.rax) = (registers.rcx, registers.rdx);
+                cpu.group().is_wanted.store(0, Ordering::Relaxed);
+                return Flow::On;
+            }
             // As SYSCALL leaves it (SDM Vol. 2B): the kernel's next instruction would only go
             // there.
             registers.rip = registers.rcx;
@@ -210,13 +241,13 @@ impl Serve for Server<'_> {
     }
 
     fn execute(&mut self, cpu: &mut Vcpu) -> bool {
-        self.program.execute(&mut ProgramCpu(cpu))
+        self.program.execute(&mut ProgramCpu { cpu, member: self.member })
     }
 
     fn interrupted(&mut self, cpu: &mut Vcpu) {
         if self.start.is_none() && cpu.end_halt() {
             // A process may not do that.
-            self.program.execute(&mut ProgramCpu(cpu));
+            self.program.execute(&mut ProgramCpu { cpu, member: self.member });
             return;
         }
         let now = *cpu.registers();
@@ -229,13 +260,13 @@ impl Serve for Server<'_> {
             && !is_system_call(now.rip);
         self.interrupted_at = Some(now);
         if stands {
-            self.program.execute(&mut ProgramCpu(cpu));
+            self.program.execute(&mut ProgramCpu { cpu, member: self.member });
         }
     }
 
     fn before_entry(&mut self, cpu: &mut Vcpu) {
         if self.start.is_none() {
-            self.program.before_entry(&mut ProgramCpu(cpu));
+            self.program.before_entry(&mut ProgramCpu { cpu, member: self.member });
         }
     }
 

@@ -73,6 +73,8 @@ pub enum Transaction {
     Merge,
     /// Adding an execution group.
     AddGroup,
+    /// Looking for a function of the kernel.
+    FindFunction,
     /// Setting up synchronous mode, being in it, or ending it.
     Synchronous,
 }
@@ -86,6 +88,7 @@ impl fmt::Display for Transaction {
             Self::Merge => "a merge of address spaces",
             Self::Synchronous => "synchronous mode",
             Self::AddGroup => "the start of an execution group",
+            Self::FindFunction => "the search for a function",
         })
     }
 }

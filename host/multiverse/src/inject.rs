@@ -259,6 +259,7 @@ fn first_stack(
         std::slice::from_raw_parts(std::ptr::from_ref(start).cast::<u8>(), size_of::<libc::user_regs_struct>())
     };
     let registers_at = (end - registers.len() as u64) & !15;
+    let of_program = |kind: u64| vector.iter().find(|pair| pair.0 == kind).map_or(0, |pair| pair.1);
     let arguments = [
         "aero-multiverse".to_string(),
         format!("registers={registers_at}"),
@@ -266,6 +267,8 @@ fn first_stack(
         format!("runtime-file={}", plan.runtime_descriptor),
         format!("image-file={}", plan.image_descriptor),
         format!("descriptors-from={}", plan.descriptors_from),
+        format!("program-entry={}", of_program(entry::ENTRY)),
+        format!("interpreter={}", of_program(entry::BASE)),
     ];
     // The library's own use of restartable sequences would be the program's thread's.
     let mut environment = vec!["GLIBC_TUNABLES=glibc.pthread.rseq=0".to_string()];

@@ -6,6 +6,7 @@
 //! program's thread go on there.
 
 pub mod check;
+pub mod overrides;
 mod inject;
 mod launch;
 mod runtime_file;

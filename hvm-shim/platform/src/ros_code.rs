@@ -10,7 +10,7 @@ use arch_x64::cpu::naked;
 use arch_x64::cpu::paging::{PHYSICAL_OFFSET, physical_to_virtual};
 use arch_x64::cpu::system_call;
 use protocol::boot::Extension;
-use protocol::group::{Group, SIZE, Synchronous, port};
+use protocol::group::{COMES_BACK, Group, SIZE, Synchronous, port};
 
 /// Physical address of the groups' pages, 0 if there are none.
 static PAGES: AtomicU64 = AtomicU64::new(0);
@@ -34,6 +34,15 @@ pub fn groups() -> impl Iterator<Item = &'static Group> {
 /// Whether an address lies in the half that belongs to the ROS.
 pub fn is_of_ros(address: u64) -> bool {
     address < PHYSICAL_OFFSET as u64
+}
+
+/// The group whose CPU this is, and its number; `None` on the HRT's own CPUs.
+pub fn group_here() -> Option<(&'static Group, usize)> {
+    let at = block::platform_word();
+    // SAFETY: the word is 0 or comes from `forward_system_calls`.
+    let group = unsafe { (at as *const Group).as_ref() }?;
+    let start = physical_to_virtual(PAGES.load(Ordering::Relaxed)) as usize;
+    Some((group, (at - start) / SIZE))
 }
 
 /// Makes this CPU's system calls leave the HRT, to the partner thread of its group, but for those
@@ -104,6 +113,47 @@ extern "C" fn forward() {
         process = const offset_of!(Group, process),
         thread = const offset_of!(Group, partner),
         waiters = const offset_of!(Group, futex_waiters),
+    )
+}
+
+/// Where the ROS's code calls a function of the kernel, whose address is in R11, with the C
+/// convention (System V ABI AMD64, 3.2.3). The function runs on the stack on which the group's
+/// thread called the ROS's code. Its frame here has the ROS's stack pointer in RBX.
+#[unsafe(naked)]
+pub extern "C" fn enter_kernel() {
+    naked_asm!(
+        naked::begin!("platform::ros_code::enter_kernel"),
+        "push rbx",
+        ".cfi_adjust_cfa_offset 8",
+        ".cfi_rel_offset rbx, 0",
+        "mov rbx, rsp",
+        ".cfi_def_cfa_register rbx",
+        "mov r10, gs:[{group}]",
+        "mov qword ptr [r10 + {in_kernel}], 1",
+        "mov rsp, [r10 + {stack}]",
+        "and rsp, -16",
+        "call r11",
+        "mov r10, gs:[{group}]",
+        "mov rsp, rbx",
+        // From here on, the partner does not wait for the call below.
+        "mov qword ptr [r10 + {in_kernel}], 0",
+        "cmp qword ptr [r10 + {is_wanted}], 0",
+        "pop rbx",
+        ".cfi_def_cfa rsp, 8",
+        "jne 2f",
+        "ret",
+        "2: mov rdx, rax",
+        "mov rax, {comes_back}",
+        "pop rcx",
+        "out {port}, al",
+        "ud2",
+        naked::end!(),
+        group = const block::PLATFORM_WORD,
+        in_kernel = const offset_of!(Group, in_kernel),
+        is_wanted = const offset_of!(Group, is_wanted),
+        stack = const offset_of!(Group, way_back) + size_of::<u64>(),
+        comes_back = const COMES_BACK as i64,
+        port = const port::SYSTEM_CALL,
     )
 }
 

@@ -139,7 +139,7 @@ pub const INFORMATION_TAG: u32 = 0xf00d_f00d;
 /// Type of the tag with our extensions.
 pub const EXTENSION_TAG: u32 = 0xf00d_f00e;
 /// Version of our extensions.
-pub const EXTENSION_VERSION: u32 = 6;
+pub const EXTENSION_VERSION: u32 = 7;
 
 /// The machine of an HRT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -68,6 +68,9 @@ pub mod extension {
     pub const TAKES_CPUS_AGAIN: u64 = 0x1004;
     /// The kernel has crashed, and its crash file is complete. Its CPUs go on, for its prompt.
     pub const CRASHED: u64 = 0x1005;
+    /// Answers [`crate::upcall::request::FIND_FUNCTION`]. Argument: the function's address, 0 if
+    /// there is none.
+    pub const FUNCTION: u64 = 0x1006;
 }
 
 /// A file that the kernel writes.

@@ -27,6 +27,39 @@ pub mod port {
     pub const EXCEPTION: u8 = 0xdb;
 }
 
+/// Number of the system call by which the ROS's code comes back from a function of the kernel whose
+/// result is in RDX. Linux has no such call.
+pub const COMES_BACK: u64 = u64::MAX - 1;
+
+/// How a wait for a word ended ([`function::WAIT_END`]).
+pub mod waited {
+    /// It was woken.
+    pub const WOKEN: u64 = 0;
+    /// The deadline has passed.
+    pub const TIMED_OUT: u64 = 1;
+    /// The thread's partner wants it, or it was told to stop.
+    pub const INTERRUPTED: u64 = 2;
+}
+
+/// Names of functions of the kernel for the ROS's code, beside those of the programs' interface.
+pub mod function {
+    /// Where the ROS's code calls the others: their address is in R11, and arguments and result are
+    /// where the C convention has them. They have the kernel's stack of the group's thread.
+    pub const GATE: &str = "ros_gate";
+    /// Begins to wait for a word of the ROS's memory to be woken. Takes the word's address and the
+    /// value that it must have. Returns a number for [`WAIT_END`], 0 if the word has another value.
+    pub const WAIT_BEGIN: &str = "ros_wait_begin";
+    /// Waits. Takes the number, the time in nanoseconds of the kernel's clock at which the wait ends
+    /// (`u64::MAX` for never), and the address of a word that stops it if it is not 0. Returns one
+    /// of [`super::waited`].
+    pub const WAIT_END: &str = "ros_wait_end";
+    /// Wakes waits for a word: takes its address and the number of waits at most, and returns how
+    /// many it has woken.
+    pub const WAKE: &str = "ros_wake";
+    /// Has all waits look again at the words that stop them.
+    pub const LOOK_AGAIN: &str = "ros_look_again";
+}
+
 /// What a group is doing, the values of [`Group::state`].
 pub mod state {
     /// There is no group in this page.
@@ -141,6 +174,13 @@ pub struct Group {
     /// Not 0 if the context is a thread of a program, which goes on from its exceptions: its
     /// partner deals with them. A called function is left instead.
     pub goes_on: AtomicU64,
+    /// Not 0 while the ROS's code is in a function of the kernel.
+    pub in_kernel: AtomicU64,
+    /// Not 0 if the partner wants the ROS's code back from such a function: it ends its wait, and
+    /// makes the system call [`COMES_BACK`] instead of returning.
+    pub is_wanted: AtomicU64,
+    /// For how many cycles a wait for a word polls before its CPU halts.
+    pub polls_for: AtomicU64,
     /// Of an exception: vector, error code, instruction's address, accessed address.
     pub exception: [AtomicU64; 4],
     /// While a system call is made: the registers RBX, RSP, RBP, R12 to R15 and RIP with which the

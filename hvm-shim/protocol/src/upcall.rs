@@ -49,4 +49,8 @@ pub mod request {
     /// CPU's id follows those of the HRT's own CPUs. The answer is
     /// [`crate::call::extension::GROUP_ADDED`].
     pub const ADD_GROUP: u64 = 0x1000;
+    /// Looks up a function that the ROS's code may call by [`crate::group::function::GATE`] (our
+    /// extension). Argument: address of a [`super::Record`] with the address of its name in the
+    /// ROS's memory and the name's length. The answer is [`crate::call::extension::FUNCTION`].
+    pub const FIND_FUNCTION: u64 = 0x1001;
 }

@@ -7,8 +7,10 @@
 
 extern crate alloc;
 
+mod functions;
 mod groups;
 mod synchronous;
+mod words;
 
 use core::mem::transmute;
 use core::sync::atomic::Ordering;
@@ -29,7 +31,7 @@ const STACK_SIZE: usize = 256 << 10;
 /// Something has been requested.
 struct Requested(Event);
 
-// SAFETY: the handler calls only `signal`, which takes a spin lock and never allocates.
+// SAFETY: the handler only signals events, which takes a spin lock and never allocates.
 unsafe impl InterruptSafe for Requested {}
 
 static REQUESTED: Requested = Requested(Event::new());
@@ -42,13 +44,20 @@ pub fn start() {
     let Some(page) = upcall::page() else { return };
     groups::install();
     again::offer();
-    if let Err(error) = register_vector_at(VECTOR, &REQUESTED, |requested| requested.0.signal()) {
+    if let Err(error) = register_vector_at(VECTOR, &REQUESTED, interrupted) {
         log::warn!("HVM: requests cannot be served: vector {VECTOR:#x}: {error}");
         return;
     }
     match thread::Builder::new("upcalls").cpu(0).stack_size(STACK_SIZE).spawn(move || serve(page)) {
         Ok(thread) => thread.detach(),
         Err(error) => log::warn!("HVM: requests cannot be served: {error}"),
+    }
+}
+
+/// The monitor has a request, or a partner wants its thread.
+fn interrupted(requested: &Requested) {
+    if !words::look_again_here() {
+        requested.0.signal();
     }
 }
 
@@ -94,6 +103,9 @@ fn serve_one(page: &Page, what: u64, argument: u64) {
         request::ADD_GROUP => {
             let is_there = groups::add(argument);
             downcall::call(extension::GROUP_ADDED, [u64::from(!is_there), 0]);
+        }
+        request::FIND_FUNCTION => {
+            downcall::call(extension::FUNCTION, [functions::find(page), 0]);
         }
         other => log::warn!("HVM: request {other:#x} is unknown and ignored"),
     }

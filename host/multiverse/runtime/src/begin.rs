@@ -6,7 +6,7 @@ use crate::block::Block;
 use crate::calls::Calls;
 use crate::children::Beginning;
 use crate::thread::Thread;
-use crate::{futexes, linux, process, statistics};
+use crate::{futexes, linux, overrides, process, statistics};
 
 /// Begins a thread of the program on the calling thread, all of whose signals are blocked.
 pub fn begin(beginning: Beginning, own_fs_base: u64) -> ! {
@@ -34,6 +34,7 @@ fn live(beginning: Beginning, own_fs_base: u64) -> u64 {
         Err(error) => process::fail_with_hrt(&error),
     };
     futexes::answer(&member);
+    overrides::poll(&member);
     statistics::thread();
     let mut calls = Calls::new(&thread, new_thread);
     linux::set_mask(mask);

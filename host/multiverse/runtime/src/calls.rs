@@ -9,6 +9,7 @@ use crate::children::{self, First};
 use crate::futexes;
 use crate::gate::{self, AGAIN, SYSTEM_CALL};
 use crate::linux::{self, ARCH_GET_FS, ARCH_SET_FS};
+use crate::overrides;
 use crate::process;
 use crate::signals;
 use crate::statistics;
@@ -110,6 +111,10 @@ impl Program for Calls<'_> {
                 // SAFETY: the program asks for it.
                 unsafe { children::make(cpu, self.thread, &self.stack, self.first) }
             }
+            number if number as u64 == overrides::LINKED => {
+                overrides::linked();
+                0
+            }
             libc::SYS_arch_prctl => arch_prctl(cpu, first, second),
             // SAFETY: the program asks for it.
             libc::SYS_rt_sigaction => unsafe { signals::set_action(first, second, third, registers.r10) },
@@ -198,6 +203,11 @@ impl Program for Calls<'_> {
         }
         if cpu.is_in_program() {
             signals::deliver(self.thread, &mut self.stack, cpu);
+        } else if cpu.is_in_called_function() {
+            cpu.want_back();
+            if std::mem::take(&mut self.is_stepping) {
+                let _ = cpu.step(false);
+            }
         } else {
             // The kernel is at something short, of which the program knows nothing. KVM forgets the
             // step when registers change meanwhile.

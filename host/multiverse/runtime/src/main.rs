@@ -12,6 +12,7 @@ mod futexes;
 mod gate;
 mod linux;
 mod native;
+mod overrides;
 mod process;
 mod settings;
 mod signals;
@@ -57,6 +58,7 @@ extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     // SAFETY: the launcher has left the registers there.
     let start = unsafe { start(settings.registers) };
     process::reserve();
+    overrides::start(&settings);
     let mask = linux::set_mask(linux::ALL);
     signals::start();
     if settings.counts {

@@ -33,6 +33,11 @@ pub fn reserve() -> bool {
     taken.is_ok()
 }
 
+/// How many threads the program has.
+pub fn threads() -> u64 {
+    THREADS.load(Ordering::Relaxed)
+}
+
 /// Gives a place back. Returns whether it was the last one.
 pub fn leave() -> bool {
     THREADS.fetch_sub(1, Ordering::AcqRel) == 1

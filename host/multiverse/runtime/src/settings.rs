@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use multiverse::overrides::Override;
+
 /// The settings, by words `NAME=VALUE`.
 pub struct Settings {
     /// Where the program's registers are.
@@ -24,6 +26,12 @@ pub struct Settings {
     pub is_shared: bool,
     /// The kernel's command line.
     pub line: String,
+    /// Address of the program's first instruction, and where its interpreter is; 0 for none.
+    pub program_entry: u64,
+    /// See `program_entry`.
+    pub interpreter: u64,
+    /// What is to be overridden.
+    pub overrides: Vec<Override>,
 }
 
 impl Settings {
@@ -41,6 +49,9 @@ impl Settings {
             counts: false,
             is_shared: false,
             line: String::new(),
+            program_entry: 0,
+            interpreter: 0,
+            overrides: Vec::new(),
         };
         for word in words {
             let Some((name, value)) = word.split_once('=') else { continue };
@@ -56,6 +67,9 @@ impl Settings {
                 "stats" => settings.counts = number != 0,
                 "share" => settings.is_shared = number != 0,
                 "line" => settings.line = value.into(),
+                "program-entry" => settings.program_entry = number,
+                "interpreter" => settings.interpreter = number,
+                "override" => settings.overrides.extend(Override::parse(value).ok().flatten()),
                 _ => {}
             }
         }

@@ -1,0 +1,264 @@
+//! What the versions of the C library's functions in the HRT have in common: how they call the
+//! kernel, and how they leave a call to the library's own function.
+//!
+//! They run in the program's threads, in the kernel's mode, with the program's thread-local storage:
+//! nothing here may use the runtime's own.
+
+use std::arch::asm;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::thread::available_parallelism;
+
+use hvm::program::{Member, function};
+
+use super::{kernel_function, pthread, sleep};
+use crate::process;
+
+/// What a version returns to leave the call to the library's own function.
+pub const TO_ORIGINAL: i32 = i32::MIN;
+
+/// A version of a function.
+pub struct Version {
+    /// Its address.
+    pub function: u64,
+    original: &'static AtomicU64,
+}
+
+impl Version {
+    /// One whose function finds the original's address in a word.
+    pub fn new(function: unsafe extern "C" fn(), original: &'static AtomicU64) -> Self {
+        Self { function: function as *const () as u64, original }
+    }
+
+    /// Keeps where the library's own function is from now on.
+    pub fn keep_original(&self, at: u64) {
+        self.original.store(at, Ordering::Release);
+    }
+}
+
+/// Defines `$name`, which calls `$version` with its arguments, up to four, and goes on with the
+/// library's own function if that returns [`TO_ORIGINAL`], as if that had been called.
+macro_rules! entry {
+    ($name:ident, $original:ident, $version:path) => {
+        static $original: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
+        #[unsafe(naked)]
+        unsafe extern "C" fn $name() {
+            std::arch::naked_asm!(
+                "push rdi",
+                "push rsi",
+                "push rdx",
+                "push rcx",
+                "sub rsp, 8",
+                "call {version}",
+                "add rsp, 8",
+                "pop rcx",
+                "pop rdx",
+                "pop rsi",
+                "pop rdi",
+                "cmp eax, {to_original}",
+                "je 2f",
+                "ret",
+                "2: jmp [rip + {original}]",
+                version = sym $version,
+                to_original = const $crate::overrides::shipped::TO_ORIGINAL,
+                original = sym $original,
+            )
+        }
+    };
+}
+pub(super) use entry;
+
+/// The version of a function.
+pub fn version(symbol: &str) -> Option<Version> {
+    pthread::version(symbol).or_else(|| sleep::version(symbol))
+}
+
+/// Prepares a family's versions for a program, whose functions `find` finds.
+///
+/// # Errors
+/// Says why they do not work for it.
+pub fn prepare(family: &str, find: impl Fn(&str) -> Option<u64>) -> Result<(), String> {
+    // Functions of a dynamic program, and of a static one.
+    let is_glibc = find("gnu_get_libc_version").is_some() || find("__libc_setup_tls").is_some();
+    match family {
+        "pthread" if !is_glibc => Err("the versions here are for glibc".into()),
+        "nanosleep" => find("__errno_location").map(sleep::keep_errno).ok_or("the program has no errno".into()),
+        _ => Ok(()),
+    }
+}
+
+/// Functions of the kernel.
+struct Kernel {
+    gate: AtomicU64,
+    wait_begin: AtomicU64,
+    wait_end: AtomicU64,
+    wake: AtomicU64,
+    look_again: AtomicU64,
+    time: AtomicU64,
+}
+
+static KERNEL: Kernel = Kernel {
+    gate: AtomicU64::new(0),
+    wait_begin: AtomicU64::new(0),
+    wait_end: AtomicU64::new(0),
+    wake: AtomicU64::new(0),
+    look_again: AtomicU64::new(0),
+    time: AtomicU64::new(0),
+};
+
+/// CPUs that Linux has for the process.
+static CPUS: AtomicU64 = AtomicU64::new(1);
+
+/// How long a wait polls where another CPU may end it meanwhile, in microseconds: about what it
+/// takes to halt a CPU and to wake it.
+const POLL_US: u64 = 3;
+
+/// Looks up the kernel's functions.
+///
+/// # Errors
+/// Says which is missing.
+pub fn start() -> Result<(), String> {
+    for (name, place) in [
+        (function::GATE, &KERNEL.gate),
+        (function::WAIT_BEGIN, &KERNEL.wait_begin),
+        (function::WAIT_END, &KERNEL.wait_end),
+        (function::WAKE, &KERNEL.wake),
+        (function::LOOK_AGAIN, &KERNEL.look_again),
+        ("aero_time_ns", &KERNEL.time),
+    ] {
+        place.store(kernel_function(name)?, Ordering::Release);
+    }
+    CPUS.store(available_parallelism().map_or(1, |count| count.get() as u64), Ordering::Relaxed);
+    Ok(())
+}
+
+/// Has a thread's waits poll first, if that may help.
+pub fn poll(member: &Member) {
+    if gate() != 0 && CPUS.load(Ordering::Relaxed) > 1 {
+        member.poll_for(process::hvm().cycle_khz() * POLL_US / 1000);
+    }
+}
+
+/// Where functions of the kernel are called.
+pub fn gate() -> u64 {
+    KERNEL.gate.load(Ordering::Relaxed)
+}
+
+/// Whether there are more threads than CPUs, so that one that waits for another may have to make
+/// room.
+pub fn is_crowded() -> bool {
+    process::threads() > CPUS.load(Ordering::Relaxed)
+}
+
+/// Calls a function of the kernel.
+fn kernel(function: &AtomicU64, arguments: [u64; 3]) -> u64 {
+    let [first, second, third] = arguments;
+    let result;
+    // SAFETY: the function follows the C convention by way of the gate, and is one of those above,
+    // whose arguments its callers answer for.
+    unsafe {
+        asm!(
+            "call {gate}",
+            gate = in(reg) gate(),
+            inlateout("rdi") first => _,
+            inlateout("rsi") second => _,
+            inlateout("rdx") third => _,
+            inlateout("r11") function.load(Ordering::Relaxed) => _,
+            lateout("rax") result,
+            clobber_abi("C"),
+        );
+    }
+    result
+}
+
+/// A word that stops nothing.
+pub static NOTHING: AtomicU32 = AtomicU32::new(0);
+
+/// Begins to wait for a word that has this value; `None` if it has another.
+pub fn wait_begin(word: &AtomicU32, value: u32) -> Option<u64> {
+    let number = kernel(&KERNEL.wait_begin, [word.as_ptr() as u64, value.into(), 0]);
+    (number != 0).then_some(number)
+}
+
+/// Waits until the word is woken; returns one of [`hvm::program::waited`].
+pub fn wait_end(number: u64, deadline_ns: u64, stop: &AtomicU32) -> u64 {
+    kernel(&KERNEL.wait_end, [number, deadline_ns, stop.as_ptr() as u64])
+}
+
+/// Wakes threads that wait for a word in the HRT, at most so many. Returns their number.
+pub fn wake_here(word: &AtomicU32, most: u32) -> u64 {
+    kernel(&KERNEL.wake, [word.as_ptr() as u64, most.into(), 0])
+}
+
+/// Wakes threads that wait for a word, in the HRT or, if there are none, in Linux.
+pub fn wake(word: &AtomicU32, most: u32) {
+    if wake_here(word, most) == 0 {
+        wake_in_linux(word, most);
+    }
+}
+
+/// Wakes threads that wait for a word in Linux.
+pub fn wake_in_linux(word: &AtomicU32, most: u32) {
+    let operation = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the call only wakes. Without waiters it does not leave the HRT.
+    unsafe { call(libc::SYS_futex, [word.as_ptr() as u64, operation as u64, most.into()]) };
+}
+
+/// Has all waits look again at the words that stop them.
+pub fn look_again() {
+    kernel(&KERNEL.look_again, [0; 3]);
+}
+
+/// The kernel's clock, in nanoseconds.
+pub fn time_ns() -> u64 {
+    kernel(&KERNEL.time, [0; 3])
+}
+
+/// Makes a system call from the HRT.
+///
+/// # Safety
+/// As for the call.
+pub unsafe fn call(number: i64, arguments: [u64; 3]) -> i64 {
+    let [first, second, third] = arguments;
+    let result;
+    // SAFETY: the caller answers for the call, which changes RCX and R11 (SDM Vol. 2B, SYSCALL).
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") first,
+            in("rsi") second,
+            in("rdx") third,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// The calling thread's id in Linux, without leaving the HRT.
+pub fn thread_id() -> u32 {
+    // SAFETY: the call only returns a number.
+    unsafe { call(libc::SYS_gettid, [0; 3]) as u32 }
+}
+
+/// Nanoseconds of a second.
+pub const SECOND: i64 = 1_000_000_000;
+
+/// Converts a point in time of one of Linux's clocks to the kernel's clock.
+///
+/// # Errors
+/// EINVAL for a time that is none.
+pub fn deadline(clock: libc::clockid_t, time: &libc::timespec) -> Result<u64, i32> {
+    if !(0..SECOND).contains(&time.tv_nsec) {
+        return Err(libc::EINVAL);
+    }
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call only writes the time. It needs no thread-local storage where it succeeds, and
+    // these clocks are always there.
+    unsafe { libc::clock_gettime(clock, &raw mut now) };
+    let seconds = time.tv_sec.saturating_sub(now.tv_sec);
+    let left = seconds.saturating_mul(SECOND).saturating_add(time.tv_nsec - now.tv_nsec);
+    Ok(if left <= 0 { 0 } else { time_ns().saturating_add(left as u64) })
+}
