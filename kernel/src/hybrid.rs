@@ -22,6 +22,8 @@ pub struct Transport {
     /// that caused it. Returns true if the code continues, with the registers as they are then.
     /// Called on the trap's stack, with interrupts off; takes no lock.
     pub resolve: fn(&Fault, &mut Registers) -> bool,
+    /// For how many cycles the CPU of a partner polls before it halts, by its index.
+    pub polls_for: fn(usize) -> u64,
     /// Whether the partner of this CPU, by its index, lets it run now.
     pub runs: fn(usize) -> bool,
     /// Describes a thread, by its number, that waits for its partner to make a system call.
@@ -65,6 +67,16 @@ pub(crate) fn describe() -> Vec<GroupState> {
 /// Lets the transport deal with a fault; the arch crate calls this.
 pub(crate) fn resolve(fault: &Fault, registers: &mut Registers) -> bool {
     transport().is_some_and(|transport| (transport.resolve)(fault, registers))
+}
+
+/// For how many cycles the CPU of a partner polls before it halts.
+pub(crate) fn polls_for(cpu: usize) -> u64 {
+    transport().map_or(0, |transport| (transport.polls_for)(cpu))
+}
+
+/// Whether a CPU has nothing to do at the moment.
+pub fn is_idle(cpu: usize) -> bool {
+    cpu::known(cpu).is_some_and(|cpu| cpu.attention.is_idle())
 }
 
 /// Returns all CPUs that run: also those with partners that let them.

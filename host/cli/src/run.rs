@@ -12,6 +12,7 @@ use machine::hvm::NoKvm;
 use machine::memory::bytes_of;
 use machine::ros::{self, Ros, Speed, Task, Tree};
 use machine::status;
+use multiverse::overrides::Override;
 
 use crate::hvm::quoted;
 use crate::terminal;
@@ -39,6 +40,10 @@ pub struct Options {
     /// file lists (docs/MULTIVERSE.md, Overrides)
     #[arg(long = "override", value_name = "FILE")]
     overrides: Option<PathBuf>,
+    /// With overrides, microseconds for which the CPU of a thread that waits polls before it halts,
+    /// while no more threads run than Linux has CPUs
+    #[arg(long, default_value_t = 50, value_name = "US", value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    poll: u64,
     /// Print at the end which system calls were forwarded, how often, and how long they took
     #[arg(long)]
     stats: bool,
@@ -84,6 +89,7 @@ pub fn run(options: &Options) -> Result<u8> {
     if !options.emulate {
         support::check().map_err(NoKvm::from)?;
     }
+    let overrides = options.overrides.as_deref().map_or(Ok(Vec::new()), multiverse::overrides::read)?;
     let name = options.program.first().context("there is no program to run")?;
     let packages = options.packages.iter().map(|name| Tree::of_package(name)).collect::<Result<Vec<_>>>()?;
     let program = match packages.iter().find_map(|package| packaged(name, package)) {
@@ -99,16 +105,16 @@ pub fn run(options: &Options) -> Result<u8> {
         multiverse::check::program(&program.host)?;
     }
     if options.emulate {
-        return run_emulated(options, program, packages, [runtime, image]);
+        return run_emulated(options, program, packages, &overrides, [runtime, image]);
     }
     let memory = bytes_of(&options.mem).with_context(|| format!("`--mem {}` is no size, such as 64M", options.mem))?;
-    let overrides = options.overrides.as_deref().map_or(Ok(Vec::new()), multiverse::overrides::read)?;
     let mut words = vec![
         format!("cpus={}", options.cpus),
         format!("memory={memory}"),
         format!("stats={}", u8::from(options.stats)),
         format!("share={}", u8::from(options.share)),
         format!("line={}", options.append),
+        format!("poll={}", options.poll),
     ];
     words.extend(overrides.iter().map(|one| format!("override={one}")));
     multiverse::launch(&runtime, &image, &words, &options.program)?;
@@ -196,12 +202,27 @@ fn check(options: &Options) -> Result<u8> {
 }
 
 /// Runs the program in an emulated Linux, by this very program.
-fn run_emulated(options: &Options, program: Tree, packages: Vec<Tree>, built: [PathBuf; 2]) -> Result<u8> {
+fn run_emulated(
+    options: &Options,
+    program: Tree,
+    packages: Vec<Tree>,
+    overrides: &[Override],
+    built: [PathBuf; 2],
+) -> Result<u8> {
     let [runtime, image] = built;
     let name = |path: &Path| format!("./{}", path.file_name().unwrap_or_default().display());
     let aero = std::env::current_exe()?;
     let mut words = vec![name(&aero), "run".into(), "--built".into(), name(&runtime), name(&image)];
     words.extend([format!("--cpus={}", options.cpus), format!("--mem={}", options.mem)]);
+    words.push(format!("--poll={}", options.poll));
+    let mut trees = packages;
+    if let Some(file) = &options.overrides {
+        let libraries = overrides.iter().filter_map(|one| one.target.as_ref()?.library.as_deref());
+        let needed = std::iter::once(file.as_path()).chain(libraries).map(Tree::at_own_path);
+        let needed = needed.collect::<Result<Vec<_>>>()?;
+        words.extend(needed.first().map(|file| format!("--override={}", file.place.display())));
+        trees.extend(needed);
+    }
     for (is_on, word) in [(options.stats, "--stats"), (options.share, "--share")] {
         words.extend(is_on.then(|| word.into()));
     }
@@ -209,7 +230,6 @@ fn run_emulated(options: &Options, program: Tree, packages: Vec<Tree>, built: [P
     words.extend(options.program.iter().skip(1).map(|word| word.to_string_lossy().into_owned()));
     let line = words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
     let files = [aero, runtime, image];
-    let mut trees = packages;
     if program.host == program.place {
         // A link to the program, and what it leads to.
         trees.extend([Tree::at_own_path(&program.host.canonicalize()?)?, program]);

@@ -182,9 +182,12 @@ impl Member {
         self.core.group(self.partner.number).futex_waiters.store(at, Ordering::SeqCst);
     }
 
-    /// Sets for how many cycles the thread's waits poll before its CPU halts.
-    pub fn poll_for(&self, cycles: u64) {
-        self.core.group(self.partner.number).polls_for.store(cycles, Ordering::Relaxed);
+    /// Sets for how many cycles the thread's CPU polls before it halts, while no more threads run
+    /// in the HRT than Linux has CPUs for the process.
+    pub fn poll_for(&self, cycles: u64, linux_cpus: u64) {
+        let group = self.core.group(self.partner.number);
+        group.polls_for.store(cycles, Ordering::Relaxed);
+        group.ros_cpus.store(linux_cpus, Ordering::Relaxed);
     }
 
     /// Has the thread go on in the HRT. Returns once it has ended there.

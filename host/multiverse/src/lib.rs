@@ -6,9 +6,9 @@
 //! program's thread go on there.
 
 pub mod check;
-pub mod overrides;
 mod inject;
 mod launch;
+pub mod overrides;
 mod runtime_file;
 
 pub use launch::launch;

@@ -112,7 +112,10 @@ impl Override {
         let target = if rest.trim().is_empty() { None } else { Some(Target::parse(rest.trim())?) };
         if target.is_none() && !SHIPPED.iter().any(|(family, _)| *family == symbol) {
             let known: Vec<&str> = SHIPPED.iter().map(|(family, _)| *family).collect();
-            bail!("there is no version of `{symbol}` here, only of {}: say which function is called instead", known.join(", "));
+            bail!(
+                "there is no version of `{symbol}` here, only of {}: say which function is called instead",
+                known.join(", ")
+            );
         }
         Ok(Some(Self { symbol: symbol.into(), target }))
     }

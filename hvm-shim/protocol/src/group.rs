@@ -179,8 +179,11 @@ pub struct Group {
     /// Not 0 if the partner wants the ROS's code back from such a function: it ends its wait, and
     /// makes the system call [`COMES_BACK`] instead of returning.
     pub is_wanted: AtomicU64,
-    /// For how many cycles a wait for a word polls before its CPU halts.
+    /// For how many cycles the context's CPU polls before it halts, while no more contexts run than
+    /// the ROS has CPUs.
     pub polls_for: AtomicU64,
+    /// See `polls_for`.
+    pub ros_cpus: AtomicU64,
     /// Of an exception: vector, error code, instruction's address, accessed address.
     pub exception: [AtomicU64; 4],
     /// While a system call is made: the registers RBX, RSP, RBP, R12 to R15 and RIP with which the

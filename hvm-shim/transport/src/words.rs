@@ -11,6 +11,8 @@ use kernel::wait::Event;
 use platform::ros_code::group_here;
 use protocol::group::{Group, waited};
 
+use crate::groups::polls_for;
+
 /// Groups that may wait, at most.
 const MOST: usize = 1024;
 /// Lists of waits.
@@ -137,8 +139,9 @@ fn sleep(group: &Group, wait: &Wait, deadline: u64, stop: &AtomicU32) -> u64 {
         false if group.is_wanted.load(Ordering::Acquire) != 0 => Some(waited::INTERRUPTED),
         false => (stop.load(Ordering::SeqCst) != 0).then_some(waited::INTERRUPTED),
     };
-    let began = time::cycles();
-    while time::cycles().wrapping_sub(began) < group.polls_for.load(Ordering::Relaxed) {
+    // Before the thread blocks, because then it would have to be woken by an interrupt.
+    let (began, limit) = (time::cycles(), polls_for(kernel::cpu::this_index()));
+    while time::cycles().wrapping_sub(began) < limit {
         if let Some(outcome) = is_over() {
             return outcome;
         }

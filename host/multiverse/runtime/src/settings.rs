@@ -30,6 +30,8 @@ pub struct Settings {
     pub program_entry: u64,
     /// See `program_entry`.
     pub interpreter: u64,
+    /// For how long a waiting thread's CPU polls, in microseconds.
+    pub poll_us: u64,
     /// What is to be overridden.
     pub overrides: Vec<Override>,
 }
@@ -51,6 +53,7 @@ impl Settings {
             line: String::new(),
             program_entry: 0,
             interpreter: 0,
+            poll_us: 0,
             overrides: Vec::new(),
         };
         for word in words {
@@ -69,6 +72,7 @@ impl Settings {
                 "line" => settings.line = value.into(),
                 "program-entry" => settings.program_entry = number,
                 "interpreter" => settings.interpreter = number,
+                "poll" => settings.poll_us = number,
                 "override" => settings.overrides.extend(Override::parse(value).ok().flatten()),
                 _ => {}
             }

@@ -12,6 +12,7 @@ use wire::trace::EventKind;
 use crate::arch::*;
 use crate::call;
 use crate::cpu::{self, Cpu, Here};
+use crate::hybrid;
 use crate::interrupts::RESCHEDULE_VECTOR;
 use crate::lock::InterruptGuard;
 use crate::thread::owner;
@@ -469,11 +470,23 @@ pub fn set_idle(idle: Idle) {
     IDLE_POLLS.store(idle == Idle::Poll, Ordering::Relaxed);
 }
 
-/// Takes interrupts and polls the mailbox until there is a thread to run. Interrupts are off on
-/// entry and on return.
-fn poll(here: Here<'_>) {
+/// For how many cycles this CPU polls before it halts.
+fn polls_for(here: &Here<'_>) -> u64 {
+    if IDLE_POLLS.load(Ordering::Relaxed) {
+        u64::MAX
+    } else if here.has_partner() {
+        hybrid::polls_for(here.index)
+    } else {
+        0
+    }
+}
+
+/// Takes interrupts and polls the mailbox until there is a thread to run, or for so many cycles.
+/// Interrupts are off on entry and on return.
+fn poll(here: Here<'_>, cycles: u64) {
     here.attention.publish(Attention::Polling);
-    while here.run_queue().is_empty() {
+    let began = Core::cycles();
+    while here.run_queue().is_empty() && Core::cycles().wrapping_sub(began) < cycles {
         Core::enable_interrupts();
         // STI delays interrupts by one instruction, and QEMU's emulator extends that over a spin
         // hint (STI, PAUSE, CLI), so this load stands in between.
@@ -488,6 +501,7 @@ fn poll(here: Here<'_>) {
 
 /// The idle thread's body: waits until there is a thread to run. Interrupts are off on entry.
 pub(crate) fn idle() -> ! {
+    let mut has_polled = false;
     loop {
         // SAFETY: interrupts are off in the idle thread but where it waits for one, and it stays on
         // its CPU.
@@ -496,9 +510,11 @@ pub(crate) fn idle() -> ! {
         if here.run_queue().is_empty() {
             // Read once, because the two modes leave in different ways below, and the setting can
             // change meanwhile.
-            let polls = IDLE_POLLS.load(Ordering::Relaxed);
+            let limit = if has_polled { 0 } else { polls_for(&here) };
+            let polls = limit != 0;
+            has_polled = polls && limit != u64::MAX;
             if polls {
-                poll(here.reborrow());
+                poll(here.reborrow(), limit);
             } else {
                 here.attention.publish(Attention::Asleep);
                 // The look comes after the publication and writes to the mailbox, so that either it
@@ -534,6 +550,7 @@ pub(crate) fn idle() -> ! {
         }
         note_if_alone(&here);
         idle.set_state(State::Ready);
+        has_polled = false;
         switch_to(&here, idle, next);
     }
 }

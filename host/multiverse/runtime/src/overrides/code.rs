@@ -4,7 +4,9 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-use iced_x86::{BlockEncoder, BlockEncoderOptions, Decoder, DecoderOptions, FlowControl, Instruction, InstructionBlock};
+use iced_x86::{
+    BlockEncoder, BlockEncoderOptions, Decoder, DecoderOptions, FlowControl, Instruction, InstructionBlock,
+};
 use multiverse::overrides::{Argument, MOST_ARGUMENTS};
 
 /// Size of a piece of memory for code, in bytes.
@@ -93,7 +95,7 @@ fn map_near(near: u64) -> Result<u64, String> {
 /// to the function itself elsewhere. Returns the address at which that is from now on.
 pub fn replace(code: &mut Code, at: u64, size: u64, target: u64) -> Result<u64, String> {
     let displaced = displaced(at, size)?;
-    let behind = displaced.iter().map(Instruction::len).sum::<usize>();
+    let behind: usize = displaced.iter().map(Instruction::len).sum();
     // mov r11d, cs; test r11b, 3; jnz (the function itself); jmp target
     let mut front = vec![0x41, 0x8c, 0xcb, 0x41, 0xf6, 0xc3, 0x03, 0x0f, 0x85, 14, 0, 0, 0];
     jump(&mut front, target);
@@ -113,7 +115,8 @@ pub fn replace(code: &mut Code, at: u64, size: u64, target: u64) -> Result<u64, 
     Ok(entry + original)
 }
 
-/// The first instructions of a function, in whose place a jump fits.
+/// The instructions of a function that are executed elsewhere from now on: the first ones, in whose
+/// place a jump fits, or all of them if it jumps back to one of those.
 fn displaced(at: u64, size: u64) -> Result<Vec<Instruction>, String> {
     // What is smaller ends at a multiple of 16, with nothing behind it up to there.
     if size < JUMP as u64 && !at.is_multiple_of(16) {
@@ -121,26 +124,17 @@ fn displaced(at: u64, size: u64) -> Result<Vec<Instruction>, String> {
     }
     // SAFETY: so many bytes are mapped: they are the function's, or of its last 16.
     let bytes = unsafe { std::slice::from_raw_parts(at as *const u8, (size as usize).max(16)) };
-    let instructions: Vec<Instruction> = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).into_iter().collect();
-    let mut end = at;
-    let mut first = Vec::new();
-    for instruction in instructions.iter().take_while(|one| one.ip() < at + JUMP as u64) {
-        if instruction.is_invalid() {
-            return Err("its first instructions are unknown".into());
-        }
-        end = instruction.next_ip();
-        first.push(*instruction);
-    }
-    let into = |one: &Instruction| {
-        let target = one.near_branch_target();
-        matches!(one.flow_control(), FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch)
-            && target > at
-            && target < end
+    let mut all: Vec<Instruction> = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).into_iter().collect();
+    let first = all.iter().take_while(|one| one.ip() < at + JUMP as u64).count();
+    let end = all.get(first).map_or(at + bytes.len() as u64, Instruction::ip);
+    let jumps_back = |one: &Instruction| {
+        let is_jump = matches!(one.flow_control(), FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch);
+        is_jump && (at + 1..end).contains(&one.near_branch_target())
     };
-    match instructions.iter().find(|one| into(one)) {
-        Some(one) => Err(format!("it jumps into its first instructions at {:#x}", one.ip())),
-        None => Ok(first),
+    if !all.iter().any(jumps_back) {
+        all.truncate(first);
     }
+    if all.iter().any(Instruction::is_invalid) { Err("its instructions are unknown".into()) } else { Ok(all) }
 }
 
 /// Appends a jump to anywhere: `jmp [rip]`, and the address.

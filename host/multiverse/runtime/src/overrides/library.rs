@@ -63,9 +63,8 @@ impl Library {
 fn map(size: u64) -> Result<u64, String> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping.
-    let at = unsafe {
-        libc::mmap(null_mut(), size as usize, protection, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
-    };
+    let at =
+        unsafe { libc::mmap(null_mut(), size as usize, protection, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
     if at == libc::MAP_FAILED { Err("there is no memory for it".into()) } else { Ok(at as u64) }
 }
 
@@ -117,7 +116,8 @@ fn symbol(
         return Ok(base + symbol.address());
     }
     if name.starts_with(OF_KERNEL) {
-        let call = Call { function: kernel_function(name)?, gate: Some(shipped::gate()), arguments: None, result: None };
+        let call =
+            Call { function: kernel_function(name)?, gate: Some(shipped::gate()), arguments: None, result: None };
         let bytes = call.code();
         return code.keep(base, |_| Ok(bytes.clone()));
     }

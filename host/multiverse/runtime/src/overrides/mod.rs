@@ -47,7 +47,7 @@ pub fn start(settings: &Settings) {
         return;
     }
     let wanted = Wanted { overrides: settings.overrides.clone(), entry: settings.program_entry };
-    shipped::start().unwrap_or_else(|error| fail(&error));
+    shipped::start(settings.poll_us).unwrap_or_else(|error| fail(&error));
     let Some(program) = Module::program(wanted.entry) else { fail("the program's file cannot be read") };
     *WANTED.lock().unwrap_or_else(PoisonError::into_inner) = Some(wanted);
     if settings.interpreter == 0 {
@@ -125,7 +125,9 @@ impl Maker {
         let mut count = 0;
         shipped::prepare(family, |name| find(&self.modules, name).map(|found| found.at))?;
         for symbol in symbols {
-            let (Some(found), Some(version)) = (find(&self.modules, symbol), shipped::version(symbol)) else { continue };
+            let (Some(found), Some(version)) = (find(&self.modules, symbol), shipped::version(symbol)) else {
+                continue;
+            };
             let original = code::replace(&mut self.code, found.at, found.size, version.function)
                 .map_err(|error| format!("{symbol}: {error}"))?;
             version.keep_original(original);
@@ -154,7 +156,9 @@ fn find(modules: &[Module], name: &str) -> Option<modules::Found> {
 fn kernel_function(name: &str) -> Result<u64, String> {
     match process::hvm().function(name) {
         Ok(Some(at)) => Ok(at),
-        Ok(None) => Err(format!("{name} needs a program of the kernel's own, or ends its thread: it cannot be called here")),
+        Ok(None) => {
+            Err(format!("{name} needs a program of the kernel's own, or ends its thread: it cannot be called here"))
+        }
         Err(error) => Err(error.to_string()),
     }
 }

@@ -12,8 +12,8 @@ use hvm::program::waited;
 use libc::{EBUSY, EDEADLK, EPERM, ETIMEDOUT, timespec};
 
 use super::shipped::{
-    NOTHING, TO_ORIGINAL, Version, call, deadline, entry, look_again, thread_id, wait_begin, wait_end, wake,
-    wake_here, wake_in_linux,
+    NOTHING, TO_ORIGINAL, Version, call, deadline, entry, look_again, thread_id, wait_begin, wait_end, wait_in_linux,
+    wake, wake_here, wake_in_linux,
 };
 
 /// The version of a function.
@@ -53,7 +53,20 @@ entry!(barrier_wait_entry, BARRIER_WAIT, barrier_wait);
 entry!(barrier_destroy_entry, BARRIER_DESTROY, barrier_destroy);
 entry!(spin_lock_entry, SPIN_LOCK, spin_lock);
 entry!(spin_try_lock_entry, SPIN_TRY_LOCK, spin_try_lock);
-entry!(cancel_entry, CANCEL, cancel);
+// How a thread that waits is cancelled is the library's affair.
+entry!(cancel_entry, CANCEL, go_to_linux);
+
+/// Not 0 once the library's own pthread_cond_wait has been left a call: it releases mutexes without a
+/// look at threads that wait in the HRT, so all wait for them in Linux from then on.
+static IN_LINUX: AtomicU32 = AtomicU32::new(0);
+
+/// Has all threads wait for mutexes and conditions in Linux from now on, and leaves the call to the
+/// library.
+extern "C" fn go_to_linux() -> i32 {
+    IN_LINUX.store(1, Ordering::SeqCst);
+    look_again();
+    TO_ORIGINAL
+}
 
 /// A deadline that never passes.
 const NEVER: u64 = u64::MAX;
@@ -157,8 +170,12 @@ fn take(word: &AtomicU32, deadline: impl FnOnce() -> Result<u64, i32>) -> i32 {
 fn take_contended(word: &AtomicU32, deadline: u64) -> i32 {
     // Others may wait too, so the word is 2 even if this thread gets it.
     while word.swap(2, Ordering::Acquire) != 0 {
-        if let Some(number) = wait_begin(word, 2)
-            && wait_end(number, deadline, &NOTHING) == waited::TIMED_OUT
+        if IN_LINUX.load(Ordering::SeqCst) != 0 {
+            if wait_in_linux(word, 2, deadline) == -i64::from(ETIMEDOUT) {
+                return ETIMEDOUT;
+            }
+        } else if let Some(number) = wait_begin(word, 2)
+            && wait_end(number, deadline, &IN_LINUX) == waited::TIMED_OUT
         {
             return ETIMEDOUT;
         }
@@ -211,16 +228,13 @@ const IS_SHARED: u32 = 1;
 const IS_MONOTONIC: u32 = 2;
 const IS_ENDING: u32 = 4;
 
-/// Not 0 once threads are cancelled: that is the library's affair, so threads that wait for
-/// conditions do it there from then on.
-static CANCELS: AtomicU32 = AtomicU32::new(0);
-
 impl Condition {
     fn wait(&self, mutex: &Mutex, deadline: impl FnOnce() -> Result<u64, i32>) -> i32 {
         let is_shared = self.waiters.load(Ordering::Relaxed) & IS_SHARED != 0;
-        let Some(kind) = mutex.kind().filter(|_| !is_shared && CANCELS.load(Ordering::SeqCst) == 0) else {
-            return TO_ORIGINAL;
-        };
+        let Some(kind) = mutex.kind() else { return TO_ORIGINAL };
+        if is_shared || IN_LINUX.load(Ordering::SeqCst) != 0 {
+            return go_to_linux();
+        }
         let deadline = match deadline() {
             Ok(deadline) => deadline,
             Err(error) => return error,
@@ -237,7 +251,7 @@ impl Condition {
             self.leave();
             return error;
         }
-        let outcome = wait_end(number, deadline, &CANCELS);
+        let outcome = wait_end(number, deadline, &IN_LINUX);
         let is_still_locked = kind == RECURSIVE && mutex.is_own();
         if is_still_locked {
             mutex.count.fetch_add(1, Ordering::Relaxed);
@@ -250,7 +264,7 @@ impl Condition {
             waited::TIMED_OUT => ETIMEDOUT,
             // A thread may be woken for nothing (POSIX, pthread_cond_wait), as after a signal's
             // handler.
-            waited::INTERRUPTED if CANCELS.load(Ordering::SeqCst) != 0 => TO_ORIGINAL,
+            waited::INTERRUPTED if IN_LINUX.load(Ordering::SeqCst) != 0 => TO_ORIGINAL,
             _ => 0,
         }
     }
@@ -316,13 +330,6 @@ unsafe extern "C" fn condition_signal(condition: *const Condition) -> i32 {
 unsafe extern "C" fn condition_broadcast(condition: *const Condition) -> i32 {
     // SAFETY: the program's call has this argument.
     unsafe { &*condition }.wake(u32::MAX)
-}
-
-/// Threads that wait for conditions go on in the library, which knows what to do.
-extern "C" fn cancel() -> i32 {
-    CANCELS.store(1, Ordering::SeqCst);
-    look_again();
-    TO_ORIGINAL
 }
 
 /// pthread_barrier_t, of which the library's initialisation sets the number of threads and whether
@@ -398,7 +405,7 @@ unsafe extern "C" fn barrier_destroy(barrier: *const Barrier) -> i32 {
 /// Lets other threads of Linux run on this CPU.
 fn make_room() {
     // SAFETY: the call has no other effect.
-    unsafe { call(libc::SYS_sched_yield, [0; 3]) };
+    unsafe { call(libc::SYS_sched_yield, [0; 4]) };
 }
 
 /// How often a spin lock is looked at before other threads may run on the CPU.

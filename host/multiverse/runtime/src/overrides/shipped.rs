@@ -109,15 +109,14 @@ static KERNEL: Kernel = Kernel {
 /// CPUs that Linux has for the process.
 static CPUS: AtomicU64 = AtomicU64::new(1);
 
-/// How long a wait polls where another CPU may end it meanwhile, in microseconds: about what it
-/// takes to halt a CPU and to wake it.
-const POLL_US: u64 = 3;
+/// For how long a waiting thread's CPU polls, in microseconds.
+static POLL_US: AtomicU64 = AtomicU64::new(0);
 
 /// Looks up the kernel's functions.
 ///
 /// # Errors
 /// Says which is missing.
-pub fn start() -> Result<(), String> {
+pub fn start(poll_us: u64) -> Result<(), String> {
     for (name, place) in [
         (function::GATE, &KERNEL.gate),
         (function::WAIT_BEGIN, &KERNEL.wait_begin),
@@ -128,14 +127,16 @@ pub fn start() -> Result<(), String> {
     ] {
         place.store(kernel_function(name)?, Ordering::Release);
     }
+    POLL_US.store(poll_us, Ordering::Relaxed);
     CPUS.store(available_parallelism().map_or(1, |count| count.get() as u64), Ordering::Relaxed);
     Ok(())
 }
 
-/// Has a thread's waits poll first, if that may help.
+/// Has a thread's CPU poll where it waits, if another one may end the wait meanwhile.
 pub fn poll(member: &Member) {
-    if gate() != 0 && CPUS.load(Ordering::Relaxed) > 1 {
-        member.poll_for(process::hvm().cycle_khz() * POLL_US / 1000);
+    if gate() != 0 {
+        let cycles = process::hvm().cycle_khz() * POLL_US.load(Ordering::Relaxed) / 1000;
+        member.poll_for(cycles, CPUS.load(Ordering::Relaxed));
     }
 }
 
@@ -201,7 +202,17 @@ pub fn wake(word: &AtomicU32, most: u32) {
 pub fn wake_in_linux(word: &AtomicU32, most: u32) {
     let operation = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
     // SAFETY: the call only wakes. Without waiters it does not leave the HRT.
-    unsafe { call(libc::SYS_futex, [word.as_ptr() as u64, operation as u64, most.into()]) };
+    unsafe { call(libc::SYS_futex, [word.as_ptr() as u64, operation as u64, most.into(), 0]) };
+}
+
+/// Waits for a word in Linux, if it has this value. Returns Linux's result.
+pub fn wait_in_linux(word: &AtomicU32, value: u32, deadline_ns: u64) -> i64 {
+    let left = deadline_ns.saturating_sub(time_ns()) as i64;
+    let time = libc::timespec { tv_sec: left / SECOND, tv_nsec: left % SECOND };
+    let limit = if deadline_ns == u64::MAX { std::ptr::null() } else { &raw const time };
+    let operation = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    // SAFETY: the call only waits.
+    unsafe { call(libc::SYS_futex, [word.as_ptr() as u64, operation as u64, value.into(), limit as u64]) }
 }
 
 /// Has all waits look again at the words that stop them.
@@ -218,8 +229,8 @@ pub fn time_ns() -> u64 {
 ///
 /// # Safety
 /// As for the call.
-pub unsafe fn call(number: i64, arguments: [u64; 3]) -> i64 {
-    let [first, second, third] = arguments;
+pub unsafe fn call(number: i64, arguments: [u64; 4]) -> i64 {
+    let [first, second, third, fourth] = arguments;
     let result;
     // SAFETY: the caller answers for the call, which changes RCX and R11 (SDM Vol. 2B, SYSCALL).
     unsafe {
@@ -229,6 +240,7 @@ pub unsafe fn call(number: i64, arguments: [u64; 3]) -> i64 {
             in("rdi") first,
             in("rsi") second,
             in("rdx") third,
+            in("r10") fourth,
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
@@ -240,7 +252,7 @@ pub unsafe fn call(number: i64, arguments: [u64; 3]) -> i64 {
 /// The calling thread's id in Linux, without leaving the HRT.
 pub fn thread_id() -> u32 {
     // SAFETY: the call only returns a number.
-    unsafe { call(libc::SYS_gettid, [0; 3]) as u32 }
+    unsafe { call(libc::SYS_gettid, [0; 4]) as u32 }
 }
 
 /// Nanoseconds of a second.

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hvm::program::waited;
 use libc::{EINTR, EINVAL, TIMER_ABSTIME, timespec};
 
-use super::shipped::{NOTHING, SECOND, TO_ORIGINAL, Version, deadline, entry, is_crowded, time_ns, wait_begin, wait_end};
+use super::shipped::{
+    NOTHING, SECOND, TO_ORIGINAL, Version, deadline, entry, is_crowded, time_ns, wait_begin, wait_end,
+};
 
 /// The version of a function.
 pub fn version(symbol: &str) -> Option<Version> {
@@ -53,8 +55,11 @@ unsafe fn sleep_for(time: *const timespec, left: *mut timespec) -> Result<(), i3
     }
     let until = time_ns().saturating_add(tv_sec.saturating_mul(SECOND).saturating_add(tv_nsec) as u64);
     let slept = sleep(until);
-    // SAFETY: likewise.
-    if slept.is_err() && let Some(left) = unsafe { left.as_mut() } {
+    // SAFETY: the caller answers for it.
+    let left = unsafe { left.as_mut() };
+    if slept.is_err()
+        && let Some(left) = left
+    {
         let rest = until.saturating_sub(time_ns()) as i64;
         (left.tv_sec, left.tv_nsec) = (rest / SECOND, rest % SECOND);
     }
@@ -74,7 +79,8 @@ unsafe extern "C" fn nanosleep(time: *const timespec, left: *mut timespec) -> i3
     let Err(error) = (unsafe { sleep_for(time, left) }) else { return 0 };
     // SAFETY: the function is the C library's.
     unsafe {
-        let location = std::mem::transmute::<usize, extern "C" fn() -> *mut i32>(ERRNO.load(Ordering::Relaxed) as usize);
+        let location =
+            std::mem::transmute::<usize, extern "C" fn() -> *mut i32>(ERRNO.load(Ordering::Relaxed) as usize);
         *location() = error;
     }
     -1
