@@ -49,9 +49,9 @@ pub mod function {
     /// Begins to wait for a word of the ROS's memory to be woken. Takes the word's address and the
     /// value that it must have. Returns a number for [`WAIT_END`], 0 if the word has another value.
     pub const WAIT_BEGIN: &str = "ros_wait_begin";
-    /// Waits. Takes the number, the time in nanoseconds of the kernel's clock at which the wait ends
-    /// (`u64::MAX` for never), and the address of a word that stops it if it is not 0. Returns one
-    /// of [`super::waited`].
+    /// Waits. Takes the number, the time in nanoseconds of the kernel's clock at which the wait
+    /// ends (`u64::MAX` for never), and the address of a word that stops it if it is not 0. Returns
+    /// one of [`super::waited`].
     pub const WAIT_END: &str = "ros_wait_end";
     /// Wakes waits for a word: takes its address and the number of waits at most, and returns how
     /// many it has woken.

@@ -1,6 +1,6 @@
 //! Waiting for words of the ROS's memory: what the ROS's code has in the HRT in place of futexes.
-//! Only threads of execution groups wait here; those in Linux wait there, and code that wakes has to
-//! look in both places.
+//! Only threads of execution groups wait here; those in Linux wait there, and code that wakes has
+//! to look in both places.
 
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 

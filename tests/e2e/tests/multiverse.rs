@@ -76,8 +76,8 @@ fn run_as_a_user() -> Option<[PathBuf; 2]> {
     Some(built.map(|file| root().join(file)))
 }
 
-/// Runs programs natively and split, with options for that, in one emulated Linux. Returns what each
-/// has said split and natively, with its name; `None` if that cannot be here.
+/// Runs programs natively and split, with options for that, in one emulated Linux. Returns what
+/// each has said split and natively, with its name; `None` if that cannot be here.
 fn both_ways(
     directory: &Path,
     programs: &[(&str, &[&str])],

@@ -33,8 +33,8 @@ pub struct Code {
 }
 
 impl Code {
-    /// Keeps code at a place that a jump reaches from an address; `make` is given the place and makes
-    /// the code, which has the same size everywhere. Returns the place.
+    /// Keeps code at a place that a jump reaches from an address; `make` is given the place and
+    /// makes the code, which has the same size everywhere. Returns the place.
     ///
     /// # Errors
     /// Says what is missing.
@@ -143,8 +143,9 @@ fn jump(code: &mut Vec<u8>, to: u64) {
     code.extend(to.to_le_bytes());
 }
 
-/// The bytes of `mov register, [rsp + displacement]` but for the displacement, and of `mov register,
-/// number` but for the number, for the registers of arguments (System V ABI AMD64, 3.2.3).
+/// The bytes of `mov register, [rsp + displacement]` but for the displacement, and of `mov
+/// register, number` but for the number, for the registers of arguments (System V ABI AMD64,
+/// 3.2.3).
 const LOADS: [[u8; 4]; MOST_ARGUMENTS] = [
     [0x48, 0x8b, 0x7c, 0x24],
     [0x48, 0x8b, 0x74, 0x24],

@@ -1,9 +1,10 @@
-//! Overrides: calls of functions of the program go to functions in the HRT instead, by a jump at the
-//! function's first instruction. Code that runs outside of the HRT, as in children, executes the
-//! function itself.
+//! Overrides: calls of functions of the program go to functions in the HRT instead, by a jump at
+//! the function's first instruction. Code that runs outside of the HRT, as in children, executes
+//! the function itself.
 //!
-//! A dynamic program is not complete until its interpreter has linked it. The interpreter then calls
-//! a function that is there for debuggers, and that asks the runtime ([`LINKED`]) from the start on.
+//! A dynamic program is not complete until its interpreter has linked it. The interpreter then
+//! calls a function that is there for debuggers, and that asks the runtime ([`LINKED`]) from the
+//! start on.
 
 mod code;
 mod library;

@@ -56,8 +56,8 @@ entry!(spin_try_lock_entry, SPIN_TRY_LOCK, spin_try_lock);
 // How a thread that waits is cancelled is the library's affair.
 entry!(cancel_entry, CANCEL, go_to_linux);
 
-/// Not 0 once the library's own pthread_cond_wait has been left a call: it releases mutexes without a
-/// look at threads that wait in the HRT, so all wait for them in Linux from then on.
+/// Not 0 once the library's own pthread_cond_wait has been left a call: it releases mutexes without
+/// a look at threads that wait in the HRT, so all wait for them in Linux from then on.
 static IN_LINUX: AtomicU32 = AtomicU32::new(0);
 
 /// Has all threads wait for mutexes and conditions in Linux from now on, and leaves the call to the

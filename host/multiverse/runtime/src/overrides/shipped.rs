@@ -1,8 +1,8 @@
 //! What the versions of the C library's functions in the HRT have in common: how they call the
 //! kernel, and how they leave a call to the library's own function.
 //!
-//! They run in the program's threads, in the kernel's mode, with the program's thread-local storage:
-//! nothing here may use the runtime's own.
+//! They run in the program's threads, in the kernel's mode, with the program's thread-local
+//! storage: nothing here may use the runtime's own.
 
 use std::arch::asm;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -267,8 +267,8 @@ pub fn deadline(clock: libc::clockid_t, time: &libc::timespec) -> Result<u64, i3
         return Err(libc::EINVAL);
     }
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call only writes the time. It needs no thread-local storage where it succeeds, and
-    // these clocks are always there.
+    // SAFETY: the call only writes the time. It needs no thread-local storage where it succeeds,
+    // and these clocks are always there.
     unsafe { libc::clock_gettime(clock, &raw mut now) };
     let seconds = time.tv_sec.saturating_sub(now.tv_sec);
     let left = seconds.saturating_mul(SECOND).saturating_add(time.tv_nsec - now.tv_nsec);
