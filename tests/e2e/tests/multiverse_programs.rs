@@ -202,6 +202,41 @@ fn compiled_programs() {
 
 #[test]
 #[ignore = "fetches packages; a part of `aero test` of its own"]
+fn node_and_java_collect_garbage() {
+    let mut files = vec![language("collect.js")];
+    let mut commands = vec!["node collect.js"];
+    let classes = root().join("target/multiverse/programs/java");
+    let mut compiler = Command::new("javac");
+    compiler.args(["--release", "17", "-d"]).arg(&classes).arg(language("Collect.java"));
+    if compiler.status().is_ok_and(|status| status.success()) {
+        files.push(classes.join("Collect.class"));
+        commands.push("/usr/lib/jvm/java-17-openjdk-amd64/bin/java -Xmx256m -cp . Collect");
+    } else {
+        eprintln!("skipped, for Java: there is no `javac`");
+    }
+    let linux = Linux { packages: &["nodejs", "openjdk-17-jre-headless"], files, ..Linux::default() };
+    linux.compare(&commands, |_| true);
+}
+
+/// A compiler itself, and programs of compilers and C libraries that a host rarely has.
+#[test]
+#[ignore = "fetches packages; a part of `aero test` of its own"]
+fn what_other_compilers_make() {
+    let linux = Linux {
+        packages: &["g++", "gfortran", "musl-tools", "libc6-dev", "libtbb-dev", "golang-1.19-go", "golang-1.19-src"],
+        files: ["sums.c", "heat.f90", "blocks.cpp", "routines.go"].map(language).into(),
+        before: "export GOCACHE=/tmp/go GO111MODULE=off; gfortran -O1 -fopenmp heat.f90 -o heat; \
+                 musl-gcc -static -O1 sums.c -o sums-static; musl-gcc -O1 sums.c -o sums; \
+                 g++ -O1 -pthread blocks.cpp -o blocks -ltbb; /usr/lib/go-1.19/bin/go build -o routines routines.go; \
+                 echo '$run /usr/lib/gcc/x86_64-linux-gnu/12/cc1 -quiet -O2 -imultiarch x86_64-linux-gnu sums.c \
+                 -o made.s; md5sum made.s' > compile;",
+    };
+    let commands = ["./heat", "./sums-static", "./sums", "./blocks", "./routines", "env \"run=$run\" sh compile"];
+    linux.compare(&commands, |_| true);
+}
+
+#[test]
+#[ignore = "fetches packages; a part of `aero test` of its own"]
 fn tools_as_their_users_run_them() {
     let linux = Linux {
         packages: &["bash", "sqlite3", "redis-server", "redis-tools"],
