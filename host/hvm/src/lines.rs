@@ -106,6 +106,8 @@ impl SharedLines {
         descriptors: Arc<Descriptors>,
         interrupt: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
+        // Takes away what processes that were killed have left.
+        let _ = list();
         bell.begin();
         let mut shared = Self { paths: Vec::new(), bell: Arc::clone(&bell), thread: None };
         let mut served = Vec::new();

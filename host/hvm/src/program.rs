@@ -226,11 +226,12 @@ impl Serve for Server<'_> {
         let start = if cpu.registers().rax == BEGIN { self.start.take() } else { None };
         let Some(start) = start else {
             let registers = cpu.registers();
-            if registers.rax == COMES_BACK {
+            if registers.rax == COMES_BACK && cpu.group().is_wanted.swap(0, Ordering::Relaxed) != 0 {
+                let registers = cpu.registers();
                 (registers.rip, registers.rax) = (registers.rcx, registers.rdx);
-                cpu.group().is_wanted.store(0, Ordering::Relaxed);
                 return Flow::On;
             }
+            let registers = cpu.registers();
             // As SYSCALL leaves it (SDM Vol. 2B): the kernel's next instruction would only go
             // there.
             registers.rip = registers.rcx;

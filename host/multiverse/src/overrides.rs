@@ -103,7 +103,10 @@ impl Override {
     /// # Errors
     /// Fails with what is wrong.
     pub fn parse(line: &str) -> Result<Option<Self>> {
-        let line = line.split('#').next().unwrap_or_default().trim();
+        let comment = line
+            .match_indices('#')
+            .find(|(at, _)| line[..*at].chars().all(char::is_whitespace) || line[..*at].ends_with(char::is_whitespace));
+        let line = line[..comment.map_or(line.len(), |(at, _)| at)].trim();
         if line.is_empty() {
             return Ok(None);
         }
@@ -165,12 +168,11 @@ fn arguments(list: &str) -> Result<Vec<Argument>> {
 }
 
 fn number(word: &str) -> Result<i64> {
-    let (sign, digits) = word.strip_prefix('-').map_or((1, word), |digits| (-1, digits));
-    let value = match digits.strip_prefix("0x") {
-        Some(digits) => i64::from_str_radix(digits, 16),
-        None => digits.parse(),
+    let value = match word.strip_prefix("0x") {
+        Some(digits) if !digits.starts_with(['+', '-']) => i64::from_str_radix(digits, 16),
+        _ => word.parse(),
     };
-    value.map(|value| sign * value).with_context(|| format!("`{word}` is no number"))
+    value.with_context(|| format!("`{word}` is no number"))
 }
 
 fn is_name(word: &str) -> bool {
@@ -220,7 +222,8 @@ mod tests {
             "sched_yield aero_thread_yield() = 0",
             "lock aero_mutex_lock($1, -1)",
             "dot hrt_dot($2, $1, 256) = 7 from /a place/dot.so",
-            "dot hrt_dot from dot.so",
+            "dot hrt_dot from d#t.so",
+            "dot hrt_dot(-9223372036854775808) from dot.so",
         ] {
             assert_eq!(Override::parse(line).unwrap().unwrap().to_string(), line);
         }
@@ -238,6 +241,8 @@ mod tests {
             ("f g($7) from l.so", "`$7` is no argument"),
             ("f g($1 from l.so", "no `)`"),
             ("f g() = x from l.so", "`x` is no number"),
+            ("f g(--5) from l.so", "`--5` is no number"),
+            ("f g(0x-5) from l.so", "`0x-5` is no number"),
             ("f-g h from l.so", "`f-g` is no function's name"),
             ("f g(1,2,3,4,5,6,7) from l.so", "at most 6"),
         ] {

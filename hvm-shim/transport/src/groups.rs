@@ -15,10 +15,12 @@ use protocol::group::{Channel, Group, IDLE, Kind, REMEMBERED, outcome, request, 
 use protocol::system_call;
 use wire::snapshot::{ChannelEvent, EventStatistics, GroupState, ServingState};
 
+use crate::polling;
+
 /// Stack of a group's thread, in bytes. The ROS's functions have stacks of the ROS.
 const STACK_SIZE: usize = 32 << 10;
 
-static TRANSPORT: Transport = Transport { describe, resolve, polls_for, runs, served, explain };
+static TRANSPORT: Transport = Transport { describe, resolve, polls_for: polling::idle_cycles, runs, served, explain };
 
 /// Lets the kernel see the groups.
 pub fn install() {
@@ -82,20 +84,6 @@ fn group_here() -> Option<&'static Group> {
     let cpu = cpu::this_index() as u64;
     groups()
         .find(|group| group.state.load(Ordering::Relaxed) == state::RUNNING && group.cpu.load(Ordering::Relaxed) == cpu)
-}
-
-/// For how many cycles a group's CPU polls where it waits: not at all if other groups' CPUs, beside
-/// this one, keep those of Linux busy.
-pub fn polls_for(cpu: usize) -> u64 {
-    let number = cpu.wrapping_sub(kernel::boot::information().cpus.len());
-    let Some(group) = groups().nth(number) else { return 0 };
-    let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
-    let is_busy = |other: &&Group| {
-        let its_cpu = word(&other.cpu) as usize;
-        word(&other.state) == state::RUNNING && its_cpu != cpu && !hybrid::is_idle(its_cpu)
-    };
-    let busy = groups().take_while(|group| word(&group.state) != state::NONE).filter(is_busy).count();
-    if (busy as u64) < word(&group.ros_cpus) { word(&group.polls_for) } else { 0 }
 }
 
 /// Whether a group's CPU runs the ROS's function. It may be about to leave, or to come back.

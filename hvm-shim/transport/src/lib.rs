@@ -9,6 +9,7 @@ extern crate alloc;
 
 mod functions;
 mod groups;
+mod polling;
 mod synchronous;
 mod words;
 

@@ -2,7 +2,7 @@
 //! Only threads of execution groups wait here; those in Linux wait there, and code that wakes has
 //! to look in both places.
 
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 use kernel::arch::*;
 use kernel::lock::SpinLock;
@@ -11,10 +11,8 @@ use kernel::wait::Event;
 use platform::ros_code::group_here;
 use protocol::group::{Group, waited};
 
-use crate::groups::polls_for;
+use crate::polling::{self, HAVE_POLLED, MOST};
 
-/// Groups that may wait, at most.
-const MOST: usize = 1024;
 /// Lists of waits.
 const LISTS: usize = 64;
 /// No group.
@@ -126,36 +124,41 @@ pub extern "C" fn end(number: u64, deadline: u64, stop: &AtomicU32) -> u64 {
     if wait.number.load(Ordering::Relaxed) != number {
         return waited::INTERRUPTED;
     }
+    // Either this thread sees the word that stops it, or `look_again` sees its wait.
+    fence(Ordering::SeqCst);
     let control = Vectors::control();
-    let outcome = sleep(group, wait, deadline, stop);
+    let outcome = sleep((group, index, wait), deadline, stop);
     Vectors::set_control(control);
     // Who wakes it takes it out of its list first.
     if outcome != waited::WOKEN && !leave(index, wait) { waited::WOKEN } else { outcome }
 }
 
-fn sleep(group: &Group, wait: &Wait, deadline: u64, stop: &AtomicU32) -> u64 {
+fn sleep((group, index, wait): (&Group, u16, &Wait), deadline: u64, stop: &AtomicU32) -> u64 {
     let is_over = || match wait.is_woken.load(Ordering::Acquire) {
         true => Some(waited::WOKEN),
         false if group.is_wanted.load(Ordering::Acquire) != 0 => Some(waited::INTERRUPTED),
         false => (stop.load(Ordering::SeqCst) != 0).then_some(waited::INTERRUPTED),
     };
+    let deadline = if deadline == u64::MAX { Deadline::NEVER } else { Deadline::at_ns(deadline) };
     // Before the thread blocks, because then it would have to be woken by an interrupt.
-    let (began, limit) = (time::cycles(), polls_for(kernel::cpu::this_index()));
-    while time::cycles().wrapping_sub(began) < limit {
+    let (began, limit) = (time::cycles(), polling::cycles(kernel::cpu::this_index()));
+    while time::cycles().wrapping_sub(began) < limit && !deadline.has_passed() {
         if let Some(outcome) = is_over() {
             return outcome;
         }
         core::hint::spin_loop();
     }
-    let deadline = if deadline == u64::MAX { Deadline::NEVER } else { Deadline::at_ns(deadline) };
-    loop {
+    HAVE_POLLED[usize::from(index)].store(true, Ordering::Relaxed);
+    let outcome = loop {
         if let Some(outcome) = is_over() {
-            return outcome;
+            break outcome;
         }
         if wait.event.wait_until(deadline).is_err() {
-            return waited::TIMED_OUT;
+            break waited::TIMED_OUT;
         }
-    }
+    };
+    HAVE_POLLED[usize::from(index)].store(false, Ordering::Relaxed);
+    outcome
 }
 
 /// See [`protocol::group::function::WAKE`].
@@ -173,6 +176,7 @@ pub extern "C" fn wake(word: usize, most: u64) -> u64 {
 
 /// See [`protocol::group::function::LOOK_AGAIN`].
 pub extern "C" fn look_again() {
+    fence(Ordering::SeqCst);
     WAITS.iter().filter(|wait| wait.word.load(Ordering::Relaxed) != 0).for_each(|wait| wait.event.signal());
 }
 

@@ -282,3 +282,32 @@ fn stress_comes_to_the_same_verdict() {
     let linux = Linux { packages: &["stress-ng"], ..Linux::default() };
     linux.compare(&commands.each_ref().map(String::as_str), |_| true);
 }
+
+/// Programs, with and without overrides, end by signals at any moment, and leave nothing behind.
+#[test]
+#[ignore = "takes twenty minutes; a part of `aero test` of its own"]
+fn programs_can_be_killed_at_any_moment() {
+    let built = aero().args(["run", "--emulate", "--", "/bin/true"]).output().expect("aero can be run");
+    let made = root().join("target/multiverse/programs");
+    std::fs::create_dir_all(&made).expect("a directory can be made");
+    let source = |name: &str| root().join("tests/multiverse").join(name);
+    let compile = |name: &str| {
+        let mut compiler = Command::new("cc");
+        compiler.args(["-O1", "-pthread", "-o"]).arg(made.join(name)).arg(source(&format!("{name}.c")));
+        compiler.status().is_ok_and(|status| status.success())
+    };
+    if built.status.code() == Some(MISSING) || !compile("signals") || !compile("overrides") {
+        eprintln!("skipped: there is no `cc`, or {}", stderr(&built));
+        return;
+    }
+    let mut ros = aero();
+    ros.args(["ros", "--cpus", "1", "--mem", "2G", "--timeout", "3000"]);
+    let runtime = root().join("target/multiverse/x86_64-unknown-linux-gnu/release/aero-multiverse");
+    let image = root().join("target/kernel/hrt/aerokernel-hrt.boot");
+    for file in [program(), runtime, image, made.join("signals"), made.join("overrides"), source("killed.sh")] {
+        ros.arg("--with").arg(file);
+    }
+    let line = "echo pthread > overridden; sh killed.sh 100 '-- ./signals' '--override overridden -- ./overrides'";
+    let output = ros.args(["--", line]).output().expect("aero can be run");
+    assert_eq!(stdout(&output), "sockets 0, processes 0, wrong 0\n", "{}", stderr(&output));
+}

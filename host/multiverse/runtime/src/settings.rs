@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use multiverse::overrides::Override;
 
+use crate::process;
+
 /// The settings, by words `NAME=VALUE`.
 pub struct Settings {
     /// Where the program's registers are.
@@ -73,7 +75,10 @@ impl Settings {
                 "program-entry" => settings.program_entry = number,
                 "interpreter" => settings.interpreter = number,
                 "poll" => settings.poll_us = number,
-                "override" => settings.overrides.extend(Override::parse(value).ok().flatten()),
+                "override" => match Override::parse(value) {
+                    Ok(one) => settings.overrides.extend(one),
+                    Err(error) => process::fail(&error),
+                },
                 _ => {}
             }
         }

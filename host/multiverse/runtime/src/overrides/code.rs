@@ -5,12 +5,14 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use iced_x86::{
-    BlockEncoder, BlockEncoderOptions, Decoder, DecoderOptions, FlowControl, Instruction, InstructionBlock,
+    BlockEncoder, BlockEncoderOptions, Decoder, DecoderOptions, FlowControl, Instruction, InstructionBlock, Mnemonic,
 };
 use multiverse::overrides::{Argument, MOST_ARGUMENTS};
 
 /// Size of a piece of memory for code, in bytes.
 const PIECE: usize = 64 << 10;
+/// By how much the size of code may differ between places.
+const ROOM: usize = 256;
 /// How far a jump with a 32-bit displacement goes, less the size of what is around (SDM Vol. 2A,
 /// JMP).
 const REACH: u64 = (1 << 31) - (16 << 20);
@@ -39,7 +41,7 @@ impl Code {
     /// # Errors
     /// Says what is missing.
     pub fn keep(&mut self, near: u64, make: impl Fn(u64) -> Result<Vec<u8>, String>) -> Result<u64, String> {
-        let size = make(near)?.len();
+        let size = make(near)?.len() + ROOM;
         let has_room = |piece: &Piece| piece.start.abs_diff(near) < REACH && piece.used + size <= PIECE;
         let piece = match self.pieces.iter().position(has_room) {
             Some(place) => &mut self.pieces[place],
@@ -50,6 +52,9 @@ impl Code {
         };
         let at = piece.start + piece.used as u64;
         let code = make(at)?;
+        if piece.used + code.len() > PIECE {
+            return Err("it is too long".into());
+        }
         // Functions begin at multiples of 16.
         piece.used += code.len().next_multiple_of(16);
         write(at, &code)?;
@@ -73,9 +78,9 @@ fn map_near(near: u64) -> Result<u64, String> {
     let mut gaps: Vec<u64> = Vec::new();
     for (start, end) in used.map(|(start, end)| (number(start), number(end))) {
         let (lowest, highest) = (from.max(near.saturating_sub(REACH)), start.min(near + REACH).min(END));
-        // A heap or a stack may want to grow into what is next to it.
+        // In the middle, because a heap or a stack may want to grow.
         if highest.saturating_sub(lowest) > 4 * PIECE as u64 {
-            gaps.extend([lowest, (highest - PIECE as u64) / 2 + lowest / 2].map(|at| at.next_multiple_of(4096)));
+            gaps.push((lowest / 2 + highest / 2).next_multiple_of(4096));
         }
         from = end;
     }
@@ -133,6 +138,15 @@ fn displaced(at: u64, size: u64) -> Result<Vec<Instruction>, String> {
     };
     if !all.iter().any(jumps_back) {
         all.truncate(first);
+    } else {
+        all.retain(|one| one.ip() < at + size);
+        if all.iter().any(|one| one.flow_control() == FlowControl::IndirectBranch) {
+            return Err("it jumps back to its first instructions, and by a table".into());
+        }
+    }
+    let is_padding = |one: &Instruction| matches!(one.mnemonic(), Mnemonic::Nop | Mnemonic::Int3);
+    if !all.iter().filter(|one| one.ip() >= at + size).all(is_padding) {
+        return Err("it is too short, and another function follows".into());
     }
     if all.iter().any(Instruction::is_invalid) { Err("its instructions are unknown".into()) } else { Ok(all) }
 }

@@ -11,12 +11,16 @@ use super::modules::Module;
 use super::{find, kernel_function, shipped};
 
 const PAGE: u64 = 4096;
+/// The largest library, in bytes of memory.
+const LARGEST: u64 = 1 << 30;
 /// What the names of the kernel's functions begin with.
 const OF_KERNEL: &str = "aero_";
 
 /// A library that is loaded.
 pub struct Library {
     base: u64,
+    /// Size in memory, in bytes.
+    end: u64,
     content: Vec<u8>,
 }
 
@@ -31,16 +35,25 @@ impl Library {
         if file.kind() != object::ObjectKind::Dynamic || file.architecture() != object::Architecture::X86_64 {
             return Err("it is no shared object for x86-64 (cc -shared -fPIC)".into());
         }
-        let end = file.segments().map(|segment| segment.address() + segment.size()).max().unwrap_or(0);
+        if file.sections().next().is_none() || file.section_by_name(".relr.dyn").is_some() {
+            return Err("its relocations are not where they are looked for (-z nopack-relative-relocs)".into());
+        }
+        let end = file.segments().map(|segment| segment.address().saturating_add(segment.size())).max().unwrap_or(0);
+        if end > LARGEST {
+            return Err(format!("it is larger than {} MiB", LARGEST >> 20));
+        }
         let base = map(end.next_multiple_of(PAGE))?;
         for segment in file.segments() {
             let bytes = segment.data().map_err(|error| error.to_string())?;
-            // SAFETY: the memory was mapped for this, and is as large as the segments.
+            if bytes.len() as u64 > segment.size() {
+                return Err("it is damaged: a segment is longer in the file than in memory".into());
+            }
+            // SAFETY: the memory was mapped for this, and has room for each segment.
             unsafe { ((base + segment.address()) as *mut u8).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         }
         for (at, relocation) in file.dynamic_relocations().into_iter().flatten() {
             let value = value(&file, base, &relocation, modules, code)?;
-            if at + 8 > end {
+            if at.checked_add(8).is_none_or(|behind| behind > end) {
                 return Err(format!("it is damaged: a relocation at {at:#x}"));
             }
             // SAFETY: the place lies in the library's memory.
@@ -49,13 +62,16 @@ impl Library {
         for segment in file.segments() {
             protect(base, &segment)?;
         }
-        Ok(Self { base, content })
+        Ok(Self { base, end, content })
     }
 
     /// The address of a function.
     pub fn function(&self, name: &str) -> Option<u64> {
         let file = object::File::parse(&*self.content).ok()?;
-        let symbol = file.dynamic_symbols().find(|symbol| symbol.is_definition() && symbol.name() == Ok(name))?;
+        let is_it = |symbol: &object::Symbol<'_, '_>| {
+            symbol.is_definition() && symbol.kind() == object::SymbolKind::Text && symbol.name() == Ok(name)
+        };
+        let symbol = file.dynamic_symbols().find(is_it).filter(|symbol| symbol.address() < self.end)?;
         Some(self.base + symbol.address())
     }
 }
@@ -113,7 +129,7 @@ fn symbol(
     let symbol = object::ObjectSymbolTable::symbol_by_index(&table, index).map_err(|error| error.to_string())?;
     let name = symbol.name().map_err(|error| error.to_string())?;
     if symbol.is_definition() {
-        return Ok(base + symbol.address());
+        return Ok(base.wrapping_add(symbol.address()));
     }
     if name.starts_with(OF_KERNEL) {
         let call =

@@ -116,6 +116,9 @@ impl Maker {
         let call = Call { function, gate, arguments: target.arguments.as_deref(), result: target.result };
         let code = call.code();
         let found = find(&self.modules, &one.symbol).ok_or("the program has no such function")?;
+        if found.is_chosen_at_load {
+            return Err("which of several functions it is, is chosen when the program is loaded (IFUNC)".into());
+        }
         let at = self.code.keep(found.at, |_| Ok(code.clone()))?;
         code::replace(&mut self.code, found.at, found.size, at).map(drop)
     }

@@ -157,27 +157,22 @@ fn try_take(word: &AtomicU32) -> i32 {
 }
 
 /// Takes a lock's word until a deadline.
-fn take(word: &AtomicU32, deadline: impl FnOnce() -> Result<u64, i32>) -> i32 {
-    if try_take(word) == 0 {
-        return 0;
-    }
-    match deadline() {
-        Ok(deadline) => take_contended(word, deadline),
-        Err(error) => error,
-    }
+fn take(word: &AtomicU32, deadline: impl Fn() -> Result<u64, i32>) -> i32 {
+    if try_take(word) == 0 { 0 } else { take_contended(word, &deadline) }
 }
 
-fn take_contended(word: &AtomicU32, deadline: u64) -> i32 {
+fn take_contended(word: &AtomicU32, deadline: &dyn Fn() -> Result<u64, i32>) -> i32 {
     // Others may wait too, so the word is 2 even if this thread gets it.
     while word.swap(2, Ordering::Acquire) != 0 {
+        let until = match deadline() {
+            Ok(0) => return ETIMEDOUT,
+            Ok(until) => until,
+            Err(error) => return error,
+        };
         if IN_LINUX.load(Ordering::SeqCst) != 0 {
-            if wait_in_linux(word, 2, deadline) == -i64::from(ETIMEDOUT) {
-                return ETIMEDOUT;
-            }
-        } else if let Some(number) = wait_begin(word, 2)
-            && wait_end(number, deadline, &IN_LINUX) == waited::TIMED_OUT
-        {
-            return ETIMEDOUT;
+            wait_in_linux(word, 2, until);
+        } else if let Some(number) = wait_begin(word, 2) {
+            wait_end(number, until, &IN_LINUX);
         }
     }
     0
@@ -229,14 +224,17 @@ const IS_MONOTONIC: u32 = 2;
 const IS_ENDING: u32 = 4;
 
 impl Condition {
-    fn wait(&self, mutex: &Mutex, deadline: impl FnOnce() -> Result<u64, i32>) -> i32 {
+    fn wait(&self, mutex: &Mutex, deadline: impl Fn() -> Result<u64, i32>) -> i32 {
         let is_shared = self.waiters.load(Ordering::Relaxed) & IS_SHARED != 0;
         let Some(kind) = mutex.kind() else { return TO_ORIGINAL };
-        if is_shared || IN_LINUX.load(Ordering::SeqCst) != 0 {
+        if IN_LINUX.load(Ordering::SeqCst) != 0 {
+            return TO_ORIGINAL;
+        }
+        if is_shared {
             return go_to_linux();
         }
-        let deadline = match deadline() {
-            Ok(deadline) => deadline,
+        let until = match deadline() {
+            Ok(until) => until,
             Err(error) => return error,
         };
         self.waiters.fetch_add(WAITER, Ordering::SeqCst);
@@ -251,22 +249,19 @@ impl Condition {
             self.leave();
             return error;
         }
-        let outcome = wait_end(number, deadline, &IN_LINUX);
+        let outcome = wait_end(number, until, &IN_LINUX);
+        // Before the mutex is taken: who holds that may be waiting to destroy this.
+        self.leave();
         let is_still_locked = kind == RECURSIVE && mutex.is_own();
         if is_still_locked {
             mutex.count.fetch_add(1, Ordering::Relaxed);
         } else {
-            take_contended(&mutex.word, NEVER);
+            take_contended(&mutex.word, &|| Ok(NEVER));
             mutex.take_over(kind);
         }
-        self.leave();
-        match outcome {
-            waited::TIMED_OUT => ETIMEDOUT,
-            // A thread may be woken for nothing (POSIX, pthread_cond_wait), as after a signal's
-            // handler.
-            waited::INTERRUPTED if IN_LINUX.load(Ordering::SeqCst) != 0 => TO_ORIGINAL,
-            _ => 0,
-        }
+        // A thread may be woken for nothing (POSIX, pthread_cond_wait): after a signal's handler,
+        // when all go on in Linux, and where Linux's clock is behind the kernel's.
+        if outcome == waited::TIMED_OUT && deadline() == Ok(0) { ETIMEDOUT } else { 0 }
     }
 
     fn leave(&self) {

@@ -151,8 +151,15 @@ pub fn is_crowded() -> bool {
     process::threads() > CPUS.load(Ordering::Relaxed)
 }
 
-/// Calls a function of the kernel.
+/// Calls a function of the kernel. Returns 0 outside of the HRT, where a child may be that a
+/// signal's handler has forked within a version.
 fn kernel(function: &AtomicU64, arguments: [u64; 3]) -> u64 {
+    let code: u64;
+    // SAFETY: the instruction only reads the register, whose lowest bits are the privilege level.
+    unsafe { asm!("mov {}, cs", out(reg) code, options(nomem, nostack, preserves_flags)) };
+    if code & 3 != 0 {
+        return 0;
+    }
     let [first, second, third] = arguments;
     let result;
     // SAFETY: the function follows the C convention by way of the gate, and is one of those above,
@@ -258,7 +265,23 @@ pub fn thread_id() -> u32 {
 /// Nanoseconds of a second.
 pub const SECOND: i64 = 1_000_000_000;
 
-/// Converts a point in time of one of Linux's clocks to the kernel's clock.
+/// Reads one of Linux's clocks that the vDSO has.
+pub fn now(clock: libc::clockid_t) -> libc::timespec {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call only writes the time. It needs no thread-local storage where it succeeds,
+    // and these clocks are always there.
+    unsafe { libc::clock_gettime(clock, &raw mut now) };
+    now
+}
+
+/// Nanoseconds until a point in time of such a clock; negative if it has passed.
+pub fn time_left(clock: libc::clockid_t, time: &libc::timespec) -> i64 {
+    let now = now(clock);
+    let seconds = time.tv_sec.saturating_sub(now.tv_sec);
+    seconds.saturating_mul(SECOND).saturating_add(time.tv_nsec - now.tv_nsec)
+}
+
+/// Converts a point in time of such a clock to the kernel's clock; 0 if it has passed.
 ///
 /// # Errors
 /// EINVAL for a time that is none.
@@ -266,11 +289,6 @@ pub fn deadline(clock: libc::clockid_t, time: &libc::timespec) -> Result<u64, i3
     if !(0..SECOND).contains(&time.tv_nsec) {
         return Err(libc::EINVAL);
     }
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call only writes the time. It needs no thread-local storage where it succeeds,
-    // and these clocks are always there.
-    unsafe { libc::clock_gettime(clock, &raw mut now) };
-    let seconds = time.tv_sec.saturating_sub(now.tv_sec);
-    let left = seconds.saturating_mul(SECOND).saturating_add(time.tv_nsec - now.tv_nsec);
+    let left = time_left(clock, time);
     Ok(if left <= 0 { 0 } else { time_ns().saturating_add(left as u64) })
 }

@@ -6,7 +6,7 @@ use hvm::program::waited;
 use libc::{EINTR, EINVAL, TIMER_ABSTIME, timespec};
 
 use super::shipped::{
-    NOTHING, SECOND, TO_ORIGINAL, Version, deadline, entry, is_crowded, time_ns, wait_begin, wait_end,
+    NOTHING, SECOND, TO_ORIGINAL, Version, deadline, entry, is_crowded, now, thread_id, time_left, wait_begin, wait_end,
 };
 
 /// The version of a function.
@@ -30,20 +30,36 @@ extern "C" fn sched_yield() -> i32 {
     if is_crowded() { TO_ORIGINAL } else { 0 }
 }
 
-/// Sleeps until a point in time of the kernel's clock.
+/// Words that no thread wakes; several, so that the lists of the waits for them are short.
+static WORDS: [AtomicU32; 16] = [const { AtomicU32::new(0) }; 16];
+
+/// Sleeps until a point in time of one of Linux's clocks.
 ///
 /// # Errors
-/// EINTR if a signal's handler was called.
-fn sleep(until: u64) -> Result<(), i32> {
-    let word = AtomicU32::new(0);
-    let Some(number) = wait_begin(&word, 0) else { return Ok(()) };
-    if wait_end(number, until, &NOTHING) == waited::TIMED_OUT { Ok(()) } else { Err(EINTR) }
+/// EINTR if a signal's handler was called, EINVAL for a time that is none.
+fn sleep(clock: i32, time: &timespec) -> Result<(), i32> {
+    if time.tv_sec < 0 {
+        return Err(EINVAL);
+    }
+    let word = &WORDS[thread_id() as usize % WORDS.len()];
+    // Linux's clock may be behind the kernel's when that has come to the time.
+    loop {
+        let until = deadline(clock, time)?;
+        if until == 0 {
+            return Ok(());
+        }
+        if let Some(number) = wait_begin(word, 0)
+            && wait_end(number, until, &NOTHING) == waited::INTERRUPTED
+        {
+            return Err(EINTR);
+        }
+    }
 }
 
 /// Sleeps for a time, and says how much was left if a signal's handler was called.
 ///
 /// # Errors
-/// As [`sleep`], and EINVAL for a time that is none.
+/// As [`sleep`].
 ///
 /// # Safety
 /// The addresses are those of times, or null.
@@ -53,14 +69,19 @@ unsafe fn sleep_for(time: *const timespec, left: *mut timespec) -> Result<(), i3
     if tv_sec < 0 || !(0..SECOND).contains(&tv_nsec) {
         return Err(EINVAL);
     }
-    let until = time_ns().saturating_add(tv_sec.saturating_mul(SECOND).saturating_add(tv_nsec) as u64);
-    let slept = sleep(until);
+    let now = now(libc::CLOCK_MONOTONIC);
+    let nanoseconds = now.tv_nsec + tv_nsec;
+    let end = timespec {
+        tv_sec: now.tv_sec.saturating_add(tv_sec).saturating_add(nanoseconds / SECOND),
+        tv_nsec: nanoseconds % SECOND,
+    };
+    let slept = sleep(libc::CLOCK_MONOTONIC, &end);
     // SAFETY: the caller answers for it.
     let left = unsafe { left.as_mut() };
     if slept.is_err()
         && let Some(left) = left
     {
-        let rest = until.saturating_sub(time_ns()) as i64;
+        let rest = time_left(libc::CLOCK_MONOTONIC, &end).max(0);
         (left.tv_sec, left.tv_nsec) = (rest / SECOND, rest % SECOND);
     }
     slept
@@ -91,8 +112,6 @@ unsafe extern "C" fn clock_nanosleep(clock: i32, flags: i32, time: *const timesp
         return TO_ORIGINAL;
     }
     // SAFETY: the program's call has these arguments.
-    let slept = unsafe {
-        if flags & TIMER_ABSTIME != 0 { deadline(clock, &*time).and_then(sleep) } else { sleep_for(time, left) }
-    };
+    let slept = unsafe { if flags & TIMER_ABSTIME != 0 { sleep(clock, &*time) } else { sleep_for(time, left) } };
     slept.err().unwrap_or(0)
 }
