@@ -1,8 +1,10 @@
 //! `aero run`: unmodified Linux programs, split between a hybrid runtime and Linux.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
+use std::os::unix::process::CommandExt;
 use std::path::{self, Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use ::hvm::support;
@@ -40,6 +42,13 @@ pub struct Options {
     /// file lists (docs/MULTIVERSE.md, Overrides)
     #[arg(long = "override", value_name = "FILE")]
     overrides: Option<PathBuf>,
+    /// Have programs that the program executes, itself or in its children, run in hybrid runtimes
+    /// of their own, with the same options but for overrides
+    #[arg(long)]
+    follow_exec: bool,
+    /// What the program finds as its own name; it was executed by another one
+    #[arg(long, hide = true)]
+    argument_zero: Option<OsString>,
     /// With overrides, microseconds for which the CPU of a thread that waits polls before it halts,
     /// while no more threads run than Linux has CPUs
     #[arg(long, default_value_t = 50, value_name = "US", value_parser = clap::value_parser!(u64).range(..=1_000_000))]
@@ -89,6 +98,9 @@ pub fn run(options: &Options) -> Result<u8> {
     if !options.emulate {
         support::check().map_err(NoKvm::from)?;
     }
+    if let Some(own) = &options.argument_zero {
+        return run_followed(options, own);
+    }
     let overrides = options.overrides.as_deref().map_or(Ok(Vec::new()), multiverse::overrides::read)?;
     let name = options.program.first().context("there is no program to run")?;
     let packages = options.packages.iter().map(|name| Tree::of_package(name)).collect::<Result<Vec<_>>>()?;
@@ -107,6 +119,24 @@ pub fn run(options: &Options) -> Result<u8> {
     if options.emulate {
         return run_emulated(options, program, packages, &overrides, [runtime, image]);
     }
+    start(options, &overrides, [runtime, image])
+}
+
+/// Starts a program that another one has executed. What cannot be split runs natively: it was
+/// executed, and is there.
+fn run_followed(options: &Options, own_name: &OsStr) -> Result<u8> {
+    let (name, arguments) = options.program.split_first().context("there is no program to run")?;
+    let is_possible = support::check().is_ok() && multiverse::check::program(Path::new(name)).is_ok();
+    if let [runtime, image] = &options.built[..]
+        && is_possible
+    {
+        return start(options, &[], [runtime.clone(), image.clone()]);
+    }
+    Err(Command::new(name).arg0(own_name).args(arguments).exec().into())
+}
+
+/// Becomes the program, split.
+fn start(options: &Options, overrides: &[Override], [runtime, image]: [PathBuf; 2]) -> Result<u8> {
     let memory = bytes_of(&options.mem).with_context(|| format!("`--mem {}` is no size, such as 64M", options.mem))?;
     let mut words = vec![
         format!("cpus={}", options.cpus),
@@ -117,7 +147,23 @@ pub fn run(options: &Options) -> Result<u8> {
         format!("poll={}", options.poll),
     ];
     words.extend(overrides.iter().map(|one| format!("override={one}")));
-    multiverse::launch(&runtime, &image, &words, &options.program)?;
+    if options.follow_exec {
+        let command = [path::absolute(std::env::current_exe()?)?, path::absolute(&runtime)?, path::absolute(&image)?];
+        let [command, runtime, image] = command.each_ref().map(|path| path.display());
+        let start = [command.to_string(), "run".into(), "--follow-exec".into()];
+        let built = ["--built".into(), runtime.to_string(), image.to_string()];
+        let switches = [(options.stats, "--stats"), (options.share, "--share")];
+        let switches = switches.into_iter().filter(|(is_on, _)| *is_on).map(|(_, word)| word.to_string());
+        let values = [
+            format!("--cpus={}", options.cpus),
+            format!("--mem={}", options.mem),
+            format!("--append={}", options.append),
+        ];
+        let line = start.into_iter().chain(built).chain(switches).chain(values);
+        words.extend(line.map(|word| format!("follow={word}")));
+    }
+    let own_name = options.argument_zero.as_deref();
+    multiverse::launch(&runtime, &image, &words, &multiverse::Program { line: &options.program, own_name })?;
     Ok(status::FAILED)
 }
 
@@ -223,7 +269,9 @@ fn run_emulated(
         words.extend(needed.first().map(|file| format!("--override={}", file.place.display())));
         trees.extend(needed);
     }
-    for (is_on, word) in [(options.stats, "--stats"), (options.share, "--share")] {
+    for (is_on, word) in
+        [(options.stats, "--stats"), (options.share, "--share"), (options.follow_exec, "--follow-exec")]
+    {
         words.extend(is_on.then(|| word.into()));
     }
     words.extend([format!("--append={}", options.append), "--".into(), program.place.display().to_string()]);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,15 +22,15 @@ const FUNCTIONS: [(&str, &str); 16] = [
     ("ioperm", "I/O ports: it gets EPERM"),
     ("sched_getcpu", "the number of its CPU: it gets 0"),
     ("getcpu", "the number of its CPU: it gets 0"),
-    ("fork", "processes, which run natively"),
-    ("vfork", "processes, which run natively"),
-    ("posix_spawn", "processes, which run natively"),
-    ("posix_spawnp", "processes, which run natively"),
-    ("system", "processes, which run natively"),
-    ("popen", "processes, which run natively"),
-    ("execve", "other programs in its place, which run natively"),
-    ("execv", "other programs in its place, which run natively"),
-    ("execvp", "other programs in its place, which run natively"),
+    ("fork", "processes, which run natively (the programs they execute do not with --follow-exec)"),
+    ("vfork", "processes, which run natively (the programs they execute do not with --follow-exec)"),
+    ("posix_spawn", "processes, which run natively (the programs they execute do not with --follow-exec)"),
+    ("posix_spawnp", "processes, which run natively (the programs they execute do not with --follow-exec)"),
+    ("system", "processes, which run natively (the programs they execute do not with --follow-exec)"),
+    ("popen", "processes, which run natively (the programs they execute do not with --follow-exec)"),
+    ("execve", "other programs in its place, which run natively without --follow-exec"),
+    ("execv", "other programs in its place, which run natively without --follow-exec"),
+    ("execvp", "other programs in its place, which run natively without --follow-exec"),
 ];
 
 /// What a file asks for.
@@ -60,6 +61,9 @@ pub fn program(path: &Path) -> Result<(PathBuf, Vec<u8>)> {
         File::open(&path).with_context(context)?.read_to_end(&mut bytes).with_context(context)?;
         let Some(line) = bytes.strip_prefix(b"#!") else {
             machine(&path, &bytes)?;
+            let mode = path.metadata().with_context(context)?.permissions().mode();
+            let has_privileges = mode & (libc::S_ISUID | libc::S_ISGID) != 0;
+            ensure!(!has_privileges, "{} has its owner's privileges, which it would not get here", path.display());
             return Ok((path, bytes));
         };
         let line = String::from_utf8_lossy(line.split(|&byte| byte == b'\n').next().unwrap_or_default()).into_owned();

@@ -2,7 +2,7 @@
 //! parent and exit status that the user of this process expects. A helper process, which is no
 //! child of it, puts the runtime into it and ends.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::os::unix::process::CommandExt;
@@ -25,13 +25,21 @@ const FROM_TOP: u64 = 256;
 /// A limit that is higher than this only costs Linux memory.
 const HIGHEST: u64 = 1 << 16;
 
+/// A program to start.
+pub struct Program<'a> {
+    /// Its path or name, and its arguments.
+    pub line: &'a [OsString],
+    /// What it finds as its own name, if that is not the same.
+    pub own_name: Option<&'a OsStr>,
+}
+
 /// Becomes a program whose code runs in the HRT of an image. Returns only if that fails.
 ///
 /// # Errors
 /// Fails if a file cannot be opened, the program cannot be executed, or a process cannot be traced
 /// here.
-pub fn launch(runtime: &Path, image: &Path, words: &[String], program: &[OsString]) -> Result<()> {
-    let (name, arguments) = program.split_first().context("there is no program to run")?;
+pub fn launch(runtime: &Path, image: &Path, words: &[String], program: &Program<'_>) -> Result<()> {
+    let (name, arguments) = program.line.split_first().context("there is no program to run")?;
     let runtime = RuntimeFile::open(runtime)?;
     let image = File::open(image).with_context(|| format!("{} cannot be read", image.display()))?;
     let lowest = lowest_descriptor()?;
@@ -74,6 +82,9 @@ pub fn launch(runtime: &Path, image: &Path, words: &[String], program: &[OsStrin
     own.for_each(|name| {
         command.env_remove(name);
     });
+    if let Some(own) = program.own_name {
+        command.arg0(own);
+    }
     let error = command.args(arguments).exec();
     bail!("{} cannot be executed: {error}", name.display())
 }

@@ -11,4 +11,4 @@ mod launch;
 pub mod overrides;
 mod runtime_file;
 
-pub use launch::launch;
+pub use launch::{Program, launch};

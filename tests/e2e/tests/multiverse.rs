@@ -167,6 +167,20 @@ fn overridden_functions_do_what_the_librarys_do() {
     }
 }
 
+/// With `--follow-exec`, the programs that a program and its children execute run in kernel mode
+/// too.
+#[test]
+fn executed_programs_are_followed() {
+    let directory = Scratch::new("executes");
+    let programs: &[(&str, &[&str])] = &[("executes", &[]), ("executes", &["-static"])];
+    let Some(runs) = both_ways(&directory.0, programs, "--follow-exec", &[]) else { return };
+    for [name, split, natively] in &runs {
+        assert_eq!(natively.matches("ring 3").count(), 6, "{natively}");
+        assert_eq!(split.replace("ring 0", "ring 3"), *natively, "{name}");
+        assert_eq!(split.matches("ring 0").count(), 6, "{split}");
+    }
+}
+
 /// The example's own function runs in the HRT; what is wrong with overrides is an error.
 #[test]
 fn a_programs_own_function_can_be_moved() {

@@ -1,6 +1,7 @@
 //! What the runtime is told when it starts.
 
 use std::borrow::Cow;
+use std::ffi::CString;
 
 use multiverse::overrides::Override;
 
@@ -34,6 +35,9 @@ pub struct Settings {
     pub interpreter: u64,
     /// For how long a waiting thread's CPU polls, in microseconds.
     pub poll_us: u64,
+    /// The command line that starts programs which the program executes; empty to have them run
+    /// natively.
+    pub follow: Vec<CString>,
     /// What is to be overridden.
     pub overrides: Vec<Override>,
 }
@@ -56,6 +60,7 @@ impl Settings {
             program_entry: 0,
             interpreter: 0,
             poll_us: 0,
+            follow: Vec::new(),
             overrides: Vec::new(),
         };
         for word in words {
@@ -75,6 +80,7 @@ impl Settings {
                 "program-entry" => settings.program_entry = number,
                 "interpreter" => settings.interpreter = number,
                 "poll" => settings.poll_us = number,
+                "follow" => settings.follow.extend(CString::new(value)),
                 "override" => match Override::parse(value) {
                     Ok(one) => settings.overrides.extend(one),
                     Err(error) => process::fail(&error),

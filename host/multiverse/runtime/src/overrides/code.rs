@@ -99,10 +99,20 @@ fn map_near(near: u64) -> Result<u64, String> {
 /// Has a function's calls go to `target` in the HRT, where CS has the kernel's privilege level, and
 /// to the function itself elsewhere. Returns the address at which that is from now on.
 pub fn replace(code: &mut Code, at: u64, size: u64, target: u64) -> Result<u64, String> {
+    // mov r11d, cs; test r11b, 3; jnz (the function itself)
+    const IN_HRT: [u8; 13] = [0x41, 0x8c, 0xcb, 0x41, 0xf6, 0xc3, 0x03, 0x0f, 0x85, 14, 0, 0, 0];
+    redirect(code, (at, size), target, &IN_HRT)
+}
+
+/// As [`replace`], in the HRT and elsewhere.
+pub fn lead(code: &mut Code, at: u64, size: u64, target: u64) -> Result<u64, String> {
+    redirect(code, (at, size), target, &[])
+}
+
+fn redirect(code: &mut Code, (at, size): (u64, u64), target: u64, condition: &[u8]) -> Result<u64, String> {
     let displaced = displaced(at, size)?;
     let behind: usize = displaced.iter().map(Instruction::len).sum();
-    // mov r11d, cs; test r11b, 3; jnz (the function itself); jmp target
-    let mut front = vec![0x41, 0x8c, 0xcb, 0x41, 0xf6, 0xc3, 0x03, 0x0f, 0x85, 14, 0, 0, 0];
+    let mut front = condition.to_vec();
     jump(&mut front, target);
     let original = front.len() as u64;
     let entry = code.keep(at, |place| {

@@ -7,6 +7,7 @@
 //! start on.
 
 mod code;
+mod follow;
 mod library;
 mod modules;
 mod pthread;
@@ -37,6 +38,7 @@ const FOR_DEBUGGERS: &str = "_dl_debug_state";
 /// The overrides that are still to be made.
 struct Wanted {
     overrides: Vec<Override>,
+    follows: bool,
     entry: u64,
 }
 
@@ -44,11 +46,15 @@ static WANTED: Mutex<Option<Wanted>> = Mutex::new(None);
 
 /// Prepares the overrides, before the program's first instruction.
 pub fn start(settings: &Settings) {
-    if settings.overrides.is_empty() {
+    let follows = !settings.follow.is_empty();
+    if settings.overrides.is_empty() && !follows {
         return;
     }
-    let wanted = Wanted { overrides: settings.overrides.clone(), entry: settings.program_entry };
-    shipped::start(settings.poll_us).unwrap_or_else(|error| fail(&error));
+    let wanted = Wanted { overrides: settings.overrides.clone(), follows, entry: settings.program_entry };
+    if !settings.overrides.is_empty() {
+        shipped::start(settings.poll_us).unwrap_or_else(|error| fail(&error));
+    }
+    follow::keep(&settings.follow);
     let Some(program) = Module::program(wanted.entry) else { fail("the program's file cannot be read") };
     *WANTED.lock().unwrap_or_else(PoisonError::into_inner) = Some(wanted);
     if settings.interpreter == 0 {
@@ -90,6 +96,14 @@ fn make(modules: Vec<Module>) {
     for one in &wanted.overrides {
         if let Err(error) = maker.make(one) {
             fail(&format!("{}: {error}", one.symbol));
+        }
+    }
+    // A program without the function executes none by it.
+    if let Some(found) = find(&maker.modules, follow::FUNCTION).filter(|_| wanted.follows) {
+        let version = follow::version();
+        match code::lead(&mut maker.code, found.at, found.size, version.function) {
+            Ok(original) => version.keep_original(original),
+            Err(error) => fail(&format!("{}: {error}", follow::FUNCTION)),
         }
     }
 }
