@@ -1,14 +1,12 @@
 //! `aero run`: unmodified Linux programs, split between a hybrid runtime and Linux.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::os::unix::process::CommandExt;
 use std::path::{self, Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use ::hvm::support;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use build::{Which, image, runtime};
 use machine::hvm::NoKvm;
 use machine::memory::bytes_of;
@@ -49,6 +47,9 @@ pub struct Options {
     /// What the program finds as its own name; it was executed by another one
     #[arg(long, hide = true)]
     argument_zero: Option<OsString>,
+    /// The program ignores SIGPIPE, as the one did that executed it
+    #[arg(long, hide = true)]
+    ignore_pipes: bool,
     /// With overrides, microseconds for which the CPU of a thread that waits polls before it halts,
     /// while no more threads run than Linux has CPUs
     #[arg(long, default_value_t = 50, value_name = "US", value_parser = clap::value_parser!(u64).range(..=1_000_000))]
@@ -98,8 +99,8 @@ pub fn run(options: &Options) -> Result<u8> {
     if !options.emulate {
         support::check().map_err(NoKvm::from)?;
     }
-    if let Some(own) = &options.argument_zero {
-        return run_followed(options, own);
+    if options.argument_zero.is_some() {
+        return run_followed(options);
     }
     let overrides = options.overrides.as_deref().map_or(Ok(Vec::new()), multiverse::overrides::read)?;
     let name = options.program.first().context("there is no program to run")?;
@@ -124,15 +125,23 @@ pub fn run(options: &Options) -> Result<u8> {
 
 /// Starts a program that another one has executed. What cannot be split runs natively: it was
 /// executed, and is there.
-fn run_followed(options: &Options, own_name: &OsStr) -> Result<u8> {
-    let (name, arguments) = options.program.split_first().context("there is no program to run")?;
+fn run_followed(options: &Options) -> Result<u8> {
+    let name = options.program.first().context("there is no program to run")?;
     let is_possible = support::check().is_ok() && multiverse::check::program(Path::new(name)).is_ok();
     if let [runtime, image] = &options.built[..]
         && is_possible
     {
         return start(options, &[], [runtime.clone(), image.clone()]);
     }
-    Err(Command::new(name).arg0(own_name).args(arguments).exec().into())
+    bail!("{} cannot be executed: {}", Path::new(name).display(), program(options).execute())
+}
+
+fn program(options: &Options) -> multiverse::Program<'_> {
+    multiverse::Program {
+        line: &options.program,
+        own_name: options.argument_zero.as_deref(),
+        ignores_pipes: options.ignore_pipes,
+    }
 }
 
 /// Becomes the program, split.
@@ -162,8 +171,7 @@ fn start(options: &Options, overrides: &[Override], [runtime, image]: [PathBuf; 
         let line = start.into_iter().chain(built).chain(switches).chain(values);
         words.extend(line.map(|word| format!("follow={word}")));
     }
-    let own_name = options.argument_zero.as_deref();
-    multiverse::launch(&runtime, &image, &words, &multiverse::Program { line: &options.program, own_name })?;
+    multiverse::launch(&runtime, &image, &words, &program(options))?;
     Ok(status::FAILED)
 }
 

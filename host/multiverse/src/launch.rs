@@ -2,18 +2,19 @@
 //! parent and exit status that the user of this process expects. A helper process, which is no
 //! child of it, puts the runtime into it and ends.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
-use std::os::unix::process::CommandExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, Pid, fork, getpid};
+use nix::unistd::{ForkResult, Pid, execvpe, fork, getpid};
 
 use crate::inject::{Plan, Tracee};
 use crate::runtime_file::RuntimeFile;
@@ -31,6 +32,8 @@ pub struct Program<'a> {
     pub line: &'a [OsString],
     /// What it finds as its own name, if that is not the same.
     pub own_name: Option<&'a OsStr>,
+    /// It ignores SIGPIPE.
+    pub ignores_pipes: bool,
 }
 
 /// Becomes a program whose code runs in the HRT of an image. Returns only if that fails.
@@ -39,7 +42,7 @@ pub struct Program<'a> {
 /// Fails if a file cannot be opened, the program cannot be executed, or a process cannot be traced
 /// here.
 pub fn launch(runtime: &Path, image: &Path, words: &[String], program: &Program<'_>) -> Result<()> {
-    let (name, arguments) = program.line.split_first().context("there is no program to run")?;
+    ensure!(!program.line.is_empty(), "there is no program to run");
     let runtime = RuntimeFile::open(runtime)?;
     let image = File::open(image).with_context(|| format!("{} cannot be read", image.display()))?;
     let lowest = lowest_descriptor()?;
@@ -76,17 +79,32 @@ pub fn launch(runtime: &Path, image: &Path, words: &[String], program: &Program<
     let mut said = String::new();
     from_helper.read_to_string(&mut said).context("the helper is gone")?;
     ensure!(said == ATTACHED, "this process cannot be traced, as starting a program in the HRT takes: {said}");
-    let mut command = Command::new(name);
-    // What the `aero` script tells this program is not the other's.
-    let own = std::env::vars_os().map(|(name, _)| name).filter(|name| name.as_encoded_bytes().starts_with(b"AERO_"));
-    own.for_each(|name| {
-        command.env_remove(name);
-    });
-    if let Some(own) = program.own_name {
-        command.arg0(own);
+    bail!("{} cannot be executed: {}", Path::new(&program.line[0]).display(), program.execute())
+}
+
+impl Program<'_> {
+    /// Becomes the program, natively. Returns why that fails.
+    ///
+    /// Unlike the standard library's way, this leaves the signal mask as it is.
+    pub fn execute(&self) -> Errno {
+        let string = |bytes: &OsStr| CString::new(bytes.as_bytes()).unwrap_or_default();
+        let Some((name, arguments)) = self.line.split_first() else { return Errno::ENOENT };
+        let own = string(self.own_name.unwrap_or(name));
+        let words: Vec<CString> = std::iter::once(own).chain(arguments.iter().map(|word| string(word))).collect();
+        // What the `aero` script tells this program is not the other's.
+        let is_own = |name: &OsStr| name.as_bytes().starts_with(b"AERO_");
+        let environment = std::env::vars_os()
+            .filter(|(name, _)| !is_own(name))
+            .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).unwrap_or_default());
+        let environment: Vec<CString> = environment.collect();
+        let action = if self.ignores_pipes { SigHandler::SigIgn } else { SigHandler::SigDfl };
+        // SAFETY: no handler is set. (Rust's start ignores the signal.)
+        let _ = unsafe { signal(Signal::SIGPIPE, action) };
+        match execvpe(&string(name), &words, &environment) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
     }
-    let error = command.args(arguments).exec();
-    bail!("{} cannot be executed: {error}", name.display())
 }
 
 /// The lowest number of descriptors that the program does not notice, at the upper end of those

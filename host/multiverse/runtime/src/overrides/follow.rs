@@ -70,7 +70,9 @@ unsafe fn fill(line: &mut [*const c_char; ROOM], path: *const c_char, words: *co
             return false;
         }
         let kept = std::slice::from_raw_parts(kept, count);
-        let start = kept.iter().copied().chain([c"--argument-zero".as_ptr(), own, c"--".as_ptr(), path]);
+        let pipes = ignores_pipes().then_some(c"--ignore-pipes".as_ptr());
+        let start = kept.iter().copied().chain(pipes);
+        let start = start.chain([c"--argument-zero".as_ptr(), own, c"--".as_ptr(), path]);
         let mut rest = words;
         let rest = std::iter::from_fn(|| {
             rest = rest.add(1);
@@ -85,6 +87,15 @@ unsafe fn fill(line: &mut [*const c_char; ROOM], path: *const c_char, words: *co
         }
     }
     true
+}
+
+/// Whether SIGPIPE is ignored, which the command's own start would forget.
+fn ignores_pipes() -> bool {
+    // Handler, flags, restorer and mask, as Linux has them (arch/x86/include/uapi/asm/signal.h).
+    let mut action = [0_u64; 4];
+    // SAFETY: the call only writes the action.
+    unsafe { call(libc::SYS_rt_sigaction, [libc::SIGPIPE as u64, 0, action.as_mut_ptr() as u64, 8]) };
+    action[0] == libc::SIG_IGN as u64
 }
 
 /// Whether a path leads to a program that can be split: one for x86-64, or a script, that Linux
