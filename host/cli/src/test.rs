@@ -41,7 +41,7 @@ pub enum Part {
     /// and in an emulated Linux
     Hvm,
     /// Programs of the distribution in kernel mode, in an emulated Linux: Racket, SBCL, Python's
-    /// own tests, redis and others, which are fetched. About half an hour, and only if it is named
+    /// own tests, redis and others, which are fetched. About an hour, and only if it is named
     Multiverse,
     /// The benchmarks: no row worse than in bench/baseline.json, none below what is possible
     Bench,
