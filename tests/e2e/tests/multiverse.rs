@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use e2e::{Session, aero, program, stderr, stdout};
+use e2e::{aero, program, stderr, stdout};
 
 const MISSING: i32 = 4;
 
@@ -247,24 +247,6 @@ fn a_running_program_can_be_looked_at() {
     assert!(said.contains("/bin/sleep 1000") && said.contains("nanosleep, for "), "{said}");
     assert!(said.contains("no terminal that can be drawn on") && said.contains("top 1\n"), "{said}");
     assert!(!said.contains("low ") && said.ends_with("checked\ndone\n"), "{said}");
-}
-
-/// A program in an emulated Linux has the terminal.
-#[test]
-fn a_person_can_work_with_a_program() {
-    if run_as_a_user().is_none() {
-        return;
-    }
-    let mut session = Session::start_command(&["run", "--emulate", "--", "/bin/sh", "-i"], "# ");
-    session.keys("echo $((6 * 7)) $(stty size)\r");
-    session.wait_for("42 40 100\r\n");
-    // Only once the command runs does the key reach it, and not the shell.
-    session.keys("sh -c 'echo be''gun; sleep 1000'\r");
-    session.wait_for("begun\r\n");
-    session.keys("\x03");
-    session.wait_for("# ");
-    session.keys("exit 7\r");
-    assert_eq!(session.end(), 7, "{}", session.all());
 }
 
 #[test]
