@@ -11,7 +11,7 @@ use std::thread::available_parallelism;
 use hvm::program::{Member, function};
 
 use super::{kernel_function, pthread, sleep};
-use crate::process;
+use crate::{linux, process};
 
 /// What a version returns to leave the call to the library's own function.
 pub const TO_ORIGINAL: i32 = i32::MIN;
@@ -238,22 +238,8 @@ pub fn time_ns() -> u64 {
 /// As for the call.
 pub unsafe fn call(number: i64, arguments: [u64; 4]) -> i64 {
     let [first, second, third, fourth] = arguments;
-    let result;
-    // SAFETY: the caller answers for the call, which changes RCX and R11 (SDM Vol. 2B, SYSCALL).
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number => result,
-            in("rdi") first,
-            in("rsi") second,
-            in("rdx") third,
-            in("r10") fourth,
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack),
-        );
-    }
-    result
+    // SAFETY: the caller answers for it.
+    unsafe { linux::call(number, [first, second, third, fourth, 0, 0]) }
 }
 
 /// The calling thread's id in Linux, without leaving the HRT.
